@@ -1,0 +1,183 @@
+"""Outputs of stages, named by the hash of what made them.
+
+An artifact is a folder `<kind>/<id>/` in storage. Its `manifest.json` is written last: without it the artifact does
+not exist, so half a result is never believed and a second run finds the first one's work.
+"""
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray import __version__
+from soldiom_ray.errors import DamagedError, NotFoundError
+from soldiom_ray.records import FileEntry, Manifest, Record, now
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MANIFEST = "manifest.json"
+
+Report = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and a short message. It raises CancelledError when the job was asked to stop."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage is given besides its declaration and its parents."""
+
+    settings: Settings
+    artifacts: "Artifacts"
+    report: Report
+    job_id: str = ""
+    tenant: str = "default"
+
+
+def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:
+    """`<kind>-<16 hex digits>` from everything that decides the content (JSON-serialisable)."""
+    canonical = json.dumps(made_from, sort_keys=True, separators=(",", ":"), default=str)
+    return f"{kind}-{hashlib.sha256(canonical.encode()).hexdigest()[:16]}"
+
+
+class Artifacts:
+    """Finds artifacts and makes new ones."""
+
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+
+    def find(self, artifact: str) -> Manifest | None:
+        """The manifest of a finished artifact, or None."""
+        key = f"{prefix_of(artifact)}/{MANIFEST}"
+        if not self.storage.exists(key):
+            return None
+        return Manifest.model_validate_json(self.storage.read(key))
+
+    def get(self, artifact: str) -> Manifest:
+        """The manifest of a finished artifact; NotFoundError when there is none."""
+        manifest = self.find(artifact)
+        if manifest is None:
+            raise NotFoundError(f"No finished artifact {artifact!r}.", remedy="list them with `soldiom dataset list`")
+        return manifest
+
+    def draft(self, kind: str, made_from: Mapping[str, Any], parents: Sequence[str] = ()) -> "Draft":
+        """Begin (or go on with) the artifact that these inputs make. See `Draft.finished` before doing work."""
+        made_from = dict(made_from) | {"parents": list(parents)}
+        return Draft(self, kind, artifact_id(kind, made_from), made_from, tuple(parents))
+
+    def read(self, manifest: Manifest, name: str) -> bytes:
+        """One file of an artifact, its hash checked."""
+        data = self.storage.read(f"{prefix_of(manifest.id)}/{name}")
+        expected = next((entry.sha256 for entry in manifest.files if entry.name == name), None)
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            raise DamagedError(f"{name} of {manifest.id} is not what was written.", remedy="delete the artifact and run its stage again")
+        return data
+
+    def tables(self, manifest: Manifest, folder: str = "") -> Iterator["pa.Table"]:
+        """The Parquet shards of an artifact (those below `folder`), one Arrow table at a time, in name order."""
+        import pyarrow.parquet as pq
+
+        for entry in sorted(manifest.files, key=lambda entry: entry.name):
+            if entry.name.endswith(".parquet") and entry.name.startswith(folder):
+                yield pq.read_table(io.BytesIO(self.read(manifest, entry.name)))
+
+    def rows(self, manifest: Manifest, folder: str = "") -> Iterator[dict[str, Any]]:
+        """The rows of those shards as plain dictionaries."""
+        for table in self.tables(manifest, folder):
+            yield from table.to_pylist()
+
+    def delete(self, artifact: str) -> None:
+        """Remove an artifact, its manifest first."""
+        prefix = prefix_of(artifact)
+        self.storage.remove(f"{prefix}/{MANIFEST}")
+        self.storage.remove(prefix)
+
+
+@dataclass
+class Draft:
+    """An artifact in the making. Files may be written in any order; `commit` makes it exist."""
+
+    artifacts: Artifacts
+    kind: str
+    id: str
+    made_from: dict[str, Any]
+    parents: tuple[str, ...]
+    files: dict[str, FileEntry] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def prefix(self) -> str:
+        """Storage prefix of the artifact, without a slash at its end."""
+        return prefix_of(self.id)
+
+    def finished(self) -> Manifest | None:
+        """The manifest, when an earlier run made this artifact already."""
+        return self.artifacts.find(self.id)
+
+    def write(self, name: str, data: bytes) -> FileEntry:
+        """Add one file."""
+        written = self.artifacts.storage.write(f"{self.prefix}/{name}", data)
+        return self._add(name, written.size_bytes, written.sha256)
+
+    def write_rows(self, name: str, rows: Sequence[Mapping[str, Any]], record: type[Record]) -> FileEntry:
+        """Add one Parquet shard of rows of a record type."""
+        return self.write(name, parquet_bytes(rows, record))
+
+    def write_folder(self, folder: Path, under: str = "") -> None:
+        """Add every file of a local folder."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            name = f"{under}/{path.relative_to(folder).as_posix()}".lstrip("/")
+            written = self.artifacts.storage.write_file(f"{self.prefix}/{name}", path)
+            self._add(name, written.size_bytes, written.sha256)
+
+    def add(self, entries: Iterable[FileEntry]) -> None:
+        """Count in files that another process wrote below `prefix`."""
+        self.files |= {entry.name: entry for entry in entries}
+
+    def commit(self, *, counts: Mapping[str, int] | None = None, details: Mapping[str, Any] | None = None) -> Manifest:
+        """Write the manifest: from now on the artifact exists."""
+        manifest = Manifest(
+            kind=self.kind,
+            id=self.id,
+            made_from=self.made_from,
+            parents=self.parents,
+            counts=dict(counts or {}),
+            details=dict(details or {}),
+            files=tuple(sorted(self.files.values(), key=lambda entry: entry.name)),
+            created_at=now(),
+            seconds=round(time.monotonic() - self.started, 3),
+            code_version=__version__,
+        )
+        self.artifacts.storage.write(f"{self.prefix}/{MANIFEST}", manifest.model_dump_json(indent=2).encode())
+        return manifest
+
+    def _add(self, name: str, size_bytes: int, sha256: str) -> FileEntry:
+        self.files[name] = FileEntry(name=name, size_bytes=size_bytes, sha256=sha256)
+        return self.files[name]
+
+
+def prefix_of(artifact: str) -> str:
+    """Storage prefix of an artifact id."""
+    return f"{artifact.rpartition('-')[0]}/{artifact}"
+
+
+def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:
+    """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    schema = pa.schema(
+        [
+            (name, pa.timestamp("us", tz="UTC") if "datetime" in str(info.annotation) else types.get(info.annotation, pa.string()))
+            for name, info in record.model_fields.items()
+        ]
+    )
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
+    return sink.getvalue()

@@ -1,0 +1,210 @@
+"""The recipe: a whole workflow as a declaration whose headings are the stages. Every default stands here only."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from soldiom_ray.records import Family, Record
+
+Licences = Literal["any", "permissive", "commercial"]
+
+
+class LocalSource(Record):
+    """A folder, a git checkout, or installed Python packages (by distribution name; "stdlib" is the standard library)."""
+
+    source: Literal["local"]
+    path: str | None = None
+    packages: tuple[str, ...] = ()
+    include: tuple[str, ...] = ("*.py", "*.pyi", "*.md", "*.rst", "*.txt", "*.ipynb", "*.yaml", "*.yml", "*.toml")
+    exclude: tuple[str, ...] = ()
+    max_documents: int | None = Field(None, ge=1)
+    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out, counted as too_large")
+
+    @model_validator(mode="after")
+    def _names_something(self) -> "LocalSource":
+        if (self.path is None) == (not self.packages):
+            raise ValueError("give either `path` (a folder) or `packages` (names of installed Python packages)")
+        return self
+
+
+class FilesSource(Record):
+    """Documents uploaded before (ids of user inputs) or files and folders given by path."""
+
+    source: Literal["files"]
+    paths: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    max_bytes: int = Field(50_000_000, ge=1)
+
+    @model_validator(mode="after")
+    def _names_something(self) -> "FilesSource":
+        if not self.paths and not self.inputs:
+            raise ValueError("give `paths` (files or folders) or `inputs` (ids of user inputs)")
+        return self
+
+
+class GithubSource(Record):
+    """Repositories of GitHub, by the search API."""
+
+    source: Literal["github"] = "github"
+    topics: tuple[str, ...] = ("machine-learning", "deep-learning", "ai")
+    languages: tuple[str, ...] = ("Python", "Jupyter Notebook")
+    min_stars: int = Field(1000, ge=0, description="repositories with more stars than this")
+    pushed_within_days: int = Field(183, ge=1)
+    max_repositories: int | None = Field(None, ge=1)
+    kinds: tuple[str, ...] = ("architecture", "training", "configuration", "dataset", "documentation", "test", "other")
+    max_bytes: int = Field(1_000_000, ge=1)
+
+
+class HuggingfaceSource(Record):
+    """Model or dataset repositories of the Hugging Face Hub."""
+
+    source: Literal["huggingface"] = "huggingface"
+    kind: Literal["models", "datasets"] = "models"
+    tasks: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    min_downloads: int = Field(10_000, ge=0, description="downloads of the last 30 days, more than this")
+    min_likes: int = Field(100, ge=0, description="likes, more than this")
+    limit: int | None = Field(None, ge=1)
+    weights: bool = False
+
+
+Source = Annotated[LocalSource | FilesSource | GithubSource | HuggingfaceSource, Field(discriminator="source")]
+
+
+class LicencePolicy(Record):
+    """Which licences may enter a dataset."""
+
+    use: Licences = "any"
+    allow_unknown: bool = True
+
+
+class SplitRule(Record):
+    """How samples are divided. `by` names what must not be torn apart."""
+
+    by: Literal["group", "repository", "document"] = "group"
+    test: float = Field(0.1, ge=0, lt=1)
+    validation: float = Field(0.05, ge=0, lt=1)
+    test_groups: tuple[str, ...] = Field((), description="groups that are held out by name, besides or instead of a share")
+    seed: int = 17
+
+
+class Prepare(Record):
+    """Documents become a dataset."""
+
+    filters: tuple[str, ...] = ("min_words", "line_length", "alphabetic", "generated", "near_duplicate")
+    kinds: tuple[str, ...] = Field((), description="kinds of document kept; empty: all")
+    redact: tuple[str, ...] = ("secret", "email", "ip")
+    licences: LicencePolicy = LicencePolicy()
+    split: SplitRule = SplitRule()
+    near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
+    max_documents: int | None = Field(None, ge=1)
+
+
+class Embed(Record):
+    """A dataset becomes a searchable index."""
+
+    model: str = "all-MiniLM-L6-v2"
+    max_tokens: int = Field(128, ge=16, le=256, description="tokens per passage")
+    max_passages: int | None = Field(None, ge=1)
+    splits: tuple[str, ...] = ("train",)
+
+
+class Train(Record):
+    """A dataset and a base model become a run and its weights.
+
+    `base_model` is `builtin/tiny`, a Hugging Face folder or hub id, or a model of the registry. With
+    `architecture` the model starts from random weights and its tokenizer is trained on the dataset.
+    """
+
+    base_model: str = "builtin/tiny"
+    architecture: dict[str, Any] | None = Field(None, description="Llama configuration for a model from scratch")
+    vocabulary_size: int = Field(4096, ge=300, description="only with `architecture`")
+    method: Literal["full", "lora", "prompt"] = "lora"
+    rank: int = Field(16, ge=1, description="LoRA rank")
+    alpha: int = Field(32, ge=1, description="LoRA scale")
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = Field((), description="LoRA targets; empty: all linear layers")
+    virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
+    epochs: float = Field(1.0, gt=0)
+    max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
+    sequence_length: int = Field(512, ge=8)
+    batch_tokens: int = Field(8192, ge=8, description="tokens per optimiser step over all workers")
+    learning_rate: float | None = Field(None, gt=0, description="default: 3e-3 prompt, 1e-3 lora, 3e-4 full")
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.01, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    validations: int = Field(8, ge=1, description="how often per run the validation loss is taken and a checkpoint kept")
+    validation_tokens: int = Field(65_536, ge=1)
+    patience: int = Field(3, ge=1, description="validations without improvement before training stops")
+    workers: int = Field(1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    seed: int = 17
+
+
+class Gate(Record):
+    """When a model may be promoted: its metric beats a baseline with this confidence."""
+
+    metric: Literal["loss", "token_accuracy"] = "loss"
+    beat: Literal["base"] = "base"
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class Evaluate(Record):
+    """A run becomes scores."""
+
+    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = ("loss", "perplexity", "token_accuracy")
+    max_tokens: int = Field(200_000, ge=1, description="tokens of the test split that are scored, spread over its groups")
+    resamples: int = Field(2000, ge=100)
+    gate: Gate = Gate()
+    seed: int = 17
+
+
+class Register(Record):
+    """A run becomes a version in the registry."""
+
+    family: Family = "fine-tuned"
+    name: str | None = Field(None, description="default: the recipe's name", pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
+    specialization: str | None = None
+
+
+class Deploy(Record):
+    """A version becomes an endpoint."""
+
+    replicas: int = Field(1, ge=1, le=64)
+    max_concurrent: int = Field(8, ge=1)
+    max_queued: int = Field(32, ge=1)
+
+
+class Recipe(Record):
+    """A workflow. The headings that are present are the stages that run; `dataset` or `run` stands in for earlier ones."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
+    domain: str | None = None
+    collect: tuple[Source, ...] | None = None
+    documents: tuple[str, ...] = Field((), description="ids of documents collected before, instead of `collect`")
+    prepare: Prepare | None = None
+    dataset: str | None = Field(None, description="id of a prepared dataset, instead of `collect` and `prepare`")
+    embed: Embed | None = None
+    train: Train | None = None
+    run: str | None = Field(None, description="id of a training run, instead of `train`")
+    evaluate: Evaluate | None = None
+    register_: Register | None = Field(None, alias="register")
+    version: str | None = Field(None, description="id of a registered model, instead of `register`")
+    deploy: Deploy | None = None
+
+    @model_validator(mode="after")
+    def _stages_have_what_they_need(self) -> "Recipe":
+        needs = {
+            "prepare": ("collect", self.prepare, self.collect or self.documents),
+            "embed": ("prepare", self.embed, self.prepare or self.dataset),
+            "train": ("prepare", self.train, self.prepare or self.dataset),
+            "evaluate": ("train", self.evaluate, self.train or self.run),
+            "register": ("train", self.register_, self.train or self.run),
+            "deploy": ("register", self.deploy, self.register_ or self.version),
+        }
+        for stage, (before, declared, given) in needs.items():
+            if declared is not None and not given:
+                raise ValueError(f"`{stage}` needs `{before}` before it (or the id of what it makes)")
+        if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:
+            raise ValueError("no stage is named; known: collect, prepare, embed, train, evaluate, register, deploy")
+        return self

@@ -1,0 +1,121 @@
+"""Shapes that cross a border between stages, processes or machines: frozen and closed."""
+
+import os
+import time
+import uuid
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SourceName = Literal["github", "huggingface", "user", "local"]
+DocumentKind = Literal["architecture", "training", "configuration", "dataset", "documentation", "test", "other"]
+Framework = Literal["pytorch", "tensorflow", "jax", "none"]
+Split = Literal["train", "validation", "test"]
+Role = Literal["viewer", "user", "trainer", "admin"]
+JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
+Family = Literal["base", "fine-tuned", "specialized"]
+
+ROLES: tuple[Role, ...] = ("viewer", "user", "trainer", "admin")
+ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+
+def now() -> datetime:
+    """The present, in UTC with its zone."""
+    return datetime.now(UTC)
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): ids made later sort later."""
+    milliseconds = time.time_ns() // 1_000_000
+    value = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
+    value = (value & ~(0xF << 76)) | (0x7 << 76)
+    value = (value & ~(0x3 << 62)) | (0x2 << 62)
+    return str(uuid.UUID(int=value))
+
+
+class Record(BaseModel):
+    """Base of all records: unknown keys are refused, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Document(Record):
+    """One collected text with its provenance. A documents artifact is Parquet shards of these.
+
+    `group` is what a leak-free split keeps together: a package, a repository, a conversation, a file.
+    `license` is an SPDX expression, or "" when none was found. `rule` names what let the document in.
+    """
+
+    id: str
+    text: str
+    source: SourceName
+    url: str
+    path: str
+    group: str
+    version: str = ""
+    commit: str = ""
+    sha256: str
+    license: str = ""
+    kind: DocumentKind = "other"
+    framework: Framework = "none"
+    language: str = ""
+    rule: str = ""
+    collected_at: datetime
+    metadata: str = "{}"
+
+
+class Sample(Record):
+    """One row of a prepared dataset: a document that passed, cleaned, with its split."""
+
+    id: str
+    text: str
+    split: Split
+    source: SourceName
+    url: str
+    path: str
+    group: str
+    version: str
+    commit: str
+    sha256: str
+    license: str
+    kind: DocumentKind
+    framework: Framework
+    language: str
+
+
+class Drop(Record):
+    """A document left out of a dataset: the rule that decided, and the value it saw."""
+
+    id: str
+    source: str
+    group: str
+    path: str
+    reason: str
+    value: str
+
+
+class FileEntry(Record):
+    """One file of an artifact: its name below the artifact's prefix, its size in bytes, its hash."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+class Manifest(Record):
+    """What one stage made. It is written last, so an artifact without it does not exist.
+
+    `made_from` holds everything that decided the content; the id is its hash. `parents` are artifact ids.
+    """
+
+    kind: str
+    id: str
+    made_from: dict[str, Any]
+    parents: tuple[str, ...] = ()
+    counts: dict[str, int] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)
+    files: tuple[FileEntry, ...] = ()
+    created_at: datetime
+    seconds: float = 0.0
+    code_version: str = ""
