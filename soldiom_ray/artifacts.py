@@ -75,7 +75,10 @@ class Artifacts:
         data = self.storage.read(f"{prefix_of(manifest.id)}/{name}")
         expected = next((entry.sha256 for entry in manifest.files if entry.name == name), None)
         if expected is not None and hashlib.sha256(data).hexdigest() != expected:
-            raise DamagedError(f"{name} of {manifest.id} is not what was written.", remedy="delete the artifact and run its stage again")
+            raise DamagedError(
+                f"{name} of {manifest.id} is not what was written.",
+                remedy="delete the artifact and run its stage again",
+            )
         return data
 
     def tables(self, manifest: Manifest, folder: str = "") -> Iterator["pa.Table"]:
@@ -174,7 +177,12 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> by
     types = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     schema = pa.schema(
         [
-            (name, pa.timestamp("us", tz="UTC") if "datetime" in str(info.annotation) else types.get(info.annotation, pa.string()))
+            (
+                name,
+                pa.timestamp("us", tz="UTC")
+                if "datetime" in str(info.annotation)
+                else types.get(info.annotation, pa.string()),
+            )
             for name, info in record.model_fields.items()
         ]
     )

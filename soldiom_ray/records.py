@@ -19,6 +19,14 @@ Family = Literal["base", "fine-tuned", "specialized"]
 ROLES: tuple[Role, ...] = ("viewer", "user", "trainer", "admin")
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
+SEARCH_APPLICATION = "search"
+"""Name of the Serve application that embeds queries and searches."""
+
+
+def application_name(model_id: str) -> str:
+    """Name of the Serve application of one model version."""
+    return f"model-{model_id}"
+
 
 def now() -> datetime:
     """The present, in UTC with its zone."""

@@ -112,7 +112,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return Path(value) if value else None
 
     storage = url("SOLDIOM_STORAGE", ("file", "s3")) or (home / "storage").as_uri()
-    database_url = url("SOLDIOM_DATABASE_URL", ("postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb"))
+    database_url = url(
+        "SOLDIOM_DATABASE_URL", ("postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb")
+    )
     chroma_url = url("SOLDIOM_CHROMA_URL", ("http", "https"))
     mlflow_url = url("MLFLOW_TRACKING_URI", ("http", "https"))
     ray_address = text("RAY_ADDRESS")
@@ -129,7 +131,10 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         key = _key_bytes(key_text)
         if key is None:
             problems.append(
-                Problem("SOLDIOM_ENCRYPTION_KEY", "must be 32 bytes written as 64 hex digits: make one with `openssl rand -hex 32`")
+                Problem(
+                    "SOLDIOM_ENCRYPTION_KEY",
+                    "must be 32 bytes written as 64 hex digits: make one with `openssl rand -hex 32`",
+                )
             )
     tls_cert, tls_key = path("SOLDIOM_TLS_CERT"), path("SOLDIOM_TLS_KEY")
     if (tls_cert is None) != (tls_key is None):
@@ -137,11 +142,15 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     rate_limit = text("SOLDIOM_RATE_LIMIT") or "600/minute"
     count, _, period = rate_limit.partition("/")
     if not (count.isdecimal() and int(count) > 0 and period in ("second", "minute", "hour")):
-        problems.append(Problem("SOLDIOM_RATE_LIMIT", f"is {rate_limit!r}; write it as COUNT/second, COUNT/minute or COUNT/hour"))
+        problems.append(
+            Problem("SOLDIOM_RATE_LIMIT", f"is {rate_limit!r}; write it as COUNT/second, COUNT/minute or COUNT/hour")
+        )
     github_api_url = url("SOLDIOM_GITHUB_API_URL", ("http", "https")) or "https://api.github.com"
     hf_endpoint = url("HF_ENDPOINT", ("http", "https")) or "https://huggingface.co"
     if problems:
-        raise InputError("The environment holds settings that cannot be used.", remedy="correct or unset them", problems=problems)
+        raise InputError(
+            "The environment holds settings that cannot be used.", remedy="correct or unset them", problems=problems
+        )
     return Settings(
         home=home,
         storage=storage,

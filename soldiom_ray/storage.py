@@ -227,7 +227,9 @@ class S3Place:
 
     def keys(self, prefix: str) -> Iterator[str]:
         with self._errors(prefix):
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self.prefix + prefix
+            )
             for page in pages:
                 for item in page.get("Contents", ()):
                     yield str(item["Key"]).removeprefix(self.prefix)
@@ -248,10 +250,18 @@ class S3Place:
             if code in ("404", "NoSuchKey"):
                 raise NotFoundError(f"Storage holds no object {key!r}.") from error
             if code == "NoSuchBucket":
-                raise UnavailableError(f"The S3 bucket {self.bucket!r} does not exist.", remedy="make it or correct SOLDIOM_STORAGE") from error
-            raise UnavailableError(f"S3 refused {key!r} in bucket {self.bucket!r}: {code}.", remedy="check the credentials and SOLDIOM_S3_ENDPOINT") from error
+                raise UnavailableError(
+                    f"The S3 bucket {self.bucket!r} does not exist.", remedy="make it or correct SOLDIOM_STORAGE"
+                ) from error
+            raise UnavailableError(
+                f"S3 refused {key!r} in bucket {self.bucket!r}: {code}.",
+                remedy="check the credentials and SOLDIOM_S3_ENDPOINT",
+            ) from error
         except (BotoCoreError, Boto3Error) as error:
-            raise UnavailableError(f"S3 bucket {self.bucket!r} cannot be reached: {error}", remedy="check SOLDIOM_S3_ENDPOINT and the network") from error
+            raise UnavailableError(
+                f"S3 bucket {self.bucket!r} cannot be reached: {error}",
+                remedy="check SOLDIOM_S3_ENDPOINT and the network",
+            ) from error
 
 
 def open_storage(settings: Settings) -> Storage:
@@ -268,7 +278,9 @@ def open_storage(settings: Settings) -> Storage:
 def _check_key(key: str) -> None:
     parts = key.split("/")
     if not key or any(part in ("", ".", "..") for part in parts) or "\0" in key:
-        raise InputError(f"Storage key {key!r} is not a plain relative path.", remedy="use names without '..' or empty parts")
+        raise InputError(
+            f"Storage key {key!r} is not a plain relative path.", remedy="use names without '..' or empty parts"
+        )
 
 
 def _seal(chunks: Iterable[bytes], key: str, secret: bytes) -> Iterator[bytes]:
@@ -290,7 +302,10 @@ def _unseal(file: IO[bytes], key: str, secret: bytes | None) -> Iterator[bytes]:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     if secret is None:
-        raise InputError(f"Object {key!r} is encrypted and no key is set.", remedy="set SOLDIOM_ENCRYPTION_KEY to the key it was written with")
+        raise InputError(
+            f"Object {key!r} is encrypted and no key is set.",
+            remedy="set SOLDIOM_ENCRYPTION_KEY to the key it was written with",
+        )
     cipher, prefix = AESGCM(secret), file.read(7)
     index, piece = 0, _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
     while True:

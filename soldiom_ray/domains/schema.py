@@ -7,10 +7,12 @@ from pydantic import Field, model_validator
 from soldiom_ray.records import Family, Record
 
 Licences = Literal["any", "permissive", "commercial"]
+FilterName = Literal["min_words", "line_length", "alphabetic", "generated", "language", "near_duplicate"]
+RedactionName = Literal["secret", "email", "ip", "phone", "card", "iban"]
 
 
 class LocalSource(Record):
-    """A folder, a git checkout, or installed Python packages (by distribution name; "stdlib" is the standard library)."""
+    """A folder, a git checkout, or installed Python packages by distribution name ("stdlib": the standard library)."""
 
     source: Literal["local"]
     path: str | None = None
@@ -84,16 +86,18 @@ class SplitRule(Record):
     by: Literal["group", "repository", "document"] = "group"
     test: float = Field(0.1, ge=0, lt=1)
     validation: float = Field(0.05, ge=0, lt=1)
-    test_groups: tuple[str, ...] = Field((), description="groups that are held out by name, besides or instead of a share")
+    test_groups: tuple[str, ...] = Field(
+        (), description="groups that are held out by name, besides or instead of a share"
+    )
     seed: int = 17
 
 
 class Prepare(Record):
     """Documents become a dataset."""
 
-    filters: tuple[str, ...] = ("min_words", "line_length", "alphabetic", "generated", "near_duplicate")
+    filters: tuple[FilterName, ...] = ("min_words", "line_length", "alphabetic", "generated", "near_duplicate")
     kinds: tuple[str, ...] = Field((), description="kinds of document kept; empty: all")
-    redact: tuple[str, ...] = ("secret", "email", "ip")
+    redact: tuple[RedactionName, ...] = ("secret", "email", "ip")
     licences: LicencePolicy = LicencePolicy()
     split: SplitRule = SplitRule()
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
@@ -133,7 +137,9 @@ class Train(Record):
     warmup_ratio: float = Field(0.03, ge=0, lt=1)
     weight_decay: float = Field(0.01, ge=0)
     gradient_clip: float = Field(1.0, gt=0)
-    validations: int = Field(8, ge=1, description="how often per run the validation loss is taken and a checkpoint kept")
+    validations: int = Field(
+        8, ge=1, description="how often per run the validation loss is taken and a checkpoint kept"
+    )
     validation_tokens: int = Field(65_536, ge=1)
     patience: int = Field(3, ge=1, description="validations without improvement before training stops")
     workers: int = Field(1, ge=1)
@@ -153,7 +159,9 @@ class Evaluate(Record):
     """A run becomes scores."""
 
     metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = ("loss", "perplexity", "token_accuracy")
-    max_tokens: int = Field(200_000, ge=1, description="tokens of the test split that are scored, spread over its groups")
+    max_tokens: int = Field(
+        200_000, ge=1, description="tokens of the test split that are scored, spread over its groups"
+    )
     resamples: int = Field(2000, ge=100)
     gate: Gate = Gate()
     seed: int = 17
@@ -176,7 +184,7 @@ class Deploy(Record):
 
 
 class Recipe(Record):
-    """A workflow. The headings that are present are the stages that run; `dataset` or `run` stands in for earlier ones."""
+    """A workflow. The headings present are the stages that run; `dataset` or `run` stands in for earlier ones."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
     domain: str | None = None

@@ -1,0 +1,56 @@
+"""evaluate: a run and the held-out part of its dataset become scores."""
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.records import Manifest
+
+CODE_VERSION = 1
+"""Raised when the same inputs would give other scores than before."""
+
+
+def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Manifest:
+    """Score a run's model and its base on the dataset's `test` split, and judge the difference.
+
+    The scores artifact holds `scores.json` (every number, down to sums per document) and `report.md`. Raises
+    InputError when the dataset holds nothing for testing, or when base and tuned model do not share a tokenizer.
+    """
+    made_from = {
+        "declared": declared.model_dump(mode="json"),
+        "run": run.id,
+        "dataset": dataset.id,
+        "code": CODE_VERSION,
+    }
+    draft = context.artifacts.draft("scores", made_from, (run.id, dataset.id))
+    if (done := draft.finished()) is not None:
+        return done
+
+    from soldiom_ray.evaluate.compare import compare
+    from soldiom_ray.evaluate.gates import judge
+    from soldiom_ray.evaluate.report import scores_json, write_report
+    from soldiom_ray.evaluate.work import measure
+
+    measured = measure(context, run, dataset, declared)
+    context.report(0.95, "comparing")
+    compared = compare(
+        measured.documents, resamples=declared.resamples, confidence=declared.gate.confidence, seed=declared.seed
+    )
+    gate = judge(compared, metric=declared.gate.metric, beat=declared.gate.beat, confidence=declared.gate.confidence)
+    shown = tuple(dict.fromkeys((*declared.metrics, declared.gate.metric)))
+    draft.write("scores.json", scores_json(measured, compared, gate, shown, declared))
+    draft.write("report.md", write_report(measured, compared, gate, shown, declared, run, dataset).encode())
+    context.report(1.0, gate["verdict"])
+    return draft.commit(
+        counts={"tokens": measured.tokens, "documents": len(measured.documents), "groups": len(compared.groups)},
+        details={
+            "run": run.id,
+            "dataset": dataset.id,
+            "base_model": measured.base,
+            "base": {name: compared.base[name] for name in shown},
+            "tuned": {name: compared.tuned[name] for name in shown},
+            "difference": {name: compared.difference[name].as_dict() for name in shown},
+            "tokens": measured.tokens,
+            "documents": len(measured.documents),
+            "groups": len(compared.groups),
+            "gate": gate,
+        },
+    )

@@ -1,0 +1,8 @@
+"""Run a whole recipe: ray job submit --working-dir . -- python jobs/workflow.py RECIPE.yaml"""
+
+import sys
+
+from soldiom_ray.flow import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,301 @@
+"""Commands for data: collect, prepare, embed, search, datasets."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table
+from soldiom_ray.settings import load_settings
+
+collect_app = typer.Typer(help="Collect documents from a source.", no_args_is_help=True)
+dataset_app = typer.Typer(help="What was collected and prepared.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Option(help="Name of what is made.")]
+Many = list[str]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's commands under the program."""
+    app.add_typer(collect_app, name="collect")
+    for command in (prepare, embed, search):
+        app.command()(command)
+    app.add_typer(dataset_app, name="dataset")
+
+
+@collect_app.command("local")
+def collect_local(
+    path: Annotated[Path | None, typer.Argument(help="A folder or a git checkout.")] = None,
+    packages: Annotated[
+        Many | None, typer.Option(help="Installed Python packages instead; comma separated or repeated.")
+    ] = None,
+    include: Annotated[Many | None, typer.Option(help="File patterns to take, such as '*.py'.")] = None,
+    exclude: Annotated[Many | None, typer.Option(help="File patterns to leave out.")] = None,
+    max_documents: Annotated[int | None, typer.Option(help="At most so many, spread over the packages.")] = None,
+    name: Name = "local",
+    json: Json = False,
+) -> None:
+    """Collect a folder, a git checkout, or installed Python packages."""
+    source = {
+        "source": "local",
+        "path": str(path.expanduser().absolute()) if path else None,
+        "packages": _split(packages),
+        "include": _split(include),
+        "exclude": _split(exclude),
+        "max_documents": max_documents,
+    }
+    _collect(name, source, json)
+
+
+@collect_app.command("files")
+def collect_files(
+    paths: Annotated[
+        list[Path], typer.Argument(help="Files or folders: text, Markdown, CSV, JSON, JSONL, PDF, DOCX, HTML.")
+    ],
+    name: Name = "files",
+    json: Json = False,
+) -> None:
+    """Collect your own documents."""
+    _collect(name, {"source": "files", "paths": [str(path.expanduser().absolute()) for path in paths]}, json)
+
+
+@collect_app.command("github")
+def collect_github(
+    topics: Annotated[Many | None, typer.Option(help="Default: machine-learning, deep-learning, ai.")] = None,
+    languages: Annotated[Many | None, typer.Option(help="Default: Python, Jupyter Notebook.")] = None,
+    min_stars: Annotated[int | None, typer.Option(help="More stars than this (default 1000).")] = None,
+    pushed_within_days: Annotated[int | None, typer.Option(help="Updated within so many days (default 183).")] = None,
+    max_repositories: Annotated[int | None, typer.Option(help="At most so many repositories.")] = None,
+    kinds: Annotated[Many | None, typer.Option(help="Kinds of file kept.")] = None,
+    name: Name = "github",
+    json: Json = False,
+) -> None:
+    """Collect repositories of GitHub."""
+    source = {
+        "source": "github",
+        "topics": _split(topics),
+        "languages": _split(languages),
+        "min_stars": min_stars,
+        "pushed_within_days": pushed_within_days,
+        "max_repositories": max_repositories,
+        "kinds": _split(kinds),
+    }
+    _collect(name, source, json)
+
+
+@collect_app.command("huggingface")
+def collect_huggingface(
+    kind: Annotated[str, typer.Option(help="models or datasets.")] = "models",
+    tasks: Annotated[Many | None, typer.Option(help="Such as text-generation.")] = None,
+    libraries: Annotated[Many | None, typer.Option(help="Such as transformers.")] = None,
+    min_downloads: Annotated[
+        int | None, typer.Option(help="More downloads in 30 days than this (default 10000).")
+    ] = None,
+    min_likes: Annotated[int | None, typer.Option(help="More likes than this (default 100).")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
+    weights: Annotated[bool, typer.Option("--weights", help="Fetch the weights too (safetensors only).")] = False,
+    name: Name = "huggingface",
+    json: Json = False,
+) -> None:
+    """Collect model or dataset cards of the Hugging Face Hub."""
+    source = {
+        "source": "huggingface",
+        "kind": kind,
+        "tasks": _split(tasks),
+        "libraries": _split(libraries),
+        "min_downloads": min_downloads,
+        "min_likes": min_likes,
+        "limit": limit,
+        "weights": weights or None,
+    }
+    _collect(name, source, json)
+
+
+def prepare(
+    datasets: Annotated[list[str], typer.Argument(help="Ids of collected documents.", metavar="DATASET...")],
+    filters: Annotated[Many | None, typer.Option(help="Filters in order; default: all for text and code.")] = None,
+    test_share: Annotated[float | None, typer.Option(help="Share of the groups held out for the test.")] = None,
+    name: Name = "prepared",
+    json: Json = False,
+) -> None:
+    """Clean, filter, redact, deduplicate and split: documents become a versioned dataset."""
+    declared: dict[str, Any] = {"filters": _split(filters)} if filters else {}
+    if test_share is not None:
+        declared["split"] = {"test": test_share}
+    job = _run({"name": name, "documents": datasets, "prepare": declared}, "prepare")
+    stage = _stage(job, "prepare")
+    counts = stage["details"]["counts"]
+    made = {
+        "id": job["result"]["dataset"],
+        "counts": counts,
+        "drops": stage["details"].get("drops", {}),
+        "job": job["id"],
+    }
+    if json:
+        print_json(made)
+    else:
+        print(f"Dataset {made['id']}: {counts.get('kept', 0)} of {counts.get('documents', 0)} documents kept")
+        print_table([{"what": key, "count": value} for key, value in sorted(counts.items())], ["what", "count"])
+
+
+def embed(
+    dataset: Annotated[str, typer.Argument(help="Id of a prepared dataset.")],
+    model: Annotated[str | None, typer.Option(help="Embedding model; default all-MiniLM-L6-v2.")] = None,
+    max_passages: Annotated[int | None, typer.Option(help="At most so many passages.")] = None,
+    name: Name = "index",
+    json: Json = False,
+) -> None:
+    """Make a dataset searchable."""
+    declared = {key: value for key, value in (("model", model), ("max_passages", max_passages)) if value is not None}
+    job = _run({"name": name, "dataset": dataset, "embed": declared}, "embed")
+    made = {"id": job["result"]["index"], "counts": _stage(job, "embed")["details"]["counts"], "job": job["id"]}
+    print_json(made) if json else print(f"Index {made['id']}: {made['counts'].get('passages', 0)} passages")
+
+
+def search(
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=50)] = 5,
+    json: Json = False,
+) -> None:
+    """Find the passages nearest in meaning, with their sources."""
+    from soldiom_ray.cli.client import call
+
+    items = call(load_settings(), "POST", "/api/search", {"query": query, "k": k})["items"]
+    if json:
+        print_json({"items": items})
+        return
+    for item in items:
+        about = item["metadata"]
+        lines = f":{about['start_line']}-{about['end_line']}" if about.get("start_line") else ""
+        licence = f"  [{about['license']}]" if about.get("license") else ""
+        package = f"{about.get('group', '')} {about.get('version', '')}"
+        print(f"{item['score']:.3f}  {package}  {about.get('path', '')}{lines}{licence}")
+        for line in item["text"].strip().splitlines()[:6]:
+            print(f"       {line[:110]}")
+        print()
+
+
+@dataset_app.command("list")
+def list_datasets(json: Json = False) -> None:
+    """Show collected documents, prepared datasets and indexes."""
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        rows, _ = datasets.list_datasets(connection, "default", limit=200)
+        items = [datasets.as_dict(row) for row in rows]
+    print_items(
+        items,
+        ["artifact_id", "stage", "name", "source", "num_samples", "size_bytes", "created_at"],
+        json,
+        "Nothing collected yet.",
+    )
+
+
+@dataset_app.command("show")
+def show_dataset(dataset: Annotated[str, typer.Argument(help="Its id.")], json: Json = False) -> None:
+    """Show counts and the dataset card."""
+    manifest, artifacts = _open(dataset)
+    names = {entry.name for entry in manifest.files}
+    card = artifacts.read(manifest, "card.md").decode() if "card.md" in names else ""
+    if json:
+        print_json({**manifest.model_dump(mode="json"), "card": card})
+    elif card:
+        print(card)
+    else:
+        print_table(
+            [{"what": key, "count": value} for key, value in sorted(manifest.counts.items())],
+            ["what", "count"],
+            manifest.id,
+        )
+
+
+@dataset_app.command("preview")
+def preview_dataset(
+    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    limit: Annotated[int, typer.Option(help="How many samples.", min=1)] = 5,
+    json: Json = False,
+) -> None:
+    """Show some samples."""
+    from itertools import islice
+
+    manifest, artifacts = _open(dataset)
+    folder = "documents/" if manifest.kind == "documents" else f"{split}/"
+    items = list(islice(artifacts.rows(manifest, folder), limit))
+    if json:
+        print_json({"items": items})
+    for item in () if json else items:
+        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{item['text'][:600].rstrip()}\n")
+
+
+@dataset_app.command("dropped")
+def dropped(
+    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    json: Json = False,
+) -> None:
+    """Show every document that was left out, with the reason and the value that decided."""
+    from itertools import islice
+
+    manifest, artifacts = _open(dataset)
+    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
+    print_items(
+        list(islice(found, limit)), ["source", "group", "path", "reason", "value"], json, "Nothing was dropped."
+    )
+
+
+def _collect(name: str, source: dict[str, Any], as_json: bool) -> None:
+    given = {key: value for key, value in source.items() if value not in (None, [])}
+    job = _run({"name": name, "collect": [given]}, "collect")
+    details = _stage(job, "collect")["details"]
+    counts = details["counts"]
+    made = {
+        "id": job["result"]["documents"][0],
+        "documents": counts.get("documents", 0),
+        "outcomes": details.get("outcomes", {}),
+        "counts": counts,
+        "job": job["id"],
+    }
+    if source["source"] == "github":
+        made["repositories"] = details.get("repositories", 0)
+    if as_json:
+        print_json(made)
+        return
+    print(f"Documents {made['id']}: {made['documents']}")
+    print_table(
+        [{"outcome": key, "count": value} for key, value in sorted(made["outcomes"].items())], ["outcome", "count"]
+    )
+    print(f"Next: soldiom prepare {made['id']}")
+
+
+def _run(content: dict[str, Any], kind: str) -> dict[str, Any]:
+    from soldiom_ray import launch
+    from soldiom_ray.domains.recipes import validate_recipe
+
+    settings = load_settings()
+    recipe = validate_recipe(content, f"soldiom {kind}")
+    return follow(settings, launch.launch_job(settings, recipe, kind=kind, owner="cli"))
+
+
+def _stage(job: dict[str, Any], name: str) -> dict[str, Any]:
+    stage: dict[str, Any] = next(stage for stage in job["stages"] if stage["stage"] == name)
+    return stage
+
+
+def _open(dataset: str) -> tuple[Any, Any]:
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.storage import open_storage
+
+    settings = load_settings()
+    with session(settings) as connection:
+        artifact = datasets.get(connection, dataset, "default").artifact_id
+    artifacts = Artifacts(open_storage(settings))
+    return artifacts.get(artifact), artifacts
+
+
+def _split(values: Many | None) -> list[str]:
+    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]

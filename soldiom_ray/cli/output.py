@@ -1,0 +1,101 @@
+"""How commands speak: one JSON document on stdout with `--json`, tables otherwise; progress on stderr."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.errors import CancelledError, SoldiomError
+from soldiom_ray.settings import Settings
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def print_json(value: object) -> None:
+    """The one document on stdout."""
+    print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+
+
+def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
+    """Rows as a table on stdout; a column that no row has is left out."""
+    from rich.console import Console
+    from rich.table import Table
+
+    listed = list(rows)
+    shown = [column for column in columns if any(row.get(column) not in (None, "") for row in listed)]
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in shown or columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in listed:
+        table.add_row(*(_cell(row.get(column)) for column in shown or columns))
+    Console().print(table)
+
+
+def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
+    """A list: `{"items": […]}` or a table."""
+    if as_json:
+        print_json({"items": items, "next": None})
+    elif items:
+        print_table(items, columns)
+    else:
+        print(empty)
+
+
+def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Show a job's progress on stderr until it has ended; the finished job. Raises what ended it otherwise."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from soldiom_ray import launch
+
+    last: dict[str, Any] = dict(job)
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<9}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"))
+    told: set[str] = set()
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[message]}"), console=console) as progress:
+        bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
+        for last in launch.wait_for_job(settings, str(job["id"])):
+            for stage in last["stages"]:
+                if stage["status"] == "completed" and stage["stage"] not in told:
+                    told.add(stage["stage"])
+                    how = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
+                    progress.console.print(f"{stage['stage']:<9} {how}", highlight=False)
+                    progress.reset(bar, message="")
+                elif stage["status"] == "running":
+                    progress.update(
+                        bar,
+                        description=stage["stage"],
+                        completed=stage["progress"] or 0,
+                        message=stage["message"] or "",
+                    )
+        progress.update(bar, visible=False)
+    return _ended(last)
+
+
+def _ended(job: dict[str, Any]) -> dict[str, Any]:
+    if job["status"] == "cancelled":
+        raise CancelledError(
+            f"Job {job['id']} was cancelled.", remedy="start it again to go on from its last checkpoint"
+        )
+    if job["status"] == "failed":
+        raise SoldiomError(f"Job {job['id']} failed: {job.get('error') or 'no reason was written'}")
+    return job
+
+
+def note(text: str) -> None:
+    """A line for a person, on stderr so that stdout stays clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=str, ensure_ascii=False)[:120]
+    return str(value)

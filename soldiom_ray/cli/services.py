@@ -1,0 +1,178 @@
+"""Commands for what runs: services, keys, the audit trail, this machine."""
+
+import shlex
+import time
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table
+from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.settings import Settings, load_settings, write_private
+
+keys_app = typer.Typer(help="Keys of the API: create, list, revoke.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's commands under the program."""
+    for command in (up, down, status, doctor, env, audit):
+        app.command()(command)
+    app.add_typer(keys_app, name="keys")
+
+
+def up(json: Json = False) -> None:
+    """Start Ray, PostgreSQL, Chroma, MLflow and the API; start again what has crashed. Prints every URL."""
+    from soldiom_ray import services
+    from soldiom_ray.db.engine import migrate
+
+    began = time.monotonic()
+    settings = load_settings()
+    services.up(settings, note, prepare=migrate)
+    settings = load_settings()
+    new_key = _local_key(settings)
+    _restore_endpoints(settings)
+    shown = services.status(settings)
+    seconds = round(time.monotonic() - began, 1)
+    if json:
+        print_json({"services": shown, "seconds": seconds, **({"admin_key": new_key} if new_key else {})})
+        return
+    print_table([{"service": name, **row} for name, row in shown.items()], ["service", "state", "url", "detail"])
+    print(f"\nUp in {seconds} s. API pages: {settings.api_url}/docs")
+    if new_key:
+        print(f"Admin key (shown this once; kept for this user in {settings.local_key_path}):\n  {new_key}")
+
+
+def down(json: Json = False) -> None:
+    """Stop what `up` started. Data stays."""
+    from soldiom_ray import services
+
+    settings = load_settings()
+    services.down(settings)
+    print_json({"services": services.status(settings)}) if json else print("All services of this home are stopped.")
+
+
+def status(json: Json = False) -> None:
+    """Show every service, its state and its URL. Exit code 3 when one does not run."""
+    from soldiom_ray import services
+
+    shown = services.status(load_settings())
+    if json:
+        print_json({"services": shown})
+    else:
+        print_table(
+            [{"service": name, **row} for name, row in shown.items()], ["service", "state", "url", "pid", "detail"]
+        )
+    if any(row["state"] not in ("running", "external") for row in shown.values()):
+        raise typer.Exit(3)
+
+
+def doctor(json: Json = False) -> None:
+    """Say what is wrong with this machine and how to mend it. Exit code 1 when something must be mended."""
+    from soldiom_ray import services
+
+    findings = services.doctor(load_settings())
+    if json:
+        print_json({"items": findings})
+    else:
+        print_table(findings, ["check", "state", "detail", "remedy"])
+    if any(finding["state"] == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def env(json: Json = False) -> None:
+    """Print the variables for Ray's and MLflow's own tools: eval "$(soldiom env)"."""
+    from soldiom_ray import services
+
+    variables = services.environment(load_settings())
+    if json:
+        print_json(variables)
+    else:
+        for name, value in variables.items():
+            print(f"export {name}={shlex.quote(value)}")
+
+
+def audit(limit: Annotated[int, typer.Option(help="How many entries, newest first.")] = 50, json: Json = False) -> None:
+    """Show the audit trail and check that it was not changed."""
+    from soldiom_ray.db import audit as trail
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        rows, _ = trail.list_rows(connection, None, limit=limit)
+        items = [trail.as_dict(row) for row in rows]
+        bad = trail.verify(connection)
+    if json:
+        print_json({"items": items, "first_bad_seq": bad})
+    else:
+        print_table(items, ["seq", "at", "actor", "action", "object", "decision"])
+        print("The chain is unbroken." if bad is None else f"The chain is broken at entry {bad}.")
+
+
+@keys_app.command("create")
+def create_key(
+    role: Annotated[str, typer.Option(help="viewer, user, trainer or admin.")],
+    name: Annotated[str, typer.Option(help="What or who the key is for.")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose data the key sees.")] = "default",
+    json: Json = False,
+) -> None:
+    """Make a key; it is shown this once."""
+    from soldiom_ray.db import keys
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.records import ROLES
+
+    if role not in ROLES:
+        raise InputError(f"Role is {role!r}; known: {', '.join(ROLES)}.", remedy="give one of them with --role")
+    with session(load_settings()) as connection:
+        row, key = keys.create(connection, role=role, name=name, tenant=tenant)
+        made = keys.as_dict(row) | {"key": key}
+    if json:
+        print_json(made)
+    else:
+        print(f"Key {made['id']} for role {role} (shown this once):\n  {key}")
+
+
+@keys_app.command("list")
+def list_keys(json: Json = False) -> None:
+    """Show all keys, without their secrets."""
+    from soldiom_ray.db import keys
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        items = [keys.as_dict(row) for row in keys.list_keys(connection)[0]]
+    print_items(items, ["id", "name", "role", "tenant", "prefix", "created_at", "revoked_at"], json, "No keys.")
+
+
+@keys_app.command("revoke")
+def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], json: Json = False) -> None:
+    """End a key at once."""
+    from soldiom_ray.db import keys
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        row: dict[str, Any] = keys.as_dict(keys.revoke(connection, key_id))
+    print_json(row) if json else print(f"Key {key_id} is revoked.")
+
+
+def _local_key(settings: Settings) -> str | None:
+    """Make the admin key of this home on the first `up`; None when it is there and still good."""
+    from soldiom_ray.db import keys
+    from soldiom_ray.db.engine import session
+
+    with session(settings) as connection:
+        if settings.local_key_path.exists() and keys.find(connection, settings.local_key_path.read_text().strip()):
+            return None
+        _, key = keys.create(connection, role="admin", name="local command line", tenant="default")
+    write_private(settings.local_key_path, key)
+    return key
+
+
+def _restore_endpoints(settings: Settings) -> None:
+    """Models that were deployed when the services stopped are deployed again, in the background."""
+    from soldiom_ray import launch
+
+    try:
+        restored = launch.restore_endpoints(settings)
+    except UnavailableError as error:
+        note(f"Deployed models were not restored: {error}")
+        return
+    if restored:
+        note(f"Deploying {restored} model(s) again in the background; `soldiom models list` shows them.")

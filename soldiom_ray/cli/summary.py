@@ -1,0 +1,92 @@
+"""What a workflow prints at its end: before and after, seconds per stage, where to look, what to try next."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from soldiom_ray.cli.client import call
+from soldiom_ray.cli.output import print_table
+from soldiom_ray.settings import Settings
+
+LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
+PROMPT = "def forward(self, hidden_states, attention_mask=None):\n"
+
+
+def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Base, tuned, difference and interval of each metric as rows of a table."""
+    rows = []
+    for name, label in LABELS.items():
+        if name not in metrics.get("base", {}):
+            continue
+        difference = metrics.get("difference", {}).get(name, {})
+        rows.append(
+            {
+                "metric": label,
+                "before": f"{metrics['base'][name]:.4f}",
+                "after": f"{metrics['tuned'][name]:.4f}",
+                "difference": f"{difference['mean']:+.4f}" if difference else "",
+                "interval": f"[{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else "",
+            }
+        )
+    return rows
+
+
+def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
+    """Ask the deployed model once, through the API."""
+    body = {"input": PROMPT, "parameters": {"max_tokens": 48, "temperature": 0.0}}
+    answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
+    return answer
+
+
+def print_summary(
+    settings: Settings, job: Mapping[str, Any], answer: Mapping[str, Any] | None, before: Mapping[str, float]
+) -> None:
+    """The closing page."""
+    metrics, model = job["metrics"], job["result"].get("model_id")
+    print()
+    if metrics:
+        print_table(
+            metric_rows(metrics),
+            ["metric", "before", "after", "difference", "interval"],
+            "Held-out data, base against tuned (95 % interval)",
+        )
+        print(metrics.get("gate", {}).get("verdict", ""))
+    print()
+    seconds = [{"stage": name, "seconds": f"{value:.1f}"} for name, value in before.items()]
+    for stage in job["stages"]:
+        seconds.append(
+            {
+                "stage": stage["stage"],
+                "seconds": f"{stage['seconds'] or 0:.1f}",
+                "note": "reused" if stage["reused"] else "",
+            }
+        )
+    print_table(seconds, ["stage", "seconds", "note"])
+    if answer:
+        print(f"\nPOST /api/inference/{model} answered:\n{_indent(PROMPT + str(answer['output']))}")
+    print()
+    places = {
+        "API": settings.api_url,
+        "API pages": f"{settings.api_url}/docs",
+        "Ray dashboard": settings.dashboard_url,
+        "MLflow": settings.mlflow_url,
+    }
+    print_table([{"where": name, "url": url} for name, url in places.items()], ["where", "url"])
+    if model:
+        print(_next_steps(settings, job))
+
+
+def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:
+    dataset, model = job["result"]["dataset"], job["result"]["model_id"]
+    key, body = settings.local_key_path, '{"input": "import torch\\n", "parameters": {"max_tokens": 40}}'
+    return f"""
+Try next (in this folder, after `source .venv/bin/activate`):
+  1. your own folder:    sed 's|PATH|/path/to/your/files|' recipes/own-folder.yaml > mine.yaml && soldiom run mine.yaml
+  2. a real base model:  soldiom train --base HuggingFaceTB/SmolLM2-135M --data {dataset}
+  3. with curl:          curl -s {settings.api_url}/api/inference/{model} \\
+                           -H "Authorization: Bearer $(cat {key})" \\
+                           -H 'Content-Type: application/json' -d '{body}'
+Ray's dashboard asks for a token: cat {settings.ray_token_path}"""
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())

@@ -1,0 +1,81 @@
+"""The trail of decisions. Rows are numbered without gaps and chained by SHA-256, so that a change, a removal or a new
+order inside the trail shows. A trail cut at its end, or rewritten whole by someone with the database, does not show
+here: that needs a copy of the newest hash elsewhere."""
+
+import hashlib
+import json
+from typing import Any
+
+from sqlalchemy import select, text
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db.tables import AuditRow
+from soldiom_ray.records import now
+
+AUDIT_LOCK = 0x534C4441
+FIRST = "0" * 64
+
+
+def append(
+    session: Session,
+    actor: str,
+    action: str,
+    object: str,  # noqa: A002 - the column's name
+    decision: str,
+    details: dict[str, Any] | None = None,
+    tenant: str = "default",
+) -> AuditRow:
+    """Add one row ("allow" or "deny"). Writers wait for one another until their transactions end."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AUDIT_LOCK})
+    last = session.scalars(select(AuditRow).order_by(AuditRow.seq.desc()).limit(1).with_for_update()).one_or_none()
+    row = AuditRow(
+        seq=last.seq + 1 if last else 1,
+        at=now(),
+        tenant=tenant,
+        actor=actor[:128],
+        action=action[:64],
+        object=object[:256],
+        decision=decision,
+        details=details or {},
+        previous_hash=last.hash if last else FIRST,
+    )
+    row.hash = _hash(row)
+    session.add(row)
+    session.flush()
+    return row
+
+
+def verify(session: Session) -> int | None:
+    """The number of the first row that is not as it was written, or None when the trail holds."""
+    previous, expected = FIRST, 1
+    for row in session.scalars(select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)):
+        if row.seq != expected or row.previous_hash != previous or row.hash != _hash(row):
+            return expected if row.seq != expected else row.seq
+        previous, expected = row.hash, expected + 1
+    return None
+
+
+def list_rows(
+    session: Session, tenant: str | None, cursor: str | None = None, limit: int = 50
+) -> tuple[list[AuditRow], str | None]:
+    """A page, newest first, and the cursor of the next page."""
+    query = select(AuditRow).order_by(AuditRow.seq.desc()).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(AuditRow.tenant == tenant)
+    if cursor:
+        query = query.where(AuditRow.seq < (int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0))
+    rows = list(session.scalars(query))
+    return rows[:limit], str(rows[limit - 1].seq) if len(rows) > limit else None
+
+
+def as_dict(row: AuditRow) -> dict[str, Any]:
+    """The row as the API shows it."""
+    names = ("seq", "tenant", "actor", "action", "object", "decision", "details", "previous_hash", "hash")
+    return {name: getattr(row, name) for name in names} | {"at": row.at.isoformat()}
+
+
+def _hash(row: AuditRow) -> str:
+    parts = [row.seq, row.at.isoformat(), row.tenant, row.actor, row.action, row.object, row.decision, row.details]
+    canonical = json.dumps([*parts, row.previous_hash], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()

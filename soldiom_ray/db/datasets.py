@@ -1,0 +1,101 @@
+"""Documents, datasets and indexes that jobs made, as one tenant sees them."""
+
+from typing import Any
+
+from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db.tables import Dataset
+from soldiom_ray.errors import NotFoundError
+from soldiom_ray.records import Manifest
+
+
+def record(
+    session: Session,
+    manifest: Manifest,
+    *,
+    name: str,
+    source: str,
+    stage: str,
+    data_type: str = "text",
+    tenant: str = "default",
+) -> Dataset:
+    """Note an artifact ("documents", "dataset" or "index") under a name; noting it again renews the row."""
+    row = _of_artifact(session, manifest.id, tenant)
+    if row is None:
+        row = Dataset(tenant=tenant, artifact_id=manifest.id, name=name, source=source, stage=stage)
+        try:
+            with session.begin_nested():
+                session.add(row)
+        except IntegrityError:
+            row = _of_artifact(session, manifest.id, tenant)
+            if row is None:
+                raise
+    row.name, row.source, row.stage, row.data_type = name, source, stage, data_type
+    row.size_bytes = sum(entry.size_bytes for entry in manifest.files)
+    row.num_samples = _samples(manifest.counts)
+    row.counts, row.parents = dict(manifest.counts), list(manifest.parents)
+    session.flush()
+    return row
+
+
+def get(session: Session, id_or_artifact: str, tenant: str | None = None) -> Dataset:
+    """The dataset by its id or its artifact's id; NotFoundError when there is none or it is another tenant's."""
+    query = select(Dataset).where(or_(Dataset.id == id_or_artifact, Dataset.artifact_id == id_or_artifact))
+    if tenant is not None:
+        query = query.where(Dataset.tenant == tenant)
+    row = session.scalars(query.order_by(Dataset.id).limit(1)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"No dataset {id_or_artifact!r}.", remedy="list them with `soldiom dataset list`")
+    return row
+
+
+def list_datasets(
+    session: Session, tenant: str | None, stage: str | None = None, cursor: str | None = None, limit: int = 50
+) -> tuple[list[Dataset], str | None]:
+    """A page, newest first, and the cursor of the next page."""
+    query = select(Dataset).order_by(Dataset.id.desc()).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(Dataset.tenant == tenant)
+    if stage:
+        query = query.where(Dataset.stage == stage)
+    if cursor:
+        query = query.where(Dataset.id < cursor)
+    rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def latest_index(session: Session, tenant: str | None) -> Dataset | None:
+    """The index that was made last."""
+    return next(iter(list_datasets(session, tenant, stage="index", limit=1)[0]), None)
+
+
+def as_dict(row: Dataset) -> dict[str, Any]:
+    """The dataset as the API and the CLI show it."""
+    names = (
+        "id",
+        "name",
+        "source",
+        "data_type",
+        "stage",
+        "artifact_id",
+        "size_bytes",
+        "num_samples",
+        "counts",
+        "parents",
+    )
+    return {name: getattr(row, name) for name in names} | {"created_at": row.created_at.isoformat()}
+
+
+def _of_artifact(session: Session, artifact: str, tenant: str) -> Dataset | None:
+    return session.scalars(
+        select(Dataset).where(Dataset.artifact_id == artifact, Dataset.tenant == tenant)
+    ).one_or_none()
+
+
+def _samples(counts: dict[str, int]) -> int:
+    for name in ("samples", "documents", "passages"):
+        if name in counts:
+            return counts[name]
+    return sum(counts.get(name, 0) for name in ("train", "validation", "test"))

@@ -1,0 +1,77 @@
+"""What users gave: texts, files, structured values."""
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db.tables import UserInput
+from soldiom_ray.errors import NotFoundError
+
+
+def add(
+    session: Session,
+    *,
+    user_id: str,
+    input_type: str,
+    content: str,
+    sha256: str,
+    size_bytes: int,
+    metadata: dict[str, Any] | None = None,
+    tenant: str = "default",
+    id: str | None = None,  # noqa: A002 - the column's name
+) -> UserInput:
+    """Note one input: text and structured values stand in `content`, a file is named there by its storage key."""
+    row = UserInput(
+        tenant=tenant,
+        user_id=user_id,
+        input_type=input_type,
+        content=content,
+        metadata_=metadata or {},
+        sha256=sha256,
+        size_bytes=size_bytes,
+    )
+    if id is not None:
+        row.id = id
+    session.add(row)
+    session.flush()
+    return row
+
+
+def get(session: Session, input_id: str, tenant: str | None = None) -> UserInput:
+    """The input; NotFoundError when there is none or it is another tenant's."""
+    query = select(UserInput).where(UserInput.id == input_id)
+    if tenant is not None:
+        query = query.where(UserInput.tenant == tenant)
+    row = session.scalars(query).one_or_none()
+    if row is None:
+        raise NotFoundError(f"No user input {input_id!r}.")
+    return row
+
+
+def list_inputs(
+    session: Session, tenant: str | None, user_id: str | None = None, cursor: str | None = None, limit: int = 50
+) -> tuple[list[UserInput], str | None]:
+    """A page, newest first, and the cursor of the next page."""
+    query = select(UserInput).order_by(UserInput.id.desc()).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(UserInput.tenant == tenant)
+    if user_id is not None:
+        query = query.where(UserInput.user_id == user_id)
+    if cursor:
+        query = query.where(UserInput.id < cursor)
+    rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def as_dict(row: UserInput) -> dict[str, Any]:
+    """The input as the API shows it: everything but the content."""
+    return {
+        "id": row.id,
+        "user_id": row.user_id,
+        "input_type": row.input_type,
+        "metadata": row.metadata_,
+        "sha256": row.sha256,
+        "size_bytes": row.size_bytes,
+        "created_at": row.created_at.isoformat(),
+    }

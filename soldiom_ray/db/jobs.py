@@ -1,0 +1,206 @@
+"""Jobs and their stages. A job that has ended keeps its status: what comes later cannot change it."""
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db.tables import Job, JobStage
+from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.records import ENDED, now
+
+
+def create(
+    session: Session,
+    *,
+    name: str,
+    kind: str,
+    config: dict[str, Any],
+    tenant: str = "default",
+    owner: str = "",
+    base_model: str | None = None,
+    training_method: str | None = None,
+    dataset_id: str | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """A pending job; with a key that was used before, the job it made (ConflictError when that one asked for something
+    else). A new job has no `submission_id`; launching under the job's own id makes a second launch impossible."""
+    if idempotency_key and (known := _by_key(session, tenant, idempotency_key)):
+        return _same(known, kind, config)
+    job = Job(
+        name=name,
+        kind=kind,
+        config=config,
+        tenant=tenant,
+        owner=owner,
+        base_model=base_model,
+        training_method=training_method,
+        dataset_id=dataset_id,
+        idempotency_key=idempotency_key or None,
+    )
+    try:
+        with session.begin_nested():
+            session.add(job)
+    except IntegrityError:
+        rival = _by_key(session, tenant, idempotency_key or "")
+        if rival is None:
+            raise
+        return _same(rival, kind, config)
+    return job
+
+
+def get(session: Session, job_id: str, tenant: str | None = None) -> Job:
+    """The job; NotFoundError when there is none or it is another tenant's."""
+    query = select(Job).where(Job.id == job_id)
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
+    job = session.scalars(query).one_or_none()
+    if job is None:
+        raise NotFoundError(f"No job {job_id!r}.", remedy="list jobs with GET /api/training/jobs")
+    return job
+
+
+def list_jobs(
+    session: Session, tenant: str | None, status: str | None = None, cursor: str | None = None, limit: int = 50
+) -> tuple[list[Job], str | None]:
+    """A page of jobs, newest first, and the cursor of the next page."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
+    if status:
+        query = query.where(Job.status == status)
+    if cursor:
+        query = query.where(Job.id < cursor)
+    rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def update(session: Session, job_id: str, **values: Any) -> Job:
+    """Change columns. `started_at` and `completed_at` follow the status. On a job that has ended, a new status (and the
+    error and progress that come with it) is left out; look at the job returned."""
+    job = _locked(session, job_id)
+    status = values.get("status")
+    if job.status in ENDED and status is not None and status != job.status:
+        values = {name: value for name, value in values.items() if name not in ("status", "error", "progress")}
+        status = None
+    for name, value in values.items():
+        if name not in Job.__table__.columns:
+            raise TypeError(f"jobs have no column {name!r}")
+        setattr(job, name, value)
+    if status == "running":
+        job.started_at = job.started_at or now()
+        job.heartbeat_at = now()
+    if status in ENDED:
+        job.completed_at = job.completed_at or now()
+    if status == "completed":
+        job.progress = 1.0
+    session.flush()
+    return job
+
+
+def set_stage(session: Session, job_id: str, stage: str, **values: Any) -> JobStage:
+    """Change (or begin) the record of one stage of a job."""
+    row = session.get(JobStage, (job_id, stage))
+    if row is None:
+        row = JobStage(job_id=job_id, stage=stage)
+        session.add(row)
+    for name, value in values.items():
+        if name not in JobStage.__table__.columns:
+            raise TypeError(f"stages have no column {name!r}")
+        setattr(row, name, value)
+    session.flush()
+    return row
+
+
+def stages(session: Session, job_id: str) -> list[JobStage]:
+    """The stages of a job in their order."""
+    return list(
+        session.scalars(select(JobStage).where(JobStage.job_id == job_id).order_by(JobStage.position, JobStage.stage))
+    )
+
+
+def active(
+    session: Session, tenant: str | None, kind: str, name: str, config: dict[str, Any] | None = None
+) -> Job | None:
+    """The newest pending or running job of this kind and name (and, when given, this configuration)."""
+    query = select(Job).where(Job.kind == kind, Job.name == name, Job.status.in_(("pending", "running")))
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
+    found = session.scalars(query.order_by(Job.id.desc()))
+    return next((job for job in found if config is None or job.config == config), None)
+
+
+def beat(session: Session, job_id: str, progress: float, stage: str | None, message: str) -> bool:
+    """Note that a job lives and how far it is. True: it has to stop (cancelled, declared dead, or removed)."""
+    job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+    if job is None or job.status in ("cancelled", "failed"):
+        return True
+    if job.status != "completed":
+        job.progress = min(max(progress, 0.0), 1.0)
+        job.stage, job.message, job.heartbeat_at = stage, message, now()
+    session.flush()
+    return job.cancel_requested
+
+
+def request_cancel(session: Session, job_id: str, tenant: str | None) -> Job:
+    """Ask a job to stop; ConflictError when it has ended already."""
+    get(session, job_id, tenant)
+    job = _locked(session, job_id)
+    if job.status in ENDED:
+        raise ConflictError(f"Job {job_id} has already ended: it is {job.status}.")
+    job.cancel_requested = True
+    session.flush()
+    return job
+
+
+def stale(session: Session, older_than_seconds: float) -> list[Job]:
+    """Jobs that have not ended and were not heard of for this long: running ones, and pending ones that never began."""
+    heard = func.coalesce(Job.heartbeat_at, Job.started_at, Job.created_at)
+    limit = now() - timedelta(seconds=older_than_seconds)
+    return list(session.scalars(select(Job).where(Job.status.in_(("pending", "running")), heard < limit).order_by(Job.id)))
+
+
+def unfinished(session: Session) -> list[Job]:
+    """All jobs that are pending or running."""
+    return list(session.scalars(select(Job).where(Job.status.in_(("pending", "running"))).order_by(Job.id)))
+
+
+def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
+    """The job as the API and the CLI show it; times are ISO 8601 in UTC."""
+    shown: dict[str, Any] = {
+        name: getattr(job, name)
+        for name in ("id", "name", "kind", "base_model", "training_method", "status", "progress", "stage", "message")
+    }
+    shown |= {name: getattr(job, name) for name in ("dataset_id", "metrics", "config", "result", "cancel_requested")}
+    for name in ("created_at", "started_at", "completed_at"):
+        at = getattr(job, name)
+        shown[name] = at.isoformat() if at else None
+    if job.error:
+        shown["error"] = job.error
+    if stages is not None:
+        names = ("stage", "status", "artifact_id", "reused", "seconds", "progress", "message", "details")
+        shown["stages"] = [{name: getattr(row, name) for name in names} for row in stages]
+    return shown
+
+
+def _locked(session: Session, job_id: str) -> Job:
+    query = select(Job).where(Job.id == job_id).with_for_update().execution_options(populate_existing=True)
+    job = session.scalars(query).one_or_none()
+    if job is None:
+        raise NotFoundError(f"No job {job_id!r}.", remedy="list jobs with GET /api/training/jobs")
+    return job
+
+
+def _by_key(session: Session, tenant: str, key: str) -> Job | None:
+    return session.scalars(select(Job).where(Job.tenant == tenant, Job.idempotency_key == key)).one_or_none()
+
+
+def _same(job: Job, kind: str, config: dict[str, Any]) -> Job:
+    if job.kind != kind or job.config != config:
+        raise ConflictError(
+            f"This idempotency key was used for job {job.id} with another request.",
+            remedy="use a new key for a new request",
+        )
+    return job

@@ -1,0 +1,116 @@
+"""Versions of models in the registry."""
+
+from typing import Any
+
+from sqlalchemy import func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db.tables import Deployment, Model
+from soldiom_ray.errors import BusyError, ConflictError, NotFoundError
+
+
+def create(session: Session, *, family: str, name: str, tenant: str = "default", **values: Any) -> Model:
+    """The next version of `family/name`; `values` are columns of the table."""
+    for _ in range(5):
+        model = Model(
+            tenant=tenant,
+            family=family,
+            name=name,
+            version=next_version(session, family=family, name=name, tenant=tenant),
+            **values,
+        )
+        try:
+            with session.begin_nested():
+                session.add(model)
+        except IntegrityError:
+            continue
+        return model
+    raise BusyError(f"Many versions of {family}/{name} are being registered at once.", remedy="try again")
+
+
+def next_version(session: Session, *, family: str, name: str, tenant: str = "default") -> int:
+    """The number that the next version of `family/name` gets."""
+    query = select(func.max(Model.version)).where(Model.tenant == tenant, Model.family == family, Model.name == name)
+    return (session.scalar(query) or 0) + 1
+
+
+def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
+    """A model by id, `name`, `family/name`, each with or without `@version`; without one, the newest version."""
+    path, _, version = id_or_name.partition("@")
+    family, _, name = path.rpartition("/")
+    named = Model.name == name
+    if family:
+        named &= Model.family == family
+    if version:
+        named &= Model.version == (int(version) if version.isdecimal() and len(version) < 10 else -1)
+    query = select(Model).where(or_(Model.id == id_or_name, named))
+    if tenant is not None:
+        query = query.where(Model.tenant == tenant)
+    model = session.scalars(query.order_by((Model.id == id_or_name).desc(), Model.id.desc()).limit(1)).one_or_none()
+    if model is None:
+        raise NotFoundError(f"No model {id_or_name!r}.", remedy="list them with `soldiom models list`")
+    return model
+
+
+def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Model | None:
+    """The newest version that was registered from this run."""
+    query = select(Model).where(Model.run_artifact == run_artifact)
+    if tenant is not None:
+        query = query.where(Model.tenant == tenant)
+    return session.scalars(query.order_by(Model.id.desc()).limit(1)).one_or_none()
+
+
+def list_models(
+    session: Session,
+    tenant: str | None,
+    family: str | None = None,
+    specialization: str | None = None,
+    name: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Model], str | None]:
+    """A page of versions, newest first, and the cursor of the next page."""
+    query = select(Model).order_by(Model.id.desc()).limit(limit + 1)
+    wanted = {Model.tenant: tenant, Model.family: family, Model.specialization: specialization, Model.name: name}
+    for column, value in wanted.items():
+        if value is not None:
+            query = query.where(column == value)
+    if cursor:
+        query = query.where(Model.id < cursor)
+    rows = list(session.scalars(query))
+    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def update(session: Session, model_id: str, tenant: str | None = None, **values: Any) -> Model:
+    """Change columns of one version."""
+    model = get(session, model_id, tenant)
+    for name, value in values.items():
+        if name not in Model.__table__.columns:
+            raise TypeError(f"models have no column {name!r}")
+        setattr(model, name, value)
+    session.flush()
+    return model
+
+
+def delete(session: Session, model_id: str, tenant: str | None = None) -> None:
+    """Remove one version; ConflictError while it is deployed. What was trained from it loses only the reference."""
+    model = get(session, model_id, tenant)
+    live = session.scalars(
+        select(Deployment).where(Deployment.model_id == model.id, Deployment.status.in_(("deploying", "running")))
+    ).first()
+    if model.deployed or live is not None:
+        raise ConflictError(f"Model {model.id} is deployed.", remedy=f"run `soldiom undeploy {model.id}` first")
+    session.delete(model)
+    session.flush()
+
+
+def as_dict(model: Model, *, whole: bool = False) -> dict[str, Any]:
+    """The version as the API and the CLI show it; `whole` adds card and lineage."""
+    names = ["id", "family", "name", "version", "base_model", "base_model_id", "training_job_id", "dataset_id"]
+    names += ["run_artifact", "scores_artifact", "specialization", "performance_metrics", "gate", "license"]
+    names += ["mlflow_name", "mlflow_version", "deployed"]
+    if whole:
+        names += ["card", "lineage"]
+    shown = {name: getattr(model, name) for name in names}
+    return shown | {"created_at": model.created_at.isoformat(), "updated_at": model.updated_at.isoformat()}

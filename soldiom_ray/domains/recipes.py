@@ -1,0 +1,182 @@
+"""Reading a recipe: YAML or JSON becomes a `Recipe`, or one error that tells every mistake with its line."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.errors import InputError, Problem
+
+HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
+Location = tuple[str | int, ...]
+
+
+def load_recipe(path: Path) -> Recipe:
+    """The recipe in a file. Paths of local sources are taken relative to the working directory."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"No recipe file {str(path)!r}.", remedy="recipes that come with the project are in recipes/"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Recipe {str(path)!r} cannot be read: {error}", remedy="give a YAML file in UTF-8") from error
+    return parse_recipe(text, str(path))
+
+
+def parse_recipe(text: str, name: str = "recipe") -> Recipe:
+    """The recipe in a YAML text. Raises InputError with every mistake and its line."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise InputError(
+            f"{name} is not YAML{where}: {getattr(error, 'problem', error)}", remedy="correct the file"
+        ) from error
+    lines: dict[Location, int] = {}
+    repeated: list[Problem] = []
+    if node is not None:
+        _note_lines(node, (), lines, repeated)
+    return validate_recipe(content, name, lines, repeated)
+
+
+def validate_recipe(
+    content: object,
+    name: str = "recipe",
+    lines: Mapping[Location, int] | None = None,
+    problems: list[Problem] | None = None,
+) -> Recipe:
+    """A recipe given as plain values (the API's way in). A heading without content means its defaults."""
+    if not isinstance(content, dict):
+        raise InputError(
+            f"{name} must be a mapping of headings, not {type(content).__name__}.", remedy="see recipes/quickstart.yaml"
+        )
+    content = {key: {} if key in HEADINGS and value is None else value for key, value in content.items()}
+    problems = list(problems or ())
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        problems += [_problem(Recipe, dict(detail), lines or {}) for detail in error.errors(include_url=False)]
+    if problems:
+        problems.sort(key=lambda problem: (problem.line or 0, problem.loc))
+        count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
+        raise InputError(
+            f"{name} has {count}.", remedy="correct and run `soldiom recipe check FILE`", problems=problems
+        )
+    return recipe
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as plain JSON values, headings that are absent left out; `validate_recipe` reads it back."""
+    content = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {key: value for key, value in content.items() if value != []}
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """The recipe filled in with every default."""
+    return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
+
+
+def _note_lines(node: yaml.Node, at: Location, lines: dict[Location, int], repeated: list[Problem]) -> None:
+    lines.setdefault(at, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            inner = (*at, str(key.value))
+            lines[inner] = key.start_mark.line + 1
+            if key.value in seen:
+                repeated.append(Problem(_spell(inner), "stands here a second time; keep one", lines[inner]))
+            seen.add(key.value)
+            _note_lines(value, inner, lines, repeated)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _note_lines(value, (*at, index), lines, repeated)
+
+
+def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Location, int]) -> Problem:
+    location, owner = _walk(root, detail["loc"])
+    line = next((lines[location[:size]] for size in range(len(location), -1, -1) if location[:size] in lines), None)
+    value = detail.get("input")
+    shown = repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
+    if detail["type"] == "extra_forbidden" and owner is not None:
+        known = [info.alias or name for name, info in owner.model_fields.items()]
+        message = f"is unknown; known: {', '.join(known)}.{_suggest(str(location[-1]), known)}"
+    elif detail["type"] == "literal_error":
+        expected = str(detail.get("ctx", {}).get("expected", ""))
+        choices = [choice.strip("'\" ") for choice in expected.replace(" or ", ", ").split(",")]
+        message = f"is {shown}; known: {', '.join(choices)}.{_suggest(str(value), choices)}"
+    elif detail["type"] == "union_tag_invalid":
+        choices = [tag.strip(" '") for tag in str(detail.get("ctx", {}).get("expected_tags", "")).split(",")]
+        tag = str(detail.get("ctx", {}).get("tag", ""))
+        return Problem(
+            _spell((*location, "source")), f"is {tag!r}; known: {', '.join(choices)}.{_suggest(tag, choices)}", line
+        )
+    elif detail["type"] == "union_tag_not_found":
+        message = "needs `source`: local, files, github or huggingface"
+    elif detail["type"] == "missing":
+        message = "is missing"
+    elif detail["type"] == "value_error":
+        message = str(detail["msg"]).removeprefix("Value error, ")
+    else:
+        message = f"is {shown}: {detail['msg']}"
+    return Problem(_spell(location), message, line)
+
+
+def _walk(root: type[BaseModel], raw: tuple[str | int, ...]) -> tuple[Location, type[BaseModel] | None]:
+    """The location without the tags that pydantic adds for unions, and the record that holds its last part."""
+    location: list[str | int] = []
+    owner: Any = root
+    last_owner: type[BaseModel] | None = root
+    for part in raw:
+        tagged = _by_tag(owner, part)
+        if tagged is not None:
+            owner = last_owner = tagged
+            continue
+        location.append(part)
+        if isinstance(part, int):
+            owner = _element(owner)
+        elif isinstance(owner, type) and issubclass(owner, BaseModel):
+            last_owner = owner
+            owner = next((i.annotation for n, i in owner.model_fields.items() if part in (n, i.alias)), None)
+            owner = _record_of(owner)
+    return tuple(location), last_owner
+
+
+def _record_of(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, UnionType):
+        return next((_record_of(arm) for arm in get_args(annotation) if arm is not type(None)), None)
+    return annotation
+
+
+def _element(annotation: Any) -> Any:
+    arguments = get_args(_record_of(annotation))
+    return arguments[0] if arguments else None
+
+
+def _by_tag(annotation: Any, part: str | int) -> type[BaseModel] | None:
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    for arm in get_args(annotation):
+        is_source = isinstance(arm, type) and issubclass(arm, BaseModel) and "source" in arm.model_fields
+        if is_source and part in get_args(arm.model_fields["source"].annotation):
+            return arm  # type: ignore[no-any-return]
+    return None
+
+
+def _suggest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def _spell(location: Location) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text

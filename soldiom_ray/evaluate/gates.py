@@ -1,0 +1,45 @@
+"""The gate: a model may be promoted when its whole interval lies on the better side of its baseline."""
+
+from typing import Any
+
+from soldiom_ray.evaluate.compare import Compared
+from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
+
+FEWEST_DOCUMENTS = 5
+"""Below this a percentile bootstrap says nothing: with one document its interval has no width at all."""
+
+
+def judge(compared: Compared, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
+    """{metric, passed, verdict, ...}; the verdict is one sentence for people."""
+    interval = compared.difference[metric]
+    before, after = compared.base[metric], compared.tuned[metric]
+    percent = f"{100 * confidence:g} %"
+    numbers = (
+        f"{metric} {before:.4f} -> {after:.4f} ({UNITS[metric]}), difference {interval.mean:+.4f},"
+        f" {percent} interval {interval}"
+    )
+    better = interval.high < 0 if LOWER_IS_BETTER[metric] else interval.low > 0
+    worse = interval.low > 0 if LOWER_IS_BETTER[metric] else interval.high < 0
+    if compared.documents < FEWEST_DOCUMENTS:
+        passed = False
+        verdict = (
+            f"Not passed: only {compared.documents} held-out document(s), at least {FEWEST_DOCUMENTS} are needed for an"
+            f" interval ({metric} {before:.4f} -> {after:.4f})."
+        )
+    elif better:
+        passed, verdict = True, f"Passed: the tuned model beats its {beat} on held-out data: {numbers}."
+    elif worse:
+        passed, verdict = False, f"Not passed: the tuned model is worse than its {beat}: {numbers}."
+    else:
+        passed, verdict = (
+            False,
+            f"Not passed: the interval includes zero, so no difference from the {beat} is shown: {numbers}.",
+        )
+    return {
+        "metric": metric,
+        "passed": passed,
+        "verdict": verdict,
+        "beat": beat,
+        "confidence": confidence,
+        "difference": interval.as_dict(),
+    }

@@ -1,0 +1,142 @@
+"""The scores as JSON for programs and as a Markdown page for people."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.evaluate.compare import Compared
+from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
+from soldiom_ray.evaluate.score import PROMPT_TOKENS, UNIFORM, Measured
+from soldiom_ray.records import Manifest
+
+FEW_GROUPS = 10
+"""Below this an interval over groups is rough: its true coverage is below its name."""
+
+
+def scores_json(
+    measured: Measured, compared: Compared, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
+) -> bytes:
+    """Everything that was counted, down to each document."""
+    content = {
+        "metrics": list(shown),
+        "base_model": measured.base,
+        "base": compared.base,
+        "tuned": compared.tuned,
+        "difference": {name: interval.as_dict() for name, interval in compared.difference.items()},
+        "difference_over_groups": {name: interval.as_dict() for name, interval in compared.over_groups.items()},
+        "gate": gate,
+        "groups": compared.groups,
+        "documents": [asdict(document) for document in measured.documents],
+        "completions": measured.completions,
+        "method": {
+            "tokens": measured.tokens,
+            "blocks": measured.blocks,
+            "block_tokens": measured.block_tokens,
+            "unit": "document",
+            "resamples": declared.resamples,
+            "confidence": declared.gate.confidence,
+            "seed": declared.seed,
+        },
+        "seconds": measured.seconds,
+    }
+    return json.dumps(content, indent=1, ensure_ascii=False).encode()
+
+
+def write_report(
+    measured: Measured,
+    compared: Compared,
+    gate: dict[str, Any],
+    shown: Sequence[str],
+    declared: Evaluate,
+    run: Manifest,
+    dataset: Manifest,
+) -> str:
+    """The page: verdict, numbers, how they were taken, the groups, and what both models write."""
+    parts = [
+        f"# Scores of {run.id}\n\n{gate['verdict']}",
+        _numbers(compared, shown, declared.gate.confidence),
+        _method(measured, compared, declared, dataset),
+        _groups(compared, gate["metric"]),
+        _completions(measured),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _numbers(compared: Compared, shown: Sequence[str], confidence: float) -> str:
+    percent = f"{100 * confidence:g} %"
+    lines = [
+        f"| metric | better | base | tuned | difference | {percent}, documents drawn | {percent}, groups drawn |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in shown:
+        over = compared.over_groups.get(name)
+        side = "lower" if LOWER_IS_BETTER[name] else "higher"
+        lines.append(
+            f"| {name} ({UNITS[name]}) | {side} | {compared.base[name]:.4f} | {compared.tuned[name]:.4f}"
+            f" | {compared.difference[name].mean:+.4f} | {compared.difference[name]}"
+            f" | {over or 'only one group'} |"
+        )
+    return "\n".join(lines)
+
+
+def _method(measured: Measured, compared: Compared, declared: Evaluate, dataset: Manifest) -> str:
+    groups = len(compared.groups)
+    text = (
+        f"Both models were scored on the same {measured.tokens} tokens ({measured.blocks} blocks of at most"
+        f" {measured.block_tokens} tokens from {compared.documents} documents in {groups} held-out group(s)) of the"
+        f" test split of `{dataset.id}`, spread evenly over groups. Intervals are percentile intervals of a paired"
+        f" bootstrap with {declared.resamples} resamples (seed {declared.seed}); the gate reads the one that draws"
+        " documents."
+    )
+    if groups == 1:
+        text += " All test documents belong to one group: how the difference varies between groups is not known."
+    elif groups < FEW_GROUPS:
+        text += (
+            f" With only {groups} groups the document interval describes more documents of these groups, not of new"
+            " ones; the group interval aims at new groups but is rough with so few. Look at each group below."
+        )
+    if measured.base == UNIFORM:
+        text += (
+            " The model was trained from random weights; its baseline is a guess that holds every token equally likely."
+        )
+    return text
+
+
+def _groups(compared: Compared, metric: str) -> str:
+    better = sum(1 for group in compared.groups if (group["difference"][metric] < 0) == LOWER_IS_BETTER[metric])
+    lines = [
+        f"## Groups\n\nThe tuned model is better on {better} of {len(compared.groups)} groups ({metric}).\n",
+        "| group | documents | tokens | base | tuned | difference |",
+        "|---|---|---|---|---|---|",
+    ]
+    for group in sorted(compared.groups, key=lambda group: -int(group["tokens"])):
+        name = str(group["group"]).replace("|", "\\|").replace("\n", " ")
+        lines.append(
+            f"| {name} | {group['documents']} | {group['tokens']} | {group['base'][metric]:.4f}"
+            f" | {group['tuned'][metric]:.4f} | {group['difference'][metric]:+.4f} |"
+        )
+    return "\n".join(lines)
+
+
+def _completions(measured: Measured) -> str:
+    if not measured.completions:
+        return ""
+    parts = [
+        f"## Continuations\n\nGreedy, after up to {PROMPT_TOKENS} tokens of held-out text. Examples, not a measurement."
+    ]
+    for sample in measured.completions:
+        parts.append(f"### {str(sample['group']).splitlines()[0] if sample['group'] else 'no group'}")
+        for title, text in (("Prompt", sample["prompt"]), ("Base", sample["base"]), ("Tuned", sample["tuned"])):
+            if text:
+                parts.append(f"{title}:\n\n{_fenced(text)}")
+    return "\n\n".join(parts)
+
+
+def _fenced(text: str) -> str:
+    """Text in a fence longer than any fence inside it."""
+    fence = "~~~~"
+    while fence in text:
+        fence += "~"
+    return f"{fence}\n{text}\n{fence}"

@@ -1,0 +1,273 @@
+"""Which held-out text is scored, and both models' sums on exactly the same blocks of it.
+
+A block is a run of neighbouring tokens of one document. Its first token is only read, every later one is predicted.
+"""
+
+import hashlib
+import heapq
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.records import Manifest
+from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LONGEST_BLOCK = 1024
+"""Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
+
+PROMPT_TOKENS, COMPLETION_TOKENS, COMPLETIONS = 32, 48, 3
+STEPS = 12
+"""Reports of progress per model."""
+
+UNIFORM = "uniform"
+"""Baseline of a model trained from random weights, which has no base: a guess, every token equally likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Neighbouring tokens of one held-out document."""
+
+    group: str
+    document: str
+    ids: "NDArray[Any]"
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Sums per document for both models, and a few texts continued by both."""
+
+    documents: list[DocumentSums]
+    completions: list[dict[str, str]]
+    base: str
+    tokens: int
+    blocks: int
+    block_tokens: int
+    seconds: float = 0.0
+
+
+def score_run(
+    settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
+) -> Iterator[tuple[float, str] | Measured]:
+    """Yield (share done, message) as the work goes on and `Measured` at the end.
+
+    A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
+    """
+    from soldiom_ray.models.load import context_length, load_base, load_run
+
+    rows = test_rows(artifacts, dataset)
+    yield 0.02, f"loading the tuned model of {run.id}"
+    with load_run(artifacts, settings, run) as (model, tokenizer):
+        length = _block_length(run, context_length(model))
+        blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
+        prompts = _prompts(blocks, tokenizer, length)
+        vocabulary = _vocabulary(tokenizer)
+        tuned = yield from _sums(model, blocks, "tuned model", 0.05, 0.5)
+        tuned_texts = _complete(model, tokenizer, prompts)
+        guesses = int(model.config.vocab_size)
+        del model
+    base_name = run.details.get("base_model")
+    if base_name and not run.details.get("from_scratch"):
+        yield 0.5, f"loading the base model {base_name}"
+        with load_base(artifacts, settings, base_name) as (model, tokenizer):
+            _same_tokenizer(vocabulary, _vocabulary(tokenizer), base_name, run.id)
+            if context_length(model) < length:
+                raise InputError(
+                    f"The base model {base_name} takes {context_length(model)} tokens,"
+                    f" the run {run.id} was scored with {length}.",
+                    remedy="train with a `sequence_length` that the base model takes",
+                )
+            base = yield from _sums(model, blocks, "base model", 0.52, 0.94)
+            base_texts = _complete(model, tokenizer, prompts)
+            del model
+    else:
+        base_name, base_texts = UNIFORM, [""] * len(prompts)
+        base = _guess(blocks, guesses)
+    documents = _by_document(blocks, base, tuned)
+    yield Measured(
+        documents=documents,
+        completions=[
+            {"group": group, "prompt": prompt, "base": before, "tuned": after}
+            for (group, prompt), before, after in zip(prompts, base_texts, tuned_texts, strict=True)
+        ],
+        base=str(base_name),
+        tokens=sum(document.tokens for document in documents),
+        blocks=len(blocks),
+        block_tokens=length,
+    )
+
+
+def test_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
+    """id, group and text of every held-out sample. InputError when there is none."""
+    rows = [
+        {"id": row["id"], "group": row["group"], "text": row["text"]}
+        for table in artifacts.tables(dataset, "test/")
+        for row in table.select(["id", "group", "text"]).to_pylist()
+    ]
+    if not rows:
+        raise InputError(
+            f"The dataset {dataset.id} holds no test samples, so nothing can be evaluated on it.",
+            remedy="prepare it again with `split.test` above 0 or with `split.test_groups`",
+        )
+    return rows
+
+
+def choose_blocks(
+    rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, block_tokens: int, max_tokens: int, seed: int
+) -> list[Block]:
+    """At most `max_tokens` predicted tokens, the same for the same inputs.
+
+    Each turn goes to the group with the fewest tokens so far, so that groups get equal parts while they last. Within a
+    group every document gives one block before any gives a second one; order is by hash, so a block may lie anywhere
+    in its document. Only documents whose turn comes are tokenised.
+    """
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    sources = {name: _blocks_of_group(name, members, tokenizer, block_tokens, seed) for name, members in groups.items()}
+    turns = [(0, name) for name in sorted(sources)]
+    chosen: list[Block] = []
+    left = max_tokens
+    while turns and left > 0:
+        so_far, name = heapq.heappop(turns)
+        block = next(sources[name], None)
+        if block is None:
+            continue
+        ids = block.ids[: left + 1]
+        chosen.append(Block(block.group, block.document, ids))
+        left -= len(ids) - 1
+        heapq.heappush(turns, (so_far + len(ids) - 1, name))
+    if not chosen:
+        raise InputError(
+            f"None of the {len(rows)} test samples is longer than one token.",
+            remedy="prepare the dataset with filters that drop empty documents, such as `min_words`",
+        )
+    return chosen
+
+
+def _blocks_of_group(
+    group: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any, block_tokens: int, seed: int
+) -> Iterator[Block]:
+    from soldiom_ray.models.tokens import encode_documents
+
+    ordered = sorted(rows, key=lambda row: _rank(seed, row["id"]))
+    later: list[list[Block]] = []
+    for start in range(0, len(ordered), 16):
+        batch = ordered[start : start + 16]
+        for row, ids in zip(batch, encode_documents(tokenizer, [row["text"] for row in batch]), strict=True):
+            pieces = [ids[at : at + block_tokens] for at in range(0, len(ids), block_tokens)]
+            blocks = [Block(group, row["id"], piece) for piece in pieces if len(piece) > 1]
+            keys = {id(block): _rank(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
+            blocks.sort(key=lambda block: keys[id(block)])
+            if blocks:
+                yield blocks[0]
+                later.append(blocks[1:])
+    for turn in range(max((len(blocks) for blocks in later), default=0)):
+        for blocks in later:
+            if turn < len(blocks):
+                yield blocks[turn]
+
+
+def _rank(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
+
+
+def _block_length(run: Manifest, context: int) -> int:
+    """Tokens per block: what the model was trained with, if we know it, within what it can take."""
+    declared = run.made_from.get("declared")
+    trained = declared.get("sequence_length") if isinstance(declared, Mapping) else None
+    return min(LONGEST_BLOCK, context, int(trained) if trained else LONGEST_BLOCK)
+
+
+def _sums(
+    model: Any, blocks: Sequence[Block], what: str, start: float, end: float
+) -> Generator[tuple[float, str], None, "NDArray[np.float64]"]:
+    """Loss and hits summed per block, in the order of `blocks` (returned through `yield from`)."""
+    import numpy as np
+
+    from soldiom_ray.models.score import token_losses
+
+    order = sorted(range(len(blocks)), key=lambda index: len(blocks[index].ids), reverse=True)
+    sums = np.zeros((len(blocks), 2))
+    steps = [part for part in np.array_split(np.array(order), min(STEPS, len(order))) if len(part)]
+    for number, part in enumerate(steps):
+        yield start + (end - start) * number / len(steps), f"scoring the {what}"
+        for index, scored in zip(part, token_losses(model, [blocks[i].ids for i in part]), strict=True):
+            sums[index] = scored.losses.sum(dtype=np.float64), scored.correct.sum()
+    if not np.isfinite(sums).all():
+        raise InputError(
+            f"The {what} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
+            f" of {len(blocks)} blocks.",
+            remedy="train again with a lower `learning_rate` or `precision: float32`",
+        )
+    return sums
+
+
+def _guess(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
+    import numpy as np
+
+    predicted = np.array([len(block.ids) - 1 for block in blocks], dtype=np.float64)
+    return np.stack([predicted * np.log(vocabulary), predicted / vocabulary], axis=1)
+
+
+def _by_document(
+    blocks: Sequence[Block], base: "NDArray[np.float64]", tuned: "NDArray[np.float64]"
+) -> list[DocumentSums]:
+    totals: dict[str, list[float]] = {}
+    groups: dict[str, str] = {}
+    for block, before, after in zip(blocks, base, tuned, strict=True):
+        groups[block.document] = block.group
+        row = (len(block.ids) - 1, before[0], before[1], after[0], after[1])
+        known = totals.setdefault(block.document, [0.0] * 5)
+        for place, value in enumerate(row):
+            known[place] += float(value)
+    return [
+        DocumentSums(name, groups[name], int(values[0]), values[1], values[2], values[3], values[4])
+        for name, values in sorted(totals.items())
+    ]
+
+
+def _vocabulary(tokenizer: Any) -> dict[str, int]:
+    return dict(tokenizer.get_vocab())
+
+
+def _same_tokenizer(tuned: Mapping[str, int], base: Mapping[str, int], base_name: str, run: str) -> None:
+    if tuned != base:
+        different = sum(1 for token, number in tuned.items() if base.get(token) != number)
+        raise InputError(
+            f"The run {run} and its base model {base_name} do not share a tokenizer"
+            f" ({len(tuned)} and {len(base)} tokens, {different} of the run's differ): their losses cannot be compared.",
+            remedy="evaluate the run against the base model it was trained from, with that model's tokenizer",
+        )
+
+
+def _prompts(blocks: Sequence[Block], tokenizer: Any, length: int) -> list[tuple[str, str]]:
+    """The beginnings of one block of each of a few groups (or of several blocks when there are few groups)."""
+    firsts: dict[str, Block] = {}
+    for block in blocks:
+        firsts.setdefault(block.group, block)
+    chosen = list(firsts.values())[:COMPLETIONS]
+    chosen += [block for block in blocks if all(block is not other for other in chosen)][: COMPLETIONS - len(chosen)]
+    tokens = min(PROMPT_TOKENS, length // 3)
+    prompts = [(block.group, tokenizer.decode(block.ids[:tokens], skip_special_tokens=True)) for block in chosen]
+    return [(group, prompt) for group, prompt in prompts if prompt.strip()]
+
+
+def _complete(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]]) -> list[str]:
+    from soldiom_ray.models.generate import Generator
+    from soldiom_ray.models.load import context_length
+
+    if not prompts:
+        return []
+    tokens = max(1, min(COMPLETION_TOKENS, context_length(model) // 3))
+    made = Generator(model, tokenizer).generate(
+        [prompt for _, prompt in prompts], max_new_tokens=tokens, temperature=0.0
+    )
+    return [one.text for one in made]

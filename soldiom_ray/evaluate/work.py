@@ -1,0 +1,84 @@
+"""Where the scoring runs: one Ray task with a whole node's CPUs when Ray is connected, else this process."""
+
+import os
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.errors import SoldiomError, UnavailableError
+from soldiom_ray.evaluate.score import Measured, score_run
+from soldiom_ray.records import Manifest
+from soldiom_ray.settings import Settings
+
+
+def measure(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measured:
+    """Score both models, reporting progress; a cancelled job also stops the Ray task."""
+    import ray
+
+    started = time.monotonic()
+    if ray.is_initialized():
+        measured = _on_ray(context, run, dataset, declared)
+    else:
+        measured = _follow(context, score_run(context.settings, context.artifacts, run, dataset, declared))
+    return replace(measured, seconds=round(time.monotonic() - started, 3))
+
+
+def _follow(context: Context, events: Iterable[tuple[float, str] | Measured]) -> Measured:
+    for event in events:
+        if isinstance(event, Measured):
+            return event
+        context.report(*event)
+    raise UnavailableError("The scoring ended without a result.", remedy="run the stage again")
+
+
+def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measured:
+    import ray
+
+    task = ray.remote(_score_task).options(num_returns="streaming", max_retries=2, **_whole_node())
+    references = task.remote(context.settings, run, dataset, declared)
+
+    def events() -> Iterable[tuple[float, str] | Measured]:
+        try:
+            for reference in references:
+                yield ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, SoldiomError):
+                raise error.cause from None
+            raise
+        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+            raise UnavailableError(
+                "The process that scored the models died, most likely for want of memory.",
+                remedy="lower `evaluate.max_tokens`, or free memory on the node",
+            ) from error
+
+    try:
+        return _follow(context, events())
+    except BaseException:
+        ray.cancel(references, force=True)
+        raise
+
+
+def _whole_node() -> dict[str, Any]:
+    """Ray options that take all CPUs of the largest node, and a GPU where a node has one."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    graphics = [node for node in nodes if node.get("GPU", 0) >= 1]
+    options: dict[str, Any] = {"num_cpus": int(max((node.get("CPU", 0) for node in graphics or nodes), default=0))}
+    return options | {"num_gpus": 1} if graphics else options
+
+
+def _score_task(
+    settings: Settings, run: Manifest, dataset: Manifest, declared: Evaluate
+) -> Iterable[tuple[float, str] | Measured]:
+    import ray
+    import torch
+
+    from soldiom_ray.storage import open_storage
+
+    assigned = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
+    torch.set_num_threads(max(1, min(assigned, os.cpu_count() or 1)))
+    yield from score_run(settings, Artifacts(open_storage(settings)), run, dataset, declared)

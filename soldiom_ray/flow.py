@@ -1,0 +1,374 @@
+"""The stages in order: run one, run all, resume. What `ray job submit` runs ends here.
+
+A stage whose artifact exists already costs nothing and is marked as reused, so running a recipe again goes on where
+it stopped. All states are written to the database as they change.
+"""
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray import compute, logs
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.db import datasets, jobs
+from soldiom_ray.db.engine import session
+from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.errors import CancelledError, InputError, SoldiomError
+from soldiom_ray.records import ENDED, Manifest, now
+from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.storage import open_storage
+
+STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
+BEAT_SECONDS = 2.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Made:
+    """What the stages have made so far."""
+
+    documents: list[Manifest] = field(default_factory=list)
+    dataset: Manifest | None = None
+    index: Manifest | None = None
+    run: Manifest | None = None
+    scores: Manifest | None = None
+    version: Manifest | None = None
+    model_id: str | None = None
+    endpoint: dict[str, Any] | None = None
+
+
+def declared_stages(recipe: Recipe) -> list[str]:
+    """The stages that a recipe names, in order."""
+    return [stage for stage in STAGES if _declaration(recipe, stage) is not None]
+
+
+def run_job(job_id: str) -> int:
+    """Run a job whose row is in the database; returns the process's exit code."""
+    settings = load_settings()
+    logs.start_logging()
+    logs.job_id.set(job_id)
+    with session(settings) as connection:
+        job = jobs.get(connection, job_id)
+        if job.status in ENDED:
+            return 0
+        recipe, tenant = validate_recipe(job.config, f"job {job_id}"), job.tenant
+        jobs.update(connection, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
+    pulse = Pulse(settings, job_id, declared_stages(recipe))
+    try:
+        compute.connect(settings)
+        signal.signal(signal.SIGTERM, lambda *_: pulse.cancelled.set())
+        result = _run_stages(settings, job_id, tenant, recipe, pulse)
+    except CancelledError:
+        return pulse.end("cancelled", 0)
+    except SoldiomError as error:
+        logger.error("job failed", extra={"data": {"error": str(error)}})
+        return pulse.end("failed", error.exit_code, error=str(error))
+    except Exception as error:
+        # The message may hold a user's text, so the row names the type only; the traceback stays in the job's log.
+        logger.exception("job failed unexpectedly")
+        what = f"{type(error).__name__} in stage {pulse.stage or 'start'}; `soldiom jobs logs {job_id}` has the details"
+        return pulse.end("failed", 1, error=what)
+    return pulse.end("completed", 0, progress=1.0, **result)
+
+
+class Pulse:
+    """The job's heart: writes progress to the database and learns there that the job was asked to stop."""
+
+    def __init__(self, settings: Settings, job_id: str, stages: Sequence[str]) -> None:
+        self.settings, self.job_id, self.stages = settings, job_id, list(stages)
+        self.stage, self.fraction, self.message = "", 0.0, ""
+        self.cancelled, self._stopped = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="pulse")
+        self._thread.start()
+
+    def report(self, fraction: float, message: str) -> None:
+        """Progress of the stage in hand. Raises CancelledError when the job was asked to stop."""
+        self.fraction, self.message = min(max(fraction, 0.0), 1.0), message
+        if self.cancelled.is_set():
+            raise CancelledError(f"Job {self.job_id} was cancelled.")
+
+    def begin(self, stage: str) -> None:
+        """The next stage starts."""
+        self.stage, self.fraction, self.message = stage, 0.0, ""
+        self._write()
+        self.report(0.0, "")
+
+    def end(self, status: str, exit_code: int, **values: Any) -> int:
+        """Stop beating and write the job's last state."""
+        self._stopped.set()
+        self._thread.join(timeout=10)
+        with session(self.settings) as connection:
+            if self.stage and status != "completed":
+                jobs.set_stage(connection, self.job_id, self.stage, status=status)
+            jobs.update(connection, self.job_id, status=status, completed_at=now(), **values)
+        logger.info("job ended", extra={"data": {"status": status}})
+        return exit_code
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(BEAT_SECONDS):
+            try:
+                self._write()
+            except SoldiomError as error:
+                logger.warning("heartbeat not written", extra={"data": {"error": error.what}})
+
+    def _write(self) -> None:
+        done = self.stages.index(self.stage) if self.stage in self.stages else 0
+        progress = (done + self.fraction) / max(len(self.stages), 1)
+        with session(self.settings) as connection:
+            if jobs.beat(connection, self.job_id, progress, self.stage, self.message):
+                self.cancelled.set()
+            if self.stage:
+                jobs.set_stage(
+                    connection, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message
+                )
+
+
+def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Pulse) -> dict[str, Any]:
+    context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant)
+    made = _given(context, recipe)
+    with session(settings) as connection:
+        for position, stage in enumerate(pulse.stages):
+            jobs.set_stage(connection, job_id, stage, position=position, status="pending")
+    for stage in pulse.stages:
+        logs.stage.set(stage)
+        with session(settings) as connection:
+            jobs.set_stage(connection, job_id, stage, status="running")
+        pulse.begin(stage)
+        began, started = now(), time.monotonic()
+        manifest = RUN[stage](context, recipe, made)
+        reused = manifest is not None and manifest.created_at < began
+        _record(context, recipe, stage, manifest)
+        seconds = round(time.monotonic() - started, 2)
+        with session(settings) as connection:
+            jobs.set_stage(
+                connection,
+                job_id,
+                stage,
+                status="completed",
+                progress=1.0,
+                message="",
+                seconds=seconds,
+                reused=reused,
+                artifact_id=manifest.id if manifest else None,
+                details=_stage_details(stage, manifest, made),
+            )
+        logger.info("stage done", extra={"data": {"seconds": seconds, "reused": reused}})
+    return {"metrics": made.scores.details if made.scores else {}, "result": _result(made)}
+
+
+def _given(context: Context, recipe: Recipe) -> Made:
+    """What the recipe names by id instead of making it."""
+    made = Made()
+    artifacts = context.artifacts
+    with session(context.settings) as connection:
+        for name in recipe.documents:
+            made.documents.append(artifacts.get(datasets.get(connection, name, context.tenant).artifact_id))
+        if recipe.dataset:
+            made.dataset = artifacts.get(datasets.get(connection, recipe.dataset, context.tenant).artifact_id)
+    if recipe.run:
+        made.run = artifacts.get(recipe.run)
+        made.dataset = made.dataset or artifacts.get(made.run.parents[0])
+    if recipe.version:
+        made.model_id = recipe.version
+    return made
+
+
+def _collect(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.collect import collect
+
+    made.documents = [collect(context, recipe.collect or ())]
+    return made.documents[0]
+
+
+def _prepare(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.prepare import prepare
+
+    made.dataset = prepare(context, made.documents, recipe.prepare)  # type: ignore[arg-type]
+    return made.dataset
+
+
+def _embed(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.embed import embed
+
+    made.index = embed(context, _need(made.dataset, "dataset"), recipe.embed)  # type: ignore[arg-type]
+    return made.index
+
+
+def _train(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.train import train
+
+    made.run = train(context, _need(made.dataset, "dataset"), recipe.train)  # type: ignore[arg-type]
+    return made.run
+
+
+def _evaluate(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.evaluate import evaluate
+
+    made.scores = evaluate(context, _need(made.run, "run"), _need(made.dataset, "dataset"), recipe.evaluate)  # type: ignore[arg-type]
+    return made.scores
+
+
+def _register(context: Context, recipe: Recipe, made: Made) -> Manifest:
+    from soldiom_ray.register import register
+
+    declared = recipe.register_
+    name = (declared.name if declared else None) or recipe.name
+    run, dataset = _need(made.run, "run"), _need(made.dataset, "dataset")
+    made.version = register(context, name, run, made.scores, dataset, declared)  # type: ignore[arg-type]
+    made.model_id = str(made.version.details["model_id"])
+    return made.version
+
+
+def _deploy(context: Context, recipe: Recipe, made: Made) -> None:
+    from soldiom_ray.deploy import deploy
+
+    if made.model_id is None:
+        raise InputError("Nothing to deploy: no version.", remedy="add `register:` or name a `version`")
+    made.endpoint = dict(deploy(context, made.model_id, recipe.deploy))  # type: ignore[arg-type]
+
+
+RUN: dict[str, Callable[[Context, Recipe, Made], Manifest | None]] = {
+    "collect": _collect,
+    "prepare": _prepare,
+    "embed": _embed,
+    "train": _train,
+    "evaluate": _evaluate,
+    "register": _register,
+    "deploy": _deploy,
+}
+
+
+def _need(manifest: Manifest | None, what: str) -> Manifest:
+    if manifest is None:
+        raise InputError(f"The recipe names no {what}.", remedy=f"add the stage that makes a {what}, or its id")
+    return manifest
+
+
+def _declaration(recipe: Recipe, stage: str) -> object:
+    return recipe.register_ if stage == "register" else getattr(recipe, stage)
+
+
+def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | None) -> None:
+    """Artifacts that users name by id get a row."""
+    kinds = {"collect": "documents", "prepare": "dataset", "embed": "index"}
+    if manifest is None or stage not in kinds:
+        return
+    names = {source.source for source in recipe.collect or ()}
+    source = "user" if "files" in names else next(iter(sorted(names)), "local")
+    with session(context.settings) as connection:
+        datasets.record(
+            connection, manifest, name=recipe.name, source=source, stage=kinds[stage], tenant=context.tenant
+        )
+
+
+def _stage_details(stage: str, manifest: Manifest | None, made: Made) -> dict[str, Any]:
+    if stage == "deploy":
+        return made.endpoint or {}
+    if manifest is None:
+        return {}
+    small = {key: value for key, value in manifest.details.items() if len(json.dumps(value, default=str)) < 2000}
+    return {"counts": manifest.counts, **small}
+
+
+def _result(made: Made) -> dict[str, Any]:
+    return {
+        "documents": [manifest.id for manifest in made.documents],
+        "dataset": made.dataset.id if made.dataset else None,
+        "index": made.index.id if made.index else None,
+        "run": made.run.id if made.run else None,
+        "scores": made.scores.id if made.scores else None,
+        "version": made.version.id if made.version else None,
+        "model_id": made.model_id,
+        "endpoint": made.endpoint,
+    }
+
+
+def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> int:
+    """What the scripts in jobs/ call: run a recipe, or one of its stages, as the Ray job this process is."""
+    parser = argparse.ArgumentParser(description=f"Run {'the whole workflow' if stage is None else 'stage ' + stage}.")
+    parser.add_argument("recipe", type=Path, help="a recipe file (YAML)")
+    for name, what in (
+        ("documents", "collected documents"),
+        ("dataset", "a dataset"),
+        ("run", "a run"),
+        ("version", "a model"),
+    ):
+        parser.add_argument(
+            f"--{name}", help=f"id of {what} made before", action="append" if name == "documents" else "store"
+        )
+    options = parser.parse_args(arguments)
+    try:
+        content = as_dict(load_recipe(options.recipe))
+        if stage is not None:
+            if stage not in content:
+                raise InputError(
+                    f"{options.recipe} has no heading `{stage}`.", remedy="add it, or run jobs/workflow.py"
+                )
+            content = {key: value for key, value in content.items() if key not in STAGES or key == stage}
+        content |= {k: v for k in ("documents", "dataset", "run", "version") if (v := getattr(options, k))}
+        recipe = validate_recipe(content, str(options.recipe))
+        settings = load_settings()
+        with session(settings) as connection:
+            job = jobs.create(
+                connection,
+                name=recipe.name,
+                kind=stage or "workflow",
+                config=as_dict(recipe),
+                base_model=recipe.train.base_model if recipe.train else None,
+                training_method=recipe.train.method if recipe.train else None,
+            )
+            jobs.update(connection, job.id, submission_id=_submission_id())
+            job_id = job.id
+    except SoldiomError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"job {job_id}", flush=True)
+    code = run_job(job_id)
+    with session(settings) as connection:
+        job = jobs.get(connection, job_id)
+        print(json.dumps(jobs.as_dict(job, jobs.stages(connection, job_id)), indent=2, default=str))
+    return code
+
+
+def restore() -> int:
+    """Serve again what was served before the services stopped; the exit code of the process."""
+    from soldiom_ray.deploy import restore as restore_models
+    from soldiom_ray.embed.serve import serve_search
+
+    settings = load_settings()
+    logs.start_logging()
+    compute.connect(settings)
+    with session(settings) as connection:
+        searchable = datasets.latest_index(connection, None) is not None
+    if searchable:
+        serve_search(settings)
+    restore_models(settings)
+    return 0
+
+
+def _submission_id() -> str | None:
+    """The id under which Ray knows this process as a job, when it is one."""
+    try:
+        config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
+        return str(config["metadata"]["job_submission_id"])
+    except (ValueError, KeyError):
+        return None
+
+
+if __name__ == "__main__":
+    # Run as `python -m soldiom_ray.flow JOB`: os._exit skips the slow teardown of libraries once the row is written.
+    code = restore() if sys.argv[1] == "--restore" else run_job(sys.argv[1])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,245 @@
+"""Hand a recipe to the cluster as a Ray job and record it; imports no torch.
+
+Our database says what state a job is in. Ray's own word is only asked to notice that a driver is gone.
+"""
+
+import logging
+import os
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from soldiom_ray import compute
+from soldiom_ray.db import datasets, deployments, jobs, models
+from soldiom_ray.db.engine import session
+from soldiom_ray.domains.recipes import as_dict
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
+from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
+from soldiom_ray.settings import Settings, job_environment, keep_secrets
+
+SILENT_SECONDS = 60.0
+"""A running job whose heart has not beaten for so long is looked up in Ray."""
+START_SECONDS = 20.0
+"""A pending job younger than this is left alone: its driver is still starting."""
+CANCEL_SECONDS = 30.0
+"""How long a cancelled job may take to write its checkpoint before its processes are ended."""
+
+logger = logging.getLogger(__name__)
+
+
+def launch_job(
+    settings: Settings,
+    recipe: Recipe,
+    *,
+    kind: str,
+    tenant: str = "default",
+    owner: str = "",
+    idempotency_key: str | None = None,
+) -> dict[str, Any]:
+    """Write the job's row and submit it. Returns the job as the API shows it.
+
+    The same idempotency key of one tenant gives the job it made the first time (ConflictError when the recipe
+    differs). UnavailableError when the database or Ray cannot be reached; the row then says `failed`.
+    """
+    keep_secrets(settings)
+    train = recipe.train
+    with session(settings) as connection:
+        job = jobs.create(
+            connection,
+            name=recipe.name,
+            kind=kind,
+            config=as_dict(recipe),
+            tenant=tenant,
+            owner=owner,
+            base_model=train.base_model if train else None,
+            training_method=train.method if train else None,
+            dataset_id=recipe.dataset,
+            idempotency_key=idempotency_key,
+        )
+        fresh = job.submission_id is None and job.status == "pending"
+        job_id = job.id
+        if fresh:
+            jobs.update(connection, job_id, submission_id=job_id)
+    if fresh:
+        _submit(settings, job_id, recipe.name, kind)
+    return show_job(settings, job_id, tenant)
+
+
+def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "default") -> dict[str, Any] | None:
+    """The unfinished job of the very same recipe, if there is one."""
+    reconcile(settings)
+    with session(settings) as connection:
+        job = jobs.active(connection, tenant, kind, recipe.name, as_dict(recipe))
+        return jobs.as_dict(job, jobs.stages(connection, job.id)) if job else None
+
+
+def show_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, Any]:
+    """The job as the API shows it, its stages included."""
+    with session(settings) as connection:
+        job = jobs.get(connection, job_id, tenant)
+        return jobs.as_dict(job, jobs.stages(connection, job.id))
+
+
+def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, Any]:
+    """Ask a job to stop. A job that has not begun ends at once; a running one first writes its checkpoint.
+
+    ConflictError when it has already ended.
+    """
+    with session(settings) as connection:
+        job = jobs.request_cancel(connection, job_id, tenant)
+        pending, submission = job.status == "pending", job.submission_id
+    if pending and submission:
+        _stop(settings, submission)
+        with session(settings) as connection:
+            if jobs.get(connection, job_id, tenant).status == "pending":
+                jobs.update(connection, job_id, status="cancelled", completed_at=now())
+    return show_job(settings, job_id, tenant)
+
+
+def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
+    """What the job's driver has printed so far."""
+    with session(settings) as connection:
+        submission = jobs.get(connection, job_id, tenant).submission_id
+    if not submission:
+        return ""
+    try:
+        return str(compute.job_client(settings).get_job_logs(submission))
+    except RuntimeError:
+        return ""
+
+
+def follow_logs(settings: Settings, job_id: str, tenant: str | None, poll_seconds: float = 1.0) -> Iterator[str]:
+    """Pieces of the log as they appear, until the job has ended."""
+    seen = 0
+    while True:
+        ended = show_job(settings, job_id, tenant)["status"] in ENDED
+        text = job_logs(settings, job_id, tenant)
+        if len(text) > seen:
+            yield text[seen:]
+            seen = len(text)
+        if ended:
+            return
+        time.sleep(poll_seconds)
+
+
+def wait_for_job(settings: Settings, job_id: str, poll_seconds: float = 0.5) -> Iterator[dict[str, Any]]:
+    """The job as it changes, the last time when it has ended. Notices a driver that died."""
+    looked = time.monotonic()
+    while True:
+        job = show_job(settings, job_id, None)
+        yield job
+        if job["status"] in ENDED:
+            return
+        if time.monotonic() - looked > 5:
+            reconcile(settings)
+            looked = time.monotonic()
+        time.sleep(poll_seconds)
+
+
+def reconcile(settings: Settings) -> None:
+    """End the rows of jobs whose processes are gone, and the processes of jobs that were asked to stop and did not."""
+    with session(settings) as connection:
+        quiet = [
+            (job.id, job.submission_id, job.status, job.cancel_requested, job.heartbeat_at or job.created_at)
+            for job in jobs.unfinished(connection)
+        ]
+    for job_id, submission, status, cancelling, last_sign in quiet:
+        silent = (now() - last_sign).total_seconds()
+        if silent < (START_SECONDS if status == "pending" else 5.0):
+            continue
+        state = _ray_state(settings, submission)
+        gone = state in ("SUCCEEDED", "FAILED", "STOPPED", "UNKNOWN")
+        if not gone and cancelling and silent > CANCEL_SECONDS and submission:
+            _stop(settings, submission)
+            gone = True
+        if gone and not (state == "UNKNOWN" and silent < SILENT_SECONDS):
+            _end(settings, job_id, cancelling, state)
+
+
+def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
+    """Stop serving a model. ConflictError when it is not served."""
+    with session(settings) as connection:
+        model = models.get(connection, model_id, tenant)
+        if not model.deployed:
+            raise ConflictError(f"Model {model.id} is not deployed.", remedy="`soldiom models list` shows what is")
+        found = model.id
+    compute.connect(settings)
+    from ray import serve
+
+    serve.delete(application_name(found))
+    with session(settings) as connection:
+        deployments.set_state(connection, found, "stopped")
+
+
+def restore_endpoints(settings: Settings) -> int:
+    """Begin to serve again, in the background, what was served when the services stopped; how many endpoints lack."""
+    with session(settings) as connection:
+        wanted = [application_name(row.model_id) for row in deployments.running(connection)]
+        if datasets.latest_index(connection, None):
+            wanted.append(SEARCH_APPLICATION)
+    missing = set(wanted) - compute.running_applications(settings) if wanted else set()
+    if missing:
+        compute.job_client(settings).submit_job(
+            entrypoint=f"{_python(settings)} -m soldiom_ray.flow --restore",
+            runtime_env={"env_vars": job_environment(settings)},
+            metadata={"name": "restore endpoints", "kind": "restore"},
+        )
+    return len(missing)
+
+
+def _end(settings: Settings, job_id: str, cancelling: bool, state: str) -> None:
+    with session(settings) as connection:
+        if jobs.get(connection, job_id).status in ENDED:
+            return
+        if cancelling:
+            jobs.update(connection, job_id, status="cancelled", completed_at=now())
+        else:
+            error = (
+                f"The job's process ended without a word (Ray says {state.lower()})."
+                " What was finished is kept. Remedy: start the same job again; it goes on where this one stopped"
+            )
+            jobs.update(connection, job_id, status="failed", completed_at=now(), error=error)
+    logger.warning("job ended by reconciliation", extra={"data": {"job": job_id, "ray": state}})
+
+
+def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
+    environment = job_environment(settings) | {"RAY_JOB_STOP_WAIT_TIME_S": str(int(CANCEL_SECONDS))}
+    try:
+        compute.job_client(settings).submit_job(
+            entrypoint=f"{_python(settings)} -m soldiom_ray.flow {job_id}",
+            submission_id=job_id,
+            runtime_env={"env_vars": environment},
+            metadata={"name": name, "kind": kind},
+        )
+    except Exception as error:
+        with session(settings) as connection:
+            jobs.update(connection, job_id, status="failed", completed_at=now(), error="Ray did not take the job.")
+        if isinstance(error, SoldiomError):
+            raise
+        raise UnavailableError(
+            f"Ray did not take job {job_id}: {type(error).__name__}.", remedy="run `soldiom status`, then `soldiom up`"
+        ) from error
+
+
+def _python(settings: Settings) -> str:
+    """The interpreter of this machine where Ray runs on this machine; elsewhere the image's own."""
+    return shlex.quote(sys.executable) if "ray" not in settings.external else "python"
+
+
+def _ray_state(settings: Settings, submission: str | None) -> str:
+    if not submission:
+        return "UNKNOWN"
+    try:
+        return str(compute.job_client(settings).get_job_status(submission).value)
+    except RuntimeError:
+        return "UNKNOWN"
+
+
+def _stop(settings: Settings, submission: str) -> None:
+    try:
+        compute.job_client(settings).stop_job(submission)
+    except RuntimeError:
+        logger.info("Ray knows no such job", extra={"data": {"job": submission, "pid": os.getpid()}})

@@ -1,0 +1,131 @@
+"""The loss of a causal language model without ever holding the logits of all positions.
+
+The logits of a small model are its largest tensor. Here the hidden states of the last layer meet the output matrix a
+thousand positions at a time, and the gradients of that last step are made in the same pass.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CHUNK_POSITIONS = 1024
+UNSCORED = -100
+"""A label that is not scored."""
+
+
+class CausalLoss(nn.Module):
+    """Token ids and labels -> the summed loss (float32). Labels are already shifted: `labels[i]` follows `ids[i]`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.chunked = _is_chunkable(model)
+
+    def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
+        if not self.chunked:
+            logits = logits_of(self.model, ids)
+            return functional.cross_entropy(
+                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNSCORED, reduction="sum"
+            )
+        hidden = hidden_states(self.model, ids)
+        head: Any = _plain(self.model).get_output_embeddings()
+        kind = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else hidden.dtype
+        with torch.autocast(ids.device.type, enabled=False):
+            hidden, weight = hidden.flatten(0, 1).to(kind), head.weight.to(kind)
+            bias = None if head.bias is None else head.bias.to(kind)
+            total: Tensor = _ChunkedLoss.apply(hidden, weight, bias, labels.flatten())  # type: ignore[no-untyped-call]
+        return total
+
+
+def hidden_states(model: Any, ids: Tensor) -> Tensor:
+    """The last layer's output at each id, [batch, positions, width]; virtual tokens of a tuned prompt are left out."""
+    plain = _plain(model)
+    decoder = getattr(plain, plain.base_model_prefix)
+    if virtual := virtual_tokens(model):
+        embedded = model.word_embeddings(ids)
+        prompts = model.get_prompt(batch_size=len(ids)).to(embedded.dtype)
+        states = decoder(inputs_embeds=torch.cat((prompts, embedded), dim=1), use_cache=False)[0][:, virtual:]
+    else:
+        states = decoder(input_ids=ids, use_cache=False)[0]
+    result: Tensor = states
+    return result
+
+
+def logits_of(model: Any, ids: Tensor) -> Tensor:
+    """The model's own logits at each id, for architectures that do more than one matrix product at their end."""
+    logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    return logits[:, virtual_tokens(model) :]
+
+
+def virtual_tokens(model: Any) -> int:
+    """How many positions a tuned prompt takes; 0 for other models."""
+    config = getattr(model, "active_peft_config", None)
+    return int(getattr(config, "num_virtual_tokens", 0) or 0)
+
+
+def _plain(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _is_chunkable(model: Any) -> bool:
+    """Whether the model's logits are its hidden states times its output matrix, seen on a few tokens: some
+    architectures scale or cap them, and an adapter may sit on the output layer."""
+    plain = _plain(model)
+    head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
+    if type(head) is not nn.Linear or not getattr(plain, "base_model_prefix", ""):
+        return False
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            ids = torch.arange(1, 9, device=head.weight.device)[None] % head.weight.shape[0]
+            expected = logits_of(model, ids).float()
+            found = head(hidden_states(model, ids).to(head.weight.dtype)).float()
+            return bool(torch.allclose(found, expected, rtol=1e-2, atol=1e-2))
+    finally:
+        model.train(training)
+
+
+class _ChunkedLoss(torch.autograd.Function):
+    """Cross-entropy of `hidden @ weight.T + bias`, summed. The forward pass makes the gradients too (softmax minus the
+    one-hot label), so no logits are kept or made twice."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor) -> Tensor:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        hidden_gradient = torch.empty_like(hidden) if needs_hidden else None
+        weight_gradient = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
+        bias_gradient = torch.zeros_like(bias, dtype=torch.float32) if needs_bias and bias is not None else None
+        for start in range(0, len(hidden), CHUNK_POSITIONS):
+            part = slice(start, start + CHUNK_POSITIONS)
+            logits = functional.linear(hidden[part], weight, bias).float()
+            scored = labels[part] != UNSCORED
+            wanted = labels[part].clamp_min(0)[:, None]
+            logs = logits.log_softmax(-1)
+            total -= (logs.gather(1, wanted)[:, 0] * scored).sum()
+            if not (needs_hidden or needs_weight):
+                continue
+            gradient = logs.exp_()
+            gradient.scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=gradient.dtype))
+            gradient = (gradient * scored[:, None]).to(hidden.dtype) if not scored.all() else gradient.to(hidden.dtype)
+            if hidden_gradient is not None:
+                torch.mm(gradient, weight, out=hidden_gradient[part])
+            if weight_gradient is not None:
+                weight_gradient += gradient.t() @ hidden[part]
+            if bias_gradient is not None:
+                bias_gradient += gradient.float().sum(0)
+        kind = weight.dtype
+        ctx.save_for_backward(
+            hidden_gradient,
+            None if weight_gradient is None else weight_gradient.to(kind),
+            None if bias_gradient is None else bias_gradient.to(kind),
+        )
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+        hidden, weight, bias = (None if g is None else g * outer[0].to(g.dtype) for g in ctx.saved_tensors)
+        return hidden, weight, bias, None

@@ -1,0 +1,187 @@
+"""Where the services of one home listen: chosen once, remembered in `run/addresses.json`, chosen anew when taken."""
+
+import hashlib
+import json
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from soldiom_ray.errors import ConflictError, UnavailableError
+from soldiom_ray.services.processes import listeners, write_json
+from soldiom_ray.settings import Settings
+
+SOCKET_PATH_BYTES = 107
+"""Longest path of a Unix socket on Linux (sun_path of 108 bytes with its end)."""
+
+BLOCK, FIRST_BLOCK, LAST_BLOCK = 1000, 20000, 31000
+"""Ray's internal ports of one home are one block of ports below the range that Linux gives to outgoing connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """The ports of one home. `ray_block` is the first port of Ray's block; `node_ip` is known once Ray runs."""
+
+    chroma_port: int = 8001
+    mlflow_port: int = 5000
+    gcs_port: int = 6379
+    dashboard_port: int = 8265
+    ray_block: int = FIRST_BLOCK
+    node_ip: str = "127.0.0.1"
+
+    @property
+    def chroma(self) -> str:
+        return f"http://127.0.0.1:{self.chroma_port}"
+
+    @property
+    def mlflow(self) -> str:
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def dashboard(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard_port}"
+
+    @property
+    def ray(self) -> str:
+        return f"{self.node_ip}:{self.gcs_port}"
+
+
+def remembered(settings: Settings) -> Addresses | None:
+    """What an earlier `up` chose, or None."""
+    try:
+        known = json.loads(_path(settings).read_text())
+        node_ip, _, gcs_port = str(known["ray"]).rpartition(":")
+        return Addresses(
+            chroma_port=urlsplit(known["chroma"]).port or 0,
+            mlflow_port=urlsplit(known["mlflow"]).port or 0,
+            dashboard_port=urlsplit(known["dashboard"]).port or 0,
+            gcs_port=int(gcs_port),
+            node_ip=node_ip,
+            ray_block=int(known["ray_block"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def remember(settings: Settings, addresses: Addresses) -> None:
+    """Write the addresses down where `load_settings` finds them."""
+    write_json(
+        _path(settings),
+        {
+            "postgres": database_url(settings),
+            "chroma": addresses.chroma,
+            "mlflow": addresses.mlflow,
+            "ray": addresses.ray,
+            "dashboard": addresses.dashboard,
+            "api_host": settings.api_host,
+            "api_port": settings.api_port,
+            "ray_block": addresses.ray_block,
+        },
+    )
+
+
+def choose(settings: Settings, running: Callable[[str], bool]) -> Addresses:
+    """The remembered addresses, with a free port in place of each one that another program has taken meanwhile."""
+    known = remembered(settings)
+    addresses = known or Addresses()
+    given: set[int] = {settings.api_port}
+
+    def port(service: str, preferred: int) -> int:
+        chosen = preferred
+        if not (known and running(service)):
+            while chosen in given or not is_free(chosen):
+                chosen += 1
+        given.add(chosen)
+        return chosen
+
+    addresses = replace(
+        addresses,
+        dashboard_port=port("ray", addresses.dashboard_port),
+        gcs_port=port("ray", addresses.gcs_port),
+        mlflow_port=port("mlflow", addresses.mlflow_port),
+        chroma_port=port("chroma", addresses.chroma_port),
+    )
+    if not (known and running("ray")):
+        addresses = replace(addresses, ray_block=_free_block(addresses.ray_block))
+    return addresses
+
+
+def is_free(port: int) -> bool:
+    """True when no program listens on this TCP port, on any interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
+def check_api_port(settings: Settings, own: set[int]) -> None:
+    """The API's port is a promise, so it is never replaced: ConflictError when a process that is not ours has it."""
+    if is_free(settings.api_port):
+        return
+    others = [(pid, name) for pid, name in listeners(settings.api_port) if pid not in own]
+    if not others:
+        return
+    pid, name = others[0]
+    who = f"process {pid} ({name})" if pid else "a process of another user"
+    raise ConflictError(
+        f"Port {settings.api_port} of the API is in use by {who}.",
+        remedy=f"stop it, or choose another port: SOLDIOM_API_PORT={_next_free(settings.api_port)} soldiom up",
+    )
+
+
+def socket_folder(settings: Settings, name: str, needed: int) -> Path:
+    """A folder for Unix sockets: `$SOLDIOM_HOME/<name>` when a path of `needed` more bytes fits into a socket address
+    there, else one of this home's own below /tmp that only its owner can enter."""
+    folder = settings.home / name
+    if len(os.fsencode(folder)) + needed <= SOCKET_PATH_BYTES:
+        return folder
+    digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
+    short = Path(f"/tmp/soldiom-{digest}")  # noqa: S108 - owner and mode are checked below
+    short.mkdir(mode=0o711, exist_ok=True)
+    found = short.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o066:
+        raise UnavailableError(
+            f"{short} exists and is not a private folder of this user, so sockets cannot be put there.",
+            remedy=f"remove it, or use a shorter SOLDIOM_HOME than {str(settings.home)!r}",
+        )
+    return short / name
+
+
+def postgres_sockets(settings: Settings) -> Path:
+    """The folder of PostgreSQL's socket; whoever may enter it may use the databases."""
+    return socket_folder(settings, "postgres", len("/.s.PGSQL.5432.lock"))
+
+
+def database_url(settings: Settings, database: str = "soldiom") -> str:
+    """SQLAlchemy URL of a database of the home's own PostgreSQL."""
+    return f"postgresql+psycopg://postgres@/{database}?host={quote(str(postgres_sockets(settings)))}"
+
+
+def _path(settings: Settings) -> Path:
+    return settings.run_folder / "addresses.json"
+
+
+def _next_free(port: int) -> int:
+    return next(candidate for candidate in range(port + 1, 65536) if is_free(candidate))
+
+
+def _free_block(preferred: int) -> int:
+    """First port of a block in which nobody listens, starting the search at the preferred one."""
+    import psutil
+
+    busy = {connection.laddr.port // BLOCK * BLOCK for connection in psutil.net_connections("tcp") if connection.status == psutil.CONN_LISTEN}
+    blocks = list(range(FIRST_BLOCK, LAST_BLOCK + 1, BLOCK))
+    start = blocks.index(preferred) if preferred in blocks else 0
+    for block in blocks[start:] + blocks[:start]:
+        if block not in busy:
+            return block
+    raise UnavailableError(
+        f"No block of {BLOCK} ports between {FIRST_BLOCK} and {LAST_BLOCK + BLOCK} is free for Ray.",
+        remedy="stop another home with `SOLDIOM_HOME=... soldiom down`",
+    )

@@ -1,0 +1,33 @@
+"""The home's own Chroma: the Rust server, which has no authentication and therefore listens on loopback only."""
+
+import signal
+import sys
+from pathlib import Path
+
+from soldiom_ray.services import processes
+from soldiom_ray.services.addresses import Addresses
+from soldiom_ray.services.http import get
+from soldiom_ray.settings import Settings
+
+NAME = "chroma"
+TIMEOUT_SECONDS = 45.0
+STOP_SIGNAL = signal.SIGTERM
+
+
+def start(settings: Settings, addresses: Addresses) -> None:
+    """Start the server on `$SOLDIOM_HOME/chroma`."""
+    data = settings.home / "chroma"
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1"]
+    command += ["--port", str(addresses.chroma_port), "--path", str(data)]
+    environment = processes.service_environment(settings, NAME, {"ANONYMIZED_TELEMETRY": "FALSE"})
+    processes.spawn(settings, NAME, command, environment)
+
+
+def probe(settings: Settings, addresses: Addresses) -> str:
+    """"" when the server answers, else what is wrong."""
+    return get(f"{settings.chroma_url if NAME in settings.external else addresses.chroma}/api/v2/heartbeat").problem
+
+
+def url(settings: Settings, addresses: Addresses) -> str:
+    return addresses.chroma

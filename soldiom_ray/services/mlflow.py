@@ -1,0 +1,44 @@
+"""The home's own MLflow server: records in PostgreSQL's database `mlflow`, files in `$SOLDIOM_HOME/mlflow`."""
+
+import signal
+import sys
+
+from soldiom_ray.services import processes
+from soldiom_ray.services.addresses import Addresses, database_url
+from soldiom_ray.services.http import get
+from soldiom_ray.settings import Settings
+
+NAME = "mlflow"
+TIMEOUT_SECONDS = 90.0
+STOP_SIGNAL = signal.SIGTERM
+
+
+def start(settings: Settings, addresses: Addresses) -> None:
+    """Start the server with one worker. Only loopback names are accepted as Host: MLflow's own list lets
+    `10.evil.com` pass as a private address (3.17)."""
+    files = settings.home / "mlflow"
+    files.mkdir(mode=0o700, parents=True, exist_ok=True)
+    port = addresses.mlflow_port
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", database_url(settings, "mlflow"), "--artifacts-destination", files.as_uri()]
+    environment = processes.service_environment(
+        settings,
+        NAME,
+        {
+            "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port},localhost:{port}",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        },
+    )
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    processes.spawn(settings, NAME, command, environment)
+
+
+def probe(settings: Settings, addresses: Addresses) -> str:
+    """"" when the server answers, else what is wrong."""
+    return get(f"{settings.mlflow_url if NAME in settings.external else addresses.mlflow}/health").problem
+
+
+def url(settings: Settings, addresses: Addresses) -> str:
+    return addresses.mlflow

