@@ -92,8 +92,14 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"(the )?apache( software)?( license)?[ ,-]*(v|version)?[ -]*(2(\.0)?)?( license)?", "Apache-2.0"),
     (r"asl[ -]?2(\.0)?", "Apache-2.0"),
     (r"(the )?mit([ -]license)?|expat", "MIT"),
-    (r"(new|modified|revised|3[- ]clause)[ -]bsd( license)?|bsd[ -]3([ -]clause)?( license)?|(the )?bsd 3-clause.*", "BSD-3-Clause"),
-    (r"(simplified|2[- ]clause)[ -]bsd( license)?|bsd[ -]2([ -]clause)?( license)?|(the )?bsd 2-clause.*", "BSD-2-Clause"),
+    (
+        r"(new|modified|revised|3[- ]clause)[ -]bsd( license)?|bsd[ -]3([ -]clause)?( license)?|(the )?bsd 3-clause.*",
+        "BSD-3-Clause",
+    ),
+    (
+        r"(simplified|2[- ]clause)[ -]bsd( license)?|bsd[ -]2([ -]clause)?( license)?|(the )?bsd 2-clause.*",
+        "BSD-2-Clause",
+    ),
     (r"(the )?bsd([ -](style|like))?( license)?", "LicenseRef-BSD"),
     (r"mpl[ -]?(v|version)?[ ]?2(\.0)?|mozilla public license.*2(\.0)?.*", "MPL-2.0"),
     (r"(psf|python software foundation)( license)?.*|psfl", "PSF-2.0"),
@@ -104,6 +110,7 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"boost.*1\.0|bsl-1\.0", "BSL-1.0"),
     (r"openrail(\+\+)?|(creativeml-|bigscience-|bigcode-)?openrail-?m?", "LicenseRef-OpenRAIL"),
     (r"gemma", "LicenseRef-Gemma"),
+    (r"odc-by", "ODC-By-1.0"),
     (r"llama-?([23](\.[123])?)", "LicenseRef-Llama-{1}"),
     (r"other", "LicenseRef-Other"),
     (r"(all rights reserved|proprietary|commercial).*", "LicenseRef-Proprietary"),
@@ -159,7 +166,11 @@ def from_metadata(metadata: PackageMetadata, texts: Sequence[str] = ()) -> str:
         return declared
     field = _field(metadata, "License").strip()
     named = from_name(field) if len(field) <= 60 else from_text(field)
-    classifiers = [str(line).rpartition("::")[2].strip().lower() for line in metadata.get_all("Classifier") or () if "License ::" in line]
+    classifiers = [
+        str(line).rpartition("::")[2].strip().lower()
+        for line in metadata.get_all("Classifier") or ()
+        if "License ::" in line
+    ]
     classified = combine(_CLASSIFIERS[name] for name in classifiers if name in _CLASSIFIERS)
     read = next((found for text in texts if (found := from_text(text))), "")
     for found in (named, classified):

@@ -35,10 +35,14 @@ class Home:
 
     @property
     def environ(self) -> dict[str, str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SOLDIOM_", "MLFLOW_"))}
+        kept = {
+            name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SOLDIOM_", "MLFLOW_"))
+        }
         return kept | {"SOLDIOM_HOME": str(self.folder), "OMP_NUM_THREADS": "2"} | self.variables
 
-    def run(self, *arguments: str, code: int | None = 0, timeout: float = 400, **variables: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, code: int | None = 0, timeout: float = 400, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
         """`soldiom …` as a process; its exit code must be `code`."""
         done = subprocess.run(
             [str(Path(sys.executable).with_name("soldiom")), *arguments],
@@ -89,7 +93,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with real Python source: some modules of installed packages, one folder per package."""
     root = tmp_path_factory.mktemp("sources")
     for package in ("peft", "accelerate", "huggingface_hub", "rich", "typer", "alembic"):
-        where = Path(sys.prefix) / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages" / package
+        where = (
+            Path(sys.prefix)
+            / "lib"
+            / f"python{sys.version_info.major}.{sys.version_info.minor}"
+            / "site-packages"
+            / package
+        )
         files = sorted(path for path in where.rglob("*.py") if 2_000 < path.stat().st_size < 20_000)[:12]
         for number, path in enumerate(files):
             target = root / package / f"{number:02d}_{path.name}"

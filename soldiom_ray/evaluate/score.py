@@ -243,7 +243,7 @@ def _same_tokenizer(tuned: Mapping[str, int], base: Mapping[str, int], base_name
         different = sum(1 for token, number in tuned.items() if base.get(token) != number)
         raise InputError(
             f"The run {run} and its base model {base_name} do not share a tokenizer"
-            f" ({len(tuned)} and {len(base)} tokens, {different} of the run's differ): their losses cannot be compared.",
+            f" ({len(tuned)} and {len(base)} tokens, {different} of the run's differ); their losses do not compare.",
             remedy="evaluate the run against the base model it was trained from, with that model's tokenizer",
         )
 

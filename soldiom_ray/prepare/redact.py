@@ -58,8 +58,7 @@ AFTER_AT = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?\.)+([
 BEFORE_AT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+%-]{0,62}[A-Za-z0-9_+%-])?\Z")
 LONG_DOMAINS = frozenset(
     ("com", "org", "net", "edu", "gov", "mil", "int", "info", "biz", "name", "dev", "app", "cloud", "tech", "online")
-    + ("site", "ai", "example", "test", "email", "company", "solutions")
-)
+) | frozenset(("site", "ai", "example", "test", "email", "company", "solutions"))
 
 IPV4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w\-]|\.\w)")
 IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])")

@@ -175,7 +175,11 @@ def _free_block(preferred: int) -> int:
     """First port of a block in which nobody listens, starting the search at the preferred one."""
     import psutil
 
-    busy = {connection.laddr.port // BLOCK * BLOCK for connection in psutil.net_connections("tcp") if connection.status == psutil.CONN_LISTEN}
+    busy = {
+        connection.laddr.port // BLOCK * BLOCK
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
     blocks = list(range(FIRST_BLOCK, LAST_BLOCK + 1, BLOCK))
     start = blocks.index(preferred) if preferred in blocks else 0
     for block in blocks[start:] + blocks[:start]:

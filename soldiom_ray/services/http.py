@@ -23,11 +23,15 @@ def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: flo
     try:
         if parts.scheme == "https":
             context = ssl._create_unverified_context()  # noqa: S323
-            connection = http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=timeout_seconds, context=context)
+            connection = http.client.HTTPSConnection(
+                parts.hostname or "", parts.port, timeout=timeout_seconds, context=context
+            )
         else:
             connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout_seconds)
         try:
-            connection.request("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=dict(headers or {}))
+            connection.request(
+                "GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers=dict(headers or {})
+            )
             status = connection.getresponse().status
         finally:
             connection.close()

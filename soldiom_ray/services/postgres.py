@@ -46,12 +46,22 @@ def start(settings: Settings, addresses: Addresses) -> None:
     if not (data / "PG_VERSION").exists():
         _make_data(settings, data, environment, owner)
     (data / "postmaster.pid").unlink(missing_ok=True)  # no process of this folder runs any more: see processes.stop
-    command = [str(_binary("postgres")), "-D", str(data), "-k", str(sockets), "-c", "listen_addresses=", "-c", "unix_socket_permissions=0700"]
+    command = [
+        str(_binary("postgres")),
+        "-D",
+        str(data),
+        "-k",
+        str(sockets),
+        "-c",
+        "listen_addresses=",
+        "-c",
+        "unix_socket_permissions=0700",
+    ]
     processes.spawn(settings, NAME, command, environment, owner=owner)
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """"" when the server answers, else what is wrong. Databases that are missing are made."""
+    """ "" when the server answers, else what is wrong. Databases that are missing are made."""
     import psycopg
 
     try:
@@ -59,7 +69,7 @@ def probe(settings: Settings, addresses: Addresses) -> str:
             found = {row[0] for row in connection.execute("select datname from pg_database").fetchall()}
             for name in DATABASES:
                 if name not in found:
-                    connection.execute(f'create database "{name}"')  # type: ignore[call-overload]
+                    connection.execute(f'create database "{name}"')
     except psycopg.Error as error:
         return str(error).strip().splitlines()[-1]
     return ""
@@ -76,10 +86,25 @@ def _dsn(settings: Settings, database: str) -> str:
 def _make_data(settings: Settings, data: Path, environment: dict[str, str], owner: tuple[int, int] | None) -> None:
     for left in data.iterdir():  # of an initdb that was cut short
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    command = [str(_binary("initdb")), "--auth=trust", "--encoding=utf8", "--locale=C.UTF-8", "--username=postgres", "-D", str(data)]
+    command = [
+        str(_binary("initdb")),
+        "--auth=trust",
+        "--encoding=utf8",
+        "--locale=C.UTF-8",
+        "--username=postgres",
+        "-D",
+        str(data),
+    ]
     user, group = owner or (None, None)
     done = subprocess.run(
-        command, env=environment, cwd="/", capture_output=True, text=True, user=user, group=group, extra_groups=[] if owner else None
+        command,
+        env=environment,
+        cwd="/",
+        capture_output=True,
+        text=True,
+        user=user,
+        group=group,
+        extra_groups=[] if owner else None,
     )
     log = processes.log_path(settings, NAME)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -46,7 +46,12 @@ def service_environment(settings: Settings, name: str, extra: Mapping[str, str])
 
 
 def spawn(
-    settings: Settings, name: str, command: Sequence[str], environment: Mapping[str, str], *, owner: tuple[int, int] | None = None
+    settings: Settings,
+    name: str,
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    owner: tuple[int, int] | None = None,
 ) -> "subprocess.Popen[bytes]":
     """Start a service in a session of its own, its output appended to `logs/<name>.log`, and write it down.
 
@@ -127,7 +132,14 @@ def family(settings: Settings, name: str, folder: Path | None = None) -> set[int
     return found - _ancestry(parents)
 
 
-def stop(settings: Settings, name: str, *, folder: Path | None = None, gently: signal.Signals = signal.SIGTERM, patience_seconds: float = 10.0) -> int:
+def stop(
+    settings: Settings,
+    name: str,
+    *,
+    folder: Path | None = None,
+    gently: signal.Signals = signal.SIGTERM,
+    patience_seconds: float = 10.0,
+) -> int:
     """Stop every process of a service, the first one first and with `gently`; what does not end is killed.
     Returns how many there were."""
     record = read_record(settings, name)

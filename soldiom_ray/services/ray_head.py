@@ -76,11 +76,13 @@ def start(settings: Settings, addresses: Addresses) -> None:
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    processes.spawn(settings, NAME, command, processes.service_environment(settings, NAME, _environment(settings, block)))
+    processes.spawn(
+        settings, NAME, command, processes.service_environment(settings, NAME, _environment(settings, block))
+    )
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """"" when the head takes jobs, with the token only; else what is wrong."""
+    """ "" when the head takes jobs, with the token only; else what is wrong."""
     if NAME in settings.external:
         return "" if not (settings.ray_address or "").startswith("http") else _http_problem(settings.ray_address or "")
     if not _current(settings).exists():
@@ -157,5 +159,6 @@ def _installed() -> None:
         version("ray")
     except PackageNotFoundError:
         raise UnavailableError(
-            "The package ray is not installed.", remedy="pip install 'soldiom[cluster]', or set RAY_ADDRESS to a cluster of your own"
+            "The package ray is not installed.",
+            remedy="pip install 'soldiom[cluster]', or set RAY_ADDRESS to a cluster of your own",
         ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.tokens import encode_documents
-from soldiom_ray.records import Manifest
+from soldiom_ray.records import FileEntry, Manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, tokenizer_
                     report(min(1.0, seen / samples), f"tokenising: {seen} documents, {sum(counts.values()):,} tokens")
             file.flush()
             written = artifacts.storage.write_file(f"{draft.prefix}/{split}.bin", Path(file.name))
-            draft._add(f"{split}.bin", written.size_bytes, written.sha256)
+            draft.add([FileEntry(name=f"{split}.bin", size_bytes=written.size_bytes, sha256=written.sha256)])
         if split == TRAIN and counts[TRAIN] < 2:
             raise InputError(
                 f"Dataset {dataset.id} holds no text in its train split ({dataset.counts.get(TRAIN, 0)} samples).",

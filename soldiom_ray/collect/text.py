@@ -1,0 +1,79 @@
+"""Bytes of one file become text, or a named outcome."""
+
+import codecs
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+class LeftOut(Exception):  # noqa: N818
+    """A file that makes no document: the outcome it is counted under, and why. It never leaves the stage."""
+
+    def __init__(self, outcome: str, why: str = "") -> None:
+        super().__init__(outcome, why)
+        self.outcome = outcome
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A text and the encoding it was in."""
+
+    text: str
+    encoding: str
+
+
+def decode(data: bytes) -> str:
+    """UTF-8, or what a byte order mark or a Python coding line says. Raises LeftOut: empty, binary, undecodable."""
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            return _decoded(data, encoding)
+    if b"\0" in data[:8192]:
+        raise LeftOut("binary", "holds NUL bytes")
+    coding = re.match(rb"(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([-\w.]+)", data[:512])
+    return _decoded(data, coding[1].decode() if coding else "utf-8")
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    try:
+        text = data.decode(encoding)
+    except LookupError as error:
+        raise LeftOut("undecodable", f"the encoding {encoding!r} is not known") from error
+    except UnicodeDecodeError as error:
+        raise LeftOut("undecodable", f"byte {error.start} is not {encoding}") from error
+    if not text.strip():
+        raise LeftOut("empty")
+    return text
+
+
+def notebook_text(data: bytes) -> str:
+    """Code and prose of a Jupyter notebook, in order, as a Python file: prose as comments, without outputs. Shell and
+    magic lines become comments too, so that the result stays Python."""
+    try:
+        notebook: Any = json.loads(decode(data))
+        cells = notebook["cells"] if "cells" in notebook else [c for sheet in notebook["worksheets"] for c in sheet["cells"]]
+        parts = [part for cell in cells if (part := _cell(cell))]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise LeftOut("damaged", "not a notebook") from error
+    if not parts:
+        raise LeftOut("empty", "no cell holds text")
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    source = cell.get("source", cell.get("input", ""))
+    text = ("".join(source) if isinstance(source, list) else str(source)).strip("\n")
+    if not text.strip():
+        return ""
+    if cell.get("cell_type") == "code":
+        return "\n".join(f"# {line}" if re.match(r"\s*[%!]", line) else line for line in text.split("\n"))
+    return "\n".join(f"# {line}".rstrip() for line in text.split("\n"))

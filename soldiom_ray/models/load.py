@@ -1,0 +1,224 @@
+"""A model by its name: `builtin/tiny`, a folder, a run of ours, or a repository of the Hugging Face Hub.
+
+Only safetensors weights and plain JSON are read. A folder that brings code or pickled weights is refused, and remote
+code is never trusted.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, prefix_of
+from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
+from soldiom_ray.records import Manifest
+from soldiom_ray.settings import Settings
+
+BUILTIN = Path(__file__).parent / "builtin"
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "LICENSE*", "README.md"]
+CODE_KEYS = ("auto_map", "trust_remote_code")
+
+
+@contextmanager
+def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> Iterator[Path]:
+    """The local folder of a model's weights, configuration and tokenizer, checked. Do not write into it.
+
+    `name` is `builtin/<name>`, a folder, the id of a run (method full), or a hub id, `@revision` allowed.
+    InputError for a model that is not there: it names what was tried."""
+    with ExitStack() as stack:
+        if name.startswith("builtin/"):
+            folder = BUILTIN / name.removeprefix("builtin/")
+            if not (folder / "config.json").is_file():
+                known = ", ".join(sorted(f"builtin/{path.parent.name}" for path in BUILTIN.glob("*/config.json")))
+                raise InputError(f"The base model {name!r} does not come with Soldiom; it brings: {known or 'none'}.", remedy=_REMEDY)
+        elif name.startswith("run-"):
+            folder = stack.enter_context(_run_folder(artifacts, name))
+        elif Path(name).expanduser().is_dir():
+            folder = Path(name).expanduser()
+            if not (folder / "config.json").is_file():
+                raise InputError(f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=_REMEDY)
+        else:
+            folder = _download(settings, name)
+        check_folder(folder, name)
+        yield folder
+
+
+_REMEDY = "give `builtin/tiny`, a folder with config.json and *.safetensors, the id of a full run, or a hub id such as HuggingFaceTB/SmolLM2-135M"
+
+
+def check_folder(folder: Path, name: str) -> None:
+    """Refuse a model that brings code, asks for remote code, or has no safetensors weights."""
+    if scripts := sorted(path.name for path in folder.rglob("*.py")):
+        raise InputError(f"The model {name!r} brings code ({scripts[0]}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+    for path in folder.glob("*.json"):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{path.name} of the model {name!r} is not JSON: {error}", remedy="download the model again") from error
+        if key := _find_key(value, CODE_KEYS):
+            raise InputError(f"{path.name} of the model {name!r} asks for code of its own ({key}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        met = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
+        raise InputError(f"The model {name!r} holds {met}.", remedy="convert it to safetensors or choose another model")
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer. It always has an end and a padding token afterwards, the ones the model's configuration
+    names where the tokenizer names none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"The tokenizer in {folder.name!r} cannot be loaded: {_first_line(error)}", remedy="the folder needs a tokenizer.json") from error
+    if tokenizer.eos_token_id is None:
+        for source in ("generation_config.json", "config.json"):
+            path = folder / source
+            end = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+            end = end[0] if isinstance(end, list) else end
+            if end is not None and end < len(tokenizer):
+                tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
+                break
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    folder: Path, *, adapter: Path | None = None, dtype: str = "auto", device: str | None = None
+) -> tuple[Any, Any]:
+    """(model, tokenizer) ready for inference, the adapter of a LoRA or prompt run on top when one is given.
+
+    `dtype` "auto" keeps the stored one, except float16 and bfloat16 on a CPU that has no units for them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
+    if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
+        wanted = torch.float32
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"The model in {folder.name!r} cannot be loaded as a causal language model: {_first_line(error)}",
+            remedy="choose a causal language model of an architecture that transformers knows",
+        ) from error
+    if adapter is not None:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(adapter))
+    return model.to(device).eval(), load_tokenizer(folder)
+
+
+@contextmanager
+def load_base(artifacts: Artifacts | None, settings: Settings, name: str, *, dtype: str = "auto", device: str | None = None) -> Iterator[tuple[Any, Any]]:
+    """(model, tokenizer) of a base model by name."""
+    with model_folder(settings, artifacts, name) as folder:
+        yield load_model(folder, dtype=dtype, device=device)
+
+
+@contextmanager
+def load_run(artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None) -> Iterator[tuple[Any, Any]]:
+    """(model, tokenizer) as a run left them: whole weights, or the base with the run's adapter."""
+    with ExitStack() as stack:
+        weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
+        if run.details["method"] == "full":
+            yield load_model(weights, dtype=dtype, device=device)
+            return
+        base = stack.enter_context(model_folder(settings, artifacts, run.details["base_model"]))
+        yield load_model(base, adapter=weights, dtype=dtype, device=device)
+
+
+def has_bfloat16(device: str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware; on CPUs without such units it is slower than float32."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(bool(probe()) for probe in probes if probe is not None)
+
+
+def context_length(model: Any) -> int:
+    """Positions a text may take: the model's own, less those of a tuned prompt."""
+    from soldiom_ray.models.loss import virtual_tokens
+
+    config = model.config
+    whole = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+    return int(whole) - virtual_tokens(model)
+
+
+@contextmanager
+def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
+    if artifacts is None:
+        raise InputError(f"The run {name!r} cannot be found without the storage that holds it.", remedy=_REMEDY)
+    run = artifacts.find(name)
+    if run is None:
+        raise InputError(f"The base model {name!r} is no finished run in this storage.", remedy=_REMEDY)
+    if run.details.get("method") != "full":
+        raise InputError(
+            f"The run {name!r} holds an adapter ({run.details.get('method')}), not a whole model.",
+            remedy=f"train on its base {run.details.get('base_model')!r}, or make a run with `method: full`",
+        )
+    with artifacts.storage.local_folder(f"{prefix_of(name)}/weights") as folder:
+        yield folder
+
+
+def _download(settings: Settings, name: str) -> Path:
+    """A hub repository in the hub's local cache, without anything that could hold code."""
+    if not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
+        raise InputError(f"The base model {name!r} is no folder here, and it cannot be a hub id.", remedy=_REMEDY)
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repository, _, revision = name.partition("@")
+    access: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "token": settings.hf_token or False}
+    tried = f"Tried: the models that come with Soldiom, a folder {name!r}, and {settings.hf_endpoint}/{repository}."
+    try:
+        files = HfApi(endpoint=settings.hf_endpoint).list_repo_files(**access)
+        if scripts := [file for file in files if file.endswith(".py")]:
+            raise InputError(f"The model {name!r} brings code ({scripts[0]}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+        return Path(snapshot_download(**access, endpoint=settings.hf_endpoint, allow_patterns=HUB_FILES))
+    except GatedRepoError as error:
+        raise InputError(f"The model {name!r} is gated: its owner must let you in. {tried}", remedy="accept its terms on the hub and set HF_TOKEN") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise InputError(f"Unknown base model {name!r}. {tried}", remedy=_REMEDY) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        return _cached(access, name, tried, error)
+    except Exception as error:  # the hub's client lets its HTTP library's own errors through
+        if "httpx" in type(error).__module__:
+            return _cached(access, name, tried, error)
+        raise
+
+
+def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> Path:
+    """The copy an earlier download left, or the error that the hub is out of reach."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(**access, local_files_only=True))
+    except (OSError, NotFoundError):
+        raise UnavailableError(f"The base model {name!r} is not here, and the hub does not answer ({type(cause).__name__}). {tried}", remedy=_REMEDY) from cause
+
+
+def _find_key(value: Any, keys: tuple[str, ...]) -> str | None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in keys and inner:
+                return str(key)
+            if found := _find_key(inner, keys):
+                return found
+    elif isinstance(value, list):
+        for inner in value:
+            if isinstance(inner, dict | list) and (found := _find_key(inner, keys)):
+                return found
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]

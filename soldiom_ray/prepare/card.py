@@ -1,0 +1,84 @@
+"""The dataset's card: where its texts come from, what was left out and why, in Markdown for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from soldiom_ray.domains.schema import Prepare
+
+BAR_CHARACTERS = 40
+MOST_GROUPS = 200
+
+
+def dataset_card(
+    name: str,
+    parents: Sequence[str],
+    counts: Mapping[str, int],
+    details: Mapping[str, Any],
+    lengths: Sequence[int],
+    declared: Prepare,
+) -> str:
+    """The card's text. `lengths` are the samples' characters."""
+    characters = details["characters"]
+    split = details["split"]
+    groups = list(details["groups"].items())
+    parts = [
+        f"# Dataset `{name}`",
+        f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,} documents"
+        f" were kept, {sum(characters.values()):,} characters.",
+        "## Splits",
+        _table(("split", "samples", "characters"), [(one, counts[one], characters[one]) for one in characters]),
+        f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
+        *(f"- {note}" for note in split["notes"]),
+        "## Left out",
+        _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
+        f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
+        f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that decided.",
+        "## Redacted",
+        _table(("type", "places"), details["redactions"].items())
+        if details["redactions"]
+        else "Nothing was looked for.",
+        "What matches no known pattern is not found: this is no proof that nothing private is left.",
+        "## Licences",
+        _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
+        f"Policy: use `{declared.licences.use}`, unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}.",
+        "## Sources",
+        _table(
+            ("group", "version", "licence", "split", "samples"),
+            [
+                (group, known["version"], known["license"], known["split"], known["samples"])
+                for group, known in groups[:MOST_GROUPS]
+            ],
+        ),
+        f"... and {len(groups) - MOST_GROUPS} more, in `manifest.json`." if len(groups) > MOST_GROUPS else "",
+        "## Length of samples",
+        f"```\n{histogram(lengths)}\n```",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def histogram(lengths: Sequence[int]) -> str:
+    """Characters per sample in doubling classes, as bars."""
+    classes: dict[int, int] = {}
+    for length in lengths:
+        classes[length.bit_length()] = classes.get(length.bit_length(), 0) + 1
+    most = max(classes.values(), default=1)
+    return "\n".join(
+        f"{1 << max(0, bits - 1):>9,} - {(1 << bits) - 1:>9,} {classes.get(bits, 0):>8,} "
+        + "#" * -(-BAR_CHARACTERS * classes.get(bits, 0) // most)
+        for bits in range(min(classes, default=0), max(classes, default=-1) + 1)
+    )
+
+
+def _licences(licenses: Mapping[str, int]) -> list[tuple[str, int, str]]:
+    from soldiom_ray.licenses import obligations
+
+    return [(name or "unknown", count, obligations(name)) for name, count in licenses.items()]
+
+
+def _table(head: Sequence[str], rows: Any) -> str:
+    cells = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(_cell(value) for value in row)} |" for row in cells)
+
+
+def _cell(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("|", "\\|").replace("\n", " ")

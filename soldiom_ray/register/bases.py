@@ -1,0 +1,161 @@
+"""The base model of a run in the registry: registered once per content, under family `base`."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.errors import NotFoundError
+from soldiom_ray.licenses import from_name, from_text
+from soldiom_ray.records import Manifest
+
+if TYPE_CHECKING:
+    from soldiom_ray.db.tables import Model
+
+CARD_BYTES = 200_000
+"""A longer card of a foreign model is cut there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A base model as the registry knows it."""
+
+    model_id: str
+    label: str
+    license: str
+
+
+def ensure_base(context: Context, run: Manifest) -> Base | None:
+    """The registry's row of a run's base model, made when it is missing; None for a model from random weights."""
+    name = run.details.get("base_model")
+    if not name or run.details.get("from_scratch"):
+        return None
+    known = _registered(context, str(name))
+    if known is None:
+        known = _register_base(context, str(name))
+    if known.mlflow_version is None:
+        known = _put_in_mlflow(context, known)
+    return Base(known.id, f"{known.family}/{known.name} version {known.version}", known.license)
+
+
+def base_name(model: str) -> str:
+    """The registry's name of a base model: `builtin/tiny` is `tiny`, a hub id keeps its owner."""
+    if model.startswith("builtin/"):
+        return model.removeprefix("builtin/")
+    text = Path(model).name if Path(model).is_dir() else model.replace("/", "--")
+    slug = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:100]
+    return slug or "model"
+
+
+def _registered(context: Context, name: str) -> "Model | None":
+    """A base that is itself in the registry: given by its id, or as the run artifact it came from."""
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+
+    with session(context.settings) as connection:
+        if name.startswith("run-"):
+            return models.of_run(connection, name, context.tenant)
+        try:
+            row = models.get(connection, name, context.tenant)
+        except NotFoundError:
+            return None
+        return row if row.id == name else None
+
+
+def _register_base(context: Context, name: str) -> "Model":
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.models.load import model_folder
+
+    with model_folder(context.settings, context.artifacts, name) as folder:
+        fingerprint = weights_fingerprint(folder)
+        card, license_ = _card_and_license(folder, name)
+    with session(context.settings) as connection:
+        slug = base_name(name)
+        for row in _versions(connection, slug, context.tenant):
+            if row.lineage.get("fingerprint") == fingerprint:
+                return row
+        return models.create(
+            connection,
+            family="base",
+            name=slug,
+            tenant=context.tenant,
+            base_model=name,
+            license=license_,
+            card=card,
+            lineage={"base_model": name, "fingerprint": fingerprint},
+            performance_metrics={},
+            gate={},
+        )
+
+
+def _versions(connection: Any, name: str, tenant: str) -> Iterator["Model"]:
+    from soldiom_ray.db import models
+
+    cursor = None
+    while True:
+        rows, cursor = models.list_models(connection, tenant, family="base", name=name, cursor=cursor)
+        yield from rows
+        if cursor is None:
+            return
+
+
+def _put_in_mlflow(context: Context, row: "Model") -> "Model":
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.register.registry import put_version, registered_name, source_of
+
+    name = registered_name("base", row.name, context.tenant)
+    version = put_version(
+        context.settings,
+        name,
+        source=source_of(context.settings, row.run_artifact)
+        if row.run_artifact
+        else f"soldiom:///base/{base_name(str(row.base_model))}",
+        run_id=None,
+        tags={"family": row.family, "tenant": context.tenant, "model_id": row.id, "license": row.license[:500]},
+        description=f"Base model {row.base_model}",
+    )
+    with session(context.settings) as connection:
+        return models.update(connection, row.id, context.tenant, mlflow_name=name, mlflow_version=version)
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """SHA-256 over the names and contents of a folder's weights, configuration and tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix in (".safetensors", ".json", ".model", ".txt"):
+            digest.update(f"{path.relative_to(folder).as_posix()}\0".encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _card_and_license(folder: Path, name: str) -> tuple[str, str]:
+    """The model's own card and licence, as its folder gives them."""
+    card = next((path for path in (folder / "README.md", folder / "card.md") if path.is_file()), None)
+    text = card.read_bytes()[:CARD_BYTES].decode(errors="replace").replace("\0", "") if card else ""
+    license_ = _front_matter_license(text)
+    if not license_:
+        for path in sorted(folder.glob("LICENSE*")):
+            license_ = license_ or from_text(path.read_text(errors="replace"))
+    if not text:
+        text = f"# {name}\n\nThe folder of this base model brings no card.\n"
+    return text, license_
+
+
+def _front_matter_license(text: str) -> str:
+    import yaml
+
+    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if not found:
+        return ""
+    try:
+        content = yaml.safe_load(found.group(1))
+    except yaml.YAMLError:
+        return ""
+    value = content.get("license") if isinstance(content, dict) else None
+    return from_name(value) if isinstance(value, str) else ""

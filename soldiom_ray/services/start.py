@@ -1,0 +1,267 @@
+"""Bring the services of one home up, take them down, say how they are."""
+
+import fcntl
+import signal
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.errors import ConflictError, UnavailableError
+from soldiom_ray.services import addresses as places
+from soldiom_ray.services import chroma, mlflow, postgres, processes, ray_head, serving
+from soldiom_ray.services.addresses import Addresses
+from soldiom_ray.settings import Settings
+
+Report = Callable[[float, str], None]
+"""Called with the share done (0 to 1) and a short message."""
+
+LOCK_SECONDS = 180.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One service that is a process of ours. `folder` is where all its processes work, if they do."""
+
+    name: str
+    start: Callable[[Settings, Addresses], None]
+    probe: Callable[[Settings, Addresses], str]
+    url: Callable[[Settings, Addresses], str]
+    timeout_seconds: float
+    stop_signal: signal.Signals
+    folder: Callable[[Settings], Path] | None = None
+
+
+SERVICES = (
+    Service(
+        "postgres",
+        postgres.start,
+        postgres.probe,
+        postgres.url,
+        postgres.TIMEOUT_SECONDS,
+        postgres.STOP_SIGNAL,
+        postgres.folder,
+    ),
+    Service("chroma", chroma.start, chroma.probe, chroma.url, chroma.TIMEOUT_SECONDS, chroma.STOP_SIGNAL),
+    Service("mlflow", mlflow.start, mlflow.probe, mlflow.url, mlflow.TIMEOUT_SECONDS, mlflow.STOP_SIGNAL),
+    Service("ray", ray_head.start, ray_head.probe, ray_head.url, ray_head.TIMEOUT_SECONDS, ray_head.STOP_SIGNAL),
+)
+BY_NAME = {service.name: service for service in SERVICES}
+
+
+def up(
+    settings: Settings, report: Report, migrate: Callable[[Settings], None] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Start what does not run, repair what does not answer, leave the rest alone; return `status`.
+
+    `migrate` is called with the new settings once the database answers and before the API starts.
+    Raises ConflictError when the API's port belongs to another program (before anything is started), UnavailableError
+    when a service does not come up.
+    """
+    _make_home(settings)
+    with _lock(settings):
+        places.check_api_port(settings, processes.family(settings, "ray"))
+        addresses = places.choose(settings, lambda name: _runs(settings, name))
+        places.remember(settings, addresses)
+        tell = _counted(report, len(SERVICES) + 1)
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            database = pool.submit(_ensure, settings, BY_NAME["postgres"], addresses, tell)
+            migrated = pool.submit(_after, database, lambda: migrate(_current(settings)) if migrate else None)
+            futures = [
+                database,
+                migrated,
+                pool.submit(_ensure, settings, BY_NAME["chroma"], addresses, tell),
+                pool.submit(_after, database, lambda: _ensure(settings, BY_NAME["mlflow"], addresses, tell)),
+                ray := pool.submit(_ensure, settings, BY_NAME["ray"], addresses, tell),
+            ]
+            ray.result()
+            addresses = replace(addresses, node_ip=ray_head.node_ip(settings) or addresses.node_ip)
+            places.remember(settings, addresses)
+            migrated.result()
+            _ensure_api(settings, addresses, tell)
+            for future in futures:
+                future.result()
+        return status(settings)
+
+
+def down(settings: Settings) -> dict[str, int]:
+    """Stop every service of this home and nothing else; returns how many processes each had."""
+    if not settings.run_folder.is_dir():
+        return {}
+    with _lock(settings):
+        processes.forget(settings, serving.NAME)
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            first = {name: pool.submit(_stop, settings, BY_NAME[name]) for name in ("ray", "chroma", "mlflow")}
+            counts = {name: future.result() for name, future in first.items()}
+        return counts | {"postgres": _stop(settings, BY_NAME["postgres"])}
+
+
+def status(settings: Settings) -> dict[str, dict[str, Any]]:
+    """State, URL, process id and detail of every service, asked by its own protocol, all at once."""
+    addresses = places.remembered(settings) or Addresses()
+    with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
+        futures = {service.name: pool.submit(_status, settings, service, addresses) for service in SERVICES}
+        futures["api"] = pool.submit(_api_status, settings, addresses)
+        return {name: future.result() for name, future in futures.items()}
+
+
+def _status(settings: Settings, service: Service, addresses: Addresses) -> dict[str, Any]:
+    if service.name in settings.external:
+        problem = "" if service.name == "postgres" else service.probe(settings, addresses)
+        return {"state": "external", "url": _external_url(settings, service.name), "pid": None, "detail": problem}
+    record = processes.read_record(settings, service.name)
+    if record is None:
+        return {"state": "stopped", "url": None, "pid": None, "detail": ""}
+    url = service.url(settings, addresses)
+    if not record.is_alive():
+        log = processes.log_path(settings, service.name)
+        detail = f"process {record.pid} has ended; `soldiom up` starts it again; log: {log}"
+        return {"state": "failed", "url": url, "pid": None, "detail": detail}
+    problem = service.probe(settings, addresses)
+    detail = f"{problem}; log: {processes.log_path(settings, service.name)}" if problem else ""
+    return {"state": "failed" if problem else "running", "url": url, "pid": record.pid, "detail": detail}
+
+
+def _api_status(settings: Settings, addresses: Addresses) -> dict[str, Any]:
+    record = processes.read_record(settings, serving.NAME)
+    if record is None:
+        return {"state": "stopped", "url": None, "pid": None, "detail": ""}
+    problem = serving.probe(settings, addresses)
+    state, pid = ("failed", None) if problem else ("running", serving.owner_of_port(settings))
+    return {"state": state, "url": settings.api_url, "pid": pid, "detail": problem}
+
+
+def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Callable[[str], None]) -> None:
+    if service.name in settings.external:
+        tell(f"{service.name}: external")
+        return
+    if _runs(settings, service.name) and not service.probe(settings, addresses):
+        tell(f"{service.name}: running")
+        return
+    started = time.monotonic()
+    _stop(settings, service)
+    service.start(settings, addresses)
+    record = processes.read_record(settings, service.name)
+    problem = "not started"
+    while problem and time.monotonic() - started < service.timeout_seconds:
+        if record is None or not record.is_alive():
+            problem = "its process ended"
+            break
+        problem = service.probe(settings, addresses)
+        if problem == ray_head.OPEN:
+            break
+        if problem:
+            time.sleep(0.2)
+    if problem:
+        ending = serving.last_lines(settings, service.name)
+        _stop(settings, service)
+        raise UnavailableError(
+            f"{service.name} did not come up within {service.timeout_seconds:.0f} s: {problem}. {ending}",
+            remedy=f"see {processes.log_path(settings, service.name)}, then run `soldiom up` again",
+        )
+    tell(f"{service.name}: started in {time.monotonic() - started:.1f} s")
+
+
+def _ensure_api(settings: Settings, addresses: Addresses, tell: Callable[[str], None]) -> None:
+    if not serving.is_installed():
+        tell("api: not part of this installation")
+        return
+    if processes.read_record(settings, serving.NAME) and not serving.probe(settings, addresses):
+        tell("api: running")
+        return
+    started = time.monotonic()
+    serving.start(settings, addresses)
+    while problem := serving.probe(settings, addresses):
+        if time.monotonic() - started > serving.TIMEOUT_SECONDS:
+            raise UnavailableError(
+                f"The API does not answer: {problem}.", remedy=f"see {processes.log_path(settings, serving.NAME)}"
+            )
+        time.sleep(0.2)
+    tell(f"api: started in {time.monotonic() - started:.1f} s")
+
+
+def _after(first: "Future[None]", then: Callable[[], None]) -> None:
+    first.result()
+    then()
+
+
+def _current(settings: Settings) -> Settings:
+    """The settings with the addresses that `up` has just chosen."""
+    return replace(
+        settings,
+        database_url=settings.database_url if "postgres" in settings.external else places.database_url(settings),
+    )
+
+
+def _runs(settings: Settings, name: str) -> bool:
+    record = processes.read_record(settings, name)
+    return record is not None and record.is_alive()
+
+
+def _stop(settings: Settings, service: Service) -> int:
+    folder = service.folder(settings) if service.folder else None
+    return processes.stop(settings, service.name, folder=folder, gently=service.stop_signal)
+
+
+def _external_url(settings: Settings, name: str) -> str | None:
+    """Without the user and password that a URL may hold."""
+    given = {
+        "postgres": settings.database_url,
+        "chroma": settings.chroma_url,
+        "mlflow": settings.mlflow_url,
+        "ray": settings.ray_address,
+    }[name]
+    if given is None or "@" not in given:
+        return given
+    scheme, _, rest = given.partition("://")
+    return f"{scheme}://{rest.rpartition('@')[2]}"
+
+
+def _counted(report: Report, total: int) -> Callable[[str], None]:
+    guard, done = threading.Lock(), [0]
+
+    def tell(message: str) -> None:
+        with guard:
+            done[0] += 1
+            report(min(1.0, done[0] / total), message)
+
+    return tell
+
+
+def _make_home(settings: Settings) -> None:
+    try:
+        settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (settings.run_folder, settings.keys_folder, settings.home / "logs"):
+            folder.mkdir(exist_ok=True, mode=0o700)
+            if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+                folder.chmod(0o700)
+    except OSError as error:
+        raise UnavailableError(
+            f"The home folder {settings.home} cannot be made: {error.strerror}.",
+            remedy="set SOLDIOM_HOME to a folder you can write to",
+        ) from error
+
+
+@contextmanager
+def _lock(settings: Settings) -> Iterator[None]:
+    """One `up` or `down` at a time in a home. The lock is the kernel's, so a killed holder leaves nothing behind."""
+    path = settings.run_folder / "lock"
+    with path.open("a") as file:
+        deadline = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ConflictError(
+                        f"Another `soldiom up` or `down` has been at work in {settings.home} for {LOCK_SECONDS:.0f} s.",
+                        remedy="wait for it or end it",
+                    ) from None
+                time.sleep(0.1)
+        yield

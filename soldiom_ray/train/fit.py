@@ -1,0 +1,220 @@
+"""A dataset and a base model become a run: in this process (`run_locally`) or on Ray's workers (see `distributed`)."""
+
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.load import context_length, has_bfloat16, load_tokenizer, model_folder
+from soldiom_ray.models.tokens import train_tokenizer
+from soldiom_ray.records import FileEntry, Manifest
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train import methods
+from soldiom_ray.train.checkpoints import Checkpoints
+from soldiom_ray.train.data import Blocks, folder_hash, open_tokens, tokenize
+from soldiom_ray.train.loop import Loop, Record, Schedule
+
+log = logging.getLogger(__name__)
+CODE = 1
+POSITIONS_AT_ONCE = 8192
+"""Positions in one forward pass; more are accumulated."""
+TOKENIZER_TEXT_BYTES = 20_000_000
+"""A vocabulary of a few thousand pieces does not change with more text than this."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that a worker needs to train; it travels to other machines."""
+
+    settings: Settings
+    declared: Train
+    run: str
+    tokens: str
+    tokenizer: str | None
+    """The artifact of a tokenizer made for a model from scratch."""
+
+    @property
+    def checkpoints_prefix(self) -> str:
+        """Where this run's checkpoints lie until it is finished."""
+        return f"{prefix_of(self.run)}/checkpoints"
+
+
+def run_locally(context: Context, dataset: Manifest, declared: Train, observe: Callable[[Record], None] = lambda record: None) -> Manifest:
+    """Train in this process, without Ray."""
+    draft, work = ready(context, dataset, declared)
+    if work is None:
+        return context.artifacts.get(draft.id)
+    worker(work, context.artifacts, context.report, observe)
+    return finish(context, draft, work)
+
+
+def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, Work | None]:
+    """The run's draft, and the work that is left (None: an earlier run did it). Tokenises the dataset."""
+    artifacts, tokenizer_id = context.artifacts, None
+    with ExitStack() as stack:
+        if declared.architecture is None:
+            folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
+            fingerprint = folder_hash(folder, tuple(sorted(path.name for path in folder.glob("*.safetensors"))) + ("config.json",))
+            tokens_by = f"{folder_hash(folder, ('tokenizer.json', 'tokenizer.model', 'tokenizer_config.json'))}"
+        else:
+            tokenizer_id = _own_tokenizer(context, dataset, declared)
+            folder = stack.enter_context(artifacts.storage.local_folder(prefix_of(tokenizer_id)))
+            fingerprint = tokens_by = tokenizer_id
+        made_from = {"code": CODE, "declared": declared.model_dump(mode="json"), "dataset": dataset.id, "base": fingerprint}
+        draft = artifacts.draft("run", made_from, parents=[dataset.id])
+        if draft.finished():
+            return draft, None
+        tokens = tokenize(artifacts, dataset, load_tokenizer(folder), tokens_by, _part(context.report, 0.0, 0.05))
+    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id)
+
+
+def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[Record], None]) -> None:
+    """What every worker does; rank 0 leaves the weights and `result.json` in storage."""
+    import torch
+
+    declared = work.declared
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bfloat16 = declared.precision == "bfloat16" or (declared.precision == "auto" and has_bfloat16(device))
+    checkpoints = Checkpoints(artifacts.storage, work.checkpoints_prefix)
+    with ExitStack() as stack:
+        folder, tokenizer = stack.enter_context(_base(work, artifacts))
+        model = methods.build(folder, tokenizer, declared, bfloat16=bfloat16, device=device)
+        length = min(declared.sequence_length, context_length(model))
+        if device == "cpu":
+            from soldiom_ray.models.attention import use_causal_blocks
+
+            use_causal_blocks(model, length)
+        blocks, held_out = stack.enter_context(open_tokens(artifacts, artifacts.get(work.tokens), length))
+        loop = Loop(model, blocks, held_out, schedule(declared, blocks, bfloat16), checkpoints, _part(report, 0.05, 1.0), observe)
+        outcome = loop.run()
+        if loop.rank == 0:
+            details = {
+                "method": declared.method,
+                "base_model": None if declared.architecture else declared.base_model,
+                "steps": outcome.steps,
+                "tokens": outcome.tokens,
+                "best_step": outcome.best_step,
+                "best_validation_loss": _finite(outcome.best_loss),
+                "seconds": round(outcome.seconds, 2),
+                "tokens_per_second": round(outcome.tokens_per_second, 1),
+                "stopped_early": outcome.stopped_early,
+                "sequence_length": length,
+                "precision": "bfloat16" if bfloat16 else "float32",
+                "workers": loop.world,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "trainable_parameters": sum(p.numel() for p in loop.parameters.values()),
+            }
+            entries = _store_weights(artifacts, work, model, tokenizer, bfloat16)
+            checkpoints.put_result({"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]})
+
+
+def schedule(declared: Train, blocks: Blocks, bfloat16: bool) -> Schedule:
+    """The declaration in steps of this dataset."""
+    wanted = declared.epochs * len(blocks) * blocks.width
+    wanted = min(wanted, declared.max_tokens or math.inf)
+    per_step = max(declared.workers, min(declared.batch_tokens // blocks.width, len(blocks)))
+    steps = max(1, math.ceil(wanted / (per_step * blocks.width)))
+    return Schedule(
+        steps=steps,
+        blocks_per_step=per_step,
+        blocks_at_once=max(1, POSITIONS_AT_ONCE // blocks.width),
+        learning_rate=declared.learning_rate or methods.LEARNING_RATES[declared.method],
+        warmup_steps=max(1, round(declared.warmup_ratio * steps)),
+        weight_decay=declared.weight_decay,
+        gradient_clip=declared.gradient_clip,
+        validate_every=max(1, steps // declared.validations),
+        validation_tokens=declared.validation_tokens,
+        patience=declared.patience,
+        bfloat16=bfloat16,
+        seed=declared.seed,
+    )
+
+
+def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | None = None) -> Manifest:
+    """Make the run exist from what rank 0 left, then remove the checkpoints."""
+    checkpoints = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+    result = checkpoints.result()
+    draft.add(FileEntry.model_validate(entry) for entry in result["files"])
+    draft.write("curves.json", json.dumps(result["curves"]).encode())
+    details = result["details"] | {"base_path_hash": draft.made_from["base"]} | (more or {})
+    if work.declared.architecture:
+        details["base_model"] = draft.id
+    if details["sequence_length"] < work.declared.sequence_length:
+        details["notice"] = f"sequence_length {work.declared.sequence_length} was lowered to {details['sequence_length']}, the model's context"
+    manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)
+    checkpoints.clear()
+    return manifest
+
+
+def _own_tokenizer(context: Context, dataset: Manifest, declared: Train) -> str:
+    """The id of the tokenizer trained on a dataset (made once)."""
+    made_from = {"code": CODE, "dataset": dataset.id, "pieces": declared.vocabulary_size, "context": declared.sequence_length}
+    draft = context.artifacts.draft("tokenizer", made_from, parents=[dataset.id])
+    if draft.finished() is None:
+        context.report(0.0, "training the tokenizer")
+        tokenizer = train_tokenizer(_texts(context.artifacts, dataset), declared.vocabulary_size, declared.sequence_length)
+        with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
+            tokenizer.save_pretrained(folder)
+            draft.write_folder(Path(folder))
+        draft.commit(counts={"pieces": len(tokenizer)})
+    return draft.id
+
+
+def _texts(artifacts: Artifacts, dataset: Manifest) -> Iterator[str]:
+    """Texts of the train split spread over it, about TOKENIZER_TEXT_BYTES together."""
+    whole = sum(len(row["text"]) for row in artifacts.rows(dataset, "train/"))
+    share, debt = min(1.0, TOKENIZER_TEXT_BYTES / max(1, whole)), 0.0
+    for row in artifacts.rows(dataset, "train/"):
+        debt += share * len(row["text"])
+        if debt >= len(row["text"]) / 2:
+            debt -= len(row["text"])
+            yield row["text"]
+
+
+@contextmanager
+def _base(work: Work, artifacts: Artifacts) -> Iterator[tuple[Path | None, Any]]:
+    if work.tokenizer is None:
+        with model_folder(work.settings, artifacts, work.declared.base_model) as folder:
+            yield folder, load_tokenizer(folder)
+    else:
+        with artifacts.storage.local_folder(prefix_of(work.tokenizer)) as folder:
+            yield None, load_tokenizer(folder)
+
+
+def _store_weights(artifacts: Artifacts, work: Work, model: Any, tokenizer: Any, bfloat16: bool) -> tuple[FileEntry, ...]:
+    draft = Draft(artifacts, "run", work.run, {}, ())
+    with tempfile.TemporaryDirectory(prefix="soldiom-") as name:
+        folder = Path(name)
+        methods.save(model, tokenizer, folder, method=work.declared.method, bfloat16=bfloat16)
+        if work.declared.method != "full":
+            _forget_path(folder, work.declared.base_model)
+        draft.write_folder(folder, "weights")
+    return tuple(draft.files.values())
+
+
+def _forget_path(folder: Path, base_model: str) -> None:
+    """An adapter names its base as it was declared, not by a path of the machine that trained it."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
+    path.write_text(json.dumps(config, indent=2))
+
+
+def _part(report: Report, low: float, high: float) -> Report:
+    return lambda fraction, message: report(low + (high - low) * fraction, message)
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def open_artifacts(settings: Settings) -> Artifacts:
+    """The artifacts of these settings, opened anew in a worker."""
+    return Artifacts(open_storage(settings))

@@ -1,0 +1,119 @@
+"""The command line where no service is needed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import ROOT, Home
+
+HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlalchemy")
+
+
+def test_help_loads_no_heavy_library(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv = ['soldiom', '--help']\n"
+        "from soldiom_ray.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "collect" in done.stdout
+    assert done.stdout.strip().endswith("[]")
+
+
+def test_a_recipe_with_many_mistakes_tells_them_all_with_their_lines(tmp_path: Path) -> None:
+    recipe = tmp_path / "bad.yaml"
+    recipe.write_text(
+        "name: bad\n"
+        "collect:\n"
+        "  - {source: lcal, path: .}\n"
+        "prepare:\n"
+        "  filters: [min_words, near_dupe]\n"
+        "train:\n"
+        "  method: lroa\n"
+        "  rnak: 3\n"
+    )
+    done = Home(tmp_path / "home").run("recipe", "check", str(recipe), code=2)
+    assert done.stdout == ""
+    assert (
+        "line 3: collect[0].source: is 'lcal'; known: local, files, github, huggingface. Did you mean \"local\"?"
+        in done.stderr
+    )
+    assert (
+        "line 5: prepare.filters[1]: is 'near_dupe'" in done.stderr and 'Did you mean "near_duplicate"?' in done.stderr
+    )
+    assert "line 7: train.method: is 'lroa'; known: full, lora, prompt. Did you mean \"lora\"?" in done.stderr
+    assert "line 8: train.rnak: is unknown" in done.stderr and 'Did you mean "rank"?' in done.stderr
+
+
+def test_a_repeated_heading_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "twice.yaml"
+    recipe.write_text("name: twice\ncollect: [{source: local, path: .}]\ncollect: []\n")
+    done = Home(tmp_path / "home").run("recipe", "check", str(recipe), code=2)
+    assert "line 3: collect: stands here a second time" in done.stderr
+
+
+def test_text_that_is_not_yaml_is_one_clear_error(tmp_path: Path) -> None:
+    recipe = tmp_path / "broken.yaml"
+    recipe.write_text("name: [unclosed\n")
+    done = Home(tmp_path / "home").run("recipe", "check", str(recipe), code=2)
+    assert "is not YAML" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_every_recipe_that_comes_with_the_project_is_good(tmp_path: Path) -> None:
+    recipes = sorted((ROOT / "recipes").glob("*.yaml"))
+    assert recipes
+    for recipe in recipes:
+        shown = Home(tmp_path / "home").json("recipe", "show", str(recipe))
+        assert shown["name"]
+
+
+def test_a_stage_without_the_one_before_it_is_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "gap.yaml"
+    recipe.write_text("name: gap\ncollect: [{source: local, path: .}]\ntrain:\n")
+    done = Home(tmp_path / "home").run("recipe", "check", str(recipe), code=2)
+    assert "`train` needs `prepare`" in done.stderr
+
+
+def test_wrong_settings_are_told_together_with_their_names(tmp_path: Path) -> None:
+    done = Home(tmp_path / "home").run(
+        "status",
+        code=2,
+        SOLDIOM_API_PORT="eighty",
+        SOLDIOM_STORAGE="ftp://somewhere",
+        SOLDIOM_RATE_LIMIT="lots",
+        SOLDIOM_ENCRYPTION_KEY="short-secret",
+    )
+    for name in ("SOLDIOM_API_PORT", "SOLDIOM_STORAGE", "SOLDIOM_RATE_LIMIT", "SOLDIOM_ENCRYPTION_KEY"):
+        assert name in done.stderr
+    assert "short-secret" not in done.stderr
+
+
+def test_commands_say_what_to_start_when_nothing_runs(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    for arguments in (["jobs", "list"], ["models", "list"], ["search", "attention"]):
+        done = home.run(*arguments, code=3)
+        assert "soldiom up" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_status_shows_every_service_though_none_runs(tmp_path: Path) -> None:
+    done = Home(tmp_path / "home").run("status", "--json", code=3)
+    services = json.loads(done.stdout)["services"]
+    assert set(services) == {"postgres", "ray", "chroma", "mlflow", "api"}
+    assert {service["state"] for service in services.values()} == {"stopped"}
+
+
+def test_every_setting_and_command_is_documented() -> None:
+    import re
+
+    from soldiom_ray.cli.app import app
+
+    settings = set(
+        re.findall(r'"((?:SOLDIOM|MLFLOW|HF|RAY)_[A-Z_0-9]+)"', (ROOT / "soldiom_ray/settings.py").read_text())
+    )
+    pages = (ROOT / "docs/settings.md").read_text() + (ROOT / "README.md").read_text()
+    assert settings - {name for name in settings if name in pages} == set()
+    for command in app.registered_commands:
+        assert command.callback is not None and command.callback.__doc__

@@ -1,0 +1,313 @@
+"""The main job from end to end, through its doors: the CLI, the API, `ray job submit`; and what may go wrong in it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from conftest import ROOT, Home
+
+ENDED = ("completed", "failed", "cancelled")
+
+
+def recipe(sources: Path, **changes: Any) -> dict[str, Any]:
+    """A small whole workflow; `changes` replace headings."""
+    content: dict[str, Any] = {
+        "name": "small",
+        "collect": [{"source": "local", "path": str(sources)}],
+        "prepare": {"split": {"by": "group", "test": 0, "test_groups": ["peft"]}},
+        "embed": {"max_passages": 60},
+        "train": {
+            "base_model": "builtin/tiny",
+            "method": "lora",
+            "sequence_length": 128,
+            "batch_tokens": 1024,
+            "max_tokens": 8192,
+            "validations": 2,
+            "validation_tokens": 4096,
+        },
+        "evaluate": {"max_tokens": 10000, "resamples": 200},
+        "register": {},
+        "deploy": {},
+    }
+    return content | changes
+
+
+def write(folder: Path, content: dict[str, Any]) -> str:
+    path = folder / f"{content['name']}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def wait(home: Home, job: str, until: tuple[str, ...] = ENDED, seconds: float = 240) -> dict[str, Any]:
+    """Poll the API until the job has one of these states."""
+    end = time.monotonic() + seconds
+    shown: dict[str, Any] = {}
+    while time.monotonic() < end:
+        shown = home.call("GET", f"/api/training/jobs/{job}").json()
+        if shown["status"] in until:
+            return shown
+        time.sleep(0.5)
+    pytest.fail(f"job is {shown}")
+
+
+@pytest.fixture(scope="module")
+def finished(home: Home, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The workflow, run once."""
+    path = write(tmp_path_factory.mktemp("recipes"), recipe(sources))
+    done: dict[str, Any] = home.json("run", path)
+    return done | {"path": path}
+
+
+def test_status_shows_every_service_running(home: Home) -> None:
+    services = home.json("status")["services"]
+    assert {name: service["state"] for name, service in services.items()} == dict.fromkeys(
+        ("postgres", "ray", "chroma", "mlflow", "api"), "running"
+    )
+
+
+def test_the_whole_workflow_ends_in_a_model_that_answers(home: Home, finished: dict[str, Any]) -> None:
+    assert finished["status"] == "completed"
+    stages = {stage["stage"]: stage for stage in finished["stages"]}
+    assert list(stages) == ["collect", "prepare", "embed", "train", "evaluate", "register", "deploy"]
+    assert all(stage["status"] == "completed" for stage in stages.values())
+    metrics = finished["metrics"]
+    assert metrics["base"]["loss"] > 0 and metrics["tuned"]["loss"] > 0
+    interval = metrics["difference"]["loss"]
+    assert interval["low"] <= interval["mean"] <= interval["high"]
+    assert isinstance(metrics["gate"]["passed"], bool)
+    assert finished["answer"]["output"]
+    assert finished["answer"]["usage"]["completion_tokens"] > 0
+
+
+def test_a_second_run_reuses_everything(home: Home, finished: dict[str, Any]) -> None:
+    again = home.json("run", finished["path"])
+    assert again["result"]["model_id"] == finished["result"]["model_id"]
+    reused = {stage["stage"]: stage["reused"] for stage in again["stages"]}
+    assert all(reused[stage] for stage in ("collect", "prepare", "embed", "train", "evaluate", "register"))
+
+
+def test_search_answers_with_passages_and_their_sources(home: Home, finished: dict[str, Any]) -> None:
+    items = home.json("search", "load a pretrained adapter")["items"]
+    assert items and all(item["text"] and item["metadata"]["path"] for item in items)
+    assert [item["score"] for item in items] == sorted((item["score"] for item in items), reverse=True)
+
+
+def test_the_model_card_names_data_licences_and_scores(home: Home, finished: dict[str, Any]) -> None:
+    card = home.run("models", "card", finished["result"]["model_id"]).stdout
+    assert "builtin/tiny" in card and "peft" in card and finished["result"]["dataset"] in card
+
+
+def test_every_dropped_document_is_accounted_for(home: Home, finished: dict[str, Any]) -> None:
+    dataset = finished["result"]["dataset"]
+    counts = home.json("dataset", "show", dataset)["counts"]
+    dropped = home.json("dataset", "dropped", dataset)["items"]
+    assert counts["documents"] == counts["kept"] + len(dropped)
+    assert all(drop["reason"] for drop in dropped)
+
+
+def test_ray_job_submit_runs_the_same_recipe(home: Home, finished: dict[str, Any]) -> None:
+    variables = home.json("env")
+    ray = str(Path(sys.executable).with_name("ray"))
+    command = [
+        ray,
+        "job",
+        "submit",
+        "--working-dir",
+        str(ROOT),
+        "--",
+        sys.executable,
+        "jobs/workflow.py",
+        finished["path"],
+    ]
+    done = subprocess.run(command, env=home.environ | variables, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "succeeded" in done.stdout
+    listed = home.json("jobs", "list")["items"]
+    assert listed[0]["kind"] == "workflow" and listed[0]["status"] == "completed"
+
+
+def test_ray_refuses_whoever_has_no_token(home: Home) -> None:
+    import httpx
+
+    url = json.loads((home.folder / "run" / "addresses.json").read_text())["dashboard"]
+    assert httpx.get(f"{url}/api/jobs/", trust_env=False).status_code == 401
+
+
+@pytest.mark.parametrize("method", ["full", "prompt"])
+def test_the_api_trains_on_a_dataset_with_other_methods_too(home: Home, finished: dict[str, Any], method: str) -> None:
+    body = {
+        "name": f"by-{method}",
+        "base_model": "builtin/tiny",
+        "training_method": method,
+        "dataset_id": finished["result"]["dataset"],
+        "config": {"sequence_length": 128, "batch_tokens": 1024, "max_tokens": 4096, "validations": 1},
+    }
+    answer = home.call("POST", "/api/training/jobs", json=body, headers={"Idempotency-Key": f"once-{method}"})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/api/training/jobs/{job['id']}"
+    twice = home.call("POST", "/api/training/jobs", json=body, headers={"Idempotency-Key": f"once-{method}"})
+    assert twice.json()["id"] == job["id"]
+    ended = wait(home, job["id"])
+    assert ended["status"] == "completed", ended
+    assert ended["training_method"] == method and ended["completed_at"]
+    model = ended["result"]["model_id"]
+    assert home.call("POST", f"/api/inference/{model}", json={"input": "import "}).status_code == 409
+    deployed = home.call("POST", f"/api/models/{model}/deploy", json={})
+    assert deployed.status_code == 202, deployed.text
+    assert wait(home, deployed.json()["id"])["status"] == "completed"
+    said = home.call("POST", f"/api/inference/{model}", json={"input": "import ", "parameters": {"max_tokens": 8}})
+    assert said.status_code == 200 and said.json()["usage"]["completion_tokens"] > 0
+    assert home.call("DELETE", f"/api/models/{model}").status_code == 409
+    home.run("undeploy", model)
+    assert home.call("DELETE", f"/api/models/{model}").status_code == 204
+    curves = home.call("GET", f"/api/training/jobs/{job['id']}/metrics").json()
+    assert curves
+    assert home.call("GET", f"/api/training/jobs/{job['id']}/logs").status_code == 200
+
+
+def test_streams_and_batches_answer_through_the_api(home: Home, finished: dict[str, Any]) -> None:
+    model = finished["result"]["model_id"]
+    parameters = {"max_tokens": 12, "temperature": 0.0}
+    whole = home.call("POST", f"/api/inference/{model}", json={"input": "def add(a, b):", "parameters": parameters})
+    streamed = home.call(
+        "POST", f"/api/inference/{model}", json={"input": "def add(a, b):", "parameters": parameters, "stream": True}
+    )
+    assert streamed.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(line[5:]) for line in streamed.text.splitlines() if line.startswith("data:") and "{" in line]
+    assert "".join(event.get("text", "") for event in events) == whole.json()["output"]
+    batch = home.call(
+        "POST",
+        f"/api/inference/{model}/batch",
+        json={"inputs": ["def add(a, b):", "import os"], "parameters": parameters},
+    )
+    assert batch.status_code == 200 and len(batch.json()["outputs"]) == 2
+
+
+def test_documents_sent_by_a_user_are_collected(home: Home) -> None:
+    sent = home.call(
+        "POST",
+        "/api/training/collect/user-input",
+        json={"user_id": "u1", "input_type": "text", "content": "A lease ends when its term has run out. " * 20},
+    )
+    assert sent.status_code == 201, sent.text
+    uploaded = home.call(
+        "POST",
+        "/api/training/collect/user-input",
+        data={"user_id": "u1"},
+        files={"file": ("notes.txt", b"The tenant pays for repairs of the roof. " * 20, "text/plain")},
+    )
+    assert uploaded.status_code == 201, uploaded.text
+
+
+def test_a_cancelled_job_ends_keeps_its_checkpoint_and_goes_on_later(
+    home: Home, sources: Path, finished: dict[str, Any], tmp_path: Path
+) -> None:
+    long = recipe(sources, name="long", train=recipe(sources)["train"] | {"max_tokens": 400_000, "validations": 40})
+    del long["deploy"]
+    body = {"name": "long", "base_model": "builtin/tiny", "training_method": "lora", "recipe": long}
+    job = home.call("POST", "/api/training/jobs", json=body).json()["id"]
+    end = time.monotonic() + 200
+    while time.monotonic() < end:
+        shown = home.call("GET", f"/api/training/jobs/{job}").json()
+        training = next((s for s in shown["stages"] if s["stage"] == "train" and (s["progress"] or 0) > 0.08), None)
+        if training or shown["status"] in ENDED:
+            break
+        time.sleep(0.5)
+    assert shown["status"] == "running", shown
+    assert home.call("DELETE", f"/api/training/jobs/{job}").status_code == 202
+    assert wait(home, job, seconds=60)["status"] == "cancelled"
+    assert home.call("DELETE", f"/api/training/jobs/{job}").status_code == 409
+    kept = [path for path in (home.folder / "storage" / "run").rglob("checkpoints/*") if path.is_dir()]
+    assert kept
+    time.sleep(3)
+    assert not [p for p in processes(home) if job in " ".join(p.cmdline())]
+
+
+def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
+    home: Home, sources: Path, tmp_path: Path
+) -> None:
+    content = recipe(sources, name="killed", embed={"max_passages": 20})
+    del content["deploy"]
+    content["train"] = content["train"] | {"max_tokens": 60_000, "validations": 20, "seed": 5}
+    path = write(tmp_path, content)
+    running = subprocess.Popen(
+        [str(Path(sys.executable).with_name("soldiom")), "run", path, "--json"],
+        env=home.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    job, end = None, time.monotonic() + 150
+    while time.monotonic() < end:
+        listed = [j for j in home.json("jobs", "list")["items"] if j["name"] == "killed"]
+        if listed and listed[0]["stage"] == "train" and listed[0]["progress"] > 0.62:
+            job = listed[0]["id"]
+            break
+        time.sleep(0.5)
+    assert job, "training did not begin"
+    driver = next(p for p in processes(home) if p.cmdline()[-2:] == ["soldiom_ray.flow", job])
+    os.kill(driver.pid, signal.SIGKILL)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 1 and "start the same job again" in err
+    again = home.json("run", path)
+    reused = {stage["stage"]: stage["reused"] for stage in again["stages"]}
+    assert reused["collect"] and reused["prepare"] and reused["embed"] and not reused["train"]
+    assert again["status"] == "completed"
+
+
+def test_an_unknown_base_model_is_refused_by_name(home: Home, finished: dict[str, Any], tmp_path: Path) -> None:
+    done = home.run("train", "--base", "builtin/huge", "--data", finished["result"]["dataset"], code=None)
+    assert done.returncode in (1, 2) and "builtin/huge" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_empty_folder_is_a_clear_error(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = home.run("collect", "local", str(tmp_path / "empty"), code=None)
+    assert done.returncode in (1, 2) and "empty" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_wrong_key_is_refused(home: Home) -> None:
+    for key in ("", "sld_wrong"):
+        answer = home.call("GET", "/api/models", key=key)
+        assert answer.status_code == 401
+        assert answer.headers["content-type"].startswith("application/problem+json")
+
+
+def test_a_key_of_another_tenant_sees_nothing(home: Home, finished: dict[str, Any]) -> None:
+    other = home.json("keys", "create", "--role", "trainer", "--tenant", "other")["key"]
+    assert home.call("GET", "/api/models", key=other).json()["items"] == []
+    assert home.call("GET", f"/api/training/jobs/{finished['id']}", key=other).status_code == 404
+    assert (
+        home.call(
+            "POST", f"/api/inference/{finished['result']['model_id']}", key=other, json={"input": "x"}
+        ).status_code
+        == 404
+    )
+
+
+def test_the_api_process_holds_no_torch(home: Home) -> None:
+    holders = [p for p in processes(home) if "ServeReplica:api" in " ".join(p.cmdline())]
+    assert holders
+    for process in holders:
+        assert not any("libtorch" in mapped.path for mapped in process.memory_maps())
+
+
+def processes(home: Home) -> list[psutil.Process]:
+    """Processes that belong to this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SOLDIOM_HOME") == str(home.folder):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
