@@ -157,7 +157,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         database_url=database_url or addresses.get("postgres"),
         chroma_url=chroma_url or addresses.get("chroma"),
         mlflow_url=mlflow_url or addresses.get("mlflow"),
-        ray_address=ray_address or addresses.get("ray"),
+        ray_address=addresses.get("ray") if ray_address in (None, addresses.get("dashboard")) else ray_address,
         dashboard_url=ray_address if ray_address and ray_address.startswith("http") else addresses.get("dashboard"),
         s3_endpoint=url("SOLDIOM_S3_ENDPOINT", ("http", "https")),
         github_api_url=github_api_url.rstrip("/"),
@@ -201,6 +201,11 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
+
+
+def _dashboard(ray_address: str | None) -> str | None:
+    """Where jobs go: a dashboard's URL as it is; an address of the cluster's head is asked by Ray's own client."""
+    return ray_address if ray_address and ray_address.startswith("http") else None
 
 
 def _key_bytes(text: str) -> bytes | None:

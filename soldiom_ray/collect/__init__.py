@@ -33,7 +33,10 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     made_from = {
         "stage": "collect",
         "code": CODE,
-        "sources": [{"declared": source.model_dump(mode="json"), **plan.fingerprint} for source, plan in zip(sources, plans, strict=True)],
+        "sources": [
+            {"declared": source.model_dump(mode="json"), **plan.fingerprint}
+            for source, plan in zip(sources, plans, strict=True)
+        ],
     }
     draft = context.artifacts.draft("documents", made_from)
     if done := draft.finished():
@@ -53,7 +56,13 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
             facts.update(gathered.facts)
             message = f"{_name(source)}: {shelf.documents - before} documents"
             report(0.3 + 0.7 * done_tasks / len(todo.tasks), message)
-        told.append({"declared": source.model_dump(mode="json"), "documents": shelf.documents - before, "outcomes": dict(outcomes)})
+        told.append(
+            {
+                "declared": source.model_dump(mode="json"),
+                "documents": shelf.documents - before,
+                "outcomes": dict(outcomes),
+            }
+        )
     shelf.close()
     _refuse_empty(shelf, told)
     outcomes = sum((Counter(part["outcomes"]) for part in told), Counter())
@@ -88,12 +97,14 @@ class _Shelf:
     def __init__(self, draft: "Draft") -> None:
         self.draft = draft
         self.documents = 0
-        self.counts: dict[str, Counter[str]] = {name: Counter() for name in ("license", "kind", "framework", "group", "language")}
+        self.counts: dict[str, Counter[str]] = {
+            name: Counter() for name in ("license", "kind", "framework", "group", "language")
+        }
         self._seen: set[str] = set()
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         self._shards = 0
-        self._drops: list[dict[str, str]] = []
+        self._drops: list[dict[str, Any]] = []
 
     def take(self, gathered: "Gathered") -> Counter[str]:
         """Keep what a task brought; its outcomes, with documents that were here before moved to `repeated`."""
@@ -104,9 +115,7 @@ class _Shelf:
                 outcomes["repeated"] += 1
             else:
                 self._add(document)
-        for path, outcome, detail in gathered.drops:
-            group = gathered.documents[0].group if gathered.documents else ""
-            self._drops.append({"id": "", "source": "", "group": group, "path": path, "reason": outcome, "value": detail})
+        self._drops.extend(drop.model_dump() for drop in gathered.drops)
         return +outcomes
 
     def details(self) -> dict[str, dict[str, int]]:
@@ -147,9 +156,15 @@ def _refuse_empty(shelf: _Shelf, told: Sequence[dict[str, Any]]) -> None:
         return
     problems = []
     for index, part in enumerate(told):
-        outcomes = ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items())) or "nothing was found"
+        outcomes = (
+            ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items())) or "nothing was found"
+        )
         problems.append(Problem(f"collect[{index}] ({part['declared']['source']})", outcomes))
-    raise InputError("The sources gave no documents.", remedy="widen the source: its patterns, folder, limits or search", problems=problems)
+    raise InputError(
+        "The sources gave no documents.",
+        remedy="widen the source: its patterns, folder, limits or search",
+        problems=problems,
+    )
 
 
 def _part_of(report: Callable[[float, str], None], index: int, count: int) -> Callable[[float, str], None]:

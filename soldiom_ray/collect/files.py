@@ -51,22 +51,31 @@ class ReadFiles:
             try:
                 data = entry.place.read_bytes()
             except OSError as error:
-                gathered.leave_out(entry.path, "unreadable", type(error).__name__)
+                gathered.leave_out(
+                    self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__
+                )
                 continue
             add_file(gathered, self.origin, entry.path, data, self.collected_at)
         return gathered
 
 
-def add_file(gathered: Gathered, origin: Origin, path: str, data: bytes, collected_at: datetime, kinds: Iterable[str] | None = None) -> None:
+def add_file(
+    gathered: Gathered,
+    origin: Origin,
+    path: str,
+    data: bytes,
+    collected_at: datetime,
+    kinds: Iterable[str] | None = None,
+) -> None:
     """Turn one file into a document, or count why not. `kinds`, when given, are the only kinds that are kept."""
     try:
         text = file_text(path, data)
     except LeftOut as left:
-        gathered.leave_out(path, left.outcome, left.why)
+        gathered.leave_out(origin.source, origin.group, path, left.outcome, left.why)
         return
     told = label(path, text)
     if kinds is not None and told.kind not in kinds:
-        gathered.leave_out(path, "other_kind", told.kind)
+        gathered.leave_out(origin.source, origin.group, path, "other_kind", told.kind)
         return
     sha256 = hashlib.sha256(data).hexdigest()
     url = origin.url.replace("{}", path)
@@ -111,4 +120,6 @@ def file_text(path: str, data: bytes) -> str:
 def wanted(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
     """Whether a path passes the patterns; each is tried on the whole path and on the file's name."""
     name = PurePosixPath(path).name
-    return any(fnmatch(name, p) or fnmatch(path, p) for p in include) and not any(fnmatch(name, p) or fnmatch(path, p) for p in exclude)
+    return any(fnmatch(name, p) or fnmatch(path, p) for p in include) and not any(
+        fnmatch(name, p) or fnmatch(path, p) for p in exclude
+    )

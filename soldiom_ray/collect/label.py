@@ -21,7 +21,14 @@ LANGUAGES = {
 _TEST_FOLDERS = {"test", "tests", "testing", "_testing"}
 _DOCUMENTATION = {".md", ".markdown", ".rst", ".tex", ".html", ".htm"}
 _CONFIGURATION = {".yaml", ".yml", ".toml", ".ini", ".cfg", ".json"}
-_CONFIGURATION_NAMES = {"requirements.txt", "constraints.txt", "cmakelists.txt", "setup.py", "setup.cfg", "top_level.txt"}
+_CONFIGURATION_NAMES = {
+    "requirements.txt",
+    "constraints.txt",
+    "cmakelists.txt",
+    "setup.py",
+    "setup.cfg",
+    "top_level.txt",
+}
 
 _IMPORT = re.compile(r"^[ \t]*(?:>>>[ \t]*)?(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w., \t]+))", re.MULTILINE)
 _FRAMEWORKS: dict[str, Framework] = {
@@ -50,7 +57,9 @@ _DATASET = re.compile(
     r"|^[ \t]*def[ \t]+(?:preprocess|tokenize|collate|__getitem__|read_csv|read_parquet)\w*\(",
     re.MULTILINE,
 )
-_CONFIGURATION_CLASS = re.compile(r"^class[ \t]+\w*Config\w*\(|^class[ \t]+\w+\([^)]*\bP(?:retrained|reTrained)Config\b", re.MULTILINE)
+_CONFIGURATION_CLASS = re.compile(
+    r"^class[ \t]+\w*Config\w*\(|^class[ \t]+\w+\([^)]*\bP(?:retrained|reTrained)Config\b", re.MULTILINE
+)
 
 _NAME_RULES: tuple[tuple[DocumentKind, re.Pattern[str]], ...] = (
     ("configuration", re.compile(r"^(?:config(?:uration)?s?|settings|constants|options|_?version)(?:_.*)?$|_config(?:s|uration)?$")),
@@ -72,13 +81,22 @@ class Label:
 def label(path: str, text: str) -> Label:
     """Label one file by its path (with `/`) and its text."""
     place = PurePosixPath(path.lower())
-    return Label(kind_of(place, text), framework_of(place, text), LANGUAGES.get(place.suffix, ""))
+    return Label(
+        kind_of(place, text),
+        framework_of(place, text),
+        "markdown" if place.stem == "metadata" else LANGUAGES.get(place.suffix, ""),
+    )
 
 
 def kind_of(place: PurePosixPath, text: str) -> DocumentKind:
     """The kind of a file; `place` is its path in lower case."""
     name, stem = place.name, place.stem
-    if _TEST_FOLDERS & set(place.parts[:-1]) or stem.startswith("test_") or stem.endswith("_test") or name == "conftest.py":
+    if (
+        _TEST_FOLDERS & set(place.parts[:-1])
+        or stem.startswith("test_")
+        or stem.endswith("_test")
+        or name == "conftest.py"
+    ):
         return "test"
     if name in _CONFIGURATION_NAMES or place.suffix in _CONFIGURATION:
         return "configuration"

@@ -23,7 +23,17 @@ from soldiom_ray.errors import InputError, Problem
 
 FILES_PER_TASK = 400
 STDLIB = "stdlib"
-_STDLIB_LEFT_OUT = {"test", "tests", "idlelib", "turtledemo", "site-packages", "dist-packages", "lib-dynload", "_bundled", "lib2to3"}
+_STDLIB_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "turtledemo",
+    "site-packages",
+    "dist-packages",
+    "lib-dynload",
+    "_bundled",
+    "lib2to3",
+}
 _SKIPPED_FOLDERS = {"node_modules", "venv", "env", "__pycache__", "site-packages", "__pypackages__"}
 _LICENSE_NAME = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[._-].*)?$", re.IGNORECASE)
 
@@ -98,7 +108,11 @@ def look_at_package(name: str, declared: LocalSource) -> Place:
         path = file.as_posix()
         if ".dist-info/" in path and _LICENSE_NAME.match(file.name):
             texts.append(_text_of(Path(str(file.locate()))))
-        if not path.startswith("..") and "__pycache__" not in file.parts and (".dist-info/" not in path or file.name == "METADATA"):
+        if (
+            not path.startswith("..")
+            and "__pycache__" not in file.parts
+            and (".dist-info/" not in path or file.name == "METADATA")
+        ):
             found.append((path, Path(str(file.locate()))))
     folder = _editable_folder(name)
     if folder:
@@ -120,20 +134,29 @@ def look_at_folder(folder: Path, declared: LocalSource) -> tuple[list[Place], di
     subfolder and each file that lies directly in it is one, so that a split can keep them apart."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise InputError(f"The folder to collect from, {str(folder)!r}, {what}.", remedy="give `path` a folder, or use source `files` for single files")
+        raise InputError(
+            f"The folder to collect from, {str(folder)!r}, {what}.",
+            remedy="give `path` a folder, or use source `files` for single files",
+        )
     folder = folder.resolve()
     commit = git_commit(folder)
     paths = (_git_files(folder) if commit is not None else None) or _walk(folder)
     found = [(path, folder / path) for path in sorted(paths)]
     license_texts = [_text_of(p) for p in sorted(folder.iterdir()) if p.is_file() and _LICENSE_NAME.match(p.name)]
-    license_found = next((spdx for text in license_texts if (spdx := licenses.from_text(text))), "") or _declared_license(folder)
+    license_found = next(
+        (spdx for text in license_texts if (spdx := licenses.from_text(text))), ""
+    ) or _declared_license(folder)
     groups: dict[str, list[tuple[str, Path]]] = {}
     for path, place in found:
         first = path.partition("/")[0]
         groups.setdefault(folder.name if commit is not None else f"{folder.name}/{first}", []).append((path, place))
     rule = f"local {'checkout' if commit is not None else 'folder'} {folder.name} {_patterns(declared)}"
     places = [
-        _sift(Origin("local", group, f"{folder.as_uri()}/{{}}", commit=commit or "", license=license_found, rule=rule), files, declared)
+        _sift(
+            Origin("local", group, f"{folder.as_uri()}/{{}}", commit=commit or "", license=license_found, rule=rule),
+            files,
+            declared,
+        )
         for group, files in sorted(groups.items())
     ]
     stats = [(path, *_size_and_time(place)) for path, place in found]
@@ -199,7 +222,9 @@ def _look_at_stdlib(declared: LocalSource) -> Place:
     return _sift(origin, found, declared)
 
 
-def _sift(origin: Origin, found: Iterable[tuple[str, Path]], declared: LocalSource, metadata_as_readme: bool = False) -> Place:
+def _sift(
+    origin: Origin, found: Iterable[tuple[str, Path]], declared: LocalSource, metadata_as_readme: bool = False
+) -> Place:
     place = Place(origin, [], Gathered())
     for path, file in sorted(found):
         readme = metadata_as_readme and path.endswith(".dist-info/METADATA")
@@ -209,12 +234,12 @@ def _sift(origin: Origin, found: Iterable[tuple[str, Path]], declared: LocalSour
         try:
             size = file.stat().st_size
         except OSError as error:
-            place.gathered.leave_out(path, "unreadable", type(error).__name__)
+            place.gathered.leave_out(origin.source, origin.group, path, "unreadable", type(error).__name__)
             continue
         if not size:
-            place.gathered.leave_out(path, "empty")
+            place.gathered.leave_out(origin.source, origin.group, path, "empty")
         elif size > declared.max_bytes:
-            place.gathered.leave_out(path, "too_large", str(size))
+            place.gathered.leave_out(origin.source, origin.group, path, "too_large", str(size))
         else:
             place.entries.append(Entry(path, file, size))
     return place
@@ -224,7 +249,11 @@ def _walk(folder: Path) -> Iterator[str]:
     """Relative paths of the plain files below a folder, without hidden folders, virtual environments and caches."""
     for parent, folders, names in os.walk(folder, onerror=None, followlinks=False):
         here = Path(parent)
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and f not in _SKIPPED_FOLDERS and not (here / f / "pyvenv.cfg").exists())
+        folders[:] = sorted(
+            f
+            for f in folders
+            if not f.startswith(".") and f not in _SKIPPED_FOLDERS and not (here / f / "pyvenv.cfg").exists()
+        )
         for name in sorted(names):
             if not name.startswith("."):
                 yield (here / name).relative_to(folder).as_posix()
@@ -232,14 +261,30 @@ def _walk(folder: Path) -> Iterator[str]:
 
 def _git_files(folder: Path) -> list[str] | None:
     """Tracked and new files that git does not ignore; None without git or when it refuses the checkout."""
-    command = ["git", "-c", "core.fsmonitor=false", "-C", str(folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    command = [
+        "git",
+        "-c",
+        "core.fsmonitor=false",
+        "-C",
+        str(folder),
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
     try:
         listed = subprocess.run(command, capture_output=True, timeout=120, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return None
     paths = {os.fsdecode(name) for name in listed.split(b"\0") if name}
     skipped = _SKIPPED_FOLDERS
-    return sorted(p for p in paths if not any(part.startswith(".") or part in skipped for part in PurePosixPath(p).parts) and (folder / p).is_file())
+    return sorted(
+        p
+        for p in paths
+        if not any(part.startswith(".") or part in skipped for part in PurePosixPath(p).parts)
+        and (folder / p).is_file()
+    )
 
 
 def _editable_folder(name: str) -> Path | None:

@@ -60,7 +60,11 @@ def notebook_text(data: bytes) -> str:
     magic lines become comments too, so that the result stays Python."""
     try:
         notebook: Any = json.loads(decode(data))
-        cells = notebook["cells"] if "cells" in notebook else [c for sheet in notebook["worksheets"] for c in sheet["cells"]]
+        cells = (
+            notebook["cells"]
+            if "cells" in notebook
+            else [c for sheet in notebook["worksheets"] for c in sheet["cells"]]
+        )
         parts = [part for cell in cells if (part := _cell(cell))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise LeftOut("damaged", "not a notebook") from error

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from soldiom_ray.records import Document
+from soldiom_ray.records import Document, Drop
 
 COLLECTED = "collected"
 
@@ -18,18 +18,19 @@ COLLECTED = "collected"
 class Gathered:
     """What one task brought: documents in a fixed order, and the outcome of everything it looked at.
 
-    `drops` are (path, outcome, detail) of things left out that a person should be able to look up.
+    `drops` are the things left out that a person should be able to look up.
     """
 
     documents: list[Document] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
     facts: Counter[str] = field(default_factory=Counter)
-    drops: list[tuple[str, str, str]] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
 
-    def leave_out(self, path: str, outcome: str, detail: str = "") -> None:
-        """Count a thing that made no document."""
+    def leave_out(self, source: str, group: str, path: str, outcome: str, detail: str = "") -> None:
+        """Count a thing that made no document, and why."""
         self.outcomes[outcome] += 1
-        self.drops.append((path, outcome, detail))
+        place = document_id(source, f"{group}\0{path}", "")
+        self.drops.append(Drop(id=place, source=source, group=group, path=path, reason=outcome, value=detail[:200]))
 
 
 class Task(Protocol):

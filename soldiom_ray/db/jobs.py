@@ -132,6 +132,14 @@ def active(
     return next((job for job in found if config is None or job.config == config), None)
 
 
+def made(session: Session, artifact: str, tenant: str | None) -> bool:
+    """Whether a job of this tenant made (or found again) this artifact."""
+    query = select(Job.id).join(JobStage, JobStage.job_id == Job.id).where(JobStage.artifact_id == artifact)
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
+    return session.scalars(query.limit(1)).first() is not None
+
+
 def beat(session: Session, job_id: str, progress: float, stage: str | None, message: str) -> bool:
     """Note that a job lives and how far it is. True: it has to stop (cancelled, declared dead, or removed)."""
     job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
@@ -159,7 +167,9 @@ def stale(session: Session, older_than_seconds: float) -> list[Job]:
     """Jobs that have not ended and were not heard of for this long: running ones, and pending ones that never began."""
     heard = func.coalesce(Job.heartbeat_at, Job.started_at, Job.created_at)
     limit = now() - timedelta(seconds=older_than_seconds)
-    return list(session.scalars(select(Job).where(Job.status.in_(("pending", "running")), heard < limit).order_by(Job.id)))
+    return list(
+        session.scalars(select(Job).where(Job.status.in_(("pending", "running")), heard < limit).order_by(Job.id))
+    )
 
 
 def unfinished(session: Session) -> list[Job]:

@@ -1,0 +1,158 @@
+"""deploy: a version becomes an endpoint on Ray Serve."""
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.errors import ConflictError, InputError, SoldiomError
+from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    from soldiom_ray.db.tables import Model
+    from soldiom_ray.deploy.rollout import Endpoint
+
+logger = logging.getLogger(__name__)
+
+
+def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any]:
+    """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
+
+    Returns {model_id, app, replicas, seconds, answer}. UnavailableError when the model cannot be loaded or does not
+    answer; an endpoint that served this model before then goes on as it was.
+    """
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.deploy import rollout
+    from soldiom_ray.records import application_name
+
+    started = time.monotonic()
+    if version_id.startswith("version-"):
+        version_id = str(context.artifacts.get(version_id).details["model_id"])
+    with session(context.settings) as connection:
+        row = models.get(connection, version_id, context.tenant)
+    endpoint = _endpoint(row, declared)
+    before = rollout.serving(row.id)
+    _note(context.settings, row.id, "deploying", serving=before)
+    context.report(0.05, f"deploying {row.family}/{row.name} version {row.version}")
+    try:
+        rollout.start(context.settings, endpoint)
+        rollout.wait(endpoint, context.report)
+        context.report(0.85, "asking it for a first answer")
+        answer = rollout.warm_up(endpoint)
+    except BaseException as error:
+        _give_up(context.settings, row, before, error)
+        raise
+    config = declared.model_dump(mode="json")
+    _note(context.settings, row.id, "running", serving=True, config=config, replicas=declared.replicas)
+    context.report(1.0, "serving")
+    return {
+        "model_id": row.id,
+        "app": application_name(row.id),
+        "replicas": declared.replicas,
+        "seconds": round(time.monotonic() - started, 3),
+        "answer": answer,
+        "url": f"{context.settings.api_url}/api/inference/{row.id}",
+    }
+
+
+def undeploy(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:
+    """Stop serving a model. ConflictError when it is not served."""
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.deploy import rollout
+
+    with session(settings) as connection:
+        row = models.get(connection, model_id, tenant)
+    if not row.deployed:
+        raise ConflictError(f"Model {row.id} is not deployed.", remedy="`soldiom models list` shows what is")
+    rollout.stop(row.id)
+    _note(settings, row.id, "stopped", serving=False)
+
+
+def restore(settings: Settings) -> dict[str, str]:
+    """Serve again what was served when the services stopped; {model id: "running" or what went wrong}."""
+    from soldiom_ray.deploy import rollout
+
+    endpoints: list[Endpoint] = []
+    outcome: dict[str, str] = {}
+    for row, declared in _wanted(settings):
+        try:
+            endpoint = _endpoint(row, declared)
+            rollout.start(settings, endpoint)
+            endpoints.append(endpoint)
+        except SoldiomError as error:
+            outcome[row.id] = _failed(settings, row.id, error)
+    for endpoint in endpoints:
+        try:
+            rollout.wait(endpoint, lambda fraction, message: None)
+        except SoldiomError as error:
+            outcome[endpoint.model_id] = _failed(settings, endpoint.model_id, error)
+        else:
+            _note(settings, endpoint.model_id, "running", serving=True)
+            outcome[endpoint.model_id] = "running"
+    return outcome
+
+
+def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":
+    from soldiom_ray.deploy.rollout import Endpoint
+
+    if not row.run_artifact and not row.base_model:
+        raise InputError(f"Model {row.id} names neither a run nor a base model.", remedy="register it again")
+    return Endpoint(row.id, row.run_artifact, row.base_model, declared)
+
+
+def _wanted(settings: Settings) -> list[tuple["Model", Deploy]]:
+    """Models that are, or were coming, up, each with the declaration it was deployed with."""
+    from soldiom_ray.db import deployments, models
+    from soldiom_ray.db.engine import session
+
+    found = {}
+    with session(settings) as connection:
+        rows = {row.model_id for row in deployments.running(connection)}
+        cursor = None
+        while True:
+            page, cursor = models.list_models(connection, None, cursor=cursor, limit=200)
+            for row in page:
+                if row.deployed or row.id in rows:
+                    kept = deployments.get(connection, row.id)
+                    found[row.id] = (row, Deploy.model_validate(kept.config if kept and kept.config else {}))
+            if cursor is None:
+                return list(found.values())
+
+
+def _give_up(settings: Settings, row: "Model", before: bool, error: BaseException) -> None:
+    """After a failed roll-out: bring Serve back to what it served, or take the ruin away, and write it down."""
+    from soldiom_ray.db import deployments
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.deploy import rollout
+
+    what = error.what if isinstance(error, SoldiomError) else type(error).__name__
+    try:
+        with session(settings) as connection:
+            kept = deployments.get(connection, row.id)
+        if before and kept is not None and kept.config:
+            rollout.start(settings, _endpoint(row, Deploy.model_validate(kept.config)))
+        elif not before:
+            rollout.stop(row.id)
+        _note(settings, row.id, "failed", serving=before, error=what)
+    except Exception:
+        # The first error is the one to tell.
+        logger.exception("could not clean up after a failed deployment", extra={"data": {"model": row.id}})
+
+
+def _failed(settings: Settings, model_id: str, error: SoldiomError) -> str:
+    logger.error("model not restored", extra={"data": {"model": model_id, "error": error.what}})
+    _note(settings, model_id, "failed", serving=False, error=error.what)
+    return error.what
+
+
+def _note(settings: Settings, model_id: str, status: str, *, serving: bool, **values: Any) -> None:
+    """Write an endpoint's state; `models.deployed` says whether something answers, also while a new one comes up."""
+    from soldiom_ray.db import deployments, models
+    from soldiom_ray.db.engine import session
+
+    with session(settings) as connection:
+        deployments.set_state(connection, model_id, status, **values)
+        models.update(connection, model_id, deployed=serving)

@@ -62,7 +62,7 @@ def score_run(
     """
     from soldiom_ray.models.load import context_length, load_base, load_run
 
-    rows = test_rows(artifacts, dataset)
+    rows = held_out_rows(artifacts, dataset)
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, tokenizer):
         length = _block_length(run, context_length(model))
@@ -104,7 +104,7 @@ def score_run(
     )
 
 
-def test_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
+def held_out_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
     """id, group and text of every held-out sample. InputError when there is none."""
     rows = [
         {"id": row["id"], "group": row["group"], "text": row["text"]}

@@ -120,7 +120,7 @@ def _measured(scores: Manifest | None) -> str:
     confidence = details.get("gate", {}).get("confidence", 0.95)
     lines = [
         f"## Evaluation\n\n{details['gate']['verdict']}\n",
-        f"On {details['tokens']} tokens of {details['groups']} held-out group(s); intervals ({100 * confidence:g} %) from"
+        f"On {details['tokens']} tokens of {details['groups']} held-out group(s); {100 * confidence:g} % intervals from"
         " a paired bootstrap over documents.\n",
         "| metric | base | tuned | difference | interval |",
         "|---|---|---|---|---|",

@@ -11,8 +11,8 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services.processes import listeners, write_json
-from soldiom_ray.settings import Settings
+from soldiom_ray.services.processes import listeners
+from soldiom_ray.settings import Settings, write_private
 
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (sun_path of 108 bytes with its end)."""
@@ -68,19 +68,26 @@ def remembered(settings: Settings) -> Addresses | None:
 
 def remember(settings: Settings, addresses: Addresses) -> None:
     """Write the addresses down where `load_settings` finds them."""
-    write_json(
-        _path(settings),
-        {
-            "postgres": database_url(settings),
-            "chroma": addresses.chroma,
-            "mlflow": addresses.mlflow,
-            "ray": addresses.ray,
-            "dashboard": addresses.dashboard,
-            "api_host": settings.api_host,
-            "api_port": settings.api_port,
-            "ray_block": addresses.ray_block,
-        },
-    )
+    values = {
+        "postgres": database_url(settings),
+        "chroma": addresses.chroma,
+        "mlflow": addresses.mlflow,
+        "ray": addresses.ray,
+        "dashboard": addresses.dashboard,
+        "api_host": settings.api_host,
+        "api_port": settings.api_port,
+        "ray_block": addresses.ray_block,
+    }
+    write_private(_path(settings), json.dumps(values, indent=2))
+
+
+def remembered_api(settings: Settings) -> tuple[str, int] | None:
+    """Host and port that the API was last given, or None."""
+    try:
+        known = json.loads(_path(settings).read_text())
+        return str(known["api_host"]), int(known["api_port"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def choose(settings: Settings, running: Callable[[str], bool]) -> Addresses:

@@ -25,7 +25,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """ "" when the server answers, else what is wrong."""
+    """What is wrong, or nothing when the server answers."""
     return get(f"{settings.chroma_url if NAME in settings.external else addresses.chroma}/api/v2/heartbeat").problem
 
 

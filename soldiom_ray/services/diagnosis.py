@@ -145,7 +145,8 @@ def _open_ports(settings: Settings) -> Iterator[Finding]:
         yield _finding("ports", "ok", "no service can be reached from other machines")
         return
     ports = ",".join(f"{low}-{high}" if high > low else str(low) for low, high in _ranges(open_ports))
-    detail = f"reachable from other machines: {', '.join(map(str, open_ports))} (Ray, which asks for its token)"
+    listed = ", ".join(map(str, open_ports))
+    detail = f"reachable from other machines: {listed} (Ray asks for its token there, its metrics do not)"
     yield _finding(
         "ports",
         "warning",

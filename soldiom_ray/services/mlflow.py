@@ -36,7 +36,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """ "" when the server answers, else what is wrong."""
+    """What is wrong, or nothing when the server answers."""
     return get(f"{settings.mlflow_url if NAME in settings.external else addresses.mlflow}/health").problem
 
 

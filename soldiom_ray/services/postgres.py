@@ -61,7 +61,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """ "" when the server answers, else what is wrong. Databases that are missing are made."""
+    """What is wrong, or nothing when the server answers. Databases that are missing are made."""
     import psycopg
 
     try:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from soldiom_ray.settings import SECRET_VARIABLES, Settings
+from soldiom_ray.settings import SECRET_VARIABLES, Settings, write_private
 
 MARK = "SOLDIOM_SERVICE"
 DROPPED = (*SECRET_VARIABLES, "OMP_NUM_THREADS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "RAY_NAMESPACE")
@@ -92,21 +92,12 @@ def read_record(settings: Settings, name: str) -> Started | None:
 
 def write_record(settings: Settings, name: str, started: Started) -> None:
     """Write a service down, whole or not at all."""
-    write_json(_record_path(settings, name), asdict(started))
+    write_private(_record_path(settings, name), json.dumps(asdict(started)))
 
 
 def forget(settings: Settings, name: str) -> None:
     """Remove what was written down about a service."""
     _record_path(settings, name).unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: Mapping[str, object]) -> None:
-    """Replace an owner-only JSON file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(value, indent=2) + "\n")
-    draft.chmod(0o600)
-    draft.replace(path)
 
 
 def family(settings: Settings, name: str, folder: Path | None = None) -> set[int]:

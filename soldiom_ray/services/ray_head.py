@@ -17,7 +17,7 @@ from soldiom_ray.errors import UnavailableError
 from soldiom_ray.services import processes
 from soldiom_ray.services.addresses import Addresses, socket_folder
 from soldiom_ray.services.http import get
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import Settings, write_private
 
 NAME = "ray"
 TIMEOUT_SECONDS = 90.0
@@ -27,23 +27,19 @@ KEPT_SESSIONS = 3
 
 
 def folder(settings: Settings) -> Path:
-    """Ray's temporary folder; its sockets lie below a session's folder with a name of 42 bytes."""
-    return socket_folder(settings, "ray", len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"))
+    """Ray's temporary folder. Ray opens it and all below to every user (0777), so it lies in an owner-only folder."""
+    return socket_folder(settings, "run/ray", len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"))
 
 
 def make_token(settings: Settings) -> str:
     """The home's Ray token, made when there is none; its file is for its owner alone."""
     path = settings.ray_token_path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.parent.chmod(0o700)
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o600)
         if token := path.read_text().strip():
             return token
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(token := secrets.token_hex(32))
-    draft.replace(path)
+    token = secrets.token_hex(32)
+    write_private(path, token)
     return token
 
 
@@ -52,7 +48,9 @@ def start(settings: Settings, addresses: Addresses) -> None:
     _installed()
     make_token(settings)
     temporary = folder(settings)
-    temporary.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary.parent.mkdir(mode=0o700, exist_ok=True)
+    temporary.parent.chmod(0o700)
+    temporary.mkdir(exist_ok=True)
     _current(settings).unlink(missing_ok=True)
     for old in sorted(temporary.glob("session_2*"))[:-KEPT_SESSIONS]:
         shutil.rmtree(old, ignore_errors=True)
@@ -82,7 +80,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """ "" when the head takes jobs, with the token only; else what is wrong."""
+    """What is wrong, or nothing when the head takes jobs, with its token only."""
     if NAME in settings.external:
         return "" if not (settings.ray_address or "").startswith("http") else _http_problem(settings.ray_address or "")
     if not _current(settings).exists():
@@ -117,7 +115,9 @@ def _http_problem(address: str) -> str:
 def _environment(settings: Settings, block: int) -> dict[str, str]:
     """What the head, its workers and so every job see."""
     balancer = folder(settings) / "haproxy"
+    programs = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     return {
+        "PATH": os.pathsep.join(dict.fromkeys(programs)),  # so that a job's `python` is this one
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -133,6 +133,8 @@ def _environment(settings: Settings, block: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(balancer / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(block + 7),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(block + 8),
+        "AUTOSCALER_METRIC_PORT": str(block + 9),
+        "DASHBOARD_METRIC_PORT": str(block + 10),
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

@@ -60,7 +60,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """ "" when the API answers, else what is wrong."""
+    """What is wrong, or nothing when the API answers."""
     return get(f"{settings.api_url}/healthz").problem
 
 

@@ -18,8 +18,8 @@ from soldiom_ray.services import chroma, mlflow, postgres, processes, ray_head, 
 from soldiom_ray.services.addresses import Addresses
 from soldiom_ray.settings import Settings
 
-Report = Callable[[float, str], None]
-"""Called with the share done (0 to 1) and a short message."""
+Report = Callable[[str], None]
+"""Called with one line per service, from several threads but never at once."""
 
 LOCK_SECONDS = 180.0
 
@@ -55,26 +55,26 @@ BY_NAME = {service.name: service for service in SERVICES}
 
 
 def up(
-    settings: Settings, report: Report, migrate: Callable[[Settings], None] | None = None
+    settings: Settings, report: Report, *, prepare: Callable[[Settings], None] | None = None
 ) -> dict[str, dict[str, Any]]:
     """Start what does not run, repair what does not answer, leave the rest alone; return `status`.
 
-    `migrate` is called with the new settings once the database answers and before the API starts.
+    `prepare` is called with the new settings once the database answers and before the API starts.
     Raises ConflictError when the API's port belongs to another program (before anything is started), UnavailableError
     when a service does not come up.
     """
     _make_home(settings)
     with _lock(settings):
-        places.check_api_port(settings, processes.family(settings, "ray"))
+        _check_api(settings)
         addresses = places.choose(settings, lambda name: _runs(settings, name))
         places.remember(settings, addresses)
-        tell = _counted(report, len(SERVICES) + 1)
+        tell = _one_at_a_time(report)
         with ThreadPoolExecutor(len(SERVICES)) as pool:
             database = pool.submit(_ensure, settings, BY_NAME["postgres"], addresses, tell)
-            migrated = pool.submit(_after, database, lambda: migrate(_current(settings)) if migrate else None)
+            prepared = pool.submit(_after, database, lambda: prepare(_current(settings)) if prepare else None)
             futures = [
                 database,
-                migrated,
+                prepared,
                 pool.submit(_ensure, settings, BY_NAME["chroma"], addresses, tell),
                 pool.submit(_after, database, lambda: _ensure(settings, BY_NAME["mlflow"], addresses, tell)),
                 ray := pool.submit(_ensure, settings, BY_NAME["ray"], addresses, tell),
@@ -82,7 +82,7 @@ def up(
             ray.result()
             addresses = replace(addresses, node_ip=ray_head.node_ip(settings) or addresses.node_ip)
             places.remember(settings, addresses)
-            migrated.result()
+            prepared.result()
             _ensure_api(settings, addresses, tell)
             for future in futures:
                 future.result()
@@ -136,7 +136,7 @@ def _api_status(settings: Settings, addresses: Addresses) -> dict[str, Any]:
     return {"state": state, "url": settings.api_url, "pid": pid, "detail": problem}
 
 
-def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Callable[[str], None]) -> None:
+def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Report) -> None:
     if service.name in settings.external:
         tell(f"{service.name}: external")
         return
@@ -167,7 +167,7 @@ def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Ca
     tell(f"{service.name}: started in {time.monotonic() - started:.1f} s")
 
 
-def _ensure_api(settings: Settings, addresses: Addresses, tell: Callable[[str], None]) -> None:
+def _ensure_api(settings: Settings, addresses: Addresses, tell: Report) -> None:
     if not serving.is_installed():
         tell("api: not part of this installation")
         return
@@ -183,6 +183,18 @@ def _ensure_api(settings: Settings, addresses: Addresses, tell: Callable[[str], 
             )
         time.sleep(0.2)
     tell(f"api: started in {time.monotonic() - started:.1f} s")
+
+
+def _check_api(settings: Settings) -> None:
+    """Refuse, before anything starts, what cannot be kept: a port that is taken, or a move of a running API."""
+    before, wanted = places.remembered_api(settings), (settings.api_host, settings.api_port)
+    runs = _runs(settings, "ray") and processes.read_record(settings, serving.NAME)
+    if runs and before and before != wanted:
+        raise ConflictError(
+            f"The API of this home runs at {before[0]}:{before[1]}, not at {wanted[0]}:{wanted[1]}.",
+            remedy="run `soldiom down` first, or leave SOLDIOM_API_HOST and SOLDIOM_API_PORT as they were",
+        )
+    places.check_api_port(settings, processes.family(settings, "ray"))
 
 
 def _after(first: "Future[None]", then: Callable[[], None]) -> None:
@@ -222,13 +234,12 @@ def _external_url(settings: Settings, name: str) -> str | None:
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _counted(report: Report, total: int) -> Callable[[str], None]:
-    guard, done = threading.Lock(), [0]
+def _one_at_a_time(report: Report) -> Report:
+    guard = threading.Lock()
 
     def tell(message: str) -> None:
         with guard:
-            done[0] += 1
-            report(min(1.0, done[0] / total), message)
+            report(message)
 
     return tell
 

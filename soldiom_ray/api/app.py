@@ -1,0 +1,60 @@
+"""The application: its routes, its outermost layer, and the thread that keeps job rows true."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from soldiom_ray import __version__, launch
+from soldiom_ray.api import pages, problems
+from soldiom_ray.api.auth import RateLimit
+from soldiom_ray.api.door import Door
+from soldiom_ray.api.measures import Measures
+from soldiom_ray.api.routes import collect, datasets, health, inference, jobs, keys, models
+from soldiom_ray.settings import Settings
+
+RECONCILE_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
+    """The API for these settings. `reconciles`: look after jobs in the background while it lives."""
+
+    @asynccontextmanager
+    async def life(_: FastAPI) -> AsyncIterator[None]:
+        stop = threading.Event()
+        if reconciles:
+            threading.Thread(target=_reconcile, args=(settings, stop), daemon=True, name="reconcile").start()
+        yield
+        stop.set()
+
+    app = FastAPI(
+        title="Soldiom",
+        version=__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=life,
+    )
+    app.state.settings = settings
+    app.state.rate_limit = RateLimit(settings.rate_limit)
+    app.state.measures = Measures()
+    for module in (collect, jobs, models, inference, datasets, keys, health):
+        app.include_router(module.router)
+    problems.handle(app)
+    app.add_middleware(Door, observe=app.state.measures.observe, over_tls=settings.tls_cert is not None)
+    app.openapi = lambda: pages.describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _reconcile(settings: Settings, stop: threading.Event) -> None:
+    """Until stopped: end the rows of jobs whose processes are gone. A failure is logged by its type and tried again."""
+    while not stop.wait(RECONCILE_SECONDS):
+        try:
+            launch.reconcile(settings)
+        except Exception as error:
+            logger.warning("reconciliation failed", extra={"data": {"type": type(error).__name__}})

@@ -1,0 +1,100 @@
+"""Calls to what runs on Ray Serve beside the API: one application per deployed model, one for search."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from soldiom_ray.errors import BusyError, ConflictError, SoldiomError, UnavailableError
+
+ANSWER_SECONDS = 600.0
+"""Longest wait for a whole answer, or for the next piece of a stream."""
+
+SEARCH = "search"
+
+_handles: dict[str, Any] = {}
+logger = logging.getLogger(__name__)
+
+
+def application(model_id: str) -> str:
+    """The name of a model's application on Serve."""
+    return f"model-{model_id}"
+
+
+async def call(name: str, method: str, *arguments: Any) -> Any:
+    """What a method of an application returns. ConflictError when it does not run, BusyError when its queue is full."""
+    handle = await _handle(name)
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await getattr(handle, method).remote(*arguments)
+    except Exception as error:
+        raise _ours(name, error) from error
+
+
+async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
+    """The pieces that a method of an application yields."""
+    handle = await _handle(name)
+    try:
+        pieces = getattr(handle, method).options(stream=True).remote(*arguments).__aiter__()
+        while True:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                piece = await anext(pieces, None)
+            if piece is None:
+                return
+            yield piece
+    except Exception as error:
+        raise _ours(name, error) from error
+
+
+async def _handle(name: str) -> Any:
+    if name not in _handles:
+        _handles[name] = await run_in_threadpool(_find, name)
+    return _handles[name]
+
+
+def _find(name: str) -> Any:
+    import ray
+    from ray import serve
+    from ray.serve.exceptions import RayServeException
+
+    if not ray.is_initialized():
+        raise UnavailableError("Ray is not running.", remedy="run `soldiom up`")
+    try:
+        return serve.get_app_handle(name)
+    except RayServeException as error:
+        raise _absent(name) from error
+
+
+def _absent(name: str) -> SoldiomError:
+    _handles.pop(name, None)
+    if name == SEARCH:
+        return UnavailableError("The search endpoint does not run.", remedy="run `soldiom up`")
+    return ConflictError(
+        "The model's endpoint does not run.", remedy="deploy it: POST /api/models/{id}/deploy or `soldiom deploy`"
+    )
+
+
+def _ours(name: str, error: Exception) -> Exception:
+    """Our error for what a call can meet, else the error itself."""
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, SoldiomError):
+        return cause
+    if isinstance(error, SoldiomError):
+        return error
+    if isinstance(error, TimeoutError):
+        return UnavailableError(
+            f"No answer within {ANSWER_SECONDS:.0f} s.", remedy="ask for fewer tokens, or try again"
+        )
+    if isinstance(error, BackPressureError):
+        return BusyError("The endpoint's queue is full.", remedy="try again, or deploy more replicas")
+    if isinstance(error, (DeploymentUnavailableError, RayServeException)):
+        return _absent(name)
+    if isinstance(error, RayActorError):
+        _handles.pop(name, None)
+        return UnavailableError("The endpoint's process died while it answered.", remedy="try again")
+    return error

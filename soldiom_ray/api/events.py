@@ -1,0 +1,35 @@
+"""Server-sent events."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from starlette.responses import StreamingResponse
+
+from soldiom_ray.api import problems
+from soldiom_ray.errors import SoldiomError
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(data: Mapping[str, Any], name: str = "") -> bytes:
+    """One event; its data is one line of JSON."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {json.dumps(data, ensure_ascii=True, allow_nan=False)}\n\n".encode()
+
+
+def respond(pieces: AsyncIterator[bytes]) -> StreamingResponse:
+    """Send events as they come. An error in their midst becomes a last event named `error`: the status is out."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_safe(pieces), media_type="text/event-stream", headers=headers)
+
+
+async def _safe(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for piece in pieces:
+            yield piece
+    except SoldiomError as error:
+        yield event(problems.content(error), "error")
+    except Exception as error:
+        problems.unexpected(error)
+        yield event({"title": "Internal error", "status": 500}, "error")

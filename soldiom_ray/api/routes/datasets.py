@@ -1,0 +1,64 @@
+"""Documents, datasets and indexes; search in an index."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from soldiom_ray.api import endpoints
+from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
+from soldiom_ray.api.bodies import SearchBody
+from soldiom_ray.api.routes.jobs import Cursor, Limit
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.db import datasets
+from soldiom_ray.db.engine import session
+from soldiom_ray.errors import InputError, NotFoundError, Problem
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
+
+router = APIRouter(route_class=GuardedRoute, tags=["datasets"])
+
+
+@router.get("/api/datasets", openapi_extra=needs("viewer"))
+def list_datasets(
+    caller: Who,
+    settings: Config,
+    stage: Literal["documents", "dataset", "index"] | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """Collected documents, prepared datasets and indexes, newest first."""
+    with session(settings) as opened:
+        rows, following = datasets.list_datasets(opened, caller.tenant, stage, cursor, limit)
+        return {"items": [datasets.as_dict(row) for row in rows], "next": following}
+
+
+@router.get("/api/datasets/{dataset_id}", openapi_extra=needs("viewer"))
+def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """One dataset, by its id or its artifact's, with the card of its artifact."""
+    with session(settings) as opened:
+        shown = datasets.as_dict(datasets.get(opened, dataset_id, caller.tenant))
+    artifacts = Artifacts(open_storage(settings))
+    manifest = artifacts.find(shown["artifact_id"])
+    has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
+    card = artifacts.read(manifest, "card.md").decode() if manifest is not None and has_card else None
+    return shown | {"details": manifest.details if manifest else {}, "card": card}
+
+
+@router.post("/api/search", openapi_extra=needs("user"))
+async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
+    """The passages nearest in meaning: `{id, text, score, metadata}`, best first."""
+    index, collection = await run_in_threadpool(_collection, settings, body.index, caller)
+    items = await endpoints.call(endpoints.SEARCH, "search", body.query, body.k, collection)
+    return {"items": items, "next": None, "index": index}
+
+
+def _collection(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
+    """The id of an index and the name of its collection."""
+    with session(settings) as opened:
+        row = datasets.get(opened, index, caller.tenant) if index else datasets.latest_index(opened, caller.tenant)
+        if row is None:
+            raise NotFoundError("There is no index yet.", remedy="run a recipe with `embed:`")
+        if row.stage != "index":
+            raise InputError("This is no index.", problems=[Problem("body.index", f"names {row.stage}")])
+    return row.id, str(Artifacts(open_storage(settings)).get(row.artifact_id).details["collection"])

@@ -1,0 +1,87 @@
+"""Is it alive, can it work, how much does it do; and the API's own description."""
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import text
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+
+from soldiom_ray.api import pages
+from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, Config, GuardedRoute, needs
+from soldiom_ray.db.engine import session
+from soldiom_ray.errors import SoldiomError
+from soldiom_ray.services.http import get
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
+
+router = APIRouter(route_class=GuardedRoute, tags=["health"])
+
+
+@router.get("/healthz", openapi_extra=needs(ANYONE))
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", openapi_extra=needs(ANYONE), response_model=dict[str, Any])
+def readyz(settings: Config) -> Response:
+    """Every dependency by name; 503 when one is missing."""
+    probes = {
+        "postgres": lambda: _database(settings),
+        "storage": lambda: _storage(settings),
+        "ray": lambda: _http(settings.dashboard_url, "/api/gcs_healthz"),
+        "chroma": lambda: _http(settings.chroma_url, "/api/v2/heartbeat"),
+        "mlflow": lambda: _http(settings.mlflow_url, "/health"),
+    }
+    with ThreadPoolExecutor(len(probes)) as pool:
+        found = {name: pool.submit(probe) for name, probe in probes.items()}
+        services = {name: {"state": future.result()} for name, future in found.items()}
+    ready = all(each["state"] == "running" for each in services.values())
+    return JSONResponse({"status": "ready" if ready else "not ready", "services": services}, 200 if ready else 503)
+
+
+@router.get("/metrics", response_class=PlainTextResponse, openapi_extra=needs(LOCAL_OR_ADMIN))
+def metrics(request: Request) -> Response:
+    """Counts for Prometheus: from this machine without a key, else for admins."""
+    return PlainTextResponse(request.app.state.measures.text(), media_type="text/plain; version=0.0.4")
+
+
+@router.get("/openapi.json", openapi_extra=needs(ANYONE))
+async def openapi(request: Request) -> dict[str, Any]:
+    """This description."""
+    described: dict[str, Any] = request.app.openapi()
+    return described
+
+
+@router.get("/docs", response_class=HTMLResponse, openapi_extra=needs(ANYONE))
+async def docs(request: Request) -> Response:
+    """This description as a page, complete without a network."""
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(pages.page(request.app.openapi()), headers={"Content-Security-Policy": policy})
+
+
+def _database(settings: Settings) -> str:
+    try:
+        with session(settings) as opened:
+            opened.execute(text("SELECT 1 FROM alembic_version"))
+    except SoldiomError:
+        return "unreachable" if settings.database_url else "not set up"
+    return "running"
+
+
+def _storage(settings: Settings) -> str:
+    try:
+        open_storage(settings).exists("probe")
+    except SoldiomError:
+        return "unreachable"
+    return "running"
+
+
+def _http(url: str | None, path: str) -> str:
+    if not url:
+        return "not set up"
+    return "running" if get(url.rstrip("/") + path).status == 200 else "unreachable"

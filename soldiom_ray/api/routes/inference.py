@@ -1,0 +1,105 @@
+"""Ask deployed models. Answers carry `watermark: null` until models mark what they write."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from soldiom_ray.api import endpoints, problems
+from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
+from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
+from soldiom_ray.api.events import DONE, event, respond
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import session
+from soldiom_ray.errors import ConflictError, InputError, SoldiomError, TooLargeError
+from soldiom_ray.settings import Settings
+
+router = APIRouter(route_class=GuardedRoute, tags=["inference"])
+
+BATCH = 64
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+
+
+@router.post("/api/inference/{model_id}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
+async def infer(model_id: str, body: InferenceBody, caller: Who, settings: Config) -> dict[str, Any] | Response:
+    """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`."""
+    found = await run_in_threadpool(_deployed, settings, model_id, caller)
+    request = _request(body.parameters)
+    if body.messages is not None:
+        request["messages"] = [message.model_dump() for message in body.messages]
+    else:
+        request["inputs"] = [body.input]
+    name = endpoints.application(found)
+    if body.stream:
+        return respond(_pieces(found, name, request))
+    outputs = (await endpoints.call(name, "generate", request))["outputs"]
+    shown = _output(outputs[0])
+    return {**shown, "model": found, "watermark": None}
+
+
+@router.post("/api/inference/{model_id}/batch", openapi_extra=needs("user"))
+async def infer_batch(model_id: str, body: BatchBody, caller: Who, settings: Config) -> dict[str, Any]:
+    """Answers in the order of `inputs`; one that fails has an `error` in its place."""
+    if len(body.inputs) > BATCH:
+        raise TooLargeError(
+            f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
+        )
+    found = await run_in_threadpool(_deployed, settings, model_id, caller)
+    name = endpoints.application(found)
+    try:
+        answer = await endpoints.call(name, "generate", {"inputs": list(body.inputs), **_request(body.parameters)})
+        outputs = [_output(each) for each in answer["outputs"]]
+    except InputError:
+        tasks = [_alone(name, {"inputs": [text], **_request(body.parameters)}) for text in body.inputs]
+        outputs = list(await asyncio.gather(*tasks))
+    return {"outputs": outputs, "model": found, "usage": _sum(outputs), "watermark": None}
+
+
+def _deployed(settings: Settings, model_id: str, caller: Caller) -> str:
+    """The id of the model, which has to be deployed and the caller's."""
+    with session(settings) as opened:
+        model = models.get(opened, model_id, caller.tenant)
+        if not model.deployed:
+            raise ConflictError(
+                f"Model {model.id} is not deployed.",
+                remedy=f"deploy it: POST /api/models/{model.id}/deploy or `soldiom deploy {model.id}`",
+            )
+        return model.id
+
+
+def _request(parameters: Parameters) -> dict[str, Any]:
+    return {"parameters": parameters.model_dump(mode="json")}
+
+
+def _output(given: dict[str, Any]) -> dict[str, Any]:
+    prompt, completion = int(given["prompt_tokens"]), int(given["completion_tokens"])
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    return {"output": given["text"], "finish_reason": given.get("finish_reason"), "usage": usage}
+
+
+async def _alone(name: str, request: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _output((await endpoints.call(name, "generate", request))["outputs"][0])
+    except SoldiomError as error:
+        return {"error": problems.content(error)}
+
+
+def _sum(outputs: list[dict[str, Any]]) -> dict[str, int]:
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return {name: sum(each["usage"][name] for each in outputs if "usage" in each) for name in names}
+
+
+async def _pieces(model_id: str, name: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
+    """The endpoint's pieces as events; its closing piece, the one with the counts, closes with `usage` and `model`."""
+    async for piece in endpoints.stream(name, "stream", request):
+        if "completion_tokens" in piece:
+            closing = _output({"text": "", **piece})
+            text = {"text": piece["text"]} if piece.get("text") else {}
+            closing = {"finish_reason": closing["finish_reason"], "usage": closing["usage"]}
+            yield event({**text, **closing, "model": model_id, "watermark": None})
+        else:
+            yield event(piece)
+    yield DONE

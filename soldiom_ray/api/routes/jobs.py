@@ -1,0 +1,102 @@
+"""Training jobs: start, list, show, stop, logs, curves."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Annotated, Any
+
+import anyio
+from fastapi import APIRouter, Header, Query
+from starlette.responses import PlainTextResponse, Response
+
+from soldiom_ray import launch
+from soldiom_ray.api import work
+from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
+from soldiom_ray.api.bodies import TrainingBody
+from soldiom_ray.api.events import event, respond
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.db import jobs
+from soldiom_ray.db.engine import session
+from soldiom_ray.errors import BusyError
+from soldiom_ray.records import JobStatus
+from soldiom_ray.storage import open_storage
+
+router = APIRouter(route_class=GuardedRoute, tags=["jobs"])
+Limit = Annotated[int, Query(ge=1, le=200)]
+Cursor = Annotated[str | None, Query(max_length=64)]
+
+FOLLOWERS = 16
+"""Followed logs hold a thread each, so they are few and have their own threads."""
+
+_followers: list[anyio.CapacityLimiter] = []
+
+
+@router.post("/api/training/jobs", status_code=202, openapi_extra=needs("trainer"))
+def create_job(
+    body: TrainingBody,
+    caller: Who,
+    settings: Config,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> dict[str, Any]:
+    """Train on a dataset, or run a whole recipe. The same `Idempotency-Key` gives the same job."""
+    kind = "train" if body.dataset_id is not None else "workflow"
+    return work.start(settings, caller, work.training_recipe(body), kind, idempotency_key, response)
+
+
+@router.get("/api/training/jobs", openapi_extra=needs("viewer"))
+def list_jobs(
+    caller: Who, settings: Config, status: JobStatus | None = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """Jobs, newest first."""
+    with session(settings) as opened:
+        rows, following = jobs.list_jobs(opened, caller.tenant, status, cursor, limit)
+        return {"items": [jobs.as_dict(row) for row in rows], "next": following}
+
+
+@router.get("/api/training/jobs/{job_id}", openapi_extra=needs("viewer"))
+def show_job(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """One job with its stages."""
+    return launch.show_job(settings, job_id, caller.tenant)
+
+
+@router.delete("/api/training/jobs/{job_id}", status_code=202, openapi_extra=needs("trainer"))
+def cancel_job(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """Ask a job to stop: it keeps its last checkpoint and ends as `cancelled`. 409 when it has ended already."""
+    return launch.cancel_job(settings, job_id, caller.tenant)
+
+
+@router.get("/api/training/jobs/{job_id}/logs", response_class=PlainTextResponse, openapi_extra=needs("viewer"))
+async def show_logs(job_id: str, caller: Who, settings: Config, follow: bool = False) -> Response:
+    """What the job has printed: a text, or with `follow` server-sent events until the job ends."""
+    if not follow:
+        return PlainTextResponse(await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant))
+    await anyio.to_thread.run_sync(launch.show_job, settings, job_id, caller.tenant)
+    if not _followers:
+        _followers.append(anyio.CapacityLimiter(FOLLOWERS))
+    if _followers[0].available_tokens < 1:
+        raise BusyError(f"{FOLLOWERS} logs are being followed already.", retry_after_seconds=10)
+    return respond(_follow(launch.follow_logs(settings, job_id, caller.tenant), _followers[0]))
+
+
+async def _follow(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
+    def following() -> str | None:
+        return next(pieces, None)
+
+    while (text := await anyio.to_thread.run_sync(following, limiter=limiter, abandon_on_cancel=True)) is not None:
+        yield event({"text": text})
+
+
+@router.get("/api/training/jobs/{job_id}/metrics", openapi_extra=needs("viewer"))
+def show_metrics(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """The scores of the job, and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
+    with session(settings) as opened:
+        job = jobs.get(opened, job_id, caller.tenant)
+        trained = next((row for row in jobs.stages(opened, job_id) if row.stage == "train"), None)
+        curves = trained.details.get("curves", []) if trained else []
+        run, metrics = trained.artifact_id if trained else None, job.metrics
+    if run:
+        artifacts = Artifacts(open_storage(settings))
+        manifest = artifacts.find(run)
+        if manifest is not None and any(entry.name == "curves.json" for entry in manifest.files):
+            curves = json.loads(artifacts.read(manifest, "curves.json"))
+    return {"id": job_id, "metrics": metrics, "curves": curves}

@@ -1,0 +1,89 @@
+"""The registry: list, show, deploy, delete."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from starlette.responses import Response
+
+from soldiom_ray import launch
+from soldiom_ray.api import work
+from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
+from soldiom_ray.api.routes.jobs import Cursor, Limit
+from soldiom_ray.db import deployments, evaluations, models
+from soldiom_ray.db.engine import session
+from soldiom_ray.domains.schema import Deploy, Recipe
+from soldiom_ray.records import Family
+
+router = APIRouter(route_class=GuardedRoute, tags=["models"])
+
+
+@router.get("/api/models", openapi_extra=needs("viewer"))
+def list_models(
+    caller: Who,
+    settings: Config,
+    family: Family | None = None,
+    specialization: str | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """Versions of models, newest first."""
+    with session(settings) as opened:
+        rows, following = models.list_models(
+            opened, caller.tenant, family=family, specialization=specialization, cursor=cursor, limit=limit
+        )
+        return {"items": [models.as_dict(row) for row in rows], "next": following}
+
+
+@router.get("/api/models/{model_id}", openapi_extra=needs("viewer"))
+def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """One version (by id, name or name@version): card, lineage, licence, its sisters, its endpoint."""
+    with session(settings) as opened:
+        model = models.get(opened, model_id, caller.tenant)
+        sisters, _ = models.list_models(opened, caller.tenant, family=model.family, name=model.name, limit=200)
+        endpoint = deployments.get(opened, model.id)
+        return models.as_dict(model, whole=True) | {
+            "versions": [{"id": each.id, "version": each.version, "deployed": each.deployed} for each in sisters],
+            "deployment": deployments.as_dict(endpoint) if endpoint else None,
+        }
+
+
+@router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
+def show_model_metrics(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """How the model scored."""
+    with session(settings) as opened:
+        model = models.get(opened, model_id, caller.tenant)
+        rows = evaluations.of_model(opened, model.id, caller.tenant)
+        scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
+        return {"id": model.id, "metrics": model.performance_metrics, "gate": model.gate, "evaluations": scored}
+
+
+@router.post("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
+def deploy_model(
+    model_id: str,
+    caller: Who,
+    settings: Config,
+    response: Response,
+    body: Deploy | None = None,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> dict[str, Any]:
+    """Serve the model, as one job."""
+    with session(settings) as opened:
+        model = models.get(opened, model_id, caller.tenant)
+    recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
+    return work.start(settings, caller, recipe, "deploy", idempotency_key, response)
+
+
+@router.delete("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
+def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+    """Stop serving the model."""
+    with session(settings) as opened:
+        model = models.get(opened, model_id, caller.tenant)
+    launch.undeploy(settings, model.id, caller.tenant)
+    return {"id": model.id, "deployed": False}
+
+
+@router.delete("/api/models/{model_id}", status_code=204, openapi_extra=needs("trainer"))
+def delete_model(model_id: str, caller: Who, settings: Config) -> None:
+    """Take the version out of the registry; 409 while it is deployed. The artifacts of its run stay."""
+    with session(settings) as opened:
+        models.delete(opened, model_id, caller.tenant)

@@ -1,0 +1,76 @@
+"""`python -m soldiom_ray.api.start`: put the API on Ray Serve and end once it runs."""
+
+import sys
+from dataclasses import replace
+from typing import Any
+
+from soldiom_ray import compute
+from soldiom_ray.errors import SoldiomError
+from soldiom_ray.logs import start_logging
+from soldiom_ray.settings import Settings, job_environment, keep_secrets, load_settings
+
+REQUEST_SECONDS = 900.0
+"""Serve cuts streams, too, after this time."""
+
+
+def start(settings: Settings) -> None:
+    """Start Serve where it does not run yet, and run this version of the API on it; returns when it answers."""
+    from ray import serve
+    from ray.serve.config import HTTPOptions
+
+    compute.connect(settings)
+    keep_secrets(settings)
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=HTTPOptions(
+            host=settings.api_host,
+            port=settings.api_port,
+            request_timeout_s=REQUEST_SECONDS,
+            ssl_certfile=str(settings.tls_cert) if settings.tls_cert else None,
+            ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
+        ),
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+    serve.run(_deployment(settings).bind(), name="api", route_prefix="/", blocking=False)
+
+
+def _deployment(settings: Settings) -> Any:
+    """The deployment. Its process reads the settings where it runs; what only this environment says goes along."""
+    from ray import serve
+
+    rate_limit, tls_cert, tls_key = settings.rate_limit, settings.tls_cert, settings.tls_key
+
+    def build() -> Any:
+        from soldiom_ray.api.app import make_app
+
+        start_logging()
+        return make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))
+
+    return serve.deployment(
+        serve.ingress(build)(),
+        name="api",
+        num_replicas=1,
+        max_ongoing_requests=64,
+        max_queued_requests=256,
+        max_surge_percent=100,
+        health_check_period_s=2,
+        health_check_timeout_s=10,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": job_environment(settings)}},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
+
+
+def main() -> int:
+    """The command; its exit code."""
+    start_logging()
+    try:
+        start(load_settings())
+    except SoldiomError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""From a request to a launched job: what the caller may name is checked here, the rest is the launch's."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from soldiom_ray import launch
+from soldiom_ray.api.auth import Caller
+from soldiom_ray.api.bodies import TrainingBody
+from soldiom_ray.db import datasets, inputs, jobs, models
+from soldiom_ray.db.engine import session
+from soldiom_ray.domains.recipes import validate_recipe
+from soldiom_ray.domains.schema import FilesSource, LocalSource, Recipe
+from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
+from soldiom_ray.settings import Settings
+
+BUILTIN_FOLDER = Path(launch.__file__).parent / "models" / "builtin"
+HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._/-]{1,100})?")
+RUN_ID = re.compile(r"run-[0-9a-f]{16}")
+
+
+def start(
+    settings: Settings, caller: Caller, recipe: Recipe, kind: str, idempotency_key: str | None, response: Response
+) -> dict[str, Any]:
+    """Launch the recipe for the caller; sets the `Location` of the job."""
+    with session(settings) as opened:
+        _check_references(opened, recipe, caller)
+    job = launch.launch_job(
+        settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
+    )
+    response.headers["Location"] = f"/api/training/jobs/{job['id']}"
+    return job
+
+
+def training_recipe(body: TrainingBody) -> Recipe:
+    """The recipe that a training body means. InputError names fields as the body has them."""
+    content: dict[str, Any] = dict(body.recipe or {})
+    train = dict(body.config or {})
+    if body.base_model is not None:
+        train["base_model"] = body.base_model
+    if body.training_method is not None:
+        train["method"] = body.training_method
+    if body.name is not None:
+        content["name"] = body.name
+    if body.dataset_id is not None:
+        register = {"specialization": body.specialization} if body.specialization else {}
+        content |= {"dataset": body.dataset_id, "train": train, "evaluate": {}, "register": register}
+    else:
+        if train:
+            content["train"] = _merged(content.get("train"), train)
+        if body.specialization:
+            content["register"] = _merged(content.get("register"), {"specialization": body.specialization})
+    try:
+        return validate_recipe(content, "The body")
+    except InputError as error:
+        spell = _body_names(body)
+        problems = [Problem(spell(problem.loc), problem.msg) for problem in error.problems]
+        raise InputError(error.what, remedy="correct the fields that `errors` names", problems=problems) from error
+
+
+def _merged(given: object, more: dict[str, Any]) -> object:
+    return {**given, **more} if isinstance(given, dict) else more if given is None else given
+
+
+def _body_names(body: TrainingBody) -> Callable[[str], str]:
+    ours = {
+        "train.base_model": "base_model",
+        "train.method": "training_method",
+        "name": "name",
+        "dataset": "dataset_id",
+    }
+    ours["register.specialization"] = "specialization"
+
+    def spell(location: str) -> str:
+        field = ours.get(location)
+        if field and (body.dataset_id is not None or getattr(body, field, None) is not None):
+            return f"body.{field}"
+        if body.dataset_id is not None:
+            return "body." + re.sub(r"^train\b", "config", location)
+        return f"body.recipe.{location}".rstrip(".")
+
+    return spell
+
+
+def _check_references(opened: Session, recipe: Recipe, caller: Caller) -> None:
+    """Everything named by id exists and is the caller's; what is read on the server itself is for admins."""
+    for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
+        datasets.get(opened, name, caller.tenant)
+    if recipe.run and not jobs.made(opened, recipe.run, caller.tenant):
+        raise NotFoundError(f"No run {recipe.run!r}.", remedy="its id stands in the result of the job that trained it")
+    if recipe.version:
+        models.get(opened, recipe.version, caller.tenant)
+    for source in recipe.collect or ():
+        local = (isinstance(source, LocalSource) and source.path) or (isinstance(source, FilesSource) and source.paths)
+        if local and not caller.may("admin"):
+            raise DeniedError(
+                "Paths on the server can only be collected by an admin.", remedy="upload the files instead"
+            )
+        if isinstance(source, FilesSource):
+            for name in source.inputs:
+                inputs.get(opened, name, caller.tenant)
+    if recipe.train is not None and recipe.train.architecture is None:
+        _check_base(opened, recipe.train.base_model, caller)
+
+
+def _check_base(opened: Session, name: str, caller: Caller) -> None:
+    """Refuse early a base model that cannot exist; whether a hub id does is found out by the job."""
+    if name.startswith("builtin/"):
+        known = sorted(path.name for path in BUILTIN_FOLDER.glob("*") if path.is_dir()) or ["tiny"]
+        if name.removeprefix("builtin/") in known:
+            return
+        tried = f"built in are: {', '.join(f'builtin/{each}' for each in known)}"
+    elif name.startswith(("/", ".", "~")):
+        if not caller.may("admin"):
+            raise DeniedError("Folders on the server can only be named by an admin.", remedy="name a model or a hub id")
+        if Path(name).is_absolute() and Path(name).is_dir():
+            return
+        tried = "no such folder on the server (give its absolute path)"
+    elif RUN_ID.fullmatch(name) and jobs.made(opened, name, caller.tenant):
+        return
+    else:
+        try:
+            models.get(opened, name, caller.tenant)
+            return
+        except NotFoundError:
+            if HUB_ID.fullmatch(name) and not name.startswith(("base/", "fine-tuned/", "specialized/")):
+                return
+        tried = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
+    raise InputError(
+        f"Unknown base model {name[:100]!r}.",
+        remedy="use builtin/tiny, a model of GET /api/models, or a Hugging Face id OWNER/NAME",
+        problems=[Problem("base_model", tried)],
+    )

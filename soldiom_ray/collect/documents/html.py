@@ -1,0 +1,69 @@
+"""HTML text with the standard library's parser: what a reader sees, without navigation, scripts and styles."""
+
+import re
+from html.parser import HTMLParser
+
+from soldiom_ray.collect.documents.parsed import ParsedText, read_text
+
+_SILENT = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
+_BLOCKS = {"p", "div", "section", "article", "ul", "ol", "table", "tr", "pre", "blockquote", "dl", "dt", "dd", "figure", "header", "main", "aside", "form", "hr"}  # fmt: skip
+
+
+def parse(name: str, data: bytes) -> list[ParsedText]:
+    """The page's text; headings and list items marked as in Markdown."""
+    text, encoding = read_text(data)
+    page = _Page()
+    page.feed(text)
+    page.close()
+    told = {"title": page.title.strip()} if page.title.strip() else {}
+    return [ParsedText(page.text(), metadata=told | ({} if encoding == "utf-8" else {"encoding": encoding}))]
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.title = ""
+        self.silent: list[str] = []
+        self.preformatted = 0
+        self.in_title = False
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.in_title = tag == "title"
+        if tag == "body":
+            self.silent.clear()
+        if tag in _SILENT:
+            self.silent.append(tag)
+        elif re.fullmatch(r"h[1-6]", tag):
+            self.parts.append(f"\n\n{'#' * int(tag[1])} ")
+        elif tag == "li":
+            self.parts.append("\n- ")
+        elif tag in ("td", "th"):
+            self.parts.append(" | ")
+        elif tag == "br":
+            self.parts.append("\n")
+        elif tag in _BLOCKS:
+            self.parts.append("\n" if tag == "tr" else "\n\n")
+        self.preformatted += tag == "pre"
+
+    def handle_endtag(self, tag: str) -> None:
+        self.in_title = False
+        if tag in self.silent:
+            del self.silent[self.silent.index(tag) :]
+        elif tag in _BLOCKS or re.fullmatch(r"h[1-6]", tag):
+            self.parts.append("\n" if tag == "tr" else "\n\n")
+        self.preformatted = max(0, self.preformatted - (tag == "pre"))
+
+    def handle_data(self, data: str) -> None:
+        if self.in_title:
+            self.title += data
+        elif not self.silent:
+            self.parts.append(data if self.preformatted else re.sub(r"\s+", " ", data))
+
+    def text(self) -> str:
+        joined = "".join(self.parts)
+        joined = re.sub(
+            r"[ \t]+\n", "\n", re.sub(r"\n[ ]+(?=\S)(?!\s)", "\n", joined) if "    " not in joined else joined
+        )
+        joined = re.sub(r"^ \| ", "", joined, flags=re.MULTILINE)
+        return re.sub(r"\n{3,}", "\n\n", joined).strip()

@@ -1,0 +1,12 @@
+"""Plain text, Markdown, source code, notebooks."""
+
+from soldiom_ray.collect.documents.parsed import ParsedText, read_text
+from soldiom_ray.collect.text import notebook_text
+
+
+def parse(name: str, data: bytes) -> list[ParsedText]:
+    """The file as it stands."""
+    if name.lower().endswith(".ipynb"):
+        return [ParsedText(notebook_text(data))]
+    text, encoding = read_text(data)
+    return [ParsedText(text, metadata={} if encoding == "utf-8" else {"encoding": encoding})]

@@ -1,0 +1,97 @@
+"""The way to Ray: connect to the home's cluster, hand it jobs, see what it has. The only `ray.init` of the package.
+
+Ray reads its authentication from the process's environment alone, so `connect` sets RAY_AUTH_MODE and
+RAY_AUTH_TOKEN_PATH there: the one place that writes to `os.environ`, and it must happen before Ray is imported.
+"""
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from soldiom_ray.errors import UnavailableError
+from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+NAMESPACE = "soldiom"
+REACH_SECONDS = 3.0
+REMEDY = "run `soldiom up`"
+
+
+def connect(settings: Settings, *, log_to_driver: bool = False, namespace: str = NAMESPACE) -> None:
+    """Connect this process to Ray; nothing happens when it is connected already.
+
+    The address is RAY_ADDRESS where it is set (Ray sets it inside a job), else the one that `soldiom up` wrote down.
+    Raises UnavailableError within seconds when nothing listens there, where `ray.init` alone would wait for a minute.
+    """
+    authenticate(settings)
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = settings.ray_address
+    if address is None:
+        raise UnavailableError("Ray is not running.", remedy=REMEDY)
+    if address.startswith("http"):
+        raise UnavailableError(
+            f"RAY_ADDRESS is {address!r}, the address of a dashboard: it takes jobs, not connections.",
+            remedy="set RAY_ADDRESS to HOST:PORT of the cluster's head (port 6379 unless chosen otherwise)",
+        )
+    if address not in ("auto", "local") and "://" not in address:
+        _reach(address, "Ray")
+    try:
+        ray.init(address=address, namespace=namespace, log_to_driver=log_to_driver, logging_level="warning")
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise UnavailableError(f"Ray at {address} does not take the connection: {error}", remedy=REMEDY) from error
+
+
+def authenticate(settings: Settings) -> None:
+    """Let Ray's own clients in this process show the home's token. A cluster placed elsewhere by RAY_ADDRESS keeps the
+    authentication that the environment gives it."""
+    if "ray" not in settings.external and settings.ray_token_path.exists():
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(settings.ray_token_path)
+        os.environ.pop("RAY_AUTH_TOKEN", None)
+
+
+def job_client(settings: Settings) -> "JobSubmissionClient":
+    """Ray's client for jobs, with the home's token. Raises UnavailableError at once when nothing answers."""
+    url = settings.dashboard_url
+    if url is None:
+        raise UnavailableError("Ray's job server is not running, or its address is not known.", remedy=REMEDY)
+    parts = urlsplit(url)
+    _reach(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}", "Ray's job server")
+    authenticate(settings)
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(url)
+    except (ConnectionError, RuntimeError) as error:
+        raise UnavailableError(f"Ray's job server at {url} refuses: {error}", remedy=REMEDY) from error
+
+
+def cluster_resources(settings: Settings) -> dict[str, float]:
+    """What all nodes together have: CPU, GPU, memory and object_store_memory in bytes, accelerator types."""
+    connect(settings)
+    import ray
+
+    return {name: float(value) for name, value in ray.cluster_resources().items()}
+
+
+def running_applications(settings: Settings) -> set[str]:
+    """Names of the Serve applications that answer now; none when Serve does not run."""
+    connect(settings)
+    from ray import serve
+
+    found: dict[str, Any] = dict(serve.status().applications)
+    return {name for name, application in found.items() if str(application.status.value) == "RUNNING"}
+
+
+def _reach(address: str, what: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UnavailableError(f"{what} does not answer at {address}.", remedy=REMEDY) from error

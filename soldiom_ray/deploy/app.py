@@ -1,0 +1,118 @@
+"""The endpoint of one model version: a Ray Serve deployment that holds the weights and generates text.
+
+It speaks through its Serve handle only; HTTP, keys and limits are the API's.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from soldiom_ray.deploy.batching import Batcher, Options
+from soldiom_ray.deploy.requests import Parameters, Request, read_request
+from soldiom_ray.errors import InputError, UnavailableError
+
+
+class ModelEndpoint:
+    """One replica. `run` is the artifact of a tuned model, `base` the name of a base model; one of them is given.
+
+    `revision` is not read: another one makes Serve start new replicas.
+    """
+
+    def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
+        import torch
+
+        from soldiom_ray.artifacts import Artifacts
+        from soldiom_ray.models.generate import Generator
+        from soldiom_ray.models.load import context_length, load_base, load_run
+        from soldiom_ray.settings import load_settings
+        from soldiom_ray.storage import open_storage
+
+        self.model_id = model_id
+        settings = load_settings()
+        torch.set_num_threads(threads)
+        artifacts = Artifacts(open_storage(settings))
+        loading = (
+            load_run(artifacts, settings, artifacts.get(run)) if run else load_base(artifacts, settings, str(base))
+        )
+        with loading as (model, tokenizer):
+            self.context_length = context_length(model)
+            self.tokenizer = tokenizer
+            self.batcher = Batcher(Generator(model, tokenizer))
+
+    async def check_health(self) -> None:
+        """Serve's own question; it is answered while torch works, for that has its own thread."""
+        if self.batcher.thread._shutdown:
+            raise UnavailableError(f"The model's thread of {self.model_id} has ended.")
+
+    async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a request as a whole: {"outputs": [{text, finish_reason, prompt_tokens, completion_tokens}]}.
+
+        InputError for a request or a prompt that cannot be used; then nothing is generated.
+        """
+        asked = read_request(request)
+        prompts = self._prompts(asked)
+        options = [self._options(prompt, asked.parameters, place) for place, prompt in enumerate(prompts)]
+        asked_for = zip(prompts, options, strict=True)
+        texts = await asyncio.gather(*(self.batcher.generate(prompt, chosen) for prompt, chosen in asked_for))
+        return {"outputs": [_output(text) for text in texts]}
+
+    async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """Answer piece by piece: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}.
+
+        One input or one conversation. When the caller goes away, the generation stops at the next piece.
+        """
+        asked = read_request(request)
+        prompts = self._prompts(asked)
+        if len(prompts) != 1:
+            raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
+        async for piece in self.batcher.stream(prompts[0], self._options(prompts[0], asked.parameters, 0)):
+            if isinstance(piece, str):
+                yield {"text": piece}
+            else:
+                output = _output(piece)
+                usage = {key: output[key] for key in ("prompt_tokens", "completion_tokens")}
+                yield {"done": True, "usage": usage, "finish_reason": output["finish_reason"]}
+
+    async def describe(self) -> dict[str, Any]:
+        """What this replica is: model, context length, process, sizes of its last batches."""
+        return {
+            "model_id": self.model_id,
+            "context_length": self.context_length,
+            "pid": os.getpid(),
+            "batches": self.batcher.batches,
+        }
+
+    def _prompts(self, asked: Request) -> list[str]:
+        if asked.inputs:
+            return list(asked.inputs)
+        messages = [message.model_dump() for message in asked.messages]
+        return [str(self.batcher.generator.chat(messages))]
+
+    def _options(self, prompt: str, parameters: Parameters, place: int) -> Options:
+        """The options for one prompt; room is left for at least one new token. Each input of a request gets a seed of
+        its own from the request's seed, so the same request gives the same answers."""
+        length = len(self.tokenizer(prompt, verbose=False)["input_ids"])
+        if length == 0:
+            raise InputError("The prompt is empty.", remedy="send at least one character")
+        if length >= self.context_length:
+            raise InputError(
+                f"The prompt has {length} tokens; model {self.model_id} takes {self.context_length} with the answer.",
+                remedy=f"shorten the prompt to fewer than {self.context_length} tokens",
+            )
+        if parameters.max_tokens > self.context_length:
+            raise InputError(
+                f"`parameters.max_tokens` is {parameters.max_tokens}; the context of model {self.model_id} holds"
+                f" {self.context_length} tokens.",
+                remedy=f"ask for at most {self.context_length} tokens",
+            )
+        room = min(parameters.max_tokens, self.context_length - length)
+        if parameters.temperature == 0:
+            return Options(room, stop=parameters.stop)
+        seed = None if parameters.seed is None else (parameters.seed + place) % 2**63
+        return Options(room, parameters.temperature, parameters.top_p, seed, parameters.stop)
+
+
+def _output(generated: Any) -> dict[str, Any]:
+    names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
+    return {name: getattr(generated, name) for name in names}

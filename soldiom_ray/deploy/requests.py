@@ -1,0 +1,61 @@
+"""What an endpoint is asked, checked before it reaches the model."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.records import Record
+
+MOST_INPUTS = 64
+"""Inputs of one request; more belong into a batch job or several requests."""
+
+
+class Parameters(Record):
+    """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
+    stop: tuple[str, ...] = Field(default=(), max_length=8)
+
+    @model_validator(mode="after")
+    def _stops_are_not_empty(self) -> "Parameters":
+        if any(not text for text in self.stop):
+            raise ValueError("an entry of `stop` is empty")
+        return self
+
+
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Request(Record):
+    """Either texts to continue, each on its own, or one conversation."""
+
+    inputs: tuple[str, ...] = Field(default=(), max_length=MOST_INPUTS)
+    messages: tuple[Message, ...] = ()
+    parameters: Parameters = Parameters()
+
+    @model_validator(mode="after")
+    def _asks_one_thing(self) -> "Request":
+        if bool(self.inputs) == bool(self.messages):
+            raise ValueError("give either `inputs` (texts) or `messages` (a conversation)")
+        return self
+
+
+def read_request(request: Mapping[str, Any]) -> Request:
+    """The request as a record, or one InputError with every mistake; it never repeats the user's text."""
+    try:
+        return Request.model_validate(request)
+    except ValidationError as error:
+        problems = [
+            Problem(".".join(str(part) for part in one["loc"]), one["msg"])
+            for one in error.errors(include_input=False, include_url=False, include_context=False)
+        ]
+        raise InputError("The request cannot be used.", remedy="correct it", problems=problems) from None

