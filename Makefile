@@ -14,7 +14,7 @@ unexport PYTHONDONTWRITEBYTECODE
 FAST_TESTS := tests/test_layers.py tests/test_cluster_yaml.py
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test check bench up down base-model clean help
+.PHONY: quickstart test check bench environment up down base-model clean help
 
 quickstart: ## environment, services, the whole workflow on real input, a model you can call
 	@began=$$(date +%s); \
@@ -36,6 +36,8 @@ check: $(DEV) ## format, lint, types and the fast tests; CI runs this, then `mak
 bench: $(DEV) ## the benchmarks, against real services
 	@ls benchmarks/*.py >/dev/null 2>&1 || { echo "There are no benchmarks yet."; exit 0; }; \
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit; done
+
+environment: $(RUNTIME) ## only the environment, in .venv
 
 up: $(RUNTIME) ## start the services, or repair them
 	@$(BIN)/soldiom up

@@ -37,6 +37,7 @@ class Context:
     report: Report
     job_id: str = ""
     tenant: str = "default"
+    recipe: str = ""
 
 
 def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:
@@ -174,7 +175,7 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> by
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    types: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
     schema = pa.schema(
         [
             (

@@ -31,7 +31,7 @@ from soldiom_ray.storage import open_storage
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
 BEAT_SECONDS = 2.0
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("soldiom_ray.flow")
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Pulse:
 
 
 def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Pulse) -> dict[str, Any]:
-    context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant)
+    context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant, recipe.name)
     made = _given(context, recipe)
     with session(settings) as connection:
         for position, stage in enumerate(pulse.stages):

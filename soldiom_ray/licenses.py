@@ -6,35 +6,41 @@ What stands here is a reading of published licences for sorting data, not legal 
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 Verdict = Literal["allowed", "denied", "unknown"]
 
-PERMISSIVE = frozenset(
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+PERMISSIVE = _names(
     "0BSD AFL-3.0 Apache-1.1 Apache-2.0 Artistic-2.0 BSD-1-Clause BSD-2-Clause BSD-2-Clause-Patent BSD-3-Clause"
-    " BSD-3-Clause-Clear BSD-3-Clause-LBNL BSD-4-Clause BSL-1.0 BlueOak-1.0.0 CC-BY-3.0 CC-BY-4.0 CC0-1.0 CDLA-Permissive-1.0"
-    " CDLA-Permissive-2.0 CNRI-Python ECL-2.0 FTL HPND HPND-Markus-Kuhn ICU ISC JSON Libpng LicenseRef-BSD"
-    " LicenseRef-Public-Domain MIT MIT-0 MIT-CMU MIT-Modern-Variant MS-PL MulanPSL-2.0 NCSA ODC-By-1.0 OpenSSL PDDL-1.0"
-    " PSF-2.0 PostgreSQL Python-2.0 Python-2.0.1 TCL Unicode-3.0 Unicode-DFS-2016 Unlicense UPL-1.0 W3C WTFPL X11 ZPL-2.1 Zlib"
-    " bzip2-1.0.6 curl".split()
+    " BSD-3-Clause-Clear BSD-3-Clause-LBNL BSD-4-Clause BSL-1.0 BlueOak-1.0.0 CC-BY-3.0 CC-BY-4.0 CC0-1.0"
+    " CDLA-Permissive-1.0 CDLA-Permissive-2.0 CNRI-Python ECL-2.0 FTL HPND HPND-Markus-Kuhn ICU ISC JSON Libpng"
+    " LicenseRef-BSD LicenseRef-Public-Domain MIT MIT-0 MIT-CMU MIT-Modern-Variant MS-PL MulanPSL-2.0 NCSA"
+    " ODC-By-1.0 OpenSSL PDDL-1.0 PSF-2.0 PostgreSQL Python-2.0 Python-2.0.1 TCL Unicode-3.0 Unicode-DFS-2016"
+    " Unlicense UPL-1.0 W3C WTFPL X11 ZPL-2.1 Zlib bzip2-1.0.6 curl"
 )
-WEAK_COPYLEFT = frozenset(
+WEAK_COPYLEFT = _names(
     "CC-BY-SA-3.0 CC-BY-SA-4.0 CDDL-1.0 CDDL-1.1 CPL-1.0 EPL-1.0 EPL-2.0 EUPL-1.1 EUPL-1.2 LGPL-2.0-only"
-    " LGPL-2.0-or-later LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later LicenseRef-LGPL MPL-1.1 MPL-2.0"
-    " MS-RL ODbL-1.0 OFL-1.1 OSL-3.0".split()
+    " LGPL-2.0-or-later LGPL-2.1-only LGPL-2.1-or-later LGPL-3.0-only LGPL-3.0-or-later MPL-1.1 MPL-2.0"
+    " MS-RL ODbL-1.0 OFL-1.1 OSL-3.0"
 )
-STRONG_COPYLEFT = frozenset(
+STRONG_COPYLEFT = _names(
     "AGPL-3.0-only AGPL-3.0-or-later GPL-1.0-or-later GPL-2.0-only GPL-2.0-or-later GPL-3.0-only GPL-3.0-or-later"
-    " LicenseRef-AGPL LicenseRef-GPL SSPL-1.0".split()
+    " SSPL-1.0"
 )
-NON_COMMERCIAL = frozenset(
+NON_COMMERCIAL = _names(
     "BUSL-1.1 CC-BY-NC-2.0 CC-BY-NC-3.0 CC-BY-NC-4.0 CC-BY-NC-ND-3.0 CC-BY-NC-ND-4.0 CC-BY-NC-SA-2.0 CC-BY-NC-SA-3.0"
-    " CC-BY-NC-SA-4.0 Elastic-2.0 LicenseRef-NonCommercial LicenseRef-Proprietary PolyForm-Noncommercial-1.0.0".split()
+    " CC-BY-NC-SA-4.0 Elastic-2.0 LicenseRef-NonCommercial LicenseRef-Proprietary PolyForm-Noncommercial-1.0.0"
 )
-NO_DERIVATIVES = frozenset("CC-BY-ND-3.0 CC-BY-ND-4.0 CC-BY-NC-ND-3.0 CC-BY-NC-ND-4.0".split())
-CUSTOM_MODEL = frozenset(
-    "LicenseRef-Gemma LicenseRef-Llama-2 LicenseRef-Llama-3 LicenseRef-Llama-3.1 LicenseRef-Llama-3.2 LicenseRef-Llama-3.3"
-    " LicenseRef-OpenRAIL LicenseRef-Other".split()
+NO_DERIVATIVES = _names("CC-BY-ND-3.0 CC-BY-ND-4.0 CC-BY-NC-ND-3.0 CC-BY-NC-ND-4.0")
+CUSTOM_MODEL = _names(
+    "LicenseRef-Gemma LicenseRef-Llama-2 LicenseRef-Llama-3 LicenseRef-Llama-3.1 LicenseRef-Llama-3.2"
+    " LicenseRef-Llama-3.3 LicenseRef-OpenRAIL LicenseRef-Other"
 )
 """Allowed for commerce under conditions that a person has to read, so no rule decides them."""
 
@@ -49,7 +55,7 @@ _CLASSIFIERS = {
     "eclipse public license 2.0 (epl-2.0)": "EPL-2.0",
     "gnu affero general public license v3": "AGPL-3.0-only",
     "gnu affero general public license v3 or later (agplv3+)": "AGPL-3.0-or-later",
-    "gnu general public license (gpl)": "LicenseRef-GPL",
+    "gnu general public license (gpl)": "GPL-1.0-or-later",
     "gnu general public license v2 (gplv2)": "GPL-2.0-only",
     "gnu general public license v2 or later (gplv2+)": "GPL-2.0-or-later",
     "gnu general public license v3 (gplv3)": "GPL-3.0-only",
@@ -58,7 +64,7 @@ _CLASSIFIERS = {
     "gnu lesser general public license v2 or later (lgplv2+)": "LGPL-2.0-or-later",
     "gnu lesser general public license v3 (lgplv3)": "LGPL-3.0-only",
     "gnu lesser general public license v3 or later (lgplv3+)": "LGPL-3.0-or-later",
-    "gnu library or lesser general public license (lgpl)": "LicenseRef-LGPL",
+    "gnu library or lesser general public license (lgpl)": "LGPL-2.0-or-later",
     "historical permission notice and disclaimer (hpnd)": "HPND",
     "isc license (iscl)": "ISC",
     "mit license": "MIT",
@@ -83,23 +89,17 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"(gnu )?(lgpl|lesser).*2\.1.*", "LGPL-2.1-only"),
     (r"(gnu )?(lgpl|lesser).*3.*(or later|\+)", "LGPL-3.0-or-later"),
     (r"(gnu )?(lgpl|lesser).*3.*", "LGPL-3.0-only"),
-    (r"(gnu )?lgpl.*", "LicenseRef-LGPL"),
+    (r"(gnu )?lgpl.*", "LGPL-2.0-or-later"),
     (r"(gnu )?(gpl|general public).*3.*(or later|\+)", "GPL-3.0-or-later"),
     (r"(gnu )?(gpl|general public).*3.*", "GPL-3.0-only"),
     (r"(gnu )?(gpl|general public).*2.*(or later|\+)", "GPL-2.0-or-later"),
     (r"(gnu )?(gpl|general public).*2.*", "GPL-2.0-only"),
-    (r"(gnu )?gpl", "LicenseRef-GPL"),
+    (r"(gnu )?gpl", "GPL-1.0-or-later"),
     (r"(the )?apache( software)?( license)?[ ,-]*(v|version)?[ -]*(2(\.0)?)?( license)?", "Apache-2.0"),
     (r"asl[ -]?2(\.0)?", "Apache-2.0"),
     (r"(the )?mit([ -]license)?|expat", "MIT"),
-    (
-        r"(new|modified|revised|3[- ]clause)[ -]bsd( license)?|bsd[ -]3([ -]clause)?( license)?|(the )?bsd 3-clause.*",
-        "BSD-3-Clause",
-    ),
-    (
-        r"(simplified|2[- ]clause)[ -]bsd( license)?|bsd[ -]2([ -]clause)?( license)?|(the )?bsd 2-clause.*",
-        "BSD-2-Clause",
-    ),
+    (r"(new|modified|revised|3[- ]clause)[ -]bsd( license)?|(the )?bsd[ -]3([ -]clause.*)?", "BSD-3-Clause"),
+    (r"(simplified|2[- ]clause)[ -]bsd( license)?|(the )?bsd[ -]2([ -]clause.*)?", "BSD-2-Clause"),
     (r"(the )?bsd([ -](style|like))?( license)?", "LicenseRef-BSD"),
     (r"mpl[ -]?(v|version)?[ ]?2(\.0)?|mozilla public license.*2(\.0)?.*", "MPL-2.0"),
     (r"(psf|python software foundation)( license)?.*|psfl", "PSF-2.0"),
@@ -218,14 +218,22 @@ def normalize(expression: str) -> str:
     text = (expression or "").strip()
     if not text or len(text) > 500:
         return ""
-    if text.startswith("LicenseRef-") and " " not in text:
-        return text
+    licensing = _licensing()
     try:
-        parsed = license_expression.get_spdx_licensing().parse(text, validate=True, simple=False)
+        parsed = licensing.parse(text)
+        unknown = licensing.unknown_license_keys(parsed)
     except license_expression.ExpressionError:
         return ""
-    written = str(parsed) if parsed is not None else ""
-    return _ALIASES.get(written, written)
+    if parsed is None or any(not key.startswith("LicenseRef-") for key in unknown):
+        return ""
+    return _ALIASES.get(str(parsed), str(parsed))
+
+
+@lru_cache
+def _licensing() -> Any:
+    import license_expression
+
+    return license_expression.get_spdx_licensing()
 
 
 def combine(licenses: Iterable[str]) -> str:

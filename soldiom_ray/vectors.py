@@ -53,11 +53,11 @@ def add(
     documents: Sequence[str],
     metadatas: Sequence[Mapping[str, str | int | float | bool]],
 ) -> None:
-    """Add rows, replacing those of the same id, so that doing it twice changes nothing. `embeddings` is [n, dimension]."""
+    """Add rows, replacing those of the same id: doing it twice changes nothing. `embeddings` is [n, dimension]."""
     if not len(ids) == len(embeddings) == len(documents) == len(metadatas):
         raise InputError(
-            f"{len(ids)} ids, {len(embeddings)} embeddings, {len(documents)} documents and {len(metadatas)} metadatas do not"
-            " belong together.",
+            f"{len(ids)} ids, {len(embeddings)} embeddings, {len(documents)} documents, {len(metadatas)} metadatas:"
+            " not one of each.",
             remedy="give as many of each",
         )
     for start in range(0, len(ids), MOST_PER_CALL):
@@ -86,7 +86,10 @@ def search(collection: Any, embedding: Any, k: int, filters: Mapping[str, Any] |
     where = {"$and": equal} if len(equal) > 1 else (equal[0] if equal else None)
     with _errors():
         found = collection.query(
-            query_embeddings=[list(map(float, embedding))], n_results=k, where=where, include=["documents", "metadatas", "distances"]
+            query_embeddings=[list(map(float, embedding))],
+            n_results=k,
+            where=where,
+            include=["documents", "metadatas", "distances"],
         )
     rows = zip(found["ids"][0], found["documents"][0], found["distances"][0], found["metadatas"][0], strict=True)
     return [
@@ -125,7 +128,9 @@ def _errors(settings: Settings | None = None, name: str = "") -> Iterator[None]:
     try:
         yield
     except chromadb.errors.NotFoundError as error:
-        raise NotFoundError(f"Chroma{where} has no collection {name!r}.", remedy="run the `embed` stage again") from error
+        raise NotFoundError(
+            f"Chroma{where} has no collection {name!r}.", remedy="run the `embed` stage again"
+        ) from error
     except httpx.TransportError as error:
         raise UnavailableError(f"Chroma{where} does not answer.", remedy="run `soldiom up`") from error
     except ValueError as error:
@@ -133,4 +138,6 @@ def _errors(settings: Settings | None = None, name: str = "") -> Iterator[None]:
             raise UnavailableError(f"Chroma{where} does not answer.", remedy="run `soldiom up`") from error
         raise
     except chromadb.errors.ChromaError as error:
-        raise UnavailableError(f"Chroma{where} refused: {type(error).__name__}.", remedy="see `soldiom status` and Chroma's log") from error
+        raise UnavailableError(
+            f"Chroma{where} refused: {type(error).__name__}.", remedy="see `soldiom status` and Chroma's log"
+        ) from error

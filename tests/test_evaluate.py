@@ -96,9 +96,28 @@ def test_a_model_that_is_its_base_does_not_pass(context, folders):
     assert not details["gate"]["passed"]
 
 
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_adapters_are_scored_on_their_base(context, folders, tmp_path, method):
+    from peft import LoraConfig, PromptTuningConfig, get_peft_model
+
+    model, _ = load_model(folders["base"], dtype="float32")
+    kinds = {
+        "lora": LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
+        "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
+    }
+    get_peft_model(model, kinds[method]).save_pretrained(tmp_path / "adapter")
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, tmp_path / "adapter", folders["base"], method=method)
+    scores = evaluate(context, run, dataset, Evaluate(max_tokens=500))
+    assert scores.details["tokens"] == 500 and scores.details["difference"]["loss"]["mean"] != 0
+    assert json.loads(context.artifacts.read(scores, "scores.json"))["method"]["block_tokens"] == (
+        CONTEXT if method == "lora" else CONTEXT - 4
+    )
+
+
 def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(context, folders):
     dataset = small_dataset(context, GROUPS)
-    run = small_run(context, dataset, folders["better"], "", from_scratch=True)
+    run = small_run(context, dataset, folders["better"], None)
     details = evaluate(context, run, dataset, Evaluate(max_tokens=500)).details
     vocabulary = len(load_tokenizer(folders["better"]))
     assert details["base"]["loss"] == pytest.approx(math.log(vocabulary), rel=1e-3)
@@ -156,7 +175,9 @@ def test_tokens_are_spread_over_groups_and_documents_the_same_way_each_time(cont
 def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context, folders):
     dataset = small_dataset(context, {"test": {"large": 20, "small": 1}})
     tokenizer = load_tokenizer(folders["base"])
-    blocks = choose_blocks(held_out_rows(context.artifacts, dataset), tokenizer, block_tokens=32, max_tokens=2500, seed=1)
+    blocks = choose_blocks(
+        held_out_rows(context.artifacts, dataset), tokenizer, block_tokens=32, max_tokens=2500, seed=1
+    )
     assert sum(len(block.ids) - 1 for block in blocks) == 2500
 
 

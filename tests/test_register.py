@@ -201,7 +201,7 @@ def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(context
 
 def test_a_model_from_random_weights_can_be_registered_as_a_base_without_scores(context, folders):
     dataset = small_dataset(context, GROUPS)
-    run = small_run(context, dataset, folders["tuned"], "", from_scratch=True)
+    run = small_run(context, dataset, folders["tuned"], None)
     version = register(context, "own-base", run, None, dataset, Register(family="base"))
     assert version.details["family"] == "base" and version.details["base_model_id"] is None
     card = context.artifacts.read(version, "card.md").decode()

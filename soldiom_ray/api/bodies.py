@@ -48,9 +48,9 @@ class UserInputBody(Record):
 
 
 class Parameters(Record):
-    """How a model answers."""
+    """How a model answers. Without `max_tokens` its endpoint decides."""
 
-    max_tokens: int = Field(default=128, ge=1, le=8192)
+    max_tokens: int | None = Field(default=None, ge=1, le=65536)
     temperature: float = Field(default=0.0, ge=0, le=2)
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int | None = Field(default=None, ge=0, lt=2**63)

@@ -15,7 +15,7 @@ HEADER_BYTES = 16 << 10
 UPLOADS = ("/api/training/collect/user-input",)
 
 DROPPED = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id"})
-"""Headers by which a client could steer Ray Serve. Serve's own proxy reads them first: an edge must drop them too."""
+"""Headers by which a client could steer Ray Serve. Serve's own proxy reads them first, so `edge` drops them there."""
 
 Observe = Callable[[str, str, int, float], None]
 """Called once per request with method, route, status and seconds."""
@@ -51,12 +51,12 @@ class Door:
             await send(message)
 
         try:
-            refused = _refused(scope)
-            if refused is not None:
-                await refused(scope, receive, sending)
+            refusal = refused(scope)
+            if refusal is not None:
+                await refusal(scope, receive, sending)
                 return
             limit = _limit(scope)
-            scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in DROPPED]
+            drop_steering(scope)
             await self.app(scope, _counted(receive, limit), sending)
         except Exception as error:
             if not status:
@@ -69,7 +69,13 @@ class Door:
             self.observe(scope["method"], str(route), status, time.perf_counter() - started)
 
 
-def _refused(scope: Scope) -> ASGIApp | None:
+def drop_steering(scope: Scope) -> None:
+    """Take out the headers that would steer Ray Serve."""
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in DROPPED]
+
+
+def refused(scope: Scope) -> ASGIApp | None:
+    """The answer to a request whose headers are too large, not ASCII, or announce too large a body."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES or len(headers) > 100:
         return problems.plain(431, f"The headers are larger than {HEADER_BYTES} bytes.", {"Connection": "close"})

@@ -54,7 +54,7 @@ def _deployment(settings: Settings) -> Any:
         max_queued_requests=256,
         max_surge_percent=100,
         health_check_period_s=2,
-        health_check_timeout_s=10,
+        health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,
         ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": job_environment(settings)}},
         logging_config={"log_level": "WARNING", "enable_access_log": False},

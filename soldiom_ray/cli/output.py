@@ -27,10 +27,10 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title
     shown = [column for column in columns if any(row.get(column) not in (None, "") for row in listed)]
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in shown or columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column.endswith("id"))
     for row in listed:
         table.add_row(*(_cell(row.get(column)) for column in shown or columns))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:

@@ -45,7 +45,8 @@ def show_model(model: Model, json: Json = False) -> None:
     if json:
         print_json(shown)
     else:
-        print_table([{"what": k, "value": v} for k, v in shown.items() if k not in ("card", "lineage")], ["what", "value"])
+        rows = [{"what": k, "value": v} for k, v in shown.items() if k not in ("card", "lineage")]
+        print_table(rows, ["what", "value"])
 
 
 @models_app.command("card")

@@ -27,7 +27,7 @@ def up(json: Json = False) -> None:
 
     began = time.monotonic()
     settings = load_settings()
-    services.up(settings, lambda share, message: note(f"  {message}"), migrate=migrate)
+    services.up(settings, note, prepare=migrate)
     settings = load_settings()
     new_key = _local_key(settings)
     _restore_endpoints(settings)

@@ -12,10 +12,12 @@ from soldiom_ray.collect.text import LeftOut, decode, notebook_text
 from soldiom_ray.collect.work import COLLECTED, Gathered, document_id
 from soldiom_ray.records import Document, SourceName
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all files of one package, repository or folder share. A file's URL is `url` with its path in place of "{}"."""
+    """What all files of one package, repository or folder share. "{}" in `url` stands for a file's path."""
 
     source: SourceName
     group: str
@@ -109,6 +111,8 @@ def file_text(path: str, data: bytes) -> str:
         raise LeftOut("empty")
     if name.endswith(".ipynb"):
         return notebook_text(data)
+    if data.startswith(LFS_POINTER):
+        raise LeftOut("lfs_pointer", "the file itself lies in Git LFS")
     text = decode(data)
     if name == "METADATA":
         text = text.replace("\r\n", "\n").partition("\n\n")[2]

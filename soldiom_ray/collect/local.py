@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from soldiom_ray import licenses
 from soldiom_ray.collect.files import Entry, Origin, ReadFiles, wanted
-from soldiom_ray.collect.work import Gathered, Todo
+from soldiom_ray.collect.work import Gathered, Task, Todo
 from soldiom_ray.domains.schema import LocalSource
 from soldiom_ray.errors import InputError, Problem
 
@@ -61,7 +61,7 @@ class LocalPlan:
         places = self.places or [look_at_package(name, self.declared) for name in sorted(set(self.declared.packages))]
         todo = Gathered()
         shares = even_shares([len(place.entries) for place in places], self.declared.max_documents)
-        tasks = []
+        tasks: list[Task] = []
         for place, share in sorted(zip(places, shares, strict=True), key=lambda pair: pair[0].origin.group):
             todo.outcomes.update(place.gathered.outcomes)
             todo.drops.extend(place.gathered.drops)
@@ -106,7 +106,7 @@ def look_at_package(name: str, declared: LocalSource) -> Place:
     texts, found = [], []
     for file in distribution.files or ():
         path = file.as_posix()
-        if ".dist-info/" in path and _LICENSE_NAME.match(file.name):
+        if ".dist-info/" in path and is_license_name(file.name):
             texts.append(_text_of(Path(str(file.locate()))))
         if (
             not path.startswith("..")
@@ -142,7 +142,7 @@ def look_at_folder(folder: Path, declared: LocalSource) -> tuple[list[Place], di
     commit = git_commit(folder)
     paths = (_git_files(folder) if commit is not None else None) or _walk(folder)
     found = [(path, folder / path) for path in sorted(paths)]
-    license_texts = [_text_of(p) for p in sorted(folder.iterdir()) if p.is_file() and _LICENSE_NAME.match(p.name)]
+    license_texts = [_text_of(p) for p in sorted(folder.iterdir()) if p.is_file() and is_license_name(p.name)]
     license_found = next(
         (spdx for text in license_texts if (spdx := licenses.from_text(text))), ""
     ) or _declared_license(folder)
@@ -201,6 +201,11 @@ def git_commit(folder: Path) -> str | None:
         return next((line.split()[0] for line in lines if line.endswith(f" {name}")), "")
     except OSError:
         return None
+
+
+def is_license_name(name: str) -> bool:
+    """Whether a file of this name holds the licence of the folder it lies in."""
+    return bool(_LICENSE_NAME.match(name))
 
 
 def _look_at_stdlib(declared: LocalSource) -> Place:

@@ -14,7 +14,7 @@ from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.label import LANGUAGES, label
 from soldiom_ray.collect.text import LeftOut
-from soldiom_ray.collect.work import COLLECTED, Gathered, Todo, document_id
+from soldiom_ray.collect.work import COLLECTED, Gathered, Task, Todo, document_id
 from soldiom_ray.domains.schema import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import Document
@@ -95,7 +95,10 @@ class FilesPlan:
     def todo(self, report: Callable[[float, str], None]) -> Todo:
         starts = range(0, len(self.files), FILES_PER_TASK)
         groups = [tuple(self.files[s : s + FILES_PER_TASK]) for s in starts]
-        return Todo([ParseFiles(group, self.settings, self.declared.max_bytes, self.collected_at) for group in groups])
+        tasks: list[Task] = [
+            ParseFiles(group, self.settings, self.declared.max_bytes, self.collected_at) for group in groups
+        ]
+        return Todo(tasks)
 
 
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
@@ -183,7 +186,7 @@ def _document(given: Given, data: bytes, parsed: ParsedText, collected_at: datet
         license="",
         kind=kind,
         framework=told.framework,
-        language=told.language,
+        language=told.language or "text",
         rule="files",
         collected_at=collected_at,
         metadata=json.dumps(json.loads(given.metadata) | parsed.metadata),

@@ -36,23 +36,26 @@ class Gathered:
 class Task(Protocol):
     """One unit of work that can travel to another process. `here` keeps it on the machine of the caller."""
 
-    here: bool
+    @property
+    def here(self) -> bool: ...
 
     def run(self) -> Gathered: ...
 
 
 @dataclass
 class Todo:
-    """The tasks of a source, and what was decided before any task runs."""
+    """The tasks of a source, what was decided before any task runs, and a word on what they wait for, if anything."""
 
     tasks: Sequence[Task]
     gathered: Gathered = field(default_factory=Gathered)
+    status: Callable[[], str] = str
 
 
 class Plan(Protocol):
     """A source that was looked at: `fingerprint` decides whether an earlier collection is still good."""
 
-    fingerprint: Mapping[str, Any]
+    @property
+    def fingerprint(self) -> Mapping[str, Any]: ...
 
     def todo(self, report: Callable[[float, str], None]) -> Todo: ...
 
@@ -62,8 +65,9 @@ def document_id(source: str, place: str, sha256: str) -> str:
     return hashlib.sha256(f"{source}\0{place}\0{sha256}".encode()).hexdigest()[:32]
 
 
-def run_tasks(tasks: Sequence[Task]) -> Iterator[Gathered]:
-    """The result of every task, in the order of the tasks, whatever the number of workers."""
+def run_tasks(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[Gathered]:
+    """The result of every task, in the order of the tasks, whatever the number of workers. `tick` is called every few
+    seconds while waiting; it may raise to stop the work."""
     import sys
 
     ray = sys.modules.get("ray")
@@ -71,10 +75,10 @@ def run_tasks(tasks: Sequence[Task]) -> Iterator[Gathered]:
         for task in tasks:
             yield task.run()
         return
-    yield from _run_on_ray(ray, tasks)
+    yield from _run_on_ray(ray, tasks, tick)
 
 
-def _run_on_ray(ray: Any, tasks: Sequence[Task]) -> Iterator[Gathered]:
+def _run_on_ray(ray: Any, tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[Gathered]:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     remote = ray.remote(num_cpus=1, max_retries=3)(_run_one)
@@ -85,9 +89,9 @@ def _run_on_ray(ray: Any, tasks: Sequence[Task]) -> Iterator[Gathered]:
         for task in tasks:
             waiting.append(remote.options(scheduling_strategy=here if task.here else "DEFAULT").remote(task))
             if len(waiting) >= window:
-                yield _result(ray, waiting.pop(0))
+                yield _result(ray, waiting.pop(0), tick)
         while waiting:
-            yield _result(ray, waiting.pop(0))
+            yield _result(ray, waiting.pop(0), tick)
     finally:
         for reference in waiting:
             ray.cancel(reference, force=True)
@@ -97,9 +101,11 @@ def _run_one(task: Task) -> Gathered:
     return task.run()
 
 
-def _result(ray: Any, reference: Any) -> Gathered:
+def _result(ray: Any, reference: Any, tick: Callable[[], None]) -> Gathered:
     from soldiom_ray.errors import SoldiomError
 
+    while not ray.wait([reference], timeout=2.0)[0]:
+        tick()
     try:
         gathered: Gathered = ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -95,7 +95,7 @@ def _of_artifact(session: Session, artifact: str, tenant: str) -> Dataset | None
 
 
 def _samples(counts: dict[str, int]) -> int:
-    for name in ("samples", "documents", "passages"):
+    for name in ("samples", "kept", "passages", "documents"):
         if name in counts:
             return counts[name]
     return sum(counts.get(name, 0) for name in ("train", "validation", "test"))

@@ -4,12 +4,13 @@ It speaks through its Serve handle only; HTTP, keys and limits are the API's.
 """
 
 import asyncio
+import copy
 import os
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from soldiom_ray.deploy.batching import Batcher, Options
-from soldiom_ray.deploy.requests import Parameters, Request, read_request
+from soldiom_ray.deploy.requests import USUAL_TOKENS, Parameters, Request, read_request
 from soldiom_ray.errors import InputError, UnavailableError
 
 
@@ -20,8 +21,6 @@ class ModelEndpoint:
     """
 
     def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
-        import torch
-
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.models.generate import Generator
         from soldiom_ray.models.load import context_length, load_base, load_run
@@ -30,15 +29,15 @@ class ModelEndpoint:
 
         self.model_id = model_id
         settings = load_settings()
-        torch.set_num_threads(threads)
         artifacts = Artifacts(open_storage(settings))
         loading = (
             load_run(artifacts, settings, artifacts.get(run)) if run else load_base(artifacts, settings, str(base))
         )
         with loading as (model, tokenizer):
             self.context_length = context_length(model)
-            self.tokenizer = tokenizer
-            self.batcher = Batcher(Generator(model, tokenizer))
+            # Prompts are measured on the event loop while the model's thread works, so with a tokenizer of their own.
+            self.reader = Generator(model, copy.deepcopy(tokenizer))
+            self.batcher = Batcher(Generator(model, tokenizer), threads)
 
     async def check_health(self) -> None:
         """Serve's own question; it is answered while torch works, for that has its own thread."""
@@ -87,26 +86,20 @@ class ModelEndpoint:
         if asked.inputs:
             return list(asked.inputs)
         messages = [message.model_dump() for message in asked.messages]
-        return [str(self.batcher.generator.chat(messages))]
+        return [str(self.reader.chat(messages))]
 
     def _options(self, prompt: str, parameters: Parameters, place: int) -> Options:
         """The options for one prompt; room is left for at least one new token. Each input of a request gets a seed of
         its own from the request's seed, so the same request gives the same answers."""
-        length = len(self.tokenizer(prompt, verbose=False)["input_ids"])
-        if length == 0:
-            raise InputError("The prompt is empty.", remedy="send at least one character")
-        if length >= self.context_length:
-            raise InputError(
-                f"The prompt has {length} tokens; model {self.model_id} takes {self.context_length} with the answer.",
-                remedy=f"shorten the prompt to fewer than {self.context_length} tokens",
-            )
-        if parameters.max_tokens > self.context_length:
+        length = len(self.reader.prompt_ids(prompt))
+        wanted = parameters.max_tokens or USUAL_TOKENS
+        if parameters.max_tokens and parameters.max_tokens > self.context_length:
             raise InputError(
                 f"`parameters.max_tokens` is {parameters.max_tokens}; the context of model {self.model_id} holds"
                 f" {self.context_length} tokens.",
                 remedy=f"ask for at most {self.context_length} tokens",
             )
-        room = min(parameters.max_tokens, self.context_length - length)
+        room = min(wanted, self.context_length - length)
         if parameters.temperature == 0:
             return Options(room, stop=parameters.stop)
         seed = None if parameters.seed is None else (parameters.seed + place) % 2**63

@@ -53,9 +53,9 @@ class Waiting:
 class Batcher:
     """Use it from one event loop only. `generator` is a `models.generate.Generator`."""
 
-    def __init__(self, generator: Any) -> None:
+    def __init__(self, generator: Any, threads: int = 1) -> None:
         self.generator = generator
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="torch")
+        self.thread = ThreadPoolExecutor(1, "torch", initializer=_use_threads, initargs=(threads,))
         self.queue: list[Waiting] = []
         self.batches: list[int] = []
         self._pump: asyncio.Task[None] | None = None
@@ -95,9 +95,8 @@ class Batcher:
             if not batch:
                 continue
             self.batches = [*self.batches[-99:], len(batch)]
-            prompts, options = [waiting.prompt for waiting in batch], batch[0].options
             try:
-                texts = await self.run(lambda p=prompts, o=options: self.generator.generate(p, **o.arguments()))
+                texts = await self.run(self._texts, batch)
             except Exception as error:
                 for waiting in batch:
                     if not waiting.promise.done():
@@ -106,6 +105,19 @@ class Batcher:
             for waiting, text in zip(batch, texts, strict=True):
                 if not waiting.promise.done():
                     waiting.promise.set_result(text)
+
+    def _texts(self, batch: list[Waiting]) -> list[Any]:
+        """Runs in the model's thread. A lone prompt is generated piece by piece, so that it ends with its caller."""
+        options = batch[0].options.arguments()
+        if len(batch) > 1:
+            return list(self.generator.generate([waiting.prompt for waiting in batch], **options))
+        pieces = self.generator.stream(batch[0].prompt, **options)
+        while not batch[0].promise.cancelled():
+            piece, result = _advance(pieces)
+            if piece is None:
+                return [result]
+        pieces.close()
+        return [None]
 
     def _next_batch(self) -> list[Waiting]:
         """The oldest prompt that somebody still waits for, and others with equal options, oldest first."""
@@ -118,6 +130,13 @@ class Batcher:
         taken = {id(waiting) for waiting in batch}
         self.queue = [waiting for waiting in self.queue if id(waiting) not in taken]
         return batch
+
+
+def _use_threads(count: int) -> None:
+    """The number of threads of torch's operators belongs to the thread that calls them (OpenMP)."""
+    import torch
+
+    torch.set_num_threads(count)
 
 
 def _advance(pieces: Iterator[str]) -> tuple[str | None, Any]:

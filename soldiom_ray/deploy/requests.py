@@ -12,10 +12,14 @@ MOST_INPUTS = 64
 """Inputs of one request; more belong into a batch job or several requests."""
 
 
+USUAL_TOKENS = 128
+"""New tokens when a request names no number, or fewer where the context ends before."""
+
+
 class Parameters(Record):
     """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`."""
 
-    max_tokens: int = Field(default=128, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)

@@ -97,11 +97,25 @@ def _method(measured: Measured, compared: Compared, declared: Evaluate, dataset:
             f" With only {groups} groups the document interval describes more documents of these groups, not of new"
             " ones; the group interval aims at new groups but is rough with so few. Look at each group below."
         )
+    torn = {str(group["group"]) for group in compared.groups} & _trained_on(dataset)
+    if torn:
+        text += (
+            f" {len(torn)} of the groups also have documents in the training split, so the numbers say less about new"
+            " sources than whole held-out groups would."
+        )
     if measured.base == UNIFORM:
         text += (
             " The model was trained from random weights; its baseline is a guess that holds every token equally likely."
         )
     return text
+
+
+def _trained_on(dataset: Manifest) -> set[str]:
+    """Groups with documents in the training split, as the dataset's manifest says it ("train", "train+test")."""
+    groups = dataset.details.get("groups")
+    if not isinstance(groups, dict):
+        return set()
+    return {name for name, known in groups.items() if "train" in str(known.get("split", "")).split("+")}
 
 
 def _groups(compared: Compared, metric: str) -> str:

@@ -74,7 +74,7 @@ def score_run(
         guesses = int(model.config.vocab_size)
         del model
     base_name = run.details.get("base_model")
-    if base_name and not run.details.get("from_scratch"):
+    if base_name and base_name != run.id:  # a model from random weights names itself
         yield 0.5, f"loading the base model {base_name}"
         with load_base(artifacts, settings, base_name) as (model, tokenizer):
             _same_tokenizer(vocabulary, _vocabulary(tokenizer), base_name, run.id)
@@ -181,9 +181,7 @@ def _rank(seed: int, name: str) -> bytes:
 
 def _block_length(run: Manifest, context: int) -> int:
     """Tokens per block: what the model was trained with, if we know it, within what it can take."""
-    declared = run.made_from.get("declared")
-    trained = declared.get("sequence_length") if isinstance(declared, Mapping) else None
-    return min(LONGEST_BLOCK, context, int(trained) if trained else LONGEST_BLOCK)
+    return min(LONGEST_BLOCK, context, int(run.details.get("sequence_length") or LONGEST_BLOCK))
 
 
 def _sums(

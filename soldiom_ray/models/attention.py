@@ -5,25 +5,38 @@ units; plain matrix products over the query's two halves (the first half never l
 took 60 ms (8 x 4 heads x 512 x 64, bf16, 2 cores).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 NAME = "soldiom_causal"
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
 MOST_POSITIONS = 1024
 """Beyond this the scores take more memory than the time is worth."""
 
 
-def use_causal_blocks(model: Any, sequence_length: int) -> None:
-    """Let a model that is trained on packed blocks on the CPU use `causal_attention`; other models stay as they are."""
+@contextmanager
+def causal_blocks(model: Any, positions: int) -> Iterator[None]:
+    """Let a model read blocks without padding through `causal_attention` where that is the faster way: on the CPU, for
+    the plain architectures, up to MOST_POSITIONS. Others stay as they are."""
     from transformers import AttentionInterface
 
-    config = model.config
-    plain = getattr(config, "sliding_window", None) is None and getattr(config, "model_type", "") in ("llama", "qwen2", "mistral")
-    if plain and sequence_length <= MOST_POSITIONS and next(model.parameters()).device.type == "cpu":
-        AttentionInterface.register(NAME, causal_attention)
-        model.set_attn_implementation(NAME)
+    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, device = plain.config, next(plain.parameters()).device
+    simple = getattr(config, "model_type", "") in PLAIN and not getattr(config, "sliding_window", None)
+    if not simple or positions > MOST_POSITIONS or device.type != "cpu":
+        yield
+        return
+    AttentionInterface.register(NAME, causal_attention)
+    before = config._attn_implementation
+    plain.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        plain.set_attn_implementation(before)
 
 
 def causal_attention(
@@ -38,7 +51,7 @@ def causal_attention(
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: query [batch, heads, positions, width] -> [batch, positions, heads, width].
 
-    Every position sees itself and all before it: the mask argument is not looked at, so only for blocks without padding.
+    Every position sees itself and all before it; the mask argument is not looked at, so only blocks without padding.
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -46,7 +59,10 @@ def causal_attention(
     positions = query.shape[2]
     query = query * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     half = (positions + 1) // 2
-    parts = [_attend(query, key, value, start, min(start + half, positions), dropout if module.training else 0.0) for start in (0, half)]
+    parts = [
+        _attend(query, key, value, start, min(start + half, positions), dropout if module.training else 0.0)
+        for start in (0, half)
+    ]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -33,33 +33,48 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
             folder = BUILTIN / name.removeprefix("builtin/")
             if not (folder / "config.json").is_file():
                 known = ", ".join(sorted(f"builtin/{path.parent.name}" for path in BUILTIN.glob("*/config.json")))
-                raise InputError(f"The base model {name!r} does not come with Soldiom; it brings: {known or 'none'}.", remedy=_REMEDY)
+                raise InputError(
+                    f"The base model {name!r} does not come with Soldiom; it brings: {known or 'none'}.", remedy=_REMEDY
+                )
         elif name.startswith("run-"):
             folder = stack.enter_context(_run_folder(artifacts, name))
         elif Path(name).expanduser().is_dir():
             folder = Path(name).expanduser()
             if not (folder / "config.json").is_file():
-                raise InputError(f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=_REMEDY)
+                raise InputError(
+                    f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=_REMEDY
+                )
         else:
             folder = _download(settings, name)
         check_folder(folder, name)
         yield folder
 
 
-_REMEDY = "give `builtin/tiny`, a folder with config.json and *.safetensors, the id of a full run, or a hub id such as HuggingFaceTB/SmolLM2-135M"
+_REMEDY = (
+    "give `builtin/tiny`, a folder with config.json and *.safetensors, the id of a full run, or a hub id such as "
+    "HuggingFaceTB/SmolLM2-135M"
+)
 
 
 def check_folder(folder: Path, name: str) -> None:
     """Refuse a model that brings code, asks for remote code, or has no safetensors weights."""
     if scripts := sorted(path.name for path in folder.rglob("*.py")):
-        raise InputError(f"The model {name!r} brings code ({scripts[0]}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+        raise InputError(
+            f"The model {name!r} brings code ({scripts[0]}), which is never run.",
+            remedy="choose a model of an architecture that transformers knows",
+        )
     for path in folder.glob("*.json"):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise InputError(f"{path.name} of the model {name!r} is not JSON: {error}", remedy="download the model again") from error
+            raise InputError(
+                f"{path.name} of the model {name!r} is not JSON: {error}", remedy="download the model again"
+            ) from error
         if key := _find_key(value, CODE_KEYS):
-            raise InputError(f"{path.name} of the model {name!r} asks for code of its own ({key}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+            raise InputError(
+                f"{path.name} of the model {name!r} asks for code of its own ({key}), which is never run.",
+                remedy="choose a model of an architecture that transformers knows",
+            )
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
         met = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
@@ -74,7 +89,10 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"The tokenizer in {folder.name!r} cannot be loaded: {_first_line(error)}", remedy="the folder needs a tokenizer.json") from error
+        raise InputError(
+            f"The tokenizer in {folder.name!r} cannot be loaded: {_first_line(error)}",
+            remedy="the folder needs a tokenizer.json",
+        ) from error
     if tokenizer.eos_token_id is None:
         for source in ("generation_config.json", "config.json"):
             path = folder / source
@@ -96,13 +114,17 @@ def load_model(
     `dtype` "auto" keeps the stored one, except float16 and bfloat16 on a CPU that has no units for them."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
         wanted = torch.float32
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=wanted, trust_remote_code=False, use_safetensors=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=wanted, trust_remote_code=False, use_safetensors=True
+        )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"The model in {folder.name!r} cannot be loaded as a causal language model: {_first_line(error)}",
@@ -116,14 +138,18 @@ def load_model(
 
 
 @contextmanager
-def load_base(artifacts: Artifacts | None, settings: Settings, name: str, *, dtype: str = "auto", device: str | None = None) -> Iterator[tuple[Any, Any]]:
+def load_base(
+    artifacts: Artifacts | None, settings: Settings, name: str, *, dtype: str = "auto", device: str | None = None
+) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) of a base model by name."""
     with model_folder(settings, artifacts, name) as folder:
         yield load_model(folder, dtype=dtype, device=device)
 
 
 @contextmanager
-def load_run(artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None) -> Iterator[tuple[Any, Any]]:
+def load_run(
+    artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None
+) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) as a run left them: whole weights, or the base with the run's adapter."""
     with ExitStack() as stack:
         weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
@@ -139,7 +165,7 @@ def has_bfloat16(device: str) -> bool:
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(probe()) for probe in probes if probe is not None)
 
@@ -174,7 +200,13 @@ def _download(settings: Settings, name: str) -> Path:
     if not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise InputError(f"The base model {name!r} is no folder here, and it cannot be a hub id.", remedy=_REMEDY)
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     repository, _, revision = name.partition("@")
     access: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "token": settings.hf_token or False}
@@ -182,10 +214,16 @@ def _download(settings: Settings, name: str) -> Path:
     try:
         files = HfApi(endpoint=settings.hf_endpoint).list_repo_files(**access)
         if scripts := [file for file in files if file.endswith(".py")]:
-            raise InputError(f"The model {name!r} brings code ({scripts[0]}), which is never run.", remedy="choose a model of an architecture that transformers knows")
+            raise InputError(
+                f"The model {name!r} brings code ({scripts[0]}), which is never run.",
+                remedy="choose a model of an architecture that transformers knows",
+            )
         return Path(snapshot_download(**access, endpoint=settings.hf_endpoint, allow_patterns=HUB_FILES))
     except GatedRepoError as error:
-        raise InputError(f"The model {name!r} is gated: its owner must let you in. {tried}", remedy="accept its terms on the hub and set HF_TOKEN") from error
+        raise InputError(
+            f"The model {name!r} is gated: its owner must let you in. {tried}",
+            remedy="accept its terms on the hub and set HF_TOKEN",
+        ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(f"Unknown base model {name!r}. {tried}", remedy=_REMEDY) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
@@ -203,7 +241,10 @@ def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> 
     try:
         return Path(snapshot_download(**access, local_files_only=True))
     except (OSError, NotFoundError):
-        raise UnavailableError(f"The base model {name!r} is not here, and the hub does not answer ({type(cause).__name__}). {tried}", remedy=_REMEDY) from cause
+        raise UnavailableError(
+            f"The base model {name!r} is not here, and the hub does not answer ({type(cause).__name__}). {tried}",
+            remedy=_REMEDY,
+        ) from cause
 
 
 def _find_key(value: Any, keys: tuple[str, ...]) -> str | None:

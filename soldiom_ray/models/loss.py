@@ -39,6 +39,25 @@ class CausalLoss(nn.Module):
         return total
 
 
+class NextTokens:
+    """Token ids and the ids that follow -> (loss, whether it was the likeliest) of each, both [batch, positions]."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.chunked = _is_chunkable(model)
+
+    def __call__(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        states = hidden_states(self.model, ids) if self.chunked else logits_of(self.model, ids)
+        head: Any = _plain(self.model).get_output_embeddings() if self.chunked else nn.Identity()
+        losses, hits = [], []
+        parts = torch.split(states.flatten(0, 1), CHUNK_POSITIONS)
+        for part, wanted in zip(parts, torch.split(labels.flatten(), CHUNK_POSITIONS), strict=True):
+            logits = head(part.to(head.weight.dtype) if self.chunked else part).float()
+            losses.append(functional.cross_entropy(logits, wanted, reduction="none"))
+            hits.append(logits.argmax(-1) == wanted)
+        return torch.cat(losses).view_as(labels), torch.cat(hits).view_as(labels)
+
+
 def hidden_states(model: Any, ids: Tensor) -> Tensor:
     """The last layer's output at each id, [batch, positions, width]; virtual tokens of a tuned prompt are left out."""
     plain = _plain(model)
@@ -126,6 +145,6 @@ class _ChunkedLoss(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         hidden, weight, bias = (None if g is None else g * outer[0].to(g.dtype) for g in ctx.saved_tensors)
         return hidden, weight, bias, None

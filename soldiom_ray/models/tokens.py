@@ -27,7 +27,9 @@ def terminator(tokenizer: Any) -> int:
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if (token := getattr(tokenizer, name, None)) is not None:
             return int(token)
-    raise InputError("The tokenizer names no end, padding or beginning token.", remedy="add `eos_token` to its tokenizer_config.json")
+    raise InputError(
+        "The tokenizer names no end, padding or beginning token.", remedy="add `eos_token` to its tokenizer_config.json"
+    )
 
 
 def encode_documents(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
@@ -44,7 +46,7 @@ def encode_documents(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
 
 
 def pack(token_lists: Iterable["Sequence[int] | Ids"], sequence_length: int) -> list["Ids"]:
-    """Documents joined in order and cut into blocks of `sequence_length`; the last is shorter, but never a single token."""
+    """Documents joined and cut into blocks of `sequence_length`; the last is shorter, but never a single token."""
     import numpy as np
 
     arrays = [np.asarray(ids) for ids in token_lists]

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def prepare(context: "Context", documents: "Sequence[Manifest]", declared: "Prepare") -> "Manifest":
-    """Make (or find) the dataset of these documents: `train/`, `validation/`, `test/` and `dropped/` shards and `card.md`."""
+    """Make (or find) the dataset of these documents: `train/`, `validation/`, `test/`, `dropped/` and `card.md`."""
     from soldiom_ray.prepare import pipeline
 
     return pipeline.prepare(context, documents, declared)

@@ -23,8 +23,8 @@ def dataset_card(
     groups = list(details["groups"].items())
     parts = [
         f"# Dataset `{name}`",
-        f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,} documents"
-        f" were kept, {sum(characters.values()):,} characters.",
+        f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,}"
+        f" documents were kept, {sum(characters.values()):,} characters.",
         "## Splits",
         _table(("split", "samples", "characters"), [(one, counts[one], characters[one]) for one in characters]),
         f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
@@ -32,7 +32,8 @@ def dataset_card(
         "## Left out",
         _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
         f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
-        f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that decided.",
+        f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that"
+        " decided.",
         "## Redacted",
         _table(("type", "places"), details["redactions"].items())
         if details["redactions"]
@@ -40,7 +41,8 @@ def dataset_card(
         "What matches no known pattern is not found: this is no proof that nothing private is left.",
         "## Licences",
         _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
-        f"Policy: use `{declared.licences.use}`, unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}.",
+        f"Policy: use `{declared.licences.use}`,"
+        f" unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}.",
         "## Sources",
         _table(
             ("group", "version", "licence", "split", "samples"),

@@ -133,7 +133,7 @@ FILTERS: dict[str, Callable[[Text], str | None]] = {
 }
 
 COMPARING = ("near_duplicate",)
-"""Filters that compare documents with one another; `dedup` decides these."""
+"""Filters that compare documents with one another; `dedup` decides these. The schema's names are both together."""
 
 
 def first_objection(document: Text, names: Sequence[str]) -> tuple[str, str] | None:

@@ -6,6 +6,7 @@ how many workers made it. Texts wait in work files below the draft, so memory ho
 
 import dataclasses
 import difflib
+import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
@@ -16,8 +17,6 @@ from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.card import dataset_card
 from soldiom_ray.prepare.fan_out import fan_out
-from soldiom_ray.prepare.filters import COMPARING, FILTERS
-from soldiom_ray.prepare.redact import FINDERS
 from soldiom_ray.prepare.split import Member, divide
 from soldiom_ray.prepare.treat import Facts, Part, overlaps_part, read_work, texts_of, total_redactions, treat_part
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Sample, Split
@@ -33,7 +32,7 @@ KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 MAX_SHARED_WINDOWS = 0.5
 MAX_SHARED_WORDS = 300
 COMMON_WINDOW = 5
-"""A run of words that more test documents than this share is boilerplate (a licence header) and betrays none of them."""
+"""A run of words that more test documents than this share is boilerplate (a licence header) and betrays none."""
 
 
 def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) -> Manifest:
@@ -68,23 +67,16 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
 
 
 def check_declaration(declared: Prepare) -> None:
-    """Refuse names that do not exist, all of them in one error."""
-    problems: list[Problem] = []
-    named: tuple[tuple[str, Sequence[str], Sequence[str]], ...] = (
-        ("filters", declared.filters, [*FILTERS, *COMPARING]),
-        ("redact", declared.redact, list(FINDERS)),
-        ("kinds", declared.kinds, get_args(DocumentKind)),
-    )
-    for key, names, known in named:
-        for position, name in enumerate(names):
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f' Did you mean "{close[0]}"?' if close else ""
-                problems.append(Problem(f"prepare.{key}[{position}]", f'is "{name}"; known: {", ".join(known)}.{hint}'))
+    """Refuse kinds that do not exist, all in one error; the schema itself knows filters and redactions."""
+    known = get_args(DocumentKind)
+    problems = []
+    for position, name in enumerate(declared.kinds):
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f' Did you mean "{close[0]}"?' if close else ""
+            problems.append(Problem(f"prepare.kinds[{position}]", f'is "{name}"; known: {", ".join(known)}.{hint}'))
     if problems:
-        raise InputError(
-            "The declaration of prepare names what does not exist.", remedy="use the known names", problems=problems
-        )
+        raise InputError("prepare.kinds names kinds that do not exist.", remedy="use the known ones", problems=problems)
 
 
 def _treat_all(
@@ -163,8 +155,6 @@ def _drop_overlaps(context: Context, settings: Settings, kept: list[Facts], side
 
 def _limit(kept: list[Facts], side: dict[int, Split], declared: Prepare) -> None:
     """Keep `max_documents`, each side its share, by a seeded hash."""
-    import hashlib
-
     remaining = [one for one in kept if not one.reason]
     if declared.max_documents is None or len(remaining) <= declared.max_documents:
         return
@@ -263,17 +253,15 @@ def _refuse_empty(facts: list[Facts], kept: list[Facts], parents: Sequence[str])
         )
     examples: dict[str, Facts] = {}
     for one in facts:
-        examples.setdefault(one.reason, one)
-    problems = [
-        Problem(
-            f"prepare: {reason or 'held out'}",
-            f"{count} documents, such as {examples[reason].group}/{examples[reason].path} ({examples[reason].value or 'not in train'})",
-        )
-        for reason, count in Counter(one.reason for one in facts).most_common()
-    ]
+        examples.setdefault(one.reason or "held out", one)
+    problems = []
+    for reason, count in Counter(one.reason or "held out" for one in facts).most_common():
+        one = examples[reason]
+        value = one.value or "not in train"
+        problems.append(Problem(reason, f"{count} documents, such as {one.group}/{one.path} ({value})"))
     raise InputError(
         f"prepare leaves nothing to train on of the {len(facts)} documents in {', '.join(parents)}.",
-        remedy=f"loosen the declaration where it dropped most (`prepare.filters`, `kinds`, `licences`, `split`): {problems[0].loc.removeprefix('prepare: ')}",
+        remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, licences or split)",
         problems=problems,
     )
 

@@ -151,7 +151,7 @@ def find_cards(text: str) -> Iterator[Span]:
     for match in CARD.finditer(text):
         digits = [int(character) for character in match[0] if character.isdigit()]
         doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
-        if 13 <= len(digits) <= 19 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 2:
+        if 13 <= len(digits) <= 19 and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0 and len(set(digits)) > 1:
             yield match.span()
 
 
@@ -187,7 +187,7 @@ def _secret_words(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _looks_secret(value: str, *, is_password: bool) -> bool:
-    """Random enough for a key: letters and digits, high entropy per character, not a hex checksum, path or name."""
+    """Random enough for a key: letters and digits, high entropy per character, no path and no name."""
     if not SECRET_ALPHABET.match(value) or NOT_SECRET.search(value):
         return False
     has_both = any(map(str.isdigit, value)) and any(map(str.isalpha, value))

@@ -64,7 +64,7 @@ def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dic
             }
             chosen |= choose(free, wanted, total, f"{rule.seed}:{side}")
         held |= dict.fromkeys(chosen, side)
-    splits: list[Split] = [held.get(member.group) or held.get(member.id) or "train" for member in members]
+    splits: list[Split] = [held.get(member.id) or held.get(member.group) or "train" for member in members]
     if members and "train" not in splits:
         raise InputError(
             f"The split leaves nothing to train on: all {len(sizes)} groups are held out.",
@@ -80,9 +80,9 @@ def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dic
 
 
 def choose(sizes: Mapping[str, int], wanted: float, total: int, seed: str) -> set[str]:
-    """Units in the order of a seeded hash until about `wanted` characters are reached, skipping those that would overshoot
-    by more than a quarter; else the one unit that comes nearest; always leaving one. Empty when even the nearest takes
-    more than LARGEST_SHARE of the total."""
+    """Units in the order of a seeded hash until about `wanted` characters are reached, skipping those that would
+    overshoot by more than a quarter; else the one unit that comes nearest; always leaving one. Empty when even the
+    nearest takes more than LARGEST_SHARE of the total."""
     order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     chosen: set[str] = set()
     reached = 0

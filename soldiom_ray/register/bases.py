@@ -31,7 +31,7 @@ class Base:
 def ensure_base(context: Context, run: Manifest) -> Base | None:
     """The registry's row of a run's base model, made when it is missing; None for a model from random weights."""
     name = run.details.get("base_model")
-    if not name or run.details.get("from_scratch"):
+    if not name or name == run.id:
         return None
     known = _registered(context, str(name))
     if known is None:

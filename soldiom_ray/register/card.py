@@ -52,7 +52,8 @@ def write_card(
 
 def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -> str:
     lines = ["---", f"model_name: {name}", f"license: {license_ or 'unknown'}"]
-    lines.append(f"base_model: {_line(run.details.get('base_model') or 'none')}")
+    if run.details.get("base_model") != run.id:
+        lines.append(f"base_model: {_line(run.details.get('base_model'))}")
     lines.append(f"tags: [soldiom, {declared.family}, {run.details.get('method', 'full')}]")
     return "\n".join([*lines, "---"])
 
@@ -153,7 +154,7 @@ def _licences(license_: str, unknown: Sequence[str], base: Base | None, sources:
 
 
 def _limits(run: Manifest, scores: Manifest | None) -> str:
-    length = run.details.get("sequence_length") or (run.made_from.get("declared") or {}).get("sequence_length")
+    length = run.details.get("sequence_length")
     lines = [
         "## Limits\n",
         "- It can state what is false, repeat its training text and continue harmful text. Nothing prevents it.",

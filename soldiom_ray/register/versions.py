@@ -35,7 +35,7 @@ def register_run(
     license_, unknown = combined_license(base.license if base else None, sources)
     gate = dict(scores.details.get("gate", {})) if scores else {}
     values = {
-        "base_model": run.details.get("base_model"),
+        "base_model": run.details.get("base_model") if base else None,
         "base_model_id": base.model_id if base else None,
         "training_job_id": context.job_id or None,
         "dataset_id": dataset.id,

@@ -4,11 +4,12 @@ Nothing here runs longer than the call that asked for it: services are plain det
 `$SOLDIOM_HOME/run`, so any later process of the same user can probe, repair or stop them.
 """
 
+from soldiom_ray.services.addresses import short_folder
 from soldiom_ray.services.diagnosis import doctor
 from soldiom_ray.services.start import down, status, up
 from soldiom_ray.settings import Settings
 
-__all__ = ["doctor", "down", "environment", "status", "up"]
+__all__ = ["doctor", "down", "environment", "short_folder", "status", "up"]
 
 
 def environment(settings: Settings) -> dict[str, str]:

@@ -5,7 +5,8 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -49,6 +50,14 @@ class Addresses:
         return f"{self.node_ip}:{self.gcs_port}"
 
 
+OWN: Mapping[str, tuple[str, ...]] = {
+    "chroma": ("chroma_port",),
+    "mlflow": ("mlflow_port",),
+    "ray": ("dashboard_port", "gcs_port", "ray_block", "node_ip"),
+}
+"""Which fields of `Addresses` are whose."""
+
+
 def remembered(settings: Settings) -> Addresses | None:
     """What an earlier `up` chose, or None."""
     try:
@@ -90,30 +99,25 @@ def remembered_api(settings: Settings) -> tuple[str, int] | None:
         return None
 
 
-def choose(settings: Settings, running: Callable[[str], bool]) -> Addresses:
-    """The remembered addresses, with a free port in place of each one that another program has taken meanwhile."""
-    known = remembered(settings)
-    addresses = known or Addresses()
-    given: set[int] = {settings.api_port}
+def renewed(settings: Settings, addresses: Addresses, service: str) -> Addresses:
+    """The same addresses, with a free port in place of each one of a stopped service that another program has."""
+    names = OWN.get(service, ())
+    for name in [name for name in names if name.endswith("_port")]:
+        others = {
+            settings.api_port,
+            *(getattr(addresses, other) for names in OWN.values() for other in names if other != name),
+        }
+        port = getattr(addresses, name)
+        while port in others or not is_free(port):
+            port += 1
+        addresses = replace(addresses, **{name: port})
+    return replace(addresses, ray_block=_free_block(addresses.ray_block)) if "ray_block" in names else addresses
 
-    def port(service: str, preferred: int) -> int:
-        chosen = preferred
-        if not (known and running(service)):
-            while chosen in given or not is_free(chosen):
-                chosen += 1
-        given.add(chosen)
-        return chosen
 
-    addresses = replace(
-        addresses,
-        dashboard_port=port("ray", addresses.dashboard_port),
-        gcs_port=port("ray", addresses.gcs_port),
-        mlflow_port=port("mlflow", addresses.mlflow_port),
-        chroma_port=port("chroma", addresses.chroma_port),
-    )
-    if not (known and running("ray")):
-        addresses = replace(addresses, ray_block=_free_block(addresses.ray_block))
-    return addresses
+def merged(addresses: Addresses, found: Mapping[str, Addresses]) -> Addresses:
+    """One set of addresses from what each service found for its own part."""
+    parts = {name: getattr(other, name) for service, other in found.items() for name in OWN[service]}
+    return replace(addresses, **parts)
 
 
 def is_free(port: int) -> bool:
@@ -127,19 +131,26 @@ def is_free(port: int) -> bool:
     return True
 
 
-def check_api_port(settings: Settings, own: set[int]) -> None:
-    """The API's port is a promise, so it is never replaced: ConflictError when a process that is not ours has it."""
-    if is_free(settings.api_port):
-        return
-    others = [(pid, name) for pid, name in listeners(settings.api_port) if pid not in own]
-    if not others:
-        return
-    pid, name = others[0]
-    who = f"process {pid} ({name})" if pid else "a process of another user"
-    raise ConflictError(
-        f"Port {settings.api_port} of the API is in use by {who}.",
-        remedy=f"stop it, or choose another port: SOLDIOM_API_PORT={_next_free(settings.api_port)} soldiom up",
-    )
+def check_api_port(settings: Settings, own: Callable[[], set[int]], patience_seconds: float) -> None:
+    """The API's port is a promise, so it is never replaced: ConflictError when a process that is not ours has it.
+
+    `own` gives our processes. A dying one holds the port longer than it can be asked who it is, so a port whose holder
+    is not known is looked at again for `patience_seconds`.
+    """
+    deadline = time.monotonic() + patience_seconds
+    while not is_free(settings.api_port):
+        ours = own()
+        others = [(pid, name) for pid, name in listeners(settings.api_port) if pid not in ours]
+        if not others:
+            return
+        pid, name = others[0]
+        if pid or time.monotonic() > deadline:
+            who = f"process {pid} ({name})" if pid else "a process of another user"
+            raise ConflictError(
+                f"Port {settings.api_port} of the API is in use by {who}.",
+                remedy=f"stop it, or choose another port: SOLDIOM_API_PORT={_next_free(settings.api_port)} soldiom up",
+            )
+        time.sleep(0.1)
 
 
 def socket_folder(settings: Settings, name: str, needed: int) -> Path:
@@ -148,8 +159,7 @@ def socket_folder(settings: Settings, name: str, needed: int) -> Path:
     folder = settings.home / name
     if len(os.fsencode(folder)) + needed <= SOCKET_PATH_BYTES:
         return folder
-    digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
-    short = Path(f"/tmp/soldiom-{digest}")  # noqa: S108 - owner and mode are checked below
+    short = short_folder(settings)
     short.mkdir(mode=0o711, exist_ok=True)
     found = short.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o066:
@@ -158,6 +168,12 @@ def socket_folder(settings: Settings, name: str, needed: int) -> Path:
             remedy=f"remove it, or use a shorter SOLDIOM_HOME than {str(settings.home)!r}",
         )
     return short / name
+
+
+def short_folder(settings: Settings) -> Path:
+    """This home's own folder below /tmp, used when the home's path is too long for sockets."""
+    digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
+    return Path(f"/tmp/soldiom-{digest}")  # noqa: S108 - whoever uses it checks owner and mode
 
 
 def postgres_sockets(settings: Settings) -> Path:

@@ -10,7 +10,7 @@ from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings
 
 NAME = "chroma"
-TIMEOUT_SECONDS = 45.0
+TIMEOUT_SECONDS = 90.0
 STOP_SIGNAL = signal.SIGTERM
 
 

@@ -9,7 +9,7 @@ from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings
 
 NAME = "mlflow"
-TIMEOUT_SECONDS = 90.0
+TIMEOUT_SECONDS = 180.0
 STOP_SIGNAL = signal.SIGTERM
 
 

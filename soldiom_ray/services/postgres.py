@@ -20,7 +20,7 @@ from soldiom_ray.services.addresses import Addresses, database_url, postgres_soc
 from soldiom_ray.settings import Settings
 
 NAME = "postgres"
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 90.0
 DATABASES = ("soldiom", "mlflow")
 SYSTEM_USER = "soldiom"
 STOP_SIGNAL = signal.SIGINT

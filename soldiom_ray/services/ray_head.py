@@ -20,8 +20,10 @@ from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings, write_private
 
 NAME = "ray"
-TIMEOUT_SECONDS = 90.0
+TIMEOUT_SECONDS = 180.0
 STOP_SIGNAL = signal.SIGTERM
+AGENT = 2
+"""Where in Ray's block of ports the node's agent listens; jobs are handed to it, and it knows how the raylet is."""
 KEPT_SESSIONS = 3
 """Log folders of earlier sessions that are kept."""
 
@@ -63,7 +65,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
         "object-store-memory": _object_store_bytes(),
         "node-manager-port": block,
         "object-manager-port": block + 1,
-        "dashboard-agent-listen-port": block + 2,
+        "dashboard-agent-listen-port": block + AGENT,
         "dashboard-agent-grpc-port": block + 3,
         "runtime-env-agent-port": block + 4,
         "metrics-export-port": block + 5,
@@ -87,13 +89,18 @@ def probe(settings: Settings, addresses: Addresses) -> str:
         return "the head has not come up"
     if problem := get(f"{addresses.dashboard}/api/gcs_healthz").problem:
         return problem
-    token = make_token(settings)
-    if problem := get(f"{addresses.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"}).problem:
+    agent = f"http://{node_ip(settings)}:{addresses.ray_block + AGENT}"
+    if problem := get(f"{agent}/api/local_raylet_healthz").problem:
         return problem
+    token = make_token(settings)
+    answer = get(f"{addresses.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"})
+    if answer.problem:
+        return FOREIGN if answer.status == 403 else answer.problem
     return "" if get(f"{addresses.dashboard}/api/jobs/").status == 401 else OPEN
 
 
 OPEN = "Ray answers without its token"
+FOREIGN = "another Ray has taken the dashboard's port"
 
 
 def node_ip(settings: Settings) -> str | None:
@@ -124,7 +131,11 @@ def _environment(settings: Settings, block: int) -> dict[str, str]:
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "1",
         "RAY_JOB_STOP_WAIT_TIME_S": "30",
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1",
+        # A killed proxy is noticed by the period alone; with a timeout of 1 s a starved one was killed again and again
+        # (load 25 on 2 cores: no API for 150 s).
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "10",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.edge.middlewares",
         # Only read by whoever turns HAProxy on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
         # homes of a machine unless they are set.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(balancer / "haproxy.cfg"),

@@ -14,7 +14,7 @@ from soldiom_ray.settings import Settings
 
 NAME = "api"
 STARTER = "soldiom_ray.api.start"
-TIMEOUT_SECONDS = 120.0
+TIMEOUT_SECONDS = 180.0
 
 
 def is_installed() -> bool:

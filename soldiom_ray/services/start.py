@@ -6,11 +6,11 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from soldiom_ray.errors import ConflictError, UnavailableError
 from soldiom_ray.services import addresses as places
@@ -21,7 +21,12 @@ from soldiom_ray.settings import Settings
 Report = Callable[[str], None]
 """Called with one line per service, from several threads but never at once."""
 
-LOCK_SECONDS = 180.0
+T = TypeVar("T")
+
+LOCK_SECONDS = 400.0
+ATTEMPTS = 2
+"""Another program may take a port between its choice and its use; and Ray gives itself 30 s, too few when busy."""
+PATIENCE_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +71,28 @@ def up(
     _make_home(settings)
     with _lock(settings):
         _check_api(settings)
-        addresses = places.choose(settings, lambda name: _runs(settings, name))
-        places.remember(settings, addresses)
+        addresses = places.remembered(settings) or Addresses()
         tell = _one_at_a_time(report)
-        with ThreadPoolExecutor(len(SERVICES)) as pool:
-            database = pool.submit(_ensure, settings, BY_NAME["postgres"], addresses, tell)
-            prepared = pool.submit(_after, database, lambda: prepare(_current(settings)) if prepare else None)
-            futures = [
-                database,
-                prepared,
-                pool.submit(_ensure, settings, BY_NAME["chroma"], addresses, tell),
-                pool.submit(_after, database, lambda: _ensure(settings, BY_NAME["mlflow"], addresses, tell)),
-                ray := pool.submit(_ensure, settings, BY_NAME["ray"], addresses, tell),
-            ]
-            ray.result()
-            addresses = replace(addresses, node_ip=ray_head.node_ip(settings) or addresses.node_ip)
-            places.remember(settings, addresses)
-            prepared.result()
-            _ensure_api(settings, addresses, tell)
-            for future in futures:
-                future.result()
+
+        def ensure(name: str) -> Addresses:
+            return _ensure(settings, BY_NAME[name], addresses, tell)
+
+        def prepare_database() -> None:
+            if prepare:
+                prepare(_current(settings))
+
+        with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
+            database = pool.submit(ensure, "postgres")
+            prepared = pool.submit(_after, database, prepare_database)
+            others = {name: pool.submit(ensure, name) for name in ("ray", "chroma")}
+            others["mlflow"] = pool.submit(_after, database, lambda: ensure("mlflow"))
+            wait([*others.values(), prepared])
+        found = {name: future.result() for name, future in others.items() if not future.exception()}
+        addresses = places.merged(addresses, found)
+        places.remember(settings, addresses)
+        for future in (database, prepared, *others.values()):
+            future.result()
+        _ensure_api(settings, addresses, tell)
         return status(settings)
 
 
@@ -136,35 +143,55 @@ def _api_status(settings: Settings, addresses: Addresses) -> dict[str, Any]:
     return {"state": state, "url": settings.api_url, "pid": pid, "detail": problem}
 
 
-def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Report) -> None:
+def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Report) -> Addresses:
+    """Have one service run, on the known addresses or, where another program has taken one, on new ones."""
     if service.name in settings.external:
         tell(f"{service.name}: external")
-        return
-    if _runs(settings, service.name) and not service.probe(settings, addresses):
+        return addresses
+    if not _problem_that_stays(settings, service, addresses):
         tell(f"{service.name}: running")
-        return
-    started = time.monotonic()
-    _stop(settings, service)
-    service.start(settings, addresses)
-    record = processes.read_record(settings, service.name)
-    problem = "not started"
-    while problem and time.monotonic() - started < service.timeout_seconds:
-        if record is None or not record.is_alive():
-            problem = "its process ended"
-            break
-        problem = service.probe(settings, addresses)
-        if problem == ray_head.OPEN:
-            break
-        if problem:
-            time.sleep(0.2)
-    if problem:
-        ending = serving.last_lines(settings, service.name)
+        return addresses
+    started, problem = time.monotonic(), ""
+    for _ in range(ATTEMPTS):
         _stop(settings, service)
-        raise UnavailableError(
-            f"{service.name} did not come up within {service.timeout_seconds:.0f} s: {problem}. {ending}",
-            remedy=f"see {processes.log_path(settings, service.name)}, then run `soldiom up` again",
-        )
-    tell(f"{service.name}: started in {time.monotonic() - started:.1f} s")
+        addresses = places.renewed(settings, addresses, service.name)
+        service.start(settings, addresses)
+        problem = _wait(settings, service, addresses)
+        if not problem:
+            tell(f"{service.name}: started in {time.monotonic() - started:.1f} s")
+            node_ip = ray_head.node_ip(settings) if service.name == "ray" else None
+            return replace(addresses, node_ip=node_ip or addresses.node_ip)
+    ending = serving.last_lines(settings, service.name)
+    _stop(settings, service)
+    raise UnavailableError(
+        f"{service.name} did not come up within {time.monotonic() - started:.0f} s: {problem}. {ending}",
+        remedy=f"see {processes.log_path(settings, service.name)}, then run `soldiom up` again",
+    )
+
+
+def _wait(settings: Settings, service: Service, addresses: Addresses) -> str:
+    """What keeps a service from answering when its time is over or its process has ended; nothing when it answers."""
+    deadline = time.monotonic() + service.timeout_seconds
+    record = processes.read_record(settings, service.name)
+    while problem := service.probe(settings, addresses):
+        if record is None or not record.is_alive():
+            return "its process ended"
+        if problem in (ray_head.OPEN, ray_head.FOREIGN) or time.monotonic() > deadline:
+            return problem
+        time.sleep(0.2)
+    return ""
+
+
+def _problem_that_stays(settings: Settings, service: Service, addresses: Addresses) -> str:
+    """What is wrong with a service, or nothing. A living process that is only slow, on a busy machine, is given time:
+    to start Ray anew would end its jobs."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while _runs(settings, service.name):
+        problem = service.probe(settings, addresses)
+        if not problem or problem == ray_head.OPEN or time.monotonic() > deadline:
+            return problem
+        time.sleep(0.2)
+    return "it does not run"
 
 
 def _ensure_api(settings: Settings, addresses: Addresses, tell: Report) -> None:
@@ -194,12 +221,13 @@ def _check_api(settings: Settings) -> None:
             f"The API of this home runs at {before[0]}:{before[1]}, not at {wanted[0]}:{wanted[1]}.",
             remedy="run `soldiom down` first, or leave SOLDIOM_API_HOST and SOLDIOM_API_PORT as they were",
         )
-    places.check_api_port(settings, processes.family(settings, "ray"))
+    patience_seconds = PATIENCE_SECONDS if processes.read_record(settings, serving.NAME) else 0.0
+    places.check_api_port(settings, lambda: processes.family(settings, "ray"), patience_seconds)
 
 
-def _after(first: "Future[None]", then: Callable[[], None]) -> None:
+def _after(first: "Future[Any]", then: Callable[[], T]) -> T:
     first.result()
-    then()
+    return then()
 
 
 def _current(settings: Settings) -> Settings:

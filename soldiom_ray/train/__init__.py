@@ -1,0 +1,16 @@
+"""A dataset and a base model become a run and its weights."""
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.records import Manifest
+
+
+def train(context: Context, dataset: Manifest, declared: Train) -> Manifest:
+    """Train on the connected Ray cluster; a run made before from the same inputs is returned at once.
+
+    Killed or cancelled, a second call goes on from the newest checkpoint. Raises InputError for an unknown base model,
+    an empty train split or a model that does not fit the memory; StorageFullError with the earlier checkpoints kept;
+    CancelledError after a last checkpoint."""
+    from soldiom_ray.train.distributed import fit
+
+    return fit(context, dataset, declared)

@@ -72,7 +72,9 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, oldest first (their content is not checked here)."""
         ends = f"/{MANIFEST}"
-        found = [key.removesuffix(ends).rpartition("/")[2] for key in self.storage.keys(self.prefix) if key.endswith(ends)]
+        found = [
+            key.removesuffix(ends).rpartition("/")[2] for key in self.storage.keys(self.prefix) if key.endswith(ends)
+        ]
         return sorted(int(name) for name in found if name.isdecimal())
 
     def newest(self) -> tuple[Position, dict[str, "Tensor"], dict[str, Any]] | None:

@@ -49,7 +49,7 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, tokenizer_
         if split == TRAIN and counts[TRAIN] < 2:
             raise InputError(
                 f"Dataset {dataset.id} holds no text in its train split ({dataset.counts.get(TRAIN, 0)} samples).",
-                remedy="collect more documents, loosen the filters under `prepare`, or lower the shares held out in `prepare.split`",
+                remedy="collect more documents, loosen `prepare.filters`, or hold out less in `prepare.split`",
             )
     return draft.commit(counts=counts, details={"dtype": kind})
 
@@ -100,8 +100,13 @@ class Order:
 
         places = np.arange(number * self.per_step, (number + 1) * self.per_step)
         epochs = places // self.blocks
-        orders = {epoch: np.random.default_rng((self.seed, int(epoch))).permutation(self.blocks) for epoch in np.unique(epochs)}
-        return np.array([orders[epoch][place % self.blocks] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64)
+        orders = {
+            epoch: np.random.default_rng((self.seed, int(epoch))).permutation(self.blocks)
+            for epoch in np.unique(epochs)
+        }
+        return np.array(
+            [orders[epoch][place % self.blocks] for epoch, place in zip(epochs, places, strict=True)], dtype=np.int64
+        )
 
 
 @contextmanager

@@ -21,11 +21,10 @@ from soldiom_ray.train import methods
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import Blocks, folder_hash, open_tokens, tokenize
 from soldiom_ray.train.loop import Loop, Record, Schedule
+from soldiom_ray.train.plan import free_bytes, needed, positions_at_once
 
 log = logging.getLogger(__name__)
 CODE = 1
-POSITIONS_AT_ONCE = 8192
-"""Positions in one forward pass; more are accumulated."""
 TOKENIZER_TEXT_BYTES = 20_000_000
 """A vocabulary of a few thousand pieces does not change with more text than this."""
 
@@ -47,7 +46,9 @@ class Work:
         return f"{prefix_of(self.run)}/checkpoints"
 
 
-def run_locally(context: Context, dataset: Manifest, declared: Train, observe: Callable[[Record], None] = lambda record: None) -> Manifest:
+def run_locally(
+    context: Context, dataset: Manifest, declared: Train, observe: Callable[[Record], None] = lambda record: None
+) -> Manifest:
     """Train in this process, without Ray."""
     draft, work = ready(context, dataset, declared)
     if work is None:
@@ -62,13 +63,20 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
     with ExitStack() as stack:
         if declared.architecture is None:
             folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
-            fingerprint = folder_hash(folder, tuple(sorted(path.name for path in folder.glob("*.safetensors"))) + ("config.json",))
-            tokens_by = f"{folder_hash(folder, ('tokenizer.json', 'tokenizer.model', 'tokenizer_config.json'))}"
+            fingerprint = folder_hash(
+                folder, ("config.json", *sorted(path.name for path in folder.glob("*.safetensors")))
+            )
+            tokens_by = folder_hash(folder, ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
         else:
             tokenizer_id = _own_tokenizer(context, dataset, declared)
             folder = stack.enter_context(artifacts.storage.local_folder(prefix_of(tokenizer_id)))
             fingerprint = tokens_by = tokenizer_id
-        made_from = {"code": CODE, "declared": declared.model_dump(mode="json"), "dataset": dataset.id, "base": fingerprint}
+        made_from = {
+            "code": CODE,
+            "declared": declared.model_dump(mode="json"),
+            "dataset": dataset.id,
+            "base": fingerprint,
+        }
         draft = artifacts.draft("run", made_from, parents=[dataset.id])
         if draft.finished():
             return draft, None
@@ -80,20 +88,29 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
     """What every worker does; rank 0 leaves the weights and `result.json` in storage."""
     import torch
 
+    from soldiom_ray.models.attention import causal_blocks
+
     declared = work.declared
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = declared.precision == "bfloat16" or (declared.precision == "auto" and has_bfloat16(device))
     checkpoints = Checkpoints(artifacts.storage, work.checkpoints_prefix)
     with ExitStack() as stack:
         folder, tokenizer = stack.enter_context(_base(work, artifacts))
+        needs = needed(folder, tokenizer, declared, bfloat16=bfloat16)
+        at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
         model = methods.build(folder, tokenizer, declared, bfloat16=bfloat16, device=device)
         length = min(declared.sequence_length, context_length(model))
-        if device == "cpu":
-            from soldiom_ray.models.attention import use_causal_blocks
-
-            use_causal_blocks(model, length)
+        stack.enter_context(causal_blocks(model, length))
         blocks, held_out = stack.enter_context(open_tokens(artifacts, artifacts.get(work.tokens), length))
-        loop = Loop(model, blocks, held_out, schedule(declared, blocks, bfloat16), checkpoints, _part(report, 0.05, 1.0), observe)
+        loop = Loop(
+            model,
+            blocks,
+            held_out,
+            schedule(declared, blocks, bfloat16, at_once),
+            checkpoints,
+            _part(report, 0.05, 1.0),
+            observe,
+        )
         outcome = loop.run()
         if loop.rank == 0:
             details = {
@@ -109,14 +126,17 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
                 "sequence_length": length,
                 "precision": "bfloat16" if bfloat16 else "float32",
                 "workers": loop.world,
+                **_used(),
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "trainable_parameters": sum(p.numel() for p in loop.parameters.values()),
             }
             entries = _store_weights(artifacts, work, model, tokenizer, bfloat16)
-            checkpoints.put_result({"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]})
+            checkpoints.put_result(
+                {"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]}
+            )
 
 
-def schedule(declared: Train, blocks: Blocks, bfloat16: bool) -> Schedule:
+def schedule(declared: Train, blocks: Blocks, bfloat16: bool, positions: int) -> Schedule:
     """The declaration in steps of this dataset."""
     wanted = declared.epochs * len(blocks) * blocks.width
     wanted = min(wanted, declared.max_tokens or math.inf)
@@ -125,7 +145,7 @@ def schedule(declared: Train, blocks: Blocks, bfloat16: bool) -> Schedule:
     return Schedule(
         steps=steps,
         blocks_per_step=per_step,
-        blocks_at_once=max(1, POSITIONS_AT_ONCE // blocks.width),
+        blocks_at_once=max(1, positions // blocks.width),
         learning_rate=declared.learning_rate or methods.LEARNING_RATES[declared.method],
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
         weight_decay=declared.weight_decay,
@@ -148,7 +168,9 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
     if work.declared.architecture:
         details["base_model"] = draft.id
     if details["sequence_length"] < work.declared.sequence_length:
-        details["notice"] = f"sequence_length {work.declared.sequence_length} was lowered to {details['sequence_length']}, the model's context"
+        details["notice"] = (
+            f"sequence_length {work.declared.sequence_length} was lowered to the model's {details['sequence_length']}"
+        )
     manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)
     checkpoints.clear()
     return manifest
@@ -156,11 +178,18 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
 
 def _own_tokenizer(context: Context, dataset: Manifest, declared: Train) -> str:
     """The id of the tokenizer trained on a dataset (made once)."""
-    made_from = {"code": CODE, "dataset": dataset.id, "pieces": declared.vocabulary_size, "context": declared.sequence_length}
+    made_from = {
+        "code": CODE,
+        "dataset": dataset.id,
+        "pieces": declared.vocabulary_size,
+        "context": declared.sequence_length,
+    }
     draft = context.artifacts.draft("tokenizer", made_from, parents=[dataset.id])
     if draft.finished() is None:
         context.report(0.0, "training the tokenizer")
-        tokenizer = train_tokenizer(_texts(context.artifacts, dataset), declared.vocabulary_size, declared.sequence_length)
+        tokenizer = train_tokenizer(
+            _texts(context.artifacts, dataset), declared.vocabulary_size, declared.sequence_length
+        )
         with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
             tokenizer.save_pretrained(folder)
             draft.write_folder(Path(folder))
@@ -189,7 +218,9 @@ def _base(work: Work, artifacts: Artifacts) -> Iterator[tuple[Path | None, Any]]
             yield None, load_tokenizer(folder)
 
 
-def _store_weights(artifacts: Artifacts, work: Work, model: Any, tokenizer: Any, bfloat16: bool) -> tuple[FileEntry, ...]:
+def _store_weights(
+    artifacts: Artifacts, work: Work, model: Any, tokenizer: Any, bfloat16: bool
+) -> tuple[FileEntry, ...]:
     draft = Draft(artifacts, "run", work.run, {}, ())
     with tempfile.TemporaryDirectory(prefix="soldiom-") as name:
         folder = Path(name)
@@ -205,6 +236,17 @@ def _forget_path(folder: Path, base_model: str) -> None:
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
     path.write_text(json.dumps(config, indent=2))
+
+
+def _used() -> dict[str, float]:
+    """What this process took so far."""
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "max_resident_mib": round(usage.ru_maxrss / 1024, 1),
+    }
 
 
 def _part(report: Report, low: float, high: float) -> Report:

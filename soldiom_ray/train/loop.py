@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.errors import CancelledError, StorageFullError
+from soldiom_ray.errors import CancelledError
 from soldiom_ray.train.checkpoints import Checkpoints, Position
 from soldiom_ray.train.data import Blocks, Order
 
@@ -181,7 +181,9 @@ class Loop:
             self.model.eval()
             with torch.no_grad(), self._precision():
                 for start in range(0, len(mine), self.schedule.blocks_at_once):
-                    total += self.loss(*self._batch(self.validation_blocks, mine[start : start + self.schedule.blocks_at_once]))
+                    total += self.loss(
+                        *self._batch(self.validation_blocks, mine[start : start + self.schedule.blocks_at_once])
+                    )
             self.model.train(training)
             value = self._sum(total) / (len(indices) * self.validation_blocks.width)
             self._note({"validation_loss": value})
@@ -197,7 +199,12 @@ class Loop:
         )
 
     def _note(self, values: Record) -> None:
-        record: Record = {"step": self.position.step, "tokens": self.position.tokens, **values, "seconds": round(self.position.seconds, 2)}
+        record: Record = {
+            "step": self.position.step,
+            "tokens": self.position.tokens,
+            **values,
+            "seconds": round(self.position.seconds, 2),
+        }
         if self.curves and self.curves[-1]["step"] == record["step"]:
             record = self.curves.pop() | record
         self.curves.append(record)
@@ -220,10 +227,16 @@ class Loop:
         self.optimizer.load_state_dict(optimizer)
         self.position, self.curves = position, [dict(record) for record in position.curves]
         if self.rank == 0:
-            log.info("training goes on from a checkpoint", extra={"data": {"step": position.step, "of": self.schedule.steps}})
+            for record in self.curves:
+                self.observe(record)
+            log.info(
+                "training goes on from a checkpoint", extra={"data": {"step": position.step, "of": self.schedule.steps}}
+            )
 
     def _restore_best(self) -> None:
-        if self.position.best_step not in (0, self.position.step) and (best := self.checkpoints.best_weights(self.position)):
+        if self.position.best_step not in (0, self.position.step) and (
+            best := self.checkpoints.best_weights(self.position)
+        ):
             self._put(best)
 
     def _put(self, weights: dict[str, "Tensor"]) -> None:

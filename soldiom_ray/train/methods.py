@@ -15,7 +15,7 @@ def build(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: boo
 
     torch.manual_seed(declared.seed)
     if folder is None:
-        model = _from_scratch(tokenizer, declared)
+        model = from_scratch(tokenizer, declared)
     else:
         from soldiom_ray.models.load import load_model
 
@@ -32,17 +32,18 @@ def build(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: boo
 def save(model: Any, tokenizer: Any, folder: Path, *, method: str, bfloat16: bool) -> None:
     """Write a folder that loads again: whole weights (in bfloat16 when trained so) or an adapter; and the tokenizer."""
     import torch
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if method == "full":
         if bfloat16:
             model = model.to(torch.bfloat16)
-        model.set_attn_implementation("sdpa")
         model.config.use_cache = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _from_scratch(tokenizer: Any, declared: Train) -> Any:
+def from_scratch(tokenizer: Any, declared: Train) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     given = dict(declared.architecture or {})
@@ -56,7 +57,10 @@ def _from_scratch(tokenizer: Any, declared: Train) -> Any:
     }
     known = set(LlamaConfig().to_dict()) | {"head_dim"}
     if unknown := sorted(given.keys() - known):
-        raise InputError(f"train.architecture names {unknown[0]!r}, which a Llama configuration does not have.", remedy="use hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size")
+        raise InputError(
+            f"train.architecture names {unknown[0]!r}, which a Llama configuration does not have.",
+            remedy="use hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size",
+        )
     return LlamaForCausalLM(LlamaConfig(**(defaults | given)))
 
 
@@ -64,12 +68,23 @@ def _with_lora(model: Any, declared: Train) -> Any:
     from peft import LoraConfig, get_peft_model
 
     targets = list(declared.target_modules) or "all-linear"
-    config = LoraConfig(r=declared.rank, lora_alpha=declared.alpha, lora_dropout=declared.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=declared.rank,
+        lora_alpha=declared.alpha,
+        lora_dropout=declared.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
     try:
         return get_peft_model(model, config)
     except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, part in model.named_modules() if type(part).__name__ == "Linear"})
-        raise InputError(f"train.target_modules {list(declared.target_modules)} fit no layer of this model.", remedy=f"known: {', '.join(names)}; or leave it empty for all linear layers") from error
+        names = sorted(
+            {name.rpartition(".")[2] for name, part in model.named_modules() if type(part).__name__ == "Linear"}
+        )
+        raise InputError(
+            f"train.target_modules {list(declared.target_modules)} fit no layer of this model.",
+            remedy=f"known: {', '.join(names)}; or leave it empty for all linear layers",
+        ) from error
 
 
 def _with_prompt(model: Any, declared: Train) -> Any:
@@ -77,7 +92,9 @@ def _with_prompt(model: Any, declared: Train) -> Any:
     import torch
     from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
 
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=declared.virtual_tokens, prompt_tuning_init=PromptTuningInit.RANDOM)
+    config = PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=declared.virtual_tokens, prompt_tuning_init=PromptTuningInit.RANDOM
+    )
     tuned: Any = get_peft_model(model, config)
     words = model.get_input_embeddings().weight
     chosen = torch.randint(0, words.shape[0], (declared.virtual_tokens,))

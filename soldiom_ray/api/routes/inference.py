@@ -71,13 +71,16 @@ def _deployed(settings: Settings, model_id: str, caller: Caller) -> str:
 
 
 def _request(parameters: Parameters) -> dict[str, Any]:
-    return {"parameters": parameters.model_dump(mode="json")}
+    return {"parameters": parameters.model_dump(mode="json", exclude_none=True)}
 
 
 def _output(given: dict[str, Any]) -> dict[str, Any]:
-    prompt, completion = int(given["prompt_tokens"]), int(given["completion_tokens"])
-    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return {"output": given["text"], "finish_reason": given.get("finish_reason"), "usage": usage}
+    return {"output": given["text"], "finish_reason": given.get("finish_reason"), "usage": _usage(given)}
+
+
+def _usage(counts: dict[str, Any]) -> dict[str, int]:
+    prompt, completion = int(counts["prompt_tokens"]), int(counts["completion_tokens"])
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 async def _alone(name: str, request: dict[str, Any]) -> dict[str, Any]:
@@ -93,13 +96,11 @@ def _sum(outputs: list[dict[str, Any]]) -> dict[str, int]:
 
 
 async def _pieces(model_id: str, name: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The endpoint's pieces as events; its closing piece, the one with the counts, closes with `usage` and `model`."""
+    """The endpoint's pieces as events; to its closing piece, the one with the counts, `model` and a total are added."""
     async for piece in endpoints.stream(name, "stream", request):
-        if "completion_tokens" in piece:
-            closing = _output({"text": "", **piece})
-            text = {"text": piece["text"]} if piece.get("text") else {}
-            closing = {"finish_reason": closing["finish_reason"], "usage": closing["usage"]}
-            yield event({**text, **closing, "model": model_id, "watermark": None})
+        if piece.get("done"):
+            closing = {"finish_reason": piece.get("finish_reason"), "usage": _usage(piece["usage"])}
+            yield event({**closing, "model": model_id, "watermark": None})
         else:
             yield event(piece)
     yield DONE

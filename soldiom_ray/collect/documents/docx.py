@@ -13,7 +13,7 @@ def parse(name: str, data: bytes) -> list[ParsedText]:
     """The body's text; headers and footers of pages are left out."""
     import docx
     from docx.opc.exceptions import OpcError
-    from lxml.etree import LxmlError
+    from lxml.etree import LxmlError  # type: ignore[import-untyped, unused-ignore]
 
     try:
         document = docx.Document(io.BytesIO(data))

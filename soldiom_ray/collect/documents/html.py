@@ -6,7 +6,10 @@ from html.parser import HTMLParser
 from soldiom_ray.collect.documents.parsed import ParsedText, read_text
 
 _SILENT = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
-_BLOCKS = {"p", "div", "section", "article", "ul", "ol", "table", "tr", "pre", "blockquote", "dl", "dt", "dd", "figure", "header", "main", "aside", "form", "hr"}  # fmt: skip
+_BLOCKS = {
+    "article", "aside", "blockquote", "dd", "div", "dl", "dt", "figure", "form", "header", "hr", "main", "ol", "p",
+    "pre", "section", "table", "tr", "ul",
+}  # fmt: skip
 
 
 def parse(name: str, data: bytes) -> list[ParsedText]:
@@ -61,9 +64,7 @@ class _Page(HTMLParser):
             self.parts.append(data if self.preformatted else re.sub(r"\s+", " ", data))
 
     def text(self) -> str:
-        joined = "".join(self.parts)
-        joined = re.sub(
-            r"[ \t]+\n", "\n", re.sub(r"\n[ ]+(?=\S)(?!\s)", "\n", joined) if "    " not in joined else joined
-        )
-        joined = re.sub(r"^ \| ", "", joined, flags=re.MULTILINE)
-        return re.sub(r"\n{3,}", "\n\n", joined).strip()
+        """The text so far: no blank bullets, no blank line twice."""
+        lines = [re.sub(r"^ (?=\S)", "", line).removeprefix("| ").rstrip() for line in "".join(self.parts).split("\n")]
+        kept = "\n".join("" if line in ("-", "|") else line for line in lines)
+        return re.sub(r"\n{3,}", "\n\n", kept).strip()

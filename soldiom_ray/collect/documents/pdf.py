@@ -1,5 +1,7 @@
 """PDF text through pdfium. Scans without a text layer are told apart (`no_text`); reading them is OCR's work."""
 
+from typing import Any
+
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.text import LeftOut
 
@@ -31,7 +33,7 @@ def parse(name: str, data: bytes) -> list[ParsedText]:
     return [ParsedText(text, metadata={"pages": len(pages) + bad} | ({"bad_pages": bad} if bad else {}))]
 
 
-def _page_text(document: "pypdfium2.PdfDocument", number: int) -> str:  # type: ignore[name-defined]  # noqa: F821
+def _page_text(document: Any, number: int) -> str:
     page = document[number]
     words = page.get_textpage()
     text = str(words.get_text_bounded())

@@ -117,15 +117,13 @@ def serve(cpu_seconds: int, memory_bytes: int) -> None:
     """The process's side: answer files until the pipe closes."""
     from soldiom_ray.collect.documents import parse_bytes
 
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, memory_bytes)
+    _limit(resource.RLIMIT_CORE, 0)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
     while (name := _receive(source)) is not None and (data := _receive(source)) is not None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        resource.setrlimit(
-            resource.RLIMIT_CPU, (int(used.ru_utime + used.ru_stime) + cpu_seconds, resource.RLIM_INFINITY)
-        )
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
         answer: dict[str, Any]
         try:
             texts = [(parsed.text, parsed.part, parsed.metadata) for parsed in parse_bytes(name.decode(), data)]
@@ -137,6 +135,12 @@ def serve(cpu_seconds: int, memory_bytes: int) -> None:
         except Exception as error:
             answer = {"outcome": "crashed", "why": type(error).__name__}
         _send(sink, json.dumps(answer).encode())
+
+
+def _limit(what: int, value: int) -> None:
+    """Set the soft limit, which may rise again; the hard limit stays as it was given to us."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -1,0 +1,64 @@
+"""Where gathered documents go: without repeats, counted, written in shards."""
+
+from collections import Counter
+from typing import Any
+
+from soldiom_ray.artifacts import Draft
+from soldiom_ray.collect.work import COLLECTED, Gathered
+from soldiom_ray.records import Document, Drop
+
+SHARD_ROWS = 4000
+SHARD_BYTES = 32 << 20
+COUNTED = ("license", "kind", "framework", "group", "language")
+
+
+class Shelf:
+    """Takes documents in the order they come; memory holds one shard."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.documents = 0
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+        self._seen: set[str] = set()
+        self._rows: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._shards = 0
+        self._drops: list[dict[str, Any]] = []
+
+    def take(self, gathered: Gathered) -> Counter[str]:
+        """Keep what a task brought; its outcomes, with documents that were here before counted as `repeated`."""
+        outcomes = Counter(gathered.outcomes)
+        for document in gathered.documents:
+            if document.id in self._seen:
+                outcomes[COLLECTED] -= 1
+                outcomes["repeated"] += 1
+            else:
+                self._add(document)
+        self._drops.extend(drop.model_dump() for drop in gathered.drops)
+        return +outcomes
+
+    def details(self) -> dict[str, dict[str, int]]:
+        """Documents per licence, kind, framework, group and language."""
+        return {f"{name}s": dict(sorted(counter.items())) for name, counter in self.counts.items()}
+
+    def close(self) -> None:
+        """Write what is left, and what was left out."""
+        self._write()
+        if self._drops:
+            self.draft.write_rows("dropped/00000.parquet", self._drops, Drop)
+
+    def _add(self, document: Document) -> None:
+        self._seen.add(document.id)
+        self.documents += 1
+        for name, counter in self.counts.items():
+            counter[str(getattr(document, name)) or "unknown"] += 1
+        self._rows.append(document.model_dump())
+        self._bytes += len(document.text)
+        if len(self._rows) >= SHARD_ROWS or self._bytes >= SHARD_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._rows:
+            self.draft.write_rows(f"documents/{self._shards:05d}.parquet", self._rows, Document)
+            self._shards += 1
+            self._rows, self._bytes = [], 0

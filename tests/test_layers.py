@@ -1,0 +1,123 @@
+"""Imports point down: every import of the package, those inside functions too, against the table of layers."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "soldiom_ray"
+FOLDER = Path(__file__).parents[1] / PACKAGE
+ROWS = {
+    "errors": 0,
+    "records": 1,
+    "settings": 1,
+    "logs": 1,
+    "storage": 2,
+    "compute": 2,
+    "services": 2,
+    "db": 2,
+    "artifacts": 3,
+    "domains": 4,
+    "licenses": 4,
+    "models": 4,
+    "vectors": 4,
+    "collect": 5,
+    "prepare": 5,
+    "embed": 5,
+    "train": 5,
+    "evaluate": 5,
+    "register": 5,
+    "deploy": 5,
+    "monitor": 5,
+    "feedback": 5,
+    "flow": 6,
+    "launch": 6,
+    "api": 7,
+    "cli": 7,
+}
+GROUND = {name for name, row in ROWS.items() if row <= 3}
+CRAFT = {name for name, row in ROWS.items() if row == 4}
+STAGES = {name for name, row in ROWS.items() if row == 5}
+ALLOWED = {
+    "launch": GROUND | CRAFT - {"models"},
+    "flow": GROUND | CRAFT | STAGES | {"launch"},
+    "api": GROUND | {"domains", "launch"},
+    "cli": GROUND | CRAFT | {"launch"},
+}
+"""Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""
+SAME_ROW = {1, 4}
+
+
+def permitted(unit: str) -> set[str]:
+    row = ROWS[unit]
+    lower = {name for name, other in ROWS.items() if other < row or (other == row and row in SAME_ROW)}
+    return ALLOWED.get(unit, lower) | {unit}
+
+
+def unit_of(path: Path) -> str:
+    return path.relative_to(FOLDER).parts[0].removesuffix(".py")
+
+
+def sources() -> list[Path]:
+    return sorted(path for path in FOLDER.rglob("*.py") if path.parent != FOLDER or path.name != "__init__.py")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of everything of ours that a file imports, and of module names in strings it imports by."""
+    package = (PACKAGE, *path.relative_to(FOLDER).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            above = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (above, node.module or "") if part)
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            first = node.args[0] if node.args else None
+            if name in ("import_module", "__import__") and isinstance(first, ast.Constant):
+                yield node.lineno, str(first.value)
+
+
+def test_every_unit_of_the_package_has_its_row() -> None:
+    assert {unit_of(path) for path in sources()} - ROWS.keys() == set()
+
+
+@pytest.mark.parametrize("unit", sorted({unit_of(path) for path in sources()} & ROWS.keys()))
+def test_imports_point_down(unit: str) -> None:
+    wrong = [
+        f"{path.relative_to(FOLDER.parent)}:{line} imports {name}"
+        for path in sources()
+        if unit_of(path) == unit
+        for line, name in imported(path)
+        if (parts := name.split("."))[0] == PACKAGE
+        and len(parts) > 1
+        and parts[1] in ROWS
+        and parts[1] not in permitted(unit)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_only_compute_starts_or_joins_ray() -> None:
+    wrong = [
+        str(path.relative_to(FOLDER.parent))
+        for path in sources()
+        if unit_of(path) != "compute"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "ray.init"
+    ]
+    assert not wrong
+
+
+def test_the_doors_and_launch_import_no_torch() -> None:
+    wrong = [
+        f"{path.relative_to(FOLDER.parent)}:{line} imports {name}"
+        for path in sources()
+        if unit_of(path) in ("api", "cli", "launch", "db", "services", "compute")
+        for line, name in imported(path)
+        if name.split(".")[0] in ("torch", "transformers", "peft")
+    ]
+    assert not wrong, "\n".join(wrong)

@@ -1,0 +1,218 @@
+"""Models: finding and refusing them, tokens, losses, generation."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_models import code, small_base, small_settings, tuned
+
+from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.models.generate import Generator
+from soldiom_ray.models.load import context_length, load_model, model_folder
+from soldiom_ray.models.score import token_losses
+from soldiom_ray.models.tokens import encode_documents, pack, terminator
+
+STORIES = Path(__file__).parents[2] / "shared" / "data" / "model_stories260k" / "hf"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    return tuned(small_base(folder / "base"), folder / "tuned")
+
+
+@pytest.fixture(scope="module")
+def generator(base: Path) -> Generator:
+    return Generator(*load_model(base, dtype="float32"))
+
+
+@pytest.fixture(scope="module")
+def prompt_tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from soldiom_ray.domains.schema import Train
+    from soldiom_ray.train import methods
+
+    folder = tmp_path_factory.mktemp("prompt")
+    declared = Train(base_model=str(base), method="prompt", virtual_tokens=5)
+    tokenizer = load_model(base)[1]
+    model = methods.build(base, tokenizer, declared, bfloat16=False, device="cpu")
+    methods.save(model, tokenizer, folder, method="prompt", bfloat16=False)
+    return folder
+
+
+def test_an_unknown_base_model_names_what_was_tried(tmp_path: Path) -> None:
+    settings = small_settings(tmp_path, HF_ENDPOINT="http://127.0.0.1:9")
+    with pytest.raises(InputError, match="builtin/huge"), model_folder(settings, None, "builtin/huge"):
+        pass
+    with pytest.raises(InputError, match="cannot be a hub id"), model_folder(settings, None, "no such folder/x/y"):
+        pass
+    hub = model_folder(settings, None, "somebody/some-model")
+    with pytest.raises(UnavailableError, match="the hub does not answer") as caught, hub:
+        pass
+    assert "somebody/some-model" in caught.value.what and "builtin/tiny" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("modeling_x.py", "x = 1", "brings code"),
+        ("config.json", json.dumps({"model_type": "x", "auto_map": {"AutoModel": "x.y"}}), "auto_map"),
+        ("config.json", "{", "is not JSON"),
+    ],
+)
+def test_a_model_with_code_or_damage_is_refused(
+    name: str, content: str, message: str, base: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(base, tmp_path / "copy")
+    (tmp_path / "copy" / name).write_text(content)
+    with pytest.raises(InputError, match=message), model_folder(small_settings(tmp_path), None, str(tmp_path / "copy")):
+        pass
+
+
+def test_pickled_weights_are_refused(base: Path, tmp_path: Path) -> None:
+    shutil.copytree(base, tmp_path / "copy")
+    (tmp_path / "copy" / "model.safetensors").rename(tmp_path / "copy" / "pytorch_model.bin")
+    folder = model_folder(small_settings(tmp_path), None, str(tmp_path / "copy"))
+    with pytest.raises(InputError, match="only pickled weights"), folder:
+        pass
+
+
+def test_documents_end_with_the_terminator_and_pack_into_blocks(base: Path) -> None:
+    _, tokenizer = load_model(base)
+    documents = list(encode_documents(tokenizer, [code(1), "", code(2)]))
+    assert [int(ids[-1]) for ids in documents] == [terminator(tokenizer)] * 3
+    blocks = pack(documents, 16)
+    assert {len(block) for block in blocks[:-1]} == {16} and 2 <= len(blocks[-1]) <= 16
+    joined = np.concatenate(blocks)
+    assert joined.tolist() == np.concatenate(documents)[: len(joined)].tolist()
+    assert tokenizer.decode(documents[0], skip_special_tokens=True) == code(1)
+
+
+def test_token_losses_are_those_of_the_whole_logits(base: Path, prompt_tuned: Path) -> None:
+    import torch
+
+    for adapter in (None, prompt_tuned):
+        model, tokenizer = load_model(base, adapter=adapter, dtype="float32")
+        blocks = pack(encode_documents(tokenizer, [code(3), code(4)]), 40)
+        scored = token_losses(model, blocks, batch_tokens=100)
+        virtual = 5 if adapter else 0
+        for block, result in zip(blocks, scored, strict=True):
+            ids = torch.tensor(block.astype("int64"))[None]
+            with torch.no_grad():
+                logits = model(input_ids=ids).logits[0, virtual:-1]
+            expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none")
+            np.testing.assert_allclose(result.losses, expected.numpy(), atol=1e-4)
+            assert result.correct.tolist() == (logits.argmax(-1) == ids[0, 1:]).tolist()
+
+
+def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None:
+    import torch
+
+    from soldiom_ray.models.attention import causal_blocks
+    from soldiom_ray.models.loss import UNSCORED, CausalLoss
+
+    model, _ = load_model(base, dtype="float32")
+    ids = torch.randint(0, 300, (3, 33))
+    labels = ids[:, 1:].clone()
+    labels[0, :5] = UNSCORED
+    loss = CausalLoss(model)
+    assert loss.chunked
+    with causal_blocks(model, 32):
+        total = loss(ids[:, :-1], labels)
+    total.backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    model.zero_grad()
+    logits = model(input_ids=ids[:, :-1]).logits
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
+    plain.backward()
+    assert total.item() == pytest.approx(plain.item(), rel=1e-5)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(found[name], parameter.grad, atol=2e-4, rtol=2e-4)
+
+
+def test_generation_equals_the_models_own(generator: Generator) -> None:
+    import torch
+
+    prompt = "def read_rows(rows):\n"
+    (answer,) = generator.generate([prompt], max_new_tokens=20)
+    ids = torch.tensor([generator.prompt_ids(prompt)])
+    expected = generator.model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :]
+    assert answer.text == generator.tokenizer.decode(expected, skip_special_tokens=True)
+    assert answer.prompt_tokens == ids.shape[1] and answer.completion_tokens == len(expected)
+
+
+def test_a_prompts_answer_does_not_depend_on_its_batch(generator: Generator) -> None:
+    prompts = ["def read_rows(rows):\n", "x", "    for item in words:\n        sort(item)\n"]
+    options = {"max_new_tokens": 16, "temperature": 0.8, "top_p": 0.9, "seed": 5}
+    together = generator.generate(prompts, **options)  # type: ignore[arg-type]
+    alone = [generator.generate([prompt], **options)[0] for prompt in prompts]  # type: ignore[arg-type]
+    assert [a.text for a in together] == [a.text for a in alone]
+    assert together == generator.generate(prompts, **options)  # type: ignore[arg-type]
+
+
+def test_a_stream_joins_to_the_whole_answer(generator: Generator) -> None:
+    prompt = "def count_files(files):\n"
+    (whole,) = generator.generate([prompt], max_new_tokens=24)
+    assert "".join(generator.stream(prompt, max_new_tokens=24)) == whole.text
+    stop = whole.text[6:10]
+    (stopped,) = generator.generate([prompt], max_new_tokens=24, stop=[stop])
+    assert stopped.finish_reason == "stop" and stop not in stopped.text and whole.text.startswith(stopped.text)
+    assert "".join(generator.stream(prompt, max_new_tokens=24, stop=[stop])) == stopped.text
+
+
+def test_a_stream_never_shows_half_a_character(generator: Generator) -> None:
+    from soldiom_ray.models.generate import _Answer
+
+    text = "prix: 5 €, 東京 🚀 fin"
+    answer = _Answer(generator, generator.prompt_ids("x"), ())
+    pieces = []
+    for token in generator.tokenizer(text)["input_ids"]:
+        answer.add(token)
+        pieces.append(answer.take())
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces) and "🚀" in pieces
+
+
+def test_a_prompt_longer_than_the_context_is_refused_and_a_long_answer_ends(generator: Generator) -> None:
+    with pytest.raises(InputError, match="context is 64"):
+        generator.generate(["word " * 100])
+    (answer,) = generator.generate(["def read_rows(rows):\n"], max_new_tokens=500)
+    assert answer.prompt_tokens + answer.completion_tokens <= 64
+
+
+def test_a_prompt_tuned_model_generates_as_peft_does(base: Path, prompt_tuned: Path) -> None:
+    import torch
+
+    model, tokenizer = load_model(base, adapter=prompt_tuned, dtype="float32")
+    generator = Generator(model, tokenizer)
+    assert generator.context == context_length(model) == 59
+    prompts = ["def read_rows(rows):\n", "def x"]
+    for prompt, answer in zip(prompts, generator.generate(prompts, max_new_tokens=12), strict=True):
+        ids = torch.tensor([generator.prompt_ids(prompt)])
+        expected = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
+        )
+        assert answer.text == tokenizer.decode(expected[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_a_conversation_becomes_a_prompt(generator: Generator) -> None:
+    text = generator.chat([{"role": "user", "content": "hello"}])
+    assert text.startswith("<|user|>\nhello") and text.endswith("<|assistant|>\n")
+
+
+def test_a_foreign_model_writes_a_story() -> None:
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES} is not here")
+    generator = Generator(*load_model(STORIES))
+    (answer,) = generator.generate(["Once upon a time"], max_new_tokens=40)
+    assert "there was" in answer.text
+    assert "".join(generator.stream("Once upon a time", max_new_tokens=40)) == answer.text
+
+
+def test_the_builtin_model_writes_python(tmp_path: Path) -> None:
+    with model_folder(small_settings(tmp_path), None, "builtin/tiny") as folder:
+        assert sum(path.stat().st_size for path in folder.iterdir()) < 16_000_000
+        generator = Generator(*load_model(folder))
+    (answer,) = generator.generate(["import os\n\n\ndef read_file(path):\n    with open("], max_new_tokens=24)
+    assert answer.text.startswith("path")

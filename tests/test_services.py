@@ -1,0 +1,265 @@
+"""The services of a home, with the real programs: brought up, crashed one by one, repaired, put side by side, stopped.
+
+Slow as a whole, so everything shares one home and its order matters: each test leaves all services running."""
+
+import os
+import shutil
+import signal
+import socket
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from soldiom_ray import compute, services
+from soldiom_ray.errors import ConflictError, UnavailableError
+from soldiom_ray.services import postgres, processes
+from soldiom_ray.services.http import get
+from soldiom_ray.settings import Settings, load_settings
+
+FOLDERS = {"postgres": postgres.folder}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def settings_of(folder: Path, **variables: str) -> Settings:
+    return load_settings({"SOLDIOM_HOME": str(folder), **variables})
+
+
+def up(folder: Path, **variables: str) -> list[str]:
+    """Bring a home up as the command line does; returns what was reported."""
+    from soldiom_ray.db.engine import migrate
+
+    lines: list[str] = []
+    services.up(settings_of(folder, **variables), lines.append, prepare=migrate)
+    return lines
+
+
+def states(folder: Path, **variables: str) -> dict[str, str]:
+    return {name: found["state"] for name, found in services.status(settings_of(folder, **variables)).items()}
+
+
+def members(folder: Path) -> set[int]:
+    """Every living process of a home."""
+    settings = settings_of(folder)
+    return {
+        pid
+        for name in ("postgres", "chroma", "mlflow", "ray")
+        for pid in processes.family(settings, name, FOLDERS[name](settings) if name in FOLDERS else None)
+    }
+
+
+def pid_of(folder: Path, name: str) -> int:
+    return int(services.status(settings_of(folder))[name]["pid"])
+
+
+def named(pids: set[int], part: str) -> list[int]:
+    found = []
+    for pid in pids:
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            continue
+        if part.encode() in command.split(b"\0")[0]:
+            found.append(pid)
+    return found
+
+
+def remove(folder: Path) -> None:
+    services.down(settings_of(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Path]:
+    made = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
+    try:
+        up(made, SOLDIOM_API_PORT=str(free_port()))
+        yield made
+    finally:
+        remove(made)
+
+
+ALL_RUNNING = dict.fromkeys(("postgres", "chroma", "mlflow", "ray", "api"), "running")
+
+
+def test_up_brings_every_service_of_the_home_up(folder: Path) -> None:
+    assert states(folder) == ALL_RUNNING
+    settings = settings_of(folder)
+    assert settings.database_url and settings.chroma_url and settings.mlflow_url and settings.ray_address
+    assert not settings.external
+
+
+def test_a_second_up_is_quick_and_changes_nothing(folder: Path) -> None:
+    before = members(folder)
+    began = time.monotonic()
+    lines = up(folder)
+    assert time.monotonic() - began < 3
+    assert sorted(lines) == ["api: running", "chroma: running", "mlflow: running", "postgres: running", "ray: running"]
+    after = services.status(settings_of(folder))
+    assert {found["pid"] for found in after.values()} <= before
+
+
+def test_ray_refuses_whoever_lacks_the_token_which_only_its_owner_can_read(folder: Path) -> None:
+    settings = settings_of(folder)
+    assert stat.S_IMODE(settings.ray_token_path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(settings.keys_folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(settings.run_folder.stat().st_mode) == 0o700
+    assert get(f"{settings.dashboard_url}/api/jobs/").status == 401
+    token = settings.ray_token_path.read_text()
+    assert get(f"{settings.dashboard_url}/api/jobs/", {"Authorization": f"Bearer {token}"}).status == 200
+
+
+def test_a_job_sees_this_home_and_none_of_the_secrets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = compute.job_client(settings_of(folder))
+    job = client.submit_job(entrypoint="env")
+    deadline = time.monotonic() + 60
+    while (state := client.get_job_status(job).value) in ("PENDING", "RUNNING") and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert state == "SUCCEEDED"
+    seen = dict(line.split("=", 1) for line in client.get_job_logs(job).splitlines() if "=" in line)
+    assert seen["SOLDIOM_HOME"] == str(folder)
+    assert seen["RAY_AUTH_TOKEN_PATH"] == str(folder / "keys" / "ray_token")
+    assert seen["RAY_JOB_STOP_WAIT_TIME_S"] == "30" and seen["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
+    assert "RAY_AUTH_TOKEN" not in seen and "HF_TOKEN" not in seen
+
+
+def test_mlflow_answers_to_its_own_address_only(folder: Path) -> None:
+    address = settings_of(folder).mlflow_url
+    page = f"{address}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    assert get(page).status == 200
+    assert get(page, {"Host": "10.evil.example"}).status == 403
+
+
+def test_environment_names_the_addresses_that_other_programs_read(folder: Path) -> None:
+    settings = settings_of(folder)
+    variables = services.environment(settings)
+    assert variables["RAY_ADDRESS"] == settings.dashboard_url and variables["RAY_AUTH_MODE"] == "token"
+    again = load_settings(variables)
+    assert not again.external
+    assert (again.ray_address, again.dashboard_url) == (settings.ray_address, settings.dashboard_url)
+
+
+def test_doctor_finds_no_error_and_names_the_ports_that_others_can_reach(folder: Path) -> None:
+    findings = {finding["check"]: finding for finding in services.doctor(settings_of(folder))}
+    assert [name for name, finding in findings.items() if finding["state"] == "error"] == []
+    assert findings["ports"]["state"] == "warning" and "iptables" in findings["ports"]["remedy"]
+    assert findings["encryption at rest"]["state"] == "warning"
+
+
+def test_doctor_calls_a_key_file_that_others_can_read_an_error(folder: Path) -> None:
+    settings = settings_of(folder)
+    settings.ray_token_path.chmod(0o644)
+    try:
+        findings = {finding["check"]: finding for finding in services.doctor(settings)}
+        assert findings["key files"]["state"] == "error" and "chmod" in findings["key files"]["remedy"]
+    finally:
+        settings.ray_token_path.chmod(0o600)
+
+
+@pytest.mark.parametrize("name", ["chroma", "mlflow", "postgres"])
+def test_up_repairs_a_service_that_was_killed(folder: Path, name: str) -> None:
+    os.kill(pid_of(folder, name), signal.SIGKILL)
+    time.sleep(0.2)
+    found = services.status(settings_of(folder))[name]
+    assert found["state"] == "failed" and "soldiom up" in found["detail"]
+    lines = up(folder)
+    assert [line for line in lines if line.startswith(f"{name}: started")]
+    assert states(folder) == ALL_RUNNING
+    page = f"{settings_of(folder).mlflow_url}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
+    assert get(page, timeout_seconds=10).status == 200
+
+
+@pytest.mark.parametrize("program", ["gcs_server", "raylet"])
+def test_up_repairs_ray_after_its_heart_was_killed(folder: Path, program: str) -> None:
+    for pid in named(processes.family(settings_of(folder), "ray"), program):
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while states(folder)["ray"] != "failed" and time.monotonic() < deadline:
+        time.sleep(0.3)
+    lines = up(folder)
+    assert [line for line in lines if line.startswith("ray: started")]
+    assert states(folder) == ALL_RUNNING
+
+
+def test_a_port_of_the_api_that_another_program_has_stops_up_before_anything_starts() -> None:
+    other = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConflictError, match=f"Port {port}.*process {os.getpid()}") as caught:
+            up(other, SOLDIOM_API_PORT=str(port))
+    assert "SOLDIOM_API_PORT=" in caught.value.remedy
+    assert not members(other) and not (other / "postgres").exists()
+    shutil.rmtree(other)
+
+
+def test_a_running_api_is_not_moved_to_another_port_silently(folder: Path) -> None:
+    with pytest.raises(ConflictError, match="runs at"):
+        up(folder, SOLDIOM_API_PORT=str(free_port()))
+    assert states(folder) == ALL_RUNNING
+
+
+def test_a_service_placed_elsewhere_is_left_alone(folder: Path) -> None:
+    elsewhere = f"http://127.0.0.1:{free_port()}"
+    found = services.status(settings_of(folder, SOLDIOM_CHROMA_URL=elsewhere))["chroma"]
+    assert found["state"] == "external" and found["url"] == elsewhere and "does not answer" in found["detail"]
+
+
+def test_two_homes_with_a_long_path_run_side_by_side_and_stop_apart(folder: Path) -> None:
+    root = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
+    other = root / ("long-name-" * 9) / "home"
+    try:
+        up(other, SOLDIOM_API_PORT=str(free_port()))
+        assert states(other) == ALL_RUNNING
+        one, two = settings_of(folder), settings_of(other)
+        for name in ("database_url", "chroma_url", "mlflow_url", "ray_address", "dashboard_url", "api_url"):
+            assert getattr(one, name) != getattr(two, name)
+        assert not members(folder) & members(other)
+        before = members(folder)
+        services.down(two)
+        assert not members(other)
+        assert set(states(other).values()) == {"stopped"}
+        assert {found["pid"] for found in services.status(one).values()} <= before
+        assert states(folder) == ALL_RUNNING
+    finally:
+        remove(other)
+        shutil.rmtree(root)
+        shutil.rmtree(services.short_folder(settings_of(other)), ignore_errors=True)
+
+
+def test_down_leaves_no_process_and_up_takes_the_same_addresses_again(folder: Path) -> None:
+    before = settings_of(folder)
+    family = members(folder)
+    services.down(before)
+    assert not members(folder)
+    assert not [pid for pid in family if Path(f"/proc/{pid}/stat").exists() and processes._is_running(pid)]
+    assert set(states(folder).values()) == {"stopped"}
+    services.down(before)
+    with pytest.raises(UnavailableError, match="does not answer"):
+        compute.job_client(before)
+    (folder / "postgres" / "postmaster.pid").write_text(
+        f"{os.getpid()}\n{folder / 'postgres'}\n1\n5432\n\n\n1 1\nready\n"
+    )
+    up(folder)
+    assert settings_of(folder) == before
+
+
+def test_compute_names_the_remedy_when_nothing_runs(tmp_path: Path) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        compute.job_client(settings_of(tmp_path))
+    assert "soldiom up" in caught.value.remedy
+    dead = replace(settings_of(tmp_path), ray_address=f"127.0.0.1:{free_port()}")
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match="does not answer"):
+        compute.connect(dead)
+    assert time.monotonic() - began < 5

@@ -1,0 +1,373 @@
+"""Training: the loop, its checkpoints, the three methods, and Ray's workers."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.errors import CancelledError, InputError, StorageFullError
+from soldiom_ray.models.load import load_run
+from soldiom_ray.records import Manifest, Sample
+from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import FolderPlace, open_storage
+from soldiom_ray.train.checkpoints import Checkpoints
+from soldiom_ray.train.fit import ready, run_locally, worker
+
+STORIES = Path(__file__).parents[2] / "shared" / "data" / "model_stories260k" / "hf"
+STEPS = 12
+
+
+def texts(count: int) -> list[str]:
+    """Small functions that differ in their names and numbers: quick to learn."""
+    return [
+        f"def add_{i % 7}(value):\n    total = value + {i % 10}\n    return total\n\n\nprint(add_{i % 7}({i % 5}))\n"
+        * 3
+        for i in range(count)
+    ]
+
+
+def quiet(fraction: float, message: str) -> None:
+    assert 0 <= fraction <= 1
+
+
+def context_in(home: Path) -> Context:
+    settings = load_settings({"SOLDIOM_HOME": str(home)})
+    return Context(settings, Artifacts(open_storage(settings)), quiet)
+
+
+def dataset_in(artifacts: Artifacts, train: int = 60, validation: int = 8) -> Manifest:
+    draft = artifacts.draft("dataset", {"train": train, "validation": validation})
+    for split, count in (("train", train), ("validation", validation)):
+        empty = dict.fromkeys(Sample.model_fields, "")
+        rows = [
+            empty | {"id": f"{split}{i}", "text": text, "split": split, "source": "local", "kind": "other"}
+            for i, text in enumerate(texts(count))
+        ]
+        draft.write_rows(f"{split}/00000.parquet", rows, Sample)
+    return draft.commit(counts={"train": train, "validation": validation})
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face folder of a two-layer model with random weights and a tokenizer of its own."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from soldiom_ray.models.tokens import train_tokenizer
+
+    folder = tmp_path_factory.mktemp("base")
+    tokenizer = train_tokenizer(texts(40), 320, 64)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def declared(base: Path, **values: object) -> Train:
+    return Train.model_validate(
+        {
+            "base_model": str(base),
+            "method": "full",
+            "sequence_length": 64,
+            "batch_tokens": 512,
+            "epochs": 100,
+            "max_tokens": 512 * STEPS,
+            "validations": 3,
+            "validation_tokens": 512,
+            "learning_rate": 0.01,
+            "precision": "float32",
+        }
+        | values
+    )
+
+
+def stopping_at(step: int, more: type[Exception] = CancelledError):  # type: ignore[no-untyped-def]
+    def report(fraction: float, message: str) -> None:
+        if message.startswith(f"step {step}/"):
+            raise more("stop")
+
+    return report
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_each_method_lowers_the_validation_loss_and_its_weights_load_again(
+    method: str, base: Path, tmp_path: Path
+) -> None:
+    from soldiom_ray.models.score import token_losses
+    from soldiom_ray.models.tokens import encode_documents, pack
+
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    run = run_locally(context, dataset, declared(base, method=method, learning_rate=0.02, virtual_tokens=4))
+    curves = json.loads(context.artifacts.read(run, "curves.json"))
+    losses = [point["validation_loss"] for point in curves if "validation_loss" in point]
+    assert losses[-1] < losses[0] - 0.02
+    assert run.details["best_validation_loss"] == pytest.approx(min(losses[1:]))
+    assert (run.details["trainable_parameters"] < run.details["parameters"]) == (method != "full")
+    with load_run(context.artifacts, context.settings, run, dtype="float32") as (model, tokenizer):
+        texts_held_out = [row["text"] for row in context.artifacts.rows(dataset, "validation/")]
+        blocks = pack(encode_documents(tokenizer, texts_held_out), 60)
+        scored = token_losses(model, blocks)
+        mean = sum(s.losses.sum() for s in scored) / sum(len(s.losses) for s in scored)
+        assert mean == pytest.approx(run.details["best_validation_loss"], abs=0.25)
+    assert context.artifacts.storage.keys(f"run/{run.id}/checkpoints") == []
+    assert run_locally(context, dataset, declared(base, method=method, learning_rate=0.02, virtual_tokens=4)) == run
+
+
+def test_a_model_from_scratch_brings_its_own_tokenizer(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    architecture = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
+    run = run_locally(
+        context, dataset_in(context.artifacts), declared(tmp_path, architecture=architecture, vocabulary_size=300)
+    )
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        assert model.config.vocab_size == len(tokenizer) <= 300
+        assert model.config.max_position_embeddings == 64
+
+
+def test_a_wrong_architecture_key_is_named(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    with pytest.raises(InputError, match="hiden_size"):
+        run_locally(context, dataset_in(context.artifacts), declared(tmp_path, architecture={"hiden_size": 32}))
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_cancelled_training_goes_on_and_ends_where_an_undisturbed_one_does(
+    method: str, base: Path, tmp_path: Path
+) -> None:
+    whole = context_in(tmp_path / "whole")
+    train = declared(base, method=method, dropout=0.1)
+    undisturbed = run_locally(whole, dataset_in(whole.artifacts), train)
+    context = context_in(tmp_path / "torn")
+    dataset = dataset_in(context.artifacts)
+    with pytest.raises(CancelledError):
+        run_locally(replace(context, report=stopping_at(6)), dataset, train)
+    run = run_locally(context, dataset, train)
+    assert run.id == undisturbed.id
+    assert run.details["best_validation_loss"] == pytest.approx(undisturbed.details["best_validation_loss"], abs=1e-3)
+    assert run.details["steps"] == STEPS
+
+
+def test_a_killed_training_goes_on_from_its_newest_checkpoint(base: Path, tmp_path: Path) -> None:
+    whole = context_in(tmp_path / "whole")
+    undisturbed = run_locally(whole, dataset_in(whole.artifacts), declared(base))
+    context = context_in(tmp_path / "torn")
+    dataset = dataset_in(context.artifacts)
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from dataclasses import replace
+from test_train import context_in, declared, run_locally
+def report(fraction, message):
+    if message.startswith("step 7/"):
+        os.kill(os.getpid(), 9)
+context = context_in(Path({str(tmp_path / "torn")!r}))
+run_locally(replace(context, report=report), context.artifacts.get({dataset.id!r}), declared(Path({str(base)!r})))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=os.environ | {"OMP_NUM_THREADS": "1"}, timeout=300)
+    assert done.returncode == -9
+    run = run_locally(context, dataset, declared(base))
+    assert run.details["best_validation_loss"] == pytest.approx(undisturbed.details["best_validation_loss"], abs=1e-3)
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    with pytest.raises(CancelledError):
+        run_locally(replace(context, report=stopping_at(9)), dataset, declared(base))
+    _, work = ready(context, dataset, declared(base))
+    assert work is not None
+    checkpoints = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+    newest, place = checkpoints.steps()[-1], context.artifacts.storage.place
+    assert newest == 9 and isinstance(place, FolderPlace)
+    weights = place.path(f"{work.checkpoints_prefix}/{newest:08d}/weights.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
+    found = checkpoints.newest()
+    assert found is not None and found[0].step == 8
+    assert "checkpoint skipped" in caplog.text
+    assert checkpoints.steps()[-1] == 8
+
+
+def test_a_full_disk_keeps_the_earlier_checkpoints(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path / "home")
+    dataset = dataset_in(context.artifacts)
+    _, work = ready(context, dataset, declared(base))
+    assert work is not None
+    disk = tmp_path / "home" / "storage" / "run" / work.run
+    disk.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(StorageFullError, match="No space left"):
+            worker(work, context.artifacts, quiet, lambda record: None)
+        checkpoints = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+        found = checkpoints.newest()
+        assert found is not None and found[0].step == checkpoints.steps()[-1] > 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_training_stops_when_validation_no_longer_improves(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    train = declared(base, learning_rate=3.0, patience=2, validations=12)
+    run = run_locally(context, dataset_in(context.artifacts), train)
+    assert run.details["stopped_early"] and run.details["steps"] < STEPS
+
+
+def test_an_empty_train_split_is_refused_by_name(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts, train=0)
+    with pytest.raises(InputError, match=f"{dataset.id} holds no text in its train split"):
+        run_locally(context, dataset, declared(base))
+
+
+def test_a_dataset_shorter_than_one_sequence_trains(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    run = run_locally(context, dataset_in(context.artifacts, train=1, validation=0), declared(base, max_tokens=200))
+    assert run.details["steps"] >= 1 and run.details["best_validation_loss"] is not None
+
+
+def test_a_model_that_does_not_fit_is_refused_with_what_would(base: Path) -> None:
+    from soldiom_ray.train.plan import plan
+
+    small = plan(base, declared(base), 8 << 30, train_tokens=10_000, tokens_per_second=100.0)
+    assert small["fits"] and small["seconds"] == pytest.approx(61.4, abs=0.1)
+    tight = plan(base, declared(base), 100 << 20)
+    assert not tight["fits"] and "GiB free" in tight["refusal"]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_foreign_model_with_a_short_context_trains(method: str, tmp_path: Path) -> None:
+    if not STORIES.is_dir():
+        pytest.skip(f"{STORIES} is not here")
+    context = context_in(tmp_path)
+    train = declared(STORIES, method=method, sequence_length=1024, max_tokens=512 * 5, learning_rate=2e-3)
+    run = run_locally(context, dataset_in(context.artifacts), train)
+    taken = 16 if method == "prompt" else 0
+    assert run.details["sequence_length"] == 512 - taken and "lowered" in run.details["notice"]
+    losses = [
+        p["validation_loss"] for p in json.loads(context.artifacts.read(run, "curves.json")) if "validation_loss" in p
+    ]
+    assert losses[-1] < losses[0]
+
+
+def test_a_training_is_tracked_in_mlflow(tmp_path: Path) -> None:
+    import mlflow
+
+    from soldiom_ray.train.board import Tracker
+
+    url = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = Tracker(url, "quickstart", "run-1", {"method": "lora"})
+    tracker.add([{"step": 0, "tokens": 0, "validation_loss": 3.0}, {"step": 5, "tokens": 500, "validation_loss": 2.0}])
+    tracker.end("FINISHED", {"cpu_seconds": 1.5})
+    client = mlflow.MlflowClient(tracking_uri=url)
+    experiment = client.get_experiment_by_name("quickstart")
+    assert experiment is not None and tracker.run_id is not None
+    run = client.get_run(tracker.run_id)
+    assert run.info.status == "FINISHED" and run.data.params["method"] == "lora"
+    assert run.data.metrics["validation_loss"] == 2.0 and run.data.metrics["cpu_seconds"] == 1.5
+    assert [m.step for m in client.get_metric_history(tracker.run_id, "validation_loss")] == [0, 5]
+
+
+def test_tracking_gives_up_soon_when_mlflow_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    from soldiom_ray.train.board import Tracker
+
+    started = time.monotonic()
+    tracker = Tracker("http://127.0.0.1:9", "quickstart", "run-1", {})
+    for step in range(5):
+        tracker.add([{"step": step, "train_loss": 1.0}])
+    tracker.end("FINISHED", {})
+    assert tracker.run_id is None and time.monotonic() - started < 60
+    assert caplog.text.count("MLflow does not answer") == 1
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of this module's own, with two CPUs."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_two_ray_workers_train_what_one_process_trains(base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.train import train
+
+    alone = context_in(tmp_path / "alone")
+    one = run_locally(alone, dataset_in(alone.artifacts), declared(base))
+    seen: list[str] = []
+    context = replace(context_in(tmp_path / "ray"), report=lambda fraction, message: seen.append(message))
+    run = train(context, dataset_in(context.artifacts), declared(base, workers=2))
+    assert run.details["workers"] == 2 and run.details["steps"] == STEPS
+    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-2)
+    assert seen
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, tmp_path: Path) -> None:
+    import ray
+
+    from soldiom_ray.train import train
+
+    context = context_in(tmp_path)
+    dataset, long = dataset_in(context.artifacts), declared(base, workers=1, max_tokens=512 * 5000, patience=1000)
+    with pytest.raises(CancelledError):
+        train(replace(context, report=_cancel_when_stepping), dataset, long)
+    _, work = ready(context, dataset, long)
+    assert work is not None and Checkpoints(context.artifacts.storage, work.checkpoints_prefix).newest() is not None
+    for _ in range(100):
+        if ray.available_resources().get("CPU") == 2:
+            break
+        time.sleep(0.2)
+    assert ray.available_resources().get("CPU") == 2
+
+
+def _cancel_when_stepping(fraction: float, message: str) -> None:
+    if message.startswith("step ") and not message.startswith("step 0/"):
+        raise CancelledError("stop")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_fails_for_good_tells_its_own_error(base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.train import train
+
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    with pytest.raises(InputError, match="no_such_layer"):
+        train(context, dataset, declared(base, method="lora", target_modules=["no_such_layer"]))
+    with pytest.raises(InputError, match=r"train\.workers is 9"):
+        train(context, dataset, declared(base, workers=9))
