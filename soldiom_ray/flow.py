@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
@@ -30,6 +30,7 @@ from soldiom_ray.storage import open_storage
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
 BEAT_SECONDS = 2.0
+Thing = TypeVar("Thing")
 
 logger = logging.getLogger("soldiom_ray.flow")
 
@@ -194,38 +195,42 @@ def _collect(context: Context, recipe: Recipe, made: Made) -> Manifest:
 def _prepare(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.prepare import prepare
 
-    made.dataset = prepare(context, made.documents, recipe.prepare)  # type: ignore[arg-type]
+    made.dataset = prepare(context, made.documents, _need(recipe.prepare, "prepare"))
     return made.dataset
 
 
 def _embed(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.embed import embed
+    from soldiom_ray.embed.serve import serve_search
 
-    made.index = embed(context, _need(made.dataset, "dataset"), recipe.embed)  # type: ignore[arg-type]
+    made.index = embed(context, _need(made.dataset, "dataset"), _need(recipe.embed, "embed"))
+    serve_search(context.settings)
     return made.index
 
 
 def _train(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.train import train
 
-    made.run = train(context, _need(made.dataset, "dataset"), recipe.train)  # type: ignore[arg-type]
+    made.run = train(context, _need(made.dataset, "dataset"), _need(recipe.train, "train"))
     return made.run
 
 
 def _evaluate(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.evaluate import evaluate
 
-    made.scores = evaluate(context, _need(made.run, "run"), _need(made.dataset, "dataset"), recipe.evaluate)  # type: ignore[arg-type]
+    made.scores = evaluate(
+        context, _need(made.run, "run"), _need(made.dataset, "dataset"), _need(recipe.evaluate, "evaluate")
+    )
     return made.scores
 
 
 def _register(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.register import register
 
-    declared = recipe.register_
-    name = (declared.name if declared else None) or recipe.name
+    declared = _need(recipe.register_, "register")
+    name = declared.name or recipe.name
     run, dataset = _need(made.run, "run"), _need(made.dataset, "dataset")
-    made.version = register(context, name, run, made.scores, dataset, declared)  # type: ignore[arg-type]
+    made.version = register(context, name, run, made.scores, dataset, declared)
     made.model_id = str(made.version.details["model_id"])
     return made.version
 
@@ -233,9 +238,7 @@ def _register(context: Context, recipe: Recipe, made: Made) -> Manifest:
 def _deploy(context: Context, recipe: Recipe, made: Made) -> None:
     from soldiom_ray.deploy import deploy
 
-    if made.model_id is None:
-        raise InputError("Nothing to deploy: no version.", remedy="add `register:` or name a `version`")
-    made.endpoint = dict(deploy(context, made.model_id, recipe.deploy))  # type: ignore[arg-type]
+    made.endpoint = dict(deploy(context, _need(made.model_id, "version"), _need(recipe.deploy, "deploy")))
 
 
 RUN: dict[str, Callable[[Context, Recipe, Made], Manifest | None]] = {
@@ -249,10 +252,10 @@ RUN: dict[str, Callable[[Context, Recipe, Made], Manifest | None]] = {
 }
 
 
-def _need(manifest: Manifest | None, what: str) -> Manifest:
-    if manifest is None:
+def _need(thing: Thing | None, what: str) -> Thing:
+    if thing is None:
         raise InputError(f"The recipe names no {what}.", remedy=f"add the stage that makes a {what}, or its id")
-    return manifest
+    return thing
 
 
 def _declaration(recipe: Recipe, stage: str) -> object:

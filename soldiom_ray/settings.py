@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 from soldiom_ray.errors import InputError, Problem
 
-SECRET_VARIABLES = ("SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_ENCRYPTION_KEY")
-"""Handed to jobs through an owner-only file, never through a job's visible environment."""
+SECRET_VARIABLES = ("SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_ENCRYPTION_KEY", "SOLDIOM_DATABASE_URL")
+"""Handed to jobs through an owner-only file, never through a job's visible environment. A database URL may hold a
+password."""
 
 JOB_VARIABLES = (
     "SOLDIOM_HOME",
-    "SOLDIOM_DATABASE_URL",
     "SOLDIOM_STORAGE",
     "SOLDIOM_S3_ENDPOINT",
     "SOLDIOM_CHROMA_URL",
@@ -29,8 +29,7 @@ JOB_VARIABLES = (
     "SOLDIOM_API_HOST",
     "SOLDIOM_API_PORT",
 )
-"""Handed to jobs as they stand in the environment of whoever submits. A database URL may hold a password, so launch
-leaves it out when it does."""
+"""Handed to jobs as they stand in the environment of whoever submits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +99,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         return text(name) or secrets.get(name)
 
     def url(name: str, schemes: tuple[str, ...]) -> str | None:
-        value = text(name)
+        value = secret(name) if name in SECRET_VARIABLES else text(name)
         if value and urlsplit(value).scheme not in schemes:
             problems.append(Problem(name, f"its scheme is {urlsplit(value).scheme!r}; known: {', '.join(schemes)}"))
         return value
@@ -178,19 +177,22 @@ def job_environment(settings: Settings, environ: Mapping[str, str] | None = None
     """The variables a job needs to see the same settings, none of them secret."""
     environ = os.environ if environ is None else environ
     variables = {name: environ[name] for name in JOB_VARIABLES if environ.get(name)}
-    if urlsplit(variables.get("SOLDIOM_DATABASE_URL", "")).password:
-        del variables["SOLDIOM_DATABASE_URL"]
     return variables | {"SOLDIOM_HOME": str(settings.home)}
 
 
-def keep_secrets(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
-    """Write the secrets of this environment where the jobs of this home read them (owner only)."""
+def keep_secrets(
+    settings: Settings, environ: Mapping[str, str] | None = None, *, forget: tuple[str, ...] = ()
+) -> Settings:
+    """Write the secrets of this environment where the jobs of this home read them (owner only); the settings that
+    follow. Those named in `forget` are dropped where this environment does not set them."""
     environ = os.environ if environ is None else environ
-    found = {name: environ[name] for name in (*SECRET_VARIABLES,) if environ.get(name)}
+    found = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
     path = settings.keys_folder / "secrets.json"
     known = _read_json(path)
-    if found and known | found != known:
-        write_private(path, json.dumps(known | found))
+    kept = {name: value for name, value in known.items() if name not in forget} | found
+    if kept != known:
+        write_private(path, json.dumps(kept))
+    return load_settings(environ)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -134,7 +134,9 @@ def test_a_stream_gives_the_text_of_the_whole_answer(endpoint, model_id):
 def test_a_seed_makes_samples_repeatable_also_among_others(endpoint, model_id):
     first = ask(model_id, PROMPTS[0], PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
     handle = handle_of(model_id)
-    others = [handle.generate.remote({"inputs": [p], "parameters": {"temperature": 1.0}}) for p in PROMPTS]
+    others = [
+        handle.generate.remote({"inputs": [p], "parameters": {"temperature": 1.0, "max_tokens": 8}}) for p in PROMPTS
+    ]
     again = ask(model_id, PROMPTS[0], PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
     assert again == first and first[0]["text"] != first[1]["text"]
     for other in others:
@@ -190,7 +192,7 @@ def test_too_many_requests_are_turned_away_and_the_others_answered(context, endp
     from ray.serve.exceptions import BackPressureError
 
     handle = handle_of(model_id)
-    request = {"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 40, "temperature": 1.0, "seed": 1}}
+    request = {"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 16, "temperature": 1.0, "seed": 1}}
     asked = [handle.generate.remote(request) for _ in range(60)]
     answered = refused = 0
     for one in asked:
@@ -257,17 +259,21 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one_serving(context, fold
     undeploy(context.settings, own)
 
 
-def test_a_model_that_never_loaded_leaves_no_endpoint(context):
+def test_a_model_that_cannot_be_loaded_leaves_no_endpoint(context):
     from ray import serve
 
-    own = a_model(context, "run-0000000000000000", "missing")
+    draft = context.artifacts.draft("run", {"weights": "broken"})
+    draft.write("weights/model.safetensors", b"not a model")
+    own = a_model(context, draft.commit(details={"method": "full", "base_model": draft.id}).id, "broken")
     with pytest.raises(UnavailableError, match="could not be loaded"):
         deploy(context, own, Deploy())
     row, deployed = state_of(context, own)
     assert row.status == "failed" and not deployed
     assert f"model-{own}" not in serve.status().applications
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="no-such-model"):
         deploy(context, "no-such-model", Deploy())
+    with pytest.raises(NotFoundError, match="run-0000"):
+        deploy(context, a_model(context, "run-0000000000000000", "missing"), Deploy())
 
 
 def test_a_base_model_can_be_served_and_taken_away(context, folders):

@@ -21,6 +21,7 @@ ROWS = {
     "domains": 4,
     "licenses": 4,
     "models": 4,
+    "registry": 4,
     "vectors": 4,
     "collect": 5,
     "prepare": 5,
@@ -42,7 +43,7 @@ STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
     "flow": GROUND | CRAFT | STAGES | {"launch"},
-    "api": GROUND | {"domains", "launch"},
+    "api": GROUND | {"domains", "registry", "launch"},
     "cli": GROUND | CRAFT | {"launch"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""

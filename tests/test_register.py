@@ -18,10 +18,8 @@ from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.register import register
 from soldiom_ray.register.bases import base_name
-from soldiom_ray.register.promote import promote
-from soldiom_ray.register.registry import champion
-from soldiom_ray.register.remove import remove
 from soldiom_ray.register.sources import combined_license, data_sources
+from soldiom_ray.registry import champion, promote, remove
 
 GROUPS = {"train": {"alpha": 3}, "validation": {"beta": 1}, "test": {"gamma": 2}}
 VERDICTS = {True: "Passed: the tuned model beats its base.", False: "Not passed: the interval includes zero."}

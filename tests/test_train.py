@@ -259,7 +259,7 @@ def test_a_dataset_shorter_than_one_sequence_trains(base: Path, tmp_path: Path) 
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(base: Path) -> None:
-    from soldiom_ray.train.plan import plan
+    from soldiom_ray.models.plan import plan
 
     small = plan(base, declared(base), 8 << 30, train_tokens=10_000, tokens_per_second=100.0)
     assert small["fits"] and small["seconds"] == pytest.approx(61.4, abs=0.1)
@@ -359,6 +359,44 @@ def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, 
 def _cancel_when_stepping(fraction: float, message: str) -> None:
     if message.startswith("step ") and not message.startswith("step 0/"):
         raise CancelledError("stop")
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_lost_worker_costs_only_the_steps_since_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
+    import ray
+
+    from soldiom_ray.train import train
+
+    @ray.remote(num_cpus=0)
+    def kill_workers() -> int:
+        """Kill the training's processes: children of the same raylet, by their titles."""
+        killed = 0
+        for folder in Path("/proc").iterdir():
+            try:
+                parent = (
+                    int((folder / "stat").read_text().rpartition(")")[2].split()[1]) if folder.name.isdecimal() else 0
+                )
+                if parent == os.getppid() and b"RayTrainWorker" in (folder / "cmdline").read_bytes():
+                    os.kill(int(folder.name), 9)
+                    killed += 1
+            except (OSError, ValueError):
+                continue
+        return killed
+
+    killed: list[int] = []
+
+    def report(fraction: float, message: str) -> None:
+        if fraction > 0.3 and not killed:
+            killed.append(ray.get(kill_workers.remote()))
+
+    long = {"max_tokens": 512 * 600, "validations": 60, "patience": 60, "learning_rate": 1e-3}
+    alone = context_in(tmp_path / "alone")
+    one = run_locally(alone, dataset_in(alone.artifacts), declared(base, **long))
+    context = replace(context_in(tmp_path / "ray"), report=report)
+    run = train(context, dataset_in(context.artifacts), declared(base, **long))
+    assert killed == [1]
+    assert run.details["steps"] == 600
+    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=2e-3)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -63,7 +63,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Make a version the champion of its name; refused when its gate did not pass."""
-    from soldiom_ray.register.promote import promote as promote_version
+    from soldiom_ray.registry import promote as promote_version
 
     promoted = promote_version(load_settings(), _get(model)["id"], force=force)
     print_json(promoted) if json else print(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
@@ -72,7 +72,7 @@ def promote(
 @models_app.command("delete")
 def delete(model: Model, json: Json = False) -> None:
     """Delete a version; refused while it is deployed."""
-    from soldiom_ray.register.remove import remove
+    from soldiom_ray.registry import remove
 
     model_id = _get(model)["id"]
     remove(load_settings(), model_id)

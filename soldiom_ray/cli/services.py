@@ -8,7 +8,7 @@ import typer
 
 from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table
 from soldiom_ray.errors import InputError, UnavailableError
-from soldiom_ray.settings import Settings, load_settings, write_private
+from soldiom_ray.settings import Settings, keep_secrets, load_settings, write_private
 
 keys_app = typer.Typer(help="Keys of the API: create, list, revoke.", no_args_is_help=True)
 
@@ -26,7 +26,8 @@ def up(json: Json = False) -> None:
     from soldiom_ray.db.engine import migrate
 
     began = time.monotonic()
-    settings = load_settings()
+    # A database elsewhere is used as long as the environment of `up` names it; other secrets stay until replaced.
+    settings = keep_secrets(load_settings(), forget=("SOLDIOM_DATABASE_URL",))
     services.up(settings, note, prepare=migrate)
     settings = load_settings()
     new_key = _local_key(settings)

@@ -60,15 +60,16 @@ def plan(
     """Say what memory a training needs and whether it fits, before it is started."""
     from soldiom_ray.artifacts import Artifacts
     from soldiom_ray.domains.recipes import validate_recipe
+    from soldiom_ray.domains.schema import Train
+    from soldiom_ray.models import plan as planner
     from soldiom_ray.models.load import model_folder
     from soldiom_ray.storage import open_storage
-    from soldiom_ray.train import plan as planner
 
     content = {"base_model": base, "method": method, "sequence_length": sequence_length}
     settings = load_settings()
-    declared = validate_recipe({"name": "plan", "dataset": "none", "train": content}, "soldiom plan").train
+    recipe = validate_recipe({"name": "plan", "dataset": "none", "train": content}, "soldiom plan")
     with model_folder(settings, Artifacts(open_storage(settings)), base) as folder:
-        planned = planner.plan(folder, declared, planner.free_bytes("cpu"))
+        planned = planner.plan(folder, recipe.train or Train(), planner.free_bytes("cpu"))
     rows = [{"what": name, "value": value} for name, value in planned.items()]
     print_json(planned) if json else print_table(rows, ["what", "value"])
 

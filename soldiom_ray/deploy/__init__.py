@@ -19,8 +19,9 @@ logger = logging.getLogger(__name__)
 def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any]:
     """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
 
-    Returns {model_id, app, replicas, seconds, answer}. UnavailableError when the model cannot be loaded or does not
-    answer; an endpoint that served this model before then goes on as it was.
+    Returns {model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not exist;
+    UnavailableError when it cannot be loaded or does not answer: an endpoint that served this model before then goes
+    on as it was.
     """
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import session
@@ -33,6 +34,8 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     with session(context.settings) as connection:
         row = models.get(connection, version_id, context.tenant)
     endpoint = _endpoint(row, declared)
+    if endpoint.run:
+        context.artifacts.get(endpoint.run)
     before = rollout.serving(row.id)
     _note(context.settings, row.id, "deploying", serving=before)
     context.report(0.05, f"deploying {row.family}/{row.name} version {row.version}")

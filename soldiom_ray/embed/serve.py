@@ -60,7 +60,8 @@ class SearchService:
 
 
 def serve_search(settings: Settings) -> None:
-    """Serve search on the connected cluster; again with the same settings it changes nothing."""
+    """Begin to serve search on the connected cluster, without waiting for the embedder to load; again with the same
+    settings it changes nothing."""
     from ray import serve
 
     plain = dataclasses.replace(settings, github_tokens=(), hf_token=None, database_url=None, encryption_key=None)
@@ -75,7 +76,8 @@ def serve_search(settings: Settings) -> None:
         graceful_shutdown_timeout_s=10,
         logging_config={"log_level": "WARNING"},
     )
-    serve.run(deployment.bind(plain), name=APPLICATION, route_prefix=None)
+    target = serve.RunTarget(deployment.bind(plain), name=APPLICATION, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _check_texts(texts: Sequence[str]) -> None:

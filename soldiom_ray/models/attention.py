@@ -68,8 +68,8 @@ def causal_attention(
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, start: int, end: int, dropout: float) -> Tensor:
     scores = query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2)
-    future = torch.ones(end - start, end, dtype=torch.bool, device=scores.device).triu(start + 1)
-    weights = scores.masked_fill(future, -torch.inf).softmax(-1).to(value.dtype)
+    future = torch.full((end - start, end), -torch.inf, dtype=scores.dtype, device=scores.device).triu(start + 1)
+    weights = scores.add_(future).softmax(-1).to(value.dtype)
     if dropout:
         weights = torch.nn.functional.dropout(weights, dropout)
     return weights @ value[:, :, :end]

@@ -132,7 +132,7 @@ def main() -> None:
     if not 1 <= len(arguments) <= 2:
         raise SystemExit("usage: python -m soldiom_ray.models.ship RUN [NAME]")
     try:
-        print(ship(Artifacts(open_storage(load_settings())), *arguments))
+        print(ship(Artifacts(open_storage(load_settings())), arguments[0], arguments[1] if arguments[1:] else "tiny"))
     except InputError as error:
         raise SystemExit(str(error)) from error
 

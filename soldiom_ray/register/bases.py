@@ -106,7 +106,7 @@ def _versions(connection: Any, name: str, tenant: str) -> Iterator["Model"]:
 def _put_in_mlflow(context: Context, row: "Model") -> "Model":
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import session
-    from soldiom_ray.register.registry import put_version, registered_name, source_of
+    from soldiom_ray.registry import put_version, registered_name, source_of
 
     name = registered_name("base", row.name, context.tenant)
     version = put_version(

@@ -143,7 +143,7 @@ def _measured(scores: Manifest | None) -> dict[str, Any]:
 def _put_in_mlflow(
     context: Context, row: "Model", run: Manifest, scores: Manifest | None, dataset: Manifest, gate: dict[str, Any]
 ) -> tuple[str, str]:
-    from soldiom_ray.register.registry import put_version, registered_name, set_champion, source_of
+    from soldiom_ray.registry import put_version, registered_name, set_champion, source_of
 
     name = registered_name(row.family, row.name, context.tenant)
     verdict = "passed" if gate.get("passed") else "not passed" if gate else "none"

@@ -2,7 +2,6 @@
 
 import signal
 import sys
-from pathlib import Path
 
 from soldiom_ray.services import processes
 from soldiom_ray.services.addresses import Addresses
@@ -18,7 +17,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
     """Start the server on `$SOLDIOM_HOME/chroma`."""
     data = settings.home / "chroma"
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [str(Path(sys.executable).with_name("chroma")), "run", "--host", "127.0.0.1"]
+    command = [sys.executable, "-c", "from chromadb.cli.cli import app; app()", "run", "--host", "127.0.0.1"]
     command += ["--port", str(addresses.chroma_port), "--path", str(data)]
     environment = processes.service_environment(settings, NAME, {"ANONYMIZED_TELEMETRY": "FALSE"})
     processes.spawn(settings, NAME, command, environment)

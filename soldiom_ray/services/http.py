@@ -15,7 +15,7 @@ class Answer:
     problem: str
 
 
-def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: float = 3.0) -> Answer:
+def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: float = 8.0) -> Answer:
     """Ask once. Certificates are not checked: this asks whether a service lives, and sends it nothing secret unless it
     is on loopback."""
     parts = urlsplit(url)

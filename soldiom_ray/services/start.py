@@ -6,7 +6,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -86,11 +86,11 @@ def up(
             prepared = pool.submit(_after, database, prepare_database)
             others = {name: pool.submit(ensure, name) for name in ("ray", "chroma")}
             others["mlflow"] = pool.submit(_after, database, lambda: ensure("mlflow"))
-            wait([*others.values(), prepared])
         found = {name: future.result() for name, future in others.items() if not future.exception()}
         addresses = places.merged(addresses, found)
         places.remember(settings, addresses)
-        for future in (database, prepared, *others.values()):
+        prepared.result()
+        for future in others.values():
             future.result()
         _ensure_api(settings, addresses, tell)
         return status(settings)

@@ -13,6 +13,7 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16, load_tokenizer, model_folder
+from soldiom_ray.models.plan import free_bytes, needed, positions_at_once
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
@@ -21,7 +22,6 @@ from soldiom_ray.train import methods
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import Blocks, folder_hash, open_tokens, tokenize
 from soldiom_ray.train.loop import Loop, Record, Schedule
-from soldiom_ray.train.plan import free_bytes, needed, positions_at_once
 
 log = logging.getLogger(__name__)
 CODE = 1

@@ -15,6 +15,8 @@ def build(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: boo
 
     torch.manual_seed(declared.seed)
     if folder is None:
+        from soldiom_ray.models.scratch import from_scratch
+
         model = from_scratch(tokenizer, declared)
     else:
         from soldiom_ray.models.load import load_model
@@ -41,27 +43,6 @@ def save(model: Any, tokenizer: Any, folder: Path, *, method: str, bfloat16: boo
         model.config.use_cache = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def from_scratch(tokenizer: Any, declared: Train) -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    given = dict(declared.architecture or {})
-    defaults = {
-        "max_position_embeddings": declared.sequence_length,
-        "tie_word_embeddings": True,
-        "vocab_size": len(tokenizer),
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    known = set(LlamaConfig().to_dict()) | {"head_dim"}
-    if unknown := sorted(given.keys() - known):
-        raise InputError(
-            f"train.architecture names {unknown[0]!r}, which a Llama configuration does not have.",
-            remedy="use hidden_size, num_hidden_layers, num_attention_heads, num_key_value_heads, intermediate_size",
-        )
-    return LlamaForCausalLM(LlamaConfig(**(defaults | given)))
 
 
 def _with_lora(model: Any, declared: Train) -> Any:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from starlette.responses import Response
 
-from soldiom_ray import launch
+from soldiom_ray import launch, registry
 from soldiom_ray.api import work
 from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
 from soldiom_ray.api.routes.jobs import Cursor, Limit
@@ -85,5 +85,4 @@ def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, An
 @router.delete("/api/models/{model_id}", status_code=204, openapi_extra=needs("trainer"))
 def delete_model(model_id: str, caller: Who, settings: Config) -> None:
     """Take the version out of the registry; 409 while it is deployed. The artifacts of its run stay."""
-    with session(settings) as opened:
-        models.delete(opened, model_id, caller.tenant)
+    registry.remove(settings, model_id, tenant=caller.tenant)

@@ -44,7 +44,7 @@ def needed(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: bo
 
     with torch.device("meta"):
         if folder is None:
-            from soldiom_ray.train.methods import from_scratch
+            from soldiom_ray.models.scratch import from_scratch
 
             model: Any = from_scratch(tokenizer, declared)
         else:

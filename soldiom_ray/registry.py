@@ -11,7 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from soldiom_ray.artifacts import prefix_of
-from soldiom_ray.errors import UnavailableError
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import session
+from soldiom_ray.errors import ConflictError, UnavailableError
 from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
@@ -68,6 +70,40 @@ def champion(settings: Settings, name: str) -> str | None:
     with _client(settings) as client:
         aliases = client.get_registered_model(name).aliases
         return str(aliases[CHAMPION]) if CHAMPION in aliases else None
+
+
+def promote(settings: Settings, model_id: str, *, tenant: str | None = None, force: bool = False) -> dict[str, Any]:
+    """Make a version its model's champion; the model as the API shows it.
+
+    ConflictError when its gate did not pass or it was never evaluated, unless `force`; a forced promotion stays visible
+    in the version's gate.
+    """
+    with session(settings) as connection:
+        row = models.get(connection, model_id, tenant)
+    passed = bool(row.gate.get("passed"))
+    if not passed and not force:
+        reason = row.gate.get("verdict") or "It was never evaluated."
+        raise ConflictError(
+            f"Model {row.id} may not be promoted. {reason}", remedy="train again, or promote with force"
+        )
+    if row.mlflow_name is None or row.mlflow_version is None:
+        raise ConflictError(f"Model {row.id} is not in MLflow yet.", remedy="run its workflow again, it goes on there")
+    set_champion(settings, row.mlflow_name, row.mlflow_version)
+    with session(settings) as connection:
+        gate = dict(row.gate) | {"promoted": True, "forced": not passed}
+        return models.as_dict(models.update(connection, row.id, tenant, gate=gate))
+
+
+def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:
+    """Delete a version in our database and in MLflow; ConflictError while it is deployed.
+
+    When MLflow cannot be reached the row stays, so that the call can be repeated.
+    """
+    with session(settings) as connection:
+        row = models.get(connection, model_id, tenant)
+        models.delete(connection, row.id, tenant)
+        if row.mlflow_name and row.mlflow_version:
+            remove_version(settings, row.mlflow_name, row.mlflow_version)
 
 
 def remove_version(settings: Settings, name: str, version: str) -> None:
