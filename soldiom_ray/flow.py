@@ -148,7 +148,7 @@ def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pu
         pulse.begin(stage)
         began, started = now(), time.monotonic()
         manifest = RUN[stage](context, recipe, made)
-        reused = manifest is not None and manifest.created_at < began
+        reused = manifest.created_at < began if manifest else bool((made.endpoint or {}).get("reused"))
         _record(context, recipe, stage, manifest)
         seconds = round(time.monotonic() - started, 2)
         with session(settings) as connection:

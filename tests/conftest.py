@@ -91,7 +91,7 @@ def home() -> Iterator[Home]:
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with real Python source: some modules of installed packages, one folder per package."""
-    root = tmp_path_factory.mktemp("sources")
+    root = tmp_path_factory.mktemp("input") / "sources"
     for package in ("peft", "accelerate", "huggingface_hub", "rich", "typer", "alembic"):
         where = (
             Path(sys.prefix)
@@ -103,6 +103,6 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
         files = sorted(path for path in where.rglob("*.py") if 2_000 < path.stat().st_size < 20_000)[:12]
         for number, path in enumerate(files):
             target = root / package / f"{number:02d}_{path.name}"
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(path.read_bytes())
     return root

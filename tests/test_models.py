@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_models import code, small_base, small_settings, tuned
+from small_models import code, small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.models.generate import Generator
@@ -216,3 +216,15 @@ def test_the_builtin_model_writes_python(tmp_path: Path) -> None:
         generator = Generator(*load_model(folder))
     (answer,) = generator.generate(["import os\n\n\ndef read_file(path):\n    with open("], max_new_tokens=24)
     assert answer.text.startswith("path")
+
+
+def test_only_a_small_whole_model_comes_with_the_package(base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.models.ship import gathered, ship
+
+    context = small_context(small_settings(tmp_path))
+    dataset = small_dataset(context, {"train": {"alpha": 2, "beta": 1}})
+    adapter = small_run(context, dataset, base, base, method="lora")
+    with pytest.raises(InputError, match="method lora"):
+        ship(context.artifacts, adapter.id, "never")
+    packages = gathered(context.artifacts.rows(dataset, "train/"), {"beta": "ISC"})
+    assert [(p.name, p.license, p.files) for p in packages] == [("alpha", "MIT", 2), ("beta", "ISC", 1)]

@@ -22,7 +22,7 @@ def recipe(sources: Path, **changes: Any) -> dict[str, Any]:
     content: dict[str, Any] = {
         "name": "small",
         "collect": [{"source": "local", "path": str(sources)}],
-        "prepare": {"split": {"by": "group", "test": 0, "test_groups": ["peft"]}},
+        "prepare": {"split": {"by": "group", "test": 0, "test_groups": ["sources/peft"]}},
         "embed": {"max_passages": 60},
         "train": {
             "base_model": "builtin/tiny",

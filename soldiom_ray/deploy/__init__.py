@@ -106,6 +106,15 @@ def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":
     return Endpoint(row.id, row.run_artifact, row.base_model, declared)
 
 
+def _kept_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
+    from soldiom_ray.db import deployments
+    from soldiom_ray.db.engine import session
+
+    with session(settings) as connection:
+        kept = deployments.get(connection, model_id)
+        return dict(kept.config) if kept and kept.status == "running" else None
+
+
 def _wanted(settings: Settings) -> list[tuple["Model", Deploy]]:
     """Models that are, or were coming, up, each with the declaration it was deployed with."""
     from soldiom_ray.db import deployments, models

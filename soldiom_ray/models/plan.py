@@ -10,7 +10,7 @@ from soldiom_ray.errors import InputError
 
 MOST_POSITIONS_AT_ONCE = 8192
 """Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
-START_BYTES = 400 << 20
+START_BYTES = 550 << 20
 """Torch, transformers and the optimiser's code in a process."""
 MARGIN = 0.9
 CHUNK_LOGITS = 1024
@@ -69,8 +69,11 @@ def needed(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: bo
     kept = 2 if bfloat16 else 4
     full = declared.method == "full"
     # Kept per layer and position: inputs of the products (5 widths, 3 inner widths), two norms in float32 with their
-    # inputs, and the attention weights of two halves (scores and softmax, on the CPU); fitted to measured peaks.
+    # inputs, and the attention weights of two halves (scores and softmax, on the CPU). Set by the peaks of two models
+    # (4 M and 110 M parameters, full and LoRA): about 10 % above them.
     layer = kept * (8 * width + 4 * inner) + 4 * 6 * width + (0 if length > 1024 else 2 * kept * heads * length)
+    if declared.method == "lora":
+        layer += kept * (8 * width + 2 * inner)  # each adapted layer keeps its input once more
     vocabulary = int(getattr(config, "vocab_size", 0) or 50_000)
     return Needs(
         method=declared.method,
