@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any]:
     """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
 
-    Returns {model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not exist;
+    Returns {reused, model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not exist;
     UnavailableError when it cannot be loaded or does not answer: an endpoint that served this model before then goes
     on as it was.
     """
@@ -37,20 +37,24 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     if endpoint.run:
         context.artifacts.get(endpoint.run)
     before = rollout.serving(row.id)
-    _note(context.settings, row.id, "deploying", serving=before)
-    context.report(0.05, f"deploying {row.family}/{row.name} version {row.version}")
+    config = declared.model_dump(mode="json")
+    # A version never changes, so an endpoint of it with the same declaration is the one that was asked for.
+    reused = before and _kept_config(context.settings, row.id) == config
     try:
-        rollout.start(context.settings, endpoint)
-        rollout.wait(endpoint, context.report)
+        if not reused:
+            _note(context.settings, row.id, "deploying", serving=before)
+            context.report(0.05, f"deploying {row.family}/{row.name} version {row.version}")
+            rollout.start(context.settings, endpoint)
+            rollout.wait(endpoint, context.report)
         context.report(0.85, "asking it for a first answer")
         answer = rollout.warm_up(endpoint)
     except BaseException as error:
         _give_up(context.settings, row, before, error)
         raise
-    config = declared.model_dump(mode="json")
     _note(context.settings, row.id, "running", serving=True, config=config, replicas=declared.replicas)
     context.report(1.0, "serving")
     return {
+        "reused": reused,
         "model_id": row.id,
         "app": application_name(row.id),
         "replicas": declared.replicas,
