@@ -45,9 +45,11 @@ up: $(RUNTIME) ## start the services, or repair them
 down: ## stop the services of this home; data stays
 	@test ! -x $(BIN)/soldiom || $(BIN)/soldiom down
 
-base-model: $(RUNTIME) ## train builtin/tiny anew (hours on two cores)
+base-model: $(DEV) ## train builtin/tiny anew (an hour or more on two cores) and put it into the package
 	@$(BIN)/soldiom up
-	@$(BIN)/soldiom run recipes/base-tiny.yaml
+	@run=$$($(BIN)/soldiom run recipes/base-tiny.yaml --json | \
+	  $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["result"]["run"])') && \
+	  $(BIN)/python -m soldiom_ray.models.ship "$$run" tiny
 
 clean: down ## stop the services, remove the environment and the caches; data stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

@@ -8,7 +8,7 @@ from soldiom_ray.cli.output import print_table
 from soldiom_ray.settings import Settings
 
 LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
-PROMPT = "def forward(self, hidden_states, attention_mask=None):\n"
+PROMPT = "class Attention(nn.Module):\n    def __init__(self"
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

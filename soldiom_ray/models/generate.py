@@ -36,14 +36,17 @@ class Generated:
 
 
 class Generator:
-    """A loaded model that answers. Not thread-safe: one call at a time."""
+    """A loaded model that answers. Not thread-safe: one call at a time. A `repetition_penalty` in the model's
+    generation_config.json is applied."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = next(self.plain.parameters()).device
         self.context = context_length(model)
-        ends = getattr(getattr(self.plain, "generation_config", None), "eos_token_id", None)
+        advice = getattr(self.plain, "generation_config", None)
+        self.repetition_penalty = float(getattr(advice, "repetition_penalty", None) or 1.0)
+        ends = getattr(advice, "eos_token_id", None)
         self.ends = {terminator(tokenizer), *([ends] if isinstance(ends, int) else ends or [])}
         accepted = inspect.signature(self.plain.forward).parameters
         self.takes_positions, self.takes_last_only = "position_ids" in accepted, "logits_to_keep" in accepted
@@ -127,7 +130,7 @@ class Generator:
             with torch.inference_mode():
                 logits, cache, mask = self._forward(ids, mask, cache)
             chosen = [
-                _choose(row, temperature, top_p, samplers[i] if samplers else None)
+                _choose(self._penalised(row, answers[i]), temperature, top_p, samplers[i] if samplers else None)
                 for i, row in enumerate(logits.float().cpu())
             ]
             for answer, token in zip(answers, chosen, strict=True):
@@ -141,6 +144,18 @@ class Generator:
             mask = torch.cat((mask, mask.new_ones(len(answers), 1)), dim=1)
         for answer in answers:
             answer.end("length")
+
+    def _penalised(self, logits: "Tensor", answer: "_Answer") -> "Tensor":
+        """Tokens that were there already made less likely, as the model's own generation_config asks (Keskar et al.
+        2019, CTRL)."""
+        import torch
+
+        if self.repetition_penalty == 1.0:
+            return logits
+        seen = torch.tensor(sorted({*answer.prompt, *answer.tokens}))
+        values = logits[seen]
+        logits[seen] = torch.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
+        return logits
 
     def _forward(self, ids: "Tensor", mask: "Tensor", cache: Any) -> tuple["Tensor", Any, "Tensor"]:
         """(logits of the last position, cache, mask with a tuned prompt's positions in front)."""

@@ -1,6 +1,7 @@
 """A run becomes a model that comes with the package: `python -m soldiom_ray.models.ship RUN [NAME]`, what
 `make base-model` ends with. It copies the weights to `builtin/<name>` and writes the card beside them."""
 
+import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
 
 MOST_BYTES = 16_000_000
-PROMPTS = ("import os\n\n\ndef read_file(path):\n    with open(", "    def __init__(self, name, ", "for i in range(")
+REPETITION_PENALTY = 1.2
+"""Without it so small a model soon repeats one line for ever."""
+PROMPTS = (
+    'def read_file(path):\n    """Read',
+    "class Stack:\n    def __init__(self",
+    "import os\nimport sys\n\n\ndef main():\n",
+)
 
 
 @dataclass
@@ -47,6 +54,8 @@ def ship(artifacts: Artifacts, run_id: str, name: str = "tiny", licenses: Mappin
     with artifacts.storage.local_folder(f"{prefix_of(run_id)}/weights") as folder:
         for path in folder.iterdir():
             (target / path.name).write_bytes(path.read_bytes())
+    advice = target / "generation_config.json"
+    advice.write_text(json.dumps(json.loads(advice.read_text()) | {"repetition_penalty": REPETITION_PENALTY}, indent=2))
     check_folder(target, f"builtin/{name}")
     dataset = artifacts.get(run.parents[0])
     packages = gathered(artifacts.rows(dataset, "train/"), licenses or {})
@@ -67,12 +76,12 @@ def gathered(rows: Iterable[Mapping[str, Any]], licenses: Mapping[str, str]) -> 
 
 
 def samples(folder: Path) -> list[tuple[str, str]]:
-    """What the model writes after a few beginnings: (prompt, answer), sampled with a fixed seed."""
+    """What the model writes after a few beginnings, greedily: (prompt, answer)."""
     from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import load_model
 
     generator = Generator(*load_model(folder))
-    answers = generator.generate(PROMPTS, max_new_tokens=60, temperature=0.4, top_p=0.95, seed=7)
+    answers = generator.generate(PROMPTS, max_new_tokens=60, temperature=0.0)
     return [(prompt, answer.text) for prompt, answer in zip(PROMPTS, answers, strict=True)]
 
 
@@ -94,9 +103,10 @@ tags: [code, python, soldiom]
 ---
 # builtin/{name}
 
-A Llama of {details["parameters"]:,} parameters ({shape}; context {details["sequence_length"]}, tied embeddings) with
-its own byte-level BPE tokenizer of {declared["vocabulary_size"]:,} pieces. It comes with Soldiom so that every stage
-runs without a network, and as a base for small fine-tunings. It was trained from random weights by Soldiom's own
+A Llama of {details["parameters"]:,} parameters with its own byte-level BPE tokenizer of
+{declared["vocabulary_size"]:,} pieces, tied embeddings and a context of {details["sequence_length"]}
+({shape}). It comes with Soldiom so that every
+stage runs without a network, and as a base for small fine-tunings. It was trained from random weights by Soldiom's own
 training stage, `recipes/base-tiny.yaml`; `make base-model` makes it anew.
 
 ## Training
@@ -117,10 +127,10 @@ generated files, exact duplicates, very long lines. {sum(p.files for p in packag
 
 ## Limits
 It has learnt the form of Python, not its meaning: names, indentation and common calls are plausible, programs are not
-correct. It knows no facts, follows no instructions before it is tuned, and repeats itself when it decodes greedily.
+correct. It knows no facts, follows no instructions before it is tuned, and repeats itself without its penalty.
 It can reproduce short passages of its training data. Do not run what it writes unread.
 
-Sampled (temperature 0.4, top-p 0.95, one try each):
+Greedy, with the repetition penalty of {REPETITION_PENALTY} that its generation_config.json asks for, one try each:
 
 {shown}
 """

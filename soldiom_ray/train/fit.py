@@ -150,7 +150,7 @@ def schedule(declared: Train, blocks: Blocks, bfloat16: bool, positions: int) ->
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
         weight_decay=declared.weight_decay,
         gradient_clip=declared.gradient_clip,
-        validate_every=max(1, steps // declared.validations),
+        validate_every=math.ceil(steps / declared.validations),
         validation_tokens=declared.validation_tokens,
         patience=declared.patience,
         bfloat16=bfloat16,
