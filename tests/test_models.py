@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_models import code, small_base, small_context, small_dataset, small_run, small_settings, tuned
+from stand_in.hub import HubRepository
+from stand_in.server import StandIn
 
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.models.generate import Generator
@@ -213,9 +215,12 @@ def test_a_foreign_model_writes_a_story() -> None:
 def test_the_builtin_model_writes_python(tmp_path: Path) -> None:
     with model_folder(small_settings(tmp_path), None, "builtin/tiny") as folder:
         assert sum(path.stat().st_size for path in folder.iterdir()) < 16_000_000
-        generator = Generator(*load_model(folder))
-    (answer,) = generator.generate(["import os\n\n\ndef read_file(path):\n    with open("], max_new_tokens=24)
-    assert answer.text.startswith("path")
+        model, tokenizer = load_model(folder)
+    ours = (Path(__file__).parents[1] / "soldiom_ray" / "storage.py").read_text()
+    scored = token_losses(model, pack(encode_documents(tokenizer, [ours]), 512))
+    assert np.concatenate([result.losses for result in scored]).mean() < 2.9
+    (answer,) = Generator(model, tokenizer).generate(["class Stack:\n    def __init__(self, items):\n        self."])
+    assert "items" in answer.text
 
 
 def test_only_a_small_whole_model_comes_with_the_package(base: Path, tmp_path: Path) -> None:
@@ -228,3 +233,28 @@ def test_only_a_small_whole_model_comes_with_the_package(base: Path, tmp_path: P
         ship(context.artifacts, adapter.id, "never")
     packages = gathered(context.artifacts.rows(dataset, "train/"), {"beta": "ISC"})
     assert [(p.name, p.license, p.files) for p in packages] == [("alpha", "MIT", 2), ("beta", "ISC", 1)]
+
+
+def test_a_hub_model_is_downloaded_without_its_code(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    files = {path.name: path.read_bytes() for path in base.iterdir()}
+    extra = {"weights.bin": b"pickle", "onnx/model.onnx": b"0"}
+    with StandIn() as hub:
+        hub.add(
+            HubRepository("team/small", files=files | extra),
+            HubRepository("team/coded", files=files | {"modeling_x.py": b"import os"}),
+            HubRepository("team/gated", files=files, gated="manual"),
+        )
+        settings = small_settings(tmp_path, HF_ENDPOINT=hub.url)
+        with model_folder(settings, None, "team/small") as folder:
+            assert {path.name for path in folder.iterdir()} == set(files)
+            assert load_model(folder)[0].config.vocab_size == load_model(base)[0].config.vocab_size
+        for name, message in (("coded", "brings code"), ("gated", "is gated"), ("absent", "Unknown base model")):
+            with pytest.raises(InputError, match=message), model_folder(settings, None, f"team/{name}"):
+                pass
+    with model_folder(settings, None, "team/small") as again:
+        assert load_model(again)[0].config.vocab_size > 0

@@ -211,7 +211,9 @@ def test_documents_sent_by_a_user_are_collected(home: Home) -> None:
 def test_a_cancelled_job_ends_keeps_its_checkpoint_and_goes_on_later(
     home: Home, sources: Path, finished: dict[str, Any], tmp_path: Path
 ) -> None:
-    long = recipe(sources, name="long", train=recipe(sources)["train"] | {"max_tokens": 400_000, "validations": 40})
+    long = recipe(
+        sources, name="long", train=recipe(sources)["train"] | {"max_tokens": 400_000, "epochs": 50, "validations": 40}
+    )
     del long["deploy"]
     body = {"name": "long", "base_model": "builtin/tiny", "training_method": "lora", "recipe": long}
     job = home.call("POST", "/api/training/jobs", json=body).json()["id"]
@@ -237,7 +239,7 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
 ) -> None:
     content = recipe(sources, name="killed", embed={"max_passages": 20})
     del content["deploy"]
-    content["train"] = content["train"] | {"max_tokens": 60_000, "validations": 20, "seed": 5}
+    content["train"] = content["train"] | {"max_tokens": 60_000, "epochs": 10, "validations": 20, "seed": 5}
     path = write(tmp_path, content)
     running = subprocess.Popen(
         [str(Path(sys.executable).with_name("soldiom")), "run", path, "--json"],

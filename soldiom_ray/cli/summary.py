@@ -8,7 +8,7 @@ from soldiom_ray.cli.output import print_table
 from soldiom_ray.settings import Settings
 
 LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
-PROMPT = "class Attention(nn.Module):\n    def __init__(self"
+PROMPT_CHARACTERS = 80
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -31,10 +31,29 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the deployed model once, through the API."""
-    body = {"input": PROMPT, "parameters": {"max_tokens": 48, "temperature": 0.0}}
+    """Ask the deployed model once, through the API, to go on with the beginning of something held out."""
+    prompt = _prompt(settings, job["result"].get("dataset"))
+    body = {"input": prompt, "parameters": {"max_tokens": 48, "temperature": 0.0}}
     answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
-    return answer
+    return {"input": prompt} | answer
+
+
+def _prompt(settings: Settings, dataset: str | None) -> str:
+    """The first definition in held-out code, or the first words of held-out prose."""
+    from itertools import islice
+
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+
+    if dataset is None:
+        return "import "
+    artifacts = Artifacts(open_storage(settings))
+    manifest = artifacts.get(dataset)
+    texts = [str(row["text"]) for row in islice(artifacts.rows(manifest, "test/"), 20)]
+    lines = (line for text in texts for line in text.splitlines())
+    code = next((line for line in lines if line.startswith(("class ", "def ")) and line.endswith(":")), None)
+    prose = next((text.strip()[:PROMPT_CHARACTERS] for text in texts), "import ")
+    return f"{code}\n" if code else prose.rpartition(" ")[0] or prose
 
 
 def print_summary(
@@ -62,7 +81,7 @@ def print_summary(
         )
     print_table(seconds, ["stage", "seconds", "note"])
     if answer:
-        print(f"\nPOST /api/inference/{model} answered:\n{_indent(PROMPT + str(answer['output']))}")
+        print(f"\nPOST /api/inference/{model} answered:\n{_indent(str(answer['input']) + str(answer['output']))}")
     print()
     places = {
         "API": settings.api_url,

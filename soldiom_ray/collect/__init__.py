@@ -104,7 +104,10 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
     problems = []
     for index, part in enumerate(told):
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items()))
-        problems.append(Problem(f"collect[{index}] ({part['declared']['source']})", outcomes or "nothing was found"))
+        declared = part["declared"]
+        where = declared.get("path") or ", ".join(declared.get("paths") or declared.get("packages") or ())
+        named = f"collect[{index}] ({declared['source']}{' ' + where if where else ''})"
+        problems.append(Problem(named, outcomes or "nothing was found"))
     if any(name.endswith("unavailable") for part in told for name in part["outcomes"]):
         raise UnavailableError(
             "The sources did not answer, so there are no documents.", remedy="run it again later", problems=problems

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,18 @@ from soldiom_ray.settings import Settings
 
 BUILTIN = Path(__file__).parent / "builtin"
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
-HUB_FILES = ["*.safetensors", "*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "LICENSE*", "README.md"]
+HUB_FILES = [
+    "*.safetensors",
+    "*.json",
+    "tokenizer*",
+    "*.model",
+    "vocab.txt",
+    "merges.txt",
+    "chat_template.jinja",
+    "LICENSE*",
+    "README.md",
+]
+HUB_SECONDS = 15.0
 CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
@@ -199,7 +211,7 @@ def _download(settings: Settings, name: str) -> Path:
     """A hub repository in the hub's local cache, without anything that could hold code."""
     if not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise InputError(f"The base model {name!r} is no folder here, and it cannot be a hub id.", remedy=_REMEDY)
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, hf_hub_download
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -212,13 +224,18 @@ def _download(settings: Settings, name: str) -> Path:
     access: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "token": settings.hf_token or False}
     tried = f"Tried: the models that come with Soldiom, a folder {name!r}, and {settings.hf_endpoint}/{repository}."
     try:
-        files = HfApi(endpoint=settings.hf_endpoint).list_repo_files(**access)
-        if scripts := [file for file in files if file.endswith(".py")]:
+        found = HfApi(endpoint=settings.hf_endpoint).model_info(**access, timeout=HUB_SECONDS)
+        if scripts := [file.rfilename for file in found.siblings or () if file.rfilename.endswith(".py")]:
             raise InputError(
                 f"The model {name!r} brings code ({scripts[0]}), which is never run.",
                 remedy="choose a model of an architecture that transformers knows",
             )
-        return Path(snapshot_download(**access, endpoint=settings.hf_endpoint, allow_patterns=HUB_FILES))
+        names = [file.rfilename for file in found.siblings or () if _is_plain(file.rfilename)]
+        paths = [Path(hf_hub_download(**access, filename=file, endpoint=settings.hf_endpoint)) for file in names]
+        if len(folders := {path.parent for path in paths}) == 1:
+            return folders.pop()
+        met = "changed while it was downloaded; try again" if paths else "holds no file of a model"
+        raise InputError(f"The model {name!r} {met}. {tried}", remedy=_REMEDY)
     except GatedRepoError as error:
         raise InputError(
             f"The model {name!r} is gated: its owner must let you in. {tried}",
@@ -232,6 +249,11 @@ def _download(settings: Settings, name: str) -> Path:
         if "httpx" in type(error).__module__:
             return _cached(access, name, tried, error)
         raise
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a repository's file is weights, configuration, tokenizer or licence, at its top."""
+    return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
 def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> Path:
