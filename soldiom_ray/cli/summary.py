@@ -53,7 +53,7 @@ def _prompt(settings: Settings, dataset: str | None) -> str:
     lines = (line for text in texts for line in text.splitlines())
     code = next((line for line in lines if line.startswith(("class ", "def ")) and line.endswith(":")), None)
     prose = next((text.strip()[:PROMPT_CHARACTERS] for text in texts), "import ")
-    return f"{code}\n" if code else prose.rpartition(" ")[0] or prose
+    return code or prose.rpartition(" ")[0] or prose
 
 
 def print_summary(

@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any]:
     """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
 
-    Returns {reused, model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not exist;
-    UnavailableError when it cannot be loaded or does not answer: an endpoint that served this model before then goes
-    on as it was.
+    Returns {reused, model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not
+    exist; UnavailableError when it cannot be loaded or does not answer: an endpoint that served this model before then
+    goes on as it was.
     """
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import session
