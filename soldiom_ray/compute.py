@@ -63,11 +63,13 @@ def job_client(settings: Settings) -> "JobSubmissionClient":
         raise UnavailableError("Ray's job server is not running, or its address is not known.", remedy=REMEDY)
     parts = urlsplit(url)
     _reach(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}", "Ray's job server")
-    authenticate(settings)
     from ray.job_submission import JobSubmissionClient
 
+    # Ray keeps the first token that a process has read, so the home's own is shown here by hand.
+    own = "ray" not in settings.external and settings.ray_token_path.exists()
+    headers = {"Authorization": f"Bearer {settings.ray_token_path.read_text().strip()}"} if own else None
     try:
-        return JobSubmissionClient(url)
+        return JobSubmissionClient(url, headers=headers)
     except (ConnectionError, RuntimeError) as error:
         raise UnavailableError(f"Ray's job server at {url} refuses: {error}", remedy=REMEDY) from error
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import httpx
 import pytest
+from collecting import github_world, hub_world
+from stand_in import StandIn
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -75,17 +77,29 @@ class Home:
         return httpx.request(method, self.api_url + path, headers=headers, timeout=120, trust_env=False, **options)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What a module sets in the environment (Ray's authentication, say) ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def home() -> Iterator[Home]:
-    """Services up in a home of their own, for the whole session."""
+    """Services up in a home of their own, for the whole session; GitHub and the Hub are a server on this machine."""
     folder = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
-    made = Home(folder, {"SOLDIOM_API_PORT": str(free_port())})
-    try:
-        made.run("up")
-        yield made
-    finally:
-        made.run("down", code=None)
-        shutil.rmtree(folder, ignore_errors=True)
+    with StandIn() as world:
+        world.add(*github_world(), *hub_world())
+        variables = {"SOLDIOM_GITHUB_API_URL": world.url, "HF_ENDPOINT": world.url}
+        made = Home(folder, {"SOLDIOM_API_PORT": str(free_port())} | variables)
+        try:
+            made.run("up")
+            yield made
+        finally:
+            made.run("down", code=None)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

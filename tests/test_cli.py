@@ -13,8 +13,8 @@ HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlal
 def test_help_loads_no_heavy_library(tmp_path: Path) -> None:
     code = (
         "import sys; sys.argv = ['soldiom', '--help']\n"
-        "from soldiom_ray.cli import main\n"
-        "try: main()\n"
+        "from soldiom_ray.cli.app import app\n"
+        "try: app()\n"
         "except SystemExit: pass\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )

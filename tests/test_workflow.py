@@ -192,6 +192,24 @@ def test_streams_and_batches_answer_through_the_api(home: Home, finished: dict[s
     assert batch.status_code == 200 and len(batch.json()["outputs"]) == 2
 
 
+@pytest.mark.parametrize(("source", "body"), [("github", {"min_stars": 4000}), ("huggingface", {"kind": "models"})])
+def test_open_sources_are_collected_through_the_api(home: Home, source: str, body: dict[str, Any]) -> None:
+    answer = home.call("POST", f"/api/training/collect/{source}", json=body)
+    assert answer.status_code == 202, answer.text
+    ended = wait(home, answer.json()["id"])
+    assert ended["status"] == "completed", ended
+    details = ended["stages"][0]["details"]
+    assert details["counts"]["documents"] > 0
+    assert details.get("repositories", 2) == 2
+    shown = home.call("GET", f"/api/datasets/{ended['result']['documents'][0]}")
+    assert shown.status_code == 200 and shown.json()["source"] == source
+
+
+def test_the_command_line_collects_from_github(home: Home) -> None:
+    made = home.json("collect", "github", "--max-repositories", "1")
+    assert made["repositories"] == 1 and made["documents"] > 0 and made["outcomes"]["collected"] == made["documents"]
+
+
 def test_documents_sent_by_a_user_are_collected(home: Home) -> None:
     sent = home.call(
         "POST",
@@ -239,7 +257,7 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
 ) -> None:
     content = recipe(sources, name="killed", embed={"max_passages": 20})
     del content["deploy"]
-    content["train"] = content["train"] | {"max_tokens": 60_000, "epochs": 10, "validations": 20, "seed": 5}
+    content["train"] = content["train"] | {"max_tokens": 250_000, "epochs": 50, "validations": 40, "seed": 5}
     path = write(tmp_path, content)
     running = subprocess.Popen(
         [str(Path(sys.executable).with_name("soldiom")), "run", path, "--json"],
@@ -251,7 +269,7 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
     job, end = None, time.monotonic() + 150
     while time.monotonic() < end:
         listed = [j for j in home.json("jobs", "list")["items"] if j["name"] == "killed"]
-        if listed and listed[0]["stage"] == "train" and listed[0]["progress"] > 0.62:
+        if listed and listed[0]["stage"] == "train" and listed[0]["progress"] > 0.53:
             job = listed[0]["id"]
             break
         time.sleep(0.5)
