@@ -238,7 +238,10 @@ def _licensing() -> Any:
 
 def combine(licenses: Iterable[str]) -> str:
     """The expression that holds for all of these together; "" when there is none. Unknown ones ("") are left out."""
-    parts = sorted({name for name in licenses if name})
+    names = {name for name in licenses if name}
+    parts = sorted(
+        {part for name in names for part in ([name] if "(" in name or " OR " in name else name.split(" AND "))}
+    )
     if len(parts) == 1:
         return parts[0]
     return " AND ".join(f"({part})" if " OR " in part else part for part in parts)

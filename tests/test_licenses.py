@@ -98,3 +98,8 @@ def test_several_licences_hold_together() -> None:
 def test_every_licence_the_rules_know_is_a_real_one() -> None:
     known = licenses.PERMISSIVE | licenses.WEAK_COPYLEFT | licenses.STRONG_COPYLEFT | licenses.NON_COMMERCIAL
     assert {name for name in known | licenses.NO_DERIVATIVES if normalize(name) != name} == set()
+
+
+def test_terms_that_hold_together_are_named_once() -> None:
+    assert licenses.combine(["Apache-2.0 AND MIT", "Apache-2.0", "MIT"]) == "Apache-2.0 AND MIT"
+    assert licenses.combine(["MIT OR Apache-2.0", "MIT"]) == "MIT AND (MIT OR Apache-2.0)"
