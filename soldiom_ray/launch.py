@@ -144,7 +144,7 @@ def reconcile(settings: Settings) -> None:
     with session(settings) as connection:
         quiet = [
             (job.id, job.submission_id, job.status, job.cancel_requested, job.heartbeat_at or job.created_at)
-            for job in jobs.unfinished(connection)
+            for job in jobs.stale(connection, 0)
         ]
     for job_id, submission, status, cancelling, last_sign in quiet:
         silent = (now() - last_sign).total_seconds()
@@ -169,7 +169,8 @@ def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
     compute.connect(settings)
     from ray import serve
 
-    serve.delete(application_name(found))
+    if application_name(found) in serve.status().applications:
+        serve.delete(application_name(found))
     with session(settings) as connection:
         deployments.set_state(connection, found, "stopped")
 

@@ -1,6 +1,7 @@
 """Shapes that cross a border between stages, processes or machines: frozen and closed."""
 
 import os
+import threading
 import time
 import uuid
 from datetime import UTC, datetime
@@ -34,12 +35,17 @@ def now() -> datetime:
 
 
 def new_id() -> str:
-    """A UUIDv7 (RFC 9562): ids made later sort later."""
-    milliseconds = time.time_ns() // 1_000_000
-    value = (milliseconds << 80) | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (0x7 << 76)
-    value = (value & ~(0x3 << 62)) | (0x2 << 62)
-    return str(uuid.UUID(int=value))
+    """A UUIDv7: ids made later sort later, those of one process strictly, within a millisecond too (RFC 9562, 6.2: the
+    twelve bits after the version hold the fraction of the millisecond)."""
+    global _last_stamp
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    with _stamping:
+        _last_stamp = stamp = max(milliseconds << 12 | rest * 4096 // 1_000_000, _last_stamp + 1)
+    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62
+    return str(uuid.UUID(int=value | int.from_bytes(os.urandom(8), "big") >> 2))
+
+
+_stamping, _last_stamp = threading.Lock(), 0
 
 
 class Record(BaseModel):

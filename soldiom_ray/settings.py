@@ -205,11 +205,6 @@ def write_private(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-def _dashboard(ray_address: str | None) -> str | None:
-    """Where jobs go: a dashboard's URL as it is; an address of the cluster's head is asked by Ray's own client."""
-    return ray_address if ray_address and ray_address.startswith("http") else None
-
-
 def _key_bytes(text: str) -> bytes | None:
     try:
         key = bytes.fromhex(text)

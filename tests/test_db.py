@@ -1,6 +1,7 @@
 """The database on a real PostgreSQL: migrations up, down and on data; the queries; tenants; the audit chain."""
 
 import threading
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +17,7 @@ from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, i
 from soldiom_ray.db.engine import downgrade, migrate, open_database, session
 from soldiom_ray.db.tables import AuditRow, Table
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
-from soldiom_ray.records import FileEntry, Manifest, now
+from soldiom_ray.records import FileEntry, Manifest, new_id, now
 from soldiom_ray.settings import Settings, load_settings
 
 
@@ -370,3 +371,11 @@ def test_cursors_are_kept_replaced_and_removed(settings: Settings) -> None:
         assert cursors.get(opened, "github/x") == {"page": 2}
         cursors.remove(opened, "github/x")
         assert cursors.get(opened, "github/x") is None
+
+
+def test_ids_of_one_process_sort_in_the_order_they_were_made() -> None:
+    made = [new_id() for _ in range(20_000)]
+    assert made == sorted(made) and len(set(made)) == len(made)
+    assert {uuid.UUID(one).version for one in made} == {7} and {uuid.UUID(one).variant for one in made} == {
+        uuid.RFC_4122
+    }

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from small_models import CONTEXT, code, small_base, small_context, small_dataset, small_run, small_settings, tuned
 
+from soldiom_ray import launch
 from soldiom_ray.artifacts import prefix_of
 from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import migrate, session
-from soldiom_ray.deploy import deploy, restore, undeploy
+from soldiom_ray.deploy import deploy, restore
 from soldiom_ray.deploy.batching import Batcher, Options
 from soldiom_ray.deploy.requests import read_request
 from soldiom_ray.domains.schema import Deploy
@@ -256,7 +257,7 @@ def test_a_version_that_cannot_be_loaded_keeps_the_old_one_serving(context, fold
     context.artifacts.storage.write(key, kept)
     deploy(context, own, Deploy(max_concurrent=3))
     assert state_of(context, own)[0].status == "running"
-    undeploy(context.settings, own)
+    launch.undeploy(context.settings, own, None)
 
 
 def test_a_model_that_cannot_be_loaded_leaves_no_endpoint(context):
@@ -280,11 +281,11 @@ def test_a_base_model_can_be_served_and_taken_away(context, folders):
     own = a_model(context, None, "the-base", base=str(folders["base"]))
     deploy(context, own, Deploy())
     assert ask(own, PROMPTS[0], max_tokens=4)
-    undeploy(context.settings, own)
+    launch.undeploy(context.settings, own, None)
     row, deployed = state_of(context, own)
     assert row.status == "stopped" and not deployed
     with pytest.raises(ConflictError, match="is not deployed"):
-        undeploy(context.settings, own)
+        launch.undeploy(context.settings, own, None)
 
 
 def test_restore_serves_again_what_was_served(context, endpoint, model_id):

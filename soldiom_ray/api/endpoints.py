@@ -8,19 +8,13 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.errors import BusyError, ConflictError, SoldiomError, UnavailableError
+from soldiom_ray.records import SEARCH_APPLICATION
 
 ANSWER_SECONDS = 600.0
 """Longest wait for a whole answer, or for the next piece of a stream."""
 
-SEARCH = "search"
-
 _handles: dict[str, Any] = {}
 logger = logging.getLogger(__name__)
-
-
-def application(model_id: str) -> str:
-    """The name of a model's application on Serve."""
-    return f"model-{model_id}"
 
 
 async def call(name: str, method: str, *arguments: Any) -> Any:
@@ -69,7 +63,7 @@ def _find(name: str) -> Any:
 
 def _absent(name: str) -> SoldiomError:
     _handles.pop(name, None)
-    if name == SEARCH:
+    if name == SEARCH_APPLICATION:
         return UnavailableError("The search endpoint does not run.", remedy="run `soldiom up`")
     return ConflictError(
         "The model's endpoint does not run.", remedy="deploy it: POST /api/models/{id}/deploy or `soldiom deploy`"

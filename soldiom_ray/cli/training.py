@@ -12,8 +12,6 @@ from soldiom_ray.settings import Settings, load_settings
 jobs_app = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
 recipe_app = typer.Typer(help="Check a recipe, or print it filled in.", no_args_is_help=True)
 
-METRICS = (("loss", "loss (nats per token)"), ("perplexity", "perplexity"), ("token_accuracy", "next-token accuracy"))
-
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""

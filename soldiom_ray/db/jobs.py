@@ -172,11 +172,6 @@ def stale(session: Session, older_than_seconds: float) -> list[Job]:
     )
 
 
-def unfinished(session: Session) -> list[Job]:
-    """All jobs that are pending or running."""
-    return list(session.scalars(select(Job).where(Job.status.in_(("pending", "running"))).order_by(Job.id)))
-
-
 def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
     """The job as the API and the CLI show it; times are ISO 8601 in UTC."""
     shown: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.errors import ConflictError, InputError, SoldiomError
+from soldiom_ray.errors import InputError, SoldiomError
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -62,20 +62,6 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
         "answer": answer,
         "url": f"{context.settings.api_url}/api/inference/{row.id}",
     }
-
-
-def undeploy(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:
-    """Stop serving a model. ConflictError when it is not served."""
-    from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
-    from soldiom_ray.deploy import rollout
-
-    with session(settings) as connection:
-        row = models.get(connection, model_id, tenant)
-    if not row.deployed:
-        raise ConflictError(f"Model {row.id} is not deployed.", remedy="`soldiom models list` shows what is")
-    rollout.stop(row.id)
-    _note(settings, row.id, "stopped", serving=False)
 
 
 def restore(settings: Settings) -> dict[str, str]:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.errors import InputError
+from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 
-APPLICATION = "search"
 MOST_CHARACTERS = 10_000
 MOST_TEXTS = 256
 
@@ -76,7 +76,7 @@ def serve_search(settings: Settings) -> None:
         graceful_shutdown_timeout_s=10,
         logging_config={"log_level": "WARNING"},
     )
-    target = serve.RunTarget(deployment.bind(plain), name=APPLICATION, route_prefix=None)
+    target = serve.RunTarget(deployment.bind(plain), name=SEARCH_APPLICATION, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 

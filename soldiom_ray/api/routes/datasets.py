@@ -13,6 +13,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import datasets
 from soldiom_ray.db.engine import session
 from soldiom_ray.errors import InputError, NotFoundError, Problem
+from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -49,7 +50,7 @@ def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, An
 async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
     """The passages nearest in meaning: `{id, text, score, metadata}`, best first."""
     index, collection = await run_in_threadpool(_collection, settings, body.index, caller)
-    items = await endpoints.call(endpoints.SEARCH, "search", body.query, body.k, collection)
+    items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, collection)
     return {"items": items, "next": None, "index": index}
 
 

@@ -15,6 +15,7 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import session
 from soldiom_ray.errors import ConflictError, InputError, SoldiomError, TooLargeError
+from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["inference"])
@@ -32,7 +33,7 @@ async def infer(model_id: str, body: InferenceBody, caller: Who, settings: Confi
         request["messages"] = [message.model_dump() for message in body.messages]
     else:
         request["inputs"] = [body.input]
-    name = endpoints.application(found)
+    name = application_name(found)
     if body.stream:
         return respond(_pieces(found, name, request))
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
@@ -48,7 +49,7 @@ async def infer_batch(model_id: str, body: BatchBody, caller: Who, settings: Con
             f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
         )
     found = await run_in_threadpool(_deployed, settings, model_id, caller)
-    name = endpoints.application(found)
+    name = application_name(found)
     try:
         answer = await endpoints.call(name, "generate", {"inputs": list(body.inputs), **_request(body.parameters)})
         outputs = [_output(each) for each in answer["outputs"]]
