@@ -1,7 +1,6 @@
 """Source `github`: repositories found by search, each read from one archive."""
 
 import hashlib
-import io
 import json
 import tempfile
 from collections import Counter
@@ -12,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray import licenses
-from soldiom_ray.artifacts import Context, parquet_bytes
+from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.archive import Unpacked, unpack
 from soldiom_ray.collect.files import Origin, add_file, wanted
 from soldiom_ray.collect.github_api import GithubApi
 from soldiom_ray.collect.github_search import Found, search
+from soldiom_ray.collect.kept import keep, read_kept
 from soldiom_ray.collect.limiter import Limiter, open_limiter
 from soldiom_ray.collect.local import is_license_name
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import Gathered, Task, Todo
 from soldiom_ray.domains.schema import GithubSource, LocalSource
-from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import Storage, open_storage
+from soldiom_ray.storage import open_storage
 
 CODE = 1
 MAX_ARCHIVE_BYTES = 512 << 20
@@ -45,7 +44,7 @@ class ReadRepository:
 
     def run(self) -> Gathered:
         storage = open_storage(self.settings)
-        kept = _read_kept(storage, self._key, self.collected_at)
+        kept = read_kept(storage, self._key)
         if kept is not None:
             return kept
         gathered = Gathered()
@@ -57,7 +56,7 @@ class ReadRepository:
             if left.outcome == "unavailable":
                 return gathered
         gathered.facts["repositories"] = int(bool(gathered.documents))
-        _keep(storage, self._key, gathered)
+        keep(storage, self._key, gathered)
         return gathered
 
     @property
@@ -176,27 +175,3 @@ def _license(repository: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
         if "/" not in path and is_license_name(path)
     ]
     return next((spdx for text in texts if (spdx := licenses.from_text(text))), "")
-
-
-def _keep(storage: Storage, key: str, gathered: Gathered) -> None:
-    told = {
-        "outcomes": gathered.outcomes,
-        "facts": gathered.facts,
-        "drops": [drop.model_dump() for drop in gathered.drops],
-    }
-    storage.write(f"{key}.parquet", parquet_bytes([document.model_dump() for document in gathered.documents], Document))
-    storage.write(f"{key}.json", json.dumps(told).encode())
-
-
-def _read_kept(storage: Storage, key: str, collected_at: datetime) -> Gathered | None:
-    from soldiom_ray.records import Drop
-
-    if not storage.exists(f"{key}.json"):
-        return None
-    import pyarrow.parquet as pq
-
-    told = json.loads(storage.read(f"{key}.json"))
-    rows = pq.read_table(io.BytesIO(storage.read(f"{key}.parquet"))).to_pylist()
-    documents = [Document.model_validate(row) for row in rows]
-    facts = Counter(told["facts"]) + Counter({"reused": 1})
-    return Gathered(documents, Counter(told["outcomes"]), facts, [Drop.model_validate(drop) for drop in told["drops"]])

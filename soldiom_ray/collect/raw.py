@@ -1,0 +1,20 @@
+"""Raw bytes of what was collected, kept once by their hash, sealed when an encryption key is set."""
+
+import hashlib
+
+from soldiom_ray.storage import Storage
+
+
+def raw_key(sha256: str) -> str:
+    """Where the bytes with this hash lie. A document's `sha256` is its file's; a part of a file (a row, a record)
+    names its file's in `metadata.file_sha256`."""
+    return f"raw/sha256/{sha256[:2]}/{sha256}"
+
+
+def keep_raw(storage: Storage, data: bytes) -> str:
+    """Keep bytes unless they are kept already; their SHA-256."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = raw_key(sha256)
+    if not storage.exists(key):
+        storage.write(key, data)
+    return sha256
