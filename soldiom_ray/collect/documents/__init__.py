@@ -1,6 +1,8 @@
 """Documents of users: the bytes of one file become texts. One parser per family, chosen by what the bytes are."""
 
-from soldiom_ray.collect.documents.parsed import ParsedText
+from importlib import import_module
+
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
 SUPPORTED = {
@@ -21,25 +23,18 @@ SUPPORTED = {
 """File name endings with their media types. Source code and configuration of any kind is read as plain text too."""
 
 
-def parse_bytes(name: str, data: bytes) -> list[ParsedText]:
+_MODULES = {"pdf": "pdf", "docx": "docx", "html": "html", "table": "table", "json": "json", "text": "plain"}
+"""Which module of this package parses a family that `sniff.family_of` tells. Each has one `parse(name, data,
+options)`."""
+
+
+def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
     """The texts of one file, at least one. Raises LeftOut: empty, encrypted, damaged, wrong_type, unsupported, no_text,
     undecodable. A file may take much time and memory: untrusted ones belong into `sandbox.Sandbox`."""
     from soldiom_ray.collect.documents.sniff import family_of
 
-    family = family_of(name, data)
-    if family == "pdf":
-        from soldiom_ray.collect.documents.pdf import parse
-    elif family == "docx":
-        from soldiom_ray.collect.documents.docx import parse
-    elif family == "html":
-        from soldiom_ray.collect.documents.html import parse
-    elif family == "table":
-        from soldiom_ray.collect.documents.table import parse
-    elif family == "json":
-        from soldiom_ray.collect.documents.json import parse
-    else:
-        from soldiom_ray.collect.documents.plain import parse
-    texts = [parsed for parsed in parse(name, data) if parsed.text.strip()]
+    module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family_of(name, data)]}")
+    texts = [parsed for parsed in module.parse(name, data, options or ParseOptions()) if parsed.text.strip()]
     if not texts:
         raise LeftOut("empty", "no text in it")
     return texts

@@ -5,11 +5,11 @@ import re
 import zipfile
 from typing import Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
 
-def parse(name: str, data: bytes) -> list[ParsedText]:
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The body's text; headers and footers of pages are left out."""
     import docx
     from docx.opc.exceptions import OpcError

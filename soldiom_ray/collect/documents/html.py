@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-from soldiom_ray.collect.documents.parsed import ParsedText, read_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, read_text
 
 _SILENT = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
 _BLOCKS = {
@@ -12,7 +12,7 @@ _BLOCKS = {
 }  # fmt: skip
 
 
-def parse(name: str, data: bytes) -> list[ParsedText]:
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The page's text; headings and list items marked as in Markdown."""
     text, encoding = read_text(data)
     page = _Page()

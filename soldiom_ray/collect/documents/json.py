@@ -3,13 +3,13 @@
 import json
 from typing import Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText, fields_text, read_text, record_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, fields_text, read_text, record_text
 from soldiom_ray.collect.text import LeftOut
 
 RECORDS_PER_TEXT = 200
 
 
-def parse(name: str, data: bytes) -> list[ParsedText]:
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Records of a JSON array or of JSON Lines, or the one value of a JSON file."""
     text, encoding = read_text(data)
     told: dict[str, Any] = {} if encoding == "utf-8" else {"encoding": encoding}

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
 
-def parse(name: str, data: bytes) -> list[ParsedText]:
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The text of all pages, a blank line between pages."""
     import pypdfium2
 

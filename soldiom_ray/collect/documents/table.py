@@ -4,13 +4,13 @@ import csv
 import io
 from collections.abc import Sequence
 
-from soldiom_ray.collect.documents.parsed import ParsedText, fields_text, read_text, record_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, fields_text, read_text, record_text
 from soldiom_ray.collect.text import LeftOut
 
 ROWS_PER_TEXT = 200
 
 
-def parse(name: str, data: bytes) -> list[ParsedText]:
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Rows of a table with a header line. Rows that are too short or too long are kept and counted in `ragged_rows`."""
     text, encoding = read_text(data)
     delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(text)
