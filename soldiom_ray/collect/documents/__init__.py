@@ -4,28 +4,35 @@ from importlib import import_module
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.domains.file_types import SUPPORTED
 
-SUPPORTED = {
-    ".txt": "text/plain",
-    ".md": "text/markdown",
-    ".rst": "text/x-rst",
-    ".csv": "text/csv",
-    ".tsv": "text/tab-separated-values",
-    ".json": "application/json",
-    ".jsonl": "application/x-ndjson",
-    ".ndjson": "application/x-ndjson",
-    ".pdf": "application/pdf",
-    ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
-    ".html": "text/html",
-    ".htm": "text/html",
-    ".ipynb": "application/x-ipynb+json",
+__all__ = ["SUPPORTED", "parse_bytes"]
+
+_MODULES = {
+    "text": "plain",
+    "html": "html",
+    "rtf": "rtf",
+    "pdf": "pdf",
+    "docx": "docx",
+    "pptx": "pptx",
+    "opendocument": "opendocument",
+    "epub": "epub",
+    "email": "email",
+    "workbook": "workbook",
+    "table": "table",
+    "json": "json",
+    "parquet": "parquet",
+    "sqlite": "sqlite",
+    "sql": "sql",
+    "image": "image",
+    "audio": "media",
+    "video": "media",
+    "archive": "archive",
 }
-"""File name endings with their media types. Source code and configuration of any kind is read as plain text too."""
-
-
-_MODULES = {"pdf": "pdf", "docx": "docx", "html": "html", "table": "table", "json": "json", "text": "plain"}
 """Which module of this package parses a family that `sniff.family_of` tells. Each has one `parse(name, data,
 options)`."""
+_WORDLESS = ("image", "audio", "video")
+"""Families in which a file without words is a document all the same, when something is known of it."""
 
 
 def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
@@ -33,8 +40,13 @@ def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> 
     undecodable. A file may take much time and memory: untrusted ones belong into `sandbox.Sandbox`."""
     from soldiom_ray.collect.documents.sniff import family_of
 
-    module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family_of(name, data)]}")
-    texts = [parsed for parsed in module.parse(name, data, options or ParseOptions()) if parsed.text.strip()]
+    family = family_of(name, data)
+    module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
+    texts = [
+        parsed
+        for parsed in module.parse(name, data, options or ParseOptions())
+        if parsed.text.strip() or (family in _WORDLESS and parsed.metadata)
+    ]
     if not texts:
         raise LeftOut("empty", "no text in it")
     return texts

@@ -1,0 +1,82 @@
+"""Zip containers: what kind of file one is, and its members within limits on size, ratio and count."""
+
+import io
+import re
+import zipfile
+import zlib
+
+from soldiom_ray.collect.text import LeftOut
+
+MAX_UNPACKED_BYTES = 400 << 20
+MAX_RATIO = 200
+MAX_MEMBERS = 100_000
+BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, EOFError, KeyError)
+"""What a damaged archive makes the standard library raise."""
+
+_BY_MEMBER = (
+    ("word/document", "docx"),
+    ("xl/workbook.", "workbook"),
+    ("ppt/presentation.", "pptx"),
+    ("META-INF/container.xml", "epub"),
+)
+_BY_MIMETYPE = (
+    (b"application/epub+zip", "epub"),
+    (b"application/vnd.oasis.opendocument.text", "opendocument"),
+    (b"application/vnd.oasis.opendocument.presentation", "opendocument"),
+    (b"application/vnd.oasis.opendocument.spreadsheet", "workbook"),
+)
+_ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y|\0<\0!\0E\0N\0T\0I\0T\0Y")
+
+
+def family_of(data: bytes) -> str:
+    """docx, workbook, pptx, opendocument, epub, or archive. Raises LeftOut: damaged, too_large, encrypted."""
+    with open_zip(data) as archive:
+        names = archive.namelist()
+        if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
+            try:
+                told = archive.read("mimetype").strip()
+            except (*BROKEN, RuntimeError):
+                told = b""
+            for media, family in _BY_MIMETYPE:
+                if told.startswith(media):
+                    return family
+    for start, family in _BY_MEMBER:
+        if any(name.startswith(start) for name in names):
+            return family
+    return "archive"
+
+
+def open_zip(data: bytes) -> zipfile.ZipFile:
+    """The archive, once its directory says that it unpacks to a bearable size. Python reads no member beyond the size
+    that the directory says. Raises LeftOut: damaged, too_large."""
+    try:
+        archive = zipfile.ZipFile(io.BytesIO(data))
+    except BROKEN as error:
+        raise LeftOut("damaged", "a zip archive that does not open") from error
+    members = archive.infolist()
+    unpacked = sum(member.file_size for member in members)
+    if unpacked > MAX_UNPACKED_BYTES or unpacked > max(len(data), 1 << 16) * MAX_RATIO:
+        raise LeftOut("too_large", f"would unpack from {len(data)} to {unpacked} bytes")
+    if len(members) > MAX_MEMBERS:
+        raise LeftOut("too_large", f"holds {len(members)} files, more than {MAX_MEMBERS}")
+    return archive
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """One member's bytes. Raises LeftOut: damaged, encrypted."""
+    try:
+        return archive.read(name)
+    except RuntimeError as error:
+        raise LeftOut("encrypted", "a zip archive with a password") from error
+    except BROKEN as error:
+        raise LeftOut("damaged", f"a part of it does not unpack ({type(error).__name__})") from error
+
+
+def check_office_file(data: bytes) -> None:
+    """Every part of an office file unpacks, and none declares XML entities, which the formats never need and which read
+    other files or grow without bound. Raises LeftOut: damaged, too_large, encrypted, unsafe_xml."""
+    with open_zip(data) as archive:
+        for member in archive.infolist():
+            content = read_member(archive, member.filename)
+            if member.filename.endswith((".xml", ".rels", ".opf", ".ncx", ".vml")) and _ENTITY.search(content):
+                raise LeftOut("unsafe_xml", "one of its parts declares XML entities")
