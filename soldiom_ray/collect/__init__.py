@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from soldiom_ray.artifacts import Context
+    from soldiom_ray.artifacts import Context, Draft
     from soldiom_ray.collect.shelf import Shelf
     from soldiom_ray.collect.work import Plan
     from soldiom_ray.domains.schema import Source
@@ -23,8 +23,9 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     """Collect all sources into one documents artifact.
 
     Manifest: counts `documents` and `outcome_<name>`; details outcomes, licenses, kinds, frameworks, groups, languages,
-    sources (per source: what was declared, documents, outcomes) and, with GitHub, repositories. What was left out,
-    with its reason, stands in `dropped/`. Raises InputError when a source is wrong or nothing was found.
+    sources (per source: what was declared, documents, outcomes), content_sha256 (of all documents but the time on
+    them) and, with GitHub, repositories. What was left out, with its reason, stands in `dropped/`. Raises InputError
+    when a source is wrong or nothing was found.
     """
     from soldiom_ray.collect.shelf import Shelf
     from soldiom_ray.records import now
@@ -36,6 +37,8 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     draft = context.artifacts.draft("documents", {"stage": "collect", "code": CODE, "sources": prints})
     if done := draft.finished():
         return done
+    for plan in plans:
+        plan.collected_at = _first_try(draft, collected_at)
     shelf = Shelf(draft)
     told: list[dict[str, Any]] = []
     facts: Counter[str] = Counter()
@@ -49,7 +52,22 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     outcomes = sum((Counter(part["outcomes"]) for part in told), Counter())
     counts = {"documents": shelf.documents} | {f"outcome_{name}": count for name, count in sorted(outcomes.items())}
     details = {**facts, "outcomes": dict(sorted(outcomes.items())), **shelf.details(), "sources": told}
-    return draft.commit(counts=counts, details=details)
+    manifest = draft.commit(counts=counts, details=details)
+    context.artifacts.storage.remove(_marker(draft))
+    return manifest
+
+
+def _first_try(draft: "Draft", collected_at: datetime) -> datetime:
+    """When this very collection was first begun: one that was killed and goes on gives the same bytes as one that was
+    not, the time on its documents included."""
+    storage = draft.artifacts.storage
+    if not storage.exists(_marker(draft)):
+        storage.write(_marker(draft), collected_at.isoformat().encode())
+    return datetime.fromisoformat(storage.read(_marker(draft)).decode())
+
+
+def _marker(draft: "Draft") -> str:
+    return f"{draft.prefix}/began"
 
 
 def _collect_one(
@@ -82,7 +100,7 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan
     if isinstance(source, LocalSource):
         from soldiom_ray.collect import local
 
-        return local.plan(source, collected_at)
+        return local.plan(source, context, collected_at)
     if isinstance(source, FilesSource):
         from soldiom_ray.collect import user_input
 

@@ -8,9 +8,12 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from soldiom_ray.collect.label import label
+from soldiom_ray.collect.raw import keep_raw
 from soldiom_ray.collect.text import LeftOut, decode, notebook_text
 from soldiom_ray.collect.work import COLLECTED, Gathered, document_id
 from soldiom_ray.records import Document, SourceName
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -44,11 +47,12 @@ class ReadFiles:
 
     origin: Origin
     entries: tuple[Entry, ...]
+    settings: Settings
     collected_at: datetime
     here: bool = True
 
     def run(self) -> Gathered:
-        gathered = Gathered()
+        gathered, storage = Gathered(), open_storage(self.settings)
         for entry in self.entries:
             try:
                 data = entry.place.read_bytes()
@@ -57,7 +61,7 @@ class ReadFiles:
                     self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__
                 )
                 continue
-            add_file(gathered, self.origin, entry.path, data, self.collected_at)
+            add_file(gathered, self.origin, entry.path, data, self.collected_at, storage=storage)
         return gathered
 
 
@@ -68,8 +72,10 @@ def add_file(
     data: bytes,
     collected_at: datetime,
     kinds: Iterable[str] | None = None,
+    storage: Storage | None = None,
 ) -> None:
-    """Turn one file into a document, or count why not. `kinds`, when given, are the only kinds that are kept."""
+    """Turn one file into a document, or count why not. `kinds`, when given, are the only kinds that are kept; the bytes
+    of a file that became a document are kept in `storage`."""
     try:
         text = file_text(path, data)
     except LeftOut as left:
@@ -79,7 +85,7 @@ def add_file(
     if kinds is not None and told.kind not in kinds:
         gathered.leave_out(origin.source, origin.group, path, "other_kind", told.kind)
         return
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = keep_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
     url = origin.url.replace("{}", path)
     gathered.outcomes[COLLECTED] += 1
     gathered.documents.append(

@@ -16,10 +16,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from soldiom_ray import licenses
+from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.files import Entry, Origin, ReadFiles, wanted
 from soldiom_ray.collect.work import Gathered, Task, Todo
 from soldiom_ray.domains.schema import LocalSource
 from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.settings import Settings
 
 FILES_PER_TASK = 400
 STDLIB = "stdlib"
@@ -52,6 +54,7 @@ class LocalPlan:
     """A local source after a first look. `fingerprint` changes when a package's version or a folder's file does."""
 
     declared: LocalSource
+    settings: Settings
     collected_at: datetime
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     places: Sequence[Place] = ()
@@ -68,16 +71,17 @@ class LocalPlan:
             chosen = spread(place.entries, share)
             todo.outcomes["over_limit"] += len(place.entries) - len(chosen)
             for start in range(0, len(chosen), FILES_PER_TASK):
-                tasks.append(ReadFiles(place.origin, tuple(chosen[start : start + FILES_PER_TASK]), self.collected_at))
+                files = tuple(chosen[start : start + FILES_PER_TASK])
+                tasks.append(ReadFiles(place.origin, files, self.settings, self.collected_at))
         todo.outcomes += type(todo.outcomes)()
         return Todo(tasks, todo)
 
 
-def plan(declared: LocalSource, collected_at: datetime) -> LocalPlan:
+def plan(declared: LocalSource, context: Context, collected_at: datetime) -> LocalPlan:
     """Look at the source; InputError names every package or folder that is missing."""
     if declared.path is not None:
         places, fingerprint = look_at_folder(Path(declared.path).expanduser(), declared)
-        return LocalPlan(declared, collected_at, fingerprint, places)
+        return LocalPlan(declared, context.settings, collected_at, fingerprint, places)
     versions: dict[str, str] = {}
     missing = []
     for name in declared.packages:
@@ -93,7 +97,9 @@ def plan(declared: LocalSource, collected_at: datetime) -> LocalPlan:
         )
     editable = {name: folder for name in versions if name != STDLIB and (folder := _editable_folder(name))}
     prints: dict[str, Any] = {name: look_at_folder(folder, declared)[1] for name, folder in editable.items()}
-    return LocalPlan(declared, collected_at, {"packages": versions} | ({"editable": prints} if prints else {}))
+    return LocalPlan(
+        declared, context.settings, collected_at, {"packages": versions} | ({"editable": prints} if prints else {})
+    )
 
 
 def look_at_package(name: str, declared: LocalSource) -> Place:

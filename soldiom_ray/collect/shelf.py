@@ -1,5 +1,7 @@
 """Where gathered documents go: without repeats, counted, written in shards."""
 
+import hashlib
+import json
 from collections import Counter
 from typing import Any
 
@@ -19,40 +21,47 @@ class Shelf:
         self.draft = draft
         self.documents = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
-        self._seen: set[str] = set()
+        self._seen: set[bytes] = set()
+        self._content = hashlib.sha256()
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
         self._shards = 0
         self._drops: list[dict[str, Any]] = []
+        self._drop_shards = 0
 
     def take(self, gathered: Gathered) -> Counter[str]:
         """Keep what a task brought; its outcomes, with documents that were here before counted as `repeated`."""
         outcomes = Counter(gathered.outcomes)
         for document in gathered.documents:
-            if document.id in self._seen:
+            if bytes.fromhex(document.id) in self._seen:
                 outcomes[COLLECTED] -= 1
                 outcomes["repeated"] += 1
             else:
                 self._add(document)
         self._drops.extend(drop.model_dump() for drop in gathered.drops)
+        if len(self._drops) >= SHARD_ROWS:
+            self._write_drops()
         return +outcomes
 
-    def details(self) -> dict[str, dict[str, int]]:
-        """Documents per licence, kind, framework, group and language."""
-        return {f"{name}s": dict(sorted(counter.items())) for name, counter in self.counts.items()}
+    def details(self) -> dict[str, Any]:
+        """Documents per licence, kind, framework, group and language; the hash of their content."""
+        counts = {f"{name}s": dict(sorted(counter.items())) for name, counter in self.counts.items()}
+        return {**counts, "content_sha256": self._content.hexdigest()}
 
     def close(self) -> None:
         """Write what is left, and what was left out."""
         self._write()
         if self._drops:
-            self.draft.write_rows("dropped/00000.parquet", self._drops, Drop)
+            self._write_drops()
 
     def _add(self, document: Document) -> None:
-        self._seen.add(document.id)
+        self._seen.add(bytes.fromhex(document.id))
         self.documents += 1
         for name, counter in self.counts.items():
             counter[str(getattr(document, name)) or "unknown"] += 1
-        self._rows.append(document.model_dump())
+        row = document.model_dump()
+        self._content.update(json.dumps([value for name, value in row.items() if name != "collected_at"]).encode())
+        self._rows.append(row)
         self._bytes += len(document.text)
         if len(self._rows) >= SHARD_ROWS or self._bytes >= SHARD_BYTES:
             self._write()
@@ -62,3 +71,8 @@ class Shelf:
             self.draft.write_rows(f"documents/{self._shards:05d}.parquet", self._rows, Document)
             self._shards += 1
             self._rows, self._bytes = [], 0
+
+    def _write_drops(self) -> None:
+        self.draft.write_rows(f"dropped/{self._drop_shards:05d}.parquet", self._drops, Drop)
+        self._drop_shards += 1
+        self._drops = []

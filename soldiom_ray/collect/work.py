@@ -1,17 +1,25 @@
-"""How sources hand over their work: a plan, its tasks, what each gathered; run in this process or spread over Ray.
+"""How sources hand over their work: a plan, its tasks, what each gathered; run in this process or by Ray Data's actors.
 
 Every file or page that a source meets ends in exactly one counted outcome; "collected" is the one that made documents.
 """
 
 import hashlib
+import pickle
+import queue
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from soldiom_ray.records import Document, Drop
 
 COLLECTED = "collected"
+TICK_SECONDS = 2.0
+TASK_RETRIES = 10
+"""How often a task may lose the worker it runs in; a file that kills its parser kills the parser's process only."""
 
 
 @dataclass
@@ -52,7 +60,10 @@ class Todo:
 
 
 class Plan(Protocol):
-    """A source that was looked at: `fingerprint` decides whether an earlier collection is still good."""
+    """A source that was looked at: `fingerprint` decides whether an earlier collection is still good. `collected_at` is
+    the time its documents will bear; it is moved back to the first try's when an interrupted collection goes on."""
+
+    collected_at: datetime
 
     @property
     def fingerprint(self) -> Mapping[str, Any]: ...
@@ -75,41 +86,87 @@ def run_tasks(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[Gathe
         for task in tasks:
             yield task.run()
         return
-    yield from _run_on_ray(ray, tasks, tick)
+    yield from _run_on_actors(tasks, tick)
 
 
-def _run_on_ray(ray: Any, tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[Gathered]:
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+class Collector:
+    """An actor of the pool that Ray Data keeps. It holds nothing between tasks, so one that dies is made anew and its
+    task repeated."""
 
-    remote = ray.remote(num_cpus=1, max_retries=3)(_run_one)
-    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-    window = max(4, 2 * int(ray.cluster_resources().get("CPU", 1)))
-    waiting: list[Any] = []
-    try:
-        for task in tasks:
-            waiting.append(remote.options(scheduling_strategy=here if task.here else "DEFAULT").remote(task))
-            if len(waiting) >= window:
-                yield _result(ray, waiting.pop(0), tick)
-        while waiting:
-            yield _result(ray, waiting.pop(0), tick)
-    finally:
-        for reference in waiting:
-            ray.cancel(reference, force=True)
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {"result": [_run_sealed(task) for task in batch["task"]]}
 
 
-def _run_one(task: Task) -> Gathered:
-    return task.run()
-
-
-def _result(ray: Any, reference: Any, tick: Callable[[], None]) -> Gathered:
+def _run_sealed(task: bytes) -> bytes:
+    """The pickled result of a pickled task; an error raised on purpose is a result too, so it arrives as itself."""
     from soldiom_ray.errors import SoldiomError
 
-    while not ray.wait([reference], timeout=2.0)[0]:
-        tick()
     try:
-        gathered: Gathered = ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, SoldiomError):
-            raise error.cause from None
-        raise
-    return gathered
+        return pickle.dumps(pickle.loads(task).run())  # noqa: S301 - our own driver made it
+    except SoldiomError as error:
+        return pickle.dumps(error)
+
+
+def _run_on_actors(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[Gathered]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
+    workers = max(1, min(len(tasks), int(ray.cluster_resources().get("CPU", 1))))
+    # One task is one block: what is repeated after a kill is the task in hand, never a block of Ray's making.
+    dataset = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
+    dataset.context.execution_options.preserve_order = True
+    dataset.context.print_on_execution_start = False
+    dataset = dataset.map_batches(
+        Collector,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2),
+        num_cpus=1,
+        max_task_retries=TASK_RETRIES,
+        scheduling_strategy=here if any(task.here for task in tasks) else "DEFAULT",
+    )
+    for result in _while_ticking(dataset.iter_rows(), tick):
+        value = pickle.loads(result["result"])  # noqa: S301 - our own actor made it
+        if not isinstance(value, Gathered):
+            raise value
+        yield value
+
+
+def _while_ticking(rows: Iterable[Any], tick: Callable[[], None]) -> Iterator[Any]:
+    """The same rows, fetched in a thread, with a `tick` every TICK_SECONDS that no row comes."""
+    arrived: queue.Queue[Any] = queue.Queue(maxsize=2)
+    stopped, end = threading.Event(), object()
+
+    def put(value: Any) -> None:
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                arrived.put(value, timeout=TICK_SECONDS)
+                return
+
+    def fetch() -> None:
+        try:
+            for row in rows:
+                put(row)
+                if stopped.is_set():
+                    return
+            put(end)
+        except BaseException as error:
+            put(error)
+
+    threading.Thread(target=fetch, daemon=True, name="collected").start()
+    try:
+        while True:
+            try:
+                row = arrived.get(timeout=TICK_SECONDS)
+            except queue.Empty:
+                tick()
+                continue
+            if row is end:
+                return
+            if isinstance(row, BaseException):
+                raise row
+            yield row
+    finally:
+        stopped.set()
