@@ -82,17 +82,24 @@ class Artifacts:
             )
         return data
 
-    def tables(self, manifest: Manifest, folder: str = "") -> Iterator["pa.Table"]:
-        """The Parquet shards of an artifact (those below `folder`), one Arrow table at a time, in name order."""
+    def tables(
+        self, manifest: Manifest, folder: str = "", columns: Sequence[str] | None = None
+    ) -> Iterator["pa.Table"]:
+        """The Parquet shards of an artifact (those below `folder`), one Arrow table at a time, in name order; all
+        columns, or those named."""
         import pyarrow.parquet as pq
 
         for entry in sorted(manifest.files, key=lambda entry: entry.name):
             if entry.name.endswith(".parquet") and entry.name.startswith(folder):
-                yield pq.read_table(io.BytesIO(self.read(manifest, entry.name)))
+                yield pq.read_table(
+                    io.BytesIO(self.read(manifest, entry.name)), columns=list(columns) if columns else None
+                )
 
-    def rows(self, manifest: Manifest, folder: str = "") -> Iterator[dict[str, Any]]:
+    def rows(
+        self, manifest: Manifest, folder: str = "", columns: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The rows of those shards as plain dictionaries."""
-        for table in self.tables(manifest, folder):
+        for table in self.tables(manifest, folder, columns):
             yield from table.to_pylist()
 
     def delete(self, artifact: str) -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.db import datasets, jobs
+from soldiom_ray.db import datasets, documents, jobs
 from soldiom_ray.db.engine import session
 from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
@@ -30,6 +30,8 @@ from soldiom_ray.storage import open_storage
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
 BEAT_SECONDS = 2.0
+SOURCE_NAMES = {"files": "user", "database": "user", "url": "user"}
+"""Under which source a dataset's row stands, where that is not the name of the recipe's source."""
 Thing = TypeVar("Thing")
 
 logger = logging.getLogger("soldiom_ray.flow")
@@ -267,11 +269,19 @@ def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | N
     kinds = {"collect": "documents", "prepare": "dataset", "embed": "index"}
     if manifest is None or stage not in kinds:
         return
-    names = {source.source for source in recipe.collect or ()}
-    source = "user" if "files" in names else next(iter(sorted(names)), "local")
+    names = {SOURCE_NAMES.get(source.source, source.source) for source in recipe.collect or ()}
+    source = next(iter(sorted(names)), "local")
     with session(context.settings) as connection:
+        if stage == "collect":
+            documents.record(connection, manifest.id, context.artifacts.rows(manifest, "documents/", documents.COLUMNS))
         datasets.record(
-            connection, manifest, name=recipe.name, source=source, stage=kinds[stage], tenant=context.tenant
+            connection,
+            manifest,
+            name=recipe.name,
+            source=source,
+            stage=kinds[stage],
+            data_type=str(manifest.details.get("data_type", "text")),
+            tenant=context.tenant,
         )
 
 

@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from soldiom_ray.domains.schema import Source
     from soldiom_ray.records import Manifest
 
-CODE = 1
+CODE = 2
 """Raise it when the same sources would now give other documents."""
+
+COLUMN_FACT = "column "
+"""Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
 
 PLANNING = 0.3
 """Share of a source's progress that looking and searching takes."""
@@ -51,10 +54,29 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     _refuse_empty(shelf, told)
     outcomes = sum((Counter(part["outcomes"]) for part in told), Counter())
     counts = {"documents": shelf.documents} | {f"outcome_{name}": count for name, count in sorted(outcomes.items())}
-    details = {**facts, "outcomes": dict(sorted(outcomes.items())), **shelf.details(), "sources": told}
+    details = {
+        **{name: count for name, count in facts.items() if not name.startswith(COLUMN_FACT)},
+        "columns": _columns(facts),
+        "data_type": _data_type(facts),
+        "outcomes": dict(sorted(outcomes.items())),
+        **shelf.details(),
+        "sources": told,
+    }
     manifest = draft.commit(counts=counts, details=details)
     context.artifacts.storage.remove(_marker(draft))
     return manifest
+
+
+def _columns(facts: Counter[str]) -> dict[str, list[str]]:
+    """Which columns or fields stood for which role, over all tables that were read."""
+    pairs = sorted(name.removeprefix(COLUMN_FACT).partition("=")[::2] for name in facts if name.startswith(COLUMN_FACT))
+    return {role: [column for other, column in pairs if other == role] for role, _ in pairs}
+
+
+def _data_type(facts: Counter[str]) -> str:
+    """What most of the files are: text, structured, image, audio or video."""
+    counts = {name: facts[f"{name}_files"] for name in ("text", "structured", "image", "audio", "video")}
+    return max(counts, key=counts.__getitem__)
 
 
 def _first_try(draft: "Draft", collected_at: datetime) -> datetime:

@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
+from soldiom_ray.domains.connections import check_database_url, check_endpoint
 from soldiom_ray.records import Family, Record
 
 Licences = Literal["any", "permissive", "commercial"]
@@ -32,9 +33,16 @@ class LocalSource(Record):
 class FilesSource(Record):
     """Documents uploaded before (ids of user inputs) or files and folders given by path."""
 
-    source: Literal["files"]
+    source: Literal["files"] = "files"
     paths: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
+    include: tuple[str, ...] = Field((), description="file patterns to take; empty: all")
+    exclude: tuple[str, ...] = ()
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="role (text, question, answer, ...) -> name of a column or field"
+    )
+    ocr: bool = Field(True, description="read scans and images")
+    speech_model: str = Field("", description="writes transcripts: pocketsphinx, or the folder of a Whisper model")
     max_bytes: int = Field(50_000_000, ge=1)
 
     @model_validator(mode="after")
@@ -70,7 +78,73 @@ class HuggingfaceSource(Record):
     weights: bool = False
 
 
-Source = Annotated[LocalSource | FilesSource | GithubSource | HuggingfaceSource, Field(discriminator="source")]
+class DatabaseSource(Record):
+    """Rows of a PostgreSQL, MySQL or MariaDB server, or of an SQLite file: a query, some tables, or all tables of the
+    default schema. The password in `url` is taken out and kept for its owner alone when the recipe is launched."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    source: Literal["database"] = "database"
+    url: str = Field(max_length=2000, description="postgresql://, mysql:// or mariadb://USER:PASSWORD@HOST/DATABASE")
+    query: str = Field("", max_length=100_000, description="one SELECT")
+    tables: tuple[str, ...] = Field((), description="NAME or SCHEMA.NAME; empty: all of the default schema")
+    columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a column")
+    group_by: str = Field(
+        "", description="a column whose equal values are never torn apart: a customer, a conversation"
+    )
+    max_rows: int | None = Field(None, ge=1, description="at most so many, of each table")
+    max_bytes: int = Field(10_000_000, ge=1, description="larger rows are left out, counted as too_large")
+    timeout_seconds: int = Field(600, ge=1, le=86_400, description="for each statement")
+    private: bool = Field(False, description="administrators only: may reach private addresses and files")
+
+    @model_validator(mode="after")
+    def _can_be_read(self) -> "DatabaseSource":
+        if self.query and self.tables:
+            raise ValueError("give either `query` or `tables`")
+        check_database_url(self.url)
+        return self
+
+
+class UrlSource(Record):
+    """Data of an HTTP endpoint: JSON, JSON Lines, CSV or any document that files may be. Values of `headers` are taken
+    out and kept for their owner alone when the recipe is launched; an empty value stands for the one kept before."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    source: Literal["url"] = "url"
+    url: str = Field(max_length=2000)
+    records: str = Field("", description="path to the list of records in a JSON answer, such as data.items")
+    next: str = Field("", description="path to the address (or cursor) of the next page; a Link header is followed too")
+    cursor: str = Field("", description="query parameter that takes the cursor that `next` names")
+    page: str = Field("", description="query parameter that counts the pages, from 1 to the first without records")
+    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a field")
+    max_pages: int = Field(100, ge=1, le=100_000)
+    polls: int = Field(1, ge=1, le=100_000, description="how often the endpoint is asked")
+    interval_seconds: float = Field(60.0, ge=0, le=86_400, description="between two polls")
+    max_bytes: int = Field(20_000_000, ge=1, description="for each answer, unpacked")
+    timeout_seconds: float = Field(60.0, gt=0, le=3600, description="for each request, from start to end")
+    private: bool = Field(False, description="administrators only: may reach private addresses")
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> "UrlSource":
+        check_endpoint(self.url)
+        if self.cursor and not self.next:
+            raise ValueError("`cursor` needs `next`: where the cursor stands in the answer")
+        if self.page and self.next:
+            raise ValueError("give either `page` or `next`")
+        if any(
+            not name.replace("-", "").isalnum() or not (name + value).isprintable() or not (name + value).isascii()
+            for name, value in self.headers.items()
+        ):
+            raise ValueError("`headers` holds a name or value that cannot be sent")
+        return self
+
+
+Source = Annotated[
+    LocalSource | FilesSource | GithubSource | HuggingfaceSource | DatabaseSource | UrlSource,
+    Field(discriminator="source"),
+]
 
 
 class LicencePolicy(Record):

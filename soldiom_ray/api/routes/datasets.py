@@ -1,8 +1,8 @@
 """Documents, datasets and indexes; search in an index."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
@@ -10,10 +10,10 @@ from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import SearchBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import datasets
+from soldiom_ray.db import datasets, documents
 from soldiom_ray.db.engine import session
 from soldiom_ray.errors import InputError, NotFoundError, Problem
-from soldiom_ray.records import SEARCH_APPLICATION
+from soldiom_ray.records import SEARCH_APPLICATION, DocumentKind
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -44,6 +44,26 @@ def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, An
     has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
     card = artifacts.read(manifest, "card.md").decode() if manifest is not None and has_card else None
     return shown | {"details": manifest.details if manifest else {}, "card": card}
+
+
+@router.get("/api/datasets/{dataset_id}/documents", openapi_extra=needs("viewer"))
+def list_documents(
+    dataset_id: str,
+    caller: Who,
+    settings: Config,
+    sha256: Annotated[str | None, Query(max_length=64)] = None,
+    license: Annotated[str | None, Query(max_length=500)] = None,  # noqa: A002 - the column's name
+    kind: DocumentKind | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
+) -> dict[str, Any]:
+    """Where each collected document came from, under which licence and by which rule; not its text."""
+    with session(settings) as opened:
+        artifact = datasets.get(opened, dataset_id, caller.tenant).artifact_id
+        rows, following = documents.list_documents(
+            opened, artifact, sha256=sha256, license=license, kind=kind, cursor=cursor, limit=limit
+        )
+        return {"items": [documents.as_dict(row) for row in rows], "next": following}
 
 
 @router.post("/api/search", openapi_extra=needs("user"))
