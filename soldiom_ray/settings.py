@@ -4,10 +4,13 @@ Precedence: a variable that is set; then what `soldiom up` wrote down for this h
 addresses of the services it started, and `keys/secrets.json`, secrets handed on to jobs); then the default.
 """
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,8 +31,15 @@ JOB_VARIABLES = (
     "HF_ENDPOINT",
     "SOLDIOM_API_HOST",
     "SOLDIOM_API_PORT",
+    "SOLDIOM_PRIVATE_HOSTS",
+    "SOLDIOM_UPLOAD_MAX_BYTES",
+    "SOLDIOM_UPLOAD_QUOTA_BYTES",
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
+
+UPLOAD_MAX_BYTES = 512 << 20
+UPLOAD_QUOTA_BYTES = 20 << 30
+_NO_HOST = "holds {!r}; write host names, addresses or networks such as db.example.org, 10.1.2.3, 10.1.0.0/16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +64,12 @@ class Settings:
     tls_cert: Path | None
     tls_key: Path | None
     rate_limit: str
+    private_hosts: tuple[str, ...]
+    """Host names, addresses and networks that sources of users may reach though they are private."""
+    upload_max_bytes: int
+    """Of one upload, all its files together."""
+    upload_quota_bytes: int
+    """Of all uploads that a tenant keeps."""
     external: frozenset[str]
     """Names of the services (postgres, chroma, mlflow, ray) that the environment places elsewhere."""
 
@@ -144,6 +160,22 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         problems.append(
             Problem("SOLDIOM_RATE_LIMIT", f"is {rate_limit!r}; write it as COUNT/second, COUNT/minute or COUNT/hour")
         )
+    private_hosts = tuple(
+        part.strip().lower() for part in (text("SOLDIOM_PRIVATE_HOSTS") or "").split(",") if part.strip()
+    )
+    problems.extend(
+        Problem("SOLDIOM_PRIVATE_HOSTS", _NO_HOST.format(host)) for host in private_hosts if not _is_host(host)
+    )
+
+    def size(name: str, default: int) -> int:
+        value = text(name) or str(default)
+        if not (value.isdecimal() and 0 < len(value) < 19 and int(value)):
+            problems.append(Problem(name, f"is {value!r}; it must be a number of bytes, such as {default}"))
+            return default
+        return int(value)
+
+    upload_max_bytes = size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES)
+    upload_quota_bytes = size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES)
     github_api_url = url("SOLDIOM_GITHUB_API_URL", ("http", "https")) or "https://api.github.com"
     hf_endpoint = url("HF_ENDPOINT", ("http", "https")) or "https://huggingface.co"
     if problems:
@@ -169,6 +201,9 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         tls_cert=tls_cert,
         tls_key=tls_key,
         rate_limit=rate_limit,
+        private_hosts=private_hosts,
+        upload_max_bytes=upload_max_bytes,
+        upload_quota_bytes=upload_quota_bytes,
         external=external,
     )
 
@@ -187,12 +222,31 @@ def keep_secrets(
     follow. Those named in `forget` are dropped where this environment does not set them."""
     environ = os.environ if environ is None else environ
     found = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
+    _change_secrets(settings, lambda known: {k: v for k, v in known.items() if k not in forget} | found)
+    return load_settings(environ)
+
+
+def keep_connection_secrets(settings: Settings, secrets: Mapping[str, str]) -> None:
+    """Keep secrets of collected databases and endpoints beside those of the environment, each under its reference."""
+    _change_secrets(settings, lambda known: known | {"connections": known.get("connections", {}) | dict(secrets)})
+
+
+def connection_secret(settings: Settings, reference: str) -> str | None:
+    """What was kept under a reference."""
+    value = _read_json(settings.keys_folder / "secrets.json").get("connections", {}).get(reference)
+    return value if isinstance(value, str) else None
+
+
+def _change_secrets(settings: Settings, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """One change at a time, over all processes of this machine: none is lost."""
     path = settings.keys_folder / "secrets.json"
     known = _read_json(path)
-    kept = {name: value for name, value in known.items() if name not in forget} | found
-    if kept != known:
-        write_private(path, json.dumps(kept))
-    return load_settings(environ)
+    if change(known) == known:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with os.fdopen(os.open(path.with_name(".secrets.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        write_private(path, json.dumps(change(_read_json(path))))
 
 
 def write_private(path: Path, text: str) -> None:
@@ -203,6 +257,14 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     draft.replace(path)
+
+
+def _is_host(text: str) -> bool:
+    try:
+        ip_network(text, strict=False)
+    except ValueError:
+        return re.fullmatch(r"(?!-)[a-z0-9._-]{1,253}", text) is not None
+    return True
 
 
 def _key_bytes(text: str) -> bytes | None:

@@ -1,0 +1,183 @@
+"""Addresses of databases and endpoints in recipes: what they may be, and where their secrets go.
+
+A secret (a password in a database's URL, the value of a header) never enters a stored recipe. It is kept in the home's
+owner-only secrets file under a reference that names tenant and destination, so that it is only ever sent where it was
+given for, and only for that tenant.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+from soldiom_ray.settings import Settings, connection_secret, keep_connection_secrets
+
+if TYPE_CHECKING:
+    from soldiom_ray.domains.schema import Recipe, Source
+
+BACKENDS = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
+"""Schemes of servers and who speaks them."""
+PORTS = {"postgresql": 5432, "mysql": 3306}
+OPTIONS = ("sslmode", "socket")
+"""What may stand after "?" in a database's URL. Drivers know more, some of which name other hosts or local files."""
+TLS_MODES = ("disable", "prefer", "require", "verify-full")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseAddress:
+    """A database's URL in parts. `backend` is postgresql, mysql or sqlite (`database` is then the file's path);
+    `socket` is the path of a Unix socket (for PostgreSQL, of its folder), or ""."""
+
+    backend: str
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    database: str = ""
+    sslmode: str = "prefer"
+    socket: str = ""
+
+    @property
+    def place(self) -> str:
+        """The address for people and for provenance: without user, password and options."""
+        if self.backend == "sqlite":
+            return f"sqlite://{self.database}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == PORTS[self.backend] else f":{self.port}"
+        return f"{self.backend}://{host or 'localhost'}{port}/{quote(self.database)}"
+
+    @property
+    def url(self) -> str:
+        """The whole address without the password; `read_database_url` reads it back."""
+        if self.backend == "sqlite":
+            return f"sqlite://{self.database}"
+        options = {"sslmode": self.sslmode if self.sslmode != "prefer" else "", "socket": self.socket}
+        tail = urlencode({name: value for name, value in options.items() if value})
+        scheme, _, rest = self.place.partition("//")
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
+        return f"{scheme}//{user}{rest}{'?' if tail else ''}{tail}"
+
+
+def read_database_url(url: str) -> tuple[DatabaseAddress, str | None]:
+    """The parts and the password. ValueError, with nothing of the URL that may be secret, when it cannot be used."""
+    if not url.isprintable() or " " in url:
+        raise ValueError("`url` holds a space or a control character; write it as %20 or the like")
+    scheme, found, _ = url.partition("://")
+    scheme = scheme.partition("+")[0]
+    if found and scheme == "sqlite":
+        path = "/" + urlsplit(url).path.lstrip("/")
+        if not urlsplit(url).path.startswith("/") or path == "/":
+            raise ValueError("`url` names no file; write sqlite:///ABSOLUTE/PATH")
+        return DatabaseAddress("sqlite", database=unquote(path)), None
+    if not found or scheme not in BACKENDS:
+        raise ValueError(f"`url` must begin with {', '.join(f'{each}://' for each in BACKENDS)} or sqlite://")
+    try:
+        parts = urlsplit(url)
+        port, host = parts.port, unquote(parts.hostname or "")
+        options = dict(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+    except ValueError:
+        raise ValueError("`url` cannot be read; write / : @ ? # in a password as %2F %3A %40 %3F %23") from None
+    backend, database = BACKENDS[scheme], unquote(parts.path.removeprefix("/"))
+    _check_database_parts(parts.fragment, options, host, database)
+    return (
+        DatabaseAddress(
+            backend,
+            host,
+            port or PORTS[backend],
+            unquote(parts.username or ""),
+            database,
+            options.get("sslmode", "prefer"),
+            options.get("socket", ""),
+        ),
+        unquote(parts.password) if parts.password is not None else None,
+    )
+
+
+def _check_database_parts(fragment: str, options: Mapping[str, str], host: str, database: str) -> None:
+    if fragment:
+        raise ValueError("`url` holds a #; in a password write %23")
+    if unknown := sorted(set(options) - set(OPTIONS)):
+        raise ValueError(f"`url` has the option {unknown[0][:40]!r}; known: {', '.join(OPTIONS)}")
+    if options.get("sslmode", "prefer") not in TLS_MODES:
+        raise ValueError(f"`url` has an sslmode that is not known; known: {', '.join(TLS_MODES)}")
+    socket = options.get("socket", "")
+    if bool(socket) == bool(host) or (socket and not socket.startswith("/")):
+        raise ValueError("`url` must name a host, or in its place ?socket=/ABSOLUTE/PATH")
+    if any(character in host for character in "/,\\%\0") or host.startswith("-"):
+        raise ValueError("`url` names a host that cannot be one")
+    if not database or "\0" in database:
+        raise ValueError("`url` names no database; write scheme://USER@HOST/DATABASE")
+
+
+def check_database_url(url: str) -> None:
+    """ValueError when `read_database_url` does not take it."""
+    read_database_url(url)
+
+
+def check_endpoint(url: str) -> None:
+    """ValueError when this is not an http or https URL with a host and without user or password."""
+    if not url.isprintable() or not url.isascii() or any(character in url for character in ' "<>\\^`{|}'):
+        raise ValueError("`url` holds a character that has to be written as %xx")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ValueError("`url` cannot be read as an address") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+        raise ValueError("`url` must be http://HOST/PATH or https://HOST/PATH")
+    if "@" in parts.netloc:
+        raise ValueError("`url` holds a user or password; send them as a header (`headers`)")
+    if parts.hostname.strip(".").rpartition(".")[2] == "" or "%" in parts.netloc:
+        raise ValueError("`url` names a host that cannot be one")
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port of an endpoint: what a header's secret is bound to."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def hide_secrets(settings: Settings, recipe: "Recipe", tenant: str) -> "Recipe":
+    """The recipe without the secrets in its sources, which are kept for the jobs of this home."""
+    found: dict[str, str] = {}
+    sources = tuple(_hidden(source, tenant, found) for source in recipe.collect or ())
+    if found:
+        keep_connection_secrets(settings, found)
+    return recipe.model_copy(update={"collect": sources}) if recipe.collect else recipe
+
+
+def password_of(settings: Settings, tenant: str, address: DatabaseAddress) -> str | None:
+    """The password that was kept for this database and tenant."""
+    return connection_secret(settings, _database_reference(tenant, address))
+
+
+def headers_of(settings: Settings, tenant: str, url: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Headers with the values that were kept for this endpoint and tenant. A header whose value is missing is left
+    out."""
+    values = {
+        name: value or connection_secret(settings, _header_reference(tenant, url, name))
+        for name, value in names.items()
+    }
+    return {name: value for name, value in values.items() if value}
+
+
+def _hidden(source: "Source", tenant: str, found: dict[str, str]) -> "Source":
+    if source.source == "database":
+        address, password = read_database_url(source.url)
+        if password:
+            found[_database_reference(tenant, address)] = password
+        return source.model_copy(update={"url": address.url})
+    if source.source == "url" and source.headers:
+        for name, value in source.headers.items():
+            if value:
+                found[_header_reference(tenant, source.url, name)] = value
+        return source.model_copy(update={"headers": dict.fromkeys(source.headers, "")})
+    return source
+
+
+def _database_reference(tenant: str, address: DatabaseAddress) -> str:
+    place = address.socket or f"{address.host.lower()}:{address.port}"
+    return f"{tenant} {address.backend} {quote(address.user, safe='')}@{place}/{quote(address.database)}"
+
+
+def _header_reference(tenant: str, url: str, name: str) -> str:
+    return f"{tenant} header {origin_of(url)} {name.lower()}"
