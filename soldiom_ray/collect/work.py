@@ -18,6 +18,9 @@ from soldiom_ray.records import Document, Drop
 
 COLLECTED = "collected"
 TICK_SECONDS = 2.0
+WORKERS_WITHOUT_CPUS = 2
+"""How many actors read this machine's files where its node offers Ray no CPU, as heads of large clusters do not."""
+
 TASK_RETRIES = 10
 """How often a task may lose the worker it runs in; a file that kills its parser kills the parser's process only."""
 
@@ -112,8 +115,10 @@ def _run_on_actors(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ray.data.DataContext.get_current().enable_progress_bars = False
-    here = NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
-    workers = max(1, min(len(tasks), int(ray.cluster_resources().get("CPU", 1))))
+    node, here = ray.get_runtime_context().get_node_id(), any(task.here for task in tasks)
+    usable = [one for one in ray.nodes() if one["Alive"] and (one["NodeID"] == node or not here)]
+    cpus = int(sum(one["Resources"].get("CPU", 0) for one in usable))
+    workers = min(len(tasks), cpus or WORKERS_WITHOUT_CPUS)
     # One task is one block: what is repeated after a kill is the task in hand, never a block of Ray's making.
     dataset = ray.data.from_items([{"task": pickle.dumps(task)} for task in tasks], override_num_blocks=len(tasks))
     dataset.context.execution_options.preserve_order = True
@@ -123,9 +128,9 @@ def _run_on_actors(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2),
-        num_cpus=1,
+        num_cpus=1 if cpus else 0,
         max_task_retries=TASK_RETRIES,
-        scheduling_strategy=here if any(task.here for task in tasks) else "DEFAULT",
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False) if here else "DEFAULT",
     )
     for result in _while_ticking(dataset.iter_rows(), tick):
         value = pickle.loads(result["result"])  # noqa: S301 - our own actor made it
