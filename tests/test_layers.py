@@ -15,6 +15,7 @@ ROWS = {
     "logs": 1,
     "storage": 2,
     "compute": 2,
+    "actors": 2,
     "services": 2,
     "db": 2,
     "artifacts": 3,
