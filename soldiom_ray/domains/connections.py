@@ -43,7 +43,7 @@ class DatabaseAddress:
             return f"sqlite://{self.database}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == PORTS[self.backend] else f":{self.port}"
-        return f"{self.backend}://{host or 'localhost'}{port}/{quote(self.database)}"
+        return f"{self.backend}://{host}{port}/{quote(self.database)}"
 
     @property
     def url(self) -> str:
