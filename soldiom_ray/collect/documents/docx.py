@@ -1,23 +1,33 @@
-"""DOCX text: paragraphs and tables in the order of the body, headings and lists marked as in Markdown."""
+"""DOCX text: paragraphs and tables in the order of the body, headings and lists marked as in Markdown; then notes and
+comments."""
 
 import io
 import re
 import zipfile
 from typing import Any
 
+from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_BESIDE = (("footnote", "footnotes"), ("endnote", "endnotes"), ("comment", "comments"))
+"""Element and part of what stands beside the body."""
+
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The body's text; headers and footers of pages are left out."""
+    """The body's text, then footnotes, endnotes and comments; headers and footers of pages go into the metadata, for
+    they repeat on every page."""
     import docx
     from docx.opc.exceptions import OpcError
     from lxml.etree import LxmlError  # type: ignore[import-untyped, unused-ignore]
 
+    zipped.check_office_file(data)
     try:
         document = docx.Document(io.BytesIO(data))
         parts = [part for block in document.iter_inner_content() if (part := _block(block))]
+        told = _told(document)
+        beside = _beside(document)
     except (
         OpcError,
         LxmlError,
@@ -25,12 +35,43 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         KeyError,
         ValueError,
         AttributeError,
+        TypeError,
+        IndexError,
         OSError,
         RuntimeError,
     ) as error:
         raise LeftOut("damaged", f"a DOCX file that does not open ({type(error).__name__})") from error
-    title = str(document.core_properties.title or "")
-    return [ParsedText("\n\n".join(parts), metadata={"title": title} if title else {})]
+    return [ParsedText("\n\n".join(parts + beside), metadata=told)]
+
+
+def _told(document: Any) -> dict[str, Any]:
+    """Title, author, and the texts of the pages' headers and footers."""
+    told: dict[str, Any] = {}
+    for name in ("title", "author"):
+        if value := str(getattr(document.core_properties, name, "") or "").strip():
+            told[name] = value
+    for where in ("header", "footer"):
+        texts = [
+            text
+            for section in document.sections
+            if (text := "\n".join(p.text for p in getattr(section, where).paragraphs).strip())
+        ]
+        if texts:
+            told[f"{where}s"] = list(dict.fromkeys(texts))
+    return told
+
+
+def _beside(document: Any) -> list[str]:
+    texts = []
+    for element, part_name in _BESIDE:
+        for relation in document.part.rels.values():
+            if relation.is_external or not relation.reltype.endswith(f"/{part_name}"):
+                continue
+            for note in zipped.parse_xml(relation.target_part.blob).iter(f"{_W}{element}"):
+                text = " ".join("".join(node.text or "" for node in note.iter(f"{_W}t")).split())
+                if text:
+                    texts.append(f"[{element} {note.get(f'{_W}id')}] {text}")
+    return texts
 
 
 def _block(block: Any) -> str:

@@ -3,9 +3,11 @@
 import re
 from html.parser import HTMLParser
 
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, read_text
+from soldiom_ray.collect.documents.encodings import declared_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 
 _SILENT = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
+_DECLARED = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _BLOCKS = {
     "article", "aside", "blockquote", "dd", "div", "dl", "dt", "figure", "form", "header", "hr", "main", "ol", "p",
     "pre", "section", "table", "tr", "ul",
@@ -14,12 +16,17 @@ _BLOCKS = {
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The page's text; headings and list items marked as in Markdown."""
-    text, encoding = read_text(data)
+    read = declared_text(data, _DECLARED.search(data[:4096]))
+    text, title = page_text(read.text)
+    return [ParsedText(text, metadata=({"title": title} if title else {}) | read.told)]
+
+
+def page_text(source: str) -> tuple[str, str]:
+    """Text and title ("" for none) of a page's source."""
     page = _Page()
-    page.feed(text)
+    page.feed(source)
     page.close()
-    told = {"title": page.title.strip()} if page.title.strip() else {}
-    return [ParsedText(page.text(), metadata=told | ({} if encoding == "utf-8" else {"encoding": encoding}))]
+    return page.text(), " ".join(page.title.split())
 
 
 class _Page(HTMLParser):

@@ -1,6 +1,7 @@
-"""Plain text, Markdown, source code, notebooks."""
+"""Plain text, Markdown, source code and notebooks."""
 
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, read_text
+from soldiom_ray.collect.documents.encodings import read_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import notebook_text
 
 
@@ -8,5 +9,5 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The file as it stands."""
     if name.lower().endswith(".ipynb"):
         return [ParsedText(notebook_text(data))]
-    text, encoding = read_text(data)
-    return [ParsedText(text, metadata={} if encoding == "utf-8" else {"encoding": encoding})]
+    read = read_text(data)
+    return [ParsedText(read.text, metadata=read.told)]

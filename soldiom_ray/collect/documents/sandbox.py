@@ -1,38 +1,56 @@
 """Parsers run in a process of their own, with limits on time and memory, so that no file stops a batch.
 
-The process gets no environment (no secrets) and one file at a time through a pipe. When it dies or takes too long the
-file is counted, and the next file gets a new process.
+The process gets no environment (no secrets), no network and no right to write, and one file at a time through a pipe.
+When it dies or takes too long the file is counted, and the next file gets a new process.
 """
 
 import json
 import resource
 import select
+import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import IO, Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.parsed import Attachment, ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
 WALL_SECONDS = 60.0
+LONGEST_SECONDS = 1800.0
 CPU_SECONDS = 45
 MEMORY_BYTES = 2 << 30
+MAX_ANSWER_BYTES = 1 << 30
+_ENVIRONMENT = {
+    "LANG": "C.UTF-8",
+    # One file, one core; and every thread, every arena of malloc and Arrow's own allocator reserve address space.
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "2",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+}
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
     "from soldiom_ray.collect.documents.sandbox import serve; serve(*map(int, sys.argv[2:]))"
 )
+_DEATHS = {
+    -signal.SIGABRT: "it aborted, as it does when memory runs out",
+    -signal.SIGKILL: "it was killed, as the system does when memory runs out",
+    -signal.SIGSEGV: "a segmentation fault",
+}
 
 
 @dataclass
 class Sandbox:
-    """Parses files, one after the other; a context manager that ends its process."""
+    """Parses files, one after the other; a context manager that ends its process. `wall_seconds` and `cpu_seconds`
+    count from the start of a file or from its parser's last sign of life."""
 
     wall_seconds: float = WALL_SECONDS
     cpu_seconds: int = CPU_SECONDS
     memory_bytes: int = MEMORY_BYTES
+    longest_seconds: float = LONGEST_SECONDS
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Sandbox":
@@ -43,22 +61,23 @@ class Sandbox:
     ) -> None:
         self.stop()
 
-    def parse(self, name: str, data: bytes) -> list[ParsedText]:
+    def parse(self, name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
         """As `parse_bytes`, with the outcomes timeout, too_complex (memory) and crashed besides."""
         process = self.process if self.process and self.process.poll() is None else self._start()
-        answer = None
+        answer: _Answer | None = None
         try:
-            answer = self._ask(process, name, data)
-        except BrokenPipeError:
-            pass
+            answer = self._ask(process, name, data, options or ParseOptions())
+        except (BrokenPipeError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, BrokenPipeError):
+                process.wait(5)
         finally:
-            if answer is None:
+            if answer is None or answer.outcome == "too_complex":
                 self.stop()
         if answer is None:
-            raise LeftOut("crashed", "the parser's process died on it")
-        if "outcome" in answer:
-            raise LeftOut(answer["outcome"], answer["why"])
-        return [ParsedText(text, part, metadata) for text, part, metadata in answer["texts"]]
+            raise LeftOut("crashed", f"the parser's process died on it{_death(process)}")
+        if answer.outcome:
+            raise LeftOut(answer.outcome, answer.why)
+        return answer.texts
 
     def stop(self) -> None:
         """End the process."""
@@ -68,36 +87,53 @@ class Sandbox:
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
-                pipe.close()
+                try:
+                    pipe.close()
+                except BrokenPipeError:
+                    continue
         self.process = None
 
     def _start(self) -> subprocess.Popen[bytes]:
         self.stop()
         arguments = [json.dumps(sys.path), str(self.cpu_seconds), str(self.memory_bytes)]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _START, *arguments],
+            [sys.executable, "-I", "-B", "-c", _START, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={"LANG": "C.UTF-8"},
+            env=_ENVIRONMENT,
         )
         return self.process
 
-    def _ask(self, process: subprocess.Popen[bytes], name: str, data: bytes) -> dict[str, Any] | None:
+    def _ask(self, process: subprocess.Popen[bytes], name: str, data: bytes, options: ParseOptions) -> "_Answer | None":
         if process.stdin is None or process.stdout is None:
             return None
-        _send(process.stdin, name.encode())
+        _send(process.stdin, json.dumps({"name": name, "options": asdict(options)}).encode())
         _send(process.stdin, data)
-        deadline = time.monotonic() + self.wall_seconds
-        head = self._read(process.stdout, 8, deadline)
-        body = self._read(process.stdout, int.from_bytes(head, "big"), deadline) if len(head) == 8 else b""
-        if not body:
+        body = self._receive_frame(process.stdout)
+        blobs = self._receive_frame(process.stdout) if body else None
+        if not body or blobs is None:
             process.wait(5)
-            if process.returncode == -24:  # SIGXCPU
+            if process.returncode == -signal.SIGXCPU:
                 raise LeftOut("timeout", f"more than {self.cpu_seconds} s of CPU")
             return None
-        answer: dict[str, Any] = json.loads(body)
-        return answer
+        return _read_answer(json.loads(body), blobs)
+
+    def _receive_frame(self, pipe: IO[bytes]) -> bytes | None:
+        """The next frame; None at the end of the pipe. An empty mark before it is a sign of life."""
+        longest = time.monotonic() + self.longest_seconds
+        while True:
+            deadline = min(time.monotonic() + self.wall_seconds, longest)
+            head = self._read(pipe, 8, deadline)
+            if len(head) < 8:
+                return None
+            length = int.from_bytes(head, "big")
+            if length == _ALIVE:
+                continue
+            if length > MAX_ANSWER_BYTES:
+                raise LeftOut("too_large", f"its texts hold more than {MAX_ANSWER_BYTES >> 20} MiB")
+            body = self._read(pipe, length, deadline)
+            return body if len(body) == length else None
 
     def _read(self, pipe: IO[bytes], count: int, deadline: float) -> bytes:
         parts: list[bytes] = []
@@ -113,34 +149,73 @@ class Sandbox:
         return b"".join(parts)
 
 
+_ALIVE = (1 << 64) - 1
+
+
+@dataclass
+class _Answer:
+    texts: list[ParsedText] = field(default_factory=list)
+    outcome: str = ""
+    why: str = ""
+
+
+def _read_answer(answer: dict[str, Any], blobs: bytes) -> _Answer:
+    """An answer from its two frames. The process has read a hostile file, so nothing in it is taken on trust."""
+    if "outcome" in answer:
+        return _Answer([], str(answer["outcome"])[:40], str(answer["why"])[:1000])
+    texts, place = [], 0
+    for text, part, metadata, attached in answer["texts"]:
+        attachments = []
+        for about, size in attached:
+            attachments.append(Attachment(blobs[place : place + size], dict(about)))
+            place += size
+        texts.append(ParsedText(str(text), str(part), dict(metadata), tuple(attachments)))
+    return _Answer(texts)
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    told = _DEATHS.get(process.returncode or 0)
+    return f": {told}" if told else ""
+
+
 def serve(cpu_seconds: int, memory_bytes: int) -> None:
     """The process's side: answer files until the pipe closes."""
-    from soldiom_ray.collect.documents import parse_bytes
+    from soldiom_ray.collect.documents import progress
+    from soldiom_ray.collect.documents.confine import confine, limit
 
-    _limit(resource.RLIMIT_AS, memory_bytes)
-    _limit(resource.RLIMIT_CORE, 0)
+    confine(memory_bytes)
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
-    while (name := _receive(source)) is not None and (data := _receive(source)) is not None:
+
+    def alive() -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
-        answer: dict[str, Any]
-        try:
-            texts = [(parsed.text, parsed.part, parsed.metadata) for parsed in parse_bytes(name.decode(), data)]
-            answer = {"texts": texts}
-        except LeftOut as left:
-            answer = {"outcome": left.outcome, "why": left.why}
-        except MemoryError:
-            answer = {"outcome": "too_complex", "why": f"more than {memory_bytes >> 20} MiB of memory"}
-        except Exception as error:
-            answer = {"outcome": "crashed", "why": type(error).__name__}
-        _send(sink, json.dumps(answer).encode())
+        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
+        sink.write(_ALIVE.to_bytes(8, "big"))
+        sink.flush()
+
+    progress.listen(alive)
+    while (asked := _receive(source)) is not None and (data := _receive(source)) is not None:
+        alive()
+        answer, blobs = _answer(json.loads(asked), data, memory_bytes)
+        _send(sink, answer)
+        _send(sink, blobs)
 
 
-def _limit(what: int, value: int) -> None:
-    """Set the soft limit, which may rise again; the hard limit stays as it was given to us."""
-    hard = resource.getrlimit(what)[1]
-    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+def _answer(asked: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[bytes, bytes]:
+    from soldiom_ray.collect.documents import parse_bytes
+
+    try:
+        texts = parse_bytes(asked["name"], data, ParseOptions(**asked["options"]))
+        attachments = [attachment for parsed in texts for attachment in parsed.attachments]
+        shown = [(t.text, t.part, t.metadata, [(a.metadata, len(a.data)) for a in t.attachments]) for t in texts]
+        return json.dumps({"texts": shown}).encode(), b"".join(attachment.data for attachment in attachments)
+    except LeftOut as left:
+        answer = {"outcome": left.outcome, "why": left.why}
+    except MemoryError:
+        answer = {"outcome": "too_complex", "why": f"more than {memory_bytes >> 20} MiB of memory"}
+    except Exception as error:
+        answer = {"outcome": "crashed", "why": type(error).__name__}
+    return json.dumps(answer).encode(), b""
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -2,64 +2,70 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator
+from typing import Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, fields_text, read_text, record_text
+from soldiom_ray.collect.documents.encodings import read_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.rows import Table, header_names, table_texts
 from soldiom_ray.collect.text import LeftOut
 
-ROWS_PER_TEXT = 200
+MAX_FIELD_CHARACTERS = 16 << 20
+_END = "\x1eend of the table\x1e"
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """Rows of a table with a header line. Rows that are too short or too long are kept and counted in `ragged_rows`."""
-    text, encoding = read_text(data)
-    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(text)
-    csv.field_size_limit(16 << 20)
+    """Rows of a table with a header line. Rows that are too short or too long are kept and counted in `ragged_rows`,
+    quotes that are never closed in `unclosed_quotes`."""
+    read = read_text(data)
+    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(read.text)
+    csv.field_size_limit(MAX_FIELD_CHARACTERS)
+    faults: dict[str, int] = {}
     try:
-        lines = [
-            line
-            for line in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-            if any(cell.strip() for cell in line)
-        ]
+        lines = [line for line in _lines(read.text, delimiter, faults) if any(cell.strip() for cell in line)]
     except csv.Error as error:
+        if "field limit" in str(error):
+            why = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
+            raise LeftOut("too_large", why) from error
         raise LeftOut("damaged", f"not a table: {error}") from error
     if len(lines) < 2:
         raise LeftOut("empty", "a header without rows")
-    header = _header(lines[0], max(len(line) for line in lines))
     ragged = sum(len(line) != len(lines[0]) for line in lines[1:])
-    told = {"delimiter": delimiter, "rows": len(lines) - 1} | ({"ragged_rows": ragged} if ragged else {})
-    if encoding != "utf-8":
-        told["encoding"] = encoding
-    records = [dict(zip(header, line, strict=False)) for line in lines[1:]]
-    own = [record_text(record) for record in records]
-    if all(own):
-        return [ParsedText(str(part), f"row {number}", told) for number, part in enumerate(own, 1)]
-    texts = [fields_text(record) for record in records]
-    if len(texts) <= ROWS_PER_TEXT:
-        return [ParsedText("\n\n".join(texts), "", told)]
-    starts = range(0, len(texts), ROWS_PER_TEXT)
-    return [ParsedText("\n\n".join(texts[s : s + ROWS_PER_TEXT]), f"rows from {s + 1}", told) for s in starts]
+    told: dict[str, Any] = {"delimiter": delimiter} | ({"ragged_rows": ragged} if ragged else {}) | faults | read.told
+    header = header_names(lines[0], max(map(len, lines)))
+    return table_texts(Table("", header, lines[1:]), options.columns, told)
+
+
+def _lines(text: str, delimiter: str, faults: dict[str, int]) -> Iterator[list[str]]:
+    """The table's lines. The csv module takes a quote that is never closed for a field that goes on to the end; from
+    there on the lines are read again with the quote as a plain sign."""
+    reader = csv.reader(itertools.chain(io.StringIO(text, newline=""), (_END,)), delimiter=delimiter)
+    read = 0
+    for line in reader:
+        if line == [_END]:
+            return
+        if line and line[-1].endswith(_END):
+            faults["unclosed_quotes"] = 1
+            rest = itertools.islice(io.StringIO(text, newline=""), read, None)
+            yield from csv.reader(rest, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            return
+        read = reader.line_num
+        yield line
 
 
 def _delimiter(text: str) -> str:
     """The one of the four usual signs that cuts the first lines into the most equal rows."""
-    sample = "\n".join(text.splitlines()[:50])
+    sample = text[: 1 << 16].splitlines()[:50]
+    if len(text) > 1 << 16 and len(sample) > 1:
+        sample.pop()
 
     def score(sign: str) -> tuple[float, int]:
         try:
-            widths = [len(line) for line in csv.reader(io.StringIO(sample), delimiter=sign) if line]
+            widths = [len(line) for line in csv.reader(sample, delimiter=sign) if line]
         except csv.Error:
             return (0.0, 0)
         usual = max(set(widths), key=widths.count, default=1)
         return (widths.count(usual) / len(widths) if usual > 1 else 0.0, usual)
 
     return max(",;\t|", key=score)
-
-
-def _header(cells: Sequence[str], width: int) -> list[str]:
-    names: list[str] = []
-    for number in range(width):
-        name = cells[number].strip() if number < len(cells) else ""
-        name = name or f"column {number + 1}"
-        names.append(name if name not in names else f"{name} {number + 1}")
-    return names

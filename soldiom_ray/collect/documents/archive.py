@@ -1,0 +1,146 @@
+"""Archives (ZIP, TAR, both packed or not) and single files packed with gzip, bzip2 or xz: every member is parsed as a
+file of its own. Nothing is written anywhere."""
+
+import bz2
+import gzip
+import io
+import lzma
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.nested import Members, allowance
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.text import LeftOut
+
+MAX_RATIO = 1000
+"""Of a packed stream; real tables and logs reach 300."""
+_BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
+_PACKED = {b"\x1f\x8b": gzip.GzipFile, b"BZ": bz2.BZ2File, b"\xfd7": lzma.LZMAFile}
+_ENDINGS = (".gz", ".bz2", ".xz")
+_CHUNK_BYTES = 1 << 20
+_SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+
+
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
+    """The texts of all members, each named after its member. What could not be read is told beside the first."""
+    members = Members()
+    with allowance():
+        if data.startswith(b"PK"):
+            _read_zip(data, members, options)
+        else:
+            _read_stream(name, data, members, options)
+    if not members.texts:
+        raise _nothing(members)
+    told = {"members": members.read}
+    return members.with_left_out(
+        ParsedText(text.text, text.part, told | text.metadata, text.attachments) for text in members.texts
+    )
+
+
+def safe_path(name: str) -> str | None:
+    """A member's path; None when it leads out of the archive."""
+    path = name.replace("\\", "/")
+    parts = PurePosixPath(path).parts
+    return (
+        None
+        if not parts or path.startswith("/") or "\0" in path or ".." in parts or ":" in parts[0]
+        else "/".join(parts)
+    )
+
+
+def _read_zip(data: bytes, members: Members, options: ParseOptions) -> None:
+    with zipped.open_zip(data) as archive:
+        for member in archive.infolist():
+            path = safe_path(member.filename)
+            if member.is_dir() or _is_system_file(member.filename):
+                continue
+            if path is None:
+                members.leave_out(member.filename, LeftOut("unsafe_path", "leads out of the archive"))
+            elif member.external_attr >> 28 == 0xA:
+                members.leave_out(path, LeftOut("link", "a link, not a file"))
+            elif member.flag_bits & 1:
+                members.leave_out(path, LeftOut("encrypted", "needs a password"))
+            else:
+                _add_zipped(archive, member, path, members, options)
+
+
+def _add_zipped(
+    archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str, members: Members, options: ParseOptions
+) -> None:
+    with allowance() as left:
+        try:
+            if member.file_size > left.bytes_left:
+                raise LeftOut("too_large", f"{member.file_size} bytes")
+            content = archive.read(member)
+        except LeftOut as refused:
+            members.leave_out(path, refused)
+        except (*zipped.BROKEN, RuntimeError) as error:
+            members.leave_out(path, LeftOut("damaged", f"does not unpack ({type(error).__name__})"))
+        else:
+            members.add(path, content, options)
+
+
+def _read_stream(name: str, data: bytes, members: Members, options: ParseOptions) -> None:
+    opener = next((opener for magic, opener in _PACKED.items() if data.startswith(magic)), None)
+    content = data if opener is None else _unpacked(opener(io.BytesIO(data)), len(data))
+    inner = PurePosixPath(name).name
+    if opener is not None:
+        ending = PurePosixPath(inner).suffix.lower()
+        inner = inner[: -len(ending)] if ending in _ENDINGS else f"{PurePosixPath(inner).stem}.tar"
+    if content[257:262] == b"ustar" or inner.lower().endswith(".tar"):
+        for path, member in _tar_members(content, members):
+            members.add(path, member, options)
+    else:
+        members.add(inner or "unnamed", content, options)
+
+
+def _unpacked(stream: gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile, packed_bytes: int) -> bytes:
+    parts: list[bytes] = []
+    total = 0
+    with allowance() as left, stream:
+        try:
+            while part := stream.read(_CHUNK_BYTES):
+                total += len(part)
+                if total > left.bytes_left or total > max(packed_bytes, 1 << 16) * MAX_RATIO:
+                    raise LeftOut("too_large", f"unpacks from {packed_bytes} to more than {total} bytes")
+                parts.append(part)
+        except _BROKEN as error:
+            raise LeftOut("damaged", f"does not unpack to its end ({type(error).__name__})") from error
+    return b"".join(parts)
+
+
+def _tar_members(content: bytes, members: Members) -> Iterator[tuple[str, bytes]]:
+    try:
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as archive:
+            for member in archive:
+                path = safe_path(member.name)
+                if member.isdir() or _is_system_file(member.name):
+                    continue
+                if path is None:
+                    members.leave_out(member.name, LeftOut("unsafe_path", "leads out of the archive"))
+                elif not member.isreg():
+                    members.leave_out(path, LeftOut("link", "a link or a device, not a file"))
+                elif file := archive.extractfile(member):
+                    if member.issparse() and member.size > len(content):
+                        members.leave_out(path, LeftOut("too_large", f"a sparse file of {member.size} bytes"))
+                    else:
+                        yield path, file.read()
+    except _BROKEN as error:
+        members.leave_out("", LeftOut("damaged", f"the archive does not open to its end ({type(error).__name__})"))
+
+
+def _is_system_file(name: str) -> bool:
+    return name.startswith(_SYSTEM_FILES[0]) or PurePosixPath(name).name in _SYSTEM_FILES[1:]
+
+
+def _nothing(members: Members) -> LeftOut:
+    """Why an archive gives no text: the outcome of its members where it is the same for all."""
+    if not members.left_out:
+        return LeftOut("empty", "an archive without files")
+    outcomes = {outcome for _, outcome, _ in members.left_out}
+    why = f"none of its {len(members.left_out)} files could be read; the first: {members.left_out[0][2]}"
+    return LeftOut(outcomes.pop() if len(outcomes) == 1 else "nothing_readable", why)

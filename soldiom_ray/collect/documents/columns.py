@@ -1,0 +1,118 @@
+"""Which columns or fields of a record say what: guessed by their names, or set by the user."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from soldiom_ray.collect.text import LeftOut
+
+_NAMES: dict[str, tuple[str, ...]] = {
+    "messages": ("messages", "conversations", "conversation"),
+    "instruction": ("instruction", "prompt"),
+    "input": ("input",),
+    "output": ("output", "response", "completion"),
+    "question": ("question", "query"),
+    "context": ("context", "contexts"),
+    "answer": ("answer", "answers", "long_answer"),
+    "chosen": ("chosen",),
+    "rejected": ("rejected",),
+    "source": ("source", "src", "source_text"),
+    "target": ("target", "tgt", "target_text"),
+    "text": ("text", "content", "body", "document", "passage", "article", "sentence"),
+    "label": ("label", "labels", "class", "category"),
+}
+"""A role and the names, best first, that a column for it usually has."""
+
+_FORMS = (
+    ("messages",),
+    ("instruction", "input", "output"),
+    ("instruction", "output"),
+    ("instruction", "chosen"),
+    ("question", "context", "answer"),
+    ("question", "answer"),
+    ("input", "output"),
+    ("source", "target"),
+    ("text",),
+    ("chosen",),
+)
+"""The roles that make a record's text, in this order. The first form counts that a record has all roles of."""
+
+_BESIDE = ("label", "rejected", "chosen")
+"""Roles that are told beside any form: they are no part of the text."""
+
+MAX_FIELDS_BYTES = 2000
+
+
+def guess_columns(names: Iterable[str]) -> dict[str, str]:
+    """Role -> column for the first form that the columns fill, and for labels; empty when they fill none."""
+    known = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(list(names))}
+    found = {
+        role: known[name] for role, usual in _NAMES.items() if (name := next((n for n in usual if n in known), None))
+    }
+    form = next((form for form in _FORMS if all(role in found for role in form)), None)
+    if form is None:
+        return {}
+    return {role: found[role] for role in (*form, *(beside for beside in _BESIDE if beside in found))}
+
+
+def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str, str]:
+    """The columns that the user wished, or the guess. Raises LeftOut: wrong_columns, with the missing and the known
+    names; a wished name may differ in case."""
+    if not wished:
+        return guess_columns(names)
+    unknown = sorted(set(wished) - _NAMES.keys())
+    if unknown:
+        raise LeftOut("wrong_columns", f"no role {_listed(unknown)}; known roles: {', '.join(_NAMES)}")
+    folded = {name.strip().lower(): name for name in reversed(names)}
+    chosen = {role: name if name in names else folded.get(name.strip().lower(), "") for role, name in wished.items()}
+    missing = [wished[role] for role, name in chosen.items() if not name]
+    if missing:
+        raise LeftOut("wrong_columns", f"no column {_listed(missing)}; known: {_listed(names)}")
+    return chosen
+
+
+def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
+    """The text that a record's columns make; None when they make none (only a label, or nothing is filled in)."""
+    form = next((form for form in _FORMS if all(role in columns for role in form)), None)
+    roles = form or tuple(role for role in columns if role not in _BESIDE)
+    if not roles:
+        return None
+    parts = [part for role in roles if (part := _written(record.get(columns[role])).strip())]
+    return "\n\n".join(parts) or None
+
+
+def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a record that are no part of its text, as far as they are few and small: {"fields": ...} or {}."""
+    form = next((form for form in _FORMS if all(role in columns for role in form)), None)
+    used = {columns[role] for role in form or columns if role in columns}
+    rest = {name: value for name, value in record.items() if name not in used and value not in (None, "")}
+    if not rest or len(json.dumps(rest, ensure_ascii=False, default=str)) > MAX_FIELDS_BYTES:
+        return {}
+    return {"fields": rest}
+
+
+def fields_text(record: Mapping[str, Any]) -> str:
+    """Any record, one `name: value` line per field that holds something."""
+    return "\n".join(f"{name}: {text}" for name, value in record.items() if (text := plain(value).strip()))
+
+
+def plain(value: Any) -> str:
+    """One value as text: strings as they are, nested ones as JSON."""
+    if isinstance(value, str):
+        return value
+    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _written(value: Any) -> str:
+    """A value as part of a text: a conversation turn by turn, a list of texts paragraph by paragraph."""
+    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
+        turns = [(turn.get("role", turn.get("from", "")), turn.get("content", turn.get("value", ""))) for turn in value]
+        if all(content not in (None, "") or role for role, content in turns):
+            return "\n\n".join(f"{role}: {plain(content)}" for role, content in turns)
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return "\n\n".join(value)
+    return plain(value)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(repr(name[:60]) for name in list(names)[:40])

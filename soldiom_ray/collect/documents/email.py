@@ -1,0 +1,136 @@
+"""E-mails (.eml) and mailboxes (.mbox): headers as metadata, the text of the message, attachments as files."""
+
+import email
+import email.policy
+import re
+from collections.abc import Iterator
+from email.message import EmailMessage
+from typing import Any
+
+from soldiom_ray.collect.documents.encodings import declared_text
+from soldiom_ray.collect.documents.html import page_text
+from soldiom_ray.collect.documents.nested import Members, allowance
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.text import LeftOut
+
+_SHOWN_HEADERS = ("subject", "from", "to", "cc", "date")
+_FROM_LINE = re.compile(rb"^From [^\n]*\n", re.MULTILINE)
+_CHARSET = re.compile(rb"([\w.:-]+)")
+_HEADER = re.compile(
+    rb"^(?:from|to|subject|date|received|mime-version|message-id|content-type|return-path)\s*:",
+    re.IGNORECASE | re.MULTILINE,
+)
+MAX_HEADER_CHARACTERS = 1000
+
+
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
+    """One text per message ("message 3" in a mailbox) and the texts of its attachments."""
+    with allowance():
+        if not data.startswith(b"From "):
+            return _message_texts(data, "", options)
+        texts: list[ParsedText] = []
+        bad = 0
+        for number, source in enumerate(_messages(data), 1):
+            try:
+                texts += _message_texts(source, f"message {number}", options)
+            except LeftOut:
+                bad += 1
+    if bad and texts:
+        texts[0].metadata["bad_messages"] = bad
+    return texts
+
+
+def _messages(data: bytes) -> Iterator[bytes]:
+    """The messages of a mailbox. Each begins after a line "From ..." at the start of the file or after a blank line;
+    such lines within a message are quoted with ">"."""
+    starts = [
+        m for m in _FROM_LINE.finditer(data) if m.start() == 0 or data[: m.start()].endswith((b"\n\n", b"\n\r\n"))
+    ]
+    for number, start in enumerate(starts):
+        end = starts[number + 1].start() if number + 1 < len(starts) else len(data)
+        yield re.sub(rb"^>(>*From )", rb"\1", data[start.end() : end], flags=re.MULTILINE)
+
+
+def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[ParsedText]:
+    if not _HEADER.search(source[: 1 << 16].replace(b"\r\n", b"\n").partition(b"\n\n")[0]):
+        raise LeftOut("damaged", "no headers of an e-mail at its start")
+    message: Any = email.message_from_bytes(source, policy=email.policy.default)
+    told = _headers(message)
+    body, attachments = _body(message)
+    members = Members()
+    for number, attachment in enumerate(attachments, 1):
+        _add_attachment(attachment, number, members, options)
+    text = "\n\n".join(piece for piece in (told.get("subject", ""), body) if piece)
+    own = [ParsedText(text, part, told)] if text else []
+    prefix = f"{part} " if part else ""
+    found = [ParsedText(t.text, f"{prefix}{t.part}", t.metadata, t.attachments) for t in members.texts]
+    return members.with_left_out(own + found)
+
+
+def _headers(message: EmailMessage) -> dict[str, str]:
+    told = {}
+    for name in _SHOWN_HEADERS:
+        try:
+            value = " ".join(str(message.get(name) or "").split())
+        except (
+            ValueError,
+            TypeError,
+            IndexError,
+            AttributeError,
+            LookupError,
+        ):  # the standard library's parser gives up on some
+            continue
+        if value:
+            told[name] = value[:MAX_HEADER_CHARACTERS]
+    return told
+
+
+def _body(message: EmailMessage) -> tuple[str, list[EmailMessage]]:
+    """The text, the plain one before the HTML one, and what is attached."""
+    plain: list[str] = []
+    pages: list[str] = []
+    attached: list[EmailMessage] = []
+    for part in _leaves(message, 0):
+        kind = part.get_content_type()
+        if part.get_content_disposition() == "attachment" or part.get_filename() or kind == "message/rfc822":
+            attached.append(part)
+        elif kind == "text/plain":
+            plain.append(_text(part))
+        elif kind == "text/html":
+            pages.append(page_text(_text(part))[0])
+        elif part.get_content_maintype() != "multipart":
+            attached.append(part)
+    texts = plain if any(text.strip() for text in plain) else pages
+    return "\n\n".join(text.strip() for text in texts if text.strip()), attached
+
+
+def _leaves(message: EmailMessage, depth: int) -> Iterator[EmailMessage]:
+    if depth > 50:
+        raise LeftOut("damaged", "nested too deeply")
+    if message.get_content_type() != "message/rfc822" and message.is_multipart():
+        for part in message.iter_parts():
+            yield from _leaves(part, depth + 1)  # type: ignore[arg-type]
+    else:
+        yield message
+
+
+def _text(part: EmailMessage) -> str:
+    content = part.get_payload(decode=True)
+    if not isinstance(content, bytes) or not content.strip():
+        return ""
+    charset = str(part.get_content_charset() or "utf-8").encode("ascii", "replace")
+    return declared_text(content, _CHARSET.fullmatch(charset)).text.replace("\r\n", "\n")
+
+
+def _add_attachment(part: EmailMessage, number: int, members: Members, options: ParseOptions) -> None:
+    kind = part.get_content_type()
+    if kind == "message/rfc822":
+        inner = part.get_payload(0) if part.is_multipart() else None
+        name, content = f"attachment {number}.eml", inner.as_bytes() if isinstance(inner, EmailMessage) else b""
+    else:
+        name = " ".join(
+            str(part.get_filename() or f"attachment {number}").replace("\\", "/").rpartition("/")[2].split()
+        )
+        payload = part.get_payload(decode=True)
+        content = payload if isinstance(payload, bytes) else b""
+    members.add(name[-200:] or f"attachment {number}", content, options)

@@ -1,0 +1,190 @@
+"""The encoding of a user's text file: told by a mark, UTF-8, or guessed; never with replacement characters."""
+
+import codecs
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from soldiom_ray.collect.text import LeftOut, decode
+
+_WIDE = ("utf-16-le", "utf-16-be")
+_GUESSED = (
+    "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r", "cp1251", "cp1256", "cp1255", "cp1253", "cp1250",
+    "cp1254", "cp866", "cp874", "iso8859_2", "iso8859_5", "iso8859_6",
+)  # fmt: skip
+_SHOWN = {
+    "cp932": "shift_jis", "euc_jp": "euc-jp", "euc_kr": "euc-kr", "koi8_r": "koi8-r", "iso8859_2": "iso-8859-2",
+    "iso8859_5": "iso-8859-5", "iso8859_6": "iso-8859-6", "iso2022_jp": "iso-2022-jp", "cp866": "ibm866",
+} | {f"cp{n}": f"windows-{n}" for n in (874, 1250, 1251, 1252, 1253, 1254, 1255, 1256)}  # fmt: skip
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_HIGH_RUN = re.compile(rb"[\x80-\xff]+")
+SAMPLE_BYTES = 1 << 20
+MAX_NUL_SHARE = 0.001
+LINES_BY_CHANCE = 50
+"""In a text of another encoding at most one line in so many is UTF-8 by chance; more, and the lines are mixed."""
+_ODD_IN_WESTERN = "ýþðÝÞÐ¹³¿¾¼£¥ªº¶»×÷ˆ‰Ÿ"
+"""What letters of Polish, Czech and Turkish look like when they are read as Windows-1252."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadText:
+    """A file's text and its encoding; `told` is what its metadata says of it (nothing of plain UTF-8)."""
+
+    text: str
+    encoding: str = "utf-8"
+    told: dict[str, Any] = field(default_factory=dict)
+
+
+def read_text(data: bytes) -> ReadText:
+    """The text of a user's file. A few NUL bytes are taken out and counted. Raises LeftOut: empty, binary,
+    undecodable."""
+    marked = _by_mark(data)
+    if marked is not None:
+        return marked
+    told: dict[str, Any] = {}
+    if nuls := data.count(0):
+        wide = _wide(data)
+        if wide is not None:
+            return wide
+        if nuls > max(1, len(data) * MAX_NUL_SHARE):
+            raise LeftOut("binary", f"{nuls} of its {len(data)} bytes are NUL")
+        data, told = data.replace(b"\0", b""), {"nul_bytes": nuls}
+    try:
+        escaped = b"\x1b$B" in data and _decodes(data, "iso2022_jp")
+        encoding = "iso2022_jp" if escaped else "utf-8"
+        text = data.decode(encoding)
+        told |= {"encoding": _SHOWN[encoding]} if escaped else {}
+    except UnicodeDecodeError:
+        text, encoding = _guessed(data)
+        told |= {"encoding": encoding}
+    if not text.strip():
+        raise LeftOut("empty", "nothing but blanks")
+    return ReadText(text, encoding, told)
+
+
+def declared_text(data: bytes, declared: re.Match[bytes] | None) -> ReadText:
+    """As `read_text`, for files that may say their encoding themselves (group 1 of the match); what they say counts
+    where it decodes."""
+    name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
+    if name in ("utf-8", "utf8") or name.startswith(("utf-16", "utf-32", "ucs")) or _by_mark(data) or b"\0" in data:
+        return read_text(data)
+    try:
+        codec = codecs.lookup("cp1252" if name in ("iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii") else name)
+    except LookupError:
+        return read_text(data)
+    if not codec._is_text_encoding or not _decodes(data, codec.name):
+        return read_text(data)
+    if data.isascii() and codec.name not in ("iso2022_jp", "utf-7"):
+        return read_text(data)
+    return ReadText(data.decode(codec.name), name, {"encoding": name})
+
+
+def _by_mark(data: bytes) -> ReadText | None:
+    for mark, encoding in (
+        (b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
+        (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
+    ):  # fmt: skip
+        if data.startswith(mark):
+            try:
+                return ReadText(decode(data), encoding, {} if encoding == "utf-8" else {"encoding": encoding})
+            except LeftOut:
+                if encoding != "utf-8":
+                    raise
+    return None
+
+
+def _wide(data: bytes) -> ReadText | None:
+    """The text as UTF-16 without a mark; None when it makes none. Line ends and blanks show the order of the bytes."""
+    if len(data) % 2:
+        return None
+    sample = data[:SAMPLE_BYTES]
+    for encoding in _WIDE:
+        first = encoding == "utf-16-le"
+        pairs = (b"\n\0", b" \0") if first else (b"\0\n", b"\0 ")
+        there = sum(sample[i : i + 2] in pairs for i in range(0, len(sample), 2))
+        latin = sample[1::2].count(0) if first else sample[::2].count(0)
+        if there == 0 and latin < len(sample) * 0.2:
+            continue
+        try:
+            text = data.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        head = text[:10_000]
+        odd = sum(
+            not (character.isprintable() or character in "\r\n\t\f\v\u200c\u200d\u200e\u200f\xad") for character in head
+        )
+        if odd <= len(head) * 0.01:
+            if not text.strip():
+                raise LeftOut("empty", "nothing but blanks")
+            return ReadText(text, encoding, {"encoding": encoding})
+    return None
+
+
+def _guessed(data: bytes) -> tuple[str, str]:
+    """Text and encoding of what is not UTF-8 as a whole: lines that are stay as they are."""
+    lines = data.split(b"\n")
+    marked, other = 0, []
+    for line in lines:
+        try:
+            line.decode("utf-8")
+            marked += not line.isascii()
+        except UnicodeDecodeError:
+            other.append(line)
+    if marked * LINES_BY_CHANCE <= len(other):
+        encoding = _guess(data)
+        return _strictly(data, encoding), _SHOWN.get(encoding, encoding)
+    encoding = _guess(b"\n".join(other))
+    decoded = []
+    for line in lines:
+        try:
+            decoded.append(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            decoded.append(_strictly(line, encoding))
+    return "\n".join(decoded), f"mixed utf-8 and {_SHOWN.get(encoding, encoding)}"
+
+
+def _guess(data: bytes) -> str:
+    """A Python codec for bytes that are not UTF-8. Raises LeftOut: undecodable."""
+    if _CONTROLS.search(data):
+        raise LeftOut("undecodable", "holds control characters and is not UTF-8")
+    if _is_western(data) and _decodes(data, "cp1252"):
+        return "cp1252"
+    import charset_normalizer
+
+    sample = data[:SAMPLE_BYTES].rpartition(b"\n")[0] or data[:SAMPLE_BYTES]
+    found = charset_normalizer.from_bytes(sample, cp_isolation=list(_GUESSED), enable_fallback=False)
+    for match in found:
+        if _decodes(data, match.encoding):
+            return str(match.encoding)
+    if _decodes(data, "cp1252"):
+        return "cp1252"
+    raise LeftOut("undecodable", "not UTF-8, and no other encoding gives a text")
+
+
+def _is_western(data: bytes) -> bool:
+    """Whether bytes above ASCII stand alone between ASCII letters, as accents in a Western European text do. In other
+    scripts they come in runs; in other Latin alphabets some of them are no letters in Windows-1252."""
+    sample = data[:SAMPLE_BYTES]
+    runs = _HIGH_RUN.findall(sample)
+    high = sum(map(len, runs))
+    letters = len(re.findall(rb"[A-Za-z]", sample))
+    if high > 1.5 * len(runs) or high > 0.5 * max(letters, 1):
+        return False
+    inside = re.findall(rb"(?<=[A-Za-z])[\x80-\xff](?=[A-Za-z])", sample)
+    odd = sum(_ODD_IN_WESTERN.count(byte.decode("cp1252", "ignore") or "¹") for byte in inside)
+    return odd <= 0.05 * high
+
+
+def _decodes(data: bytes, encoding: str) -> bool:
+    try:
+        data.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return False
+    return True
+
+
+def _strictly(data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise LeftOut("undecodable", f"byte {error.start} is neither UTF-8 nor {encoding}") from error

@@ -1,0 +1,350 @@
+"""SQL dumps of PostgreSQL, MySQL and SQLite: the rows that their statements would insert. Nothing is executed."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from soldiom_ray.collect.documents.encodings import read_text
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.rows import Table, header_names, tables_texts
+
+_MYSQL = re.compile(
+    r"-- (?:MySQL|MariaDB) dump|\bENGINE\s*=\s*\w+|^INSERT (?:IGNORE )?INTO `|^CREATE TABLE `", re.MULTILINE
+)
+_PLAIN = r"'[^']*+(?:''[^']*+)*+'"
+_ESCAPED = r"'[^'\\]*+(?:(?:''|\\.)[^'\\]*+)*+'"
+_PARTS = r"""
+    (?P<space>\s+|--[^\n]*|\#(?<=^\#)[^\n]*|/\*.*?\*/)
+    |(?P<string>(?:[eE]{escaped}|(?:[nN]|_utf8(?:mb[34])?\s*)?{usual}))
+    |(?P<bytes>[xXbB]'[^']*'|0x[0-9A-Fa-f]+|_binary\s*{usual})
+    |(?P<dollar>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
+    |(?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]\n]*\])
+    |(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+    |(?P<word>[^\W\d]\w*|@+\w+)
+    |(?P<sign>.)
+"""
+_FLAGS = re.VERBOSE | re.DOTALL | re.MULTILINE
+_TOKENS = {
+    False: re.compile(_PARTS.format(escaped=_ESCAPED, usual=_PLAIN), _FLAGS),
+    True: re.compile(_PARTS.format(escaped=_ESCAPED, usual=_ESCAPED), _FLAGS),
+}
+_DELIMITER = re.compile(r"DELIMITER\s+(\S+)", re.IGNORECASE)
+_MYSQL_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "", "b": "\b", "Z": "\x1a"}
+_COPY_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
+_ESCAPE = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|u[0-9A-Fa-f]{4}|[0-7]{1,3}|.)", re.DOTALL)
+_NO_COLUMN = {
+    "constraint",
+    "primary",
+    "unique",
+    "key",
+    "index",
+    "foreign",
+    "check",
+    "fulltext",
+    "spatial",
+    "exclude",
+    "like",
+}
+
+
+@dataclass
+class Dump:
+    """The tables of a dump as far as it was read. `cut_off` when it ends within a statement."""
+
+    columns: dict[str, list[str]] = field(default_factory=dict)
+    rows: dict[str, list[list[Any]]] = field(default_factory=dict)
+    other_statements: int = 0
+    cut_off: bool = False
+
+
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
+    """The rows of every table; a script that inserts none is a text as it stands."""
+    read = read_text(data)
+    dump = read_dump(read.text)
+    if not dump.rows:
+        return [ParsedText(read.text, metadata=read.told)]
+    tables = []
+    for table, rows in dump.rows.items():
+        names = header_names(dump.columns.get(table, []), max(map(len, rows)))
+        tables.append(Table(table, names, rows))
+    told = read.told | {"tables": len(tables), "other_statements": dump.other_statements}
+    return tables_texts(tables, options.columns, told | ({"cut_off": True} if dump.cut_off else {}))
+
+
+def read_dump(text: str) -> Dump:
+    """The rows of a dump, table by table, in the order of the file."""
+    dump = Dump()
+    reader = _Reader(text)
+    try:
+        while word := reader.statement_start():
+            if word in ("insert", "replace"):
+                _insert(reader, dump)
+            elif word == "copy":
+                _copy(reader, dump)
+            elif word == "create" and reader.word_is(
+                "table", skip=("temporary", "temp", "unlogged", "global", "local")
+            ):
+                _create(reader, dump)
+            else:
+                dump.other_statements += 1
+            reader.end_statement()
+    except _CutOffError:
+        dump.cut_off = True
+    return dump
+
+
+class _CutOffError(Exception):
+    """The text ends within a statement."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+
+
+class _Reader:
+    """The tokens of a script, without blanks and comments; one can be looked at before it is taken."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.place = 0
+        self.mysql = bool(_MYSQL.search(text))
+        self.pattern = _TOKENS[self.mysql]
+        self.ended = False
+
+    def look(self) -> _Token:
+        """The next token; kind "end" after the last one."""
+        while True:
+            match = self.pattern.match(self.text, self.place)
+            if match is None:
+                return _Token("end", "", self.place)
+            kind = str(match.lastgroup if match.lastgroup != "tag" else "dollar")
+            if kind != "space":
+                if kind == "sign" and (match[0] in "'\"`" or self.text.startswith("/*", match.start())):
+                    self.place = len(self.text)
+                    raise _CutOffError
+                return _Token(kind, match[0], match.start())
+            self.place = match.end()
+
+    def take(self) -> _Token:
+        token = self.look()
+        self.place = token.start + len(token.text)
+        return token
+
+    def must(self) -> _Token:
+        token = self.take()
+        if token.kind == "end":
+            raise _CutOffError
+        return token
+
+    def statement_start(self) -> str:
+        """The first word of the next statement in lower case, "" at the end. Commands of a client are passed over."""
+        self.ended = False
+        while True:
+            token = self.take()
+            if token.kind == "end":
+                return ""
+            if token.text == "\\" or token.text.lower() == "delimiter":
+                self._client_command(token)
+            elif token.text != ";":
+                return token.text.lower()
+
+    def word_is(self, wanted: str, skip: tuple[str, ...] = ()) -> bool:
+        while self.look().text.lower() in skip:
+            self.take()
+        if self.look().text.lower() == wanted:
+            self.take()
+            return True
+        return False
+
+    def end_statement(self) -> None:
+        """Pass over what is left of a statement. One whose end is missing because the file ends there is complete."""
+        while not self.ended:
+            token = self.take()
+            self.ended = token.text == ";" or token.kind == "end"
+
+    def name(self) -> str:
+        """A table's name, without its schema."""
+        token = self.must()
+        while self.look().text == ".":
+            self.take()
+            token = self.must()
+        return _unquoted(token)
+
+    def names(self) -> list[str]:
+        """Names between brackets, when there are any."""
+        found: list[str] = []
+        if self.look().text == "(":
+            self.take()
+            while (token := self.must()).text != ")":
+                if token.text != ",":
+                    found.append(_unquoted(token))
+        return found
+
+    def line_end(self) -> int:
+        end = self.text.find("\n", self.place)
+        return len(self.text) if end < 0 else end + 1
+
+    def _client_command(self, token: _Token) -> None:
+        """psql's backslash commands take a line; between mysql's DELIMITER lines stand bodies of triggers."""
+        self.place = token.start
+        end = self.line_end()
+        told = _DELIMITER.match(self.text, token.start)
+        self.place = end
+        if told and told[1] != ";":
+            back = re.compile(r"^DELIMITER\s+;", re.IGNORECASE | re.MULTILINE).search(self.text, end)
+            self.place = back.start() if back else len(self.text)
+
+
+def _insert(reader: _Reader, dump: Dump) -> None:
+    while reader.look().text.lower() in ("into", "ignore", "low_priority", "delayed", "or", "replace", "only"):
+        reader.take()
+    table = reader.name()
+    columns = reader.names()
+    while (text := reader.look().text.lower()) not in ("values", "value"):
+        if text in (";", "", "select", "with", "("):
+            dump.other_statements += 1
+            return
+        reader.take()
+    reader.take()
+    if columns:
+        dump.columns.setdefault(table, columns)
+    order = _order(dump.columns.get(table, []), columns)
+    while reader.look().text == "(":
+        row = _row(reader)
+        dump.rows.setdefault(table, []).append([row[i] if i < len(row) else None for i in order] if order else row)
+        if reader.look().text == ",":
+            reader.take()
+
+
+def _order(known: list[str], given: list[str]) -> list[int]:
+    """Where the values of a row with `given` columns stand; empty when they stand in the order that is known."""
+    if not given or given == known:
+        return []
+    known.extend(name for name in given if name not in known)
+    places = {name: number for number, name in enumerate(given)}
+    return [places.get(name, len(given)) for name in known]
+
+
+def _row(reader: _Reader) -> list[Any]:
+    reader.must()
+    values: list[Any] = []
+    parts: list[_Token] = []
+    start, depth = reader.place, 0
+    while True:
+        token = reader.must()
+        if depth == 0 and token.text in (",", ")") and token.kind == "sign":
+            values.append(_value(parts, reader.text[start : token.start], reader.mysql))
+            if token.text == ")":
+                return values
+            parts, start = [], reader.place
+            continue
+        if token.kind == "sign":
+            depth += (token.text == "(") - (token.text == ")")
+        parts.append(token)
+
+
+def _value(parts: list[_Token], written: str, mysql: bool) -> Any:
+    """A literal's value; an expression as it is written. A cast (`'x'::text`) is its literal."""
+    if not parts:
+        return None
+    first = parts[0]
+    if len(parts) > 1 and parts[1].text != ":":
+        return written.strip()
+    if first.kind == "string":
+        return _string(first.text, mysql)
+    if first.kind == "bytes":
+        return f"({len(first.text) // 2} bytes)"
+    if first.kind == "number":
+        return (
+            float(first.text)
+            if re.search(r"[.eE]", first.text)
+            else int(first.text)
+            if len(first.text) < 40
+            else first.text
+        )
+    if first.kind == "word":
+        return {"null": None, "true": True, "false": False}.get(first.text.lower(), written.strip())
+    return written.strip()
+
+
+def _string(literal: str, mysql: bool) -> str:
+    mark, _, inner = literal[:-1].partition("'")
+    inner = inner.replace("''", "'")
+    if not (mysql or mark in ("e", "E")) or "\\" not in inner:
+        return inner
+    return _ESCAPE.sub(lambda match: _escape(match[1], _MYSQL_ESCAPES if mysql else _COPY_ESCAPES, mysql), inner)
+
+
+def _escape(sign: str, known: dict[str, str], mysql: bool) -> str:
+    if sign[0] in known:
+        return known[sign[0]] + sign[1:]
+    if mysql:
+        return sign
+    if len(sign) > 1 and sign[0] in "xu":
+        return chr(int(sign[1:], 16))
+    return chr(int(sign, 8)) if sign.isdigit() and int(sign, 8) else sign
+
+
+def _copy(reader: _Reader, dump: Dump) -> None:
+    """`COPY table (columns) FROM stdin;` and its lines up to `\\.`."""
+    table, columns = reader.name(), reader.names()
+    words = []
+    while (token := reader.must()).text != ";":
+        words.append(token.text.lower())
+    reader.ended = True
+    if words[:2] != ["from", "stdin"]:
+        dump.other_statements += 1
+        return
+    if columns:
+        dump.columns.setdefault(table, columns)
+    reader.place = reader.line_end()
+    for line in _copy_lines(reader):
+        dump.rows.setdefault(table, []).append([_copied(value) for value in line.split("\t")])
+
+
+def _copy_lines(reader: _Reader) -> Iterator[str]:
+    while reader.place < len(reader.text):
+        end = reader.line_end()
+        line = reader.text[reader.place : end].rstrip("\r\n")
+        reader.place = end
+        if line == "\\.":
+            return
+        yield line
+    raise _CutOffError
+
+
+def _copied(value: str) -> str | None:
+    if value == "\\N":
+        return None
+    return _ESCAPE.sub(lambda match: _escape(match[1], _COPY_ESCAPES, False), value) if "\\" in value else value
+
+
+def _create(reader: _Reader, dump: Dump) -> None:
+    """The column names of a table, for INSERTs that do not name them."""
+    while reader.look().text.lower() in ("if", "not", "exists"):
+        reader.take()
+    table = reader.name()
+    if reader.look().text != "(":
+        return
+    reader.take()
+    columns: list[str] = []
+    first, depth = True, 0
+    while depth >= 0:
+        token = reader.must()
+        if first and depth == 0 and token.text.lower() not in _NO_COLUMN and token.kind in ("word", "quoted", "string"):
+            columns.append(_unquoted(token))
+        first = token.text == "," and depth == 0
+        if token.kind == "sign":
+            depth += (token.text == "(") - (token.text == ")")
+    dump.columns.setdefault(table, columns)
+
+
+def _unquoted(token: _Token) -> str:
+    if token.kind == "quoted":
+        quote = token.text[-1]
+        return token.text[1:-1].replace(quote * 2, quote)
+    return token.text[1:-1] if token.kind == "string" else token.text
