@@ -117,7 +117,7 @@ def _collect_one(
 
 
 def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan":
-    from soldiom_ray.domains.schema import FilesSource, GithubSource, LocalSource
+    from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, LocalSource, UrlSource
 
     if isinstance(source, LocalSource):
         from soldiom_ray.collect import local
@@ -131,6 +131,14 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan
         from soldiom_ray.collect import github
 
         return github.plan(source, context, collected_at)
+    if isinstance(source, DatabaseSource):
+        from soldiom_ray.collect import database
+
+        return database.plan(source, context, collected_at)
+    if isinstance(source, UrlSource):
+        from soldiom_ray.collect import url
+
+        return url.plan(source, context, collected_at)
     from soldiom_ray.collect import huggingface
 
     return huggingface.plan(source, context, collected_at)
@@ -145,7 +153,7 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
     for index, part in enumerate(told):
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items()))
         declared = part["declared"]
-        where = declared.get("path") or ", ".join(declared.get("paths") or declared.get("packages") or ())
+        where = declared.get("path") or declared.get("url") or ", ".join(declared.get("paths") or declared.get("packages") or ())
         named = f"collect[{index}] ({declared['source']}{' ' + where if where else ''})"
         problems.append(Problem(named, outcomes or "nothing was found"))
     if any(name.endswith("unavailable") for part in told for name in part["outcomes"]):
