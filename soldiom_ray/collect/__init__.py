@@ -153,7 +153,11 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
     for index, part in enumerate(told):
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items()))
         declared = part["declared"]
-        where = declared.get("path") or declared.get("url") or ", ".join(declared.get("paths") or declared.get("packages") or ())
+        where = (
+            declared.get("path")
+            or declared.get("url")
+            or ", ".join(declared.get("paths") or declared.get("packages") or ())
+        )
         named = f"collect[{index}] ({declared['source']}{' ' + where if where else ''})"
         problems.append(Problem(named, outcomes or "nothing was found"))
     if any(name.endswith("unavailable") for part in told for name in part["outcomes"]):
