@@ -4,6 +4,7 @@ What comes out does not depend on the number of workers: results come in the ord
 of Ray Data, so what is repeated after a worker's death is the piece in hand, never a block of Ray's making.
 """
 
+import logging
 import queue
 import sys
 import threading
@@ -68,6 +69,7 @@ def _on_actors(
     from ray import cloudpickle
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     node = ray.get_runtime_context().get_node_id()
     usable = [one for one in ray.nodes() if one["Alive"] and (one["NodeID"] == node or not here)]

@@ -139,6 +139,10 @@ class Draft:
         """Add one Parquet shard of rows of a record type."""
         return self.write(name, parquet_bytes(rows, record))
 
+    def write_table(self, name: str, table: "pa.Table") -> FileEntry:
+        """Add one Parquet shard that is an Arrow table already."""
+        return self.write(name, table_bytes(table))
+
     def write_folder(self, folder: Path, under: str = "") -> None:
         """Add every file of a local folder."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -180,9 +184,8 @@ def prefix_of(artifact: str) -> str:
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:
     """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    types: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    types: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
     schema = pa.schema(
         [
             (
@@ -194,6 +197,13 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> by
             for name, info in record.model_fields.items()
         ]
     )
+    return table_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
+
+
+def table_bytes(table: "pa.Table") -> bytes:
+    """An Arrow table as one Parquet file (zstd)."""
+    import pyarrow.parquet as pq
+
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()

@@ -1,30 +1,37 @@
 """Documents become a dataset: treat each document, compare them, divide, keep the test side clean, write, account.
 
 Every order in here is by (group, path, id) and every choice by a seeded hash, so the dataset's bytes do not depend on
-how many workers made it. Texts wait in work files below the draft, so memory holds one shard of them and the facts.
+how many workers made it. Texts wait in work files, so memory holds one shard of them, and the facts as
+columns. A run that was killed goes on after the parts that were treated.
 """
 
 import dataclasses
 import difflib
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, get_args
 
+from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.card import dataset_card
-from soldiom_ray.prepare.fan_out import fan_out
+from soldiom_ray.prepare.ledger import Ledger
 from soldiom_ray.prepare.split import Member, divide
-from soldiom_ray.prepare.treat import Facts, Part, overlaps_part, read_work, texts_of, total_redactions, treat_part
-from soldiom_ray.records import DocumentKind, Drop, Manifest, Sample, Split
+from soldiom_ray.prepare.treat import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
+from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
 from soldiom_ray.settings import Settings
 
-STAGE_VERSION = 1
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+STAGE_VERSION = 2
 PART_BYTES = 3 << 20
 SHARD_BYTES = 32 << 20
+DROP_ROWS = 50_000
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 """Of two copies the one on the side that comes first stays, so that copies never weaken the test."""
@@ -43,27 +50,29 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
     draft = context.artifacts.draft("dataset", made_from, parents)
     if done := draft.finished():
         return done
-    settings = _for_workers(context.settings)
-    work = f"{draft.prefix}/work"
+    settings, work = _for_workers(context.settings), f"work/{draft.id}"
+    parts = _parts(documents, work)
+    _treat_all(context, TreatPart(settings, declared), parts)
+    ledger = Ledger(read_facts(context.artifacts.storage, parts))
     try:
-        facts = _treat_all(context, settings, documents, declared, work)
-        kept = [one for one in facts if not one.reason]
-        _refuse_empty(facts, kept, parents)
-        context.report(0.6, f"comparing {len(kept)} documents")
-        splits, how = divide([Member(one.id, one.group, one.characters) for one in kept], declared.split)
-        side = {id(one): split for one, split in zip(kept, splits, strict=True)}
-        _drop_copies(context, kept, side, declared)
+        _refuse_empty(ledger, parents)
+        context.report(0.6, f"comparing {len(ledger.kept())} documents")
+        how = _divide(ledger, declared)
+        _drop_exact_copies(ledger)
+        _drop_near_copies(context, ledger, parts, declared)
         context.report(0.7, "looking for test text in the training side")
-        _drop_overlaps(context, settings, kept, side)
-        _limit(kept, side, declared)
-        _refuse_empty(facts, [one for one in kept if not one.reason and side[id(one)] == "train"], parents)
-        chosen = {split: [one for one in kept if not one.reason and side[id(one)] == split] for split in SPLITS}
-        context.report(0.85, "writing")
-        for split in SPLITS:
-            _write_split(context, draft, split, chosen[split])
-        return _finish(context, draft, facts, chosen, how, declared)
-    finally:
+        _drop_overlaps(context, settings, ledger, parts)
+        _limit(ledger, declared)
+        _refuse_empty(ledger, parents, "train")
+    except InputError:
         context.artifacts.storage.remove(work)
+        raise
+    context.report(0.85, "writing")
+    for split in SPLITS:
+        _write_split(context, draft, split, ledger, parts)
+    manifest = _finish(context, draft, ledger, how, declared)
+    context.artifacts.storage.remove(work)
+    return manifest
 
 
 def check_declaration(declared: Prepare) -> None:
@@ -79,137 +88,177 @@ def check_declaration(declared: Prepare) -> None:
         raise InputError("prepare.kinds names kinds that do not exist.", remedy="use the known ones", problems=problems)
 
 
-def _treat_all(
-    context: Context, settings: Settings, documents: Sequence[Manifest], declared: Prepare, work: str
-) -> list[Facts]:
+def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:
     parts: list[Part] = []
     for manifest in sorted({manifest.id: manifest for manifest in documents}.values(), key=lambda one: one.id):
         for entry in manifest.files:
-            if not entry.name.endswith(".parquet") or not entry.name.startswith("documents/"):
-                continue
-            count = 1 + entry.size_bytes // PART_BYTES
-            for index in range(count):
-                parts.append(Part(manifest, entry.name, index, count, f"{work}/{len(parts):05d}.parquet"))
-    facts: list[Facts] = []
-    results = fan_out(treat_part, [(part, declared) for part in parts], (settings,))
-    for done, result in enumerate(results, 1):
-        facts += result
-        context.report(0.6 * done / len(parts), f"treated {len(facts)} documents")
-    return sorted(facts, key=lambda one: one.place)
+            if entry.name.endswith(".parquet") and entry.name.startswith("documents/"):
+                count = 1 + entry.size_bytes // PART_BYTES
+                for index in range(count):
+                    number = len(parts)
+                    parts.append(Part(manifest, entry.name, index, count, f"{work}/{number:05d}", number))
+    return parts
 
 
-def _drop_copies(context: Context, kept: list[Facts], side: dict[int, Split], declared: Prepare) -> None:
-    """Exact copies always go; near copies when the filter is named, and always when they stand on two sides."""
-    order = sorted(kept, key=lambda one: (KEPT_FIRST[side[id(one)]], one.place))
-    first: dict[str, Facts] = {}
-    for one in order:
-        original = first.setdefault(one.digest, one)
-        if original is not one:
-            one.reason, one.value = "exact_duplicate", f"same words as {original.group}/{original.path}"
-    order = [one for one in order if not one.reason]
+def _treat_all(context: Context, function: Callable[[Part], int], parts: Sequence[Part]) -> None:
+    treated = 0
+
+    def tick(done: int = 0) -> None:
+        context.report(0.6 * done / len(parts), f"treated {treated} documents")
+
+    for done, count in enumerate(map_in_order(function, parts, tick), 1):
+        treated += count
+        tick(done)
+
+
+def _divide(ledger: Ledger, declared: Prepare) -> dict[str, Any]:
+    """Give every kept document its side; how that came about."""
+    kept = ledger.kept()
+    members = [
+        Member(one, group, size)
+        for one, group, size in zip(
+            ledger.column("id", kept), ledger.column("group", kept), ledger.column("characters", kept), strict=True
+        )
+    ]
+    splits, how = divide(members, declared.split)
+    ledger.set_sides(kept, [SPLITS.index(split) for split in splits])
+    return how
+
+
+def _order(ledger: Ledger) -> "NDArray[np.int64]":
+    """Kept documents, those first that stay when two are alike."""
+    import numpy as np
+
+    kept = ledger.kept()
+    first = np.array([KEPT_FIRST[split] for split in SPLITS])[ledger.sides[kept]]
+    return kept[np.argsort(first, kind="stable")]
+
+
+def _drop_exact_copies(ledger: Ledger) -> None:
+    import numpy as np
+
+    order = _order(ledger)
+    digests = np.frombuffer(b"".join(ledger.column("digest", order)), dtype=np.dtype("V16"))
+    _, firsts, inverse = np.unique(digests, return_index=True, return_inverse=True)
+    for position, original in zip(order, order[firsts[inverse]], strict=True):
+        if position != original:
+            ledger.drop(int(position), "exact_duplicate", f"same words as {ledger.name(int(original))}")
+
+
+def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], declared: Prepare) -> None:
+    """Near copies go when the filter is named, and always when they stand on two sides."""
+    order = _order(ledger)
 
     def load(positions: set[int]) -> dict[int, Any]:
-        at = {id(order[position]): position for position in positions}
-        texts = texts_of(context.artifacts.storage, [order[position] for position in sorted(positions)])
-        return {at[id(one)]: dedup.shingles(dedup.hash_words(dedup.words_of(text))) for one, text in texts}
+        wanted = sorted(positions)
+        texts = _texts(context, ledger, parts, [int(order[position]) for position in wanted])
+        at = {int(order[position]): position for position in wanted}
+        return {at[one]: dedup.shingles(dedup.hash_words(dedup.words_of(text))) for one, text in texts}
 
-    copies = dedup.near_copies([one.signature for one in order], declared.near_duplicate_threshold, load)
+    signatures = ledger.column("signature", order)
+    copies = dedup.near_copies(signatures, declared.near_duplicate_threshold, load)
     for position, (original_position, similarity) in copies.items():
-        one, original = order[position], order[original_position]
-        crosses = side[id(one)] != side[id(original)]
+        one, original = int(order[position]), int(order[original_position])
+        crosses = ledger.sides[one] != ledger.sides[original]
         if crosses or "near_duplicate" in declared.filters:
-            one.reason = f"overlaps_{side[id(original)]}" if crosses else "near_duplicate"
-            one.value = f"{similarity:.2f} like {original.group}/{original.path}"
+            reason = f"overlaps_{SPLITS[ledger.sides[original]]}" if crosses else "near_duplicate"
+            ledger.drop(one, reason, f"{similarity:.2f} like {ledger.name(original)}")
 
 
-def _drop_overlaps(context: Context, settings: Settings, kept: list[Facts], side: dict[int, Split]) -> None:
+def _drop_overlaps(context: Context, settings: Settings, ledger: Ledger, parts: Sequence[Part]) -> None:
     """Training and validation documents that hold much of the test text word for word go, also when they are no near
     copy as a whole."""
     import numpy as np
 
-    remaining = [one for one in kept if not one.reason]
-    test = [one for one in remaining if side[id(one)] == "test"]
-    if not test:
+    test = ledger.kept(SPLITS.index("test"))
+    if not len(test):
         return
     windows = [
         np.unique(dedup.runs(dedup.hash_words(words), dedup.WINDOW_WORDS))
-        for _, text in texts_of(context.artifacts.storage, test)
+        for _, text in _texts(context, ledger, parts, test.tolist())
         if len(words := dedup.words_of(text)) >= dedup.WINDOW_WORDS
     ]
     values, counts = np.unique(np.concatenate(windows or [np.empty(0, np.uint64)]), return_counts=True)
-    known = values[counts <= COMMON_WINDOW]
-    by_work: dict[str, list[Facts]] = {}
-    for one in remaining:
-        if side[id(one)] != "test":
-            by_work.setdefault(one.work, []).append(one)
-    calls = [(work, [one.row for one in members], known) for work, members in by_work.items()]
-    for done, (members, found) in enumerate(
-        zip(by_work.values(), fan_out(overlaps_part, calls, (settings,)), strict=True)
-    ):
+    others = [int(one) for one in ledger.kept() if SPLITS[ledger.sides[one]] != "test"]
+    by_part = ledger.by_part(others)
+    pieces = [(parts[number].work, ledger.rows[members].tolist()) for number, members in by_part]
+    find = FindOverlaps(settings, values[counts <= COMMON_WINDOW])
+    for done, ((_, members), found) in enumerate(zip(by_part, map_in_order(find, pieces), strict=True)):
         for one, (share, longest) in zip(members, found, strict=True):
             if share > MAX_SHARED_WINDOWS or longest > MAX_SHARED_WORDS:
-                one.reason = "overlaps_test"
-                one.value = f"{share:.2f} of its {dedup.WINDOW_WORDS}-word runs, longest {longest} words"
-        context.report(0.7 + 0.15 * done / len(calls), "looking for test text in the training side")
+                value = f"{share:.2f} of its {dedup.WINDOW_WORDS}-word runs, longest {longest} words"
+                ledger.drop(int(one), "overlaps_test", value)
+        context.report(0.7 + 0.15 * done / len(pieces), "looking for test text in the training side")
 
 
-def _limit(kept: list[Facts], side: dict[int, Split], declared: Prepare) -> None:
+def _limit(ledger: Ledger, declared: Prepare) -> None:
     """Keep `max_documents`, each side its share, by a seeded hash."""
-    remaining = [one for one in kept if not one.reason]
-    if declared.max_documents is None or len(remaining) <= declared.max_documents:
+    remaining = len(ledger.kept())
+    if declared.max_documents is None or remaining <= declared.max_documents:
         return
-    for split in SPLITS:
-        members = [one for one in remaining if side[id(one)] == split]
-        quota = round(declared.max_documents * len(members) / len(remaining)) or min(1, len(members))
-        members.sort(key=lambda one: hashlib.sha256(f"{declared.split.seed}:limit:{one.id}".encode()).digest())
-        for one in members[quota:]:
-            one.reason, one.value = "over_limit", f"max_documents {declared.max_documents}"
+    for side in range(len(SPLITS)):
+        members = ledger.kept(side)
+        quota = round(declared.max_documents * len(members) / remaining) or min(1, len(members))
+        hashes = [
+            hashlib.sha256(f"{declared.split.seed}:limit:{one}".encode()).digest()
+            for one in ledger.column("id", members)
+        ]
+        for place in sorted(range(len(members)), key=hashes.__getitem__)[quota:]:
+            ledger.drop(int(members[place]), "over_limit", f"max_documents {declared.max_documents}")
 
 
-def _write_split(context: Context, draft: Draft, split: Split, members: list[Facts]) -> None:
+def _texts(
+    context: Context, ledger: Ledger, parts: Sequence[Part], positions: Sequence[int]
+) -> Iterator[tuple[int, str]]:
+    """The texts of documents that passed, one work file in memory at a time."""
+    for number, members in ledger.by_part(positions):
+        table = read_work(context.artifacts.storage, parts[number].work, ["text"])
+        texts = table.column("text").take(ledger.rows[members]).to_pylist()
+        yield from zip((int(one) for one in members), texts, strict=True)
+
+
+def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, parts: Sequence[Part]) -> None:
     """Shards of at most SHARD_BYTES of text, in order. Each work file is read once per shard that needs it."""
-    for number, shard in enumerate(_shards(members)):
-        rows: dict[int, dict[str, Any]] = {}
-        by_work: dict[str, list[Facts]] = {}
-        for one in shard:
-            by_work.setdefault(one.work, []).append(one)
-        for work, some in by_work.items():
-            table = read_work(context.artifacts.storage, work).take([one.row for one in some])
-            rows |= {id(one): row | {"split": split} for one, row in zip(some, table.to_pylist(), strict=True)}
-        draft.write_rows(f"{split}/{number:05d}.parquet", [rows[id(one)] for one in shard], Sample)
+    import numpy as np
+    import pyarrow as pa
+
+    for number, shard in enumerate(_shards(ledger, SPLITS.index(split))):
+        tables, places = [], []
+        for part, members in ledger.by_part(shard):
+            tables.append(read_work(context.artifacts.storage, parts[part].work).take(ledger.rows[members]))
+            places.append(members)
+        table = pa.concat_tables(tables).take(np.argsort(np.concatenate(places), kind="stable"))
+        column = table.schema.get_field_index("split")
+        table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
+        draft.write_table(f"{split}/{number:05d}.parquet", table)
 
 
-def _shards(members: list[Facts]) -> Iterator[list[Facts]]:
-    shard: list[Facts] = []
+def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:
+    shard: list[int] = []
     size = 0
-    for one in members:
-        if shard and size + one.characters > SHARD_BYTES:
+    for one in ledger.kept(side):
+        characters = int(ledger.characters[one])
+        if shard and size + characters > SHARD_BYTES:
             yield shard
             shard, size = [], 0
-        shard.append(one)
-        size += one.characters
+        shard.append(int(one))
+        size += characters
     if shard:
         yield shard
 
 
-def _finish(
-    context: Context,
-    draft: Draft,
-    facts: list[Facts],
-    chosen: dict[Split, list[Facts]],
-    how: dict[str, Any],
-    declared: Prepare,
-) -> Manifest:
-    dropped = [one for one in facts if one.reason]
-    fields = Drop.model_fields
-    for number, start in enumerate(range(0, len(dropped), 50_000)):
-        rows = [{name: getattr(one, name) for name in fields} for one in dropped[start : start + 50_000]]
-        draft.write_rows(f"dropped/{number:05d}.parquet", rows, Drop)
-    kept = [one for members in chosen.values() for one in members]
-    drops = Counter(one.reason for one in dropped)
-    redactions = total_redactions(kept)
+def _finish(context: Context, draft: Draft, ledger: Ledger, how: dict[str, Any], declared: Prepare) -> Manifest:
+    dropped = ledger.dropped()
+    for number, start in enumerate(range(0, len(dropped), DROP_ROWS)):
+        draft.write_rows(
+            f"dropped/{number:05d}.parquet", list(ledger.drops_as_rows(dropped[start : start + DROP_ROWS])), Drop
+        )
+    kept = ledger.kept()
+    drops = Counter(ledger.reason(int(one)) for one in dropped)
+    redactions = total_redactions(ledger.column("redactions", kept))
+    chosen = {split: ledger.kept(side) for side, split in enumerate(SPLITS)}
     counts = {
-        "documents": len(facts),
+        "documents": len(ledger),
         "kept": len(kept),
         **{split: len(members) for split, members in chosen.items()},
         "dropped": len(dropped),
@@ -219,48 +268,45 @@ def _finish(
     details: dict[str, Any] = {
         "drops": dict(sorted(drops.items())),
         "redactions": {name: redactions[name] for name in declared.redact},
-        "licenses": dict(sorted(Counter(one.license for one in kept).items())),
-        "groups": _groups(chosen),
-        "characters": {split: sum(one.characters for one in members) for split, members in chosen.items()},
+        "licenses": dict(sorted(Counter(ledger.column("license", kept)).items())),
+        "groups": _groups(ledger, chosen),
+        "characters": {split: int(ledger.characters[members].sum()) for split, members in chosen.items()},
         "split": how,
     }
-    card = dataset_card(draft.id, draft.parents, counts, details, [one.characters for one in kept], declared)
+    card = dataset_card(draft.id, draft.parents, counts, details, ledger.characters[kept].tolist(), declared)
     draft.write("card.md", card.encode())
-    context.report(1.0, f"{len(kept)} samples of {len(facts)} documents")
+    context.report(1.0, f"{len(kept)} samples of {len(ledger)} documents")
     return draft.commit(counts=counts, details=details)
 
 
-def _groups(chosen: dict[Split, list[Facts]]) -> dict[str, dict[str, Any]]:
+def _groups(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for split, members in chosen.items():
-        for one in members:
-            known = groups.setdefault(
-                one.group, {"version": one.version, "license": one.license, "split": split, "samples": 0}
-            )
+        columns = [ledger.column(name, members) for name in ("group", "version", "license")]
+        for group, version, license_ in zip(*columns, strict=True):
+            known = groups.setdefault(group, {"version": version, "license": license_, "split": split, "samples": 0})
             known["samples"] += 1
             if split not in known["split"].split("+"):
                 known["split"] += f"+{split}"
     return dict(sorted(groups.items()))
 
 
-def _refuse_empty(facts: list[Facts], kept: list[Facts], parents: Sequence[str]) -> None:
-    if kept:
+def _refuse_empty(ledger: Ledger, parents: Sequence[str], split: Split | None = None) -> None:
+    if len(ledger.kept(SPLITS.index(split) if split else None)):
         return
-    if not facts:
+    if not len(ledger):
         raise InputError(
             f"prepare was given no document: {', '.join(parents) or 'no artifact'} holds none.",
             remedy="collect documents first",
         )
-    examples: dict[str, Facts] = {}
-    for one in facts:
-        examples.setdefault(one.reason or "held out", one)
+    reasons = [ledger.reason(one) or "held out" for one in range(len(ledger))]
     problems = []
-    for reason, count in Counter(one.reason or "held out" for one in facts).most_common():
-        one = examples[reason]
-        value = one.value or "not in train"
-        problems.append(Problem(reason, f"{count} documents, such as {one.group}/{one.path} ({value})"))
+    for reason, count in Counter(reasons).most_common():
+        example = reasons.index(reason)
+        value = ledger.value(example) or "not in train"
+        problems.append(Problem(reason, f"{count} documents, such as {ledger.name(example)} ({value})"))
     raise InputError(
-        f"prepare leaves nothing to train on of the {len(facts)} documents in {', '.join(parents)}.",
+        f"prepare leaves nothing to train on of the {len(ledger)} documents in {', '.join(parents)}.",
         remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, licences or split)",
         problems=problems,
     )

@@ -1,10 +1,12 @@
 """The work on single documents: policy, clean, filter, redact, fingerprint. One call treats one part of one shard, in
-this process or on any node, and leaves what passed in a work file; what it returns is small."""
+this process or on any node. What passed lies in a work file, what is known of every document in a facts file beside it,
+written last; a part whose facts are there is done."""
 
 import io
+import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, parquet_bytes
@@ -13,29 +15,32 @@ from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.clean import clean
 from soldiom_ray.prepare.filters import Text, detect_language, first_objection, is_code
 from soldiom_ray.prepare.redact import redact
-from soldiom_ray.records import Manifest, Sample
+from soldiom_ray.records import Manifest, Record, Sample
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of work: part `index` of `count` of a documents shard, and the key of the work file it makes."""
+    """One piece of work: part `index` of `count` of a documents shard. `work` is the storage key of its two files,
+    without their endings; `number` is the part's place among all."""
 
     manifest: Manifest
     name: str
     index: int
     count: int
     work: str
+    number: int
 
 
-@dataclass(slots=True)
-class Facts:
-    """What is known of a document without its text. `reason` is empty for one that passed; then `work` and `row` say
-    where its text lies."""
+class Facts(Record):
+    """What is known of a document without its text. `reason` is empty for one that passed; then `row` says where in the
+    work file of its `part` its text lies. `redactions` is JSON, or empty for none."""
 
     id: str
     source: str
@@ -43,93 +48,127 @@ class Facts:
     path: str
     version: str
     license: str
-    reason: str = ""
-    value: str = ""
-    work: str = ""
-    row: int = -1
-    characters: int = 0
-    digest: str = ""
-    signature: bytes = b""
-    redactions: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def place(self) -> tuple[str, str, str]:
-        """Where it stands in every order of this stage."""
-        return self.group, self.path, self.id
+    reason: str
+    value: str
+    part: int
+    row: int
+    characters: int
+    digest: bytes
+    signature: bytes
+    redactions: str
 
 
-def treat_part(settings: Settings, part: Part, declared: Prepare) -> list[Facts]:
-    """Treat a part's documents in order."""
-    storage = open_storage(settings)
+@dataclass(frozen=True)
+class TreatPart:
+    """The function that treats a part; it travels to the workers with what all parts share."""
+
+    settings: Settings
+    declared: Prepare
+
+    def __call__(self, part: Part) -> int:
+        """Treat a part's documents in order; how many there were."""
+        storage = open_storage(self.settings)
+        done = _rows_of_facts(storage, part)
+        return done if done is not None else _treat(storage, part, self.declared)
+
+
+def _treat(storage: Storage, part: Part, declared: Prepare) -> int:
     table = _read(storage, part.manifest, part.name)
     start, stop = (table.num_rows * at // part.count for at in (part.index, part.index + 1))
-    facts: list[Facts] = []
+    facts: list[dict[str, Any]] = []
     passed: list[dict[str, Any]] = []
     sets = []
     for row in table.slice(start, stop - start).to_pylist():
-        known = Facts(row["id"], row["source"], row["group"], row["path"], row["version"], row["license"])
+        known: dict[str, Any] = {name: row[name] for name in ("id", "source", "group", "path", "version", "license")}
+        known |= {"reason": "", "value": "", "part": part.number, "row": -1, "characters": 0, "digest": b""}
+        known |= {"signature": b"", "redactions": ""}
         facts.append(known)
         sample = treat(row, known, declared)
         if sample is not None:
-            known.work, known.row = part.work, len(passed)
+            known["row"] = len(passed)
             words = dedup.words_of(sample["text"])
-            known.digest = dedup.content_digest(words)
+            known["digest"] = bytes.fromhex(dedup.content_digest(words))[:16]
             sets.append(dedup.shingles(dedup.hash_words(words)))
             passed.append(sample)
-    for known, signature in zip((one for one in facts if not one.reason), dedup.signatures(sets), strict=True):
-        known.signature = signature
-    if passed:
-        storage.write(part.work, parquet_bytes(passed, Sample))
-    return facts
+    for known, signature in zip((one for one in facts if not one["reason"]), dedup.signatures(sets), strict=True):
+        known["signature"] = signature
+    storage.write(f"{part.work}.parquet", parquet_bytes(passed, Sample))
+    storage.write(f"{part.work}.facts.parquet", parquet_bytes(facts, Facts))
+    return len(facts)
 
 
-def treat(row: Mapping[str, Any], known: Facts, declared: Prepare) -> dict[str, Any] | None:
+def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> dict[str, Any] | None:
     """The sample that a document becomes (its split still open), or None; `known` then says why."""
     if objection := _policy_objection(row, declared):
-        known.reason, known.value = objection
+        known["reason"], known["value"] = objection
         return None
     text = clean(row["text"])
     code = is_code(row["path"])
     objection = first_objection(Text(text, code), declared.filters) if text else ("empty", "0 characters")
     if objection:
-        known.reason, known.value = objection
+        known["reason"], known["value"] = objection
         return None
     text, counts = redact(text, declared.redact)
-    known.redactions, known.characters = dict(counts), len(text)
+    known["redactions"], known["characters"] = json.dumps(counts) if counts else "", len(text)
     language = row["language"] or ("" if code else detect_language(text)[0])
     copied = {name: row[name] for name in Sample.model_fields if name in row}
     return copied | {"text": text, "split": "train", "language": language}
 
 
-def overlaps_part(settings: Settings, work: str, rows: list[int], known: Any) -> list[tuple[float, int]]:
-    """For each row of a work file: how much of it stands verbatim among the known windows."""
-    texts = read_work(open_storage(settings), work).column("text").take(rows).to_pylist()
-    return [dedup.shared_windows(dedup.hash_words(dedup.words_of(text)), known) for text in texts]
+@dataclass(frozen=True)
+class FindOverlaps:
+    """The function that measures how much of some texts stands verbatim among the known windows (sorted hashes)."""
+
+    settings: Settings
+    known: "NDArray[np.uint64]"
+
+    def __call__(self, piece: tuple[str, Sequence[int]]) -> list[tuple[float, int]]:
+        """For each row of a work file: the share of its windows that are known, the longest stretch in words."""
+        work, rows = piece
+        texts = read_work(open_storage(self.settings), work).column("text").take(list(rows)).to_pylist()
+        return [dedup.shared_windows(dedup.hash_words(dedup.words_of(text)), self.known) for text in texts]
 
 
-def read_work(storage: Storage, work: str) -> "pa.Table":
-    """A work file as a table of samples."""
+def read_work(storage: Storage, work: str, columns: Sequence[str] | None = None) -> "pa.Table":
+    """A part's work file as a table of samples."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(storage.read(work)))
+    return pq.read_table(io.BytesIO(storage.read(f"{work}.parquet")), columns=list(columns) if columns else None)
 
 
-def texts_of(storage: Storage, wanted: list[Facts]) -> Iterator[tuple[Facts, str]]:
-    """The texts of documents that passed, one work file in memory at a time."""
-    by_work: dict[str, list[Facts]] = {}
-    for one in wanted:
-        by_work.setdefault(one.work, []).append(one)
-    for work, members in by_work.items():
-        texts = read_work(storage, work).column("text").take([one.row for one in members]).to_pylist()
-        yield from zip(members, texts, strict=True)
+def read_facts(storage: Storage, parts: Iterable[Part]) -> "pa.Table":
+    """The facts of all parts as one table, sorted by group, path and id: the order of everything in this stage."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    tables = [pq.read_table(io.BytesIO(storage.read(f"{part.work}.facts.parquet"))) for part in parts]
+    if not tables:
+        return pa.Table.from_pylist([], schema=_facts_schema())
+    table = pa.concat_tables(tables)
+    return table.sort_by([(name, "ascending") for name in ("group", "path", "id")]).combine_chunks()
 
 
-def total_redactions(kept: list[Facts]) -> Counter[str]:
-    """Redactions by type."""
+def total_redactions(told: Iterable[str]) -> Counter[str]:
+    """Redactions by type, over the facts' own words."""
     counts: Counter[str] = Counter()
-    for one in kept:
-        counts.update(one.redactions)
+    for one in told:
+        if one:
+            counts.update(json.loads(one))
     return counts
+
+
+def _facts_schema() -> "pa.Schema":
+    import pyarrow.parquet as pq
+
+    return pq.read_schema(io.BytesIO(parquet_bytes([], Facts)))
+
+
+def _rows_of_facts(storage: Storage, part: Part) -> int | None:
+    """How many documents a part has that was treated before."""
+    import pyarrow.parquet as pq
+
+    key = f"{part.work}.facts.parquet"
+    return int(pq.read_metadata(io.BytesIO(storage.read(key))).num_rows) if storage.exists(key) else None
 
 
 def _policy_objection(row: Mapping[str, Any], declared: Prepare) -> tuple[str, str] | None:
