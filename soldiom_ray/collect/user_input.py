@@ -2,26 +2,34 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect.documents import SUPPORTED
-from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
+from soldiom_ray.collect.files import wanted
 from soldiom_ray.collect.label import LANGUAGES, label
+from soldiom_ray.collect.raw import keep_raw
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import COLLECTED, Gathered, Task, Todo, document_id
+from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SUPPORTED
 from soldiom_ray.domains.schema import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import open_storage
+from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
+PARSERS = 1
+"""Raise it when the same bytes would now give other texts."""
+
+MAY_BE_BETTER_NEXT_TIME = ("timeout", "too_complex", "crashed")
+STRUCTURED = ("table", "json", "parquet", "sqlite", "sql", "workbook")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +47,33 @@ class Given:
 
 @dataclass(frozen=True)
 class ParseFiles:
-    """A task: parse these files in a sandbox."""
+    """A task: parse these files in a sandbox. What a file gave is kept under the hash of its bytes, so that neither a
+    collection that was killed nor a later one parses it again."""
 
     files: tuple[Given, ...]
     settings: Settings
+    options: ParseOptions
     max_bytes: int
     collected_at: datetime
-    here: bool = True
+    here: bool
 
     def run(self) -> Gathered:
-        gathered = Gathered()
+        gathered, storage = Gathered(), open_storage(self.settings)
         with Sandbox() as sandbox:
             for given in self.files:
                 try:
-                    data = self._bytes(given)
-                    texts = sandbox.parse(given.name, data)
+                    data = self._bytes(given, storage)
+                    texts = parse_once(given.name, data, self.options, sandbox, storage)
                 except LeftOut as left:
                     gathered.leave_out("user", given.group, given.name, left.outcome, left.why)
                     continue
+                sha256 = keep_raw(storage, data)
                 gathered.outcomes[COLLECTED] += 1
-                gathered.documents.extend(_document(given, data, parsed, self.collected_at) for parsed in texts)
-                _note_facts(gathered, texts)
+                gathered.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
+                _note_facts(gathered, given.name, texts)
         return gathered
 
-    def _bytes(self, given: Given) -> bytes:
+    def _bytes(self, given: Given, storage: Storage) -> bytes:
         if given.content is not None:
             data = given.content.encode()
         elif given.place is not None:
@@ -74,12 +85,41 @@ class ParseFiles:
                 raise LeftOut("unreadable", type(error).__name__) from error
         else:
             try:
-                data = open_storage(self.settings).read(given.key)
+                data = storage.read(given.key)
             except NotFoundError as error:
                 raise LeftOut("unreadable", "its content is not in storage") from error
         if len(data) > self.max_bytes:
             raise LeftOut("too_large", f"more than {self.max_bytes} bytes")
         return data
+
+
+def parse_once(name: str, data: bytes, options: ParseOptions, sandbox: Sandbox, storage: Storage) -> list[ParsedText]:
+    """The texts of a file: those kept from an earlier time, or parsed now and kept. Attachments are kept by their hash
+    and told in the first text's metadata. Raises LeftOut as the sandbox does."""
+    ending = PurePosixPath(name.lower()).suffix
+    decides = [PARSERS, hashlib.sha256(data).hexdigest(), ending, asdict(options)]
+    key = f"kept/parsed/{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}.json"
+    if storage.exists(key):
+        told = json.loads(storage.read(key))
+        if "outcome" in told:
+            raise LeftOut(told["outcome"], told["why"])
+        return [ParsedText(text, part, metadata) for text, part, metadata in told["texts"]]
+    try:
+        texts = [_attachments_kept(parsed, storage) for parsed in sandbox.parse(name, data, options)]
+    except LeftOut as left:
+        if left.outcome not in MAY_BE_BETTER_NEXT_TIME:
+            storage.write(key, json.dumps({"outcome": left.outcome, "why": left.why}).encode())
+        raise
+    rows = [(parsed.text, parsed.part, parsed.metadata) for parsed in texts]
+    storage.write(key, json.dumps({"texts": rows}).encode())
+    return texts
+
+
+def _attachments_kept(parsed: ParsedText, storage: Storage) -> ParsedText:
+    if not parsed.attachments:
+        return parsed
+    told = [{"sha256": keep_raw(storage, one.data), **one.metadata} for one in parsed.attachments]
+    return ParsedText(parsed.text, parsed.part, parsed.metadata | {"attachments": told})
 
 
 @dataclass
@@ -91,20 +131,25 @@ class FilesPlan:
     declared: FilesSource
     settings: Settings
     collected_at: datetime
+    gathered: Gathered
 
     def todo(self, report: Callable[[float, str], None]) -> Todo:
+        declared = self.declared
+        options = ParseOptions(declared.columns, declared.ocr, declared.speech_model)
+        here = any(given.place is not None for given in self.files)
         starts = range(0, len(self.files), FILES_PER_TASK)
         groups = [tuple(self.files[s : s + FILES_PER_TASK]) for s in starts]
         tasks: list[Task] = [
-            ParseFiles(group, self.settings, self.declared.max_bytes, self.collected_at) for group in groups
+            ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, here) for group in groups
         ]
-        return Todo(tasks)
+        return Todo(tasks, self.gathered)
 
 
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
     """Find all files and inputs; InputError names everything that is missing."""
     problems: list[Problem] = []
     files: list[Given] = []
+    gathered = Gathered()
     prints: list[Any] = []
     for text in declared.paths:
         path = Path(text).expanduser().absolute()
@@ -115,6 +160,9 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         else:
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
+        chosen = [(name, file) for name, file in found if wanted(name, declared.include or ("*",), declared.exclude)]
+        gathered.outcomes["not_included"] += len(found) - len(chosen)
+        found = chosen
         files.extend(Given(name, file.as_uri(), name, file) for name, file in found)
         prints.extend((name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in found)
     given, hashes = _inputs(declared.inputs, context, problems)
@@ -123,7 +171,8 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
             "Some of the files to collect are missing.", remedy="correct the paths and ids", problems=problems
         )
     fingerprint = {"files": hashlib.sha256(json.dumps(prints).encode()).hexdigest(), "inputs": hashes}
-    return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at)
+    gathered.outcomes += Counter()
+    return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, gathered)
 
 
 def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tuple[list[Given], dict[str, str]]:
@@ -163,18 +212,16 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
     return files, hashes
 
 
-def _document(given: Given, data: bytes, parsed: ParsedText, collected_at: datetime) -> Document:
-    digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass") if parsed.part else data).hexdigest()
+def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: datetime) -> Document:
+    digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest() if parsed.part else file_sha256
     url = f"{given.url}#{parsed.part.replace(' ', '-')}" if parsed.part else given.url
     told = label(given.name, parsed.text)
     suffix = Path(given.name).suffix.lower()
-    kind = (
-        told.kind
-        if suffix in LANGUAGES and suffix not in SUPPORTED
-        else "documentation"
-        if suffix not in (".csv", ".tsv", ".json", ".jsonl")
-        else "other"
-    )
+    if suffix in LANGUAGES and suffix not in SUPPORTED:
+        kind = told.kind
+    else:
+        kind = "documentation" if data_type(given.name) == "text" else "other"
+    metadata = json.loads(given.metadata) | parsed.metadata | ({"file_sha256": file_sha256} if parsed.part else {})
     return Document(
         id=document_id("user", url, digest),
         text=parsed.text,
@@ -189,16 +236,27 @@ def _document(given: Given, data: bytes, parsed: ParsedText, collected_at: datet
         language=told.language or "text",
         rule="files",
         collected_at=collected_at,
-        metadata=json.dumps(json.loads(given.metadata) | parsed.metadata),
+        metadata=json.dumps(metadata),
     )
 
 
-def _note_facts(gathered: Gathered, texts: Sequence[ParsedText]) -> None:
+def data_type(name: str) -> str:
+    """Which of a dataset's data types a file is: text, structured, image, audio or video."""
+    family = FAMILY_OF_ENDING.get(PurePosixPath(name.lower()).suffix, "text")
+    if family in ("image", "audio", "video"):
+        return family
+    return "structured" if family in STRUCTURED else "text"
+
+
+def _note_facts(gathered: Gathered, name: str, texts: Sequence[ParsedText]) -> None:
     metadata = texts[0].metadata
-    for name in ("ragged_rows", "bad_lines", "bad_pages"):
-        gathered.facts[name] += int(metadata.get(name, 0))
+    gathered.facts[f"{data_type(name)}_files"] += 1
+    for fact in ("ragged_rows", "bad_lines", "bad_pages", "ocr_pages"):
+        gathered.facts[fact] += int(metadata.get(fact, 0))
     gathered.facts["encoding_guessed"] += "encoding" in metadata
-    gathered.facts += type(gathered.facts)()
+    for role, column in sorted((metadata.get("columns") or {}).items()):
+        gathered.facts[f"column {role}={column}"] += 1
+    gathered.facts += Counter()
 
 
 def _files_below(folder: Path) -> list[Path]:
