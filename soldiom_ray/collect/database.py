@@ -73,7 +73,7 @@ def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> 
     """Read everything that is declared. InputError or UnavailableError, without the password, when that fails."""
     address, password = read_database_url(declared.url)
     password = password or password_of(context.settings, context.tenant, address)
-    query = checked_query(declared.query) if declared.query else ""
+    query = checked_query(declared.query, address.backend) if declared.query else ""
     settings = context.settings
     with open_reader(
         address,

@@ -27,8 +27,16 @@ CONNECT_SECONDS = 10
 ROWS_AT_ONCE = 500
 READING_WORDS = ("select", "with", "values", "table")
 
-_QUOTED = r"""'(?:[^'\\]|''|\\.)*'|"(?:[^"]|"")*"|`[^`]*`|\$(\w*)\$.*?\$\1\$"""
-_COMMENT = r"--[^\n]*|/\*.*?\*/|#[^\n]*"
+_NAMES = r'"(?:[^"]|"")*"|`[^`]*`'
+_MARKED = {
+    "mysql": (r"--[^\n]*|/\*.*?\*/|#[^\n]*", rf"""'(?:[^'\\]|''|\\.)*'|"(?:[^"\\]|""|\\.)*"|{_NAMES}"""),
+    "postgresql": (
+        r"--[^\n]*|/\*.*?\*/",
+        rf"""\b[eE]'(?:[^'\\]|''|\\.)*'|'(?:[^']|'')*'|{_NAMES}|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$""",
+    ),
+    "sqlite": (r"--[^\n]*|/\*.*?\*/", rf"'(?:[^']|'')*'|{_NAMES}|\[[^\]]*\]"),
+}
+"""Comments and quoted text of each dialect: a semicolon there ends nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +116,11 @@ class Reader:
                 raise
 
 
-def checked_query(query: str) -> str:
+def checked_query(query: str, backend: str) -> str:
     """One statement that reads, without its last semicolon. InputError for several, or one that does something else.
     The read-only transaction refuses what gets past this."""
-    bare = re.sub(f"({_COMMENT})|({_QUOTED})", lambda found: " " if found[1] else "''", query, flags=re.DOTALL)
+    comment, quoted = _MARKED[backend]
+    bare = re.sub(f"({comment})|({quoted})", lambda found: " " if found[1] else "''", query, flags=re.DOTALL)
     statement, _, rest = bare.partition(";")
     if rest.replace(";", "").strip():
         raise InputError("The query holds several statements.", remedy="give one SELECT")
@@ -326,14 +335,15 @@ _MESSAGES = (
 
 
 def _ours(address: DatabaseAddress, error: BaseException) -> SoldiomError:
-    code = str(getattr(error, "sqlstate", None) or (error.args[0] if error.args else ""))
+    if isinstance(error, SoldiomError):
+        return error
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else ""
+    code = str(number or getattr(error, "sqlstate", None) or "")
     message = " ".join(str(part) for part in error.args)
     found = next((cause for cause in _CAUSES if code in cause[1]), None)
     if found is None:
         name = next((name for name, pattern in _MESSAGES if re.search(pattern, message)), "")
         found = next((cause for cause in _CAUSES if cause[0] == name), None)
-    if isinstance(error, SoldiomError):
-        return error
     if found is None:
         if address.backend == "sqlite":
             return InputError(
@@ -344,7 +354,7 @@ def _ours(address: DatabaseAddress, error: BaseException) -> SoldiomError:
                 f"{address.place} cannot be reached ({type(error).__name__}).", remedy="check host, port and network"
             )
         return InputError(
-            f"{address.place} refuses the query ({type(error).__name__}{f' {code}' if len(code) == 5 else ''}).",
+            f"{address.place} refuses the query ({type(error).__name__}{f' {code}' if code else ''}).",
             remedy="try the query in another client",
         )
     name, _, what, remedy = found
