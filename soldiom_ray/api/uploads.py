@@ -1,36 +1,53 @@
-"""Uploaded files: what may come in, under which name it is kept. What a file says is not read here."""
+"""Uploaded files: what may come in, under which name it is kept. What a file says is not read here; the parsers do that
+in a process of their own, and refuse what gets past this door."""
 
+import bz2
+import gzip
+import lzma
+import struct
+import tarfile
 import unicodedata
 import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import PurePosixPath
-from typing import IO
+from typing import IO, Any
 
+from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SOURCE_TEXT, SUPPORTED
+from soldiom_ray.domains.signatures import HEAD_BYTES, OLE, ZIP, family_of_head, family_of_zip, unread_kind
 from soldiom_ray.errors import InputError, Problem
 
-EXTENSIONS = ("txt", "md", "csv", "json", "jsonl", "pdf", "docx", "html", "py", "ipynb")
-ZIP_ENTRIES = 1000
-ZIP_BYTES = 1 << 30
+EXTENSIONS = tuple(ending.removeprefix(".") for ending in (*SUPPORTED, *SOURCE_TEXT))
+OFFICE_ENTRIES = 1000
+ARCHIVE_ENTRIES = 10_000
+UNPACKED_BYTES = 400 << 20
 ZIP_RATIO = 100
+STREAM_RATIO = 1000
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_ARCHIVES = (".zip", ".jar", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
+_END_OF_ZIP = b"PK\x05\x06"
+_BROKEN = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, ValueError, OSError, EOFError)
 
 
 def check_upload(name: str, file: IO[bytes], field: str = "file") -> str:
     """The extension of an acceptable file (rewound). InputError for an extension that is not known, for content that
-    is not of it, for nothing at all, and for an archive that unpacks to too much."""
-    extension = PurePosixPath(name.replace("\\", "/")).suffix.lower().removeprefix(".")
-    if extension not in EXTENSIONS:
-        raise _wrong(field, f"files of this kind are not taken; known: {', '.join(EXTENSIONS)}")
-    start = file.read(8192)
+    is not of it, for nothing at all, and for an archive that unpacks to too much or leads elsewhere."""
+    ending = PurePosixPath(name.replace("\\", "/")).suffix.lower()
+    if ending not in SUPPORTED and ending not in SOURCE_TEXT:
+        raise _wrong(field, name, f"files of this kind are not taken; known: {', '.join(EXTENSIONS)}")
+    head = file.read(HEAD_BYTES)
     file.seek(0)
-    if not start:
-        raise _wrong(field, "the file is empty")
-    if extension == "pdf":
-        if b"%PDF-" not in start[:1024]:
-            raise _wrong(field, "the content is not a PDF")
-    elif extension == "docx":
-        _check_docx(file, field)
-    elif b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise _wrong(field, f"the content is not text, as .{extension} says")
-    return extension
+    if not head:
+        raise _wrong(field, name, "the file is empty")
+    try:
+        problem = _problem(ending, head, file)
+    except (*_BROKEN, NotImplementedError, RuntimeError, struct.error):
+        problem = f"the content is not a whole {ending} file"
+    finally:
+        file.seek(0)
+    if problem:
+        raise _wrong(field, name, problem)
+    return ending.removeprefix(".")
 
 
 def shown_name(name: str) -> str:
@@ -40,23 +57,115 @@ def shown_name(name: str) -> str:
     return kept.strip()[-200:] or "unnamed"
 
 
-def _check_docx(file: IO[bytes], field: str) -> None:
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError) as error:
-        raise _wrong(field, "the content is not a DOCX") from error
-    finally:
-        file.seek(0)
-    names = {entry.filename for entry in entries}
-    if "[Content_Types].xml" not in names or not any(name.startswith("word/") for name in names):
-        raise _wrong(field, "the content is not a DOCX")
-    whole, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
-    if len(entries) > ZIP_ENTRIES or whole > ZIP_BYTES or whole > ZIP_RATIO * max(packed, 1):
-        raise _wrong(field, "the archive unpacks to too much")
+def _problem(ending: str, head: bytes, file: IO[bytes]) -> str:
+    """What is wrong with a file's content, or "". Text may hold anything that the parsers read, whatever its name."""
+    named = FAMILY_OF_ENDING.get(ending, "text")
+    found = family_of_head(head, ending)
+    if found == ZIP:
+        return _zip_problem(named, ending, file)
+    if found == "archive":
+        problem = _stream_problem(head, file)
+        return problem or ("" if named in _TEXTUAL or named == found else f"the content is not of the kind {ending}")
+    unread = unread_kind(head)
+    if unread:
+        return f"the content is {unread}"
+    if named in _TEXTUAL:
+        return "" if found or not _is_binary(head) else f"the content is not text, as {ending} says"
+    family = "workbook" if found == OLE else found
+    same = family == named or {family, named} <= {"audio", "video"}
+    return "" if same else f"the content is not of the kind {ending}"
 
 
-def _wrong(field: str, message: str) -> InputError:
+_TEXTUAL = ("text", "html", "table", "json", "sql", "email")
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether bytes hold NULs and are no UTF-16: there, every second byte of many is NUL, or a mark stands first."""
+    nuls = head.count(0)
+    halves = sorted((head[::2].count(0), head[1::2].count(0)))
+    wide = len(head) >= 16 and halves[1] > 0.05 * len(head) and halves[0] < 0.1 * halves[1]
+    return bool(nuls) and not wide and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+
+
+def _zip_problem(named: str, ending: str, file: IO[bytes]) -> str:
+    entries = _zip_entries(file)
+    if entries > ARCHIVE_ENTRIES:
+        return f"the archive holds {entries} files, more than {ARCHIVE_ENTRIES}"
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        names = {member.filename for member in members}
+        small = "mimetype" in names and archive.getinfo("mimetype").file_size < 200
+        family = family_of_zip(names, archive.read("mimetype") if small else b"")
+    if (named not in _TEXTUAL and family != named) or (named == "docx" and "[Content_Types].xml" not in names):
+        return f"the content is not of the kind {ending}"
+    whole, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    if family != "archive" and len(members) > OFFICE_ENTRIES:
+        return f"the file holds {len(members)} parts, more than {OFFICE_ENTRIES}"
+    if whole > UNPACKED_BYTES or whole > ZIP_RATIO * max(packed, 1 << 10):
+        return f"the archive unpacks to too much ({whole} bytes)"
+    if any(member.external_attr >> 28 == 0xA for member in members):
+        return "the archive holds a link"
+    return _names_problem((member.filename for member in members), nested=family != "archive")
+
+
+def _zip_entries(file: IO[bytes]) -> int:
+    """How many entries the end of a zip file announces (at most 65,535 there), without reading its directory."""
+    size = file.seek(0, 2)
+    file.seek(max(0, size - (1 << 16) - 22))
+    tail = file.read()
+    file.seek(0)
+    place = tail.rfind(_END_OF_ZIP)
+    return struct.unpack_from("<H", tail, place + 10)[0] if place >= 0 else 0
+
+
+def _stream_problem(head: bytes, file: IO[bytes]) -> str:
+    """A tar, a packed tar, or one packed file: read once, front to back, nothing kept."""
+    opener: Any = next((opener for magic, opener in _PACKED.items() if head.startswith(magic)), None)
+    size = file.seek(0, 2)
+    file.seek(0)
+    if opener is None:
+        return _tar_problem(file)
+    total, first = 0, b""
+    with opener(file) as stream:
+        while part := stream.read(1 << 20):
+            first = first or part[:512]
+            total += len(part)
+            if total > UNPACKED_BYTES or total > STREAM_RATIO * max(size, 1 << 16):
+                return f"it unpacks to too much (more than {total} bytes)"
+    file.seek(0)
+    if first[257:262] != b"ustar":
+        found = family_of_head(first, "")
+        return "an archive within an archive" if found in (ZIP, "archive") else ""
+    with opener(file) as stream:
+        return _tar_problem(stream)
+
+
+def _tar_problem(stream: Any) -> str:
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
+        names = []
+        for number, member in enumerate(archive, 1):
+            if number > ARCHIVE_ENTRIES:
+                return f"the archive holds more than {ARCHIVE_ENTRIES} files"
+            if not (member.isreg() or member.isdir()):
+                return "the archive holds a link or a device"
+            names.append(member.name)
+    return _names_problem(names, nested=False)
+
+
+def _names_problem(names: Iterable[str], nested: bool) -> str:
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or "\0" in name or (path.parts and ":" in path.parts[0]):
+            return "the archive holds a path that leads out of it"
+        if not nested and path.suffix.lower() in _ARCHIVES:
+            return "an archive within an archive"
+    return ""
+
+
+def _wrong(field: str, name: str, message: str) -> InputError:
+    shown = shown_name(name)
     return InputError(
-        "A file cannot be taken.", remedy="leave it out or convert it", problems=[Problem(f"body.{field}", message)]
+        "A file cannot be taken.",
+        remedy="leave it out or convert it",
+        problems=[Problem(f"body.{field}", f"{shown!r}: {message}")],
     )

@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import PurePosixPath
+from typing import IO, Any
 
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.nested import Members, allowance
@@ -19,7 +20,7 @@ from soldiom_ray.collect.text import LeftOut
 MAX_RATIO = 1000
 """Of a packed stream; real tables and logs reach 300."""
 _BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
-_PACKED = {b"\x1f\x8b": gzip.GzipFile, b"BZ": bz2.BZ2File, b"\xfd7": lzma.LZMAFile}
+_PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _ENDINGS = (".gz", ".bz2", ".xz")
 _CHUNK_BYTES = 1 << 20
 _SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -98,7 +99,7 @@ def _read_stream(name: str, data: bytes, members: Members, options: ParseOptions
         members.add(inner or "unnamed", content, options)
 
 
-def _unpacked(stream: gzip.GzipFile | bz2.BZ2File | lzma.LZMAFile, packed_bytes: int) -> bytes:
+def _unpacked(stream: IO[bytes], packed_bytes: int) -> bytes:
     parts: list[bytes] = []
     total = 0
     with allowance() as left, stream:

@@ -68,7 +68,9 @@ class _Page(HTMLParser):
         if self.in_title:
             self.title += data
         elif not self.silent:
-            self.parts.append(data if self.preformatted else re.sub(r"\s+", " ", data))
+            plain = data if self.preformatted else re.sub(r"\s+", " ", data)
+            told = self.parts[-1][-1:] if self.parts else "\n"
+            self.parts.append(plain.lstrip(" ") if told in (" ", "\n") and not self.preformatted else plain)
 
     def text(self) -> str:
         """The text so far: no blank bullets, no blank line twice."""

@@ -4,7 +4,6 @@ import struct
 
 from soldiom_ray.collect.text import LeftOut
 
-MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ENTRY_BYTES = 128
 _NO_ENTRY = 0xFFFFFFFF
 _OTHER = (
@@ -15,16 +14,15 @@ _OTHER = (
 )
 
 
-def family_of(data: bytes) -> str:
-    """ "workbook", or "unsupported: what it is". Raises LeftOut: encrypted, damaged."""
+def unread_kind(data: bytes) -> str | None:
+    """None for a workbook, else what the file is and its remedy. Raises LeftOut: encrypted, damaged."""
     names = _root_names(data)
     if "EncryptedPackage" in names:
         raise LeftOut("encrypted", "an Office file with a password")
     if names & {"Workbook", "Book"}:
-        return "workbook"
-    return "unsupported: " + next(
-        (what for name, what in _OTHER if name in names), "an old Office file of a program that is not known"
-    )
+        return None
+    known = (what for name, what in _OTHER if name in names)
+    return next(known, "an old Office file of a program that is not known")
 
 
 def _root_names(data: bytes) -> set[str]:

@@ -6,7 +6,7 @@ import re
 import zipfile
 from typing import Any
 
-from soldiom_ray.collect.documents import ole, zipped
+from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import (
     Table,
@@ -17,6 +17,7 @@ from soldiom_ray.collect.documents.rows import (
     tables_texts,
 )
 from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.domains.signatures import OLE_MAGIC
 
 MAX_CELLS = 20_000_000
 """Of one sheet, blank ones between others included: calamine holds a sheet as a full rectangle, 32 bytes a cell."""
@@ -27,7 +28,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Every sheet that holds something: a table where its first row names the columns, else its rows as lines."""
     import python_calamine
 
-    if not data.startswith(ole.MAGIC):
+    if not data.startswith(OLE_MAGIC):
         zipped.check_office_file(data)
         _check_extent(data)
     try:

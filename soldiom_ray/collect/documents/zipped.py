@@ -1,5 +1,6 @@
 """Zip containers: what kind of file one is, and its members within limits on size, ratio and count."""
 
+import contextlib
 import io
 import re
 import zipfile
@@ -7,6 +8,7 @@ import zlib
 from typing import Any
 
 from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.domains.signatures import family_of_zip
 
 MAX_UNPACKED_BYTES = 400 << 20
 MAX_RATIO = 200
@@ -14,37 +16,18 @@ MAX_MEMBERS = 100_000
 BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, EOFError, KeyError)
 """What a damaged archive makes the standard library raise."""
 
-_BY_MEMBER = (
-    ("word/document", "docx"),
-    ("xl/workbook.", "workbook"),
-    ("ppt/presentation.", "pptx"),
-    ("META-INF/container.xml", "epub"),
-)
-_BY_MIMETYPE = (
-    (b"application/epub+zip", "epub"),
-    (b"application/vnd.oasis.opendocument.text", "opendocument"),
-    (b"application/vnd.oasis.opendocument.presentation", "opendocument"),
-    (b"application/vnd.oasis.opendocument.spreadsheet", "workbook"),
-)
 _ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y|\0<\0!\0E\0N\0T\0I\0T\0Y")
 
 
 def family_of(data: bytes) -> str:
-    """docx, workbook, pptx, opendocument, epub, or archive. Raises LeftOut: damaged, too_large, encrypted."""
+    """docx, workbook, pptx, opendocument, epub, or archive. Raises LeftOut: damaged, too_large."""
     with open_zip(data) as archive:
         names = archive.namelist()
+        mimetype = b""
         if "mimetype" in names and archive.getinfo("mimetype").file_size < 200:
-            try:
-                told = archive.read("mimetype").strip()
-            except (*BROKEN, RuntimeError):
-                told = b""
-            for media, family in _BY_MIMETYPE:
-                if told.startswith(media):
-                    return family
-    for start, family in _BY_MEMBER:
-        if any(name.startswith(start) for name in names):
-            return family
-    return "archive"
+            with contextlib.suppress(*BROKEN, RuntimeError):
+                mimetype = archive.read("mimetype")
+        return family_of_zip(names, mimetype)
 
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
