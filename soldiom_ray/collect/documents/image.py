@@ -1,0 +1,147 @@
+"""Images: size, form, a hash of what they show, and their words by OCR. Where a picture was taken stays private."""
+
+import io
+from datetime import datetime
+from typing import Any
+
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.text import LeftOut
+
+MAX_PIXELS = 30_000_000
+"""A phone's photo has 12 to 24 million, an A4 page at 400 dpi 15. At three bytes a pixel this is 90 MB."""
+MAX_OCR_FRAMES = 50
+"""As for PDF: further pages of a TIFF are counted in `ocr_skipped_pages`."""
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "MPO")
+_MAKE, _MODEL, _DATE_TIME, _EXIF, _TAKEN, _GPS = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003, 0x8825  # EXIF 2.32, tables 3-8
+
+
+def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
+    """One text: the words on the picture, "" where there are none or OCR is off.
+
+    `metadata`: width, height (as shown, turned upright), mode, format, dhash (64 bits, hexadecimal, of the first
+    frame), frames, camera, taken, has_gps, ocr_confidence, ocr_skipped_pages, bad_frames where there is something to tell.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise _too_large() from error
+    except UnidentifiedImageError as error:
+        raise LeftOut("unsupported", f"not an image that is read here ({', '.join(_FORMATS[:-1])})") from error
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError) as error:
+        raise LeftOut("damaged", f"an image that does not open ({type(error).__name__})") from error
+    with image:
+        form, mode, metadata = str(image.format), image.mode, _exif(image)
+        upright = _upright(image, form)
+        metadata = {
+            "width": upright.width,
+            "height": upright.height,
+            "mode": mode,
+            "format": form,
+            "dhash": dhash(upright),
+        } | metadata
+        frames = _frame_count(image)
+        if frames > 1:
+            metadata["frames"] = frames
+        texts = [""]
+        if options.ocr:
+            # Only a TIFF's frames are pages; those of a GIF or WebP are one moving picture.
+            texts = _words(image, upright, frames if form == "TIFF" else 1, metadata)
+    return [ParsedText("\n\n".join(text for text in texts if text), metadata=metadata)]
+
+
+def dhash(image: Any) -> str:
+    """64 bits in hexadecimal: whether each of 8 x 8 places is brighter than its right neighbour. Near-duplicates differ
+    in few bits."""
+    import numpy
+    from PIL import Image
+
+    small = numpy.asarray(image.convert("L").resize((9, 8), Image.Resampling.BILINEAR), dtype=numpy.int16)
+    return numpy.packbits(small[:, :-1] > small[:, 1:]).tobytes().hex()
+
+
+def pixels_of(image: Any) -> Any:
+    """Rows, columns and the bytes blue, green, red, as OCR takes them; what is transparent becomes white."""
+    import numpy
+    from PIL import Image
+
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    if image.mode.startswith("I;16"):
+        image = image.point(lambda value: value / 256).convert("L")
+    return numpy.ascontiguousarray(numpy.asarray(image.convert("RGB"))[:, :, ::-1])
+
+
+def _upright(image: Any, form: str) -> Any:
+    """The first frame, decoded, turned as its EXIF says."""
+    from PIL import Image, ImageOps
+
+    try:
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_large(image.width, image.height)
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except Image.DecompressionBombError as error:
+        raise _too_large() from error
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
+        raise LeftOut("damaged", f"a {form} image that ends early or breaks off ({type(error).__name__})") from error
+
+
+def _too_large(width: int = 0, height: int = 0) -> LeftOut:
+    size = f"{width} x {height} pixels; " if width else ""
+    return LeftOut("too_large", f"{size}at most {MAX_PIXELS // 1_000_000} million pixels are read")
+
+
+def _exif(image: Any) -> dict[str, Any]:
+    """Camera and time. Of a place only that there is one, since where somebody was is private."""
+    try:
+        told = image.getexif()
+        camera = " ".join(str(told.get(key) or "").strip("\0 ") for key in (_MAKE, _MODEL)).strip()
+        moment = str(told.get_ifd(_EXIF).get(_TAKEN) or told.get(_DATE_TIME) or "").strip("\0 ")
+        has_gps = bool(told.get_ifd(_GPS))
+    except Exception:  # EXIF is written by cameras and phones in any shape; a broken one leaves the picture whole
+        return {}
+    try:
+        taken = datetime.strptime(moment, "%Y:%m:%d %H:%M:%S").isoformat()  # EXIF has no time zone
+    except ValueError:
+        taken = ""
+    found = {"camera": "".join(filter(str.isprintable, camera))[:100], "taken": taken, "has_gps": has_gps}
+    return {key: value for key, value in found.items() if value}
+
+
+def _frame_count(image: Any) -> int:
+    try:
+        return int(getattr(image, "n_frames", 1))
+    except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError):
+        return 1
+
+
+def _words(image: Any, first: Any, frames: int, metadata: dict[str, Any]) -> list[str]:
+    """OCR of each page; what could not be read is told in `metadata`."""
+    from soldiom_ray.collect.documents import ocr
+
+    texts, confidences, bad = [], [], 0
+    for number in range(min(frames, MAX_OCR_FRAMES)):
+        try:
+            if number:
+                image.seek(number)
+                frame = _upright(image, "TIFF")
+            else:
+                frame = first
+        except (LeftOut, EOFError, OSError, ValueError, SyntaxError):
+            bad += 1
+            continue
+        reading = ocr.read(pixels_of(frame))
+        texts.append(reading.text)
+        if reading.text:
+            confidences.append(reading.confidence)
+    if confidences:
+        metadata["ocr_confidence"] = round(sum(confidences) / len(confidences), 3)
+    if frames > MAX_OCR_FRAMES:
+        metadata["ocr_skipped_pages"] = frames - MAX_OCR_FRAMES
+    if bad:
+        metadata["bad_frames"] = bad
+    return texts
