@@ -14,6 +14,7 @@ from typing import Any
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
 from soldiom_ray.db.engine import session
+from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
@@ -39,12 +40,13 @@ def launch_job(
     owner: str = "",
     idempotency_key: str | None = None,
 ) -> dict[str, Any]:
-    """Write the job's row and submit it. Returns the job as the API shows it.
+    """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
     The same idempotency key of one tenant gives the job it made the first time (ConflictError when the recipe
     differs). UnavailableError when the database or Ray cannot be reached; the row then says `failed`.
     """
     keep_secrets(settings)
+    recipe = hide_secrets(settings, recipe, tenant)
     train = recipe.train
     with session(settings) as connection:
         job = jobs.create(
@@ -71,6 +73,7 @@ def launch_job(
 def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "default") -> dict[str, Any] | None:
     """The unfinished job of the very same recipe, if there is one."""
     reconcile(settings)
+    recipe = hide_secrets(settings, recipe, tenant)
     with session(settings) as connection:
         job = jobs.active(connection, tenant, kind, recipe.name, as_dict(recipe))
         return jobs.as_dict(job, jobs.stages(connection, job.id)) if job else None

@@ -249,6 +249,14 @@ def _change_secrets(settings: Settings, change: Callable[[dict[str, Any]], dict[
         write_private(path, json.dumps(change(_read_json(path))))
 
 
+def environment_value(name: str, environ: Mapping[str, str] | None = None) -> str:
+    """The value of a variable that a user names as the place of a secret. InputError when it is not set."""
+    value = (os.environ if environ is None else environ).get(name, "")
+    if not value:
+        raise InputError(f"The environment variable {name[:60]!r} is not set.", remedy="set it in this shell")
+    return value
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read (0600, its folder 0700), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -38,8 +38,8 @@ def test_a_recipe_with_many_mistakes_tells_them_all_with_their_lines(tmp_path: P
     done = Home(tmp_path / "home").run("recipe", "check", str(recipe), code=2)
     assert done.stdout == ""
     assert (
-        "line 3: collect[0].source: is 'lcal'; known: local, files, github, huggingface. Did you mean \"local\"?"
-        in done.stderr
+        "line 3: collect[0].source: is 'lcal'; known: local, files, github, huggingface, database, url."
+        ' Did you mean "local"?' in done.stderr
     )
     assert (
         "line 5: prepare.filters[1]: is 'near_dupe'" in done.stderr and 'Did you mean "near_duplicate"?' in done.stderr

@@ -14,7 +14,7 @@ from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.db import datasets, inputs, jobs, models
 from soldiom_ray.db.engine import session
 from soldiom_ray.domains.recipes import validate_recipe
-from soldiom_ray.domains.schema import FilesSource, LocalSource, Recipe
+from soldiom_ray.domains.schema import DatabaseSource, FilesSource, LocalSource, Recipe, UrlSource
 from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
 from soldiom_ray.settings import Settings
 
@@ -99,6 +99,12 @@ def _check_references(opened: Session, recipe: Recipe, caller: Caller) -> None:
         if local and not caller.may("admin"):
             raise DeniedError(
                 "Paths on the server can only be collected by an admin.", remedy="upload the files instead"
+            )
+        private = isinstance(source, DatabaseSource | UrlSource) and source.private
+        if private and not (caller.may("admin") and caller.tenant == "default"):
+            raise DeniedError(
+                "Private addresses can only be reached by an admin of the tenant 'default'.",
+                remedy="leave out `private`; SOLDIOM_PRIVATE_HOSTS allows single hosts to everyone",
             )
         if isinstance(source, FilesSource):
             for name in source.inputs:

@@ -16,7 +16,9 @@ Many = list[str]
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Put this module's commands under the program."""
+    """Put the commands for data under the program."""
+    from soldiom_ray.cli import own_data  # noqa: F401 - its commands come under `collect`
+
     app.add_typer(collect_app, name="collect")
     for command in (prepare, embed, search):
         app.command()(command)
@@ -39,24 +41,12 @@ def collect_local(
     source = {
         "source": "local",
         "path": str(path.expanduser().absolute()) if path else None,
-        "packages": _split(packages),
-        "include": _split(include),
-        "exclude": _split(exclude),
+        "packages": split_list(packages),
+        "include": split_list(include),
+        "exclude": split_list(exclude),
         "max_documents": max_documents,
     }
-    _collect(name, source, json)
-
-
-@collect_app.command("files")
-def collect_files(
-    paths: Annotated[
-        list[Path], typer.Argument(help="Files or folders: text, Markdown, CSV, JSON, JSONL, PDF, DOCX, HTML.")
-    ],
-    name: Name = "files",
-    json: Json = False,
-) -> None:
-    """Collect your own documents."""
-    _collect(name, {"source": "files", "paths": [str(path.expanduser().absolute()) for path in paths]}, json)
+    collect_source(name, source, json)
 
 
 @collect_app.command("github")
@@ -65,22 +55,26 @@ def collect_github(
     languages: Annotated[Many | None, typer.Option(help="Default: Python, Jupyter Notebook.")] = None,
     min_stars: Annotated[int | None, typer.Option(help="More stars than this (default 1000).")] = None,
     pushed_within_days: Annotated[int | None, typer.Option(help="Updated within so many days (default 183).")] = None,
-    max_repositories: Annotated[int | None, typer.Option(help="At most so many repositories.")] = None,
-    kinds: Annotated[Many | None, typer.Option(help="Kinds of file kept.")] = None,
+    max_repositories: Annotated[int | None, typer.Option(help="At most so many, most stars first.")] = None,
+    kinds: Annotated[
+        Many | None, typer.Option(help="Kinds of file kept, such as architecture or training; default: all.")
+    ] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Larger files are left out (default 1000000).")] = None,
     name: Name = "github",
     json: Json = False,
 ) -> None:
-    """Collect repositories of GitHub."""
+    """Collect repositories of GitHub. Run it again to collect what changed: what did not is not downloaded again."""
     source = {
         "source": "github",
-        "topics": _split(topics),
-        "languages": _split(languages),
+        "topics": split_list(topics),
+        "languages": split_list(languages),
         "min_stars": min_stars,
         "pushed_within_days": pushed_within_days,
         "max_repositories": max_repositories,
-        "kinds": _split(kinds),
+        "kinds": split_list(kinds),
+        "max_bytes": max_bytes,
     }
-    _collect(name, source, json)
+    collect_source(name, source, json)
 
 
 @collect_app.command("huggingface")
@@ -94,21 +88,31 @@ def collect_huggingface(
     min_likes: Annotated[int | None, typer.Option(help="More likes than this (default 100).")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many.")] = None,
     weights: Annotated[bool, typer.Option("--weights", help="Fetch the weights too (safetensors only).")] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Fetch the datasets' files too (Parquet, JSONL, JSON, CSV).")
+    ] = False,
+    max_bytes: Annotated[int | None, typer.Option(help="Largest data file (default 64 MB).")] = None,
+    max_repository_bytes: Annotated[
+        int | None, typer.Option(help="Data files of one dataset, all together (default 512 MB).")
+    ] = None,
     name: Name = "huggingface",
     json: Json = False,
 ) -> None:
-    """Collect model or dataset cards of the Hugging Face Hub."""
+    """Collect model or dataset cards of the Hugging Face Hub, with their content where it is asked for."""
     source = {
         "source": "huggingface",
         "kind": kind,
-        "tasks": _split(tasks),
-        "libraries": _split(libraries),
+        "tasks": split_list(tasks),
+        "libraries": split_list(libraries),
         "min_downloads": min_downloads,
         "min_likes": min_likes,
         "limit": limit,
         "weights": weights or None,
+        "data": data or None,
+        "max_bytes": max_bytes,
+        "max_repository_bytes": max_repository_bytes,
     }
-    _collect(name, source, json)
+    collect_source(name, source, json)
 
 
 def prepare(
@@ -119,7 +123,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Clean, filter, redact, deduplicate and split: documents become a versioned dataset."""
-    declared: dict[str, Any] = {"filters": _split(filters)} if filters else {}
+    declared: dict[str, Any] = {"filters": split_list(filters)} if filters else {}
     if test_share is not None:
         declared["split"] = {"test": test_share}
     job = _run({"name": name, "documents": datasets, "prepare": declared}, "prepare")
@@ -246,8 +250,9 @@ def dropped(
     )
 
 
-def _collect(name: str, source: dict[str, Any], as_json: bool) -> None:
-    given = {key: value for key, value in source.items() if value not in (None, [])}
+def collect_source(name: str, source: dict[str, Any], as_json: bool) -> None:
+    """Run a collection of one source, follow it and print what it made."""
+    given = {key: value for key, value in source.items() if value not in (None, [], {})}
     job = _run({"name": name, "collect": [given]}, "collect")
     details = _stage(job, "collect")["details"]
     counts = details["counts"]
@@ -255,6 +260,7 @@ def _collect(name: str, source: dict[str, Any], as_json: bool) -> None:
         "id": job["result"]["documents"][0],
         "documents": counts.get("documents", 0),
         "outcomes": details.get("outcomes", {}),
+        "columns": details.get("columns", {}),
         "counts": counts,
         "job": job["id"],
     }
@@ -267,6 +273,9 @@ def _collect(name: str, source: dict[str, Any], as_json: bool) -> None:
     print_table(
         [{"outcome": key, "count": value} for key, value in sorted(made["outcomes"].items())], ["outcome", "count"]
     )
+    if made["columns"]:
+        told = ", ".join(f"{role} = {' or '.join(columns)}" for role, columns in made["columns"].items())
+        print(f"Columns: {told}   (another choice: --column ROLE=COLUMN)")
     print(f"Next: soldiom prepare {made['id']}")
 
 
@@ -297,5 +306,6 @@ def _open(dataset: str) -> tuple[Any, Any]:
     return artifacts.get(artifact), artifacts
 
 
-def _split(values: Many | None) -> list[str]:
+def split_list(values: Many | None) -> list[str]:
+    """Values given repeatedly, separated by commas, or both."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import Settings, connection_secret, keep_connection_secrets
 
 if TYPE_CHECKING:
@@ -106,6 +107,18 @@ def _check_database_parts(fragment: str, options: Mapping[str, str], host: str, 
         raise ValueError("`url` names a host that cannot be one")
     if not database or "\0" in database:
         raise ValueError("`url` names no database; write scheme://USER@HOST/DATABASE")
+
+
+def with_password(url: str, password: str) -> str:
+    """The URL with this password in place of the one it has. InputError when it cannot be used."""
+    try:
+        address, _ = read_database_url(url)
+    except ValueError as error:
+        raise InputError(f"The database's address cannot be used: {error}.") from None
+    if not address.user:
+        raise InputError("A password needs a user.", remedy="write scheme://USER@HOST/DATABASE")
+    user, sign, rest = address.url.partition("@")
+    return f"{user}:{quote(password, safe='')}{sign}{rest}"
 
 
 def check_database_url(url: str) -> None:

@@ -119,7 +119,7 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
             _spell((*location, "source")), f"is {tag!r}; known: {', '.join(choices)}.{_suggest(tag, choices)}", line
         )
     elif detail["type"] == "union_tag_not_found":
-        message = "needs `source`: local, files, github or huggingface"
+        message = "needs `source`: local, files, github, huggingface, database or url"
     elif detail["type"] == "missing":
         message = "is missing"
     elif detail["type"] == "value_error":
