@@ -1,18 +1,29 @@
-"""Source `huggingface`: cards of models and datasets, with what the Hub knows of them; weights only when asked for."""
+"""Source `huggingface`: models and datasets of the Hugging Face Hub by downloads, likes, task and library."""
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect.hub_card import CARDS_PER_TASK, Listed, ReadCards
+from soldiom_ray.collect.hub_api import HubApi, open_hub
+from soldiom_ray.collect.hub_card import CARDS_PER_TASK, ReadCards
+from soldiom_ray.collect.hub_limits import Limits
+from soldiom_ray.collect.hub_metadata import Listed, read_listed
+from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import Gathered, Task, Todo
 from soldiom_ray.domains.schema import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings
 
+CODE = 2
+TAIL_PAGES = 2
+"""Pages at the end of a listing that are read again: what rose while it was paged can have passed over the end."""
+
+MAX_PASSES = 3
 _EXPAND_BOTH = [
     "downloads",
     "downloadsAllTime",
@@ -26,165 +37,148 @@ _EXPAND_BOTH = [
     "tags",
     "siblings",
 ]
-_EXPAND_MODEL = [*_EXPAND_BOTH, "pipeline_tag", "library_name", "safetensors", "model-index", "config"]
+_EXPAND_MODEL = [*_EXPAND_BOTH, "pipeline_tag", "library_name", "safetensors", "model-index", "evalResults", "config"]
 
 
 @dataclass
 class HuggingfacePlan:
-    """A listing. Downloads and likes move, so the fingerprint holds the day."""
+    """A listing that was read. The same repositories at the same commits are the same collection, on any day."""
 
     declared: HuggingfaceSource
     settings: Settings
     collected_at: datetime
+    chosen: tuple[Listed, ...]
+    gathered: Gathered
+    limits: Limits
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        return {"endpoint": self.settings.hf_endpoint, "day": self.collected_at.date().isoformat()}
+        listed = sorted((one.id, one.sha, one.gated) for one in self.chosen)
+        digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        return {"endpoint": self.settings.hf_endpoint, "listed": digest, "code": CODE}
 
     def todo(self, report: Callable[[float, str], None]) -> Todo:
-        """List what passes the filters, most downloads first; then tasks that read the cards."""
-        gathered = Gathered()
-        found: dict[str, Listed] = {}
-        searches = list(_searches(self.declared))
-        for number, (task, library) in enumerate(searches):
-            for listed in self._listing(task, library, gathered):
-                if listed.id in found:
-                    gathered.facts["listing_repeats"] += 1
-                else:
-                    found[listed.id] = listed
-                report(number / len(searches), f"listing {self.declared.kind}: {len(found)}")
-        chosen = sorted(found.values(), key=lambda one: (-one.downloads, one.id))[: self.declared.limit]
-        gathered.facts[f"{self.declared.kind}_found"] = len(found)
-        starts = range(0, len(chosen), CARDS_PER_TASK)
+        """Tasks that read the cards; one per repository where content comes too."""
+        per_task = 1 if self.declared.weights or self.declared.data else CARDS_PER_TASK
+        starts = range(0, len(self.chosen), per_task)
         tasks: list[Task] = [
-            ReadCards(tuple(chosen[s : s + CARDS_PER_TASK]), self.declared, self.settings, self.collected_at)
-            for s in starts
+            ReadCards(self.chosen[s : s + per_task], self.declared, self.settings, self.collected_at) for s in starts
         ]
-        return Todo(tasks, gathered)
-
-    def _listing(self, task: str | None, library: str | None, gathered: Gathered) -> Iterator[Listed]:
-        """Repositories by downloads (of the last 30 days), down to the threshold: the Hub knows none itself."""
-        kept = 0
-        for info in _pages(self.settings, self.declared.kind, task, library):
-            if int(info.downloads or 0) <= self.declared.min_downloads:
-                return
-            if int(info.likes or 0) <= self.declared.min_likes:
-                gathered.facts["too_few_likes"] += 1
-                continue
-            if getattr(info, "private", False) or getattr(info, "disabled", False):
-                gathered.leave_out("huggingface", info.id, "", "disabled")
-                continue
-            yield _listed(info, task, library)
-            kept += 1
-            if self.declared.limit is not None and kept >= self.declared.limit:
-                return
+        return Todo(tasks, self.gathered, lambda: _pause_message(self.limits))
 
 
 def plan(declared: HuggingfaceSource, context: Context, collected_at: datetime) -> HuggingfacePlan:
-    """What a listing of today would be made from; nothing is fetched yet."""
-    return HuggingfacePlan(declared, context.settings, collected_at)
-
-
-def _searches(declared: HuggingfaceSource) -> Iterator[tuple[str | None, str | None]]:
-    for task in declared.tasks or (None,):
-        for library in declared.libraries or (None,):
-            yield task, library
-
-
-def _pages(settings: Settings, kind: str, task: str | None, library: str | None) -> Iterator[Any]:
-    """Lazily, page by page. huggingface_hub retries pages by itself (429, 5xx) before it gives up."""
-    import httpx2
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi(endpoint=settings.hf_endpoint, token=settings.hf_token or False)
+    """Read the listing. Raises InputError when the Hub refuses it, UnavailableError when it does not answer."""
+    api = open_hub(context.settings, lambda message: context.report(0.0, message))
+    gathered = Gathered()
+    listing = Listing(api, declared, gathered, lambda count: context.report(0.0, f"{count} {declared.kind} listed"))
     try:
-        if kind == "models":
-            yield from api.list_models(filter=library, pipeline_tag=task, sort="downloads", expand=list(_EXPAND_MODEL))  # type: ignore[arg-type, unused-ignore]
-        else:
-            tags = [f"library:{library}"] if library else None
-            yield from api.list_datasets(filter=tags, task_categories=task, sort="downloads", expand=list(_EXPAND_BOTH))  # type: ignore[arg-type, unused-ignore]
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else 0
-        if status == 401:
-            raise InputError(
-                "The Hugging Face Hub refused the token (401).", remedy="set HF_TOKEN to a valid token, or unset it"
-            ) from error
-        if 400 <= status < 500 and status != 429:
-            raise InputError(
-                f"The Hugging Face Hub refused the listing ({status}).", remedy="correct tasks and libraries"
-            ) from error
-        raise _unavailable(settings, str(status)) from error
-    except httpx2.HTTPError as error:
-        raise _unavailable(settings, type(error).__name__) from error
+        found = listing.read()
+    except LeftOut as left:
+        raise _refused(api, left) from left
+    chosen = sorted(found.values(), key=lambda one: (-getattr(one, declared.order), one.id))
+    gathered.facts[f"{declared.kind}_found"] = len(chosen)
+    chosen = chosen[: declared.limit]
+    return HuggingfacePlan(declared, context.settings, collected_at, tuple(chosen), gathered, api.limits)
 
 
-def _unavailable(settings: Settings, why: str) -> UnavailableError:
-    return UnavailableError(
-        f"The Hugging Face Hub at {settings.hf_endpoint} does not answer ({why}).",
-        remedy="check the network and HF_ENDPOINT; cards that were read are kept for the next run",
+@dataclass
+class Listing:
+    """Pages through the repositories that pass the filters and stops early; what was left out is counted once."""
+
+    api: HubApi
+    declared: HuggingfaceSource
+    gathered: Gathered
+    report: Callable[[int], None]
+    left_out: set[str] = field(default_factory=set)
+
+    def read(self) -> dict[str, Listed]:
+        """By the Hub's key, of all pairs of task and library."""
+        found: dict[str, Listed] = {}
+        for task in self.declared.tasks or (None,):
+            for library in self.declared.libraries or (None,):
+                for _ in range(MAX_PASSES):
+                    before = self.gathered.facts["listing_repeats"]
+                    new = self._one_pass(task, library, found)
+                    # A repository met twice in one pass says that the order moved, so another may have been missed.
+                    if not new or self.gathered.facts["listing_repeats"] == before:
+                        break
+        return found
+
+    def _one_pass(self, task: str | None, library: str | None, found: dict[str, Listed]) -> int:
+        """How many repositories were new."""
+        path, parameters = f"/api/{self.declared.kind}", _parameters(self.declared, task, library)
+        query = " ".join([f"task={task}"] * bool(task) + [f"library={library}"] * bool(library))
+        met: set[str] = set()
+        tail: deque[dict[str, Any]] = deque(maxlen=TAIL_PAGES)
+        before, taken = len(found), 0
+        for asked, entries in self.api.pages(path, parameters):
+            tail.append(asked)
+            passed, ended = self._page(entries, query, found, met)
+            taken += passed
+            self.report(len(found))
+            if ended or (self.declared.limit is not None and taken >= self.declared.limit):
+                break
+        for asked in tail if len(tail) > 1 else ():
+            entries, _ = self.api.json(path, asked)
+            self._page(entries if isinstance(entries, list) else [], query, found, set())
+        return len(found) - before
+
+    def _page(self, entries: list[Any], query: str, found: dict[str, Listed], met: set[str]) -> tuple[int, bool]:
+        """How many passed the filters, and whether the listing went below its threshold."""
+        passed = 0
+        for entry in entries:
+            try:
+                one = read_listed(entry, query)
+            except LeftOut as left:
+                self._leave_out(str(entry.get("_id") or entry.get("id")) if isinstance(entry, dict) else "", left)
+                continue
+            if one.key in met:
+                self.gathered.facts["listing_repeats"] += 1
+                continue
+            met.add(one.key)
+            if getattr(one, self.declared.order) <= getattr(self.declared, f"min_{self.declared.order}"):
+                return passed, True
+            if one.downloads <= self.declared.min_downloads or one.likes <= self.declared.min_likes:
+                if one.key not in self.left_out:
+                    self.left_out.add(one.key)
+                    self.gathered.facts["below_thresholds"] += 1
+            elif one.state:
+                self._leave_out(one.id, LeftOut(one.state))
+            else:
+                found.setdefault(one.key, one)
+                passed += 1
+        return passed, False
+
+    def _leave_out(self, name: str, left: LeftOut) -> None:
+        if name not in self.left_out:
+            self.left_out.add(name)
+            self.gathered.leave_out("huggingface", name[:200], "", left.outcome, left.why)
+
+
+def _parameters(declared: HuggingfaceSource, task: str | None, library: str | None) -> dict[str, Any]:
+    """The query of a listing, in the words of the Hub's API; highest first is its only order."""
+    models = declared.kind == "models"
+    asked: dict[str, Any] = {"sort": declared.order, "expand": list(_EXPAND_MODEL if models else _EXPAND_BOTH)}
+    if models:
+        return asked | ({"pipeline_tag": task} if task else {}) | ({"filter": [library]} if library else {})
+    filters = [f"task_categories:{task}"] * bool(task) + [f"library:{library}"] * bool(library)
+    return asked | ({"filter": filters} if filters else {})
+
+
+def _refused(api: HubApi, left: LeftOut) -> InputError | UnavailableError:
+    if left.outcome == "unavailable":
+        return UnavailableError(
+            f"The Hugging Face Hub at {api.endpoint} does not give its listing: {left.why}.",
+            remedy="run it again later; cards that were read are kept",
+        )
+    return InputError(
+        f"The Hugging Face Hub refused the listing: {left.why}.",
+        remedy="correct tasks and libraries, and HF_ENDPOINT if it is set",
     )
 
 
-def _listed(info: Any, task: str | None, library: str | None) -> Listed:
-    card = info.card_data.to_dict() if getattr(info, "card_data", None) else {}
-    safetensors = getattr(info, "safetensors", None)
-    told = {
-        "downloads": info.downloads,
-        "downloads_all_time": getattr(info, "downloads_all_time", None),
-        "likes": info.likes,
-        "task": getattr(info, "pipeline_tag", None),
-        "library": getattr(info, "library_name", None),
-        "languages": card.get("language"),
-        "datasets": card.get("datasets"),
-        "base_model": card.get("base_model"),
-        "metrics": _metrics(card, getattr(info, "model_index", None)),
-        "parameters": getattr(safetensors, "total", None),
-        "parameters_by_type": getattr(safetensors, "parameters", None),
-        "architectures": (getattr(info, "config", None) or {}).get("architectures"),
-        "task_categories": card.get("task_categories"),
-        "license": card.get("license"),
-        "license_name": card.get("license_name"),
-        "license_link": card.get("license_link"),
-        "last_modified": str(getattr(info, "last_modified", "") or ""),
-    }
-    query = " ".join(part for part in (f"task={task}" if task else "", f"library={library}" if library else "") if part)
-    return Listed(
-        id=str(info.id),
-        sha=str(info.sha or "main"),
-        downloads=int(info.downloads or 0),
-        gated=bool(getattr(info, "gated", False)),
-        files=tuple(str(file.rfilename) for file in getattr(info, "siblings", None) or ()),
-        tags=tuple(info.tags or ()),
-        told=json.dumps({key: value for key, value in told.items() if value not in (None, [], {}, "")}, default=str),
-        query=query,
-    )
+def _pause_message(limits: Limits) -> str:
+    seconds = limits.paused_seconds()
+    return f"; the Hub's limit: {seconds:.0f} s to wait" if seconds > 1 else ""
 
-
-def _metrics(card: Mapping[str, Any], index: Any) -> list[dict[str, Any]]:
-    """The figures of a card's model-index: task, dataset, metric, value. They are the author's claims."""
-    entries: Sequence[Any] = index or card.get("model-index") or []
-    found = []
-    for entry in entries if isinstance(entries, list) else ():
-        for result in (entry or {}).get("results", ()) if isinstance(entry, dict) else ():
-            for metric in result.get("metrics", ()):
-                task, dataset = result.get("task") or {}, result.get("dataset") or {}
-                found.append(
-                    {
-                        "task": task.get("type"),
-                        "dataset": dataset.get("name"),
-                        "metric": metric.get("type"),
-                        "value": metric.get("value"),
-                    }
-                )
-    # model cards of leaderboards hold hundreds of these
-    return found[:50] or [
-        {
-            "task": r.get("task_type"),
-            "dataset": r.get("dataset_name"),
-            "metric": r.get("metric_type"),
-            "value": r.get("metric_value"),
-        }
-        for r in (card.get("eval_results") or [])[:50]
-        if isinstance(r, dict)
-    ]

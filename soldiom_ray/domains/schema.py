@@ -1,11 +1,12 @@
 """The recipe: a whole workflow as a declaration whose headings are the stages. Every default stands here only."""
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from soldiom_ray.domains.connections import check_database_url, check_endpoint
-from soldiom_ray.records import Family, Record
+from soldiom_ray.records import DocumentKind, Family, Record
 
 Licences = Literal["any", "permissive", "commercial"]
 FilterName = Literal["min_words", "line_length", "alphabetic", "generated", "language", "near_duplicate"]
@@ -53,16 +54,32 @@ class FilesSource(Record):
 
 
 class GithubSource(Record):
-    """Repositories of GitHub, by the search API."""
+    """Repositories of GitHub, by the search API: those of each topic in each language, each once."""
 
     source: Literal["github"] = "github"
-    topics: tuple[str, ...] = ("machine-learning", "deep-learning", "ai")
-    languages: tuple[str, ...] = ("Python", "Jupyter Notebook")
-    min_stars: int = Field(1000, ge=0, description="repositories with more stars than this")
-    pushed_within_days: int = Field(183, ge=1)
-    max_repositories: int | None = Field(None, ge=1)
-    kinds: tuple[str, ...] = ("architecture", "training", "configuration", "dataset", "documentation", "test", "other")
-    max_bytes: int = Field(1_000_000, ge=1)
+    topics: tuple[str, ...] = Field(("machine-learning", "deep-learning", "ai"), description="empty: any")
+    languages: tuple[str, ...] = Field(("Python", "Jupyter Notebook"), description="empty: any")
+    min_stars: int = Field(1000, ge=0, le=10_000_000, description="repositories with more stars than this")
+    pushed_within_days: int = Field(183, ge=1, le=40_000)
+    max_repositories: int | None = Field(None, ge=1, description="at most so many, those with most stars")
+    kinds: tuple[DocumentKind, ...] = Field(
+        ("architecture", "training", "configuration", "dataset", "documentation", "test", "other"), min_length=1
+    )
+    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out, counted as too_large")
+
+    @model_validator(mode="after")
+    def _search_can_say_it(self) -> "GithubSource":
+        for topic in self.topics:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,49}", topic):
+                meant = re.sub(r"[^a-z0-9]+", "-", topic.lower()).strip("-")[:50]
+                hint = f'. Did you mean "{meant}"?' if meant and meant != topic else ""
+                raise ValueError(
+                    f"`topics` holds {topic[:60]!r}; a topic is at most 50 lower-case letters, digits and hyphens{hint}"
+                )
+        for language in self.languages:
+            if not language.strip() or len(language) > 60 or '"' in language or not language.isprintable():
+                raise ValueError(f"`languages` holds {language[:60]!r}; a language has 1 to 60 characters, no quotes")
+        return self
 
 
 class HuggingfaceSource(Record):
@@ -70,12 +87,30 @@ class HuggingfaceSource(Record):
 
     source: Literal["huggingface"] = "huggingface"
     kind: Literal["models", "datasets"] = "models"
-    tasks: tuple[str, ...] = ()
-    libraries: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = Field((), description="such as text-generation; empty: all")
+    libraries: tuple[str, ...] = Field((), description="such as transformers; empty: all")
     min_downloads: int = Field(10_000, ge=0, description="downloads of the last 30 days, more than this")
     min_likes: int = Field(100, ge=0, description="likes, more than this")
-    limit: int | None = Field(None, ge=1)
-    weights: bool = False
+    limit: int | None = Field(None, ge=1, description="at most so many, those of most downloads")
+    weights: bool = Field(False, description="fetch the models' weights too: safetensors with configuration, tokenizer")
+    data: bool = Field(
+        False, description="fetch the datasets' files too: Parquet, JSON Lines, JSON, CSV; a row a document"
+    )
+    max_bytes: int = Field(64_000_000, ge=1, description="larger data files, packed or unpacked, are left out")
+    max_repository_bytes: int = Field(512_000_000, ge=1, description="data files of one dataset, all together")
+
+    @model_validator(mode="after")
+    def _content_of_its_kind(self) -> "HuggingfaceSource":
+        if self.weights and self.kind == "datasets":
+            raise ValueError("`weights` belongs to models; for the files of datasets set `data`")
+        if self.data and self.kind == "models":
+            raise ValueError("`data` belongs to datasets (kind: datasets); for the files of models set `weights`")
+        return self
+
+    @property
+    def order(self) -> Literal["downloads", "likes"]:
+        """What the listing is sorted by: the figure whose threshold can end it."""
+        return "downloads" if self.min_downloads or not self.min_likes else "likes"
 
 
 class DatabaseSource(Record):
