@@ -19,7 +19,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """One text: the words on the picture, "" where there are none or OCR is off.
 
     `metadata`: width, height (as shown, turned upright), mode, format, dhash (64 bits, hexadecimal, of the first
-    frame), frames, camera, taken, has_gps, ocr_confidence, ocr_skipped_pages, bad_frames where there is something to tell.
+    frame), and where there is something to tell frames, camera, taken, has_gps, ocr_confidence, ocr_skipped_pages,
+    bad_frames.
     """
     from PIL import Image, UnidentifiedImageError
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from soldiom_ray.collect.documents import progress
+
 MAX_SIDE_PIXELS = 1600
 """Larger pictures are made smaller. Measured on text pages at 200 dpi (2,339 pixels high), one core: 5.3 s a page at
 2,000 pixels, 4.7 s at 1,600, and the same 97 % of the words."""
@@ -47,6 +49,7 @@ def read(pixels: Any) -> Reading:
     if min(height, width) * min(1.0, MAX_SIDE_PIXELS / max(height, width)) < MIN_SIDE_PIXELS:
         return Reading("", 0.0)
     found = _engine()(pixels)
+    progress.beat()
     if found.boxes is None or not found.txts:
         return Reading("", 0.0)
     boxes = []

@@ -1,0 +1,129 @@
+"""Speech becomes text with a model that lies on this machine: a Whisper folder, or pocketsphinx."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.collect.documents import progress
+
+RATE = 16_000
+"""Samples a second; all models here want mono at this rate, as 16-bit numbers."""
+POCKETSPHINX = "pocketsphinx"
+MAX_SECONDS = 1_800
+"""Sound beyond this is not transcribed (`transcribed_seconds` tells how far it went). pocketsphinx takes 0.32 s of one
+core for a second of speech (measured); a model that takes up to 1 s stays within the sandbox's half hour."""
+_PIECE_SECONDS, _CUT_SECONDS = 30, 10
+_SILENT_PEAK = 100
+"""Of 32,768: 50 dB below full scale. Rooms without speech are recorded at 60 dB below and less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """What was said; `source` names the model, or says why there is no transcript."""
+
+    text: str
+    source: str
+    seconds: float = 0.0
+
+
+def why_not(model: str) -> str:
+    """Why this speech model cannot write transcripts here; "" when it can."""
+    if not model:
+        return "no speech model is set (speech_model)"
+    if model == POCKETSPHINX:
+        return "" if find_spec("pocketsphinx") else "pocketsphinx is not installed (pip install 'soldiom[speech]')"
+    if not (Path(model) / "config.json").is_file():
+        return "the speech model is neither pocketsphinx nor a folder with a Whisper model (speech_model)"
+    return "" if find_spec("transformers") else "transformers is not installed (pip install 'soldiom[models]')"
+
+
+def transcribe(sound: Iterator[Any], model: str) -> Transcript:
+    """The words in arrays of samples, which come one after the other and may be as many as there are.
+
+    Raises OSError or ValueError when the model's folder does not load."""
+    reason = why_not(model)
+    if reason:
+        return Transcript("", f"no transcript, because {reason}")
+    texts, seconds, silent = [], 0.0, True
+    for piece in _pieces(sound):
+        seconds += len(piece) / RATE
+        if abs(piece.astype("int32")).max(initial=0) >= _SILENT_PEAK:
+            silent = False
+            texts.append(_pocketsphinx(piece) if model == POCKETSPHINX else _whisper(model, piece))
+            progress.beat()
+    if silent:
+        return Transcript("", "no transcript, because the audio is silent", seconds)
+    source = POCKETSPHINX if model == POCKETSPHINX else f"whisper:{Path(model).name}"
+    return Transcript("\n".join(text for text in texts if text), source, seconds)
+
+
+def _pieces(sound: Iterator[Any]) -> Iterator[Any]:
+    """At most 30 s each, cut where it is quietest within the last 10 s; no more than MAX_SECONDS in all."""
+    import numpy
+
+    kept: list[Any] = []
+    length, room = 0, MAX_SECONDS * RATE
+    for samples in sound:
+        samples = samples[:room]
+        room -= len(samples)
+        kept.append(samples)
+        length += len(samples)
+        while length >= _PIECE_SECONDS * RATE:
+            joined = numpy.concatenate(kept)
+            end = _quietest(joined)
+            yield joined[:end]
+            kept, length = [joined[end:]], len(joined) - end
+        if room <= 0:
+            break
+    if length:
+        yield numpy.concatenate(kept)
+
+
+def _quietest(samples: Any) -> int:
+    """The middle of the quietest fifth of a second between the 20th and the 30th."""
+    step = RATE // 5
+    start = (_PIECE_SECONDS - _CUT_SECONDS) * RATE
+    window = samples[start : _PIECE_SECONDS * RATE].astype("float32").reshape(-1, step)
+    return start + int((window**2).sum(axis=1).argmin()) * step + step // 2
+
+
+def _pocketsphinx(samples: Any) -> str:
+    decoder = _decoder()
+    decoder.start_utt()
+    decoder.process_raw(samples.tobytes(), full_utt=True)
+    decoder.end_utt()
+    best = decoder.hyp()
+    return str(best.hypstr) if best else ""
+
+
+@lru_cache(maxsize=1)
+def _decoder() -> Any:
+    import pocketsphinx  # type: ignore[import-untyped, unused-ignore]
+
+    return pocketsphinx.Decoder(samprate=float(RATE), loglevel="FATAL")
+
+
+def _whisper(folder: str, samples: Any) -> str:
+    import torch
+
+    processor, model = _loaded(folder)
+    given = processor(samples.astype("float32") / 32_768, sampling_rate=RATE, return_tensors="pt")
+    with torch.inference_mode():
+        tokens = model.generate(given.input_features)
+    return str(processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
+
+
+@lru_cache(maxsize=1)
+def _loaded(folder: str) -> tuple[Any, Any]:
+    """Processor and model, from this folder alone: no code of the model's is run, no pickle is opened."""
+    import torch
+    from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
+
+    torch.set_num_threads(1)
+    told = {"local_files_only": True, "trust_remote_code": False}
+    processor = AutoProcessor.from_pretrained(folder, **told)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, use_safetensors=True, **told)
+    return processor, model.eval()
