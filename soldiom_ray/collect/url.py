@@ -237,8 +237,9 @@ class Poller:
             if declared.cursor:
                 return _with_parameter(declared.url, declared.cursor, str(given))
             return self._checked(urljoin(page.url, str(given)))
-        linked = re.search(r"<([^<>]*)>\s*(?:;[^,<>]*)?;\s*rel\s*=\s*\"?(?:[\w ]* )?next\b", page.link)
-        return self._checked(urljoin(page.url, linked[1])) if linked else ""
+        linked = re.findall(r"<([^<>]*)>([^<]*)", page.link)
+        target = next((to for to, told in linked if re.search(r";\s*rel\s*=\s*\"?[\w ]*\bnext\b", told)), "")
+        return self._checked(urljoin(page.url, target)) if target else ""
 
     def _checked(self, url: str) -> str:
         """Pages stay at their origin: another one would be asked with the secrets of the first, or for other data."""
