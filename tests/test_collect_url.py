@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ import pytest
 from collecting import documents_of, make_context
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect import address, collect, fetch
+from soldiom_ray.collect import address, collect, fetch, url
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict, validate_recipe
@@ -89,8 +90,8 @@ def context(tmp_path: Path) -> Context:
     return make_context(tmp_path / "home")
 
 
-def gathered(context: Context, url: str, **declared: Any) -> tuple[Manifest, list[str]]:
-    manifest = collect(context, [UrlSource(url=url, private=True, **declared)])
+def gathered(context: Context, place: str, **declared: Any) -> tuple[Manifest, list[str]]:
+    manifest = collect(context, [UrlSource(url=place, private=True, **declared)])
     return manifest, [document["text"] for document in documents_of(context, manifest)]
 
 
@@ -224,13 +225,10 @@ def refuse(world: World, context: Context, **options: Any) -> str:
 def test_whatever_is_wrong_with_an_endpoint_is_told(
     world: World, context: Context, monkeypatch: pytest.MonkeyPatch, reply: Reply, expected: str
 ) -> None:
-    monkeypatch.setattr(fetch, "ATTEMPTS", 2)
-    monkeypatch.setattr(fetch, "READ_SECONDS", 1.0)
-    monkeypatch.setattr(fetch.Fetcher, "attempts", 2)
+    monkeypatch.setattr(url.Poller, "pause", lambda *_: None)
+    monkeypatch.setattr(fetch, "READ_SECONDS", 0.2)
     world.paths["/items"] = lambda *_: reply
     told = refuse(world, context, max_bytes=1_000_000)
-    import re
-
     assert re.search(expected, told), told
     assert "secret words" not in told
 
@@ -346,9 +344,9 @@ def test_a_name_that_changes_between_check_and_connection_changes_nothing(
         return ["127.0.0.1"] if len(asked) == 1 else ["10.9.9.9"]
 
     monkeypatch.setattr(address, "look_up", rebinding)
-    url = world.url.replace("127.0.0.1", "rebinding.example")
+    place = world.url.replace("127.0.0.1", "rebinding.example")
     made = make_context(context.settings.home, SOLDIOM_PRIVATE_HOSTS="127.0.0.0/8")
-    manifest = collect(made, [UrlSource(url=f"{url}/items")])
+    manifest = collect(made, [UrlSource(url=f"{place}/items")])
     assert manifest.counts["documents"] == 1 and asked == ["rebinding.example"]
     assert world.log[0][2]["host"].startswith("rebinding.example:")
 
@@ -362,8 +360,9 @@ def test_a_redirect_from_an_allowed_place_to_a_private_one_is_refused(world: Wor
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://a/b", "http://u:p@a/", "file:///etc/passwd", "http://a\\@b/", "http:///x", "//a", "http://a:0/", ""]
+    "place",
+    ["ftp://a/b", "http://u:p@a/", "file:///etc/passwd", "http://a\\@b/", "http:///x", "//a", "http://a:0/", ""],
 )
-def test_addresses_of_other_kinds_are_refused_before_anything_is_asked(url: str) -> None:
+def test_addresses_of_other_kinds_are_refused_before_anything_is_asked(place: str) -> None:
     with pytest.raises(InputError, match=r"url"):
-        validate_recipe({"name": "x", "collect": [{"source": "url", "url": url}]})
+        validate_recipe({"name": "x", "collect": [{"source": "url", "url": place}]})
