@@ -1,4 +1,4 @@
-"""GET requests to GitHub through PyGithub, each with a turn from the limiter, retried as GitHub's guidelines say.
+"""GET requests to GitHub through PyGithub, each with a turn from its account's limiter, retried as GitHub asks for.
 
 PyGithub's own retries are off: it sleeps for up to an hour inside a call, knows a 429 only with Retry-After, and does
 not retry a body that was cut short.
@@ -6,186 +6,242 @@ not retry a body that was cut short.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-from urllib.parse import urljoin, urlsplit
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import IO, Any, Generic, TypeVar
+from urllib.parse import urlencode, urljoin, urlsplit
 
-from soldiom_ray.collect.limiter import Limiter, Turn
+from soldiom_ray.collect.github_accounts import Accounts, Identity
+from soldiom_ray.collect.github_answers import Answers, Known
+from soldiom_ray.collect.github_transport import (
+    API_VERSION,
+    Faulty,
+    Moved,
+    Unreachable,
+    bounded,
+    download_deadline,
+    open_stream,
+    requester,
+    same_origin,
+)
+from soldiom_ray.collect.limiter import DOWNLOAD, Turn, seconds_to_reset
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
 
-API_VERSION = "2022-11-28"
 ATTEMPTS = 6
-SECONDARY_SECONDS = 60.0
+FIRST_RETRY_SECONDS = 0.25
 MAX_WAIT_SECONDS = 3900.0
 """A primary limit resets within the hour; who has to wait longer is told instead."""
 
+MAX_REDIRECTS = 5
 _GONE = {404: "not_found", 409: "empty", 410: "not_found", 451: "blocked"}
+_GZIP = b"\x1f\x8b"
+
+Shape = Callable[[Mapping[str, str], Any], Any]
+_Value = TypeVar("_Value")
 
 
-class Faulty(Exception):  # noqa: N818
-    """An answer that may be better next time. It never leaves this module."""
+@dataclass(frozen=True, slots=True)
+class _Told(Generic[_Value]):
+    """What a request gave, with the headers that tell of limits."""
+
+    headers: Mapping[str, str]
+    value: _Value
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The part of an answer that was asked for; where a redirect led to, if one did; whether GitHub said 304."""
+
+    value: Any
+    moved_to: str = ""
+    unchanged: bool = False
 
 
 class GithubApi:
     """Reads from GitHub (or a server that speaks its API). `report` hears of waits and may raise CancelledError."""
 
-    def __init__(self, url: str, tokens: Sequence[str], limiter: Limiter, report: Callable[[str], None]) -> None:
-        import github
-
-        self.url = url
-        self.tokens = tuple(tokens)
-        self.limiter = limiter
+    def __init__(self, settings: Settings, accounts: Accounts, report: Callable[[str], None]) -> None:
+        self.url = settings.github_api_url
+        self.accounts = accounts
         self.report = report
-        auths: list[Any] = [github.Auth.Token(token) for token in tokens] or [None]
-        self.clients = [
-            github.Github(
-                auth=auth,
-                base_url=url,
-                retry=None,
-                timeout=30,
-                per_page=100,
-                lazy=True,
-                seconds_between_requests=0,
-                api_version=API_VERSION,
-            )
-            for auth in auths
-        ]
+        self.answers = Answers(open_storage(settings), self.url)
+        self.requests = 0
+        self.unchanged = 0
 
     def get(
-        self, path: str, parameters: Mapping[str, Any] | None = None, resource: str = "core"
-    ) -> tuple[dict[str, str], Any]:
-        """Headers (lower case) and JSON of a GET. Raises LeftOut (not_found, empty, blocked, forbidden, unavailable),
-        InputError for a refused token or query, UnavailableError when GitHub cannot be reached."""
-        return self._with_turns(path, resource, lambda turn: self._get(turn, path, parameters))  # type: ignore[no-any-return]
+        self,
+        path: str,
+        parameters: Mapping[str, str] | None = None,
+        *,
+        shape: Shape,
+        resource: str = "core",
+        fresh: bool = False,
+    ) -> Answer:
+        """The answer's headers and JSON, made into a smaller JSON value by `shape`, which is kept with the ETag;
+        `fresh` asks without it. Raises LeftOut (not_found, empty, blocked, forbidden, refused, unavailable), InputError
+        for a refused token or query, UnavailableError when GitHub cannot be reached."""
+        url = f"{path}?{urlencode(sorted(parameters.items()))}" if parameters else path
+        known = None if fresh else self.answers.read(url)
+        holders = known.etags if known else ()
+        answer = self._with_turns(url, resource, holders, lambda who, turn: self._get(url, who, known, shape))
+        self.unchanged += answer.unchanged
+        return answer
 
-    def download(self, path: str, target: Path, max_bytes: int) -> int:
-        """Stream a file; its size. Redirects are followed; another host never sees the token. Raises as `get`, and
-        LeftOut `too_large`."""
-        _, size = self._with_turns(path, "core", lambda turn: self._download(turn, path, target, max_bytes))
-        return int(size)
+    def account(self) -> str:
+        """The id of the account that the token belongs to; "" when it may not ask."""
+        try:
+            return str(self.get("/user", shape=lambda headers, data: int(data["id"]), fresh=True).value)
+        except LeftOut:
+            return ""
 
-    def _with_turns(self, path: str, resource: str, send: Callable[[Turn], tuple[Mapping[str, str], Any]]) -> Any:
-        faults, limits, waited = 0, 0, 0.0
+    def download(self, path: str, sink: IO[bytes], max_bytes: int) -> str:
+        """Stream an archive into `sink`; where the repository moved to, if it did. Redirects are followed; another host
+        never sees the token. Raises as `get`, and LeftOut `too_large`."""
+        url, moved_to = self._with_turns(
+            path, "core", (), lambda who, turn: self._locate(path, who, turn, sink, max_bytes)
+        )
+        if url:
+            self._with_turns(url, DOWNLOAD, (), lambda who, turn: self._fetch(url, who, turn, sink, max_bytes))
+        return moved_to
+
+    def _with_turns(
+        self, url: str, resource: str, holders: Collection[str], send: Callable[[Identity, Turn], _Told[_Value]]
+    ) -> _Value:
+        faults, waited = 0, 0.0
         while True:
-            turn = self.limiter.ask(resource)
+            turn, identity = self.accounts.ask(resource, url, holders)
             if turn.wait_seconds > 0:
                 waited = self._wait(turn.wait_seconds, waited, resource)
                 continue
             headers: Mapping[str, str] = {}
+            good = False
+            self.requests += 1
             try:
-                headers, value = send(turn)
-                return headers, value
+                told = send(identity, turn)
+                headers, good = told.headers, True
+                return told.value
             except _Limited as limited:
                 headers = limited.headers
-                if waited + self._hold(limited, turn, resource, limits) > MAX_WAIT_SECONDS:
+                if waited + self._hold(limited.headers, turn, resource) > MAX_WAIT_SECONDS:
                     raise self._too_long(limited.headers) from limited
-                limits += 1
-            except Faulty as fault:
+                continue
+            except LeftOut:
+                good = True
+                raise
+            except (Faulty, Unreachable) as fault:
+                headers = fault.headers if isinstance(fault, Faulty) else headers
                 faults += 1
                 if faults >= ATTEMPTS:
-                    raise LeftOut("unavailable", f"{fault}, {ATTEMPTS} times") from fault
-                self._sleep(0.25 * 2 ** (faults - 1))
-            except _Unreachable as error:
-                faults += 1
-                if faults >= ATTEMPTS:
-                    raise UnavailableError(
-                        f"GitHub at {self.url} cannot be reached ({error}).",
-                        remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
-                    ) from error
-                self._sleep(0.25 * 2 ** (faults - 1))
+                    raise self._give_up(fault) from fault
             finally:
-                self.limiter.done(turn, resource, headers)
+                self.accounts.of(turn).done(turn, resource, headers, good)
+            if (told_seconds := _retry_after(headers)) is not None:
+                self.accounts.silence(told_seconds)
+            else:
+                time.sleep(FIRST_RETRY_SECONDS * 2 ** (faults - 1))
 
-    def _get(self, turn: Turn, path: str, parameters: Mapping[str, Any] | None) -> tuple[dict[str, str], Any]:
-        import github
-
-        requester = self.clients[turn.identity].requester
+    def _get(self, url: str, identity: Identity, known: Known | None, shape: Shape) -> _Told[Answer]:
+        asked = {"If-None-Match": known.etags[identity.name]} if known and identity.name in known.etags else {}
+        place, moved_to = url, ""
+        for _ in range(MAX_REDIRECTS):
+            try:
+                status, headers, body = requester(self.url, identity.token).requestJson(
+                    "GET", place, headers=dict(asked)
+                )
+                break
+            except Moved as moved:
+                moved_to = urljoin(self.url + place, moved.location)
+                if not same_origin(moved_to, self.url):
+                    raise LeftOut("not_found", "moved to another host") from moved
+                parts = urlsplit(moved_to)
+                place = parts.path.removeprefix(urlsplit(self.url).path) + (f"?{parts.query}" if parts.query else "")
+        else:
+            raise LeftOut("not_found", "redirected too often")
+        if status == 304 and known and asked:
+            return _Told(headers, Answer(known.value, moved_to, unchanged=True))
+        if status != 200:
+            raise _refusal(status, headers, _json_message(body), url)
         try:
-            with _network_faults():
-                headers, data = requester.requestJsonAndCheck("GET", path, parameters=dict(parameters or {}))
-        except github.GithubException as error:
-            self._refuse(
-                error.status, {k.lower(): str(v) for k, v in (error.headers or {}).items()}, _message(error.data), path
-            )
-            raise
-        except json.JSONDecodeError as error:
-            raise Faulty("an answer that is not JSON") from error
-        except RuntimeError as error:  # PyGithub's word for a redirect to another host
-            raise LeftOut("not_found", "moved to another host") from error
-        if data is None or (isinstance(data, dict) and isinstance(data.get("data"), str)):
-            raise Faulty("an answer that is not JSON")
-        return {str(k): str(v) for k, v in headers.items()}, data
+            value = shape(headers, json.loads(body))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise Faulty("an answer that is not what was asked for", headers) from error
+        self.answers.learn(url, known, value, identity.name, headers)
+        return _Told(headers, Answer(value, moved_to))
 
-    def _download(self, turn: Turn, path: str, target: Path, max_bytes: int) -> tuple[Mapping[str, str], int]:
-        import httpx
-
-        url, headers = f"{self.url}{path}", {"User-Agent": "soldiom", "X-GitHub-Api-Version": API_VERSION}
-        first: Mapping[str, str] = {}
-        with _network_faults(), httpx.Client(timeout=60, follow_redirects=False) as client:
-            for _ in range(6):
-                own = urlsplit(url)[:2] == urlsplit(self.url)[:2]
-                token = {"Authorization": f"Bearer {self.tokens[turn.identity]}"} if own and self.tokens else {}
-                with client.stream("GET", url, headers=headers | token) as answer:
-                    first = first or {k.lower(): v for k, v in answer.headers.items()}
-                    if answer.has_redirect_location:
-                        url = urljoin(url, answer.headers["location"])
-                        continue
-                    if answer.status_code != 200:
-                        answer.read()
-                        self._refuse(
-                            answer.status_code,
-                            {k.lower(): v for k, v in answer.headers.items()},
-                            _json_message(answer.text),
-                            path,
-                        )
-                    return first, _store(answer, target, max_bytes)
+    def _locate(
+        self, path: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int
+    ) -> _Told[tuple[str, str]]:
+        """Where the archive lies ("" when it was answered at once and is in `sink` already), where the repository moved
+        to."""
+        url, moved_to = self.url + path, ""
+        headers = {"X-GitHub-Api-Version": API_VERSION}
+        if identity.token:
+            headers["Authorization"] = f"Bearer {identity.token}"
+        for _ in range(MAX_REDIRECTS):
+            with open_stream(url, headers) as answer:
+                told = {key.lower(): value for key, value in answer.headers.items()}
+                if not answer.has_redirect_location:
+                    self._answered(answer, turn)
+                    _store(answer, told, sink, max_bytes)
+                    return _Told(told, ("", moved_to))
+                permanent = answer.status_code in (301, 308)
+            url = urljoin(url, told["location"])
+            if not (permanent and same_origin(url, self.url)):
+                return _Told(told, (url, moved_to))
+            moved_to = url
         raise LeftOut("not_found", "redirected too often")
 
-    def _refuse(self, status: int, headers: Mapping[str, str], message: str, path: str) -> None:
-        if status in (403, 429) and _is_limit(status, headers, message):
-            raise _Limited(headers, message)
-        if status == 401:
-            raise InputError(
-                "GitHub refused the token (401).",
-                remedy="set SOLDIOM_GITHUB_TOKEN to valid tokens, or unset it for 60 requests an hour",
-            )
-        if status in _GONE:
-            raise LeftOut(_GONE[status], f"GitHub answered {status}")
-        if status == 403:
-            raise LeftOut("forbidden", f"GitHub answered 403: {message[:120]}")
-        if status >= 500:
-            raise Faulty(f"GitHub answered {status}")
-        raise InputError(
-            f"GitHub refused {path} with {status}: {message[:200]}",
-            remedy="correct the search: topics, languages, dates",
-        )
+    def _fetch(self, url: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int) -> _Told[None]:
+        token = identity.token if same_origin(url, self.url) else None
+        for _ in range(MAX_REDIRECTS):
+            if urlsplit(url).scheme not in ("https", urlsplit(self.url).scheme):
+                raise LeftOut("forbidden", "redirected to an address without encryption")
+            with open_stream(url, {"Authorization": f"Bearer {token}"} if token else {}) as answer:
+                told = {key.lower(): value for key, value in answer.headers.items()}
+                if not answer.has_redirect_location:
+                    self._answered(answer, turn)
+                    _store(answer, told, sink, max_bytes)
+                    return _Told(told, None)
+            url = urljoin(url, told["location"])
+            token = token if same_origin(url, self.url) else None
+        raise LeftOut("not_found", "redirected too often")
 
-    def _hold(self, limited: "_Limited", turn: Turn, resource: str, limits: int) -> float:
+    def _answered(self, answer: Any, turn: Turn) -> None:
+        """Others may go on while the body comes."""
+        if answer.status_code == 200:
+            self.accounts.of(turn).answered(turn)
+
+    def _hold(self, headers: Mapping[str, str], turn: Turn, resource: str) -> float:
         """Tell the limiter, so that every worker stops; the next `ask` does the waiting. The seconds it will take."""
-        seconds = _retry_after(limited.headers)
-        remaining, reset = limited.headers.get("x-ratelimit-remaining"), limited.headers.get("x-ratelimit-reset")
-        if seconds is None and remaining == "0" and reset:
-            seconds = max(0.0, float(reset) - time.time()) + 1.0
-            self.limiter.pause(seconds, turn, resource)
-            return seconds if len(self.clients) == 1 else 0.0
-        if seconds is None:
-            seconds = min(SECONDARY_SECONDS * 2**limits, 960.0)
-        self.limiter.pause(seconds)
+        told = _retry_after(headers)
+        reset = seconds_to_reset(headers, time.time())
+        if told is None and headers.get("x-ratelimit-remaining") == "0" and reset is not None:
+            name = str(headers.get("x-ratelimit-resource") or resource)
+            self.accounts.of(turn).exhausted(turn, name, reset + 1)
+            return reset + 1 if len(self.accounts.limiters) == 1 else 0.0
+        seconds = self.accounts.of(turn).penalise(turn, None if told is None else told + 1)
+        self.accounts.silence(seconds)
         return seconds
 
     def _wait(self, seconds: float, waited: float, resource: str) -> float:
         if waited + seconds > MAX_WAIT_SECONDS:
             raise self._too_long({})
-        self._sleep(min(seconds, 5.0), f"GitHub's limit for {resource}: {seconds:.0f} s to wait" if seconds > 3 else "")
+        if seconds > 3:
+            self.report(f"GitHub's limit for {resource}: {seconds:.0f} s to wait")
+        time.sleep(min(seconds, 5.0))
         return waited + min(seconds, 5.0)
 
-    def _sleep(self, seconds: float, message: str = "") -> None:
-        if message:
-            self.report(message)
-        time.sleep(seconds)
+    def _give_up(self, fault: Exception) -> Exception:
+        if isinstance(fault, Unreachable):
+            return UnavailableError(
+                f"GitHub at {self.url} cannot be reached ({fault}).",
+                remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
+            )
+        return LeftOut("unavailable", f"{fault}, {ATTEMPTS} times")
 
     def _too_long(self, headers: Mapping[str, str]) -> UnavailableError:
         asked = headers.get("retry-after") or headers.get("x-ratelimit-reset")
@@ -201,62 +257,76 @@ class _Limited(Exception):  # noqa: N818
         self.headers = headers
 
 
-class _Unreachable(Exception):  # noqa: N818
-    """No answer at all."""
-
-
-@contextmanager
-def _network_faults() -> Iterator[None]:
-    import httpx
-    import requests
-
-    try:
-        yield
-    except (
-        requests.exceptions.ChunkedEncodingError,
-        requests.exceptions.ContentDecodingError,
-        httpx.RemoteProtocolError,
-        httpx.DecodingError,
-        httpx.ReadError,
-    ) as error:
-        raise Faulty("an answer that was cut short") from error
-    except (requests.exceptions.Timeout, httpx.TimeoutException) as error:
-        raise Faulty("no answer in time") from error
-    except (requests.exceptions.ConnectionError, httpx.TransportError) as error:
-        raise _Unreachable(type(error).__name__) from error
+def _refusal(status: int, headers: Mapping[str, str], message: str, url: str) -> Exception:
+    """What an answer without content means."""
+    if status in (403, 429) and _is_limit(status, headers, message):
+        return _Limited(headers, message)
+    if status == 401:
+        return InputError(
+            "GitHub refused the token (401).",
+            remedy="set SOLDIOM_GITHUB_TOKEN to valid tokens, or unset it for 60 requests an hour",
+        )
+    if status in _GONE:
+        return LeftOut(_GONE[status], f"GitHub answered {status}")
+    if status == 403:
+        return LeftOut("forbidden", "GitHub answered 403: private, or not for this token")
+    if status == 422 and url.startswith("/search/"):
+        return InputError(
+            f"GitHub refused {urlsplit(url).path} with 422: {message[:200]}",
+            remedy="correct the search: topics, languages, dates",
+        )
+    if 400 <= status < 500 and status != 408:
+        return LeftOut("refused", f"GitHub answered {status}")
+    return Faulty(f"GitHub answered {status}", headers)
 
 
 def _is_limit(status: int, headers: Mapping[str, str], message: str) -> bool:
+    told = message.lower()
     return (
         status == 429
         or "retry-after" in headers
         or headers.get("x-ratelimit-remaining") == "0"
-        or "rate limit" in message.lower()
+        or "rate limit" in told
+        or "abuse" in told
     )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that Retry-After asks for, given as a number or as a date."""
     text = headers.get("retry-after", "").strip()
-    return float(text) if text.isdecimal() else None
-
-
-def _message(data: Any) -> str:
-    return str(data.get("message", "")) if isinstance(data, dict) else ""
+    if text.isdecimal():
+        return float(text)
+    try:
+        until = parsedate_to_datetime(text).timestamp()
+        return max(0.0, until - parsedate_to_datetime(headers["date"]).timestamp())
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
 
 
 def _json_message(text: str) -> str:
     try:
-        return _message(json.loads(text))
-    except ValueError:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
         return ""
+    return str(data.get("message", "")) if isinstance(data, dict) else ""
 
 
-def _store(answer: Any, target: Path, max_bytes: int) -> int:
-    size = 0
-    with target.open("wb") as file:
-        for chunk in answer.iter_raw(1 << 16):
-            size += len(chunk)
-            if size > max_bytes:
-                raise LeftOut("too_large", f"an archive of more than {max_bytes} bytes")
-            file.write(chunk)
-    return size
+def _store(answer: Any, headers: Mapping[str, str], sink: IO[bytes], max_bytes: int) -> None:
+    """An archive's bytes into `sink`, from its start."""
+    if answer.status_code != 200:
+        body = b"".join(bounded(answer.iter_raw(), 1 << 20, download_deadline()))
+        raise _refusal(answer.status_code, headers, _json_message(body.decode("utf-8", "replace")), "")
+    sink.seek(0)
+    sink.truncate()
+    late, size = download_deadline(), 0
+    for chunk in answer.iter_raw():
+        if not size and not _GZIP.startswith(chunk[:2]):
+            raise Faulty("an answer that is not an archive", headers)
+        size += len(chunk)
+        if size > max_bytes:
+            raise LeftOut("too_large", f"an archive of more than {max_bytes} bytes")
+        if late(size):
+            raise Faulty("an archive that came too slowly", headers)
+        sink.write(chunk)
+    if not size:
+        raise Faulty("an empty answer", headers)

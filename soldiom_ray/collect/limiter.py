@@ -1,187 +1,250 @@
-"""One place that decides when the next request to GitHub may go, for all tokens and all workers of a crawl.
+"""Who decides when the next request to GitHub may go: one limiter per account, for all its tokens, workers and jobs.
 
-Facts it rests on (docs.github.com, "Rate limits for the REST API" and "Best practices"): a primary limit per account
-and resource with its reset time in every answer's headers; a secondary limit that is told only by a 403 or 429, after
-which everybody has to be silent; at most 100 requests at once, fewer advised; searches evenly spaced.
+Facts it rests on (docs.github.com, "Rate limits for the REST API" and "Best practices for using the REST API"): a
+primary limit per account and resource, its reset time in every answer's headers; 900 requests a minute; a secondary
+limit that is told only by a 403 or 429, after which everybody has to be silent; requests one after the other. At 5000
+an hour one at a time is enough: the next goes when the one before was answered or is slow to be.
 """
 
-import hashlib
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 
 CONCURRENT = 10
+"""Requests under way at most, downloads among them. GitHub allows 100."""
+
+SLOW_SECONDS = 2.0
+"""A request that takes longer no longer holds back the next."""
+
 LEASE_SECONDS = 300.0
 """After this a request counts as lost: its worker died."""
 
-RESERVE = 1
-ACTOR = "soldiom-github-limiter"
+MAX_RESERVE = 20
+"""Requests left to others, at most (one in a hundred of the limit)."""
+
+SECONDARY_SECONDS = 60.0
+MAX_SECONDARY_SECONDS = 960.0
+PER_MINUTE = 840
+"""Below GitHub's 900. A server whose primary limit is above its highest has rules of its own and is not paced."""
+
+HIGHEST_PRIMARY = 15_000
+DOWNLOAD = "download"
+"""The resource of archive hosts: no primary limit, and others may go once its answer has begun."""
+
+_BLOCK_SECONDS = 2.0
+"""How long `ask` itself waits for a turn, so that nobody has to poll."""
 
 
 @dataclass
 class Bucket:
-    """What is known of one resource (core, search) for one identity."""
+    """What is known of one resource (core, search) of an account."""
 
     remaining: int | None = None
+    reserve: int = 0
     reset: float = 0.0
     spacing_seconds: float = 0.0
     next_at: float = 0.0
+    paced: bool = False
+    recent: deque[float] = field(default_factory=deque)
+
+
+@dataclass
+class Lease:
+    """A request under way. Once its answer has begun it is in nobody's way."""
+
+    resource: str
+    asked_at: float
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """An answer to `ask`: go now as identity number `identity` with lease `lease`, or wait and ask again."""
+    """An answer to `ask`: go now with lease `lease`, or wait and ask again. `owner` is the account it is for."""
 
     wait_seconds: float
-    identity: int = 0
     lease: int = 0
+    asked_at: float = 0.0
+    owner: str = ""
+
+
+class Remembered(Protocol):
+    """Where penalties outlive the limiter."""
+
+    def read(self) -> dict[str, Any]: ...
+    def write(self, told: dict[str, Any]) -> None: ...
 
 
 class Limiter(Protocol):
-    """What a caller of the API needs."""
+    """What a caller of the API needs of one account's limiter."""
 
     def ask(self, resource: str) -> Turn: ...
-    def done(self, turn: Turn, resource: str, headers: Mapping[str, str]) -> None: ...
-    def pause(self, seconds: float, turn: Turn | None = None, resource: str = "") -> None: ...
+    def done(self, turn: Turn, resource: str, headers: Mapping[str, str], good: bool) -> None: ...
+    def answered(self, turn: Turn) -> None: ...
+    def exhausted(self, turn: Turn, resource: str, seconds: float) -> None: ...
+    def penalise(self, turn: Turn, seconds: float | None) -> float: ...
+    def silence(self, seconds: float) -> None: ...
     def paused_seconds(self) -> float: ...
 
 
 @dataclass
 class LocalLimiter:
-    """The limiter itself. `clock` gives seconds since 1970, as GitHub's reset times do."""
+    """The limiter itself. `clock` gives seconds since 1970, as GitHub's reset times do; the server's own clock is
+    learned from its Date headers."""
 
-    identities: int
     clock: Callable[[], float] = time.time
-    buckets: dict[tuple[int, str], Bucket] = field(default_factory=dict)
-    leases: dict[int, float] = field(default_factory=dict)
+    remembered: Remembered | None = None
+    buckets: dict[str, Bucket] = field(default_factory=dict)
+    leases: dict[int, "Lease"] = field(default_factory=dict)
     silent_until: float = 0.0
-    last_used: dict[int, float] = field(default_factory=dict)
+    penalised_at: float = 0.0
+    strikes: int = 0
     leased: int = 0
 
-    def ask(self, resource: str) -> Turn:
-        """A turn for the identity that may go soonest; identities that may go now take turns."""
-        now = self.clock()
-        if now < self.silent_until:
-            return Turn(self.silent_until - now)
-        self.leases = {lease: end for lease, end in self.leases.items() if end > now}
-        if len(self.leases) >= CONCURRENT:
-            return Turn(0.05)
-        waits = {identity: self._wait(identity, resource, now) for identity in range(self.identities)}
-        identity = min(waits, key=lambda i: (waits[i], self.last_used.get(i, 0.0), i))
-        if waits[identity] > 0:
-            return Turn(waits[identity])
-        bucket = self._bucket(identity, resource)
-        bucket.next_at = now + bucket.spacing_seconds
-        if bucket.remaining is not None:
-            bucket.remaining -= 1
-        self.leased += 1
-        self.leases[self.leased] = now + LEASE_SECONDS
-        self.last_used[identity] = now
-        return Turn(0.0, identity, self.leased)
+    def __post_init__(self) -> None:
+        self._changed = threading.Condition()
+        told = self.remembered.read() if self.remembered else {}
+        self.silent_until = float(told.get("silent_until", 0.0))
+        self.strikes = int(self.silent_until > self.clock())
+        for resource, reset in told.get("exhausted", {}).items():
+            self.buckets[resource] = Bucket(remaining=0, reset=float(reset))
 
-    def done(self, turn: Turn, resource: str, headers: Mapping[str, str]) -> None:
-        """The request of this turn was answered; learn from the headers."""
-        self.leases.pop(turn.lease, None)
+    def ask(self, resource: str) -> Turn:
+        """A turn now, or how long to wait. Where only another request is in the way this waits itself for a while."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._crowded(), timeout=_BLOCK_SECONDS)
+            now = self.clock()
+            wait = max(self.silent_until - now, self._wait(resource, now))
+            if wait > 0:
+                return Turn(wait)
+            if self._crowded():
+                return Turn(0.01)
+            bucket = self._bucket(resource)
+            bucket.next_at = now + bucket.spacing_seconds
+            if bucket.remaining is not None:
+                bucket.remaining -= 1
+            if bucket.paced:
+                bucket.recent.append(now)
+            self.leased += 1
+            self.leases[self.leased] = Lease(resource, now)
+            return Turn(0.0, self.leased, now)
+
+    def done(self, turn: Turn, resource: str, headers: Mapping[str, str], good: bool) -> None:
+        """The request of this turn ended; learn from its headers. A good answer ends a row of penalties."""
+        with self._changed:
+            self.leases.pop(turn.lease, None)
+            if good and turn.asked_at >= self.penalised_at:
+                self.strikes = 0
+            self._learn(str(headers.get("x-ratelimit-resource") or resource), headers)
+            self._changed.notify_all()
+
+    def answered(self, turn: Turn) -> None:
+        """The answer has begun, and it is a good one."""
+        with self._changed:
+            if lease := self.leases.get(turn.lease):
+                lease.answered = True
+                self._changed.notify_all()
+
+    def exhausted(self, turn: Turn, resource: str, seconds: float) -> None:
+        """Nothing is left of this resource for so long."""
+        with self._changed:
+            bucket = self._bucket(resource)
+            bucket.remaining, bucket.reset = 0, max(bucket.reset, self.clock() + seconds)
+            self._remember()
+
+    def penalise(self, turn: Turn, seconds: float | None) -> float:
+        """A secondary limit: silence for the seconds that were told, else 60, twice as long each time it comes again
+        right after. Requests that were under way when it came add nothing. The seconds from now on."""
+        with self._changed:
+            now = self.clock()
+            if turn.asked_at >= self.penalised_at:
+                self.strikes += 1
+                self.penalised_at = now
+            if seconds is None:
+                seconds = min(SECONDARY_SECONDS * 2.0 ** (self.strikes - 1), MAX_SECONDARY_SECONDS)
+            self.silent_until = max(self.silent_until, now + seconds)
+            self._remember()
+            return self.silent_until - now
+
+    def silence(self, seconds: float) -> None:
+        """Send nothing for so long: another account of this server was told to be silent."""
+        with self._changed:
+            self.silent_until = max(self.silent_until, self.clock() + seconds)
+            self._remember()
+
+    def paused_seconds(self) -> float:
+        """How long nothing can be asked from now on."""
+        now = self.clock()
+        return max(0.0, self.silent_until - now, self._wait("core", now))
+
+    def _crowded(self) -> bool:
+        """Whether a request has to wait for others. After a penalty one goes alone, to see."""
+        now = self.clock()
+        self.leases = {number: one for number, one in self.leases.items() if one.asked_at > now - LEASE_SECONDS}
+        return len(self.leases) >= CONCURRENT or any(
+            not one.answered and (self.strikes > 0 or one.asked_at > now - SLOW_SECONDS) for one in self.leases.values()
+        )
+
+    def _wait(self, resource: str, now: float) -> float:
+        bucket = self._bucket(resource)
+        if bucket.remaining is not None and bucket.reset <= now:
+            bucket.remaining = None
+        if bucket.remaining is not None and bucket.remaining <= bucket.reserve:
+            return bucket.reset - now + 1.0
+        while bucket.recent and bucket.recent[0] <= now - 60:
+            bucket.recent.popleft()
+        pace = bucket.recent[0] + 60 - now if bucket.paced and len(bucket.recent) >= PER_MINUTE else 0.0
+        return max(0.0, bucket.next_at - now, pace)
+
+    def _learn(self, resource: str, headers: Mapping[str, str]) -> None:
         limit, remaining, reset = (
             _number(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining", "reset")
         )
-        if remaining is None or reset is None:
+        if remaining is None or reset is None or resource == DOWNLOAD:
             return
-        bucket = self._bucket(turn.identity, str(headers.get("x-ratelimit-resource") or resource))
-        bucket.remaining, bucket.reset = int(remaining), reset
+        now, bucket = self.clock(), self._bucket(resource)
+        limit = limit or 0.0
+        bucket.reset = reset - _ahead_seconds(headers, now)
+        bucket.reserve = min(MAX_RESERVE, int(limit) // 100)
+        under_way = sum(one.resource == resource for one in self.leases.values())
+        bucket.remaining = max(0, int(remaining) - under_way)
+        bucket.paced = limit <= HIGHEST_PRIMARY and bucket.reset - now > 60
         if resource == "search" and limit:
             bucket.spacing_seconds = 60.0 / limit
 
-    def pause(self, seconds: float, turn: Turn | None = None, resource: str = "") -> None:
-        """Nobody sends anything for so long; with a turn, only its identity and resource are held back."""
-        until = self.clock() + seconds
-        if turn is None:
-            self.silent_until = max(self.silent_until, until)
-        else:
-            bucket = self._bucket(turn.identity, resource)
-            bucket.remaining, bucket.reset = 0, max(bucket.reset, until)
+    def _bucket(self, resource: str) -> Bucket:
+        return self.buckets.setdefault(resource, Bucket())
 
-    def paused_seconds(self) -> float:
-        """How long everybody has to be silent from now on."""
-        return max(0.0, self.silent_until - self.clock())
-
-    def _bucket(self, identity: int, resource: str) -> Bucket:
-        return self.buckets.setdefault((identity, resource), Bucket())
-
-    def _wait(self, identity: int, resource: str, now: float) -> float:
-        bucket = self._bucket(identity, resource)
-        if bucket.remaining is not None and bucket.reset <= now:
-            bucket.remaining = None
-        if bucket.remaining is not None and bucket.remaining < RESERVE:
-            return bucket.reset - now + 1.0
-        return max(0.0, bucket.next_at - now)
+    def _remember(self) -> None:
+        if self.remembered:
+            empty = {name: bucket.reset for name, bucket in self.buckets.items() if bucket.remaining == 0}
+            self.remembered.write({"silent_until": self.silent_until, "exhausted": empty})
 
 
-class SharedLimiter:
-    """The same limiter in a named Ray actor, so that all workers and jobs of a cluster share it. When the job that
-    made it ends, the next caller makes it anew."""
-
-    def __init__(self, name: str, identities: int) -> None:
-        self.name = name
-        self.identities = identities
-        self._handle: Any = None
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (SharedLimiter, (self.name, self.identities))
-
-    def ask(self, resource: str) -> Turn:
-        """As LocalLimiter."""
-        turn: Turn = self._call("ask", resource)
-        return turn
-
-    def done(self, turn: Turn, resource: str, headers: Mapping[str, str]) -> None:
-        """As LocalLimiter."""
-        told = {key: value for key, value in headers.items() if key.startswith("x-ratelimit-")}
-        self._call("done", turn, resource, told)
-
-    def pause(self, seconds: float, turn: Turn | None = None, resource: str = "") -> None:
-        """As LocalLimiter."""
-        self._call("pause", seconds, turn, resource)
-
-    def paused_seconds(self) -> float:
-        """As LocalLimiter."""
-        return float(self._call("paused_seconds"))
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        import ray
-
-        for attempt in range(5):
-            try:
-                if self._handle is None:
-                    self._handle = (
-                        ray.remote(num_cpus=0)(LocalLimiter)
-                        .options(name=self.name, namespace="soldiom", get_if_exists=True)
-                        .remote(self.identities)
-                    )
-                return ray.get(getattr(self._handle, method).remote(*arguments))
-            except ray.exceptions.ActorDiedError:
-                self._handle = None
-                if attempt == 4:
-                    raise
-                time.sleep(0.2 * 2**attempt)
-        return None
+def seconds_to_reset(headers: Mapping[str, str], now: float) -> float | None:
+    """How long until the reset that an answer told, by the server's own clock; None when it told none."""
+    reset = _number(headers.get("x-ratelimit-reset"))
+    return None if reset is None else max(0.0, reset - _ahead_seconds(headers, now) - now)
 
 
-def open_limiter(url: str, tokens: Sequence[str]) -> Limiter:
-    """The limiter for these tokens at this server: shared over the cluster when Ray is connected."""
-    import sys
-
-    identities = max(1, len(tokens))
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        return LocalLimiter(identities)
-    name = hashlib.sha256("\0".join((url, *tokens)).encode()).hexdigest()[:12]
-    return SharedLimiter(f"{ACTOR}-{name}", identities)
+def _ahead_seconds(headers: Mapping[str, str], now: float) -> float:
+    """How far the server's clock is ahead of ours; its Date header has whole seconds, so up to 2 s are nothing."""
+    try:
+        ahead = parsedate_to_datetime(headers["date"]).timestamp() - now
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return 0.0
+    return ahead if abs(ahead) > 2 else 0.0
 
 
 def _number(text: str | None) -> float | None:
+    """A number of a header; a time in milliseconds (recorded exchanges have such) as seconds."""
     try:
-        return float(text) if text is not None else None
+        number = float(text) if text is not None else None
     except ValueError:
         return None
+    if number is None or not abs(number) < 1e15:
+        return None
+    return number / 1000 if number > 1e11 else number

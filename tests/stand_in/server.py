@@ -1,16 +1,21 @@
 """The server: requests go to GitHub's or the Hub's part by path, faults come first, everything is logged."""
 
 import json
+import random
 import re
+import socket
+import struct
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from stand_in.github import GithubWorld, Repository
+from stand_in.github import GithubWorld
 from stand_in.hub import HubRepository, HubWorld
+from stand_in.repository import Repository
 
 
 @dataclass
@@ -27,12 +32,15 @@ class Request:
 
 @dataclass
 class Answer:
-    """What goes back. `cut` sends that many bytes of the body and closes the connection."""
+    """What goes back. `cut` sends that many bytes of the body and closes the connection; `reset` closes it before any
+    byte; `drip_seconds` passes between two bytes."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
+    reset: bool = False
+    drip_seconds: float = 0.0
 
 
 @dataclass
@@ -44,13 +52,14 @@ class Fault:
     answer: Answer | None
     cut: bool = False
     silent_seconds: float = 0.0
+    drip_seconds: float = 0.0
 
 
 class StandIn:
     """A context manager. `url` is the server; `other_url` is the same server under another host name.
 
-    `fail` and `cut` put faults in; `requests(pattern)` is the log. `sins` counts requests that came while a fault's
-    silence was asked for.
+    `fail`, `cut`, `reset`, `drip` and `unkind` put faults in; `requests(pattern)` is the log. `sins` counts requests
+    that came while silence was asked for, `most_at_once` how many of GitHub's API were under way together.
     """
 
     def __init__(self) -> None:
@@ -60,6 +69,10 @@ class StandIn:
         self.faults: list[Fault] = []
         self.silent_until = 0.0
         self.sins = 0
+        self.clock_ahead_seconds = 0.0
+        self.under_way = self.most_at_once = 0
+        self.dice: random.Random | None = None
+        self.unkind_share = 0.0
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.server.daemon_threads = True
@@ -101,6 +114,18 @@ class StandIn:
         """The next `times` answers to matching requests are cut in the middle of the body."""
         self.faults.append(Fault(pattern, times, None, cut=True))
 
+    def reset(self, pattern: str, *, times: int = 1) -> None:
+        """The next `times` matching requests find the connection closed before an answer."""
+        self.faults.append(Fault(pattern, times, Answer(0, reset=True)))
+
+    def drip(self, pattern: str, *, seconds: float, times: int = 1) -> None:
+        """The next `times` answers to matching requests come byte by byte, so many seconds apart."""
+        self.faults.append(Fault(pattern, times, None, drip_seconds=seconds))
+
+    def unkind(self, share: float, seed: int) -> None:
+        """This share of all requests fails in a way drawn by the seed."""
+        self.unkind_share, self.dice = share, random.Random(seed)
+
     def requests(self, pattern: str = "", method: str = "") -> list[Request]:
         """Logged requests whose path matches."""
         return [one for one in self.log if re.search(pattern, one.path) and method in ("", one.method)]
@@ -117,12 +142,41 @@ class StandIn:
                     self.silent_until = time.time() + fault.silent_seconds
                 if fault.answer:
                     return fault.answer
+            if self.dice and self.dice.random() < self.unkind_share:
+                return _unkindness(self, self.dice)
             hub = request.path.startswith(("/api/models", "/api/datasets")) or "/resolve/" in request.path
             world: Any = self.hub if hub else self.github
             answer: Answer = world.answer(request, Answer)
             if fault and fault.cut:
                 answer.cut = len(answer.body) // 2
+            if fault:
+                answer.drip_seconds = fault.drip_seconds
             return answer
+
+    def count(self, step: int) -> None:
+        """A request of the API begins or ends."""
+        with self.lock:
+            self.under_way += step
+            self.most_at_once = max(self.most_at_once, self.under_way)
+
+
+def _unkindness(stand_in: StandIn, dice: random.Random) -> Answer:
+    """One of the ways in which a service fails for a moment."""
+    page, html = b"<!DOCTYPE html><html><body>Unicorn!</body></html>", {"Content-Type": "text/html"}
+    json_type = {"Content-Type": "application/json; charset=utf-8"}
+    kind = dice.randrange(8)
+    if kind == 0:
+        stand_in.silent_until = time.time() + 0.9
+        return Answer(503, b"{}", json_type | {"Retry-After": "1"})
+    return (
+        Answer(500, b"", json_type),
+        Answer(502, page, html),
+        Answer(504, page, html),
+        Answer(200, page, html),
+        Answer(200, b'{"items": [', json_type),
+        Answer(200, b'{"items": [1, 2, 3]}', json_type, cut=8),
+        Answer(0, reset=True),
+    )[kind - 1]
 
 
 def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
@@ -131,11 +185,23 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
+            counted = not parts.path.startswith("/archive/")
+            stand_in.count(counted)
+            try:
+                self._answer(parts)
+            finally:
+                stand_in.count(-counted)
+
+        def _answer(self, parts: Any) -> None:
             headers = {key.lower(): value for key, value in self.headers.items()}
             request = Request(
                 time.time(), self.command, headers.get("host", ""), parts.path, parse_qs(parts.query), headers
             )
             answer = stand_in.answer(request)
+            if answer.reset:
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                return
             self.send_response(answer.status)
             for key, value in answer.headers.items():
                 self.send_header(key, value)
@@ -144,10 +210,23 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             if self.command == "HEAD" or answer.status == 304:
                 return
-            self.wfile.write(answer.body if answer.cut is None else answer.body[: answer.cut])
+            body = answer.body if answer.cut is None else answer.body[: answer.cut]
+            self._send(body, answer.drip_seconds)
             if answer.cut is not None:
                 self.wfile.flush()
                 self.close_connection = True
+
+        def _send(self, body: bytes, drip_seconds: float) -> None:
+            if not drip_seconds:
+                self.wfile.write(body)
+                return
+            with suppress(OSError):
+                for start in range(len(body)):
+                    self.wfile.write(body[start : start + 1])
+                    time.sleep(drip_seconds)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + stand_in.clock_ahead_seconds)
 
         do_HEAD = do_GET  # noqa: N815
 
