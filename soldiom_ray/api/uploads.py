@@ -14,7 +14,15 @@ from pathlib import PurePosixPath
 from typing import IO, Any
 
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SOURCE_TEXT, SUPPORTED
-from soldiom_ray.domains.signatures import HEAD_BYTES, OLE, ZIP, family_of_head, family_of_zip, unread_kind
+from soldiom_ray.domains.signatures import (
+    HEAD_BYTES,
+    OLE,
+    ZIP,
+    family_of_head,
+    family_of_zip,
+    unread_kind,
+    wide_encoding,
+)
 from soldiom_ray.errors import InputError, Problem
 
 EXTENSIONS = tuple(ending.removeprefix(".") for ending in (*SUPPORTED, *SOURCE_TEXT))
@@ -22,7 +30,7 @@ OFFICE_ENTRIES = 1000
 ARCHIVE_ENTRIES = 10_000
 UNPACKED_BYTES = 400 << 20
 ZIP_RATIO = 100
-STREAM_RATIO = 1000
+STREAM_RATIO = 500
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _ARCHIVES = (".zip", ".jar", ".7z", ".rar", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst")
 _END_OF_ZIP = b"PK\x05\x06"
@@ -80,11 +88,9 @@ _TEXTUAL = ("text", "html", "table", "json", "sql", "email")
 
 
 def _is_binary(head: bytes) -> bool:
-    """Whether bytes hold NULs and are no UTF-16: there, every second byte of many is NUL, or a mark stands first."""
-    nuls = head.count(0)
-    halves = sorted((head[::2].count(0), head[1::2].count(0)))
-    wide = len(head) >= 16 and halves[1] > 0.05 * len(head) and halves[0] < 0.1 * halves[1]
-    return bool(nuls) and not wide and not head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+    """Whether bytes hold NULs and are no text in UTF-16 or UTF-32."""
+    marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
+    return head.count(0) > 1 and not marked and wide_encoding(head) is None
 
 
 def _zip_problem(named: str, ending: str, file: IO[bytes]) -> str:

@@ -1,5 +1,6 @@
 """What the first bytes of a file show, whatever its name: for the upload door, which sees a stream, and the parsers."""
 
+import codecs
 from collections.abc import Collection
 
 ZIP, OLE = "zip", "ole"
@@ -58,6 +59,7 @@ _BY_MIMETYPE = (
     (b"application/vnd.oasis.opendocument.presentation", "opendocument"),
     (b"application/vnd.oasis.opendocument.spreadsheet", "workbook"),
 )
+_UNPRINTED = "\r\n\t\f\v\xad\u200b\u200c\u200d\u200e\u200f\u2028\u3000"
 _BITMAP_HEADERS = (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
 
 
@@ -89,6 +91,26 @@ def family_of_zip(names: Collection[str], mimetype: bytes) -> str:
         if any(name.startswith(start) for name in names):
             return family
     return "archive"
+
+
+def wide_encoding(sample: bytes) -> str | None:
+    """utf-16-le or utf-16-be when bytes are a text in it without a mark, by their line ends, blanks or Latin letters;
+    None when they are not."""
+    for encoding, blanks, zeros in (
+        ("utf-16-le", (b"\n\0", b" \0"), sample[1::2].count(0)),
+        ("utf-16-be", (b"\0\n", b"\0 "), sample[::2].count(0)),
+    ):
+        there = any(sample[place : place + 2] in blanks for place in range(0, len(sample), 2))
+        if not there and zeros < 0.2 * len(sample):
+            continue
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(sample)
+        except UnicodeDecodeError:
+            continue
+        odd = sum(not (character.isprintable() or character in _UNPRINTED) for character in text)
+        if text and odd <= 0.01 * len(text):
+            return encoding
+    return None
 
 
 def _by_structure(head: bytes, ending: str) -> str | None:

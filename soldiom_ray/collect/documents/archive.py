@@ -17,7 +17,7 @@ from soldiom_ray.collect.documents.nested import Members, allowance
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
-MAX_RATIO = 1000
+MAX_RATIO = 500
 """Of a packed stream; real tables and logs reach 300."""
 _BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}

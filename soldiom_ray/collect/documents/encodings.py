@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.collect.text import LeftOut, decode
+from soldiom_ray.domains.signatures import wide_encoding
 
-_WIDE = ("utf-16-le", "utf-16-be")
 _GUESSED = (
     "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r", "cp1251", "cp1256", "cp1255", "cp1253", "cp1250",
     "cp1254", "cp866", "cp874", "iso8859_2", "iso8859_5", "iso8859_6",
@@ -19,6 +19,7 @@ _SHOWN = {
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 SAMPLE_BYTES = 1 << 20
+WIDE_SAMPLE_BYTES = 1 << 16
 MAX_NUL_SHARE = 0.001
 LINES_BY_CHANCE = 50
 """In a text of another encoding at most one line in so many is UTF-8 by chance; more, and the lines are mixed."""
@@ -94,30 +95,14 @@ def _by_mark(data: bytes) -> ReadText | None:
 
 
 def _wide(data: bytes) -> ReadText | None:
-    """The text as UTF-16 without a mark; None when it makes none. Line ends and blanks show the order of the bytes."""
-    if len(data) % 2:
+    """The text as UTF-16 without a mark; None when it makes none."""
+    encoding = None if len(data) % 2 else wide_encoding(data[:WIDE_SAMPLE_BYTES])
+    if encoding is None or not _decodes(data, encoding):
         return None
-    sample = data[:SAMPLE_BYTES]
-    for encoding in _WIDE:
-        first = encoding == "utf-16-le"
-        pairs = (b"\n\0", b" \0") if first else (b"\0\n", b"\0 ")
-        there = sum(sample[i : i + 2] in pairs for i in range(0, len(sample), 2))
-        latin = sample[1::2].count(0) if first else sample[::2].count(0)
-        if there == 0 and latin < len(sample) * 0.2:
-            continue
-        try:
-            text = data.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        head = text[:10_000]
-        odd = sum(
-            not (character.isprintable() or character in "\r\n\t\f\v\u200c\u200d\u200e\u200f\xad") for character in head
-        )
-        if odd <= len(head) * 0.01:
-            if not text.strip():
-                raise LeftOut("empty", "nothing but blanks")
-            return ReadText(text, encoding, {"encoding": encoding})
-    return None
+    text = data.decode(encoding)
+    if not text.strip():
+        raise LeftOut("empty", "nothing but blanks")
+    return ReadText(text, encoding, {"encoding": encoding})
 
 
 def _guessed(data: bytes) -> tuple[str, str]:
@@ -156,8 +141,9 @@ def _guess(data: bytes) -> str:
     for match in found:
         if _decodes(data, match.encoding):
             return str(match.encoding)
-    if _decodes(data, "cp1252"):
-        return "cp1252"
+    for encoding in ("cp1250", "cp1252") if _odd_letters(data[:SAMPLE_BYTES]) else ("cp1252",):
+        if _decodes(data, encoding):
+            return encoding
     raise LeftOut("undecodable", "not UTF-8, and no other encoding gives a text")
 
 
@@ -170,9 +156,13 @@ def _is_western(data: bytes) -> bool:
     letters = len(re.findall(rb"[A-Za-z]", sample))
     if high > 1.5 * len(runs) or high > 0.5 * max(letters, 1):
         return False
+    return _odd_letters(sample) <= 0.05 * high
+
+
+def _odd_letters(sample: bytes) -> int:
+    """How many bytes within words would be no Western letter."""
     inside = re.findall(rb"(?<=[A-Za-z])[\x80-\xff](?=[A-Za-z])", sample)
-    odd = sum(_ODD_IN_WESTERN.count(byte.decode("cp1252", "ignore") or "¹") for byte in inside)
-    return odd <= 0.05 * high
+    return sum((byte.decode("cp1252", "ignore") or "¹") in _ODD_IN_WESTERN for byte in inside)
 
 
 def _decodes(data: bytes, encoding: str) -> bool:
