@@ -73,9 +73,9 @@ class Artifacts:
 
     def read(self, manifest: Manifest, name: str) -> bytes:
         """One file of an artifact, its hash checked."""
-        data = self.storage.read(f"{prefix_of(manifest.id)}/{name}")
-        expected = next((entry.sha256 for entry in manifest.files if entry.name == name), None)
-        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+        entry = next((entry for entry in manifest.files if entry.name == name), None)
+        data = self.storage.read((entry and entry.key) or f"{prefix_of(manifest.id)}/{name}")
+        if entry is not None and hashlib.sha256(data).hexdigest() != entry.sha256:
             raise DamagedError(
                 f"{name} of {manifest.id} is not what was written.",
                 remedy="delete the artifact and run its stage again",
@@ -103,10 +103,18 @@ class Artifacts:
             yield from table.to_pylist()
 
     def delete(self, artifact: str) -> None:
-        """Remove an artifact, its manifest first."""
+        """Remove an artifact, its manifest first; of the files it shares with others, those that no other names."""
         prefix = prefix_of(artifact)
+        manifest = self.find(artifact)
         self.storage.remove(f"{prefix}/{MANIFEST}")
         self.storage.remove(prefix)
+        shared = {entry.key for entry in manifest.files if entry.key} if manifest else set()
+        if shared:
+            kind = artifact.rpartition("-")[0]
+            names = [key for key in self.storage.keys(kind) if key.endswith(f"/{MANIFEST}")]
+            others = (Manifest.model_validate_json(self.storage.read(name)) for name in names)
+            for key in shared - {entry.key for other in others for entry in other.files}:
+                self.storage.remove(key)
 
 
 @dataclass
@@ -139,9 +147,16 @@ class Draft:
         """Add one Parquet shard of rows of a record type."""
         return self.write(name, parquet_bytes(rows, record))
 
-    def write_table(self, name: str, table: "pa.Table") -> FileEntry:
-        """Add one Parquet shard that is an Arrow table already."""
-        return self.write(name, table_bytes(table))
+    def share_table(self, name: str, table: "pa.Table") -> FileEntry:
+        """Add one Parquet shard that is an Arrow table already, kept once for all artifacts of this kind that hold the
+        very same shard."""
+        data = table_bytes(table)
+        sha256 = hashlib.sha256(data).hexdigest()
+        key = f"parts/{self.kind}/{sha256[:2]}/{sha256}"
+        if not self.artifacts.storage.exists(key):
+            self.artifacts.storage.write(key, data)
+        self.files[name] = FileEntry(name=name, size_bytes=len(data), sha256=sha256, key=key)
+        return self.files[name]
 
     def write_folder(self, folder: Path, under: str = "") -> None:
         """Add every file of a local folder."""

@@ -80,7 +80,10 @@ class Document(Record):
 
 
 class Sample(Record):
-    """One row of a prepared dataset: a document that passed, cleaned, with its split."""
+    """One row of a prepared dataset: a document that passed, cleaned, with its split.
+
+    `verdict` is what the licence policy said of it. `messages` is a conversation as JSON, [{role, content}, ...], of
+    which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`, `label`."""
 
     id: str
     text: str
@@ -96,6 +99,9 @@ class Sample(Record):
     kind: DocumentKind
     framework: Framework
     language: str
+    verdict: str = ""
+    messages: str = ""
+    metadata: str = "{}"
 
 
 class Drop(Record):
@@ -110,11 +116,13 @@ class Drop(Record):
 
 
 class FileEntry(Record):
-    """One file of an artifact: its name below the artifact's prefix, its size in bytes, its hash."""
+    """One file of an artifact: its name below the artifact's prefix, its size in bytes, its hash. `key` is where its
+    bytes lie in storage when other artifacts share them; empty when they are below the prefix."""
 
     name: str
     size_bytes: int
     sha256: str
+    key: str = ""
 
 
 class Manifest(Record):

@@ -61,6 +61,14 @@ def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Mo
     return session.scalars(query.order_by(Model.id.desc()).limit(1)).one_or_none()
 
 
+def evaluation_datasets(session: Session, tenant: str) -> list[str]:
+    """Artifact ids of the datasets that this tenant's registered models were scored on, sorted."""
+    query = select(Model.dataset_id).where(
+        Model.tenant == tenant, Model.scores_artifact.is_not(None), Model.dataset_id.is_not(None)
+    )
+    return sorted({str(name) for name in session.scalars(query)})
+
+
 def list_models(
     session: Session,
     tenant: str | None,

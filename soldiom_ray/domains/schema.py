@@ -190,9 +190,10 @@ class LicencePolicy(Record):
 
 
 class SplitRule(Record):
-    """How samples are divided. `by` names what must not be torn apart."""
+    """How samples are divided. `by` names what must not be torn apart: a group (a package, a repository, a
+    conversation) or a document; `time` holds out the newest."""
 
-    by: Literal["group", "repository", "document"] = "group"
+    by: Literal["group", "repository", "conversation", "document", "time"] = "group"
     test: float = Field(0.1, ge=0, lt=1)
     validation: float = Field(0.05, ge=0, lt=1)
     test_groups: tuple[str, ...] = Field(
@@ -210,6 +211,10 @@ class Prepare(Record):
     licences: LicencePolicy = LicencePolicy()
     split: SplitRule = SplitRule()
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
+    decontaminate: Literal["registry", "none"] = Field(
+        "registry",
+        description="drop what overlaps with the test side of every dataset that a registered model was scored on",
+    )
     max_documents: int | None = Field(None, ge=1)
 
 

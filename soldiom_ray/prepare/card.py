@@ -5,6 +5,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Prepare
 
+LENGTHS_PICTURE, COUNTS_PICTURE = "lengths.png", "counts.png"
 BAR_CHARACTERS = 40
 MOST_GROUPS = 200
 
@@ -14,10 +15,10 @@ def dataset_card(
     parents: Sequence[str],
     counts: Mapping[str, int],
     details: Mapping[str, Any],
-    lengths: Sequence[int],
+    lengths: Mapping[str, Sequence[int]],
     declared: Prepare,
 ) -> str:
-    """The card's text. `lengths` are the samples' characters."""
+    """The card's text. `lengths` are the samples' characters, per split."""
     characters = details["characters"]
     split = details["split"]
     groups = list(details["groups"].items())
@@ -43,6 +44,9 @@ def dataset_card(
         _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
         f"Policy: use `{declared.licences.use}`,"
         f" unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}.",
+        "## Languages and kinds",
+        _table(("language", "samples"), details["languages"].items()),
+        _table(("kind", "samples"), details["kinds"].items()),
         "## Sources",
         _table(
             ("group", "version", "licence", "split", "samples"),
@@ -53,7 +57,9 @@ def dataset_card(
         ),
         f"... and {len(groups) - MOST_GROUPS} more, in `manifest.json`." if len(groups) > MOST_GROUPS else "",
         "## Length of samples",
-        f"```\n{histogram(lengths)}\n```",
+        f"```\n{histogram([length for some in lengths.values() for length in some])}\n```",
+        f"![Characters per sample]({LENGTHS_PICTURE})",
+        f"![Samples by licence, kind and language, and what was left out]({COUNTS_PICTURE})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 

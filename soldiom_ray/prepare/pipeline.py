@@ -18,7 +18,9 @@ from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.card import dataset_card
+from soldiom_ray.prepare.decontaminate import evaluation_sets, rare_windows
 from soldiom_ray.prepare.ledger import Ledger
+from soldiom_ray.prepare.pictures import draw
 from soldiom_ray.prepare.split import Member, divide
 from soldiom_ray.prepare.treat import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 STAGE_VERSION = 2
 PART_BYTES = 3 << 20
-SHARD_BYTES = 32 << 20
+SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
@@ -38,15 +40,14 @@ KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 
 MAX_SHARED_WINDOWS = 0.5
 MAX_SHARED_WORDS = 300
-COMMON_WINDOW = 5
-"""A run of words that more test documents than this share is boilerplate (a licence header) and betrays none."""
 
 
 def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) -> Manifest:
     """Make the dataset that these documents and this declaration give, or find it made already."""
     check_declaration(declared)
     parents = sorted({manifest.id for manifest in documents})
-    made_from = {"declared": declared.model_dump(mode="json"), "stage_version": STAGE_VERSION}
+    made_from: dict[str, Any] = {"declared": declared.model_dump(mode="json"), "stage_version": STAGE_VERSION}
+    made_from["evaluation_sets"] = evaluations = evaluation_sets(context, declared, made_from, parents)
     draft = context.artifacts.draft("dataset", made_from, parents)
     if done := draft.finished():
         return done
@@ -62,6 +63,7 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
         _drop_near_copies(context, ledger, parts, declared)
         context.report(0.7, "looking for test text in the training side")
         _drop_overlaps(context, settings, ledger, parts)
+        _drop_contaminated(context, settings, ledger, parts, evaluations)
         _limit(ledger, declared)
         _refuse_empty(ledger, parents, "train")
     except InputError:
@@ -115,10 +117,8 @@ def _divide(ledger: Ledger, declared: Prepare) -> dict[str, Any]:
     """Give every kept document its side; how that came about."""
     kept = ledger.kept()
     members = [
-        Member(one, group, size)
-        for one, group, size in zip(
-            ledger.column("id", kept), ledger.column("group", kept), ledger.column("characters", kept), strict=True
-        )
+        Member(*values)
+        for values in zip(*(ledger.column(name, kept) for name in ("id", "group", "characters", "time")), strict=True)
     ]
     splits, how = divide(members, declared.split)
     ledger.set_sides(kept, [SPLITS.index(split) for split in splits])
@@ -168,26 +168,42 @@ def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], d
 def _drop_overlaps(context: Context, settings: Settings, ledger: Ledger, parts: Sequence[Part]) -> None:
     """Training and validation documents that hold much of the test text word for word go, also when they are no near
     copy as a whole."""
-    import numpy as np
-
     test = ledger.kept(SPLITS.index("test"))
-    if not len(test):
-        return
-    windows = [
-        np.unique(dedup.runs(dedup.hash_words(words), dedup.WINDOW_WORDS))
-        for _, text in _texts(context, ledger, parts, test.tolist())
-        if len(words := dedup.words_of(text)) >= dedup.WINDOW_WORDS
-    ]
-    values, counts = np.unique(np.concatenate(windows or [np.empty(0, np.uint64)]), return_counts=True)
+    windows = rare_windows(text for _, text in _texts(context, ledger, parts, test.tolist()))
+    _drop_holders(context, settings, ledger, parts, windows, "overlaps_test")
+
+
+def _drop_contaminated(
+    context: Context, settings: Settings, ledger: Ledger, parts: Sequence[Part], evaluations: Sequence[str]
+) -> None:
+    """So do those that hold much of what registered models were scored on."""
+    for name in evaluations:
+        manifest = context.artifacts.find(name)
+        if manifest is not None:
+            windows = rare_windows(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
+            _drop_holders(context, settings, ledger, parts, windows, "overlaps_evaluation", f" of {name}")
+
+
+def _drop_holders(
+    context: Context,
+    settings: Settings,
+    ledger: Ledger,
+    parts: Sequence[Part],
+    windows: "NDArray[np.uint64]",
+    reason: str,
+    of: str = "",
+) -> None:
     others = [int(one) for one in ledger.kept() if SPLITS[ledger.sides[one]] != "test"]
+    if not len(windows) or not others:
+        return
     by_part = ledger.by_part(others)
     pieces = [(parts[number].work, ledger.rows[members].tolist()) for number, members in by_part]
-    find = FindOverlaps(settings, values[counts <= COMMON_WINDOW])
-    for done, ((_, members), found) in enumerate(zip(by_part, map_in_order(find, pieces), strict=True)):
-        for one, (share, longest) in zip(members, found, strict=True):
+    found = map_in_order(FindOverlaps(settings, windows), pieces)
+    for done, ((_, members), overlaps) in enumerate(zip(by_part, found, strict=True)):
+        for one, (share, longest) in zip(members, overlaps, strict=True):
             if share > MAX_SHARED_WINDOWS or longest > MAX_SHARED_WORDS:
-                value = f"{share:.2f} of its {dedup.WINDOW_WORDS}-word runs, longest {longest} words"
-                ledger.drop(int(one), "overlaps_test", value)
+                value = f"{share:.2f} of its {dedup.WINDOW_WORDS}-word runs{of}, longest {longest} words"
+                ledger.drop(int(one), reason, value)
         context.report(0.7 + 0.15 * done / len(pieces), "looking for test text in the training side")
 
 
@@ -218,7 +234,8 @@ def _texts(
 
 
 def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, parts: Sequence[Part]) -> None:
-    """Shards of at most SHARD_BYTES of text, in order. Each work file is read once per shard that needs it."""
+    """Shards in order, each kept once for all versions of a dataset that hold it. Each work file is read once per shard
+    that needs it."""
     import numpy as np
     import pyarrow as pa
 
@@ -230,19 +247,24 @@ def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, p
         table = pa.concat_tables(tables).take(np.argsort(np.concatenate(places), kind="stable"))
         column = table.schema.get_field_index("split")
         table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
-        draft.write_table(f"{split}/{number:05d}.parquet", table)
+        draft.share_table(f"{split}/{number:05d}.parquet", table)
 
 
 def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:
+    """Documents of a side, cut where the id of one says so: a document more or less changes the shard it is in and
+    leaves the others as they were (content-defined chunking), which all are of SHARD_CHARACTERS, give or take half."""
     shard: list[int] = []
     size = 0
-    for one in ledger.kept(side):
+    members = ledger.kept(side)
+    for one, name in zip(members.tolist(), ledger.column("id", members), strict=True):
+        shard.append(one)
         characters = int(ledger.characters[one])
-        if shard and size + characters > SHARD_BYTES:
+        size += characters
+        may_end = size >= SHARD_CHARACTERS / 2
+        chance = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
+        if size >= 1.5 * SHARD_CHARACTERS or (may_end and chance < 2 * characters / SHARD_CHARACTERS):
             yield shard
             shard, size = [], 0
-        shard.append(int(one))
-        size += characters
     if shard:
         yield shard
 
@@ -268,13 +290,20 @@ def _finish(context: Context, draft: Draft, ledger: Ledger, how: dict[str, Any],
     details: dict[str, Any] = {
         "drops": dict(sorted(drops.items())),
         "redactions": {name: redactions[name] for name in declared.redact},
-        "licenses": dict(sorted(Counter(ledger.column("license", kept)).items())),
+        **{
+            f"{name}s": dict(sorted(Counter(one or "unknown" for one in ledger.column(name, kept)).items()))
+            for name in ("license", "kind", "language")
+        },
         "groups": _groups(ledger, chosen),
         "characters": {split: int(ledger.characters[members].sum()) for split, members in chosen.items()},
         "split": how,
     }
-    card = dataset_card(draft.id, draft.parents, counts, details, ledger.characters[kept].tolist(), declared)
-    draft.write("card.md", card.encode())
+    lengths: dict[str, list[int]] = {
+        str(split): ledger.characters[members].tolist() for split, members in chosen.items()
+    }
+    for name, picture in draw(details, lengths).items():
+        draft.write(name, picture)
+    draft.write("card.md", dataset_card(draft.id, draft.parents, counts, details, lengths, declared).encode())
     context.report(1.0, f"{len(kept)} samples of {len(ledger)} documents")
     return draft.commit(counts=counts, details=details)
 

@@ -19,17 +19,20 @@ GROUPS_FOR_VALIDATION = 4
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What splitting needs to know of a sample."""
+    """What splitting needs to know of a sample. `time` is ISO 8601 in UTC, or empty where none is known."""
 
     id: str
     group: str
     characters: int
+    time: str = ""
 
 
 def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
     """The split of each member, and how it came about (for the manifest). Depends on nothing but the set of members and
     the rule, not on their order. Raises InputError for a test group that does not exist, or when nothing is left to
     train on."""
+    if rule.by == "time":
+        return _by_time(members, rule)
     total = sum(member.characters for member in members)
     sizes: dict[str, int] = defaultdict(int)
     for member in members:
@@ -77,6 +80,39 @@ def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dic
         "validation_by": by["validation"],
         "notes": notes,
     }
+
+
+def _by_time(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
+    """The newest groups test, the next newest validate; a group is as new as its newest member. What bears no time
+    trains."""
+    newest: dict[str, str] = {}
+    sizes: dict[str, int] = defaultdict(int)
+    for member in members:
+        newest[member.group] = max(newest.get(member.group, ""), member.time)
+        sizes[member.group] += member.characters
+    dated = sorted((time, group) for group, time in newest.items() if time)
+    if not dated:
+        raise InputError(
+            "prepare.split.by is 'time', but no document bears a time.",
+            remedy="name the column that holds it (columns: {time: NAME} in the source), or split by group",
+        )
+    total, reached = sum(sizes.values()), 0
+    held: dict[str, Split] = {}
+    borders: tuple[tuple[Split, float], ...] = (("test", rule.test), ("validation", rule.test + rule.validation))
+    borders = tuple(border for border, share in zip(borders, (rule.test, rule.validation), strict=True) if share)
+    for _, group in reversed(dated):
+        side = next((side for side, share in borders if reached < share * total), None)
+        if side is None or len(held) + 1 >= len(newest):
+            break
+        held[group] = side
+        reached += sizes[group]
+    splits: list[Split] = [held.get(member.group, "train") for member in members]
+    undated = sum(not time for time in newest.values())
+    notes = [f"{undated} groups bear no time and train"] if undated else []
+    first = {side: min(newest[group] for group, other in held.items() if other == side) for side in held.values()}
+    notes += [f"{side} begins at {time}" for side, time in sorted(first.items())]
+    told = {"by": "time", "seed": rule.seed, "test_by": "time", "validation_by": "time", "notes": notes}
+    return splits, told
 
 
 def choose(sizes: Mapping[str, int], wanted: float, total: int, seed: str) -> set[str]:

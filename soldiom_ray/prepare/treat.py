@@ -14,6 +14,7 @@ from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.clean import clean
 from soldiom_ray.prepare.filters import Text, detect_language, first_objection, is_code
+from soldiom_ray.prepare.pieces import Pieces
 from soldiom_ray.prepare.redact import redact
 from soldiom_ray.records import Manifest, Record, Sample
 from soldiom_ray.settings import Settings
@@ -48,14 +49,20 @@ class Facts(Record):
     path: str
     version: str
     license: str
+    kind: str
+    language: str
     reason: str
     value: str
+    time: str
     part: int
     row: int
     characters: int
     digest: bytes
     signature: bytes
     redactions: str
+
+
+COPIED = ("id", "source", "group", "path", "version", "license", "kind", "language")
 
 
 @dataclass(frozen=True)
@@ -79,9 +86,9 @@ def _treat(storage: Storage, part: Part, declared: Prepare) -> int:
     passed: list[dict[str, Any]] = []
     sets = []
     for row in table.slice(start, stop - start).to_pylist():
-        known: dict[str, Any] = {name: row[name] for name in ("id", "source", "group", "path", "version", "license")}
-        known |= {"reason": "", "value": "", "part": part.number, "row": -1, "characters": 0, "digest": b""}
-        known |= {"signature": b"", "redactions": ""}
+        known: dict[str, Any] = {name: row[name] for name in COPIED}
+        known |= {"reason": "", "value": "", "time": "", "part": part.number, "row": -1, "characters": 0}
+        known |= {"digest": b"", "signature": b"", "redactions": ""}
         facts.append(known)
         sample = treat(row, known, declared)
         if sample is not None:
@@ -99,20 +106,44 @@ def _treat(storage: Storage, part: Part, declared: Prepare) -> int:
 
 def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> dict[str, Any] | None:
     """The sample that a document becomes (its split still open), or None; `known` then says why."""
-    if objection := _policy_objection(row, declared):
-        known["reason"], known["value"] = objection
-        return None
-    text = clean(row["text"])
-    code = is_code(row["path"])
-    objection = first_objection(Text(text, code), declared.filters) if text else ("empty", "0 characters")
+    verdict, objection = _policy(row, declared)
     if objection:
         known["reason"], known["value"] = objection
         return None
-    text, counts = redact(text, declared.redact)
+    about = json.loads(row["metadata"])
+    known["time"] = str(about.get("time") or "")
+    pieces = Pieces.of(row["text"], about).treated(clean)
+    text, code = pieces.text(), is_code(row["path"])
+    objection = first_objection(Text(text, code), declared.filters) if text.strip() else ("empty", "0 characters")
+    if objection:
+        known["reason"], known["value"] = objection
+        return None
+    counts: Counter[str] = Counter()
+
+    def without_private(piece: str) -> str:
+        redacted, found = redact(piece, declared.redact)
+        counts.update(found)
+        return redacted
+
+    pieces = pieces.treated(without_private)
+    text = pieces.text()
+    known["language"] = row["language"] or ("" if code else detect_language(text)[0])
     known["redactions"], known["characters"] = json.dumps(counts) if counts else "", len(text)
-    language = row["language"] or ("" if code else detect_language(text)[0])
     copied = {name: row[name] for name in Sample.model_fields if name in row}
-    return copied | {"text": text, "split": "train", "language": language}
+    return copied | {
+        "text": text,
+        "split": "train",
+        "language": known["language"],
+        "verdict": verdict,
+        "messages": pieces.messages(),
+        "metadata": json.dumps(pieces.metadata() | _label(about)),
+    }
+
+
+def _label(about: Mapping[str, Any]) -> dict[str, Any]:
+    column = (about.get("columns") or {}).get("label")
+    value = (about.get("fields") or {}).get(column) if column else None
+    return {} if value is None else {"label": value}
 
 
 @dataclass(frozen=True)
@@ -171,17 +202,18 @@ def _rows_of_facts(storage: Storage, part: Part) -> int | None:
     return int(pq.read_metadata(io.BytesIO(storage.read(key))).num_rows) if storage.exists(key) else None
 
 
-def _policy_objection(row: Mapping[str, Any], declared: Prepare) -> tuple[str, str] | None:
+def _policy(row: Mapping[str, Any], declared: Prepare) -> tuple[str, tuple[str, str] | None]:
+    """What the licence policy says of a document, and the objection that follows, if any."""
     from soldiom_ray.licenses import policy
 
-    if declared.kinds and row["kind"] not in declared.kinds:
-        return "kind", str(row["kind"])
     verdict = policy(row["license"], declared.licences.use)
+    if declared.kinds and row["kind"] not in declared.kinds:
+        return verdict, ("kind", str(row["kind"]))
     if verdict == "denied":
-        return "license_denied", str(row["license"])
+        return verdict, ("license_denied", str(row["license"]))
     if verdict == "unknown" and not declared.licences.allow_unknown:
-        return "license_unknown", str(row["license"]) or "none found"
-    return None
+        return verdict, ("license_unknown", str(row["license"]) or "none found")
+    return verdict, None
 
 
 def _read(storage: Storage, manifest: Manifest, name: str) -> "pa.Table":
