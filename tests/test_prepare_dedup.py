@@ -1,0 +1,197 @@
+"""Near-duplicates: found among many, never dropped wrongly, within bounded memory."""
+
+import random
+import re
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from soldiom_ray.prepare import dedup
+from soldiom_ray.prepare.bands import shared_bands
+from soldiom_ray.prepare.dedup import (
+    band_rows,
+    content_digest,
+    hash_words,
+    jaccard,
+    near_copies,
+    recall,
+    runs,
+    shingles,
+    signatures,
+    words_of,
+)
+
+THRESHOLD = 0.8
+Load = Callable[[set[int]], dict[int, Any]]
+
+
+def loader(sets: list[Any], asked: list[int] | None = None) -> Load:
+    def load(positions: set[int]) -> dict[int, Any]:
+        if asked is not None:
+            asked.append(len(positions))
+        return {at: sets[at] for at in positions}
+
+    return load
+
+
+def package_sets(most: int) -> list[Any]:
+    """Shingles of real source files, each followed by a copy with a few words changed."""
+    texts = [path.read_text("utf-8", "replace") for path in sorted(Path(np.__file__).parent.rglob("*.py"))[:most]]
+    changed = [re.sub(r"\bself\b", "this", text, count=2) + "\n# changed\n" for text in texts]
+    return [shingles(hash_words(words_of(text))) for pair in zip(texts, changed, strict=True) for text in pair]
+
+
+def one_by_one(sets: list[Any], threshold: float) -> dict[int, tuple[int, float]]:
+    """What `near_copies` would find without any index."""
+    kept: list[int] = []
+    copies: dict[int, tuple[int, float]] = {}
+    for at, one in enumerate(sets):
+        found = ((other, jaccard(one, sets[other])) for other in kept if len(one))
+        first = next((pair for pair in found if pair[1] >= threshold), None)
+        if first:
+            copies[at] = first
+        else:
+            kept.append(at)
+    return copies
+
+
+def test_real_files_and_their_changed_copies_are_found_as_an_exhaustive_comparison_finds_them() -> None:
+    sets = package_sets(120)
+    assert near_copies(signatures(sets), THRESHOLD, loader(sets)) == one_by_one(sets, THRESHOLD)
+
+
+@pytest.mark.parametrize("most", [1, 2, 7])
+def test_small_pieces_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    sets = package_sets(40)
+    base = [f"word{at}" for at in range(300)]
+    sets += [shingles(hash_words(base[cut:] + [f"own{cut}"] * cut)) for cut in range(0, 120, 3)]
+    expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
+    asked: list[int] = []
+    monkeypatch.setattr(dedup, "PIECE_DOCUMENTS", most)
+    assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked)) == expected
+    assert max(asked) <= most
+
+
+def test_pieces_are_bounded_by_the_characters_of_their_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = package_sets(30)
+    sizes = [8 * len(one) for one in sets]
+    expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
+    asked: list[int] = []
+    monkeypatch.setattr(dedup, "PIECE_CHARACTERS", 2 * max(sizes))
+    assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked), sizes) == expected
+    assert len(asked) > 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.5, 0.8, 0.95]))
+def test_no_document_is_dropped_whose_similarity_to_a_kept_one_is_below_the_threshold(
+    seed: int, threshold: float
+) -> None:
+    random_ = random.Random(seed)
+    texts = [[f"w{random_.randrange(40)}" for _ in range(random_.randrange(60))] for _ in range(6)]
+    for _ in range(14):
+        words = list(random_.choice(texts))
+        for _ in range(random_.randrange(8)):
+            words.insert(random_.randrange(len(words) + 1), f"w{random_.randrange(60)}")
+        texts.append(words)
+    sets = [shingles(hash_words(words)) for words in texts]
+    copies = near_copies(signatures(sets), threshold, loader(sets))
+    for at, (original, similarity) in copies.items():
+        assert original < at
+        assert original not in copies
+        assert similarity == jaccard(sets[at], sets[original]) >= threshold
+
+
+def test_the_chance_to_miss_a_pair_is_the_stated_one() -> None:
+    """Pairs of similarity 0.6 at a threshold of 0.8: their share of common bands against the formula."""
+    random_ = np.random.default_rng(7)
+    pairs, shared, own = 400, 600, 200
+    sets = []
+    for _ in range(pairs):
+        members = random_.integers(0, 2**63, shared + 2 * own, dtype=np.uint64)
+        sets += [np.sort(members[: shared + own]), np.sort(np.concatenate((members[:shared], members[shared + own :])))]
+    found = shared_bands(signatures(sets), band_rows(THRESHOLD), dedup.PERMUTATIONS)
+    expected = recall(shared / (shared + 2 * own), THRESHOLD)
+    assert len(found.documents) / 2 / pairs == pytest.approx(
+        expected, abs=4 * (expected * (1 - expected) / pairs) ** 0.5
+    )
+    assert recall(THRESHOLD, THRESHOLD) >= dedup.RECALL
+
+
+def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    header = [f"header{at}" for at in range(60)]
+    sets = [shingles(hash_words(header + [f"file{number}word{at}" for at in range(40)])) for number in range(200)]
+    compared = []
+
+    def counted(left: Any, right: Any) -> float:
+        compared.append(1)
+        return jaccard(left, right)
+
+    monkeypatch.setattr(dedup, "jaccard", counted)
+    assert near_copies(signatures(sets), THRESHOLD, loader(sets)) == {}
+    assert len(compared) < 200 * 199 / 2 / 10
+
+
+def test_bands_hold_arrays_and_no_more_than_twelve_bytes_for_each_membership() -> None:
+    random_ = np.random.default_rng(1)
+    one = random_.integers(0, 2**32, (2000, 128), dtype=np.uint32).astype("<u4")
+    found = shared_bands([row.tobytes() for row in np.concatenate((one, one))], 5, 128)
+    assert len(found.documents) == 4000
+    assert found.components.tolist() == [at for at in range(2000) for _ in range(2)]
+    assert len(found.shelves) == 4000 * 25
+    assert found.documents.nbytes + found.components.nbytes + found.starts.nbytes + found.shelves.nbytes < 12 * 100_000
+
+
+def test_long_chains_of_similar_documents_are_one_component() -> None:
+    rows = np.random.default_rng(2).integers(0, 2**32, (5000, 128), dtype=np.uint32).astype("<u4")
+    for at in range(1, 5000):
+        band = slice(5 * (at % 2), 5 * (at % 2) + 5)
+        rows[at, band] = rows[at - 1, band]
+    found = shared_bands([row.tobytes() for row in np.random.default_rng(3).permutation(rows)], 5, 128)
+    assert len(found.documents) == 5000
+    assert set(found.components.tolist()) == {0}
+
+
+def test_nothing_and_documents_without_words_are_no_copies() -> None:
+    assert near_copies([], THRESHOLD, loader([])) == {}
+    empty = shingles(hash_words([]))
+    assert near_copies(signatures([empty, empty]), THRESHOLD, loader([empty, empty])) == {}
+
+
+ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=80)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(ANY_TEXT, st.text("aB_9é.\n\r\x1cΣσİK\ud800", max_size=60)))
+def test_words_are_the_runs_of_word_characters_in_lower_case(text: str) -> None:
+    assert words_of(text) == re.findall(r"\w+", text.lower())
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["x" * 10_000_000, "?!" * 2_000_000, "word " * 1_000_000, "\x00\ud800" * 100_000, "", "é" * 1_000_000],
+    ids=["one word", "punctuation", "one word repeated", "NULs and surrogates", "empty", "one foreign word"],
+)
+def test_hostile_texts_get_signatures_and_leave_little_behind(text: str) -> None:
+    words = words_of(text)
+    content_digest(words)
+    sets = [shingles(hash_words(words))] * 2
+    copies = near_copies(signatures(sets), THRESHOLD, loader(sets))
+    assert copies == ({1: (0, 1.0)} if words else {})
+    assert max(map(len, dedup._word_hashes), default=0) <= dedup.LONGEST_REMEMBERED
+
+
+def test_shingles_are_a_sorted_set() -> None:
+    hashes = hash_words(words_of("a b c d e " * 50))
+    found = shingles(hashes)
+    assert all(left < right for left, right in pairwise(found.tolist()))
+    assert set(found.tolist()) == set(runs(hashes, 5).tolist())
+    assert len(shingles(hash_words(["one"]))) == 1
