@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BARS = 12
+MOST_BARS, FEWEST_BARS = 12, 6
 COLORS = {"train": "#3b6ea5", "validation": "#e0a030", "test": "#b5493a"}
 BAR_COLOR = "#3b6ea5"
 
@@ -59,7 +59,7 @@ def _bars(axes: "Axes", title: str, counts: Mapping[str, int]) -> None:
     bars = axes.barh(range(len(shown)), [count for _, count in shown], color=BAR_COLOR)
     axes.bar_label(bars, padding=2, fontsize=7)
     axes.set_yticks(range(len(shown)), names, fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(shown), FEWEST_BARS) - 0.5, -0.5)
     axes.set_title(title, fontsize=9)
     axes.margins(x=0.2)
 

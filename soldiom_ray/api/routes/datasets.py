@@ -1,8 +1,9 @@
 """Documents, datasets and indexes; search in an index."""
 
+from itertools import islice
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
@@ -13,7 +14,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import datasets, documents
 from soldiom_ray.db.engine import session
 from soldiom_ray.errors import InputError, NotFoundError, Problem
-from soldiom_ray.records import SEARCH_APPLICATION, DocumentKind
+from soldiom_ray.records import SEARCH_APPLICATION, DocumentKind, Manifest, Split
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -66,12 +67,56 @@ def list_documents(
         return {"items": [documents.as_dict(row) for row in rows], "next": following}
 
 
+@router.get("/api/datasets/{dataset_id}/preview", openapi_extra=needs("viewer"))
+def preview(
+    dataset_id: str,
+    caller: Who,
+    settings: Config,
+    split: Split = "train",
+    limit: Annotated[int, Query(ge=1, le=100)] = 5,
+) -> dict[str, Any]:
+    """The first samples of a split, texts included; of collected documents, whatever the split, the first of all."""
+    manifest, artifacts = _artifact(settings, dataset_id, caller)
+    folder = f"{split}/" if manifest.kind == "dataset" else "documents/"
+    return {"items": list(islice(artifacts.rows(manifest, folder), limit)), "next": None}
+
+
+@router.get("/api/datasets/{dataset_id}/dropped", openapi_extra=needs("viewer"))
+def list_dropped(
+    dataset_id: str,
+    caller: Who,
+    settings: Config,
+    reason: Annotated[str | None, Query(max_length=64)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> dict[str, Any]:
+    """What was left out, with the reason and the value that decided."""
+    manifest, artifacts = _artifact(settings, dataset_id, caller)
+    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
+    return {"items": list(islice(found, limit)), "next": None}
+
+
+@router.get("/api/datasets/{dataset_id}/pictures/{name}", openapi_extra=needs("viewer"), response_class=Response)
+def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> Response:
+    """A picture of the card (PNG)."""
+    manifest, artifacts = _artifact(settings, dataset_id, caller)
+    if not name.endswith(".png") or all(entry.name != name for entry in manifest.files):
+        raise NotFoundError(f"The dataset has no picture {name!r}.", remedy="its card names those it has")
+    return Response(artifacts.read(manifest, name), media_type="image/png")
+
+
 @router.post("/api/search", openapi_extra=needs("user"))
 async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
     """The passages nearest in meaning: `{id, text, score, metadata}`, best first."""
     index, collection = await run_in_threadpool(_collection, settings, body.index, caller)
     items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, collection)
     return {"items": items, "next": None, "index": index}
+
+
+def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Manifest, Artifacts]:
+    with session(settings) as opened:
+        artifact = datasets.get(opened, dataset_id, caller.tenant).artifact_id
+    artifacts = Artifacts(open_storage(settings))
+    return artifacts.get(artifact), artifacts
 
 
 def _collection(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
