@@ -6,7 +6,7 @@ import traceback
 
 import typer
 
-from soldiom_ray.cli import data, registry, services, training
+from soldiom_ray.cli import data, datasets, registry, services, training
 from soldiom_ray.errors import SoldiomError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 services.add_commands(app)
 data.add_commands(app)
+datasets.add_commands(app)
 training.add_commands(app)
 registry.add_commands(app)
 

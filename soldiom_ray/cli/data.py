@@ -5,11 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table
+from soldiom_ray.cli.output import Json, follow, print_json, print_table
 from soldiom_ray.settings import load_settings
 
 collect_app = typer.Typer(help="Collect documents from a source.", no_args_is_help=True)
-dataset_app = typer.Typer(help="What was collected and prepared.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Option(help="Name of what is made.")]
 Many = list[str]
@@ -22,7 +21,6 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(collect_app, name="collect")
     for command in (prepare, embed, search):
         app.command()(command)
-    app.add_typer(dataset_app, name="dataset")
 
 
 @collect_app.command("local")
@@ -179,77 +177,6 @@ def search(
         print()
 
 
-@dataset_app.command("list")
-def list_datasets(json: Json = False) -> None:
-    """Show collected documents, prepared datasets and indexes."""
-    from soldiom_ray.db import datasets
-    from soldiom_ray.db.engine import session
-
-    with session(load_settings()) as connection:
-        rows, _ = datasets.list_datasets(connection, "default", limit=200)
-        items = [datasets.as_dict(row) for row in rows]
-    print_items(
-        items,
-        ["artifact_id", "stage", "name", "source", "num_samples", "size_bytes", "created_at"],
-        json,
-        "Nothing collected yet.",
-    )
-
-
-@dataset_app.command("show")
-def show_dataset(dataset: Annotated[str, typer.Argument(help="Its id.")], json: Json = False) -> None:
-    """Show counts and the dataset card."""
-    manifest, artifacts = _open(dataset)
-    names = {entry.name for entry in manifest.files}
-    card = artifacts.read(manifest, "card.md").decode() if "card.md" in names else ""
-    if json:
-        print_json({**manifest.model_dump(mode="json"), "card": card})
-    elif card:
-        print(card)
-    else:
-        print_table(
-            [{"what": key, "count": value} for key, value in sorted(manifest.counts.items())],
-            ["what", "count"],
-            manifest.id,
-        )
-
-
-@dataset_app.command("preview")
-def preview_dataset(
-    dataset: Annotated[str, typer.Argument(help="Its id.")],
-    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    limit: Annotated[int, typer.Option(help="How many samples.", min=1)] = 5,
-    json: Json = False,
-) -> None:
-    """Show some samples."""
-    from itertools import islice
-
-    manifest, artifacts = _open(dataset)
-    folder = "documents/" if manifest.kind == "documents" else f"{split}/"
-    items = list(islice(artifacts.rows(manifest, folder), limit))
-    if json:
-        print_json({"items": items})
-    for item in () if json else items:
-        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{item['text'][:600].rstrip()}\n")
-
-
-@dataset_app.command("dropped")
-def dropped(
-    dataset: Annotated[str, typer.Argument(help="Its id.")],
-    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
-    json: Json = False,
-) -> None:
-    """Show every document that was left out, with the reason and the value that decided."""
-    from itertools import islice
-
-    manifest, artifacts = _open(dataset)
-    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
-    print_items(
-        list(islice(found, limit)), ["source", "group", "path", "reason", "value"], json, "Nothing was dropped."
-    )
-
-
 def collect_source(name: str, source: dict[str, Any], as_json: bool) -> None:
     """Run a collection of one source, follow it and print what it made."""
     given = {key: value for key, value in source.items() if value not in (None, [], {})}
@@ -291,19 +218,6 @@ def _run(content: dict[str, Any], kind: str) -> dict[str, Any]:
 def _stage(job: dict[str, Any], name: str) -> dict[str, Any]:
     stage: dict[str, Any] = next(stage for stage in job["stages"] if stage["stage"] == name)
     return stage
-
-
-def _open(dataset: str) -> tuple[Any, Any]:
-    from soldiom_ray.artifacts import Artifacts
-    from soldiom_ray.db import datasets
-    from soldiom_ray.db.engine import session
-    from soldiom_ray.storage import open_storage
-
-    settings = load_settings()
-    with session(settings) as connection:
-        artifact = datasets.get(connection, dataset, "default").artifact_id
-    artifacts = Artifacts(open_storage(settings))
-    return artifacts.get(artifact), artifacts
 
 
 def split_list(values: Many | None) -> list[str]:

@@ -1,0 +1,128 @@
+"""Commands that show what was collected and prepared."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.cli.output import Json, print_items, print_json, print_table
+from soldiom_ray.settings import load_settings
+
+dataset_app = typer.Typer(help="What was collected and prepared.", no_args_is_help=True)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's commands under the program."""
+    app.add_typer(dataset_app, name="dataset")
+
+
+@dataset_app.command("list")
+def list_datasets(json: Json = False) -> None:
+    """Show collected documents, prepared datasets and indexes."""
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        rows, _ = datasets.list_datasets(connection, "default", limit=200)
+        items = [datasets.as_dict(row) for row in rows]
+    print_items(
+        items,
+        ["artifact_id", "stage", "name", "source", "num_samples", "size_bytes", "created_at"],
+        json,
+        "Nothing collected yet.",
+    )
+
+
+@dataset_app.command("show")
+def show_dataset(
+    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    folder: Annotated[Path | None, typer.Option(help="Write the card and its pictures into this folder.")] = None,
+    json: Json = False,
+) -> None:
+    """Show counts and the dataset card; with --folder, write the card and its pictures there."""
+    manifest, artifacts = _open(dataset)
+    names = {entry.name for entry in manifest.files}
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in sorted(name for name in names if name.endswith((".md", ".png"))):
+            (folder / name).write_bytes(artifacts.read(manifest, name))
+    card = artifacts.read(manifest, "card.md").decode() if "card.md" in names else ""
+    if json:
+        print_json({**manifest.model_dump(mode="json"), "card": card})
+    elif card:
+        print(card)
+    else:
+        print_table(
+            [{"what": key, "count": value} for key, value in sorted(manifest.counts.items())],
+            ["what", "count"],
+            manifest.id,
+        )
+
+
+@dataset_app.command("preview")
+def preview_dataset(
+    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
+    limit: Annotated[int, typer.Option(help="How many samples.", min=1)] = 5,
+    json: Json = False,
+) -> None:
+    """Show some samples."""
+    from itertools import islice
+
+    manifest, artifacts = _open(dataset)
+    folder = "documents/" if manifest.kind == "documents" else f"{split}/"
+    items = list(islice(artifacts.rows(manifest, folder), limit))
+    if json:
+        print_json({"items": items})
+    for item in () if json else items:
+        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{item['text'][:600].rstrip()}\n")
+
+
+@dataset_app.command("dropped")
+def dropped(
+    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    json: Json = False,
+) -> None:
+    """Show every document that was left out, with the reason and the value that decided."""
+    from itertools import islice
+
+    manifest, artifacts = _open(dataset)
+    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
+    print_items(
+        list(islice(found, limit)), ["source", "group", "path", "reason", "value"], json, "Nothing was dropped."
+    )
+
+
+@dataset_app.command("documents")
+def list_documents(
+    dataset: Annotated[str, typer.Argument(help="Id of collected documents.")],
+    license: Annotated[str | None, typer.Option(help="Only this licence (SPDX).")] = None,  # noqa: A002
+    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Only the file with this hash.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    json: Json = False,
+) -> None:
+    """Show where each collected document came from, under which licence and by which rule."""
+    from soldiom_ray.db import datasets, documents
+    from soldiom_ray.db.engine import session
+
+    with session(load_settings()) as connection:
+        artifact = datasets.get(connection, dataset, "default").artifact_id
+        rows, _ = documents.list_documents(connection, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
+        items = [documents.as_dict(row) for row in rows]
+    print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No such document.")
+
+
+def _open(dataset: str) -> tuple[Any, Any]:
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import session
+    from soldiom_ray.storage import open_storage
+
+    settings = load_settings()
+    with session(settings) as connection:
+        artifact = datasets.get(connection, dataset, "default").artifact_id
+    artifacts = Artifacts(open_storage(settings))
+    return artifacts.get(artifact), artifacts
