@@ -21,6 +21,7 @@ from soldiom_ray.collect.github_transport import (
     Unreachable,
     bounded,
     download_deadline,
+    drain,
     open_stream,
     requester,
     same_origin,
@@ -189,6 +190,7 @@ class GithubApi:
                     _store(answer, told, sink, max_bytes)
                     return _Told(told, ("", moved_to))
                 permanent = answer.status_code in (301, 308)
+                drain(answer)
             url = urljoin(url, told["location"])
             if not (permanent and same_origin(url, self.url)):
                 return _Told(told, (url, moved_to))
@@ -206,6 +208,7 @@ class GithubApi:
                     self._answered(answer, turn)
                     _store(answer, told, sink, max_bytes)
                     return _Told(told, None)
+                drain(answer)
             url = urljoin(url, told["location"])
             token = token if same_origin(url, self.url) else None
         raise LeftOut("not_found", "redirected too often")

@@ -89,6 +89,7 @@ class _Connection:
         with network_faults(), http_client().stream(verb, self.origin + path, headers=dict(headers)) as answer:
             told = {key.lower(): value for key, value in answer.headers.items()}
             if answer.status_code in _REDIRECTS and "location" in told:
+                drain(answer)
                 raise Moved(told["location"], told)
             if answer.status_code == 202:
                 raise Faulty("GitHub is not ready to answer (202)", told)
@@ -150,6 +151,12 @@ def open_stream(url: str, headers: Mapping[str, str]) -> Iterator[Any]:
     told = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity", **headers}
     with network_faults(), http_client().stream("GET", url, headers=told) as answer:
         yield answer
+
+
+def drain(answer: Any) -> None:
+    """Read what a redirect says beside its address: a connection whose answer was not read to its end is closed."""
+    for _ in bounded(answer.iter_raw(), 1 << 16, _json_deadline()):
+        pass
 
 
 def bounded(chunks: Iterator[bytes], max_bytes: int, late: Callable[[int], bool]) -> Iterator[bytes]:
