@@ -275,6 +275,11 @@ def open_storage(settings: Settings) -> Storage:
     return Storage(place, settings.encryption_key)
 
 
+def raw_key(sha256: str) -> str:
+    """Where raw bytes with this hash lie, whoever brought them: uploads and collected files alike."""
+    return f"raw/sha256/{sha256[:2]}/{sha256}"
+
+
 def _check_key(key: str) -> None:
     parts = key.split("/")
     if not key or any(part in ("", ".", "..") for part in parts) or "\0" in key:

@@ -1,14 +1,11 @@
-"""Raw bytes of what was collected, kept once by their hash, sealed when an encryption key is set."""
+"""Raw bytes of what was collected, kept once by their hash, sealed when an encryption key is set. A document's `sha256`
+is its file's; a part of a file (a row, a record) names its file's in `metadata.file_sha256`."""
 
 import hashlib
 
-from soldiom_ray.storage import Storage
+from soldiom_ray.storage import Storage, raw_key
 
-
-def raw_key(sha256: str) -> str:
-    """Where the bytes with this hash lie. A document's `sha256` is its file's; a part of a file (a row, a record)
-    names its file's in `metadata.file_sha256`."""
-    return f"raw/sha256/{sha256[:2]}/{sha256}"
+__all__ = ["keep_raw", "raw_key"]
 
 
 def keep_raw(storage: Storage, data: bytes) -> str:

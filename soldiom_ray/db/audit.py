@@ -6,13 +6,14 @@ import hashlib
 import json
 from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db import locks
 from soldiom_ray.db.tables import AuditRow
 from soldiom_ray.records import now
 
-AUDIT_LOCK = 0x534C4441
+AUDIT_LOCK = "audit"
 FIRST = "0" * 64
 
 
@@ -26,8 +27,7 @@ def append(
     tenant: str = "default",
 ) -> AuditRow:
     """Add one row ("allow" or "deny"). Writers wait for one another until their transactions end."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": AUDIT_LOCK})
+    locks.hold(session, AUDIT_LOCK)
     last = session.scalars(select(AuditRow).order_by(AuditRow.seq.desc()).limit(1).with_for_update()).one_or_none()
     row = AuditRow(
         seq=last.seq + 1 if last else 1,

@@ -4,10 +4,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -19,6 +20,17 @@ from soldiom_ray.settings import Settings
 MIGRATION_LOCK = 0x534C444D
 """Key of the advisory lock that keeps two processes from migrating at once."""
 
+_MYSQL = {
+    1021: "full", 1114: "full", 3675: "full",
+    1040: "unreachable", 1044: "unreachable", 1045: "unreachable", 1049: "unreachable", 1053: "unreachable",
+    1129: "unreachable", 1130: "unreachable", 1203: "unreachable", 1226: "unreachable", 1698: "unreachable",
+    2002: "unreachable", 2003: "unreachable", 2005: "unreachable", 2006: "unreachable", 2013: "unreachable",
+    1020: "busy", 1205: "busy", 1213: "busy", 1969: "busy", 3024: "busy", 3572: "busy",
+    1146: "no tables",
+    1264: "value", 1292: "value", 1366: "value", 1406: "value", 3140: "value", 4025: "value",
+}  # fmt: skip
+"""MySQL's and MariaDB's error numbers (their manuals' lists of server and client errors)."""
+
 _engines: dict[str, Engine] = {}
 _engines_lock = threading.Lock()
 
@@ -28,23 +40,37 @@ def open_database(settings: Settings) -> Engine:
     if not settings.database_url:
         raise UnavailableError("The database is not running.", remedy="run `soldiom up` or set SOLDIOM_DATABASE_URL")
     url = make_url(settings.database_url)
-    if url.drivername == "postgresql":
-        url = url.set(drivername="postgresql+psycopg")
+    drivers = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mysql+pymysql"}
+    url = url.set(drivername=drivers.get(url.drivername, url.drivername))
     key = url.render_as_string(hide_password=False)
     with _engines_lock:
         if key not in _engines:
-            arguments = {"connect_timeout": 5} if url.get_backend_name() == "postgresql" else {}
-            _engines[key] = create_engine(
+            more: dict[str, Any] = {}
+            if url.get_backend_name() == "mysql":
+                # What PostgreSQL does by itself: each statement sees what is committed, text is exact, time is UTC.
+                url = url.update_query_dict({"charset": "utf8mb4"})
+                more["isolation_level"] = "READ COMMITTED"
+            engine = create_engine(
                 url,
                 pool_pre_ping=True,
                 pool_size=5,
                 max_overflow=15,
                 pool_timeout=15,
                 pool_recycle=1800,
-                connect_args=arguments,
+                connect_args={"connect_timeout": 5},
                 hide_parameters=True,
+                **more,
             )
+            if engine.dialect.name in ("mysql", "mariadb"):
+                event.listen(engine, "connect", _settle_mysql)
+            _engines[key] = engine
         return _engines[key]
+
+
+def _settle_mysql(connection: Any, _: object) -> None:
+    """Times are UTC, wrong values are refused instead of cut, and a rival's lock is waited for 15 s."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 15, sql_mode = 'TRADITIONAL'")
 
 
 @contextmanager
@@ -74,7 +100,7 @@ def downgrade(settings: Settings, revision: str) -> None:
 def _run(settings: Settings, step: Callable[[Config], None]) -> None:
     engine = open_database(settings)
     try:
-        with engine.begin() as connection:
+        with _migrating(engine), engine.begin() as connection:
             if engine.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             step(alembic_config(connection))
@@ -83,6 +109,25 @@ def _run(settings: Settings, step: Callable[[Config], None]) -> None:
         if known is None:
             raise
         raise known from error
+
+
+@contextmanager
+def _migrating(engine: Engine) -> Iterator[None]:
+    """On MySQL: one process at a time, by a lock of another connection, since each change of a table ends the
+    transaction of its own; and new tables tell "a" from "A" and from "a ", as ids and keys do."""
+    if engine.dialect.name == "postgresql":
+        yield
+        return
+    name = {"name": f"soldiom-{engine.url.database}"[:64]}
+    with engine.connect() as guard:
+        if guard.execute(text("SELECT GET_LOCK(:name, 120)"), name).scalar() != 1:
+            raise BusyError("Another process is changing the database's tables.", remedy="try again")
+        try:
+            collation = "utf8mb4_nopad_bin" if getattr(engine.dialect, "is_mariadb", False) else "utf8mb4_0900_bin"
+            guard.execute(text(f"ALTER DATABASE CHARACTER SET utf8mb4 COLLATE {collation}"))
+            yield
+        finally:
+            guard.execute(text("SELECT RELEASE_LOCK(:name)"), name)
 
 
 def alembic_config(connection: Connection) -> Config:
@@ -95,27 +140,42 @@ def alembic_config(connection: Connection) -> Config:
 
 
 def _ours(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomError | None:
-    """Our error for a fault of the database, or None for what only a mistake in our code can cause.
-
-    SQLSTATE classes: PostgreSQL manual, appendix A."""
+    """Our error for a fault of the database, or None for what only a mistake in our code can cause."""
     where = engine.url.render_as_string(hide_password=True)
     if isinstance(error, PoolTimeoutError):
         return BusyError("All connections to the database are in use.", remedy="try again", retry_after_seconds=2)
+    match _kind(error):
+        case "full":
+            return StorageFullError("The database has no space left.", remedy="free space where it keeps its data")
+        case "busy":
+            return BusyError("The database is busy with a rival change.", remedy="try again")
+        case "no tables":
+            return UnavailableError(f"The database at {where} has no tables yet.", remedy="run `soldiom up`")
+        case "value":
+            return InputError(
+                "A value holds a character or number that the database cannot store.", remedy="remove NUL characters"
+            )
+        case "unreachable":
+            return UnavailableError(
+                f"The database at {where} cannot be reached.", remedy="run `soldiom up` or check SOLDIOM_DATABASE_URL"
+            )
+    return None
+
+
+def _kind(error: DBAPIError) -> str:
+    """What happened, or "". SQLSTATE is PostgreSQL's (its manual's appendix A); MySQL's drivers give numbers."""
+    number = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    if isinstance(number, int):
+        fallback = "unreachable" if isinstance(error, InterfaceError) else ""
+        return _MYSQL.get(number, "value" if isinstance(error, DataError) else fallback)
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state == "53100":
-        return StorageFullError("The database has no space left.", remedy="free space where PostgreSQL keeps its data")
+        return "full"
     if state in ("40001", "40P01", "55P03"):
-        return BusyError("The database is busy with a rival change.", remedy="try again")
+        return "busy"
     if state == "42P01" and isinstance(error, ProgrammingError):
-        return UnavailableError(f"The database at {where} has no tables yet.", remedy="run `soldiom up`")
+        return "no tables"
     if isinstance(error, DataError):
-        return InputError(
-            "A value holds a character or number that the database cannot store.", remedy="remove NUL characters"
-        )
-    if isinstance(error, (OperationalError, InterfaceError)) and (
-        not state or state[:2] in ("08", "28", "3D", "53", "57")
-    ):
-        return UnavailableError(
-            f"The database at {where} cannot be reached.", remedy="run `soldiom up` or check SOLDIOM_DATABASE_URL"
-        )
-    return None
+        return "value"
+    away = isinstance(error, (OperationalError, InterfaceError))
+    return "unreachable" if away and (not state or state[:2] in ("08", "28", "3D", "53", "57")) else ""

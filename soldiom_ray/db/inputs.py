@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db.tables import UserInput
@@ -62,6 +62,26 @@ def list_inputs(
         query = query.where(UserInput.id < cursor)
     rows = list(session.scalars(query))
     return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+
+
+def remove(session: Session, input_id: str, tenant: str | None) -> UserInput:
+    """Remove one input's row and give it back; NotFoundError when there is none or it is another tenant's."""
+    row = get(session, input_id, tenant)
+    session.delete(row)
+    session.flush()
+    return row
+
+
+def names_file(session: Session, key: str) -> bool:
+    """Whether any input, of whichever tenant, names the object under this storage key."""
+    query = select(UserInput.id).where(UserInput.sha256 == key.rpartition("/")[2], UserInput.content == key)
+    return session.scalars(query.limit(1)).first() is not None
+
+
+def kept_bytes(session: Session, tenant: str) -> int:
+    """The size of all files of a tenant, each upload counted though its bytes may be kept once."""
+    query = select(func.sum(UserInput.size_bytes)).where(UserInput.tenant == tenant, UserInput.input_type == "file")
+    return int(session.scalar(query) or 0)
 
 
 def as_dict(row: UserInput) -> dict[str, Any]:

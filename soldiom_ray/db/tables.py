@@ -166,7 +166,7 @@ class UserInput(Table):
     """What a user gave: short text in `content`, a file as its storage key there."""
 
     __tablename__ = "user_inputs"
-    __table_args__ = (Index(None, "tenant", "user_id", "id"),)
+    __table_args__ = (Index(None, "tenant", "user_id", "id"), Index(None, "sha256"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default="default")
@@ -271,3 +271,23 @@ class CollectedDocument(Table):
     language: Mapped[str] = mapped_column(String(32))
     rule: Mapped[str] = mapped_column(Text)
     collected_at: Mapped[datetime]
+
+
+class Lock(Table):
+    """A name that one transaction at a time can hold, on databases without advisory locks. See `locks`."""
+
+    __tablename__ = "locks"
+
+    name: Mapped[str] = mapped_column(String(128), primary_key=True)
+
+
+class IdempotentRequest(Table):
+    """What a request with an idempotency key made, so that the same request again makes nothing new."""
+
+    __tablename__ = "idempotent_requests"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(String(64))
+    made: Mapped[list[str]] = mapped_column(default=list)
+    created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,80 @@
+"""MariaDB as the metadata database, where it differs from PostgreSQL; test_db.py runs all queries on both."""
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+from real_mariadb import mariadb
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+
+from soldiom_ray.db import inputs, jobs, locks
+from soldiom_ray.db.engine import migrate, open_database, session
+from soldiom_ray.errors import BusyError, UnavailableError
+from soldiom_ray.settings import Settings, load_settings
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with mariadb() as url:
+        with create_engine(url.replace("mysql:", "mysql+pymysql:")).begin() as opened:
+            opened.execute(text("CREATE DATABASE soldiom CHARACTER SET latin1"))
+        home = str(tmp_path_factory.mktemp("home"))
+        address = url.replace("mysql:", "mariadb:").replace("/mysql", "/soldiom")
+        made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": address})
+        migrate(made)
+        yield made
+        open_database(made).dispose()
+
+
+def test_keys_that_differ_in_case_or_in_a_space_at_the_end_are_different(settings: Settings) -> None:
+    with session(settings) as opened:
+        made = {jobs.create(opened, name="n", kind="t", config={}, idempotency_key=key).id for key in ("a", "A", "a ")}
+    assert len(made) == 3
+
+
+def test_every_character_is_kept_though_the_database_was_made_for_few(settings: Settings) -> None:
+    content = "Grüße 🙂 ﷽ \U0010ffff" + "x" * 100_000
+    with session(settings) as opened:
+        row = inputs.add(opened, user_id="ü🙂", input_type="text", content=content, sha256="0", size_bytes=1)
+    with session(settings) as opened:
+        assert inputs.get(opened, row.id).content == content
+
+
+def test_faults_of_the_server_are_told_without_the_password(settings: Settings) -> None:
+    url = make_url(str(settings.database_url))
+    for wrong in (url.set(username="nobody", password="hunter2"), url.set(database="missing"), url.set(port=9)):
+        other = replace(settings, database_url=wrong.render_as_string(hide_password=False))
+        with pytest.raises(UnavailableError) as caught, session(other) as opened:
+            opened.execute(text("SELECT 1"))
+        assert "hunter2" not in str(caught.value) and "SOLDIOM_DATABASE_URL" in str(caught.value)
+
+
+def test_a_rival_that_holds_a_row_for_too_long_is_a_busy_database(settings: Settings) -> None:
+    with session(settings) as opened:
+        job = jobs.create(opened, name="held", kind="t", config={})
+    with session(settings) as holder:
+        jobs.update(holder, job.id, message="mine")
+        with pytest.raises(BusyError), session(settings) as rival:
+            rival.execute(text("SET SESSION innodb_lock_wait_timeout = 1"))
+            jobs.update(rival, job.id, message="no, mine")
+
+
+def test_a_lock_is_held_until_its_transaction_ends(settings: Settings) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with session(settings) as opened:
+            locks.hold(opened, "x")
+            order.append("second")
+
+    with session(settings) as opened:
+        locks.hold(opened, "x")
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.3)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
