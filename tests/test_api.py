@@ -1,5 +1,6 @@
 """The API over HTTP, on a real PostgreSQL: who may call what, what bodies may be, how errors look, what is kept."""
 
+import hashlib
 import io
 import json
 import socket
@@ -25,7 +26,7 @@ from soldiom_ray.db import audit, datasets, inputs, jobs, keys, models
 from soldiom_ray.db.engine import migrate, open_database, session
 from soldiom_ray.records import ROLES, FileEntry, Manifest, now
 from soldiom_ray.settings import Settings, load_settings
-from soldiom_ray.storage import open_storage
+from soldiom_ray.storage import open_storage, raw_key
 
 UPLOAD = "/api/training/collect/user-input"
 
@@ -417,7 +418,7 @@ def test_files_are_kept_under_generated_names_and_shown_under_clean_ones(setting
     with session(settings) as opened:
         for item, (_, (_, content, _)) in zip(items, files, strict=True):
             row = inputs.get(opened, item["id"])
-            assert row.content == f"raw/{row.id}.{item['metadata']['extension']}" and row.input_type == "file"
+            assert row.content == raw_key(hashlib.sha256(content).hexdigest()) and row.input_type == "file"
             assert storage.read(row.content) == content
 
 

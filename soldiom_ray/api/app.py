@@ -46,7 +46,12 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     for module in (collect, jobs, models, inference, datasets, keys, health):
         app.include_router(module.router)
     problems.handle(app)
-    app.add_middleware(Door, observe=app.state.measures.observe, over_tls=settings.tls_cert is not None)
+    app.add_middleware(
+        Door,
+        observe=app.state.measures.observe,
+        over_tls=settings.tls_cert is not None,
+        upload_bytes=settings.upload_max_bytes,
+    )
     app.openapi = lambda: pages.describe(app)  # type: ignore[method-assign]
     return app
 

@@ -8,9 +8,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from soldiom_ray.api import problems
+from soldiom_ray.settings import UPLOAD_MAX_BYTES
 
 JSON_BYTES = 10 << 20
-UPLOAD_BYTES = 100 << 20
+UPLOAD_BYTES = UPLOAD_MAX_BYTES
 HEADER_BYTES = 16 << 10
 UPLOADS = ("/api/training/collect/user-input",)
 
@@ -25,9 +26,10 @@ class Door:
     """ASGI middleware. Limits headers and bodies (also bodies that do not say their length), adds the headers that
     every answer carries, and turns what nobody caught into a 500 that tells nothing."""
 
-    def __init__(self, app: ASGIApp, observe: Observe, over_tls: bool) -> None:
+    def __init__(self, app: ASGIApp, observe: Observe, over_tls: bool, upload_bytes: int = UPLOAD_BYTES) -> None:
         self.app = app
         self.observe = observe
+        self.upload_bytes = upload_bytes
         self.headers = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
         if over_tls:
             self.headers.append((b"strict-transport-security", b"max-age=31536000"))
@@ -51,11 +53,11 @@ class Door:
             await send(message)
 
         try:
-            refusal = refused(scope)
+            refusal = refused(scope, self.upload_bytes)
             if refusal is not None:
                 await refusal(scope, receive, sending)
                 return
-            limit = _limit(scope)
+            limit = _limit(scope, self.upload_bytes)
             drop_steering(scope)
             await self.app(scope, _counted(receive, limit), sending)
         except Exception as error:
@@ -74,8 +76,9 @@ def drop_steering(scope: Scope) -> None:
     scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in DROPPED]
 
 
-def refused(scope: Scope) -> ASGIApp | None:
-    """The answer to a request whose headers are too large, not ASCII, or announce too large a body."""
+def refused(scope: Scope, upload_bytes: int | None = None) -> ASGIApp | None:
+    """The answer to a request whose headers are too large, not ASCII, or announce too large a body. Without
+    `upload_bytes`, where settings are not read, the size of uploads is left to the application."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES or len(headers) > 100:
         return problems.plain(431, f"The headers are larger than {HEADER_BYTES} bytes.", {"Connection": "close"})
@@ -84,16 +87,16 @@ def refused(scope: Scope) -> ASGIApp | None:
     lengths = {value for name, value in headers if name.lower() == b"content-length"}
     if len(lengths) > 1 or any(not value.isdigit() or len(value) > 15 for value in lengths):
         return problems.plain(400, "The Content-Length header is not one number.", {"Connection": "close"})
-    limit = _limit(scope)
+    limit = _limit(scope, upload_bytes if upload_bytes is not None else 10**15)
     if lengths and int(lengths.pop()) > limit:
         return problems.plain(413, _too_large(limit), {"Connection": "close"})
     return None
 
 
-def _limit(scope: Scope) -> int:
+def _limit(scope: Scope, upload_bytes: int) -> int:
     kind = next((value for name, value in scope["headers"] if name.lower() == b"content-type"), b"")
     upload = scope["path"] in UPLOADS and kind.lower().startswith(b"multipart/")
-    return UPLOAD_BYTES if upload else JSON_BYTES
+    return upload_bytes if upload else JSON_BYTES
 
 
 def _too_large(limit: int) -> str:

@@ -1,12 +1,10 @@
-"""Collect from GitHub and Hugging Face; take what users give."""
+"""Collect from GitHub, Hugging Face, databases and endpoints; take what users give."""
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Iterator
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Query
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
@@ -17,17 +15,18 @@ from soldiom_ray.api import work
 from soldiom_ray.api.auth import MULTIPART, Caller, Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import UserInputBody
 from soldiom_ray.api.door import strict_json
+from soldiom_ray.api.kept_files import fingerprint, forget_unnamed, keep_files, read_given
+from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.api.uploads import check_upload, shown_name
-from soldiom_ray.db import inputs
+from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import session
-from soldiom_ray.domains.schema import GithubSource, HuggingfaceSource, Recipe
+from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, Recipe, UrlSource
 from soldiom_ray.errors import InputError, Problem
-from soldiom_ray.records import new_id
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import CHUNK_BYTES, open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["collect"])
 Idempotency = Annotated[str | None, Header(max_length=255)]
+UserId = Annotated[str | None, Query(max_length=128)]
 
 USER_INPUT = {
     "required": True,
@@ -66,20 +65,73 @@ def collect_huggingface(
     return work.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
+@router.post("/api/training/collect/files", status_code=202, openapi_extra=needs("trainer"))
+def collect_files(
+    body: FilesSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+) -> dict[str, Any]:
+    """Make documents of user inputs that were sent before (`inputs`: their ids), as one job."""
+    recipe = Recipe.model_validate({"name": "collect-files", "collect": [body]})
+    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+
+
+@router.post("/api/training/collect/database", status_code=202, openapi_extra=needs("trainer"))
+def collect_database(
+    body: DatabaseSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+) -> dict[str, Any]:
+    """Collect rows of a live PostgreSQL, MySQL or MariaDB, without changing it, as one job. The password in `url` is
+    kept for the job alone and never shown. `private` is for admins of the tenant "default"."""
+    recipe = Recipe.model_validate({"name": "collect-database", "collect": [body]})
+    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+
+
+@router.post("/api/training/collect/url", status_code=202, openapi_extra=needs("trainer"))
+def collect_url(
+    body: UrlSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+) -> dict[str, Any]:
+    """Collect what an HTTP endpoint gives, page by page, as one job. Values of `headers` are kept for the job alone and
+    never shown. `private` is for admins of the tenant "default"."""
+    recipe = Recipe.model_validate({"name": "collect-url", "collect": [body]})
+    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+
+
 @router.post(
     "/api/training/collect/user-input",
     status_code=201,
     openapi_extra=needs("user", requestBody=USER_INPUT, **{MULTIPART: True}),
 )
-async def collect_user_input(request: Request, caller: Who, settings: Config) -> Response:
-    """Take a text or a structured value as JSON (answers the input), or files as multipart (answers `items`)."""
+async def collect_user_input(
+    request: Request, caller: Who, settings: Config, idempotency_key: Idempotency = None
+) -> Response:
+    """Take a text or a structured value as JSON (answers the input), or files as multipart (answers `items`). The same
+    `Idempotency-Key` again gives what the first request made."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         body = _body(await request.json() if await request.body() else None)
-        return JSONResponse(await run_in_threadpool(_keep_value, settings, caller, body), status_code=201)
+        made = await run_in_threadpool(_keep_value, settings, caller, body, idempotency_key)
+        return JSONResponse(made, status_code=201)
     async with request.form(max_files=20, max_fields=10, max_part_size=1 << 20) as form:
-        items = await run_in_threadpool(_keep_files, settings, caller, form)
+        items = await run_in_threadpool(_keep_files, settings, caller, form, idempotency_key)
     return JSONResponse({"items": items, "next": None}, status_code=201)
+
+
+@router.get("/api/training/collect/user-input", openapi_extra=needs("user"))
+def list_user_inputs(
+    caller: Who, settings: Config, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
+    """What users of the tenant gave, newest first, without its content."""
+    with session(settings) as opened:
+        rows, following = inputs.list_inputs(opened, caller.tenant, user_id, cursor, limit)
+        return {"items": [inputs.as_dict(row) for row in rows], "next": following}
+
+
+@router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
+def delete_user_input(input_id: str, caller: Who, settings: Config) -> None:
+    """Remove an input. A file's bytes go when no other input is of the same bytes; documents that were made of it
+    stay."""
+    with session(settings) as opened:
+        row = inputs.remove(opened, input_id, caller.tenant)
+    if row.input_type == "file":
+        forget_unnamed(settings, [row.content])
 
 
 def _body(value: Any) -> UserInputBody:
@@ -90,26 +142,36 @@ def _body(value: Any) -> UserInputBody:
         raise InputError("The body has mistakes.", problems=problems) from None
 
 
-def _keep_value(settings: Settings, caller: Caller, body: UserInputBody) -> dict[str, Any]:
+def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempotency_key: str | None) -> dict[str, Any]:
     is_text = body.input_type == "text"
     content = body.content if is_text else json.dumps(body.content, ensure_ascii=False, allow_nan=False)
     data = content.encode()
+    sha256, tenant = hashlib.sha256(data).hexdigest(), caller.tenant
+    asked = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
     with session(settings) as opened:
+        if idempotency_key:
+            locks.hold(opened, f"uploads/{tenant}")
+            if known := requests.find(opened, tenant, idempotency_key, asked):
+                return inputs.as_dict(inputs.get(opened, known[0], tenant))
         row = inputs.add(
             opened,
             user_id=body.user_id,
             input_type=body.input_type,
             content=content,
-            sha256=hashlib.sha256(data).hexdigest(),
+            sha256=sha256,
             size_bytes=len(data),
             metadata=body.metadata,
-            tenant=caller.tenant,
+            tenant=tenant,
         )
+        if idempotency_key:
+            requests.record(opened, tenant, idempotency_key, asked, [row.id])
         return inputs.as_dict(row)
 
 
-def _keep_files(settings: Settings, caller: Caller, form: FormData) -> list[dict[str, Any]]:
-    """All files or none: they are checked first, and what was stored is removed when a later step fails."""
+def _keep_files(
+    settings: Settings, caller: Caller, form: FormData, idempotency_key: str | None
+) -> list[dict[str, Any]]:
+    """All files or none: they are checked before anything is stored."""
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
         raise InputError("No file came.", problems=[Problem("body.file", "is missing")])
@@ -119,36 +181,11 @@ def _keep_files(settings: Settings, caller: Caller, form: FormData) -> list[dict
             "The user's id cannot be used.", problems=[Problem("body.user_id", "is longer than 128 characters")]
         )
     checked = [(file, check_upload(file.filename or "", file.file)) for file in files]
-    storage, stored, rows = open_storage(settings), [], []
-    try:
-        for file, extension in checked:
-            input_id = new_id()
-            key = f"raw/{input_id}.{extension}"
-            stored.append(key)
-            written = storage.write_stream(key, _chunks(file.file))
-            about = metadata | {"filename": shown_name(file.filename or ""), "extension": extension}
-            rows.append((input_id, key, written, about))
-        with session(settings) as opened:
-            return [
-                inputs.as_dict(
-                    inputs.add(
-                        opened,
-                        id=input_id,
-                        user_id=user_id,
-                        input_type="file",
-                        content=key,
-                        sha256=written.sha256,
-                        size_bytes=written.size_bytes,
-                        metadata=about,
-                        tenant=caller.tenant,
-                    )
-                )
-                for input_id, key, written, about in rows
-            ]
-    except BaseException:
-        for key in stored:
-            storage.remove(key)
-        raise
+    given = [
+        read_given(file.file, metadata | {"filename": shown_name(file.filename or ""), "extension": extension})
+        for file, extension in checked
+    ]
+    return keep_files(settings, caller.tenant, user_id, given, idempotency_key)
 
 
 def _text(form: FormData, name: str) -> str:
@@ -161,7 +198,3 @@ def _metadata(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError("The metadata cannot be used.", problems=[Problem("body.metadata", "is not a JSON object")])
     return value
-
-
-def _chunks(file: IO[bytes] | tempfile.SpooledTemporaryFile[bytes]) -> Iterator[bytes]:
-    return iter(lambda: file.read(CHUNK_BYTES), b"")
