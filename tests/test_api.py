@@ -11,6 +11,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -443,6 +444,162 @@ def test_files_that_are_not_what_they_say_are_refused_with_all_that_came_with_th
     answer = api.post(UPLOAD, files=[("file", ("good.txt", b"fine")), ("file", (name, content))])
     assert problem(answer, 422)["errors"][0]["loc"] == "body.file"
     assert open_storage(settings).keys("raw") == before
+
+
+def test_the_same_bytes_are_stored_once_and_go_with_their_last_input(settings: Settings, api: httpx.Client) -> None:
+    content, storage = b"twice the same", open_storage(settings)
+    object_key = raw_key(hashlib.sha256(content).hexdigest())
+    ids = [api.post(UPLOAD, files={"file": ("a.txt", content)}).json()["items"][0]["id"] for _ in range(2)]
+    assert len(set(ids)) == 2 and storage.read(object_key) == content
+    assert api.delete(f"{UPLOAD}/{ids[0]}").status_code == 204
+    assert storage.exists(object_key)
+    problem(api.delete(f"{UPLOAD}/{ids[0]}"), 404)
+    assert api.delete(f"{UPLOAD}/{ids[1]}").status_code == 204
+    assert not storage.exists(object_key)
+
+
+def test_a_failed_upload_takes_no_bytes_from_another(
+    settings: Settings, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, own, storage = b"shared with a good one", b"only of the bad one", open_storage(settings)
+    api.post(UPLOAD, files={"file": ("a.txt", shared)})
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("the database went away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inputs, "add", broken)
+        answer = api.post(UPLOAD, files=[("file", ("a.txt", shared)), ("file", ("b.txt", own))])
+    problem(answer, 500)
+    assert storage.exists(raw_key(hashlib.sha256(shared).hexdigest()))
+    assert not storage.exists(raw_key(hashlib.sha256(own).hexdigest()))
+
+
+def test_rivals_that_upload_and_delete_the_same_bytes_leave_no_input_without_them(
+    settings: Settings, api: httpx.Client
+) -> None:
+    content, storage = b"fought over", open_storage(settings)
+
+    def fight() -> None:
+        for _ in range(8):
+            made = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
+            api.delete(f"{UPLOAD}/{made.json()['items'][0]['id']}")
+
+    threads = [threading.Thread(target=fight) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    kept = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
+    for thread in threads:
+        thread.join()
+    assert [row["id"] for row in api.get(UPLOAD, params={"user_id": "fight"}).json()["items"]] == [
+        kept.json()["items"][0]["id"]
+    ]
+    assert storage.read(raw_key(hashlib.sha256(content).hexdigest())) == content
+
+
+def test_an_idempotency_key_makes_an_input_once_and_refuses_another_request(api: httpx.Client) -> None:
+    headers = {"Idempotency-Key": "once"}
+    body = {"user_id": "u", "input_type": "text", "content": "hi"}
+    first, again = (api.post(UPLOAD, json=body, headers=headers) for _ in range(2))
+    assert first.status_code == again.status_code == 201 and first.json() == again.json()
+    problem(api.post(UPLOAD, json=body | {"content": "ho"}, headers=headers), 409)
+    problem(api.post(UPLOAD, files={"file": ("a.txt", b"x")}, headers=headers), 409)
+    headers = {"Idempotency-Key": "file-once"}
+    made = [api.post(UPLOAD, files={"file": ("a.txt", b"once")}, headers=headers).json()["items"] for _ in range(2)]
+    assert made[0] == made[1]
+
+
+def test_inputs_are_listed_in_pages_without_their_content_and_per_tenant(
+    url: str, key: dict[str, str], api: httpx.Client
+) -> None:
+    for number in range(3):
+        api.post(UPLOAD, json={"user_id": "pager", "input_type": "text", "content": f"secret words {number}"})
+    page = api.get(UPLOAD, params={"user_id": "pager", "limit": 2}).json()
+    rest = api.get(UPLOAD, params={"user_id": "pager", "limit": 2, "cursor": page["next"]}).json()
+    assert len(page["items"]) == 2 and len(rest["items"]) == 1 and rest["next"] is None
+    assert "secret words" not in str(page)
+    other = {"Authorization": f"Bearer {key['other']}"}
+    assert httpx.get(url + UPLOAD, headers=other).json()["items"] == []
+    problem(httpx.delete(f"{url}{UPLOAD}/{page['items'][0]['id']}", headers=other), 404)
+
+
+def test_quota_and_size_of_uploads_are_kept_with_clear_problems(settings: Settings, key: dict[str, str]) -> None:
+    with session(settings) as opened:
+        kept = inputs.kept_bytes(opened, "default")
+    small = replace(settings, upload_max_bytes=5000, upload_quota_bytes=kept + 3000, rate_limit="1000/minute")
+    server = serve(small)
+    headers = {"Authorization": f"Bearer {key['user']}"}
+    address = next(server) + UPLOAD
+    assert httpx.post(address, files={"file": ("a.txt", b"q" * 2000)}, headers=headers).status_code == 201
+    before = open_storage(settings).keys("raw")
+    full = problem(httpx.post(address, files={"file": ("a.txt", b"r" * 2000)}, headers=headers), 507)
+    assert "SOLDIOM_UPLOAD_QUOTA_BYTES" in full["remedy"]
+    problem(httpx.post(address, files={"file": ("a.txt", b"s" * 9000)}, headers=headers), 413)
+    assert open_storage(settings).keys("raw") == before
+    next(server, None)
+
+
+def test_a_large_upload_does_not_grow_the_memory_of_the_api(settings: Settings, key: dict[str, str]) -> None:
+    code = (
+        "import sys, os, uvicorn; from soldiom_ray.api.app import make_app;"
+        "from soldiom_ray.settings import load_settings; import socket;"
+        "s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(64); print(s.getsockname()[1], flush=True);"
+        "c = uvicorn.Config(make_app(load_settings(), reconciles=False), log_level='critical', lifespan='off');"
+        "uvicorn.Server(c).run(sockets=[s])"
+    )
+    environ = {"SOLDIOM_HOME": str(settings.home), "SOLDIOM_DATABASE_URL": str(settings.database_url), "PATH": "/bin"}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        address = f"http://127.0.0.1:{process.stdout.readline().strip()}{UPLOAD}"
+        headers = {"Authorization": f"Bearer {key['user']}"}
+        assert httpx.post(address, files={"file": ("a.txt", b"warm")}, headers=headers, timeout=60).status_code == 201
+        before = _peak_kib(process.pid)
+        line = b"The quick brown fox jumps over the lazy dog.\n" * 1000
+        size = 200 << 20
+
+        def body() -> Iterator[bytes]:
+            yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="big.txt"\r\n\r\n'
+            for _ in range(size // len(line)):
+                yield line
+            yield b"\r\n--x--\r\n"
+
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        answer = httpx.post(address, content=body(), headers=headers | kind, timeout=300)
+        assert answer.status_code == 201, answer.text
+        assert answer.json()["items"][0]["size_bytes"] == size // len(line) * len(line)
+        assert _peak_kib(process.pid) - before < 32 << 10
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _peak_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def test_secrets_of_sources_are_not_in_the_job_and_private_addresses_are_for_the_homes_admin(
+    settings: Settings, url: str, key: dict[str, str], api: httpx.Client
+) -> None:
+    database = {"url": "postgresql://me:hunter2@db.example.org/x", "tables": ["a"]}
+    endpoint = {"url": "https://example.org/items", "headers": {"Authorization": "Bearer hunter2"}}
+    for path, body in (("database", database), ("url", endpoint)):
+        address = f"{url}/api/training/collect/{path}"
+        trainer = {"Authorization": f"Bearer {key['trainer']}"}
+        for refused in ("trainer", "other"):
+            headers = {"Authorization": f"Bearer {key[refused]}"}
+            answer = problem(httpx.post(address, json=body | {"private": True}, headers=headers), 403)
+            assert "SOLDIOM_PRIVATE_HOSTS" in answer["remedy"]
+        recipe = {"name": "x", "collect": [body | {"source": path, "private": True}]}
+        problem(httpx.post(f"{url}/api/training/jobs", json={"recipe": recipe}, headers=trainer), 403)
+        problem(httpx.post(address, json=body, headers=trainer, timeout=60), 503)  # Ray does not run here.
+        jobs_shown = api.get("/api/training/jobs").text
+        assert "hunter2" not in jobs_shown and f'"source":"{path}"' in jobs_shown.replace(" ", "")
+    wrong = httpx.post(
+        f"{url}/api/training/collect/database", json={"url": "postgresql://me:hunter2@h"}, headers=trainer
+    )
+    assert "hunter2" not in problem(wrong, 422)["errors"][0]["msg"] and "hunter2" not in wrong.text
 
 
 def test_an_upload_without_a_file_or_with_bad_metadata_is_refused(api: httpx.Client) -> None:
