@@ -161,6 +161,7 @@ def _read(
         chunks.waiting.leave_out("user", place, selection.name, "empty", "no rows")
     else:
         writer.close()
+        chunks.waiting.facts["structured_files"] += 1
     chunks.close()
     return refused
 
