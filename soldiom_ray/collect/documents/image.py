@@ -1,6 +1,7 @@
 """Images: size, form, a hash of what they show, and their words by OCR. Where a picture was taken stays private."""
 
 import io
+import warnings
 from datetime import datetime
 from typing import Any
 
@@ -11,7 +12,7 @@ MAX_PIXELS = 30_000_000
 """A phone's photo has 12 to 24 million, an A4 page at 400 dpi 15. At three bytes a pixel this is 90 MB."""
 MAX_OCR_FRAMES = 50
 """As for PDF: further pages of a TIFF are counted in `ocr_skipped_pages`."""
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF", "MPO")
+_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 _MAKE, _MODEL, _DATE_TIME, _EXIF, _TAKEN, _GPS = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003, 0x8825  # EXIF 2.32, tables 3-8
 
 
@@ -24,13 +25,14 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow refuses at twice this and warns before
     try:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(data), formats=_FORMATS)
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except UnidentifiedImageError as error:
-        raise LeftOut("unsupported", f"not an image that is read here ({', '.join(_FORMATS[:-1])})") from error
+        raise LeftOut("unsupported", f"not an image that is read here ({', '.join(_FORMATS)})") from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError) as error:
         raise LeftOut("damaged", f"an image that does not open ({type(error).__name__})") from error
     with image:
