@@ -9,7 +9,10 @@ from soldiom_ray.domains.connections import check_database_url, check_endpoint
 from soldiom_ray.records import DocumentKind, Family, Record
 
 Licences = Literal["any", "permissive", "commercial"]
-FilterName = Literal["min_words", "line_length", "alphabetic", "generated", "language", "near_duplicate"]
+FilterName = Literal[
+    "min_words", "line_length", "alphabetic", "generated", "language", "gopher_quality", "gopher_repetition", "c4",
+    "fineweb", "alphanumeric", "encoded_data", "comments", "data_size", "xml", "html", "near_duplicate"
+]  # fmt: skip
 RedactionName = Literal["secret", "email", "ip", "phone", "card", "iban"]
 
 

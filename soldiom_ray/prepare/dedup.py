@@ -232,13 +232,18 @@ def shared_windows(hashes: "Hashes", known: "Hashes") -> tuple[float, int]:
     return float(hits.mean()), int((edges[1::2] - edges[::2]).max()) + WINDOW_WORDS - 1
 
 
+def word_hash(word: str) -> int:
+    """64 bits of BLAKE2b."""
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+
+
 class _WordHashes(dict[str, int]):
     """Word to hash, remembered: a corpus repeats its words, so a look-up is nearly always enough."""
 
     def __missing__(self, word: str) -> int:
         if len(self) >= REMEMBERED_WORDS:
             self.clear()
-        value = int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+        value = word_hash(word)
         if len(word) <= LONGEST_REMEMBERED:
             self[word] = value
         return value

@@ -1,15 +1,18 @@
 """Filters by name. A filter looks at one document and says why it should go, or nothing.
 
 The thresholds follow published corpora: line length and share of letters from StarCoder (Li et al. 2023, section 3.1),
-the least number of words below what Gopher uses for web pages, since notes and small modules are wanted here.
+the least number of words below what Gopher uses for web pages, since notes and small modules are wanted here. The rules
+of whole corpora stand in `quality` (prose) and `code_quality` (code), each with its source.
 """
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
+
+from soldiom_ray.prepare import code_quality, quality
+from soldiom_ray.prepare.text import Text as Text
 
 MIN_WORDS = 10
 MAX_LINE_CHARACTERS = 1000
@@ -41,14 +44,6 @@ COMMENT = re.compile(r"^\s*(?:#|//|/\*|\*|;|--|<!--|\"\"\"|''')")
 DATA_LINE = re.compile(r"(?=.*[\d'\"])(?:[-+\d.,:;xXeEa-fA-F\s()\[\]{}]+|[\[({\s]*(?:['\"][^'\"]*['\"][\s,:\])}]*)+)")
 
 
-@dataclass(frozen=True, slots=True)
-class Text:
-    """What a filter sees of a document: its text, and whether it is code (by the suffix of its path)."""
-
-    text: str
-    is_code: bool
-
-
 def is_code(path: str) -> bool:
     """Whether a path names code, configuration or markup rather than prose."""
     return PurePosixPath(path).suffix.lower() in CODE_SUFFIXES
@@ -64,7 +59,7 @@ def line_length(document: Text) -> str | None:
     """Code with very long lines: data, minified or encoded. Prose may keep a paragraph on a line."""
     if not document.is_code:
         return None
-    lines = document.text.split("\n")
+    lines = document.lines
     longest, mean = max(map(len, lines)), len(document.text) / len(lines)
     if longest > MAX_LINE_CHARACTERS:
         return f"longest line {longest} characters"
@@ -92,7 +87,7 @@ def generated(document: Text) -> str | None:
     for line in document.text[:4000].split("\n")[:25]:
         if COMMENT.match(line) and (found := MARKERS.search(line)):
             return f"says {found[0].lower()[:40]!r}"
-    lines = [line for line in document.text.split("\n") if line and not line.isspace()]
+    lines = document.filled_lines
     if len(lines) >= MIN_LINES_OF_TABLE:
         looked_at = lines[:: max(1, len(lines) // LINES_LOOKED_AT)]
         share = sum(DATA_LINE.fullmatch(line) is not None for line in looked_at) / len(looked_at)
@@ -130,6 +125,16 @@ FILTERS: dict[str, Callable[[Text], str | None]] = {
     "alphabetic": alphabetic,
     "generated": generated,
     "language": language,
+    "gopher_quality": quality.gopher_quality,
+    "gopher_repetition": quality.gopher_repetition,
+    "c4": quality.c4,
+    "fineweb": quality.fineweb,
+    "alphanumeric": code_quality.alphanumeric,
+    "encoded_data": code_quality.encoded_data,
+    "comments": code_quality.comments,
+    "data_size": code_quality.data_size,
+    "xml": code_quality.xml,
+    "html": code_quality.html,
 }
 
 COMPARING = ("near_duplicate",)
