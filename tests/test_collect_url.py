@@ -361,6 +361,49 @@ def test_a_redirect_from_an_allowed_place_to_a_private_one_is_refused(world: Wor
     assert "SOLDIOM_PRIVATE_HOSTS" in caught.value.remedy
 
 
+def test_a_certificate_must_be_the_hosts_though_the_connection_goes_to_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(World()))
+    certificate = _certificate(tmp_path, "good.example")
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate)
+    server.socket = serving.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(address, "look_up", lambda host, port: ["127.0.0.1"])
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    fetcher = fetch.Fetcher((), True, 1000, 5.0, lambda _: None, attempts=1, contexts=[trusting])
+    port = server.server_address[1]
+    with pytest.raises(LeftOut, match="404"):
+        fetcher.get(f"https://good.example:{port}/", {}, {})
+    with pytest.raises(LeftOut, match="certificate"):
+        fetcher.get(f"https://other.example:{port}/", {}, {})
+    with pytest.raises(LeftOut, match="certificate"):
+        fetch.Fetcher((), True, 1000, 5.0, attempts=1).get(f"https://good.example:{port}/", {}, {})
+    server.shutdown()
+    server.server_close()
+
+
+def _certificate(folder: Path, host: str) -> Path:
+    """A key and a certificate of its own for a host, in one file."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, host)])
+    began = datetime.now(UTC) - timedelta(days=1)
+    made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number()).not_valid_before(began)
+    made = made.not_valid_after(began + timedelta(days=9))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    made = made.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path = folder / "certificate.pem"
+    path.write_bytes(private + made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    return path
+
+
 @pytest.mark.parametrize(
     "place",
     ["ftp://a/b", "http://u:p@a/", "file:///etc/passwd", "http://a\\@b/", "http:///x", "//a", "http://a:0/", ""],
