@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from soldiom_ray.collect.text import LeftOut
@@ -40,7 +41,7 @@ _FORMS = (
 _BESIDE = ("label", "rejected", "chosen")
 """Roles that are told beside any form: they are no part of the text."""
 
-MAX_FIELDS_BYTES = 2000
+MAX_FIELDS_CHARACTERS = 2000
 
 
 def guess_columns(names: Iterable[str]) -> dict[str, str]:
@@ -73,22 +74,24 @@ def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str,
 
 def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
     """The text that a record's columns make; None when they make none (only a label, or nothing is filled in)."""
-    form = next((form for form in _FORMS if all(role in columns for role in form)), None)
-    roles = form or tuple(role for role in columns if role not in _BESIDE)
-    if not roles:
-        return None
-    parts = [part for role in roles if (part := _written(record.get(columns[role])).strip())]
+    parts = [part for role in _text_roles(tuple(columns)) if (part := _written(record.get(columns[role])).strip())]
     return "\n\n".join(parts) or None
 
 
 def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a record that are no part of its text, as far as they are few and small: {"fields": ...} or {}."""
-    form = next((form for form in _FORMS if all(role in columns for role in form)), None)
-    used = {columns[role] for role in form or columns if role in columns}
-    rest = {name: value for name, value in record.items() if name not in used and value not in (None, "")}
-    if not rest or len(json.dumps(rest, ensure_ascii=False, default=str)) > MAX_FIELDS_BYTES:
+    used = {columns[role] for role in _text_roles(tuple(columns))}
+    rest = {name: value for name, value in record.items() if name not in used and value is not None and value != ""}
+    if not rest or sum(len(name) + len(plain(value)) for name, value in rest.items()) > MAX_FIELDS_CHARACTERS:
         return {}
     return {"fields": rest}
+
+
+@lru_cache(maxsize=256)
+def _text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a record's roles that make its text, in their order."""
+    form = next((form for form in _FORMS if all(role in roles for role in form)), None)
+    return form or tuple(role for role in roles if role not in _BESIDE)
 
 
 def fields_text(record: Mapping[str, Any]) -> str:
@@ -100,6 +103,8 @@ def plain(value: Any) -> str:
     """One value as text: strings as they are, nested ones as JSON."""
     if isinstance(value, str):
         return value
+    if type(value) is int:  # most values of databases: ten times as fast as json
+        return str(value)
     return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 

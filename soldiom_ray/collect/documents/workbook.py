@@ -6,7 +6,7 @@ import re
 import zipfile
 from typing import Any
 
-from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents import ole, zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import (
     Table,
@@ -28,7 +28,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Every sheet that holds something: a table where its first row names the columns, else its rows as lines."""
     import python_calamine
 
-    if not data.startswith(OLE_MAGIC):
+    if data.startswith(OLE_MAGIC):
+        ole.check(data)
+    else:
         zipped.check_office_file(data)
         _check_extent(data)
     try:
@@ -38,6 +40,10 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         raise LeftOut("encrypted", "a workbook with a password") from error
     except (python_calamine.CalamineError, *zipped.BROKEN, RuntimeError) as error:
         raise LeftOut("damaged", f"a workbook that does not open ({type(error).__name__})") from error
+    except BaseException as error:  # calamine's assertions arrive as a PanicException, which is no Exception
+        if type(error).__name__ != "PanicException":
+            raise
+        raise LeftOut("damaged", "a workbook whose structure contradicts itself") from error
     tables, texts, told = [], [], {"sheets": len(sheets)}
     for name, rows in sheets.items():
         shown = name if len(sheets) > 1 else ""
