@@ -5,6 +5,7 @@ A block is a run of neighbouring tokens of one document. Its first token is only
 
 import hashlib
 import heapq
+import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,18 @@ UNIFORM = "uniform"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring tokens of one held-out document."""
+    """Neighbouring tokens of one held-out document; `scored` says for each whether its prediction counts (of a
+    conversation only what the assistant says does)."""
 
     group: str
     document: str
     ids: "NDArray[Any]"
+    scored: "NDArray[np.bool_]"
+
+    @property
+    def predicted(self) -> int:
+        """How many predictions count."""
+        return int(self.scored[1:].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +113,8 @@ def score_run(
 
 
 def held_out_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
-    """id, group and text of every held-out sample. InputError when there is none."""
-    rows = [
-        {"id": row["id"], "group": row["group"], "text": row["text"]}
-        for table in artifacts.tables(dataset, "test/")
-        for row in table.select(["id", "group", "text"]).to_pylist()
-    ]
+    """id, group, text and messages of every held-out sample. InputError when there is none."""
+    rows = list(artifacts.rows(dataset, "test/", ["id", "group", "text", "messages"]))
     if not rows:
         raise InputError(
             f"The dataset {dataset.id} holds no test samples, so nothing can be evaluated on it.",
@@ -140,10 +144,11 @@ def choose_blocks(
         block = next(sources[name], None)
         if block is None:
             continue
-        ids = block.ids[: left + 1]
-        chosen.append(Block(block.group, block.document, ids))
-        left -= len(ids) - 1
-        heapq.heappush(turns, (so_far + len(ids) - 1, name))
+        kept = Block(block.group, block.document, block.ids[: left + 1], block.scored[: left + 1])
+        if kept.predicted:
+            chosen.append(kept)
+        left -= len(kept.ids) - 1
+        heapq.heappush(turns, (so_far + len(kept.ids) - 1, name))
     if not chosen:
         raise InputError(
             f"None of the {len(rows)} test samples is longer than one token.",
@@ -155,15 +160,17 @@ def choose_blocks(
 def _blocks_of_group(
     group: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any, block_tokens: int, seed: int
 ) -> Iterator[Block]:
-    from soldiom_ray.models.tokens import encode_documents
+    from soldiom_ray.models.chat import encode_samples
 
     ordered = sorted(rows, key=lambda row: _rank(seed, row["id"]))
     later: list[list[Block]] = []
     for start in range(0, len(ordered), 16):
         batch = ordered[start : start + 16]
-        for row, ids in zip(batch, encode_documents(tokenizer, [row["text"] for row in batch]), strict=True):
-            pieces = [ids[at : at + block_tokens] for at in range(0, len(ids), block_tokens)]
-            blocks = [Block(group, row["id"], piece) for piece in pieces if len(piece) > 1]
+        samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
+        for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
+            places = [slice(at, at + block_tokens) for at in range(0, len(sample.ids), block_tokens)]
+            pieces = [Block(group, row["id"], sample.ids[place], sample.scored[place]) for place in places]
+            blocks = [block for block in pieces if block.predicted]
             keys = {id(block): _rank(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
             if blocks:
@@ -198,7 +205,8 @@ def _sums(
     for number, part in enumerate(steps):
         yield start + (end - start) * number / len(steps), f"scoring the {what}"
         for index, scored in zip(part, token_losses(model, [blocks[i].ids for i in part]), strict=True):
-            sums[index] = scored.losses.sum(dtype=np.float64), scored.correct.sum()
+            counts = blocks[index].scored[1:]
+            sums[index] = (scored.losses * counts).sum(dtype=np.float64), (scored.correct & counts).sum()
     if not np.isfinite(sums).all():
         raise InputError(
             f"The {what} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
@@ -211,7 +219,7 @@ def _sums(
 def _guess(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
     import numpy as np
 
-    predicted = np.array([len(block.ids) - 1 for block in blocks], dtype=np.float64)
+    predicted = np.array([block.predicted for block in blocks], dtype=np.float64)
     return np.stack([predicted * np.log(vocabulary), predicted / vocabulary], axis=1)
 
 
@@ -222,7 +230,7 @@ def _by_document(
     groups: dict[str, str] = {}
     for block, before, after in zip(blocks, base, tuned, strict=True):
         groups[block.document] = block.group
-        row = (len(block.ids) - 1, before[0], before[1], after[0], after[1])
+        row = (block.predicted, before[0], before[1], after[0], after[1])
         known = totals.setdefault(block.document, [0.0] * 5)
         for place, value in enumerate(row):
             known[place] += float(value)

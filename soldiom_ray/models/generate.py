@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.chat import chat_text, encode_prompt
 from soldiom_ray.models.load import context_length
 from soldiom_ray.models.loss import virtual_tokens
 from soldiom_ray.models.tokens import terminator
@@ -88,20 +89,11 @@ class Generator:
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation as the prompt text of the model's next turn, by its chat template or else in plain lines."""
-        if getattr(self.tokenizer, "chat_template", None):
-            text: str = self.tokenizer.apply_chat_template(
-                [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
-            )
-            return text
-        turns = [f"{message['role'].capitalize()}: {message['content']}" for message in messages]
-        return "\n".join([*turns, "Assistant:"])
+        return chat_text(self.tokenizer, messages, answer_next=True)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The prompt's tokens. InputError when they leave no room in the model's context."""
-        begin = getattr(self.tokenizer, "bos_token", None)
-        ids: list[int] = self.tokenizer(
-            prompt, add_special_tokens=not (begin and prompt.startswith(begin)), verbose=False
-        )["input_ids"]
+        ids = encode_prompt(self.tokenizer, prompt)
         if len(ids) >= self.context:
             raise InputError(
                 f"The prompt takes {len(ids)} tokens; this model's context is {self.context}, answer included.",

@@ -20,7 +20,7 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train import methods
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.data import Blocks, folder_hash, open_tokens, tokenize
+from soldiom_ray.train.data import Blocks, cuts, folder_hash, open_tokens, tokenize
 from soldiom_ray.train.loop import Loop, Record, Schedule
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
                 "tokens_per_second": round(outcome.tokens_per_second, 1),
                 "stopped_early": outcome.stopped_early,
                 "sequence_length": length,
+                "cuts": cuts(artifacts, artifacts.get(work.tokens), length),
                 "precision": "bfloat16" if bfloat16 else "float32",
                 "workers": loop.world,
                 **_used(),

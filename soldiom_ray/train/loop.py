@@ -118,8 +118,9 @@ class Loop:
             if cancelled is not None:
                 self._save()
                 raise cancelled
-            loss, tokens = self._step(step)
-            waiting.append((loss, tokens))
+            loss, learnt = self._step(step)
+            waiting.append((loss, learnt))
+            tokens = self.schedule.blocks_per_step * self.train_blocks.width
             seconds = before + time.monotonic() - started
             self.position = self.position.model_copy(
                 update={"step": step + 1, "tokens": self.position.tokens + tokens, "seconds": seconds}
@@ -147,13 +148,13 @@ class Loop:
         )
 
     def _step(self, number: int) -> tuple[float, int]:
-        """One optimiser step over this rank's share of the step's blocks; (summed loss, tokens) over all ranks."""
+        """One optimiser step over this rank's share of the step's blocks; (summed loss, labels learnt) of all ranks."""
         import torch
 
         schedule = self.schedule
         torch.manual_seed(schedule.seed * 1_000_003 + number * self.world + self.rank)
-        mine = self.order.step(number)[self.rank :: self.world]
-        tokens = schedule.blocks_per_step * self.train_blocks.width
+        everyones = self.order.step(number)
+        mine, learnt = everyones[self.rank :: self.world], max(1, self.train_blocks.learnt(everyones))
         for group in self.optimizer.param_groups:
             group["lr"] = schedule.rate(number)
         total = torch.zeros((), device=self.device)
@@ -163,12 +164,12 @@ class Loop:
             held = self.world > 1 and start != starts[-1]
             with self.stepped.no_sync() if held else contextlib.nullcontext(), self._precision():
                 loss = self.stepped(ids, labels)
-                (loss * (self.world / tokens)).backward()
+                (loss * (self.world / learnt)).backward()
             total += loss.detach()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), schedule.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return self._sum(total), tokens
+        return self._sum(total), learnt
 
     def _validate(self, step: int, tokens: int, seconds: float) -> None:
         """Take the validation loss on its fixed blocks (the train loss decides when there are none)."""
@@ -185,7 +186,7 @@ class Loop:
                         *self._batch(self.validation_blocks, mine[start : start + self.schedule.blocks_at_once])
                     )
             self.model.train(training)
-            value = self._sum(total) / (len(indices) * self.validation_blocks.width)
+            value = self._sum(total) / max(1, self.validation_blocks.learnt(indices))
             self._note({"validation_loss": value})
         else:
             value = self.curves[-1]["train_loss"] if self.curves else math.inf
