@@ -1,0 +1,130 @@
+"""Conversations as tokens: the trainer and the server see the same, and only the assistant's words are learnt."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from preparing import context_in, document, documents_of
+
+from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
+from soldiom_ray.models.tokens import CHAT_TEMPLATE, END, train_tokenizer
+from soldiom_ray.prepare import prepare
+from soldiom_ray.train.data import Blocks, cuts, open_tokens, tokenize
+
+TEXT = ["The lease ends in May. Why? Because the tenant moved.", "user assistant system question answer"] * 50
+MARKS = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>"]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+LLAMA = (
+    "{{ bos_token }}{% for m in messages %}<|start|>{{ m['role'] }}<|stop|>\n\n"
+    "{{ m['content'] | trim }}<|eot|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant<|stop|>\n\n{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% elif m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
+    "{% else %}{{ raise_exception('no') }}{% endif %}"
+    "{% endfor %}"
+)
+FORGETFUL = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('</think>')[-1] }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+MESSAGES = [
+    {"role": "user", "content": "When does the lease end?"},
+    {"role": "assistant", "content": "In May."},
+    {"role": "user", "content": "Why?"},
+    {"role": "assistant", "content": "The tenant moved."},
+]
+
+
+def tokenizer_with(template: str | None, end: str = END) -> Any:
+    tokenizer = train_tokenizer(TEXT, 400, 128)
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKS})
+    tokenizer.chat_template = template
+    tokenizer.eos_token = end
+    return tokenizer
+
+
+TEMPLATES = {
+    "own": (CHAT_TEMPLATE, END),
+    "chatml": (CHATML, "<|im_end|>"),
+    "llama": (LLAMA, "<|eot|>"),
+    "mistral": (MISTRAL, END),
+    "none": (None, END),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_trainer_sees_what_the_server_sees_and_learns_only_answers_and_their_ends(name: str) -> None:
+    tokenizer = tokenizer_with(*TEMPLATES[name])
+    made = encode_chat(tokenizer, MESSAGES)
+    prompt = encode_prompt(tokenizer, chat_text(tokenizer, MESSAGES[:1], answer_next=True))
+    assert made.ids[: len(prompt)].tolist() == prompt and not made.scored[: len(prompt)].any()
+    learnt = tokenizer.decode(made.ids[made.scored])
+    assert "In May." in learnt and "The tenant moved." in learnt and "lease" not in learnt and "Why" not in learnt
+    ends = [int(one) for one in made.ids[made.scored] if one == tokenizer.eos_token_id]
+    assert len(ends) == 2
+    whole = chat_text(tokenizer, MESSAGES, answer_next=False)
+    assert tokenizer.decode(made.ids) in (whole, whole + tokenizer.eos_token)
+
+
+def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only() -> None:
+    tokenizer = tokenizer_with(FORGETFUL, "<|im_end|>")
+    turns = [dict(turn) for turn in MESSAGES]
+    turns[1]["content"] = "hm</think>In May."
+    made = encode_chat(tokenizer, turns)
+    learnt = tokenizer.decode(made.ids[made.scored])
+    assert "The tenant moved." in learnt and "May" not in learnt
+
+
+def test_a_conversation_that_the_template_refuses_is_named_by_its_roles() -> None:
+    with pytest.raises(InputError, match="system, user"):
+        encode_chat(tokenizer_with(MISTRAL), [{"role": "system", "content": "x"}, *MESSAGES[:1]])
+
+
+def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_cuts(tmp_path: Any) -> None:
+    import json
+
+    context = context_in(tmp_path)
+    rows = [
+        document(
+            f"Question number {n} about the lease of house {n}?\n\nAnswer {n}: the tenant of house {n} moved away.",
+            f"row {n}",
+            f"{n}.txt",
+            metadata=json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": f"Question number {n} about the lease of house {n}?"},
+                        {"role": "assistant", "content": f"Answer {n}: the tenant of house {n} moved away."},
+                    ]
+                }
+            ),
+        )
+        for n in range(40)
+    ]
+    declared = Prepare(filters=("min_words",), split=SplitRule(test=0.1, validation=0.1))
+    dataset = prepare(context, [documents_of(context, rows)], declared)
+    sample = next(context.artifacts.rows(dataset, "train/"))
+    assert json.loads(sample["messages"])[1]["role"] == "assistant" and sample["verdict"] == "allowed"
+    tokenizer = tokenizer_with(CHATML, "<|im_end|>")
+    tokens = tokenize(context.artifacts, dataset, tokenizer, "t", context.report)
+    told = cuts(context.artifacts, tokens, 16)
+    assert told["samples"] == dataset.counts["train"] == told["cut_samples"] and told["cut_tokens"] > 0
+    with open_tokens(context.artifacts, tokens, 16) as (train, _):
+        _, labels = train.batch(np.arange(len(train)))
+        learnt = labels[labels >= 0]
+        assert 0 < len(learnt) == train.learnt(np.arange(len(train))) < labels.size
+        assert "Question" not in tokenizer.decode(learnt)
+
+
+def test_a_stream_without_conversations_learns_everything() -> None:
+    blocks = Blocks(np.arange(100, dtype=np.uint16), 10)
+    ids, labels = blocks.batch(np.array([0, 3]))
+    assert (labels == ids + 1).all() and blocks.learnt(np.array([0, 3])) == 20
