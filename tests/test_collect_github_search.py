@@ -9,7 +9,7 @@ import pytest
 from crawling import find
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect.github_search import FIRST_DAY, Slice
+from soldiom_ray.collect.github_search import FIRST_DAY, Slice, _shape
 from soldiom_ray.domains.schema import GithubSource
 
 
@@ -113,6 +113,16 @@ def test_no_topic_or_language_means_any(server: StandIn, tmp_path: Path) -> None
     server.add(Repository("a/rust", language="Rust", topics=()), Repository("a/b"))
     assert len(find(server, tmp_path, topics=(), languages=())[0]) == 2
     assert "topic" not in server.requests("^/search")[0].query["q"][0]
+
+
+def test_a_result_of_another_form_is_left_out_and_a_page_of_such_is_no_answer() -> None:
+    good = {"id": 1, "full_name": "a/b", "description": "half \ud800", "topics": None, "license": None}
+    bad = [{"id": 2}, {"id": "x", "full_name": "a/c"}, {"id": 3, "full_name": "a/../../user"}, "text", None, 7]
+    told = _shape({}, {"total_count": 7, "items": [good, *bad]})
+    assert [item["name"] for item in told["items"]] == ["a/b"] and told["items"][0]["description"] == "half ?"
+    for wrong in ({"total_count": 1, "items": bad}, {"items": []}, {"total_count": "many", "items": []}, [], None):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            _shape({}, wrong)
 
 
 def test_slices_halve_days_then_stars_and_never_overlap() -> None:

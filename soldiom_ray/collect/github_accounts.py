@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soldiom_ray.collect.limiter import Limiter, LocalLimiter, Turn
+from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
 ACTOR = "soldiom-github-limiter"
 FOLDER = "raw/github"
+PATIENCE_SECONDS = 5.0
+"""So long a wait is better than to ask as somebody who holds no ETag: searches of one account are 2 s apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Accounts:
         waits: list[tuple[Turn, Identity]] = []
         for identity in firsts.values():
             turn = self.limiters[identity.owner].ask(resource)
+            if 0 < turn.wait_seconds <= PATIENCE_SECONDS and identity.name in holders:
+                return turn, identity
             if turn.wait_seconds <= 0:
                 return Turn(0.0, turn.lease, turn.asked_at, identity.owner), identity
             waits.append((turn, identity))
@@ -70,8 +75,8 @@ class Accounts:
 
 def learn_owners(settings: Settings, ask: Callable[[Settings], str]) -> tuple[str, ...]:
     """The account of every token, asked once and kept: several tokens of one user share one limit. `ask` is given
-    settings with one token alone and gives its account's id; "" stands for a token that may not know, which then counts
-    by itself."""
+    settings with one token alone and gives its account's id; "" stands for a token that may not know. That one, and one
+    for which nobody answers now, counts by itself."""
     storage = open_storage(settings)
     owners = []
     for identity in Accounts(settings).identities:
@@ -81,7 +86,11 @@ def learn_owners(settings: Settings, ask: Callable[[Settings], str]) -> tuple[st
         elif storage.exists(key):
             owners.append(str(json.loads(storage.read(key))))
         else:
-            told = ask(replace(settings, github_tokens=(identity.token,)))
+            try:
+                told = ask(replace(settings, github_tokens=(identity.token,)))
+            except LeftOut:
+                owners.append(identity.owner)
+                continue
             owner = identity_name(settings.github_api_url, f"account {told}") if told else identity.name
             storage.write(key, json.dumps(owner).encode())
             owners.append(owner)

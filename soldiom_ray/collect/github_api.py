@@ -93,10 +93,12 @@ class GithubApi:
         return answer
 
     def account(self) -> str:
-        """The id of the account that the token belongs to; "" when it may not ask."""
+        """The id of the account that the token belongs to; "" when it may not ask. Raises LeftOut unavailable."""
         try:
             return str(self.get("/user", shape=lambda headers, data: int(data["id"]), fresh=True).value)
-        except LeftOut:
+        except LeftOut as left:
+            if left.outcome == "unavailable":
+                raise
             return ""
 
     def download(self, path: str, sink: IO[bytes], max_bytes: int) -> str:

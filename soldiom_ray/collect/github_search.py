@@ -1,7 +1,9 @@
 """Which repositories a declaration means: GitHub's search, cut into slices where it finds more than it shows."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -23,7 +25,7 @@ FIRST_DAY = date(2007, 10, 1)
 Page = tuple[int, bool, list[dict[str, Any]], bool]
 """How many results there are, whether search did not come to an end, the results, whether another page follows."""
 
-_DESCRIPTION_CHARACTERS = 350
+NAME = r"[\w.-]+/[\w.-]+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +198,17 @@ class Search:
 
 
 def _shape(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
+    """What is kept of a page. One result of another form is left out, and then missed by the count."""
+    items = []
+    for item in data["items"]:
+        with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            items.append(repository_shape(item))
+    if data["items"] and not items:
+        raise ValueError("no repositories")
     return {
         "total": int(data["total_count"]),
         "incomplete": bool(data.get("incomplete_results")),
-        "items": [repository_shape(item) for item in data["items"]],
+        "items": items,
         "more": 'rel="next"' in headers.get("link", ""),
     }
 
@@ -213,22 +222,27 @@ def to_found(item: Mapping[str, Any], query: str) -> Found:
 def repository_shape(item: Mapping[str, Any]) -> dict[str, Any]:
     """What is used of a repository as the API shows it. Raises KeyError, TypeError, ValueError for anything else."""
     name = str(item["full_name"])
-    if name.count("/") != 1:
+    if not re.fullmatch(NAME, name, re.ASCII) or name.endswith(("/.", "/..")):
         raise ValueError("not a repository's name")
     return {
         "id": int(item["id"]),
         "name": name,
         "stars": int(item.get("stargazers_count") or 0),
-        "pushed_at": str(item.get("pushed_at") or ""),
-        "branch": str(item.get("default_branch") or "HEAD"),
-        "license": str((item.get("license") or {}).get("spdx_id") or ""),
-        "topics": [str(topic) for topic in item.get("topics") or ()],
-        "description": str(item.get("description") or "")[:_DESCRIPTION_CHARACTERS],
+        "pushed_at": _text(item, "pushed_at", 40),
+        "branch": _text(item, "default_branch", 250) or "HEAD",
+        "license": _text(item.get("license") or {}, "spdx_id", 100),
+        "topics": [str(topic)[:100] for topic in item.get("topics") or ()],
+        "description": _text(item, "description", 350),
         "forks": int(item.get("forks_count") or 0),
-        "language": str(item.get("language") or ""),
-        "created_at": str(item.get("created_at") or ""),
-        "homepage": str(item.get("homepage") or "")[:_DESCRIPTION_CHARACTERS],
-        "page": str(item.get("html_url") or f"https://github.com/{name}"),
+        "language": _text(item, "language", 100),
+        "created_at": _text(item, "created_at", 40),
+        "homepage": _text(item, "homepage", 350),
+        "page": _text(item, "html_url", 350) or f"https://github.com/{name}",
         "size_kib": int(item.get("size") or 0),
         "gone": bool(item.get("archived") or item.get("private") or item.get("disabled")),
     }
+
+
+def _text(item: Mapping[str, Any], name: str, characters: int) -> str:
+    """A string of the answer, short enough to go with every document, without halves of characters."""
+    return str(item.get(name) or "")[:characters].encode("utf-8", "replace").decode()

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from soldiom_ray.collect.files import wanted
 from soldiom_ray.collect.github_api import GithubApi
-from soldiom_ray.collect.github_search import Found, repository_shape, to_found
+from soldiom_ray.collect.github_search import NAME, Found, repository_shape, to_found
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.errors import UnavailableError
 
@@ -153,14 +153,19 @@ def _looked(found: Found, now: Found, told: Mapping[str, Any]) -> Looked:
 def _shape(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
     """What is kept of a tree: not its 100,000 entries."""
     entries = [entry for entry in data["tree"] if isinstance(entry, dict)]
-    named = re.search(r"/repos/([^/]+/[^/]+)/git/trees/", str(data.get("url") or ""))
+    named = re.search(rf"/repos/({NAME})/git/trees/", str(data.get("url") or ""), re.ASCII)
     files = [str(entry["path"]) for entry in entries if entry["type"] == "blob" and entry.get("mode") != "120000"]
-    submodules = [[str(entry["path"]), str(entry["sha"])] for entry in entries if entry["type"] == "commit"]
+    submodules = [[_text(entry["path"]), _text(entry["sha"])] for entry in entries if entry["type"] == "commit"]
     return {
         "sha": str(data["sha"]),
         "name": named[1] if named else "",
         "truncated": bool(data.get("truncated")),
         "files": len(files),
-        "endings": sorted({PurePosixPath(path).suffix.lower()[:20] for path in files})[:MAX_ENDINGS],
+        "endings": sorted({_text(PurePosixPath(path).suffix.lower()[:20]) for path in files})[:MAX_ENDINGS],
         "submodules": submodules[:MAX_SUBMODULES],
     }
+
+
+def _text(value: Any) -> str:
+    """A string of the answer without halves of characters, which could not be written down."""
+    return str(value).encode("utf-8", "replace").decode()
