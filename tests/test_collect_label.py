@@ -1,6 +1,12 @@
-"""How often the label rules agree with labels given by hand to files of installed packages."""
+"""How often the label rules agree with labels given by hand to files of installed packages.
+
+`collect_labels.tsv` holds a path within site-packages, its kind, its framework, and `tune` or `held`. Files were drawn
+by seed, stratified over packages, before the rules were asked; rules are improved on `tune` alone, and what is measured
+here is `held`. Few files use another framework than PyTorch: 11 TensorFlow, 3 JAX among the held ones.
+"""
 
 import sysconfig
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -17,27 +23,70 @@ class A(tf.keras.layers.Layer):
     def call(self, x):
         return x
 """
+FLOORS = {
+    "architecture": (0.95, 0.75),
+    "configuration": (0.9, 0.95),
+    "dataset": (0.9, 0.9),
+    "documentation": (0.95, 0.8),
+    "other": (0.83, 0.9),
+    "test": (0.9, 0.9),
+    "training": (0.88, 0.88),
+    "none": (0.95, 0.94),
+    "pytorch": (0.95, 0.97),
+    "tensorflow": (0.85, 0.85),
+}
+"""Precision and recall that must be reached; measured on 155 held files with torch 2.13, ray 2.60, peft and others of
+constraints.txt: kind 0.923 right (architecture 15/15 and 15/19, configuration 17/18 and 17/17, dataset 17/18 and 17/18,
+documentation 8/8 and 8/9, other 47/54 and 47/50, test 15/16 and 15/16, training 24/26 and 24/26), framework 0.974."""
+
+
+def present(split: str) -> list[list[str]]:
+    """The labelled files of a split that are installed here; another version may lack some."""
+    return [row for row in ROWS if row[3] == split and (ROOT / row[0]).is_file()]
+
+
+def test_the_labelled_files_are_there_and_no_file_is_both_tuned_on_and_held() -> None:
+    assert len({row[0] for row in ROWS}) == len(ROWS) and len([row for row in ROWS if row[3] == "held"]) >= 150
+    assert len(present("held")) + len(present("tune")) >= 100 and len(present("held")) >= 80
 
 
 def test_kind_and_framework_agree_with_labels_given_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    present = [(path, kind, framework) for path, kind, framework in ROWS if (ROOT / path).is_file()]
-    if len(present) < 30:
-        pytest.skip("the packages whose files were labelled are not installed")
-    told = {path: label(path, (ROOT / path).read_text(errors="replace")) for path, _, _ in present}
-    pairs = Counter((kind, told[path].kind) for path, kind, _ in present)
+    rows = present("held")
+    told = {row[0]: label(row[0], (ROOT / row[0]).read_text(errors="replace")) for row in rows}
+    missed, right = [], Counter[str]()
     with capsys.disabled():
-        print(f"\n{len(present)} files labelled by hand")
-        for kind in sorted({kind for _, kind, _ in present}):
-            hits = pairs[kind, kind]
-            said = sum(count for (_, answer), count in pairs.items() if answer == kind)
-            true = sum(count for (truth, _), count in pairs.items() if truth == kind)
-            print(f"  {kind:14} precision {hits}/{said} recall {hits}/{true}")
-        wrong = [f"{path}: {told[path].kind}, by hand {kind}" for path, kind, _ in present if told[path].kind != kind]
-        print("  kind differs:", *wrong, sep="\n    ")
-        other = [f"{p}: {told[p].framework}, by hand {f}" for p, _, f in present if told[p].framework != f]
-        print("  framework differs:", *other, sep="\n    ")
-    assert 1 - len(wrong) / len(present) >= 0.7
-    assert 1 - len(other) / len(present) >= 0.85
+        print(f"\n{len(rows)} held files labelled by hand")
+        for column, what in ((1, "kind"), (2, "framework")):
+            pairs = Counter((row[column], str(getattr(told[row[0]], what))) for row in rows)
+            for name in sorted({truth for truth, _ in pairs}):
+                hits = pairs[name, name]
+                said = sum(count for (_, answer), count in pairs.items() if answer == name)
+                true = sum(count for (truth, _), count in pairs.items() if truth == name)
+                print(f"  {name:14} precision {hits}/{said} recall {hits}/{true}")
+                right[what] += hits
+                precision, recall = FLOORS.get(name, (0.0, 0.0))
+                if hits < precision * said or hits < recall * true:
+                    missed.append(f"{name}: {hits} right of {said} said, {true} true")
+    assert not missed
+    assert right["kind"] >= 0.9 * len(rows) and right["framework"] >= 0.95 * len(rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class A(\n" * 80_000,
+        "class A(" + "a " * 300_000,
+        "class A(" + "a" * 300_000,
+        "import a, " * 60_000,
+        ("torch" + "a" * 30 + " , " * 10 + "\n") * 10_000,
+        "\n".join([" " * 400] * 2_000),
+    ],
+    ids=range(6),
+)
+def test_a_file_made_to_be_slow_takes_a_few_seconds_at_most(text: str) -> None:
+    started = time.process_time()
+    label("x.py", f"optimizer fit( {text}")
+    assert time.process_time() - started < 10  # measured: 1.1 s on two busy cores; 37 s and more before
 
 
 @pytest.mark.parametrize(
@@ -51,6 +100,11 @@ def test_kind_and_framework_agree_with_labels_given_by_hand(capsys: pytest.Captu
         ("net.py", KERAS_LAYER, "architecture", "tensorflow", "python"),
         ("run.py", "import torch\nloss.backward()\noptimizer.step()\n", "training", "pytorch", "python"),
         ("load.py", "class Pets(Dataset):\n    def __getitem__(self, i):\n        pass\n", "dataset", "none", "python"),
+        ("tune.py", "import ray\n\ndef train_net(config):\n    optim.SGD(x)\n", "training", "none", "python"),
+        ("spine.py", "class A(Mapping):\n    def __getitem__(self, i):\n        pass\n", "other", "none", "python"),
+        ("both.py", "def f():\n    import torch\n    import jax\n", "other", "none", "python"),
+        ("top.py", "import torch\n\ndef f():\n    import jax\n    import flax\n", "other", "pytorch", "python"),
+        ("told.py", "def f():\n    '''\n    >>> import torch\n    '''\n", "other", "none", "python"),
         ("words.py", "print('import torch')", "other", "none", "python"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ How often the rules agree with labels given by hand is printed by tests/test_col
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -31,7 +32,12 @@ _CONFIGURATION_NAMES = {
     "top_level.txt",
 }
 
-_IMPORT = re.compile(r"^[ \t]*(?:>>>[ \t]*)?(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w., \t]+))", re.MULTILINE)
+_IMPORT = re.compile(
+    r"^([ \t]*(?:>>>[ \t]*)?)(?:from[ \t]+([\w.]+)[ \t]+import|import[ \t]+([\w., \t]+)"
+    r"|(?:torch|tf|jax)\w*[\w, \t]*=[ \t]*try_import_(tf|torch|jax)\()",
+    re.MULTILINE,
+)
+_TRIED: dict[str, Framework] = {"tf": "tensorflow", "torch": "pytorch", "jax": "jax"}
 _FRAMEWORKS: dict[str, Framework] = {
     "torch": "pytorch", "pytorch_lightning": "pytorch", "lightning": "pytorch", "torchvision": "pytorch",
     "torchaudio": "pytorch", "torchtune": "pytorch", "deepspeed": "pytorch", "timm": "pytorch", "fastai": "pytorch",
@@ -40,40 +46,60 @@ _FRAMEWORKS: dict[str, Framework] = {
     "jax": "jax", "flax": "jax", "haiku": "jax", "optax": "jax", "equinox": "jax",
 }  # fmt: skip
 
-_LAYER_BASE = (
-    r"(?:nn\.)?(?:Module|Embedding|Linear|Conv[123]d|LayerNorm|ModuleList|Sequential)|LightningModule|\w*PreTrainedModel"
-    r"|(?:\w+\.)?(?:keras\.)?(?:layers\.)?(?:Layer|Model)|\w+Layer|\w+Attention|\w+MLP|\w+ForCausalLM|\w+RMSNorm|\w+Encoder|\w+Decoder"
-)
-_ARCHITECTURE = re.compile(rf"^[ \t]*class[ \t]+\w+\([^)]*\b(?:{_LAYER_BASE})\b[^)]*\)", re.MULTILINE)
-_FORWARD = re.compile(r"^[ \t]+def[ \t]+(?:forward|__call__|call)\(", re.MULTILINE)
-_TRAINING = re.compile(
-    r"\b(?:loss|total_loss)\.backward\(|accelerator\.backward\(|optimizer\.(?:step|zero_grad|apply_gradients)\(|\bTrainingArguments\("
-    r"|^class[ \t]+\w*(?:Trainer|TrainerCallback|Optimizer|LRScheduler|TrainingArguments)\b|\btrainer\.(?:train|fit)\("
-    r"|\bmodel\.fit\(|\btrain_one_epoch\b|\btraining_step\(|\blr_scheduler\b|\bmodel\.train\(\)|GradientTape\(",
-    re.MULTILINE,
-)
-_TRAINING_SIGNS = ("backward(", "rain", "ptimizer", "fit(", "scheduler", "Scheduler", "Tape(")
-"""Every match of _TRAINING holds one of these; looking for them first takes a third of the time (standard library)."""
+_CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)[ \t]*(?:\(([^()]{0,300}))?", re.MULTILINE)
+"""Bounds make it linear: with `\([^)]*` a file of 180 kB that only opens classes took minutes."""
 
-_DATASET_BASES = (
-    r"\w*Dataset|IterableDataset|DataLoader|\w*DataModule|Sampler|GeneratorBasedBuilder|\w*Tokenizer\w*|\w*FeatureExtract\w+"
-    r"|\w*ImageProcess\w+|\w*ProcessorMixin|\w*TokenizersBackend|\w*Converter|Datasource|\w*Preprocessor"
+_LAYERS = {
+    "Module", "Embedding", "Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "ModuleList", "Sequential",
+    "LightningModule", "Model",
+}  # fmt: skip
+_LAYER_ENDS = (
+    "Layer", "Attention", "MLP", "RMSNorm", "Encoder", "Decoder", "ForCausalLM", "PreTrainedModel", "RLModule",
+)  # fmt: skip
+_FRAMEWORK_MODULE = re.compile(r"(?:Torch|TF|Tf|Flax)\w*Module")
+_FORWARD = re.compile(r"^[ \t]+def[ \t]+(?:_?forward\w*|__call__|call)\(", re.MULTILINE)
+
+_TRAINING_CLASS_ENDS = (
+    "Trainer", "TrainerCallback", "TrainStep", "Optimizer", "OptimizerWrapper", "LRScheduler", "SchedulerWrapper",
+    "TrainingArguments",
+)  # fmt: skip
+_TRAINING_BASE_ENDS = ("Learner", "Trainable")
+_TRAINING = re.compile(
+    r"\b(?:loss|total_loss)\.backward\(|accelerator\.backward\(|optimizer\.(?:step|zero_grad|apply_gradients)\("
+    r"|\btrainer\.(?:train|fit)\(|\bmodel\.fit\(|\btrain_one_epoch\b|\btraining_step\(|GradientTape\("
+    r"|\bTrainingArguments\(|\bhyperparameter_search\("
 )
-_DATASET = re.compile(
-    rf"^class[ \t]+\w+\([^)]*\b(?:{_DATASET_BASES})\b"
-    r"|^class[ \t]+\w*(?:DataCollator|Dataset|DataLoader|Tokenizer|Preprocessor)\w*\b|\bload_dataset\(|\bDataLoader\("
-    r"|^[ \t]*def[ \t]+(?:preprocess|tokenize|collate|__getitem__|read_csv|read_parquet)\w*\(",
+_TRAINING_HINT = re.compile(
+    r"\blr_scheduler\b|\bmodel\.train\(\)|\boptim\.[A-Z]\w+\(|\btune\.(?:Tuner|run)\(|\btuner\.fit\("
+    r"|^[ \t]*def[ \t]+train(?:_\w+)?\(",
     re.MULTILINE,
 )
-_CONFIGURATION_CLASS = re.compile(
-    r"^class[ \t]+\w*Config\w*\(|^class[ \t]+\w+\([^)]*\bP(?:retrained|reTrained)Config\b", re.MULTILINE
+"""Stand in documentation and in code that a trainer calls, so one alone does not decide."""
+
+_TRAINING_SIGNS = ("backward(", "rain", "ptimizer", "optim.", "fit(", "tune.", "hyperp", "cheduler", "Tape(")
+"""Every match of _TRAINING and of its hint holds one of these; looking for them first takes a third of the time
+(standard library)."""
+
+_DATA_BASES = {"DataLoader", "Sampler", "GeneratorBasedBuilder"}
+_DATA_BASE_ENDS = (
+    "Dataset", "DataPipe", "DataModule", "Datasource", "Preprocessor", "ProcessorMixin", "TokenizersBackend",
+    "Converter",
+)  # fmt: skip
+_DATA_BASE_WORDS = re.compile(r"Tokenizer|FeatureExtract|ImageProcess")
+_DATA_CLASS_WORDS = re.compile(r"DataCollator|Dataset|DataLoader|Tokenizer|Preprocessor")
+_DATA = re.compile(
+    r"\bload_dataset\(|\bDataLoader\(|^[ \t]*def[ \t]+(?:preprocess|tokenize|collate|read_csv|read_parquet)\w*\(",
+    re.MULTILINE,
 )
 
 _NAMES: tuple[tuple[DocumentKind, str], ...] = (
     ("configuration", r"^(?:config(?:uration)?s?|settings|constants|options|_?version)(?:_.*)?$"),
-    ("configuration", r"_config(?:s|uration)?$"),
+    ("configuration", r"_(?:config(?:s|uration)?|options)$"),
     ("architecture", r"^(?:modeling|modelling|modular)_|^(?:model|layers?|attention|transformer)$|_model$|_layers?$"),
-    ("training", r"(?:^|_)(?:train|trainer|training|trainable|finetune|fine_tune|pretrain|lr_scheduler)(?:_|$)"),
+    (
+        "training",
+        r"(?:^|_)(?:train|trainer|training|trainable|finetune|fine_tune|pretrain|lr_scheduler|learner)(?:_|$)",
+    ),
     ("training", r"(?:^|_)(?:optimizer|optimization|optim)(?:_|$)|^run_(?:clm|mlm|glue)"),
     ("dataset", r"(?:^|_)(?:datasets?|dataloaders?|data_loader|datasources?|collator|collate)(?:_|$)"),
     ("dataset", r"(?:^|_)(?:tokenization|tokenizers?|preprocess(?:ing|or)?|preprocessors?|processing)(?:_|$)"),
@@ -84,6 +110,7 @@ _NAME_RULES = tuple((kind, re.compile(pattern)) for kind, pattern in _NAMES)
 _FOLDER_RULES: tuple[tuple[DocumentKind, set[str], bool], ...] = (
     ("dataset", {"datasets", "dataset", "tokenization", "preprocessors", "datasource", "dataloader"}, False),
     ("dataset", {"data"}, True),
+    ("configuration", {"config", "configs", "configuration"}, False),
     ("training", {"trainer", "trainers", "optim", "optimizers"}, False),
     ("training", {"train", "training"}, True),
     ("architecture", {"models", "modeling", "layers", "architectures"}, True),
@@ -130,32 +157,72 @@ def kind_of(place: PurePosixPath, text: str) -> DocumentKind:
 
 
 def framework_of(place: PurePosixPath, text: str) -> Framework:
-    """The framework that a file imports most often."""
-    counts: dict[Framework, int] = {}
-    for found in _IMPORT.finditer(text):
-        names = [found[1]] if found[1] else [part.split()[0] for part in found[2].split(",") if part.strip()]
-        for name in names:
-            framework = _FRAMEWORKS.get(name.partition(".")[0])
-            if framework:
-                counts[framework] = counts.get(framework, 0) + 1
-    if counts:
-        return max(sorted(counts), key=counts.__getitem__)
+    """The framework that a file imports at its top, else the one it imports most often; none when two are equal.
+    Examples in a program's docstrings do not count, in documentation they do."""
+    found: dict[Framework, tuple[bool, int]] = {}
+    program = place.suffix in (".py", ".pyi", ".pyx")
+    for match in _IMPORT.finditer(text):
+        if program and ">>>" in match[1]:
+            continue
+        for framework in _imported(match):
+            top, count = found.get(framework, (False, 0))
+            found[framework] = (top or not match[1], count + 1)
+    if found:
+        leading = [name for name, value in found.items() if value == max(found.values())]
+        return leading[0] if len(leading) == 1 else "none"
     if re.search(r"(?:^|_)(?:flax|jax)(?:_|$)", place.stem):
         return "jax"
     return "tensorflow" if re.search(r"(?:^|_)(?:tf|tensorflow|keras)(?:_|$)", place.stem) else "none"
+
+
+def _imported(match: re.Match[str]) -> Iterator[Framework]:
+    """The frameworks that one import statement names."""
+    if match[4]:
+        yield _TRIED[match[4]]
+        return
+    names = [match[2]] if match[2] else [part.split()[0] for part in match[3].split(",") if part.strip()]
+    for name in names:
+        if framework := _FRAMEWORKS.get(name.partition(".")[0]):
+            yield framework
+
+
+def _scores(text: str) -> dict[DocumentKind, float]:
+    """How much in a program speaks for each kind: its classes by name and bases, its calls."""
+    layers, training, data, configuration = 0, 0, len(_DATA.findall(text)), 0
+    for found in _CLASS.finditer(text):
+        name, bases = found[2], re.findall(r"\w+", found[3] or "")
+        layers += any(_is_layer(base) for base in bases)
+        if not found[1]:
+            training += name.endswith(_TRAINING_CLASS_ENDS) or any(base.endswith(_TRAINING_BASE_ENDS) for base in bases)
+            data += bool(_DATA_CLASS_WORDS.search(name)) or any(_is_data(base) for base in bases)
+            configuration += found[3] is not None and (
+                "Config" in name or any(base.endswith(("PretrainedConfig", "PreTrainedConfig")) for base in bases)
+            )
+    hints = 0
+    if any(sign in text for sign in _TRAINING_SIGNS):
+        training += len(_TRAINING.findall(text))
+        hints = len(_TRAINING_HINT.findall(text))
+    return {
+        "architecture": 3.0 * min(layers, len(_FORWARD.findall(text))) + 0.5 * layers,
+        "training": 1.5 * training + 0.75 * hints,
+        "dataset": 2.0 * data,
+        "configuration": 2.0 * configuration,
+    }
+
+
+def _is_layer(base: str) -> bool:
+    return base in _LAYERS or base.endswith(_LAYER_ENDS) or bool(_FRAMEWORK_MODULE.fullmatch(base))
+
+
+def _is_data(base: str) -> bool:
+    return base in _DATA_BASES or base.endswith(_DATA_BASE_ENDS) or bool(_DATA_BASE_WORDS.search(base))
 
 
 def _kind_of_code(place: PurePosixPath, text: str) -> DocumentKind:
     for kind, pattern in _NAME_RULES:
         if pattern.search(place.stem):
             return kind
-    layers, forwards = len(_ARCHITECTURE.findall(text)), len(_FORWARD.findall(text))
-    scores: dict[DocumentKind, float] = {
-        "architecture": 3.0 * min(layers, forwards) + 0.5 * layers,
-        "training": 1.5 * len(_TRAINING.findall(text)) if any(sign in text for sign in _TRAINING_SIGNS) else 0.0,
-        "dataset": 2.0 * len(_DATASET.findall(text)),
-        "configuration": 2.0 * len(_CONFIGURATION_CLASS.findall(text)),
-    }
+    scores = _scores(text)
     for kind, names, needs_more in _FOLDER_RULES:
         if names & set(place.parts[:-1]) and place.stem != "__init__" and (scores[kind] or not needs_more):
             scores[kind] += 1.5
