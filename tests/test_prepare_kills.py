@@ -1,0 +1,115 @@
+"""A preparation that is killed at random moments gives the same dataset, and does no finished part again."""
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from preparing import context_in, documents_of, package_documents
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Prepare
+from soldiom_ray.prepare import prepare
+
+ROUNDS = 10
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from preparing import context_in
+from soldiom_ray.domains.schema import Prepare
+from soldiom_ray.prepare import pipeline
+context = context_in(Path(sys.argv[1]))
+pipeline.PART_BYTES = 20_000
+made = pipeline.prepare(context, [context.artifacts.get(sys.argv[2])], Prepare())
+print(json.dumps({"id": made.id, "files": [[f.name, f.sha256] for f in made.files]}))
+"""
+
+
+def start(home: Path, documents: str) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(home), documents],
+        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Any:
+    out, _ = process.communicate(timeout=200)
+    assert process.returncode == 0
+    return json.loads(out)
+
+
+def test_killed_again_and_again_the_dataset_is_the_same(tmp_path: Path) -> None:
+    context = context_in(tmp_path / "home")
+    documents = documents_of(context, package_documents(most=60)).id
+    shutil.copytree(tmp_path / "home", tmp_path / "quiet")
+    began = time.monotonic()
+    expected = finish(start(tmp_path / "quiet", documents))
+    seconds, dice, killed = time.monotonic() - began, random.Random(7), 0
+    for _ in range(ROUNDS):
+        process = start(tmp_path / "home", documents)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=dice.uniform(0.3, 1.0) * seconds)
+        process.kill()
+        process.communicate()
+        if process.returncode == 0:
+            shutil.rmtree(tmp_path / "home" / "storage" / "dataset")
+            shutil.rmtree(tmp_path / "home" / "storage" / "parts")
+        else:
+            killed += 1
+    assert finish(start(tmp_path / "home", documents)) == expected and killed
+    assert not context.artifacts.storage.keys("work")
+
+
+def test_a_part_that_was_treated_is_not_treated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from soldiom_ray.prepare import pipeline, treat
+
+    treated: list[int] = []
+    real = treat._treat
+
+    def counted(storage: Any, part: Any, declared: Prepare) -> int:
+        treated.append(part.number)
+        return real(storage, part, declared)
+
+    monkeypatch.setattr(treat, "_treat", counted)
+    monkeypatch.setattr(pipeline, "PART_BYTES", 20_000)
+    context = context_in(tmp_path)
+    documents = documents_of(context, package_documents(["rich", "httpx"], most=30))
+
+    def stop(fraction: float, message: str) -> None:
+        if fraction > 0.62:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(Context(context.settings, context.artifacts, stop), [documents], Prepare())
+    first = len(treated)
+    prepare(context, [documents], Prepare())
+    assert first > 1 and len(treated) == first
+
+
+def test_versions_of_a_dataset_share_the_shards_that_did_not_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soldiom_ray.prepare import pipeline
+
+    monkeypatch.setattr(pipeline, "SHARD_CHARACTERS", 60_000)
+    context = context_in(tmp_path)
+    rows = package_documents(most=40)
+    declared = Prepare(split={"by": "document", "test": 0.0, "validation": 0.0})  # type: ignore[arg-type]
+    one = prepare(context, [documents_of(context, rows)], declared)
+    two = prepare(context, [documents_of(context, rows[:100] + rows[101:])], declared)
+    shards = [{entry.key for entry in made.files if entry.name.startswith("train/")} for made in (one, two)]
+    assert len(shards[0]) > 8 and len(shards[0] & shards[1]) >= len(shards[0]) - 3
+    context.artifacts.delete(one.id)
+    assert list(context.artifacts.rows(two, "train/")) and not (
+        (shards[0] - shards[1]) & set(context.artifacts.storage.keys("parts"))
+    )
