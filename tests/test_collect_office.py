@@ -4,12 +4,13 @@ import bz2
 import gzip
 import io
 import lzma
+import struct
 import zipfile
 from email.message import EmailMessage
 from pathlib import Path
 
 import pytest
-from broken_files import ole_bytes, replaced_in_zip, tar_bytes, zip_bytes
+from broken_files import ole_bytes, replaced_in_zip, tar_bytes, xls_bytes, zip_bytes
 from test_collect_tables import parquet_bytes, workbook_bytes
 
 from soldiom_ray.collect.documents import parse_bytes
@@ -255,6 +256,13 @@ def test_encrypted_files_say_so() -> None:
     zipped[6] |= 1
     zipped[zipped.index(b"PK\x01\x02") + 8] |= 1
     assert outcome("a.zip", bytes(zipped)) == "encrypted"
+
+
+def test_an_old_workbook_whose_sectors_go_in_a_circle_is_damaged() -> None:
+    data = bytearray(xls_bytes([["a", "b"], ["x", 1.0]]))
+    table = (struct.unpack_from("<I", data, 76)[0] + 1) * 512
+    data[table + 28 : table + 32] = (0).to_bytes(4, "little")
+    assert outcome("a.xls", bytes(data)) == "damaged"
 
 
 def test_names_that_lie_are_found_out() -> None:

@@ -142,6 +142,11 @@ def test_json_lines_keep_signs_that_end_lines_elsewhere() -> None:
     assert parsed.text == "one\u2028two"
 
 
+def test_half_a_surrogate_pair_is_replaced_and_counted() -> None:
+    (parsed,) = parse_bytes("a.jsonl", b'{"text": "x\\ud800y \\ud83d\\ude00"}\n')
+    assert parsed.text == "x\ufffdy \U0001f600" and parsed.metadata["lone_surrogates"] == 1
+
+
 def test_a_workbook_gives_every_sheet_that_holds_something() -> None:
     data = workbook_bytes(
         {

@@ -1,5 +1,6 @@
 """Documents of users: the bytes of one file become texts. One parser per family, chosen by what the bytes are."""
 
+from dataclasses import replace
 from importlib import import_module
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
@@ -43,10 +44,22 @@ def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> 
     family = family_of(name, data)
     module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
     texts = [
-        parsed
+        _storable(parsed)
         for parsed in module.parse(name, data, options or ParseOptions())
         if parsed.text.strip() or (family in _WORDLESS and parsed.metadata)
     ]
     if not texts:
         raise LeftOut("empty", "no text in it")
     return texts
+
+
+def _storable(parsed: ParsedText) -> ParsedText:
+    """Halves of surrogate pairs (JSON and old office files hold them) are no text that can be written: they become the
+    replacement sign, and are counted in `lone_surrogates`."""
+    try:
+        parsed.text.encode()
+    except UnicodeEncodeError:
+        text = parsed.text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        lone = sum("\ud800" <= character <= "\udfff" for character in parsed.text)
+        return replace(parsed, text=text, metadata=parsed.metadata | {"lone_surrogates": lone})
+    return parsed
