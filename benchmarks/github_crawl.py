@@ -2,7 +2,7 @@
 
 A server on this machine plays GitHub (tests/stand_in) in a process of its own, over repositories made of files of the
 standard library. Each crawl runs in a fresh process with a fresh home; our own seconds are that process's processor
-time, without what importing costs; peak memory is its VmHWM, less what it held before the crawl.
+time (with --ray the driver's alone), without what importing costs; peak memory is its VmHWM.
 
     .venv/bin/python benchmarks/github_crawl.py [--repositories 200 2000] [--ray] [--profile FILE]
 """
@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 TOPICS = ("machine-learning", "deep-learning", "ai")
 LANGUAGES = ("Python", "Jupyter Notebook")
-FILES_PER_REPOSITORY = 6
+FILES_PER_REPOSITORY = 12
+"""About 170 KiB of text each, so that 200 repositories too fill a shard of documents (32 MiB), which memory holds."""
 
 
 def main() -> None:
