@@ -21,6 +21,7 @@ from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
 from soldiom_ray.db.engine import session
+from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
@@ -330,8 +331,8 @@ def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> in
                 )
             content = {key: value for key, value in content.items() if key not in STAGES or key == stage}
         content |= {k: v for k in ("documents", "dataset", "run", "version") if (v := getattr(options, k))}
-        recipe = validate_recipe(content, str(options.recipe))
         settings = load_settings()
+        recipe = hide_secrets(settings, validate_recipe(content, str(options.recipe)), "default")
         with session(settings) as connection:
             job = jobs.create(
                 connection,

@@ -11,6 +11,9 @@ from soldiom_ray.records import Document, Drop
 
 SHARD_ROWS = 4000
 SHARD_BYTES = 32 << 20
+MOST_VALUES, OTHERS = 2000, "(others)"
+"""A table has a group for every row: what comes after so many different values is counted together."""
+
 COUNTED = ("license", "kind", "framework", "group", "language")
 
 
@@ -58,7 +61,8 @@ class Shelf:
         self._seen.add(bytes.fromhex(document.id))
         self.documents += 1
         for name, counter in self.counts.items():
-            counter[str(getattr(document, name)) or "unknown"] += 1
+            value = str(getattr(document, name)) or "unknown"
+            counter[value if value in counter or len(counter) < MOST_VALUES else OTHERS] += 1
         row = document.model_dump()
         self._content.update(json.dumps([value for name, value in row.items() if name != "collected_at"]).encode())
         self._rows.append(row)

@@ -191,7 +191,7 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
                 continue
             told = dict(row.metadata_ or {})
             ending = ".json" if row.input_type == "structured" else ".txt"
-            file_name = str(told.get("file_name") or f"{name}{ending}")
+            file_name = str(told.get("filename") or told.get("file_name") or f"{name}{ending}")
             if row.input_type == "file" and Path(file_name).suffix.lower() not in SUPPORTED:
                 media = str(told.get("content_type") or "").partition(";")[0]
                 file_name += next((suffix for suffix, known in SUPPORTED.items() if known == media), "")

@@ -34,6 +34,9 @@ STAGE_VERSION = 2
 PART_BYTES = 3 << 20
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
+MOST_GROUPS = 2000
+"""Groups that the manifest names, the largest: a table has one for every row."""
+
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
 """Of two copies the one on the side that comes first stays, so that copies never weaken the test."""
@@ -317,7 +320,8 @@ def _groups(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[st
             known["samples"] += 1
             if split not in known["split"].split("+"):
                 known["split"] += f"+{split}"
-    return dict(sorted(groups.items()))
+    largest = sorted(groups, key=lambda name: (-groups[name]["samples"], name))[:MOST_GROUPS]
+    return {name: groups[name] for name in sorted(largest)}
 
 
 def _refuse_empty(ledger: Ledger, parents: Sequence[str], split: Split | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The home's own MLflow server: records in PostgreSQL's database `mlflow`, files in `$SOLDIOM_HOME/mlflow`."""
+"""The home's own MLflow server: records in its PostgreSQL (database `mlflow`), files in `$SOLDIOM_HOME/mlflow`."""
 
 import signal
 import sys
@@ -20,7 +20,9 @@ def start(settings: Settings, addresses: Addresses) -> None:
     files.mkdir(mode=0o700, parents=True, exist_ok=True)
     port = addresses.mlflow_port
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database_url(settings, "mlflow"), "--artifacts-destination", files.as_uri()]
+    # An administrator's database holds our tables only; MLflow then keeps its records in a file of its own.
+    records = f"sqlite:///{files}/records.db" if "postgres" in settings.external else database_url(settings, "mlflow")
+    command += ["--backend-store-uri", records, "--artifacts-destination", files.as_uri()]
     environment = processes.service_environment(
         settings,
         NAME,

@@ -31,6 +31,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "2",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "TORCHINDUCTOR_CACHE_DIR": "/",  # importing transformers makes this folder, and nothing may be written
 }
 _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
