@@ -41,13 +41,16 @@ URL_PASSWORD = re.compile(r"[^\s/:@'\"<>{}]{0,64}:([^\s/@'\"<>{}`]{3,128})@[\w.\
 
 SECRET_ALPHABET = re.compile(r"[\x21-\x7e]+\Z")
 NAME_PART = re.compile(r"[A-Za-z][a-z]{2,}")
+LONG_PART = re.compile(r"[A-Za-z][a-z]{3,}")
+NAME = re.compile(r"[A-Za-z]+|\d+|[A-Za-z]*\d{1,3}[a-z]{0,2}")
 WORD_BORDER = re.compile(r"[_\-./:]")
 HEX = re.compile(r"[0-9a-fA-F]+\Z")
 UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\Z")
 NOT_SECRET = re.compile(
     r"(?i)example|sample|dummy|placeholder|change.?me|your|my[_-]|xxx|\*\*\*|test|fake|mock|redacted|none|null|undefined"
-    r"|true|false|passw|secret|token|api.?key|insert|foo|bar$|<|>|\{|\}|\$\(|\$[A-Z_]|%\(|%s|\.\.\.|\(|\)|\[|\]|\u2026"
+    r"|true|false|passw|secret|token|api.?key|insert|^foo|^bar|<|>|\{|\}|\$\(|\$[A-Z_]|%\(|%s|\.\.\.|\(|\)|\[|\]|\u2026"
 )
+SEQUENCE = re.compile(r"(?i)abcdef|012345|123456")
 PLAIN_PASSWORDS = frozenset(("password", "pass", "pwd", "passwd", "secret", "user", "pw", "passwort", "port", "tiger"))
 
 LITERALS = Literals(tuple(SHAPES), WORDS)
@@ -140,7 +143,10 @@ def _opaque(scan: Scan) -> Iterator[Span]:
     long = (ends - starts >= MIN_OPAQUE) & (ends - starts <= MAX_OPAQUE) & (starts > 0) & (ends < len(scan.data))
     data = scan.data
     for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
-        if data[end] in QUOTES and data[start - 1] == data[end] and _looks_random(scan.text[start:end]):
+        if data[end] not in QUOTES or data[start - 1] != data[end] or not _looks_random(scan.text[start:end]):
+            continue
+        beside = data[max(0, start - 80) : start - 1].rstrip()[-1:] + data[end + 1 : end + 80].lstrip()[:1]
+        if not any(quote in QUOTES for quote in beside):  # a line of data that goes on over several strings
             yield start, end
 
 
@@ -164,7 +170,7 @@ def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bo
     marks = len(value) - digits - letters - sum(map(value.count, "_-./"))
     words = [word for word in WORD_BORDER.split(value) if word]
     named = sum(map(len, NAME_PART.findall(value)))
-    is_name = len(words) > 1 and all(word.isalpha() or word.isdigit() or len(word) < 7 for word in words)
+    is_name = len(words) > 1 and all(map(NAME.fullmatch, words))
     if is_password and not is_bare:
         mixed = bool(letters and (digits or marks)) and len(value) >= 8
         return mixed and entropy(value) >= 2.5 and not is_name and not _is_path(value)
@@ -174,7 +180,7 @@ def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bo
         return False
     if value.count(".") > 2 - is_bare or (is_bare and ":" in value):
         return False
-    if is_name or named > 0.6 * len(value) or (len(value) < MIN_HEX and HEX.match(value)):
+    if is_name or (named > 0.6 * len(value) and not is_password) or (len(value) < MIN_HEX and HEX.match(value)):
         return UUID.match(value) is not None
     return entropy(value) >= (2.5 if is_password else 3.0 if len(value) >= 32 else 3.3)
 
@@ -182,12 +188,17 @@ def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bo
 def _looks_random(value: str) -> bool:
     """Without a name to say so: mixed case and digits, spread as in a random string, no words, no hash's prefix."""
     body = value.rstrip("=")
-    if HEX.match(body) or NOT_SECRET.search(value) or value.startswith(("sha256-", "sha384-", "sha512-")):
+    if (
+        HEX.match(body)
+        or SEQUENCE.search(value)
+        or NOT_SECRET.search(value)
+        or value.startswith(("sha256-", "sha384-", "sha512-"))
+    ):
         return False
     digits, upper, lower = (sum(map(kind, body)) for kind in (str.isdigit, str.isupper, str.islower))
-    if digits < 3 or upper < 6 or lower < 6 or upper + lower + digits < 0.9 * len(body):
+    if digits < 2 or upper < 6 or lower < 6 or upper + lower + digits < 0.9 * len(body):
         return False
-    return sum(map(len, NAME_PART.findall(body))) <= 0.35 * len(body) and entropy(body) >= 4.2
+    return sum(map(len, LONG_PART.findall(body))) <= 0.4 * len(body) and entropy(body) >= 4.2
 
 
 def _is_path(value: str) -> bool:

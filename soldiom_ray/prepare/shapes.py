@@ -36,7 +36,7 @@ _DECLARED: tuple[tuple[str, str] | tuple[str, str, int], ...] = (
     ("github_pat_", r"[A-Za-z0-9_]{22,255}"),
     (
         "glpat- gldt- glrt- glcbt- glptt- glft- glimt- glagent- glsoat- glffct-",
-        rf"(?={_B64}{{0,19}}\d){_B64}{{20,300}}",
+        rf"(?=[a-z_-]{{0,19}}[0-9A-Z]){_B64}{{20,300}}",
     ),
     ("npm_", rf"{_AN}{{36}}(?!{_AN})"),
     ("pypi-", rf"{_B64}{{50,}}"),
