@@ -3,7 +3,6 @@
 import codecs
 import json
 import re
-from dataclasses import dataclass
 from typing import Any
 
 _MARKS = (
@@ -22,14 +21,6 @@ class LeftOut(Exception):  # noqa: N818
         super().__init__(outcome, why)
         self.outcome = outcome
         self.why = why
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A text and the encoding it was in."""
-
-    text: str
-    encoding: str
 
 
 def decode(data: bytes) -> str:
