@@ -2,7 +2,7 @@
 
     python benchmarks/quality_filters.py [--peers VENV] [--documents 1500] [--rounds 3] [--quick]
 
-The peer's environment: python -m venv VENV && VENV/bin/pip install "datatrove[processing]==0.10.1" "spacy==3.8.14"
+The peer's environment: python -m venv VENV && VENV/bin/pip install "datatrove[processing]==0.10.1" "spacy==3.8.18"
 (its English words come from spaCy). Source files are judged as if they were prose, on both sides, for more verdicts.
 One process and one core each, in turns, best of the rounds. Ours starts every timing with nothing remembered.
 """
@@ -95,7 +95,7 @@ def peer_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[]
 def run_child(python: str, side: str, source: Path, folder: Path) -> Any:
     out = folder / f"{side}.json"
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([python, __file__, "--child", side, source, out], check=True, env=environment)
+    subprocess.run([python, "-P", __file__, "--child", side, source, out], check=True, env=environment)
     return json.loads(out.read_text())
 
 
