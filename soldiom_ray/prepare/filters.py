@@ -68,14 +68,14 @@ def line_length(document: Text) -> str | None:
 
 def alphabetic(document: Text) -> str | None:
     """Too few letters among the characters that are not blank."""
-    data = document.text.encode()
+    data = document.text.encode("utf-8", "replace")
     other = data.translate(None, LETTERS + BLANKS)
     visible = len(data) - sum(data.count(blank) for blank in BLANKS)
     letters = visible - len(other)
     if not document.text.isascii():
         foreign = "".join(NOT_ASCII.findall(document.text))
         letters += sum(map(str.isalpha, foreign))
-        visible -= len(foreign.encode()) - len(foreign)
+        visible -= len(foreign.encode("utf-8", "replace")) - len(foreign)
     share = letters / visible if visible else 0.0
     return f"{share:.2f} letters" if share < MIN_LETTERS else None
 
@@ -108,7 +108,8 @@ def language(document: Text) -> str | None:
 
 def detect_language(text: str) -> tuple[str, float]:
     """ISO 639 code and confidence for the beginning of a text; ("", 0.0) when nothing can be said."""
-    found = _detector().detect(" ".join(text[:2000].split()), model="lite", k=1)
+    beginning = text[:2000].encode("utf-8", "replace").decode()
+    found = _detector().detect(" ".join(beginning.split()), model="lite", k=1)
     return (str(found[0]["lang"]), min(1.0, float(found[0]["score"]))) if found else ("", 0.0)
 
 
