@@ -36,11 +36,12 @@ def map_in_order(
     raise to stop the work. `here` keeps the work on this machine, whose files it reads. Errors of ours arrive as they
     were raised; any other is Ray's."""
     ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized() or len(pieces) < 2:
-        for piece in pieces:
-            yield function(piece)
-        return
-    yield from _on_actors(function, pieces, tick, here)
+    if ray is None or not ray.is_initialized():
+        yield from map(function, pieces)
+    elif len(pieces) < 2:
+        yield from _while_ticking(map(function, pieces), tick)
+    else:
+        yield from _on_actors(function, pieces, tick, here)
 
 
 class Worker:

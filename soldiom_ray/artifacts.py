@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,10 +147,13 @@ class Draft:
         """Add one Parquet shard of rows of a record type."""
         return self.write(name, parquet_bytes(rows, record))
 
-    def share_table(self, name: str, table: "pa.Table") -> FileEntry:
-        """Add one Parquet shard that is an Arrow table already, kept once for all artifacts of this kind that hold the
-        very same shard."""
-        data = table_bytes(table)
+    def with_more(self, **made_from: Any) -> "Draft":
+        """The same files as another artifact, made from more than was known before. All of them must be shared ones."""
+        draft = self.artifacts.draft(self.kind, self.made_from | made_from, self.parents)
+        return replace(draft, files=self.files, started=self.started)
+
+    def share(self, name: str, data: bytes) -> FileEntry:
+        """Add one file, kept once for all artifacts of this kind that hold the very same bytes."""
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"parts/{self.kind}/{sha256[:2]}/{sha256}"
         if not self.artifacts.storage.exists(key):

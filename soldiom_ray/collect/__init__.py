@@ -62,9 +62,10 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
         **shelf.details(),
         "sources": told,
     }
-    manifest = draft.commit(counts=counts, details=details)
     context.artifacts.storage.remove(_marker(draft))
-    return manifest
+    # A collection with holes is another artifact than the whole one, so that the next run asks for what is missing.
+    made = draft.with_more(missing=sorted(shelf.missing)) if shelf.missing else draft
+    return made.commit(counts=counts, details=details)
 
 
 def _columns(facts: Counter[str]) -> dict[str, list[str]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database_reader import Reader, Selection, checked_query, open_reader
-from soldiom_ray.collect.documents.columns import choose_columns, fields_text, other_fields, text_of
+from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, text_of
 from soldiom_ray.collect.kept import keep, read_kept
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import COLLECTED, Gathered, Task, Todo, document_id
@@ -212,7 +212,7 @@ class RowWriter:
             return
         for role, column in self.roles.items():
             facts[f"column {role}={column}"] += 1
-        told = {"columns": self.roles, **other_fields(record, self.roles)}
+        told = {"columns": self.roles, **about_record(record, self.roles)}
         self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", told)
 
     def close(self) -> None:

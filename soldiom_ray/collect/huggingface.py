@@ -181,4 +181,3 @@ def _refused(api: HubApi, left: LeftOut) -> InputError | UnavailableError:
 def _pause_message(limits: Limits) -> str:
     seconds = limits.paused_seconds()
     return f"; the Hub's limit: {seconds:.0f} s to wait" if seconds > 1 else ""
-

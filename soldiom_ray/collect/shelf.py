@@ -5,12 +5,15 @@ import json
 from collections import Counter
 from typing import Any
 
-from soldiom_ray.artifacts import Draft
+from soldiom_ray.artifacts import Draft, parquet_bytes
 from soldiom_ray.collect.work import COLLECTED, Gathered
 from soldiom_ray.records import Document, Drop
 
-SHARD_ROWS = 4000
-SHARD_BYTES = 32 << 20
+SHARD_ROWS = 2000
+SHARD_BYTES = 8 << 20
+UNAVAILABLE = "unavailable"
+"""Outcomes that end so name what may come when it is asked for again."""
+
 MOST_VALUES, OTHERS = 2000, "(others)"
 """A table has a group for every row: what comes after so many different values is counted together."""
 
@@ -18,12 +21,14 @@ COUNTED = ("license", "kind", "framework", "group", "language")
 
 
 class Shelf:
-    """Takes documents in the order they come; memory holds one shard."""
+    """Takes documents in the order they come; memory holds one shard. `missing` are ids of drops that another try may
+    bring."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.documents = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
+        self.missing: list[str] = []
         self._seen: set[bytes] = set()
         self._content = hashlib.sha256()
         self._rows: list[dict[str, Any]] = []
@@ -41,7 +46,10 @@ class Shelf:
                 outcomes["repeated"] += 1
             else:
                 self._add(document)
-        self._drops.extend(drop.model_dump() for drop in gathered.drops)
+        for drop in gathered.drops:
+            self._drops.append(drop.model_dump())
+            if drop.reason.endswith(UNAVAILABLE):
+                self.missing.append(drop.id)
         if len(self._drops) >= SHARD_ROWS:
             self._write_drops()
         return +outcomes
@@ -72,11 +80,11 @@ class Shelf:
 
     def _write(self) -> None:
         if self._rows:
-            self.draft.write_rows(f"documents/{self._shards:05d}.parquet", self._rows, Document)
+            self.draft.share(f"documents/{self._shards:05d}.parquet", parquet_bytes(self._rows, Document))
             self._shards += 1
             self._rows, self._bytes = [], 0
 
     def _write_drops(self) -> None:
-        self.draft.write_rows(f"dropped/{self._drop_shards:05d}.parquet", self._drops, Drop)
+        self.draft.share(f"dropped/{self._drop_shards:05d}.parquet", parquet_bytes(self._drops, Drop))
         self._drop_shards += 1
         self._drops = []

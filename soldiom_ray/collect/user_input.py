@@ -25,8 +25,14 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
-PARSERS = 1
+PARSERS = 2
 """Raise it when the same bytes would now give other texts."""
+
+COUNTED_FACTS = (
+    *("ragged_rows", "blank_rows", "unclosed_quotes", "nul_bytes", "bad_lines", "blank_records", "bad_tables"),
+    *("bad_messages", "bad_chapters", "cut_off", "lone_surrogates", "bad_pages", "ocr_pages", "ocr_skipped_pages"),
+)
+"""Metadata of a file that is counted over all files: numbers, or lists whose length counts."""
 
 MAY_BE_BETTER_NEXT_TIME = ("timeout", "too_complex", "crashed")
 STRUCTURED = ("table", "json", "parquet", "sqlite", "sql", "workbook")
@@ -70,7 +76,7 @@ class ParseFiles:
                 sha256 = keep_raw(storage, data)
                 gathered.outcomes[COLLECTED] += 1
                 gathered.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
-                _note_facts(gathered, given.name, texts)
+                _note_facts(gathered, given, texts)
         return gathered
 
     def _bytes(self, given: Given, storage: Storage) -> bytes:
@@ -248,14 +254,22 @@ def data_type(name: str) -> str:
     return "structured" if family in STRUCTURED else "text"
 
 
-def _note_facts(gathered: Gathered, name: str, texts: Sequence[ParsedText]) -> None:
-    metadata = texts[0].metadata
-    gathered.facts[f"{data_type(name)}_files"] += 1
-    for fact in ("ragged_rows", "bad_lines", "bad_pages", "ocr_pages"):
-        gathered.facts[fact] += int(metadata.get(fact, 0))
-    gathered.facts["encoding_guessed"] += "encoding" in metadata
-    for role, column in sorted((metadata.get("columns") or {}).items()):
-        gathered.facts[f"column {role}={column}"] += 1
+def _note_facts(gathered: Gathered, given: Given, texts: Sequence[ParsedText]) -> None:
+    """What is told of a file beside its texts: counts, guessed columns, members of an archive that were left out."""
+    gathered.facts[f"{data_type(given.name)}_files"] += 1
+    first = texts[0].metadata
+    for fact in COUNTED_FACTS:
+        value = first.get(fact, 0)
+        gathered.facts[fact] += len(value) if isinstance(value, list) else int(value)
+    gathered.facts["encoding_guessed"] += "encoding" in first
+    for metadata in (parsed.metadata for parsed in texts):
+        for outcome, count in (metadata.get("left_out_counts") or {}).items():
+            gathered.outcomes[f"member_{outcome}"] += count
+        for member in metadata.get("left_out") or ():
+            path = f"{given.name}!{member['name']}"
+            gathered.tell("user", given.group, path, f"member_{member['outcome']}", member["why"])
+        for role, column in sorted((metadata.get("columns") or {}).items()):
+            gathered.facts[f"column {role}={column}"] += 1
     gathered.facts += Counter()
 
 

@@ -31,6 +31,10 @@ class Gathered:
     def leave_out(self, source: str, group: str, path: str, outcome: str, detail: str = "") -> None:
         """Count a thing that made no document, and why."""
         self.outcomes[outcome] += 1
+        self.tell(source, group, path, outcome, detail)
+
+    def tell(self, source: str, group: str, path: str, outcome: str, detail: str = "") -> None:
+        """Tell of a thing that made no document and is counted already."""
         place = document_id(source, f"{group}\0{path}", "")
         self.drops.append(Drop(id=place, source=source, group=group, path=path, reason=outcome, value=detail[:200]))
 

@@ -13,7 +13,9 @@ FilterName = Literal[
     "min_words", "line_length", "alphabetic", "generated", "language", "gopher_quality", "gopher_repetition", "c4",
     "fineweb", "alphanumeric", "encoded_data", "comments", "data_size", "xml", "html", "near_duplicate"
 ]  # fmt: skip
-RedactionName = Literal["secret", "email", "ip", "phone", "card", "iban"]
+RedactionName = Literal[
+    "secret", "email", "ip", "phone", "card", "iban", "national_number", "person_name", "birth_date"
+]
 
 
 class LocalSource(Record):

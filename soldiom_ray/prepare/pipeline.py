@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from soldiom_ray.actors import map_in_order
-from soldiom_ray.artifacts import Context, Draft
+from soldiom_ray.artifacts import Context, Draft, table_bytes
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import dedup
@@ -250,7 +250,7 @@ def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, p
         table = pa.concat_tables(tables).take(np.argsort(np.concatenate(places), kind="stable"))
         column = table.schema.get_field_index("split")
         table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
-        draft.share_table(f"{split}/{number:05d}.parquet", table)
+        draft.share(f"{split}/{number:05d}.parquet", table_bytes(table))
 
 
 def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:

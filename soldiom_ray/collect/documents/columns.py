@@ -20,6 +20,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "source": ("source", "src", "source_text"),
     "target": ("target", "tgt", "target_text"),
     "text": ("text", "content", "body", "document", "passage", "article", "sentence"),
+    "correction": ("correction", "corrected", "corrected_answer"),
+    "time": ("time", "timestamp", "created_at", "datetime", "date"),
     "label": ("label", "labels", "class", "category"),
 }
 """A role and the names, best first, that a column for it usually has."""
@@ -31,6 +33,7 @@ _FORMS = (
     ("instruction", "chosen"),
     ("question", "context", "answer"),
     ("question", "answer"),
+    ("question", "output"),
     ("input", "output"),
     ("source", "target"),
     ("text",),
@@ -38,8 +41,13 @@ _FORMS = (
 )
 """The roles that make a record's text, in this order. The first form counts that a record has all roles of."""
 
-_BESIDE = ("label", "rejected", "chosen")
+_BESIDE = ("label", "rejected", "chosen", "correction", "time")
 """Roles that are told beside any form: they are no part of the text."""
+
+_ANSWERING = ("answer", "output", "chosen", "target")
+"""Roles that a model is to say, where they come last in a form."""
+
+_USUAL_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 
 MAX_FIELDS_CHARACTERS = 2000
 
@@ -74,8 +82,54 @@ def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str,
 
 def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
     """The text that a record's columns make; None when they make none (only a label, or nothing is filled in)."""
-    parts = [part for role in _text_roles(tuple(columns)) if (part := _written(record.get(columns[role])).strip())]
+    parts = [part for role in _text_roles(tuple(columns)) if (part := _part(record, columns, role))]
     return "\n\n".join(parts) or None
+
+
+def about_record(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """What metadata tells of a record beside its text: `messages` where it is a conversation or a question with its
+    answer, [{role, content}, ...]; its `time` where a column holds it; small other `fields`."""
+    messages = _messages(record, columns)
+    time = plain(record.get(columns["time"])).strip() if "time" in columns else ""
+    return (
+        ({"messages": messages} if messages else {}) | ({"time": time} if time else {}) | other_fields(record, columns)
+    )
+
+
+def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> list[dict[str, str]]:
+    roles = _text_roles(tuple(columns))
+    if roles == ("messages",):
+        return _turns(record.get(columns["messages"]))
+    if not roles or roles[-1] not in _ANSWERING:
+        return []
+    asked = [part for role in roles[:-1] if (part := _part(record, columns, role))]
+    answer = _part(record, columns, roles[-1])
+    if not asked or not answer:
+        return []
+    return [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
+
+
+def _turns(value: Any) -> list[dict[str, str]]:
+    """A conversation's turns under the usual names of roles; empty when a turn has no words."""
+    found = []
+    for turn in value if isinstance(value, list) else ():
+        if not isinstance(turn, dict):
+            return []
+        role = str(turn.get("role", turn.get("from", ""))).strip().lower()
+        content = plain(turn.get("content", turn.get("value", ""))).strip()
+        if not role or not content:
+            return []
+        found.append({"role": _USUAL_ROLES.get(role, role), "content": content})
+    return found
+
+
+def _part(record: Mapping[str, Any], columns: Mapping[str, str], role: str) -> str:
+    """What stands in a role, without blanks around it; a correction stands for the answer that it corrects."""
+    if role in ("answer", "output") and "correction" in columns:
+        corrected = _written(record.get(columns["correction"])).strip()
+        if corrected:
+            return corrected
+    return _written(record.get(columns[role])).strip()
 
 
 def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
