@@ -50,8 +50,8 @@ def source_files(most: int) -> list[str]:
     return texts
 
 
-def part_signatures(source: Path, start: int) -> tuple[list[str], list[bytes], list[int]]:
-    texts = pq.read_table(source, columns=["text"]).column("text")[start : start + PART].to_pylist()
+def part_signatures(source: Path, row_group: int) -> tuple[list[str], list[bytes], list[int]]:
+    texts = pq.ParquetFile(source).read_row_group(row_group, columns=["text"]).column("text").to_pylist()
     words = [dedup.words_of(text) for text in texts]
     signatures = dedup.signatures([dedup.shingles(dedup.hash_words(one)) for one in words])
     return [dedup.content_digest(one) for one in words], signatures, list(map(len, texts))
@@ -60,8 +60,8 @@ def part_signatures(source: Path, start: int) -> tuple[list[str], list[bytes], l
 def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
     """Fingerprints part by part, exact copies by digest, near ones by bands and their true similarity, kept rows
     written: the steps of the pipeline, without Ray."""
-    starts = range(0, pq.read_metadata(source).num_rows, PART)
-    parts = list((pool.map if pool else map)(part_signatures, [source] * len(starts), starts))
+    numbers = range(pq.read_metadata(source).num_row_groups)
+    parts = list((pool.map if pool else map)(part_signatures, [source] * len(numbers), numbers))
     digests, signatures, sizes = ([one for part in parts for one in part[at]] for at in range(3))
     order = sorted({digest: at for at, digest in reversed(list(enumerate(digests)))}.values())
     table = pq.read_table(source)
