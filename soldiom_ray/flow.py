@@ -77,7 +77,7 @@ def run_job(job_id: str) -> int:
         return pulse.end("cancelled", 0)
     except SoldiomError as error:
         logger.error("job failed", extra={"data": {"error": str(error)}})
-        return pulse.end("failed", error.exit_code, error=str(error))
+        return pulse.end("failed", error.exit_code, error=str(error), result={"exit_code": error.exit_code})
     except Exception as error:
         # The message may hold a user's text, so the row names the type only; the traceback stays in the job's log.
         logger.exception("job failed unexpectedly")

@@ -99,6 +99,19 @@ def test_a_query_is_read_with_columns_that_the_user_names(server: tuple[str, Eng
     assert json.loads(documents[0]["metadata"])["fields"] == {"a": "a@x.org"}
 
 
+def test_a_limit_holds_for_every_table_of_a_snapshot(server: tuple[str, Engine], context: Context) -> None:
+    url, owner = server
+    with owner.begin() as opened:
+        opened.execute(text("CREATE TABLE zoo (id INT PRIMARY KEY, question VARCHAR(20), answer VARCHAR(20))"))
+        opened.execute(text("INSERT INTO zoo VALUES (1, 'Who?', 'Ann'), (2, 'When?', 'May'), (3, 'Why?', 'So')"))
+    try:
+        manifest, documents = gathered(context, url, tables=("talks", "zoo"), max_rows=1)
+    finally:
+        with owner.begin() as opened:
+            opened.execute(text("DROP TABLE zoo"))
+    assert len(documents) == 2 and manifest.details["more_rows"] == 2
+
+
 def test_an_unchanged_database_is_the_same_collection_and_a_changed_row_is_not(
     server: tuple[str, Engine], context: Context
 ) -> None:

@@ -41,11 +41,13 @@ _MARKED = {
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One thing to read: a table (with the columns of its primary key, in whose order it is read) or a query."""
+    """One thing to read: a table (with the columns of its primary key, in whose order it is read) or a query.
+    `is_limited` says that the statement itself gives hardly more rows than are wanted."""
 
     name: str
     statement: str
     key: tuple[str, ...] = ()
+    is_limited: bool = False
 
 
 class Reader:
@@ -76,7 +78,7 @@ class Reader:
                 limit = f" LIMIT {max_rows + 1}" if max_rows else ""
                 place = ".".join(quote(part) for part in (schema, name) if part)
                 shown = f"{schema}.{name}" if schema else name
-                found.append(Selection(shown, f"SELECT * FROM {place}{order}{limit}", tuple(key)))  # noqa: S608
+                found.append(Selection(shown, f"SELECT * FROM {place}{order}{limit}", tuple(key), bool(max_rows)))  # noqa: S608
             return found
 
     def _chosen(self, inspector: "Inspector", names: Sequence[str]) -> list[tuple[str | None, str]]:
@@ -112,7 +114,10 @@ class Reader:
                 for row in result:
                     yield names, tuple(row)
             except GeneratorExit:
-                self.connection.invalidate()  # A MySQL cursor would first read all that is left.
+                if self.address.backend == "mysql" and not selection.is_limited:
+                    self.connection.invalidate()  # its cursor would first read all that is left
+                else:
+                    result.close()
                 raise
 
 
