@@ -188,10 +188,33 @@ Source = Annotated[
 
 
 class LicencePolicy(Record):
-    """Which licences may enter a dataset."""
+    """Which licences may enter a dataset: a rule, and SPDX ids that it does not decide. "unknown" in a list stands for
+    documents without a licence."""
 
     use: Licences = "any"
-    allow_unknown: bool = True
+    allow_unknown: bool = Field(True, description="keep what no rule knows")
+    allow: tuple[str, ...] = Field((), description="SPDX ids that are always kept")
+    deny: tuple[str, ...] = Field((), description="SPDX ids that are always left out")
+    ask: tuple[str, ...] = Field((), description="SPDX ids that stay out until a person moves them to `allow`")
+
+    @model_validator(mode="after")
+    def _names_licences(self) -> "LicencePolicy":
+        if not (self.allow or self.deny or self.ask):
+            return self
+        from soldiom_ray.licenses import UNKNOWN, normalize
+
+        seen: dict[str, str] = {}
+        for field in ("allow", "deny", "ask"):
+            for name in getattr(self, field):
+                if name != UNKNOWN and (spelled := normalize(name)) != name:
+                    hint = f'; did you mean "{spelled}"?' if spelled else ""
+                    raise ValueError(f'`{field}` names "{name[:80]}", which is no SPDX id{hint}')
+                if " AND " in name or " OR " in name:
+                    raise ValueError(f'`{field}` names "{name[:80]}": give single ids, not expressions')
+                if name in seen:
+                    raise ValueError(f'"{name}" stands in `{seen[name]}` and in `{field}`')
+                seen[name] = field
+        return self
 
 
 class SplitRule(Record):

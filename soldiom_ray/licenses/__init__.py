@@ -1,0 +1,47 @@
+"""Licences as SPDX expressions: which one a thing has, what a use of it may be, and what it asks for.
+
+What stands here is a reading of published licences for sorting data, not legal advice. Licences that no rule knows are
+"unknown", never "allowed".
+"""
+
+from soldiom_ray.licenses.metadata import PackageMetadata, from_metadata
+from soldiom_ray.licenses.names import combine, from_name, normalize
+from soldiom_ray.licenses.texts import Found, Reading, from_text, read_text
+from soldiom_ray.licenses.uses import (
+    NO_DERIVATIVES,
+    NON_COMMERCIAL,
+    PERMISSIVE,
+    STRONG_COPYLEFT,
+    UNKNOWN,
+    WEAK_COPYLEFT,
+    Policy,
+    Ruling,
+    Verdict,
+    obligations,
+    policy,
+    verdict,
+)
+
+__all__ = [
+    "NON_COMMERCIAL",
+    "NO_DERIVATIVES",
+    "PERMISSIVE",
+    "STRONG_COPYLEFT",
+    "UNKNOWN",
+    "WEAK_COPYLEFT",
+    "Found",
+    "PackageMetadata",
+    "Policy",
+    "Reading",
+    "Ruling",
+    "Verdict",
+    "combine",
+    "from_metadata",
+    "from_name",
+    "from_text",
+    "normalize",
+    "obligations",
+    "policy",
+    "read_text",
+    "verdict",
+]
