@@ -1,4 +1,5 @@
-"""The same function over many pieces of work, by a pool of actors that Ray Data keeps; in this process without Ray.
+"""The same function over many pieces of work, by a pool of actors that Ray Data keeps; in this process without Ray, and
+for the little that is done before a pool would have started.
 
 What comes out does not depend on the number of workers: results come in the order of the pieces. One piece is one block
 of Ray Data, so what is repeated after a worker's death is the piece in hand, never a block of Ray's making.
@@ -8,6 +9,7 @@ import logging
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -20,6 +22,9 @@ Result = TypeVar("Result")
 TICK_SECONDS = 2.0
 WORKERS_WITHOUT_CPUS = 2
 """How many actors read this machine's files where its node offers Ray no CPU, as heads of large clusters do not."""
+
+START_SECONDS = 5.0
+"""What the pool takes to start, measured on two cores: work that will be done sooner is done in this process."""
 
 RETRIES = 10
 """How often a piece may lose the worker it is done in before the work fails."""
@@ -38,10 +43,16 @@ def map_in_order(
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         yield from map(function, pieces)
-    elif len(pieces) < 2:
-        yield from _while_ticking(map(function, pieces), tick)
-    else:
-        yield from _on_actors(function, pieces, tick, here)
+        return
+    spent = 0.0
+    for done, piece in enumerate(pieces):
+        if done and spent / done * (len(pieces) - done) > START_SECONDS:
+            yield from _on_actors(function, pieces[done:], tick, here)
+            return
+        began = time.monotonic()
+        result = next(_while_ticking(map(function, [piece]), tick))
+        spent += time.monotonic() - began
+        yield result
 
 
 class Worker:

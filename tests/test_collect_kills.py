@@ -21,7 +21,8 @@ ROUNDS = 12
 PROGRAM = """
 import datetime, json, sys
 from pathlib import Path
-from soldiom_ray import records
+from soldiom_ray import actors, records
+actors.START_SECONDS = 0
 records.now = lambda: datetime.datetime(2026, 11, 24, 9, 0, int(sys.argv[4]), tzinfo=datetime.UTC)
 from collecting import make_context
 from soldiom_ray.collect import collect

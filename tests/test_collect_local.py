@@ -174,8 +174,10 @@ PROGRAM = """
 import hashlib, json, sys, ray
 from collecting import documents_of, make_context
 from pathlib import Path
+from soldiom_ray import actors
 from soldiom_ray.collect import collect
 from soldiom_ray.domains.schema import LocalSource, GithubSource
+actors.START_SECONDS = 0
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 variables = json.loads(sys.argv[2])
 context = make_context(Path(sys.argv[1]), **variables)

@@ -159,7 +159,8 @@ def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], d
         return {at[one]: dedup.shingles(dedup.hash_words(dedup.words_of(text))) for one, text in texts}
 
     signatures = ledger.column("signature", order)
-    copies = dedup.near_copies(signatures, declared.near_duplicate_threshold, load)
+    characters = ledger.characters[order].tolist()
+    copies = dedup.near_copies(signatures, declared.near_duplicate_threshold, load, characters)
     for position, (original_position, similarity) in copies.items():
         one, original = int(order[position]), int(order[original_position])
         crosses = ledger.sides[one] != ledger.sides[original]

@@ -114,7 +114,9 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
     known["time"] = str(about.get("time") or "")
     pieces = Pieces.of(row["text"], about).treated(clean)
     text, code = pieces.text(), is_code(row["path"])
-    objection = first_objection(Text(text, code), declared.filters) if text.strip() else ("empty", "0 characters")
+    objection = (
+        first_objection(Text(text, code, row["path"]), declared.filters) if text.strip() else ("empty", "0 characters")
+    )
     if objection:
         known["reason"], known["value"] = objection
         return None
