@@ -47,7 +47,8 @@ SPELLINGS = {
     "judgement": "judgment", "whilst": "while", "wilful": "willful", "authorised": "authorized", "https": "http",
     "analogue": "analog", "artefact": "artifact", "behaviour": "behavior", "centre": "center", "defence": "defense",
     "fulfil": "fulfill", "labour": "labor", "owners": "holders", "owner": "holder", "programme": "program",
-    "realise": "realize", "recognise": "recognize", "utilisation": "utilization", "cancelled": "canceled", "signalling": "signaling",
+    "realise": "realize", "recognise": "recognize", "utilisation": "utilization", "cancelled": "canceled",
+    "signalling": "signaling",
 }  # fmt: skip
 """Words that the SPDX matching guidelines (annex B of the specification) take for the same."""
 

@@ -167,7 +167,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The expression of a whole text ("" when no licence is found), the least confidence of its parts, the parts."""
+    """The expression of a whole text ("" when no licence is found), how sure its least sure licence is, the parts."""
 
     expression: str
     confidence: float
@@ -198,7 +198,10 @@ def read_text(text: str) -> Reading:
     if len(names) > MAX_LICENSES:
         names = [*names[:MAX_LICENSES], BUNDLED]
     expression = combine(names) if len(names) > 1 else names[0]
-    return Reading(expression, min(part.confidence for part in parts), tuple(sorted(parts, key=lambda one: one.start)))
+    surest: dict[str, float] = {}
+    for part in parts:
+        surest[part.license] = max(part.confidence, surest.get(part.license, 0.0))
+    return Reading(expression, min(surest.values()), tuple(sorted(parts, key=lambda one: one.start)))
 
 
 def _whole(words: list[str]) -> Iterator[Found]:

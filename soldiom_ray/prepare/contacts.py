@@ -28,7 +28,7 @@ INSIDE_WORD = re.compile(r"[\w.:\-]\Z")
 NOT_ADDRESS = re.compile(r"[\w.\-]\Z")
 ADDRESS_BEFORE = re.compile(r"(?i)(?:\bip|host|addr|ping|server|peer|client|dns|from|//)[\w\s\"'(:=\[]{0,8}\Z")
 VERSION_BEFORE = re.compile(
-    r"(?i)(?:version|ver|release|rev|build|driver|cuda|firmware|section|sec|chapter|rfc|clause|\bv|[=<>~!]=|[§^])"
+    r"(?i)(?:version|\bver|release|rev|build|driver|cuda|firmware|section|sec|chapter|rfc|clause|identifier|\boid|\bv|[=<>~!]=|[§^])"
     r"[\w\s\"'(:=.]{0,6}\Z"
 )
 
@@ -39,7 +39,7 @@ PHONE = re.compile(
     r"|(?<![\w.\-+(])(?:1[ .\-]?)?(?:\([2-9][0-9]{2}\)[ .\-]?|[2-9][0-9]{2}-)[2-9][0-9]{2}[.\- ][0-9]{4}(?![\w\-]|\.\d)"
 )
 LOCAL_PHONE = re.compile(
-    r"(?<![\w.\-+])(?:\(?[0-9]{2,6}\)?(?:[ .\-/][0-9]{2,5}){1,4}(?![\w\-]|\.\d)|0[1-9][0-9]{7,10}(?!\w))"
+    r"(?<![\w.\-+])(?:\(?[0-9]{2,6}\)?(?:[ .\-/][0-9]{2,8}){1,4}(?![\w\-]|\.\d)|0[1-9][0-9]{7,10}(?!\w))"
 )
 PHONE_WORDS = re.compile(
     r"(?i)(?:\btel|phone|\bfax|\bmobile?|\bcell|\bcall|telefon|\bhandy|t.l.phone|tel.fono|whatsapp)"
