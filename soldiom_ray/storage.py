@@ -5,8 +5,10 @@ with AES-256-GCM in chunks bound to the object's key, its position and its end, 
 objects are refused (the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar 2015).
 """
 
+import base64
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -278,6 +280,33 @@ def open_storage(settings: Settings) -> Storage:
 def raw_key(sha256: str) -> str:
     """Where raw bytes with this hash lie, whoever brought them: uploads and collected files alike."""
     return f"raw/sha256/{sha256[:2]}/{sha256}"
+
+
+SEALED = "sealed:"
+"""What a sealed text begins with."""
+
+
+def seal_text(text: str, name: str, encryption_key: bytes | None) -> str:
+    """A text as it may stand in a database: sealed and bound to `name` when there is a key, else as it is."""
+    if encryption_key is None:
+        return text
+    return SEALED + base64.b64encode(b"".join(_seal((text.encode(),), name, encryption_key))).decode()
+
+
+def open_text(text: str, name: str, encryption_key: bytes | None) -> str:
+    """What `seal_text` was given. DamagedError when the text was changed or moved, or the key is another one."""
+    if not text.startswith(SEALED) or not (data := _sealed_bytes(text)).startswith(MAGIC):
+        return text
+    file = io.BytesIO(data)
+    file.seek(len(MAGIC))
+    return b"".join(_unseal(file, name, encryption_key)).decode()
+
+
+def _sealed_bytes(text: str) -> bytes:
+    try:
+        return base64.b64decode(text.removeprefix(SEALED), validate=True)
+    except ValueError:
+        return b""
 
 
 def _check_key(key: str) -> None:

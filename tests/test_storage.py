@@ -14,7 +14,7 @@ from conftest import ROOT, free_port
 from moto.server import ThreadedMotoServer
 
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError, UnavailableError
-from soldiom_ray.storage import CHUNK_BYTES, FolderPlace, S3Place, Storage
+from soldiom_ray.storage import CHUNK_BYTES, FolderPlace, S3Place, Storage, open_text, seal_text
 
 KEY = bytes(range(32))
 
@@ -136,3 +136,18 @@ def test_a_stream_of_any_length_is_stored_with_flat_memory(tmp_path: Path) -> No
 def test_an_absent_bucket_and_an_absent_server_are_clear_errors(s3: str) -> None:
     with pytest.raises(UnavailableError, match="nowhere"):
         Storage(S3Place("nowhere", "", s3)).write("a", b"x")
+
+
+def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
+    for text in ("", "ünï " * 5000, "sealed:not really", "sealed:aGVsbG8="):
+        sealed = seal_text(text, "rows/1", KEY)
+        assert sealed.startswith("sealed:") and open_text(sealed, "rows/1", KEY) == text
+        assert seal_text(text, "rows/1", None) == text == open_text(text, "rows/1", KEY)
+    sealed = seal_text("private", "rows/1", KEY)
+    assert "private" not in sealed
+    with pytest.raises(DamagedError):
+        open_text(sealed, "rows/2", KEY)
+    with pytest.raises(DamagedError):
+        open_text(sealed, "rows/1", KEY[::-1])
+    with pytest.raises(InputError, match="rows/1"):
+        open_text(sealed, "rows/1", None)

@@ -22,7 +22,7 @@ from soldiom_ray.domains.schema import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import Storage, open_storage
+from soldiom_ray.storage import Storage, open_storage, open_text
 
 FILES_PER_TASK = 64
 PARSERS = 2
@@ -210,7 +210,7 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
                     f"input/{name}",
                     None,
                     row.content if stored else "",
-                    None if stored else row.content,
+                    None if stored else open_text(row.content, f"user_inputs/{name}", context.settings.encryption_key),
                     metadata,
                 )
             )

@@ -22,7 +22,9 @@ from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import session
 from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, Recipe, UrlSource
 from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.records import new_id
 from soldiom_ray.settings import Settings
+from soldiom_ray.storage import seal_text
 
 router = APIRouter(route_class=GuardedRoute, tags=["collect"])
 Idempotency = Annotated[str | None, Header(max_length=255)]
@@ -153,11 +155,13 @@ def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempot
             locks.hold(opened, f"uploads/{tenant}")
             if known := requests.find(opened, tenant, idempotency_key, asked):
                 return inputs.as_dict(inputs.get(opened, known[0], tenant))
+        input_id = new_id()
         row = inputs.add(
             opened,
+            id=input_id,
             user_id=body.user_id,
             input_type=body.input_type,
-            content=content,
+            content=seal_text(content, f"user_inputs/{input_id}", settings.encryption_key),
             sha256=sha256,
             size_bytes=len(data),
             metadata=body.metadata,
