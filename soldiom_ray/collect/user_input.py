@@ -12,6 +12,7 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
+from soldiom_ray.collect.documents.speech import why_not
 from soldiom_ray.collect.files import wanted
 from soldiom_ray.collect.label import LANGUAGES, label
 from soldiom_ray.collect.raw import keep_raw
@@ -154,6 +155,8 @@ class FilesPlan:
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
     """Find all files and inputs; InputError names everything that is missing."""
     problems: list[Problem] = []
+    if declared.speech_model and (why := why_not(declared.speech_model)):
+        problems.append(Problem("collect.speech_model", why))
     files: list[Given] = []
     gathered = Gathered()
     prints: list[Any] = []
@@ -174,7 +177,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
     given, hashes = _inputs(declared.inputs, context, problems)
     if problems:
         raise InputError(
-            "Some of the files to collect are missing.", remedy="correct the paths and ids", problems=problems
+            "The files cannot be collected as declared.", remedy="correct what is named", problems=problems
         )
     fingerprint = {"files": hashlib.sha256(json.dumps(prints).encode()).hexdigest(), "inputs": hashes}
     gathered.outcomes += Counter()
