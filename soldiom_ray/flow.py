@@ -191,8 +191,9 @@ def _given(context: Context, recipe: Recipe) -> Made:
 def _collect(context: Context, recipe: Recipe, made: Made) -> Manifest:
     from soldiom_ray.collect import collect
 
-    made.documents = [collect(context, recipe.collect or ())]
-    return made.documents[0]
+    collected = collect(context, recipe.collect or ())
+    made.documents.insert(0, collected)
+    return collected
 
 
 def _prepare(context: Context, recipe: Recipe, made: Made) -> Manifest:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, follow, print_json, print_table
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import load_settings
 
 collect_app = typer.Typer(help="Collect documents from a source.", no_args_is_help=True)
@@ -114,7 +115,15 @@ def collect_huggingface(
 
 
 def prepare(
-    datasets: Annotated[list[str], typer.Argument(help="Ids of collected documents.", metavar="DATASET...")],
+    datasets: Annotated[
+        list[str],
+        typer.Argument(help="Ids of collected documents; or files and folders to collect.", metavar="DATASET..."),
+    ],
+    column: Annotated[Many | None, typer.Option(help="For files: which column is what.", metavar="ROLE=COLUMN")] = None,
+    license: Annotated[str | None, typer.Option(help="For files: their licence (SPDX).")] = None,  # noqa: A002
+    split_by: Annotated[
+        str | None, typer.Option(help="group, repository, conversation, document or time; default: group.")
+    ] = None,
     filters: Annotated[Many | None, typer.Option(help="Filters in order; default: all for text and code.")] = None,
     test_share: Annotated[float | None, typer.Option(help="Share of the groups held out for the test.")] = None,
     name: Name = "prepared",
@@ -122,9 +131,17 @@ def prepare(
 ) -> None:
     """Clean, filter, redact, deduplicate and split: documents become a versioned dataset."""
     declared: dict[str, Any] = {"filters": split_list(filters)} if filters else {}
-    if test_share is not None:
-        declared["split"] = {"test": test_share}
-    job = _run({"name": name, "documents": datasets, "prepare": declared}, "prepare")
+    split = {key: value for key, value in (("test", test_share), ("by", split_by)) if value is not None}
+    paths = [str(Path(one).expanduser().absolute()) for one in datasets if Path(one).expanduser().exists()]
+    content: dict[str, Any] = {
+        "name": name,
+        "documents": [one for one in datasets if not Path(one).expanduser().exists()],
+        "prepare": declared | ({"split": split} if split else {}),
+    }
+    if paths:
+        source = {"source": "files", "paths": paths, "columns": pairs(column, "--column"), "license": license or ""}
+        content["collect"] = [{key: value for key, value in source.items() if value}]
+    job = _run(content, "prepare")
     stage = _stage(job, "prepare")
     counts = stage["details"]["counts"]
     made = {
@@ -223,3 +240,14 @@ def _stage(job: dict[str, Any], name: str) -> dict[str, Any]:
 def split_list(values: Many | None) -> list[str]:
     """Values given repeatedly, separated by commas, or both."""
     return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+
+
+def pairs(values: Many | None, option: str) -> dict[str, str]:
+    """NAME=VALUE options as a mapping. Raises InputError for one of another form."""
+    found = {}
+    for value in values or ():
+        name, sign, meant = value.partition("=")
+        if not (name and sign and meant):
+            raise InputError(f"{option} needs NAME=VALUE.", remedy=f"for example {option} text=body")
+        found[name.strip()] = meant.strip()
+    return found

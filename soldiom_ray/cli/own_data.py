@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from soldiom_ray.cli.client import call
-from soldiom_ray.cli.data import Many, Name, collect_app, collect_source, split_list
+from soldiom_ray.cli.data import Many, Name, collect_app, collect_source, pairs, split_list
 from soldiom_ray.cli.output import Json
 from soldiom_ray.domains.connections import with_password
 from soldiom_ray.errors import InputError
@@ -30,6 +30,7 @@ def collect_files(
     include: Annotated[Many | None, typer.Option(help="File patterns to take, such as '*.pdf'; default: all.")] = None,
     exclude: Annotated[Many | None, typer.Option(help="File patterns to leave out.")] = None,
     column: Columns = None,
+    license: Annotated[str | None, typer.Option(help="Of these files (SPDX).")] = None,  # noqa: A002
     ocr: Annotated[bool, typer.Option("--ocr/--no-ocr", help="Read scans and images.")] = True,
     speech_model: Annotated[
         str | None, typer.Option(help="Writes transcripts: pocketsphinx, or the folder of a Whisper model.")
@@ -44,7 +45,8 @@ def collect_files(
         "inputs": split_list(inputs),
         "include": split_list(include),
         "exclude": split_list(exclude),
-        "columns": _pairs(column, "--column"),
+        "columns": pairs(column, "--column"),
+        "license": license,
         "ocr": ocr,
         "speech_model": speech_model,
     }
@@ -100,7 +102,7 @@ def collect_database(
         "url": url,
         "query": query,
         "tables": table,
-        "columns": _pairs(column, "--column"),
+        "columns": pairs(column, "--column"),
         "group_by": group_by,
         "max_rows": max_rows,
         "timeout_seconds": timeout_seconds,
@@ -138,8 +140,8 @@ def collect_url(
         "next": next_,
         "cursor": cursor,
         "page": page,
-        "headers": {key: environment_value(value) for key, value in _pairs(header_env, "--header-env").items()},
-        "columns": _pairs(column, "--column"),
+        "headers": {key: environment_value(value) for key, value in pairs(header_env, "--header-env").items()},
+        "columns": pairs(column, "--column"),
         "max_pages": max_pages,
         "polls": polls,
         "interval_seconds": interval_seconds,
@@ -147,13 +149,3 @@ def collect_url(
         "private": private,
     }
     collect_source(name, source, json)
-
-
-def _pairs(values: Many | None, option: str) -> dict[str, str]:
-    pairs = {}
-    for value in values or ():
-        name, sign, meant = value.partition("=")
-        if not (name and sign and meant):
-            raise InputError(f"{option} needs NAME=VALUE.", remedy=f"for example {option} text=body")
-        pairs[name.strip()] = meant.strip()
-    return pairs

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
@@ -26,7 +27,7 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage, open_text
 
 FILES_PER_TASK = 64
-PARSERS = 2
+PARSERS = 3
 """Raise it when the same bytes would now give other texts."""
 
 COUNTED_FACTS = (
@@ -50,6 +51,7 @@ class Given:
     key: str = ""
     content: str | None = None
     metadata: str = "{}"
+    license: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
     problems: list[Problem] = []
     if declared.speech_model and (why := why_not(declared.speech_model)):
         problems.append(Problem("collect.speech_model", why))
+    license_ = _license(declared.license, problems)
     files: list[Given] = []
     gathered = Gathered()
     prints: list[Any] = []
@@ -172,7 +175,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         chosen = [(name, file) for name, file in found if wanted(name, declared.include or ("*",), declared.exclude)]
         gathered.outcomes["not_included"] += len(found) - len(chosen)
         found = chosen
-        files.extend(Given(name, file.as_uri(), name, file) for name, file in found)
+        files.extend(Given(name, file.as_uri(), name, file, license=license_) for name, file in found)
         prints.extend((name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in found)
     given, hashes = _inputs(declared.inputs, context, problems)
     if problems:
@@ -182,6 +185,13 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
     fingerprint = {"files": hashlib.sha256(json.dumps(prints).encode()).hexdigest(), "inputs": hashes}
     gathered.outcomes += Counter()
     return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, gathered)
+
+
+def _license(declared: str, problems: list[Problem]) -> str:
+    found = licenses.from_name(declared) if declared else ""
+    if declared and not found:
+        problems.append(Problem("collect.license", f"{declared!r} is no licence that is known; write it as SPDX does"))
+    return found
 
 
 def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tuple[list[Given], dict[str, str]]:
@@ -237,9 +247,9 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
         source="user",
         url=url,
         path=given.name,
-        group=f"{given.group}#{parsed.part}" if parsed.part.startswith(("row ", "record ")) else given.group,
+        group=_group(given, parsed),
         sha256=digest,
-        license="",
+        license=licenses.from_name(str(parsed.metadata.get("license") or "")) or given.license,
         kind=kind,
         framework=told.framework,
         language=told.language or "text",
@@ -247,6 +257,14 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
         collected_at=collected_at,
         metadata=json.dumps(metadata),
     )
+
+
+def _group(given: Given, parsed: ParsedText) -> str:
+    """A record stands for itself, or for what its own column says that it belongs to (hashed: names of groups are not
+    redacted)."""
+    if named := parsed.metadata.get("group"):
+        return f"{given.group}#{hashlib.sha256(str(named).encode(errors='surrogatepass')).hexdigest()[:12]}"
+    return f"{given.group}#{parsed.part}" if parsed.part.startswith(("row ", "record ")) else given.group
 
 
 def data_type(name: str) -> str:

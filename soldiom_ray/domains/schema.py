@@ -47,6 +47,7 @@ class FilesSource(Record):
     columns: dict[str, str] = Field(
         default_factory=dict, description="role (text, question, answer, ...) -> name of a column or field"
     )
+    license: str = Field("", description="of these files (SPDX), where a record does not name its own")
     ocr: bool = Field(True, description="read scans and images")
     speech_model: str = Field("", description="writes transcripts: pocketsphinx, or the folder of a Whisper model")
     max_bytes: int = Field(50_000_000, ge=1)

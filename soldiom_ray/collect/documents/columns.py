@@ -22,6 +22,8 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "text": ("text", "content", "body", "document", "passage", "article", "sentence"),
     "correction": ("correction", "corrected", "corrected_answer"),
     "time": ("time", "timestamp", "created_at", "datetime", "date"),
+    "group": ("group", "group_id", "conversation_id", "thread_id", "session_id", "doc_title", "document_id"),
+    "license": ("license", "licence"),
     "label": ("label", "labels", "class", "category"),
 }
 """A role and the names, best first, that a column for it usually has."""
@@ -41,8 +43,11 @@ _FORMS = (
 )
 """The roles that make a record's text, in this order. The first form counts that a record has all roles of."""
 
-_BESIDE = ("label", "rejected", "chosen", "correction", "time")
+_BESIDE = ("label", "rejected", "chosen", "correction", "time", "group", "license")
 """Roles that are told beside any form: they are no part of the text."""
+
+_OWN = ("time", "group", "license")
+"""Roles that say something of the record itself: when, what it belongs to, how it may be used."""
 
 _ANSWERING = ("answer", "output", "chosen", "target")
 """Roles that a model is to say, where they come last in a form."""
