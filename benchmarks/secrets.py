@@ -140,30 +140,27 @@ def main() -> None:
 
 
 def report(planted: dict, size: float, runs: list) -> None:
-    missed, other = {"ours": Counter(), "detect-secrets": Counter()}, Counter()
     mine, peer = runs[-1][0][1], runs[-1][1][1] if runs[-1][1] else {}
+    missed = {"ours": Counter(), "detect-secrets": Counter()}
+    other = Counter()
     for path, (kind, secret, number) in planted.items():
-        text = Path(path).read_text(errors="replace")
-        start = text.index(secret)
-        hits = [(a, b) for a, b in mine[path] if a < start + len(secret) and b > start]
+        start = Path(path).read_text(errors="replace").index(secret)
+        hits = [one for one in mine[path] if one[0] < start + len(secret) and one[1] > start]
         missed["ours"][kind] += not any(a <= start and b >= start + len(secret) for a, b in hits)
-        other["ours"] += len(mine[path]) - len(hits)
         missed["detect-secrets"][kind] += number not in peer.get(path, [])
-        other["detect-secrets"] += len({line for line in peer.get(path, []) if line != number})
-    seconds = {"ours": min(one[0][0] for one in runs)} | (
-        {"detect-secrets": min(one[1][0] for one in runs)} if peer else {}
-    )
+        other["ours"] += len(mine[path]) - len(hits)
+        other["detect-secrets"] += len(set(peer.get(path, [])) - {number})
+    seconds = {"ours": min(own[0] for own, _ in runs)}
+    if peer:
+        seconds["detect-secrets"] = min(other[0] for _, other in runs)
     print(f"{len(planted)} files, {size:.1f} MB, one planted secret each\n")
     print("| | MB/s | recall | other places per MB | missed |\n|---|---|---|---|---|")
     for name, took in seconds.items():
-        lost = ", ".join(f"{kind} {count}" for kind, count in missed[name].items() if count)
+        lost = ", ".join(f"{kind} {count}" for kind, count in missed[name].items() if count) or "-"
         recall = 1 - missed[name].total() / len(planted)
-        print(f"| {name} | {size / took:.2f} | {recall:.1%} | {other[name] / size:.2f} | {lost or '-'} |")
-    print(
-        f"\nours / detect-secrets: {seconds['detect-secrets'] / seconds['ours']:.0f} times as fast"
-        if peer
-        else "\nno peer: own figures only"
-    )
+        print(f"| {name} | {size / took:.2f} | {recall:.1%} | {other[name] / size:.2f} | {lost} |")
+    ratio = f"ours / detect-secrets: {seconds['detect-secrets'] / seconds['ours']:.0f} times as fast" if peer else ""
+    print(f"\n{ratio or 'no peer: own figures only'}")
 
 
 if __name__ == "__main__":

@@ -223,16 +223,22 @@ def _whole(words: list[str]) -> Iterator[Found]:
         for owner in np.flatnonzero(counts >= MIN_COVERAGE * known.sizes)
     }
     free = np.ones(len(runs), np.bool_)
-    best = {owner: _best_stretch(known, owner, runs, found) for owner, found in hits.items()}
-    while best:
-        owner, (score, dice, start, stop) = max(best.items(), key=lambda item: (item[1][0], -item[0]))
+    bounds = {owner: PREFER_COMMON * (int(counts[owner]) << int(known.steps[owner])) for owner in hits}
+    best: dict[int, tuple[float, float, int, int]] = {}  # of those whose bound has come to the top
+    while bounds:
+        owner = max(bounds, key=lambda one: (bounds[one], -one))
+        if owner not in best:
+            best[owner] = _best_stretch(known, owner, runs, hits[owner][free[hits[owner]]])
+            bounds[owner] = best[owner][0]
+            continue
+        score, dice, start, stop = best[owner]
         if not score:
             return
         yield Found(known.names[owner], round(dice, 3), start, stop + RUN_WORDS - 1)
         free[start:stop] = False
         for other, (_, _, first, last) in list(best.items()):
             if first < stop and start < last:
-                best[other] = _best_stretch(known, other, runs, hits[other][free[hits[other]]])
+                del best[other]
 
 
 def _matches(known: Known, runs: "NDArray[np.uint32]") -> "tuple[NDArray[np.intp], NDArray[np.uint16]]":
