@@ -7,9 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, parquet_bytes
+from soldiom_ray.domains.file_types import SUPPORTED
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.clean import clean
@@ -113,7 +115,7 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
     about = json.loads(row["metadata"])
     known["time"] = str(about.get("time") or "")
     pieces = Pieces.of(row["text"], about).treated(clean)
-    text, code = pieces.text(), is_code(row["path"])
+    text, code = pieces.text(), _is_code(row)
     objection = (
         first_objection(Text(text, code, row["path"]), declared.filters) if text.strip() else ("empty", "0 characters")
     )
@@ -140,6 +142,13 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
         "messages": pieces.messages(),
         "metadata": json.dumps(pieces.metadata() | _label(about)),
     }
+
+
+def _is_code(row: Mapping[str, Any]) -> bool:
+    """Data and pages that users gave are no code, whatever their ending: their parsers made text of them."""
+    ending = PurePosixPath(row["path"].lower()).suffix
+    parsed = row["source"] == "user" and ending in SUPPORTED and ending != ".ipynb"
+    return is_code(row["path"]) and not parsed
 
 
 def _label(about: Mapping[str, Any]) -> dict[str, Any]:
