@@ -16,6 +16,7 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database_reader import Reader, Selection, checked_query, open_reader
 from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, text_of
+from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
 from soldiom_ray.collect.kept import keep, read_kept
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import COLLECTED, Gathered, Task, Todo, document_id
@@ -28,7 +29,6 @@ from soldiom_ray.storage import Storage, open_storage
 
 CHUNK_DOCUMENTS = 500
 CHUNK_BYTES = 8 << 20
-ROWS_PER_TEXT = 200
 """Rows of a table without a text column that make one document, as in files."""
 UNDATED = datetime.fromtimestamp(0, UTC)
 """On kept documents, so that the same rows are the same bytes; a collection puts its own time there."""
@@ -227,7 +227,7 @@ class RowWriter:
 
     def _pool(self, record: Mapping[str, Any]) -> None:
         text, group = fields_text(record), self._group(record)
-        full = len(self.pooled) >= ROWS_PER_TEXT or self.pooled_bytes + len(text) > self.max_bytes
+        full = len(self.pooled) >= ROWS_PER_TEXT or self.pooled_bytes + len(text) > CHARACTERS_PER_TEXT
         if self.pooled and (full or group != self.pooled_group):
             self.number -= 1
             self.close()

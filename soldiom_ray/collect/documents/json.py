@@ -7,9 +7,8 @@ from typing import Any
 from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, guess_columns, text_of
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.rows import pack
 from soldiom_ray.collect.text import LeftOut
-
-RECORDS_PER_TEXT = 200
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
@@ -80,11 +79,9 @@ def _lines(text: str) -> tuple[list[Any], int]:
 
 
 def _written_out(values: Sequence[Any], told: dict[str, Any]) -> list[ParsedText]:
-    written = [_written(value) for value in values]
-    starts = range(0, len(written), RECORDS_PER_TEXT)
-    parts = ["\n\n".join(written[s : s + RECORDS_PER_TEXT]) for s in starts]
-    names = [""] if len(parts) == 1 else [f"records from {s + 1}" for s in starts]
-    return [ParsedText(part, name, told) for part, name in zip(parts, names, strict=True)]
+    pieces = list(pack([_written(value) for value in values]))
+    names = [""] if len(pieces) == 1 else [f"records from {start + 1}" for start, _ in pieces]
+    return [ParsedText("\n\n".join(piece), name, told) for (_, piece), name in zip(pieces, names, strict=True)]
 
 
 def _written(value: Any) -> str:

@@ -11,6 +11,8 @@ from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.text import LeftOut
 
 ROWS_PER_TEXT = 200
+CHARACTERS_PER_TEXT = 8000
+"""Rows that say little for themselves stand together, but not so many that a question finds all of them or none."""
 
 
 @dataclass
@@ -128,8 +130,21 @@ def _many_to_a_text(name: str, records: Sequence[Mapping[str, Any]], about: dict
 
 
 def _in_pieces(texts: Sequence[str], between: str, name: str, about: dict[str, Any]) -> list[ParsedText]:
-    if len(texts) <= ROWS_PER_TEXT:
-        return [ParsedText(between.join(texts), f"table {name}" if name else "", about)]
     of = f" of {name}" if name else ""
-    starts = range(0, len(texts), ROWS_PER_TEXT)
-    return [ParsedText(between.join(texts[s : s + ROWS_PER_TEXT]), f"rows from {s + 1}{of}", about) for s in starts]
+    pieces = list(pack(texts))
+    if len(pieces) <= 1:
+        return [ParsedText(between.join(texts), f"table {name}" if name else "", about)]
+    return [ParsedText(between.join(piece), f"rows from {start + 1}{of}", about) for start, piece in pieces]
+
+
+def pack(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """Rows together, at most ROWS_PER_TEXT and about CHARACTERS_PER_TEXT, with the number of the first (from 0)."""
+    start, piece, size = 0, list[str](), 0
+    for number, text in enumerate(texts):
+        if piece and (len(piece) >= ROWS_PER_TEXT or size + len(text) > CHARACTERS_PER_TEXT):
+            yield start, piece
+            start, piece, size = number, [], 0
+        piece.append(text)
+        size += len(text)
+    if piece:
+        yield start, piece
