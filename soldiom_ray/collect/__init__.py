@@ -152,7 +152,7 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
         return
     problems = []
     for index, part in enumerate(told):
-        outcomes = ", ".join(f"{count} {name}" for name, count in sorted(part["outcomes"].items()))
+        outcomes = ", ".join(_told(count, name, shelf) for name, count in sorted(part["outcomes"].items()))
         declared = part["declared"]
         where = (
             declared.get("path")
@@ -170,6 +170,12 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
         remedy="widen the source: its patterns, folder, limits or search",
         problems=problems,
     )
+
+
+def _told(count: int, outcome: str, shelf: "Shelf") -> str:
+    """An outcome with its count and, for the first such thing, what was found."""
+    why = shelf.examples.get(outcome)
+    return f"{count} {outcome}" + (f" ({why})" if why else "")
 
 
 def _part_of(report: Callable[[float, str], None], index: int, count: int, source: str) -> Callable[[float, str], None]:

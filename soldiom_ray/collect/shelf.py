@@ -22,13 +22,14 @@ COUNTED = ("license", "kind", "framework", "group", "language")
 
 class Shelf:
     """Takes documents in the order they come; memory holds one shard. `missing` are ids of drops that another try may
-    bring."""
+    bring, `examples` the first value of each reason to leave something out."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
         self.documents = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in COUNTED}
         self.missing: list[str] = []
+        self.examples: dict[str, str] = {}
         self._seen: set[bytes] = set()
         self._content = hashlib.sha256()
         self._rows: list[dict[str, Any]] = []
@@ -48,6 +49,7 @@ class Shelf:
                 self._add(document)
         for drop in gathered.drops:
             self._drops.append(drop.model_dump())
+            self.examples.setdefault(drop.reason, drop.value)
             if drop.reason.endswith(UNAVAILABLE):
                 self.missing.append(drop.id)
         if len(self._drops) >= SHARD_ROWS:

@@ -182,7 +182,8 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         raise InputError(
             "The files cannot be collected as declared.", remedy="correct what is named", problems=problems
         )
-    fingerprint = {"files": hashlib.sha256(json.dumps(prints).encode()).hexdigest(), "inputs": hashes}
+    digest = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
+    fingerprint = {"files": digest, "inputs": hashes, "parsers": PARSERS}
     gathered.outcomes += Counter()
     return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, gathered)
 
@@ -252,7 +253,7 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
         license=licenses.from_name(str(parsed.metadata.get("license") or "")) or given.license,
         kind=kind,
         framework=told.framework,
-        language=told.language or "text",
+        language="" if suffix in SUPPORTED and suffix != ".ipynb" else told.language or "text",
         rule="files",
         collected_at=collected_at,
         metadata=json.dumps(metadata),

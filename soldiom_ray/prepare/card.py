@@ -7,7 +7,7 @@ from soldiom_ray.domains.schema import Prepare
 
 LENGTHS_PICTURE, COUNTS_PICTURE = "lengths.png", "counts.png"
 BAR_CHARACTERS = 40
-MOST_GROUPS = 200
+MOST_GROUPS = 40
 
 
 def dataset_card(
@@ -80,7 +80,7 @@ def histogram(lengths: Sequence[int]) -> str:
 def _licences(licenses: Mapping[str, int]) -> list[tuple[str, int, str]]:
     from soldiom_ray.licenses import obligations
 
-    return [(name or "unknown", count, obligations(name)) for name, count in licenses.items()]
+    return [(name, count, obligations("" if name == "unknown" else name)) for name, count in licenses.items()]
 
 
 def _table(head: Sequence[str], rows: Any) -> str:
