@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from soldiom_ray.prepare.scan import Literals, Scan, Span, among, words
 
-AFTER_AT = re.compile(r"@((?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}[A-Za-z0-9])?\.)+([A-Za-z]{2,24}))(?![A-Za-z0-9_(\[-])")
-BEFORE_AT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+%-]{0,62}[A-Za-z0-9_+%-])?\Z")
+LATIN = r"A-Za-z0-9\u00c0-\u024f"
+AFTER_AT = re.compile(rf"@((?:[{LATIN}](?:[{LATIN}-]{{0,62}}[{LATIN}])?\.)+([A-Za-z]{{2,24}}))(?![A-Za-z0-9_(\[-])")
+BEFORE_AT = re.compile(rf"[{LATIN}](?:[{LATIN}._+%-]{{0,62}}[{LATIN}_+%-])?\Z")
 LONG_DOMAINS = frozenset(
     words("""
     com org net edu gov mil int info biz name dev app cloud tech online site ai example test email company solutions

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from soldiom_ray.prepare.scan import Literals, Scan, Span, among, words
 
 CARD = re.compile(
-    r"(?<![\w.\-])(?:[2-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{1,4}|3\d{3}[ -]?\d{6}[ -]?\d{4,5})(?![\w\-]|\.\d)"
+    r"(?<![\w.\-])(?:[2-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{2,4}|3\d{3}[ -]?\d{6}[ -]?\d{4,5})(?![\w\-]|\.\d)"
 )
 IBAN = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)")
 IBAN_LENGTHS = {
@@ -45,9 +45,9 @@ class National:
 
 
 def find_cards(scan: Scan) -> Iterator[Span]:
-    """Payment card numbers: 13 to 16 digits of a known issuer whose check digit holds (ISO/IEC 7812)."""
+    """Payment card numbers: 14 to 16 digits of a known issuer whose check digit holds (ISO/IEC 7812)."""
     for start, end, count in scan.numbers:
-        if count >= 13:
+        if count >= 14:
             for match in CARD.finditer(scan.text, start, end):
                 digits = _digits(match[0])
                 if luhn(digits) and len(set(digits)) > 1 and _is_issued(digits):
@@ -107,7 +107,7 @@ def _is_issued(digits: str) -> bool:
     """Lengths and first digits that the large networks use."""
     length = len(digits)
     return (
-        (digits[0] == "4" and length in (13, 16))
+        (digits[0] == "4" and length == 16)
         or (digits[0] == "5" and length == 16)
         or (digits[:2] in ("34", "37") and length == 15)
         or (digits[:2] in ("30", "36", "38", "39") and length in (14, 16))

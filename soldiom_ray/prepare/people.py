@@ -11,9 +11,8 @@ from soldiom_ray.prepare.contacts import find_emails
 from soldiom_ray.prepare.scan import Literals, Scan, Span
 
 LETTER = r"[^\W\d_]"
-NAME_WORD = (
-    rf"(?-i:[A-Z\u00c0-\u00d6\u00d8-\u00de](?:{LETTER}|['\u2019]){{1,20}}(?:-[A-Z\u00c0-\u00de]{LETTER}{{1,20}})?)"
-)
+CAPITAL = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"
+NAME_WORD = rf"(?-i:{CAPITAL}(?:{LETTER}|['\u2019](?=[A-Z])){{1,20}}(?:-{CAPITAL}{LETTER}{{1,20}})?)"
 INITIAL = r"(?-i:[A-Z]\.)"
 PARTICLE = r"(?-i:van|von|der|den|de|del|della|di|da|dos|du|la|le|bin|ibn|al|el|ten|ter|zu|y|e)"
 NAME = (
@@ -44,6 +43,9 @@ TITLES = frozenset(
     ("President", "Chairman", "Chair", "Speaker", "Justice", "Minister", "Secretary", "Senator", "Chancellor", "Who")
 ) | frozenset(("None", "True", "False", "String", "Unknown", "Optional", "Any", "The"))
 """Words that no name begins with where a rule expects one: offices and values of code."""
+
+SCANS = ("MR ", "MS ")
+"""Magnetic resonance, mass spectrometry."""
 
 NAME_LITERALS = Literals(
     words=(
@@ -135,6 +137,8 @@ def find_names(scan: Scan) -> Iterator[Span]:
     for start, word in scan.places("person_name"):
         begin = start + word.startswith("\n")
         if text[begin - 1 : begin].isalnum() and not word.startswith("name"):
+            continue
+        if text[start : start + 3] in SCANS:
             continue
         for pattern in (SALUTATION, FIELD, PART_FIELD, SIGNATURE, SIGNED):
             match = pattern.match(text, begin)

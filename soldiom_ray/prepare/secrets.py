@@ -41,7 +41,7 @@ URL_PASSWORD = re.compile(r"[^\s/:@'\"<>{}]{0,64}:([^\s/@'\"<>{}`]{3,128})@[\w.\
 
 SECRET_ALPHABET = re.compile(r"[\x21-\x7e]+\Z")
 NAME_PART = re.compile(r"[A-Za-z][a-z]{2,}")
-LONG_PART = re.compile(r"[A-Za-z][a-z]{3,}")
+LONG_PART = re.compile(r"[A-Za-z][a-z]{3,}|[A-Z]{7,}")
 NAME = re.compile(r"[A-Za-z]+|\d+|[A-Za-z]*\d{1,3}[a-z]{0,2}")
 WORD_BORDER = re.compile(r"[_\-./:]")
 HEX = re.compile(r"[0-9a-fA-F]+\Z")
@@ -169,7 +169,7 @@ def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bo
     digits, letters = sum(map(str.isdigit, value)), sum(map(str.isalpha, value))
     marks = len(value) - digits - letters - sum(map(value.count, "_-./"))
     words = [word for word in WORD_BORDER.split(value) if word]
-    named = sum(map(len, NAME_PART.findall(value)))
+    named = sum(map(len, (LONG_PART if len(value) >= MIN_HEX else NAME_PART).findall(value)))
     is_name = len(words) > 1 and all(map(NAME.fullmatch, words))
     if is_password and not is_bare:
         mixed = bool(letters and (digits or marks)) and len(value) >= 8
