@@ -43,7 +43,7 @@ def dataset_card(
         "## Licences",
         _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
         f"Policy: use `{declared.licences.use}`,"
-        f" unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}.",
+        f" unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}{_lists(declared)}.",
         "## Languages and kinds",
         _table(("language", "samples"), details["languages"].items()),
         _table(("kind", "samples"), details["kinds"].items()),
@@ -75,6 +75,12 @@ def histogram(lengths: Sequence[int]) -> str:
         + "#" * -(-BAR_CHARACTERS * classes.get(bits, 0) // most)
         for bits in range(min(classes, default=0), max(classes, default=-1) + 1)
     )
+
+
+def _lists(declared: Prepare) -> str:
+    """Licences that the policy names one by one."""
+    named = {what: getattr(declared.licences, what) for what in ("allow", "deny", "ask")}
+    return "".join(f"; {what}: {', '.join(names)}" for what, names in named.items() if names)
 
 
 def _licences(licenses: Mapping[str, int]) -> list[tuple[str, int, str]]:

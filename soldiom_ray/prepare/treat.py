@@ -215,16 +215,16 @@ def _rows_of_facts(storage: Storage, part: Part) -> int | None:
 
 def _policy(row: Mapping[str, Any], declared: Prepare) -> tuple[str, tuple[str, str] | None]:
     """What the licence policy says of a document, and the objection that follows, if any."""
-    from soldiom_ray.licenses import policy
+    from soldiom_ray.licenses import verdict
 
-    verdict = policy(row["license"], declared.licences.use)
+    said, why = verdict(row["license"], declared.licences)
     if declared.kinds and row["kind"] not in declared.kinds:
-        return verdict, ("kind", str(row["kind"]))
-    if verdict == "denied":
-        return verdict, ("license_denied", str(row["license"]))
-    if verdict == "unknown" and not declared.licences.allow_unknown:
-        return verdict, ("license_unknown", str(row["license"]) or "none found")
-    return verdict, None
+        return said, ("kind", str(row["kind"]))
+    return said, None if said == "allowed" or _is_tolerated(said, declared) else (f"license_{said}", why)
+
+
+def _is_tolerated(said: str, declared: Prepare) -> bool:
+    return said == "unknown" and declared.licences.allow_unknown
 
 
 def _read(storage: Storage, manifest: Manifest, name: str) -> "pa.Table":
