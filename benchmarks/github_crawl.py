@@ -27,13 +27,14 @@ sys.path.insert(0, str(ROOT / "tests"))
 TOPICS = ("machine-learning", "deep-learning", "ai")
 LANGUAGES = ("Python", "Jupyter Notebook")
 FILES_PER_REPOSITORY = 12
-"""About 170 KiB of text each, so that 200 repositories too fill a shard of documents (32 MiB), which memory holds."""
+"""About 170 KiB of text each, so that 200 repositories too fill shards of documents (8 MiB), of which memory holds one."""
 
 
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repositories", type=int, nargs="+", default=[200, 2000])
+    parser.add_argument("--quick", action="store_true", help="20 repositories only")
     parser.add_argument("--ray", action="store_true", help="crawl by actors of a local Ray cluster of 2 CPUs")
     parser.add_argument("--profile", help="write cProfile's figures of the first crawl to this file")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
@@ -44,7 +45,8 @@ def main() -> None:
     elif given.crawl:
         crawl(given.crawl[0], Path(given.crawl[1]), given.ray, given.profile)
     else:
-        print_table([measure(count, given.ray, given.profile) for count in given.repositories])
+        counts = [20] if given.quick else given.repositories
+        print_table([measure(count, given.ray, given.profile) for count in counts])
 
 
 def measure(count: int, by_ray: bool, profile: str | None) -> dict[str, Any]:
