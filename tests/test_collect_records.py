@@ -78,3 +78,11 @@ def test_members_of_an_archive_that_are_left_out_are_counted_and_named(tmp_path:
     assert manifest.details["outcomes"] == {"collected": 1, "member_unsafe_path": 1, "member_wrong_type": 1}
     dropped = {row["path"]: row["reason"] for row in context.artifacts.rows(manifest, "dropped/")}
     assert dropped["letters.zip!bad.pdf"] == "member_wrong_type"
+
+
+def test_rows_name_their_own_licence_and_what_they_belong_to(tmp_path: Path) -> None:
+    table = b"text,licence,conversation_id\nfirst words,MIT,a\nsecond words,,a\nthird words,cc-by-4.0,b\n"
+    _, _, rows = gather(tmp_path, "notes.csv", table, license="Apache-2.0")
+    assert [row["license"] for row in rows] == ["MIT", "Apache-2.0", "CC-BY-4.0"]
+    assert rows[0]["group"] == rows[1]["group"] != rows[2]["group"] and "#a" not in rows[0]["group"]
+    assert {row["language"] for row in rows} == {""}

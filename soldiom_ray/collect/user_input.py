@@ -27,7 +27,7 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage, open_text
 
 FILES_PER_TASK = 64
-PARSERS = 4
+PARSERS = 5
 """Raise it when the same bytes would now give other texts."""
 
 COUNTED_FACTS = (

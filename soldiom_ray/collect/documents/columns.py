@@ -93,12 +93,10 @@ def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None
 
 def about_record(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """What metadata tells of a record beside its text: `messages` where it is a conversation or a question with its
-    answer, [{role, content}, ...]; its `time` where a column holds it; small other `fields`."""
-    messages = _messages(record, columns)
-    time = plain(record.get(columns["time"])).strip() if "time" in columns else ""
-    return (
-        ({"messages": messages} if messages else {}) | ({"time": time} if time else {}) | other_fields(record, columns)
-    )
+    answer, [{role, content}, ...]; its `time`, `group` and `license` where columns hold them; small other `fields`."""
+    told: dict[str, Any] = {"messages": _messages(record, columns)}
+    told |= {role: plain(record.get(columns[role])).strip() for role in _OWN if role in columns}
+    return {name: value for name, value in told.items() if value} | other_fields(record, columns)
 
 
 def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> list[dict[str, str]]:
