@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 TOPICS = ("machine-learning", "deep-learning", "ai")
 LANGUAGES = ("Python", "Jupyter Notebook")
 FILES_PER_REPOSITORY = 12
-"""About 170 KiB of text each, so that 200 repositories too fill shards of documents (8 MiB), of which memory holds one."""
+"""About 170 KiB of text each, so that 200 repositories too fill shards (8 MiB), of which memory holds one."""
 
 
 def main() -> None:

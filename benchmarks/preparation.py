@@ -119,9 +119,8 @@ def main() -> None:
         context, made = documents(Path(folder), int(times), int(files))
         return measure(context, made, address) if what == "measure" else None
     files = 200 if options.quick else FILES
-    print(
-        "| input | documents | kept | seconds | documents/s per core | peak MiB | of 1x |\n|---|---|---|---|---|---|---|"
-    )
+    print("| input | documents | kept | seconds | documents/s per core | peak MiB | of 1x |")
+    print("|---|---|---|---|---|---|---|")
     first: dict[str, Any] = {}
     for times in (1, 4) if options.quick else (1, 4, 16):
         told = run(times, files)
