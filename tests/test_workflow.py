@@ -95,6 +95,10 @@ def test_a_second_run_reuses_everything(home: Home, finished: dict[str, Any]) ->
 
 
 def test_search_answers_with_passages_and_their_sources(home: Home, finished: dict[str, Any]) -> None:
+    only = home.json("search", "load a pretrained adapter", "--filter", "source=local", "--filter", "language=python")
+    assert only["items"] and {item["metadata"]["language"] for item in only["items"]} == {"python"}
+    assert home.json("search", "load a pretrained adapter", "--filter", "license=WTFPL")["items"] == []
+    assert "known:" in home.run("search", "x", "--filter", "colour=red", code=2).stderr
     items = home.json("search", "load a pretrained adapter")["items"]
     assert items and all(item["text"] and item["metadata"]["path"] for item in items)
     assert [item["score"] for item in items] == sorted((item["score"] for item in items), reverse=True)

@@ -92,6 +92,11 @@ class SearchBody(Record):
     query: str = Field(min_length=1, max_length=4000)
     k: int = Field(default=5, ge=1, le=100)
     index: str | None = Field(default=None, max_length=64)
+    filters: dict[str, str] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="what a passage's document must be, such as license, source, kind",
+    )
 
 
 class KeyBody(Record):

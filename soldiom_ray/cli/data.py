@@ -174,12 +174,16 @@ def embed(
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=50)] = 5,
+    where: Annotated[
+        Many | None, typer.Option("--filter", metavar="NAME=VALUE", help="license, source, group, kind, language, ...")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Find the passages nearest in meaning, with their sources."""
     from soldiom_ray.cli.client import call
 
-    items = call(load_settings(), "POST", "/api/search", {"query": query, "k": k})["items"]
+    asked = {"query": query, "k": k, "filters": pairs(where, "--filter")}
+    items = call(load_settings(), "POST", "/api/search", asked)["items"]
     if json:
         print_json({"items": items})
         return

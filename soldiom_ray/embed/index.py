@@ -22,9 +22,12 @@ from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 SHARD_PASSAGES = 512
-ABOUT = ("document", "group", "path", "kind", "framework", "license", "url", "version", "split", "symbol")
+ABOUT = (
+    *("document", "source", "group", "path", "kind", "framework", "language", "license", "url", "version", "split"),
+    "symbol",
+)
 """Metadata of a passage that can be filtered by, besides its lines."""
 
 Encode = Callable[[list[str]], Any]

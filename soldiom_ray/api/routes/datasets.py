@@ -108,7 +108,7 @@ def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> R
 async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
     """The passages nearest in meaning: `{id, text, score, metadata}`, best first."""
     index, collection = await run_in_threadpool(_collection, settings, body.index, caller)
-    items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, collection)
+    items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, collection, body.filters)
     return {"items": items, "next": None, "index": index}
 
 
