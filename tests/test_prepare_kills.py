@@ -18,7 +18,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare import prepare
 
-ROUNDS = 10
+ROUNDS = 6
 PROGRAM = """
 import json, sys
 from pathlib import Path
