@@ -26,12 +26,12 @@ WINDOW_WORDS = 20
 PERMUTATIONS = 128
 SIGNATURE_SEED = 42
 RECALL = 0.999
-REMEMBERED_WORDS = 2_000_000
+REMEMBERED_WORDS = 200_000
 LONGEST_REMEMBERED = 64
-"""Longer words are hashed each time, so that what is remembered stays below 300 MB."""
+"""Longer words are hashed each time, so that what is remembered stays below 30 MB."""
 
 PIECE_DOCUMENTS = 16_384
-PIECE_CHARACTERS = 256 << 20
+PIECE_CHARACTERS = 32 << 20
 """Documents, and characters of their texts, whose shingles are in memory at a time while candidates are checked."""
 
 MANY_NEIGHBOURS = 16
