@@ -60,7 +60,7 @@ def test_raw_bytes_and_documents_on_s3_are_sealed_and_kept_once(tmp_path: Path, 
     assert raw == sorted({raw_key(row["sha256"]) for row in rows})
     assert context.artifacts.storage.read(raw_key(rows[0]["sha256"])) == SECRET
     client = boto3.client("s3", endpoint_url=bucket)
-    objects = [item["Key"] for item in client.list_objects_v2(Bucket="bucket")["Contents"]]
+    objects = [item["Key"] for item in client.list_objects_v2(Bucket="bucket", Prefix="x/")["Contents"]]
     bodies = [client.get_object(Bucket="bucket", Key=key)["Body"].read() for key in objects]
     assert all(body.startswith(MAGIC) for body in bodies) and not any(b"Elm Street" in body for body in bodies)
 

@@ -151,3 +151,15 @@ def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
         open_text(sealed, "rows/1", KEY[::-1])
     with pytest.raises(InputError, match="rows/1"):
         open_text(sealed, "rows/1", None)
+
+
+def test_bytes_are_kept_once_and_again_where_a_power_cut_left_less(storage: Storage) -> None:
+    data = os.urandom(5000)
+    storage.keep("raw/a", data)
+    assert storage.read("raw/a") == data
+    before = storage.place.size("raw/a")
+    storage.keep("raw/a", data)
+    assert storage.place.size("raw/a") == before
+    storage.place.put("raw/a", (b"",), durable=True)
+    storage.keep("raw/a", data)
+    assert storage.read("raw/a") == data

@@ -11,7 +11,5 @@ __all__ = ["keep_raw", "raw_key"]
 def keep_raw(storage: Storage, data: bytes) -> str:
     """Keep bytes unless they are kept already; their SHA-256."""
     sha256 = hashlib.sha256(data).hexdigest()
-    key = raw_key(sha256)
-    if not storage.exists(key):
-        storage.write(key, data)
+    storage.keep(raw_key(sha256), data)
     return sha256
