@@ -1,7 +1,8 @@
 """Passages: pieces of a document that stand for themselves, cut where the text's own structure cuts.
 
-Python is cut at functions, classes and methods, documentation at headings, prose at paragraphs; what is longer than a
-passage may be is cut at lines. A passage knows its lines and, in code, its symbol.
+Code is cut at functions, classes and methods, documentation at headings, paged documents at pages, prose and rows of
+tables at blank lines; what is longer than a passage may be is cut at lines. A passage knows its lines, its symbol or
+heading, and its page.
 """
 
 import ast
@@ -10,7 +11,10 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
+
+from soldiom_ray.embed import braces
 
 PIECE = re.compile(r"[A-Za-z]{1,5}|[0-9]|[^\sA-Za-z0-9]")
 """About one WordPiece token each: over 2,500 passages of code the sum is within 1 % of the tokenizer's."""
@@ -22,6 +26,9 @@ see what still exceeds it, the passage keeps it."""
 MIN_TOKENS = 12
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 MAX_PARSED_CHARACTERS = 400_000
+DULL = ("#", "import ", "from ", "//", "/*", "*/", "* ", "package ", "use ", "using ")
+"""Lines that begin so between definitions are comments and imports, or nearly always."""
+
 SENTENCE_END = re.compile(r"(?<=[.!?;])\s+")
 BREAK = re.compile(r"\s+")
 MARKDOWN_HEADING = re.compile(r"#{1,6}\s+\S")
@@ -41,7 +48,8 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One row of an index. `embedded` is what the vector is made of: the text, under its symbol where it lacks it."""
+    """One row of an index. `embedded` is what the vector is made of: the text, under its symbol where it lacks it.
+    `page` counts from 1; 0 where there are no pages."""
 
     id: str
     text: str
@@ -50,15 +58,20 @@ class Passage:
     start_line: int
     end_line: int
     rank: int
+    page: int = 0
 
 
-def passages_of(document_id: str, path: str, text: str, max_tokens: int) -> list[Passage]:
+def passages_of(
+    document_id: str, path: str, text: str, max_tokens: int, page_starts: Sequence[int] = ()
+) -> list[Passage]:
     """The passages of one document in order, each of at most about `max_tokens` tokens. Ids follow from the content, so
-    the same document always gives the same. Scraps are left out unless the document is nothing else."""
+    the same document always gives the same, and none twice. Scraps are left out unless the document is nothing else.
+    `page_starts` are the offsets at which its pages begin."""
     lines = text.split("\n")
     limit = int(FILL * max_tokens)
-    found: list[Passage] = []
-    for span in spans(path, text, lines, limit):
+    found: dict[str, Passage] = {}
+    paged = page_spans(text, lines, page_starts, limit) if len(page_starts) > 1 else None
+    for page, span in paged or ((0, span) for span in spans(path, text, lines, limit)):
         pieces = [
             (start, end, piece)
             for start, end in windows(lines, span.start, span.end, limit)
@@ -69,12 +82,21 @@ def passages_of(document_id: str, path: str, text: str, max_tokens: int) -> list
             seed = f"{document_id}\0{start}\0{end}\0{piece}"
             identity = hashlib.sha256(seed.encode("utf-8", "replace")).hexdigest()[:32]
             rank = span.rank if number == 0 else 2
-            found.append(Passage(identity, piece, embedded, span.symbol, start + 1, end, rank))
-    return [passage for passage in found if cost(passage.text) >= MIN_TOKENS] or found[:1]
+            found[identity] = Passage(identity, piece, embedded, span.symbol, start + 1, end, rank, page)
+    telling = [passage for passage in found.values() if cost(passage.text) >= MIN_TOKENS]
+    return telling or list(found.values())[:1]
 
 
 def spans(path: str, text: str, lines: Sequence[str], max_tokens: int) -> list[Span]:
-    """A document cut by its structure."""
+    """A document cut by its structure; by paragraphs where it has no other, or none that tells anything."""
+    return _structure(path, text, lines) or list(paragraph_spans(lines, max_tokens, 0 if _is_prose(path) else 2))
+
+
+def _is_prose(path: str) -> bool:
+    return PurePosixPath(path).suffix.lower() in ("", ".txt", ".pdf", ".docx", ".html")
+
+
+def _structure(path: str, text: str, lines: Sequence[str]) -> list[Span]:
     suffix = PurePosixPath(path).suffix.lower()
     if suffix in (".py", ".pyi", ".ipynb") and len(text) <= MAX_PARSED_CHARACTERS:
         try:
@@ -82,12 +104,40 @@ def spans(path: str, text: str, lines: Sequence[str], max_tokens: int) -> list[S
                 warnings.simplefilter("ignore")
                 return list(python_spans(ast.parse(text), lines))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
-            return [Span(0, len(lines), "", 2)]
+            return []
+    if suffix in braces.FAMILIES and len(text) <= MAX_PARSED_CHARACTERS:
+        return list(brace_spans(text, lines, braces.FAMILIES[suffix]))
     if suffix in (".md", ".markdown", ".rst"):
         return list(section_spans(lines))
-    if suffix in ("", ".txt", ".pdf", ".docx", ".html"):
-        return list(paragraph_spans(lines, max_tokens))
-    return [Span(0, len(lines), "", 2)]
+    return []
+
+
+def page_spans(
+    text: str, lines: Sequence[str], page_starts: Sequence[int], max_tokens: int
+) -> Iterator[tuple[int, Span]]:
+    """The paragraphs of each page under its number; a page without text begins where the next does. A page that begins
+    within a line begins with the next."""
+    offsets = [0, *sorted(min(max(0, start), len(text)) for start in page_starts)[1:]]
+    firsts, at, line = [], 0, 0
+    for offset in offsets:
+        line += text.count("\n", at, offset)
+        at = offset
+        firsts.append(line if offset == 0 or text[offset - 1] == "\n" else line + 1)
+    for page, (first, following) in enumerate(pairwise([*firsts, len(lines)]), 1):
+        for span in paragraph_spans(lines[first:following], max_tokens):
+            yield page, Span(first + span.start, first + span.end, span.symbol, span.rank)
+
+
+def brace_spans(text: str, lines: Sequence[str], family: braces.Family) -> Iterator[Span]:
+    """As `python_spans`, for languages that nest by braces."""
+    done = 0
+    for one in braces.outer(braces.definitions(text, lines, family)):
+        if one.start < done:
+            continue
+        yield from _between(lines, done, one.start)
+        done = one.end
+        yield Span(one.start, one.end, one.symbol, 0 if one.is_documented else 1)
+    yield from _between(lines, done, len(lines))
 
 
 def python_spans(tree: ast.Module, lines: Sequence[str]) -> Iterator[Span]:
@@ -108,9 +158,9 @@ def python_spans(tree: ast.Module, lines: Sequence[str]) -> Iterator[Span]:
 
 
 def _between(lines: Sequence[str], start: int, end: int) -> Iterator[Span]:
-    while start < end and (not lines[start].strip() or lines[start].startswith(("#", "import ", "from "))):
+    while start < end and (not lines[start].strip() or lines[start].startswith(DULL)):
         start += 1
-    telling = [line for line in lines[start:end] if not line.lstrip().startswith(("#", "import ", "from "))]
+    telling = [line for line in lines[start:end] if not line.lstrip().startswith(DULL)]
     if cost("\n".join(telling)) >= MIN_TOKENS:
         yield Span(start, end, "", 2)
 
@@ -150,19 +200,19 @@ def section_spans(lines: Sequence[str]) -> Iterator[Span]:
     yield Span(start, len(lines), heading, 0)
 
 
-def paragraph_spans(lines: Sequence[str], max_tokens: int) -> Iterator[Span]:
+def paragraph_spans(lines: Sequence[str], max_tokens: int, rank: int = 0) -> Iterator[Span]:
     """Paragraphs (what blank lines part), as many together as fit into a passage."""
     first, end, used = 0, 0, 0
     for start, stop in _paragraphs(lines):
         needed = cost("\n".join(lines[start:stop]))
         if end > first and used + needed > max_tokens:
-            yield Span(first, end, "", 0)
+            yield Span(first, end, "", rank)
             used = 0
         if used == 0:
             first = start
         end, used = stop, used + needed
     if end > first:
-        yield Span(first, end, "", 0)
+        yield Span(first, end, "", rank)
 
 
 def _paragraphs(lines: Sequence[str]) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 SHARD_PASSAGES = 512
 ABOUT = (
     *("document", "source", "group", "path", "kind", "framework", "language", "license", "url", "version", "split"),

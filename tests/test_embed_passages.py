@@ -1,0 +1,185 @@
+"""Passages of code in many languages, of paged documents and of tables; text made to mislead."""
+
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from soldiom_ray.embed.braces import FAMILIES, definitions, outer
+from soldiom_ray.embed.chunk import passages_of
+
+SCRIPT = """import x from "y";
+/** Adds two values, or gives what it was given when there is nothing to add to it. */
+export async function add(a, b = {c: 1}) {
+  if (a) { return "}" }
+  return a + b;
+}
+const multiply = (first, second) => {
+  return first * second
+}
+class Reader extends Base {
+  #place = 1;
+  constructor(x) { super(x); }
+  async get(name) { for (const a of b) { } return /[{}]/.test(name); }
+}
+module.exports = { a: 1 };
+"""
+JAVA = """package a.b;
+/** Holds one value. */
+@Deprecated
+public class Holder<T> extends Bar implements Baz {
+  private int x = 3;
+  public Holder(int x) { this.x = x; }
+  @Override
+  public <T> List<T> get(Map<String, T> m) throws IOException {
+    if (x > 1) { return null; }
+    Runnable r = new Runnable() { public void run() { } };
+    return m;
+  }
+  enum Kind { A, B }
+}
+"""
+C = """#include <a.h>
+#define X(a) { a
+static int helper(struct s *p)
+{
+    switch (p->x) { case '{': break; }
+    return 0;
+}
+namespace a {
+template <typename T>
+class Queue : public R<T> {
+ public:
+  Queue(int a) : a_(a) {}
+  int size() const noexcept { return n; }
+};
+}
+int Foo::bar(std::vector<int> v) const {
+  return v.size();
+}
+extern "C" {
+void c_function(void) { }
+}
+"""
+GO = """package main
+// Server answers.
+type Server struct {
+	a int
+}
+func (s *Server) Handle(w http.ResponseWriter) (int, error) {
+	if x := f(); x != nil { return 0, nil }
+	return 1, nil
+}
+func Map[T any](a []T) []T { return a }
+"""
+RUST = """use std::io;
+/// A pair.
+#[derive(Debug)]
+pub struct Pair<'a> { x: &'a str }
+impl<'a> fmt::Display for Pair<'a> {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result { write!(f, "{}", self.x) }
+}
+pub async fn run<T: A>(a: T) -> Result<(), E> where T: B { match a { _ => {} } }
+"""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "symbols"),
+    [
+        (".ts", SCRIPT, ["add", "multiply", "Reader", "Reader.constructor", "Reader.get"]),
+        (".java", JAVA, ["Holder", "Holder.Holder", "Holder.get", "Holder.Kind"]),
+        (".cc", C, ["helper", "a", "a::Queue", "a::Queue::Queue", "a::Queue::size", "Foo::bar", "c_function"]),
+        (".go", GO, ["Server", "Server.Handle", "Map"]),
+        (".rs", RUST, ["Pair", "Pair", "Pair::fmt", "run"]),
+    ],
+)
+def test_code_in_braces_is_cut_at_its_definitions(suffix: str, text: str, symbols: list[str]) -> None:
+    lines = text.split("\n")
+    found = list(outer(definitions(text, lines, FAMILIES[suffix])))
+    assert [one.symbol for one in found] == symbols
+    assert all(one.end <= following.start for one, following in pairwise(found))
+    function = next(one for one in found if one.symbol == symbols[-1])
+    assert symbols[-1].rpartition("::")[2].rpartition(".")[2] in "\n".join(lines[function.start : function.end])
+
+
+def test_a_comment_above_a_definition_belongs_to_it_and_makes_it_telling() -> None:
+    passages = passages_of("id", "a.ts", SCRIPT, 100)
+    assert passages[0].symbol == "add" and passages[0].rank == 0
+    assert passages[0].text.startswith("/** Adds") and passages[0].text.endswith("}")
+    assert passages[1].symbol == "multiply" and passages[1].rank == 1
+    lines = SCRIPT.split("\n")
+    assert all("\n".join(lines[one.start_line - 1 : one.end_line]) == one.text for one in passages)
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".java", ".cc", ".go", ".rs"])
+def test_text_that_only_looks_like_code_is_cut_in_linear_time(suffix: str) -> None:
+    bad = [
+        '"\\"' * 50_000,
+        "{" * 200_000,
+        "(" * 200_000 + "{",
+        "f(" * 80_000 + "{",
+        "a<" * 90_000 + "(){",
+        "}" * 200_000,
+    ]
+    bad += ["x=/[" * 40_000, "const a=(" * 20_000 + "=>{", "type A " * 30_000 + "{", "impl a " * 30_000 + "{", "/*" * 9]
+    for text in bad:
+        start = time.perf_counter()
+        list(outer(definitions(text, text.split("\n"), FAMILIES[suffix])))
+        assert time.perf_counter() - start < 5, text[:8]
+
+
+def test_code_that_is_cut_off_keeps_all_of_its_text() -> None:
+    for name, text in (("a.ts", SCRIPT), ("a.java", JAVA), ("a.cc", C), ("a.go", GO), ("a.rs", RUST)):
+        for end in range(40, len(text), 37):
+            lines = text[:end].split("\n")
+            covered = {
+                line
+                for one in passages_of("id", name, text[:end], 200)
+                for line in range(one.start_line, one.end_line + 1)
+            }
+            missing = [
+                line for at, line in enumerate(lines, 1) if at not in covered and len(line) > 40 and line[0] != "/"
+            ]
+            assert not missing, (name, end, missing)
+
+
+def test_passages_of_a_paged_document_know_their_page_and_do_not_cross_it() -> None:
+    pages = [f"Page {number} tells of something that fills a few words of a line.\n" for number in (1, 2)]
+    text = pages[0] + "\n" + pages[1]
+    starts = [0, len(pages[0]) + 1, len(pages[0]) + 1]  # the second page is empty: it begins where the third does
+    passages = passages_of("id", "report.pdf", text, 200, starts)
+    assert [(one.page, one.start_line) for one in passages] == [(1, 1), (3, 3)]
+    assert {one.page for one in passages_of("id", "report.pdf", text, 200)} == {0}
+    wild = passages_of("id", "report.pdf", text, 200, [5, -3, 10**9, 7])
+    assert "".join(one.text for one in wild).count("tells of something") == 2
+
+
+def test_rows_of_a_table_stay_whole() -> None:
+    rows = [f"question: what is number {n} of the list that we keep here?\nanswer: it is the {n}" for n in range(30)]
+    passages = passages_of("id", "rows.csv", "\n\n".join(rows), 64)
+    assert len(passages) > 5
+    assert all(any(row in one.text for one in passages) for row in rows)
+
+
+def test_a_file_of_comments_alone_is_still_found() -> None:
+    for path in ("a.py", "a.go"):
+        sign = "#" if path.endswith("py") else "//"
+        (passage,) = passages_of(
+            "id", path, f"{sign} This file was left empty on purpose, for the packaging tool needs it.\n", 64
+        )
+        assert "on purpose" in passage.text
+
+
+def test_no_passage_of_a_document_has_the_id_of_another() -> None:
+    text = "\n".join(["the same words again and again " * 30] * 3)
+    passages = passages_of("id", "a.txt", text, 16)
+    assert len({one.id for one in passages}) == len(passages)
+
+
+def test_installed_sources_in_braces_give_named_passages() -> None:
+    import pyarrow
+
+    files = sorted((Path(pyarrow.__file__).parent / "src").rglob("*.cc"))[:20]
+    passages = [one for path in files for one in passages_of("id", str(path), path.read_text(), 128)]
+    assert sum(bool(one.symbol) for one in passages) > 0.9 * len(passages)
