@@ -11,7 +11,9 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END, train_tokenizer
 from soldiom_ray.prepare import prepare
-from soldiom_ray.train.data import Blocks, cuts, open_tokens, tokenize
+from soldiom_ray.train.blocks import Blocks
+from soldiom_ray.train.data import cuts
+from soldiom_ray.train.tasks.causal import open_tokens, tokenize
 
 TEXT = ["The lease ends in May. Why? Because the tenant moved.", "user assistant system question answer"] * 50
 MARKS = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>"]

@@ -256,6 +256,11 @@ class Embed(Record):
     splits: tuple[str, ...] = ("train",)
 
 
+Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]
+Method = Literal["full", "lora", "prompt"]
+Strategy = Literal["auto", "single", "ddp", "fsdp", "zero2", "zero3"]
+
+
 class Train(Record):
     """A dataset and a base model become a run and its weights.
 
@@ -264,14 +269,25 @@ class Train(Record):
     """
 
     base_model: str = "builtin/tiny"
-    architecture: dict[str, Any] | None = Field(None, description="Llama configuration for a model from scratch")
+    task: Task = Field(
+        "causal_lm",
+        description="preference: DPO on chosen and rejected answers; the classifications learn the samples' labels",
+    )
+    architecture: dict[str, Any] | None = Field(
+        None, description="configuration of a model from scratch; its `model_type` is llama, t5, bert or vit"
+    )
     vocabulary_size: int = Field(4096, ge=300, description="only with `architecture`")
-    method: Literal["full", "lora", "prompt"] = "lora"
+    method: Method = "lora"
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scale")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] = Field((), description="LoRA targets; empty: all linear layers")
+    dora: bool = Field(False, description="LoRA with magnitude and direction apart (Liu et al. 2024)")
+    rslora: bool = Field(False, description="LoRA scaled by alpha / sqrt(rank) (Kalajdzievski 2023)")
+    quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, base weights in 4 bits, GPU only")
     virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
+    multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
+    beta: float = Field(0.1, gt=0, description="preference: how far the model may leave its base (DPO)")
     epochs: float = Field(1.0, gt=0)
     max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
     sequence_length: int = Field(512, ge=8)
@@ -285,9 +301,34 @@ class Train(Record):
     )
     validation_tokens: int = Field(65_536, ge=1)
     patience: int = Field(3, ge=1, description="validations without improvement before training stops")
+    checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint is kept at least this often")
     workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(
+        None, ge=1, description="go on with fewer workers, down to these, while nodes are missing (strategy ddp)"
+    )
+    strategy: Strategy = Field("auto", description="how workers share the model; auto: what the planner finds")
+    offload: bool = Field(False, description="optimiser state in the memory of the host (fsdp, zero2, zero3)")
+    recompute: bool | None = Field(None, description="activations are made again for the backward pass; auto")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     seed: int = 17
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Train":
+        if self.method != "lora" and (self.dora or self.rslora or self.quantization != "none"):
+            raise ValueError("`dora`, `rslora` and `quantization` belong to `method: lora`")
+        if self.task == "image_classification" and self.method == "prompt":
+            raise ValueError("`method: prompt` tunes word embeddings, which pictures do not have; use lora or full")
+        if self.multi_label and self.task != "text_classification":
+            raise ValueError("`multi_label` belongs to `task: text_classification`")
+        if self.architecture is not None and self.method != "full":
+            raise ValueError("a model from scratch (`architecture`) is trained with `method: full`")
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"`min_workers` is {self.min_workers}, more than `workers` ({self.workers})")
+        if self.min_workers is not None and self.strategy not in ("auto", "single", "ddp"):
+            raise ValueError(f"`min_workers` goes with `strategy: ddp`, not {self.strategy}")
+        if self.offload and self.strategy not in ("auto", "fsdp", "zero2", "zero3"):
+            raise ValueError(f"`offload` goes with fsdp, zero2 or zero3, not {self.strategy}")
+        return self
 
 
 class Gate(Record):

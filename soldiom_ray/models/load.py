@@ -119,13 +119,21 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_model(
-    folder: Path, *, adapter: Path | None = None, dtype: str = "auto", device: str | None = None
+    folder: Path,
+    *,
+    adapter: Path | None = None,
+    dtype: str = "auto",
+    device: str | None = None,
+    auto_class: str = "AutoModelForCausalLM",
+    **configuration: Any,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) ready for inference, the adapter of a LoRA or prompt run on top when one is given.
 
-    `dtype` "auto" keeps the stored one, except float16 and bfloat16 on a CPU that has no units for them."""
+    `dtype` "auto" keeps the stored one, except float16 and bfloat16 on a CPU that has no units for them. `auto_class`
+    is the class of transformers that fits the task, `configuration` what its configuration must hold besides; layers
+    that the folder has no weights for are new."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -133,20 +141,38 @@ def load_model(
     wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
         wanted = torch.float32
+    what = _KINDS.get(auto_class, auto_class)
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=wanted, trust_remote_code=False, use_safetensors=True
+        model: Any = getattr(transformers, auto_class).from_pretrained(
+            folder, dtype=wanted, trust_remote_code=False, use_safetensors=True, **configuration
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"The model in {folder.name!r} cannot be loaded as a causal language model: {_first_line(error)}",
-            remedy="choose a causal language model of an architecture that transformers knows",
+            f"The model in {folder.name!r} cannot be loaded as a {what} model: {_first_line(error)}",
+            remedy=f"choose a {what} model of an architecture that transformers knows",
         ) from error
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
-    return model.to(device).eval(), load_tokenizer(folder)
+    return model.to(device).eval(), load_processor(folder)
+
+
+_KINDS = {
+    "AutoModelForCausalLM": "causal language",
+    "AutoModelForSeq2SeqLM": "sequence-to-sequence",
+    "AutoModelForSequenceClassification": "text classification",
+    "AutoModelForImageClassification": "image classification",
+}
+
+
+def load_processor(folder: Path) -> Any:
+    """What makes a model's input: its tokenizer, or the image processor of a model of pictures."""
+    if (folder / "preprocessor_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
+        from transformers import AutoImageProcessor
+
+        return AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+    return load_tokenizer(folder)
 
 
 @contextmanager
@@ -163,13 +189,14 @@ def load_run(
     artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) as a run left them: whole weights, or the base with the run's adapter."""
+    kind = {"auto_class": run.details.get("auto_class", "AutoModelForCausalLM"), "dtype": dtype, "device": device}
     with ExitStack() as stack:
         weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
         if run.details["method"] == "full":
-            yield load_model(weights, dtype=dtype, device=device)
+            yield load_model(weights, **kind)
             return
         base = stack.enter_context(model_folder(settings, artifacts, run.details["base_model"]))
-        yield load_model(base, adapter=weights, dtype=dtype, device=device)
+        yield load_model(base, adapter=weights, **kind, **run.details.get("configuration", {}))
 
 
 def has_bfloat16(device: str) -> bool:

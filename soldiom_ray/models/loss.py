@@ -15,12 +15,29 @@ UNSCORED = -100
 """A label that is not scored."""
 
 
-class CausalLoss(nn.Module):
-    """Token ids and labels -> the summed loss (float32). Labels are already shifted: `labels[i]` follows `ids[i]`."""
+class Objective(nn.Module):
+    """What a task learns: a batch's tensors -> the summed loss (float32) of all labels that are to be learnt."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+
+    def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        """(the summed loss, counts that `metrics` understands); counts of several batches are added. In evaluation
+        mode and without gradients."""
+        loss = self(*batch)
+        return loss, loss.new_empty(0)
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        """The task's metrics from added counts."""
+        return {}
+
+
+class CausalLoss(Objective):
+    """Token ids and labels -> the summed loss. Labels are already shifted: `labels[i]` follows `ids[i]`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__(model)
         self.chunked = _is_chunkable(model)
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:

@@ -1,11 +1,14 @@
 """A dataset and a base model become a run and its weights."""
 
-from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import Train
-from soldiom_ray.records import Manifest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the loop below this package needs torch, transformers and peft alone
+    from soldiom_ray.artifacts import Context
+    from soldiom_ray.domains.schema import Train
+    from soldiom_ray.records import Manifest
 
 
-def train(context: Context, dataset: Manifest, declared: Train) -> Manifest:
+def train(context: "Context", dataset: "Manifest", declared: "Train") -> "Manifest":
     """Train on the connected Ray cluster; a run made before from the same inputs is returned at once.
 
     Killed or cancelled, a second call goes on from the newest checkpoint. Raises InputError for an unknown base model,

@@ -2,38 +2,30 @@
 damaged or unfinished one is seen and the one before it is taken."""
 
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ConfigDict
+
 from soldiom_ray.errors import NotFoundError, SoldiomError
 from soldiom_ray.records import FileEntry, Record
 from soldiom_ray.storage import Storage
+from soldiom_ray.train.loop import Position
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-MANIFEST, WEIGHTS, STATE = "manifest.json", "weights.safetensors", "state.pt"
+MANIFEST, WEIGHTS, MOMENTS = "manifest.json", "weights.safetensors", "optimizer.safetensors"
 KEPT = 2
 """Newest checkpoints kept besides the best one: the second stands in when the first is damaged."""
 
 
-class Position(Record):
-    """Where a training stands, besides its tensors."""
-
-    step: int
-    tokens: int
-    seconds: float
-    best_step: int
-    best_loss: float
-    bad_validations: int
-    curves: tuple[dict[str, float | int], ...]
-
-
 class _Manifest(Record):
+    model_config = ConfigDict(ser_json_inf_nan="constants")
+
     position: Position
     files: tuple[FileEntry, ...]
 
@@ -45,19 +37,16 @@ class Checkpoints:
         self.storage = storage
         self.prefix = prefix.rstrip("/")
 
-    def write(self, position: Position, weights: Mapping[str, "Tensor"], optimizer: Mapping[str, Any]) -> None:
+    def write(self, position: Position, weights: Mapping[str, "Tensor"], moments: Mapping[str, "Tensor"]) -> None:
         """Keep this state, then remove what is neither among the newest nor the best. StorageFullError when the disk
         is full: the half-written checkpoint goes, the earlier ones stay."""
         import safetensors.torch
-        import torch
 
-        folder, state = self._folder(position.step), io.BytesIO()
-        torch.save(dict(optimizer), state)
-        detached = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+        folder = self._folder(position.step)
         try:
             entries = []
-            for name, data in ((WEIGHTS, safetensors.torch.save(detached)), (STATE, state.getvalue())):
-                written = self.storage.write(f"{folder}/{name}", data)
+            for name, tensors in ((WEIGHTS, weights), (MOMENTS, moments)):
+                written = self.storage.write(f"{folder}/{name}", safetensors.torch.save(dict(tensors)))
                 entries.append(FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256))
             manifest = _Manifest(position=position, files=tuple(entries))
             self.storage.write(f"{folder}/{MANIFEST}", manifest.model_dump_json().encode())
@@ -77,7 +66,7 @@ class Checkpoints:
         ]
         return sorted(int(name) for name in found if name.isdecimal())
 
-    def newest(self) -> tuple[Position, dict[str, "Tensor"], dict[str, Any]] | None:
+    def newest(self) -> tuple[Position, dict[str, "Tensor"], dict[str, "Tensor"]] | None:
         """The newest checkpoint whose bytes are those that were written; damaged ones are logged and removed."""
         for step in reversed(self.steps()):
             try:
@@ -88,10 +77,10 @@ class Checkpoints:
                 self._remove(step)
         return None
 
-    def read(self, step: int) -> tuple[Position, dict[str, "Tensor"], dict[str, Any]]:
-        """One checkpoint: position, weights by name, optimiser state. ValueError when its bytes have changed."""
+    def read(self, step: int) -> tuple[Position, dict[str, "Tensor"], dict[str, "Tensor"]]:
+        """One checkpoint: position, weights and moments by name (see `Strategy.moments`). ValueError when its bytes have
+        changed."""
         import safetensors.torch
-        import torch
 
         folder = self._folder(step)
         manifest = _Manifest.model_validate_json(self.storage.read(f"{folder}/{MANIFEST}"))
@@ -100,8 +89,7 @@ class Checkpoints:
             data[entry.name] = self.storage.read(f"{folder}/{entry.name}")
             if hashlib.sha256(data[entry.name]).hexdigest() != entry.sha256:
                 raise ValueError(f"{entry.name} of step {step} is not what was written")
-        state = torch.load(io.BytesIO(data[STATE]), map_location="cpu", weights_only=True)
-        return manifest.position, safetensors.torch.load(data[WEIGHTS]), state
+        return manifest.position, safetensors.torch.load(data[WEIGHTS]), safetensors.torch.load(data[MOMENTS])
 
     def best_weights(self, position: Position) -> dict[str, "Tensor"] | None:
         """The weights of the best validation, when that checkpoint can still be read."""

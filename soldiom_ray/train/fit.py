@@ -12,16 +12,19 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.load import context_length, has_bfloat16, load_tokenizer, model_folder
+from soldiom_ray.models.load import context_length, has_bfloat16, load_processor, model_folder
 from soldiom_ray.models.plan import free_bytes, needed, positions_at_once
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train import methods
+from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.data import Blocks, cuts, folder_hash, open_tokens, tokenize
-from soldiom_ray.train.loop import Loop, Record, Schedule
+from soldiom_ray.train.data import folder_hash
+from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
+from soldiom_ray.train.strategies import Optimization, open_strategy
+from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)
 CODE = 1
@@ -80,7 +83,9 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
         draft = artifacts.draft("run", made_from, parents=[dataset.id])
         if draft.finished():
             return draft, None
-        tokens = tokenize(artifacts, dataset, load_tokenizer(folder), tokens_by, _part(context.report, 0.0, 0.05))
+        tokens = task_of(declared.task).tokenize(
+            artifacts, dataset, load_processor(folder), tokens_by, declared, _part(context.report, 0.0, 0.05)
+        )
     return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id)
 
 
@@ -88,75 +93,91 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
     """What every worker does; rank 0 leaves the weights and `result.json` in storage."""
     import torch
 
-    from soldiom_ray.models.attention import causal_blocks
-
-    declared = work.declared
+    declared, task = work.declared, task_of(work.declared.task)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = declared.precision == "bfloat16" or (declared.precision == "auto" and has_bfloat16(device))
     checkpoints = Checkpoints(artifacts.storage, work.checkpoints_prefix)
+    tokens = artifacts.get(work.tokens)
+    configuration = task.configure(tokens)
     with ExitStack() as stack:
-        folder, tokenizer = stack.enter_context(_base(work, artifacts))
-        needs = needed(folder, tokenizer, declared, bfloat16=bfloat16)
+        folder, processor = stack.enter_context(_base(work, artifacts))
+        needs = needed(folder, processor, declared, bfloat16=bfloat16)
         at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
-        model = methods.build(folder, tokenizer, declared, bfloat16=bfloat16, device=device)
+        model = methods.build(task, folder, processor, declared, configuration, bfloat16=bfloat16, device=device)
         length = min(declared.sequence_length, context_length(model))
-        stack.enter_context(causal_blocks(model, length))
-        blocks, held_out = stack.enter_context(open_tokens(artifacts, artifacts.get(work.tokens), length))
-        loop = Loop(
-            model,
-            blocks,
-            held_out,
-            schedule(declared, blocks, bfloat16, at_once),
-            checkpoints,
-            _part(report, 0.05, 1.0),
-            observe,
+        stack.enter_context(task.reading(model, length))
+        train, held_out = stack.enter_context(task.open(artifacts, tokens, length))
+        planned = schedule(declared, train, at_once)
+        optimization = Optimization(
+            planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
+        strategy = open_strategy(_strategy(declared), task.objective(model, tokens, declared), optimization)
+        loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe)
         outcome = loop.run()
         if loop.rank == 0:
             details = {
+                "task": declared.task,
+                "auto_class": task.auto_class,
+                "configuration": configuration,
                 "method": declared.method,
                 "base_model": None if declared.architecture else declared.base_model,
                 "steps": outcome.steps,
                 "tokens": outcome.tokens,
                 "best_step": outcome.best_step,
                 "best_validation_loss": _finite(outcome.best_loss),
+                "best_validation": _best(outcome),
                 "seconds": round(outcome.seconds, 2),
                 "tokens_per_second": round(outcome.tokens_per_second, 1),
                 "stopped_early": outcome.stopped_early,
                 "sequence_length": length,
-                "cuts": cuts(artifacts, artifacts.get(work.tokens), length),
+                "cuts": task.cuts(artifacts, tokens, length),
                 "precision": "bfloat16" if bfloat16 else "float32",
-                "workers": loop.world,
+                "strategy": _strategy(declared),
+                "workers": strategy.world,
                 **_used(),
                 "parameters": sum(p.numel() for p in model.parameters()),
-                "trainable_parameters": sum(p.numel() for p in loop.parameters.values()),
+                "trainable_parameters": sum(p.numel() for p in strategy.parameters.values()),
             }
-            entries = _store_weights(artifacts, work, model, tokenizer, bfloat16)
+            entries = _store_weights(artifacts, work, model, processor, bfloat16)
             checkpoints.put_result(
                 {"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]}
             )
 
 
-def schedule(declared: Train, blocks: Blocks, bfloat16: bool, positions: int) -> Schedule:
+def schedule(declared: Train, train: Source, positions: int) -> Schedule:
     """The declaration in steps of this dataset."""
-    wanted = declared.epochs * len(blocks) * blocks.width
-    wanted = min(wanted, declared.max_tokens or math.inf)
-    per_step = max(declared.workers, min(declared.batch_tokens // blocks.width, len(blocks)))
-    steps = max(1, math.ceil(wanted / (per_step * blocks.width)))
+    import numpy as np
+
+    whole = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
+    wanted = min(declared.epochs * whole, declared.max_tokens or math.inf)
+    mean = whole / len(train)
+    per_step = max(1, min(int(declared.batch_tokens / mean), len(train)))
+    per_step = max(1, per_step // declared.workers) * declared.workers
+    steps = max(1, math.ceil(wanted / (per_step * mean)))
     return Schedule(
         steps=steps,
-        blocks_per_step=per_step,
-        blocks_at_once=max(1, positions // blocks.width),
+        units_per_step=per_step,
+        positions_at_once=positions,
         learning_rate=declared.learning_rate or methods.LEARNING_RATES[declared.method],
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
-        weight_decay=declared.weight_decay,
-        gradient_clip=declared.gradient_clip,
         validate_every=math.ceil(steps / declared.validations),
         validation_tokens=declared.validation_tokens,
         patience=declared.patience,
-        bfloat16=bfloat16,
         seed=declared.seed,
+        checkpoint_seconds=declared.checkpoint_seconds,
     )
+
+
+def _strategy(declared: Train) -> str:
+    if declared.strategy != "auto":
+        return declared.strategy
+    return "ddp" if declared.workers > 1 else "single"
+
+
+def _best(outcome: Outcome) -> Record:
+    """The metrics of the best validation."""
+    points = [point for point in outcome.curves if point["step"] == outcome.best_step]
+    return {key: value for point in points for key, value in point.items() if key.startswith("validation_")}
 
 
 def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | None = None) -> Manifest:
@@ -213,10 +234,10 @@ def _texts(artifacts: Artifacts, dataset: Manifest) -> Iterator[str]:
 def _base(work: Work, artifacts: Artifacts) -> Iterator[tuple[Path | None, Any]]:
     if work.tokenizer is None:
         with model_folder(work.settings, artifacts, work.declared.base_model) as folder:
-            yield folder, load_tokenizer(folder)
+            yield folder, load_processor(folder)
     else:
         with artifacts.storage.local_folder(prefix_of(work.tokenizer)) as folder:
-            yield None, load_tokenizer(folder)
+            yield None, load_processor(folder)
 
 
 def _store_weights(

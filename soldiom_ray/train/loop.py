@@ -1,20 +1,23 @@
-"""The training loop: plain torch, the same for full, LoRA and prompt training, one process or many (DDP)."""
+"""The training loop: plain torch, the same for every task, method and strategy, one process or many.
 
-import contextlib
+It needs torch, transformers and peft alone, so that it can be profiled and measured without the rest of the system.
+"""
+
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Protocol
 
 from soldiom_ray.errors import CancelledError
-from soldiom_ray.train.checkpoints import Checkpoints, Position
-from soldiom_ray.train.data import Blocks, Order
+from soldiom_ray.train.blocks import Order, Source, shares, spread
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor, nn
+    from torch import Tensor
+
+    from soldiom_ray.train.blocks import Indices
+    from soldiom_ray.train.strategies import Strategy
 
 log = logging.getLogger(__name__)
 Record = dict[str, float | int]
@@ -27,16 +30,13 @@ class Schedule:
     """How long and how: numbers only, so that a test can say them."""
 
     steps: int
-    blocks_per_step: int
-    blocks_at_once: int
+    units_per_step: int
+    positions_at_once: int
     learning_rate: float
     warmup_steps: int
-    weight_decay: float
-    gradient_clip: float
     validate_every: int
     validation_tokens: int
     patience: int
-    bfloat16: bool
     seed: int
     checkpoint_seconds: float = 120.0
 
@@ -48,9 +48,22 @@ class Schedule:
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, share))))
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a training stands, besides its tensors."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_step: int = 0
+    best_loss: float = math.inf
+    bad_validations: int = 0
+    curves: tuple[Record, ...] = ()
+
+
 @dataclass
 class Outcome:
-    """What a training came to. `model` then holds the weights of its best validation."""
+    """What a training came to. The model then holds the weights of its best validation."""
 
     steps: int
     tokens: int
@@ -62,6 +75,18 @@ class Outcome:
     curves: list[Record] = field(default_factory=list)
 
 
+class Keeper(Protocol):
+    """Where a training's states are kept: see `checkpoints`."""
+
+    def write(self, position: Position, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor]") -> None: ...
+
+    def newest(self) -> "tuple[Position, dict[str, Tensor], dict[str, Tensor]] | None": ...
+
+    def read(self, step: int) -> "tuple[Position, dict[str, Tensor], dict[str, Tensor]]": ...
+
+    def best_weights(self, position: Position) -> "dict[str, Tensor] | None": ...
+
+
 class Loop:
     """One training of one model. `report(fraction, message)` may raise CancelledError: a checkpoint is written first.
 
@@ -69,70 +94,55 @@ class Loop:
 
     def __init__(
         self,
-        model: "nn.Module",
-        train: Blocks,
-        validation: Blocks,
+        strategy: "Strategy",
+        train: Source,
+        validation: Source,
         schedule: Schedule,
-        checkpoints: Checkpoints,
+        checkpoints: Keeper,
         report: Callable[[float, str], None],
         observe: Callable[[Record], None] = lambda record: None,
     ) -> None:
-        import torch
-        from torch import distributed
-
-        from soldiom_ray.models.loss import CausalLoss
-
-        together = distributed.is_available() and distributed.is_initialized()
-        self.rank, self.world = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
-        self.model, self.schedule, self.checkpoints = model, schedule, checkpoints
+        self.strategy, self.schedule, self.checkpoints = strategy, schedule, checkpoints
         self.report, self.observe = report, observe
-        self.train_blocks, self.validation_blocks = train, validation
-        self.order = Order(len(train), schedule.blocks_per_step, schedule.seed)
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.device = next(iter(self.parameters.values())).device
-        decayed = [p for p in self.parameters.values() if p.dim() > 1]
-        flat = [p for p in self.parameters.values() if p.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": flat, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, betas=(0.9, 0.95), fused=True)
-        self.loss: Any = CausalLoss(model)
-        self.stepped: Any = self.loss
-        if self.world > 1:
-            devices = [self.device] if self.device.type == "cuda" else None
-            self.stepped = torch.nn.parallel.DistributedDataParallel(self.loss, device_ids=devices)
-        self.position = Position(
-            step=0, tokens=0, seconds=0.0, best_step=0, best_loss=math.inf, bad_validations=0, curves=()
-        )
+        self.train_units, self.validation_units = train, validation
+        self.order = Order(len(train), schedule.units_per_step, schedule.seed)
+        self.position = Position()
         self.curves: list[Record] = []
+        self._saved_at = self._begun_at = time.monotonic()
+        self._begun_step = 0
+
+    @property
+    def rank(self) -> int:
+        """This process among those that train together; 0 speaks for all."""
+        return self.strategy.rank
 
     def run(self) -> Outcome:
         """Train from the newest valid checkpoint to the end, or until validation no longer improves."""
         self._resume()
-        started, before, tokens_before = time.monotonic(), self.position.seconds, self.position.tokens
-        self._saved_at = started
+        started = self._saved_at = self._begun_at = time.monotonic()
+        before, tokens_before, self._begun_step = self.position.seconds, self.position.tokens, self.position.step
         if self.position.step == 0 and not self.curves:
-            self._validate(0, 0, 0.0)
+            self._validate(0)
         waiting: list[tuple[float, int]] = []
         every = max(1, self.schedule.steps // POINTS)
         while self.position.step < self.schedule.steps and self.position.bad_validations < self.schedule.patience:
-            step, cancelled = self.position.step, self._cancelled()
+            cancelled = self._cancelled()
             if cancelled is not None:
                 self._save()
                 raise cancelled
-            loss, learnt = self._step(step)
+            step = self.position.step + 1
+            loss, learnt, tokens = self._step(step - 1)
             waiting.append((loss, learnt))
-            tokens = self.schedule.blocks_per_step * self.train_blocks.width
             seconds = before + time.monotonic() - started
-            self.position = self.position.model_copy(
-                update={"step": step + 1, "tokens": self.position.tokens + tokens, "seconds": seconds}
-            )
-            if (step + 1) % every == 0 or step + 1 == self.schedule.steps:
+            self.position = replace(self.position, step=step, tokens=self.position.tokens + tokens, seconds=seconds)
+            if step % every == 0 or step == self.schedule.steps:
                 mean = sum(a for a, _ in waiting) / sum(b for _, b in waiting)
                 waiting = []
-                self._note({"train_loss": mean, "learning_rate": self.schedule.rate(step)})
-            if (step + 1) % self.schedule.validate_every == 0 or step + 1 == self.schedule.steps:
-                self._validate(step + 1, self.position.tokens, seconds)
+                self._note({"train_loss": mean, "learning_rate": self.schedule.rate(step - 1)})
+            if step % self.schedule.validate_every == 0 or step == self.schedule.steps:
+                self._validate(step)
                 self._save()
-            elif time.monotonic() - self._saved_at > self.schedule.checkpoint_seconds:
+            elif self._any(time.monotonic() - self._saved_at > self.schedule.checkpoint_seconds):
                 self._save()
         self._restore_best()
         seconds = time.monotonic() - started
@@ -147,57 +157,54 @@ class Loop:
             curves=self.curves,
         )
 
-    def _step(self, number: int) -> tuple[float, int]:
-        """One optimiser step over this rank's share of the step's blocks; (summed loss, labels learnt) of all ranks."""
+    def _step(self, number: int) -> tuple[float, int, int]:
+        """One optimiser step over this rank's share of its units; (summed loss, labels learnt, positions) of all."""
         import torch
 
-        schedule = self.schedule
-        torch.manual_seed(schedule.seed * 1_000_003 + number * self.world + self.rank)
+        schedule, strategy = self.schedule, self.strategy
+        torch.manual_seed(schedule.seed * 1_000_003 + number * strategy.world + strategy.rank)
         everyones = self.order.step(number)
-        mine, learnt = everyones[self.rank :: self.world], max(1, self.train_blocks.learnt(everyones))
-        for group in self.optimizer.param_groups:
-            group["lr"] = schedule.rate(number)
-        total = torch.zeros((), device=self.device)
-        starts = range(0, len(mine), schedule.blocks_at_once)
-        for start in starts:
-            ids, labels = self._batch(self.train_blocks, mine[start : start + schedule.blocks_at_once])
-            held = self.world > 1 and start != starts[-1]
-            with self.stepped.no_sync() if held else contextlib.nullcontext(), self._precision():
-                loss = self.stepped(ids, labels)
-                (loss * (self.world / learnt)).backward()
-            total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), schedule.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return self._sum(total), learnt
+        learnt = max(1, self.train_units.learnt(everyones))
+        total = torch.zeros((), device=strategy.device)
+        batches = shares(self.train_units, everyones, strategy.world, schedule.positions_at_once)[strategy.rank]
+        for place, indices in enumerate(batches, 1):
+            batch = self._batch(self.train_units, indices)
+            total += strategy.backward(batch, 1 / learnt, last=place == len(batches))
+        strategy.step(schedule.rate(number))
+        return float(strategy.sum(total)), learnt, int(self.train_units.positions(everyones).sum())
 
-    def _validate(self, step: int, tokens: int, seconds: float) -> None:
-        """Take the validation loss on its fixed blocks (the train loss decides when there are none)."""
-        import torch
-
-        if len(self.validation_blocks):
-            indices = self.validation_blocks.spread(self.schedule.validation_tokens)
-            mine, total = indices[self.rank :: self.world], torch.zeros((), device=self.device)
-            training = self.model.training
-            self.model.eval()
-            with torch.no_grad(), self._precision():
-                for start in range(0, len(mine), self.schedule.blocks_at_once):
-                    total += self.loss(
-                        *self._batch(self.validation_blocks, mine[start : start + self.schedule.blocks_at_once])
-                    )
-            self.model.train(training)
-            value = self._sum(total) / max(1, self.validation_blocks.learnt(indices))
-            self._note({"validation_loss": value})
+    def _validate(self, step: int) -> None:
+        """Take the validation loss on its fixed units (the train loss decides when there are none)."""
+        if len(self.validation_units):
+            value, metrics = self._judge(self.validation_units)
+            self._note({"validation_loss": value, **metrics})
         else:
             value = self.curves[-1]["train_loss"] if self.curves else math.inf
-        better = value < self.position.best_loss or (step and not self.position.best_step)
-        self.position = self.position.model_copy(
-            update={
-                "best_loss": value if better else self.position.best_loss,
-                "best_step": step if better else self.position.best_step,
-                "bad_validations": 0 if better else self.position.bad_validations + 1,
-            }
+        better = value < self.position.best_loss or bool(step and not self.position.best_step)
+        self.position = replace(
+            self.position,
+            best_loss=value if better else self.position.best_loss,
+            best_step=step if better else self.position.best_step,
+            bad_validations=0 if better else self.position.bad_validations + 1,
         )
+
+    def _judge(self, units: Source) -> tuple[float, dict[str, float]]:
+        """(loss per label, the task's metrics) over units spread evenly."""
+        import torch
+
+        strategy, schedule = self.strategy, self.schedule
+        indices = spread(units, schedule.validation_tokens)
+        total, counted = torch.zeros((), device=strategy.device), None
+        strategy.objective.eval()
+        for mine in shares(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]:
+            loss, counts = strategy.judge(self._batch(units, mine if len(mine) else indices[:1]))
+            total += loss * bool(len(mine))
+            counts = counts.float() * bool(len(mine))
+            counted = counts if counted is None else counted + counts
+        strategy.objective.train()
+        value = float(strategy.sum(total)) / max(1, units.learnt(indices))
+        metrics = strategy.objective.metrics(strategy.sum(counted).cpu()) if counted is not None else {}
+        return value, {f"validation_{name}": number for name, number in metrics.items()}
 
     def _note(self, values: Record) -> None:
         record: Record = {
@@ -213,77 +220,68 @@ class Loop:
             self.observe(record)
 
     def _save(self) -> None:
+        weights, moments = self.strategy.weights(), self.strategy.moments()
+        if self.rank == 0:
+            self.checkpoints.write(replace(self.position, curves=tuple(self.curves)), weights, moments)
         self._saved_at = time.monotonic()
-        if self.rank != 0:
-            return
-        position = self.position.model_copy(update={"curves": tuple(self.curves)})
-        self.checkpoints.write(position, self.parameters, self.optimizer.state_dict())
 
     def _resume(self) -> None:
-        found = self.checkpoints.newest()
-        if found is None:
+        """Go on from the newest checkpoint that verifies: rank 0 finds it, the others read the same."""
+        found = self.checkpoints.newest() if self.rank == 0 else None
+        step = self._of_rank_0(-1 if found is None else found[0].step)
+        if step < 0:
             return
-        position, weights, optimizer = found
-        self._put(weights)
-        self.optimizer.load_state_dict(optimizer)
-        self.position, self.curves = position, [dict(record) for record in position.curves]
+        position, weights, moments = found or self.checkpoints.read(step)
+        self.strategy.put(weights, moments)
+        self.position, self.curves = replace(position, curves=()), [dict(record) for record in position.curves]
         if self.rank == 0:
             for record in self.curves:
                 self.observe(record)
-            log.info(
-                "training goes on from a checkpoint", extra={"data": {"step": position.step, "of": self.schedule.steps}}
-            )
+            log.info("training goes on from a checkpoint", extra={"data": {"step": step, "of": self.schedule.steps}})
 
     def _restore_best(self) -> None:
-        if self.position.best_step not in (0, self.position.step) and (
-            best := self.checkpoints.best_weights(self.position)
-        ):
-            self._put(best)
-
-    def _put(self, weights: dict[str, "Tensor"]) -> None:
-        import torch
-
-        if missing := self.parameters.keys() ^ weights.keys():
-            raise ValueError(f"the checkpoint's weights are not those of this model: {sorted(missing)[:3]}")
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(weights[name])
+        if self.position.best_step in (0, self.position.step):
+            return
+        best = self.checkpoints.best_weights(self.position)
+        if not self._any(best is None) and best is not None:
+            self.strategy.put(best)
 
     def _cancelled(self) -> CancelledError | None:
         """Ask whether to go on, all ranks alike: rank 0 reports and hears, the others are told."""
-        stop, error = 0.0, None
+        error = None
         if self.rank == 0:
             try:
                 self.report(self.position.step / self.schedule.steps, self._message())
             except CancelledError as caught:
-                stop, error = 1.0, caught
-        if self.world > 1:
-            import torch
-
-            stop = self._sum(torch.tensor(stop, device=self.device))
+                error = caught
+        stop = self._any(error is not None)
         return error or (CancelledError("The training was asked to stop.") if stop else None)
 
     def _message(self) -> str:
         last = next((record for record in reversed(self.curves) if "train_loss" in record), None)
         loss = f", loss {last['train_loss']:.3f}" if last else ""
-        return f"step {self.position.step}/{self.schedule.steps}{loss}"
+        done = self.position.step - self._begun_step
+        left = ""
+        if done:
+            seconds = (time.monotonic() - self._begun_at) / done * (self.schedule.steps - self.position.step)
+            left = f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
+        return f"step {self.position.step}/{self.schedule.steps}{loss}{left}"
 
-    def _batch(self, blocks: Blocks, indices: Any) -> tuple["Tensor", "Tensor"]:
+    def _batch(self, units: Source, indices: "Indices") -> "tuple[Tensor, ...]":
         import torch
 
-        ids, labels = blocks.batch(indices)
-        return torch.from_numpy(ids).to(self.device), torch.from_numpy(labels).to(self.device)
+        return tuple(torch.from_numpy(array).to(self.strategy.device) for array in units.batch(indices))
 
-    def _sum(self, value: "torch.Tensor") -> float:
-        if self.world > 1:
-            from torch import distributed
+    def _any(self, mine: bool) -> bool:
+        """Whether it is so on any rank: what all ranks must do together is decided together."""
+        return self._of_all(float(mine)) > 0
 
-            distributed.all_reduce(value)
-        return float(value)
+    def _of_rank_0(self, value: int) -> int:
+        return int(self._of_all(float(value) if self.rank == 0 else 0.0))
 
-    @contextlib.contextmanager
-    def _precision(self) -> Iterator[None]:
+    def _of_all(self, value: float) -> float:
+        if self.strategy.world == 1:
+            return value
         import torch
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bfloat16):
-            yield
+        return float(self.strategy.sum(torch.tensor(value, device=self.strategy.device, dtype=torch.float64)))

@@ -1,33 +1,56 @@
 """What is trained: the whole model, LoRA matrices, or a prompt; from a base or from random weights."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.train.tasks.task import Task
 
 LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-3}
 
 
-def build(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: bool, device: str) -> Any:
-    """The model to train, its trainable parameters in float32. `folder` is None for a model from scratch."""
+def build(
+    task: Task,
+    folder: Path | None,
+    processor: Any,
+    declared: Train,
+    configuration: dict[str, Any],
+    *,
+    bfloat16: bool,
+    device: str,
+) -> Any:
+    """The model to train, its trainable parameters in float32. `folder` is None for a model from scratch;
+    `configuration` is what the task's data asks of the model's."""
     import torch
 
     torch.manual_seed(declared.seed)
     if folder is None:
         from soldiom_ray.models.scratch import from_scratch
 
-        model = from_scratch(tokenizer, declared)
+        model = from_scratch(processor, declared, task.auto_class, **configuration)
     else:
         from soldiom_ray.models.load import load_model
 
         frozen = declared.method != "full" and bfloat16
-        model, _ = load_model(folder, dtype="bfloat16" if frozen else "float32", device=device)
-    model.config.use_cache = False
+        model, _ = load_model(
+            folder,
+            dtype="bfloat16" if frozen else "float32",
+            device=device,
+            auto_class=task.auto_class,
+            **_quantized(declared, device),
+            **configuration,
+        )
+    if hasattr(model.config, "use_cache"):
+        model.config.use_cache = False
     if declared.method == "lora":
-        model = _with_lora(model, declared)
+        model = _with_lora(model, declared, task)
     elif declared.method == "prompt":
-        model = _with_prompt(model, declared)
+        model = _with_prompt(model, declared, task)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
     return model.to(device).train()
 
 
@@ -40,21 +63,52 @@ def save(model: Any, tokenizer: Any, folder: Path, *, method: str, bfloat16: boo
     if method == "full":
         if bfloat16:
             model = model.to(torch.bfloat16)
-        model.config.use_cache = True
+        if hasattr(model.config, "use_cache"):
+            model.config.use_cache = True
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _with_lora(model: Any, declared: Train) -> Any:
+def _quantized(declared: Train, device: str) -> dict[str, Any]:
+    """The base's weights in 4 bits (QLoRA, Dettmers et al. 2023), where the recipe asks for them."""
+    if declared.quantization == "none":
+        return {}
+    if device == "cpu":
+        raise InputError(
+            "train.quantization is nf4, which needs a GPU; this worker has none.",
+            remedy="leave `quantization` out: LoRA on bfloat16 weights runs on a CPU",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "train.quantization is nf4, which needs the package bitsandbytes.", remedy="pip install bitsandbytes"
+        )
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    }
+
+
+def _with_lora(model: Any, declared: Train, task: Task) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    targets = list(declared.target_modules) or "all-linear"
+    head = [name for name in task.head if hasattr(model, name)]
     config = LoraConfig(
         r=declared.rank,
         lora_alpha=declared.alpha,
         lora_dropout=declared.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
+        target_modules=list(declared.target_modules) or "all-linear",
+        exclude_modules=head or None,
+        modules_to_save=head or None,
+        use_dora=declared.dora,
+        use_rslora=declared.rslora,
+        task_type=task.peft_type,
     )
     try:
         return get_peft_model(model, config)
@@ -68,13 +122,16 @@ def _with_lora(model: Any, declared: Train) -> Any:
         ) from error
 
 
-def _with_prompt(model: Any, declared: Train) -> Any:
+def _with_prompt(model: Any, declared: Train, task: Task) -> Any:
     """Virtual tokens that begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
     import torch
     from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
 
     config = PromptTuningConfig(
-        task_type="CAUSAL_LM", num_virtual_tokens=declared.virtual_tokens, prompt_tuning_init=PromptTuningInit.RANDOM
+        task_type=task.peft_type,
+        num_virtual_tokens=declared.virtual_tokens,
+        prompt_tuning_init=PromptTuningInit.RANDOM,
+        **({"num_transformer_submodules": 1} if task.peft_type == "SEQ_2_SEQ_LM" else {}),
     )
     tuned: Any = get_peft_model(model, config)
     words = model.get_input_embeddings().weight

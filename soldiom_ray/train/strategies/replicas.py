@@ -1,0 +1,74 @@
+"""Every worker holds the whole model: one process alone, or several whose gradients are averaged (DDP)."""
+
+import contextlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization, Strategy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from soldiom_ray.models.loss import Objective
+
+
+class Replicas(Strategy):
+    """The strategies `single` and `ddp`."""
+
+    def __init__(self, objective: "Objective", optimization: Optimization) -> None:
+        import torch
+
+        super().__init__(objective, optimization)
+        self.optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
+        self.module: Any = objective
+        if self.world > 1:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self.module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
+
+    def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
+        held = self.world > 1 and not last
+        with self.module.no_sync() if held else contextlib.nullcontext(), self.precision():
+            loss: Tensor = self.module(*batch)
+        with self.module.no_sync() if held else contextlib.nullcontext():
+            (loss * (scale * self.world)).backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+    def step(self, learning_rate: float) -> None:
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def weights(self) -> "dict[str, Tensor]":
+        return {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
+
+    def moments(self) -> "dict[str, Tensor]":
+        import torch
+
+        state = self.optimizer.state
+        found = {
+            f"{moment}/{name}": state[parameter][moment].cpu().contiguous()
+            for name, parameter in self.parameters.items()
+            if parameter in state
+            for moment in MOMENTS
+        }
+        steps = [float(state[parameter]["step"]) for parameter in self.parameters.values() if parameter in state]
+        return found | {"step": torch.tensor(max(steps, default=0.0))}
+
+    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
+        import torch
+
+        self.check_names(weights)
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(weights[name])
+        if moments is None or not float(moments["step"]):
+            return
+        for name, parameter in self.parameters.items():
+            self.optimizer.state[parameter] = {
+                "step": moments["step"].clone().to(parameter.device),
+                **{moment: moments[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in MOMENTS},
+            }

@@ -1,0 +1,87 @@
+"""Causal language models: texts and conversations as one stream of tokens, cut into blocks without padding."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.chat import encode_samples
+from soldiom_ray.models.loss import CausalLoss, Objective
+from soldiom_ray.records import Manifest
+from soldiom_ray.train.blocks import Blocks, Source
+from soldiom_ray.train.data import Streams, cuts, nothing_to_learn, samples
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+
+CODE = 2
+
+
+class CausalTask(Task):
+    """The next token of texts; of conversations, the assistant's tokens alone."""
+
+    auto_class = "AutoModelForCausalLM"
+    peft_type = "CAUSAL_LM"
+
+    def tokenize(
+        self, artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, declared: Train, report: Report
+    ) -> Manifest:
+        return tokenize(artifacts, dataset, tokenizer, by, report)
+
+    def open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int
+    ) -> AbstractContextManager[tuple[Source, Source]]:
+        return open_tokens(artifacts, tokens, length)
+
+    def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
+        return CausalLoss(model)
+
+    def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
+        from soldiom_ray.models.attention import causal_blocks
+
+        return causal_blocks(model, length)
+
+    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+        return cuts(artifacts, tokens, length)
+
+
+def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report) -> Manifest:
+    """The token streams of a dataset's train and validation splits.
+
+    For each split `<split>.bin` holds ids, `<split>.lengths.bin` the samples' tokens (uint32), and where conversations
+    are among them `<split>.scored.bin` a byte per id: 1 for what is to be learnt. Raises InputError when the train
+    split is empty."""
+    made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by}
+    draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
+    if done := draft.finished():
+        return done
+    counts: dict[str, int] = {}
+    expected = max(1, sum(dataset.counts.get(split, 0) for split in (TRAIN, VALIDATION)))
+    kind, seen = "uint16" if len(tokenizer) <= 1 << 16 else "uint32", 0
+    for split in (TRAIN, VALIDATION):
+        counts[split] = 0
+        with Streams(draft, split) as streams:
+            for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
+                streams.add(sample, kind)
+                counts[split] += len(sample.ids)
+                seen += 1
+                if seen % 64 == 0:
+                    report(min(1.0, seen / expected), f"tokenising: {seen} samples, {sum(counts.values()):,} tokens")
+        if split == TRAIN and counts[TRAIN] < 2:
+            raise nothing_to_learn(dataset, "text")
+    return draft.commit(counts=counts, details={"dtype": kind})
+
+
+@contextmanager
+def open_tokens(artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator[tuple[Blocks, Blocks]]:
+    """(train, validation) blocks, read from disk as they are needed."""
+    import numpy as np
+
+    kind = np.dtype(tokens.details["dtype"])
+    with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
+
+        def blocks(split: str) -> Blocks:
+            path, scored = folder / f"{split}.bin", folder / f"{split}.scored.bin"
+            stream = np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)
+            return Blocks(stream, length, np.memmap(scored, np.uint8, mode="r") if scored.is_file() else None)
+
+        yield blocks(TRAIN), blocks(VALIDATION)

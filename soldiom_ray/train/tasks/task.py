@@ -1,0 +1,53 @@
+"""What the training asks of a task."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from soldiom_ray.artifacts import Artifacts, Report
+    from soldiom_ray.domains.schema import Train
+    from soldiom_ray.models.loss import Objective
+    from soldiom_ray.records import Manifest
+    from soldiom_ray.train.blocks import Source
+
+TRAIN, VALIDATION = "train", "validation"
+
+
+class Task:
+    """One kind of training. It holds no state."""
+
+    auto_class: str
+    """The class of transformers that loads such a model from a folder."""
+    peft_type: str
+    """PEFT's name of the task."""
+    head: tuple[str, ...] = ()
+    """Names of the layers on top that are new to a pretrained model: adapters train them whole."""
+
+    def tokenize(
+        self, artifacts: "Artifacts", dataset: "Manifest", tokenizer: Any, by: str, declared: "Train", report: "Report"
+    ) -> "Manifest":
+        """The train and validation splits as an artifact that later runs reuse; `by` names the tokenizer. Its `details`
+        say what a model must fit (`labels`). InputError when the train split holds nothing to learn."""
+        raise NotImplementedError
+
+    def open(
+        self, artifacts: "Artifacts", tokens: "Manifest", length: int
+    ) -> "AbstractContextManager[tuple[Source, Source]]":
+        """(train, validation) units of at most `length` positions, read from disk as they are needed."""
+        raise NotImplementedError
+
+    def objective(self, model: Any, tokens: "Manifest", declared: "Train") -> "Objective":
+        """What is learnt."""
+        raise NotImplementedError
+
+    def configure(self, tokens: "Manifest") -> dict[str, Any]:
+        """What the model's configuration must hold for this data: its labels."""
+        return {}
+
+    def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
+        """A context in which the model reads units of this task in the fastest way."""
+        return nullcontext()
+
+    def cuts(self, artifacts: "Artifacts", tokens: "Manifest", length: int) -> dict[str, int]:
+        """How the training samples fit `length` positions: `samples`, `longest_tokens`, `cut_samples`, `cut_tokens`."""
+        raise NotImplementedError
