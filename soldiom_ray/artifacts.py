@@ -4,12 +4,14 @@ An artifact is a folder `<kind>/<id>/` in storage. Its `manifest.json` is writte
 not exist, so half a result is never believed and a second run finds the first one's work.
 """
 
+import base64
 import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,13 @@ class Artifacts:
         """The rows of those shards as plain dictionaries."""
         for table in self.tables(manifest, folder, columns):
             yield from table.to_pylist()
+
+    def preview(self, manifest: Manifest, folder: str, limit: int) -> list[dict[str, Any]]:
+        """The first rows as JSON can hold them: a picture as a `data:` URL, which browsers show."""
+        return [
+            {name: _as_url(value) if isinstance(value, bytes) else value for name, value in row.items()}
+            for row in islice(self.rows(manifest, folder), limit)
+        ]
 
     def delete(self, artifact: str) -> None:
         """Remove an artifact, its manifest first; of the files it shares with others, those that no other names."""
@@ -200,10 +209,12 @@ def prefix_of(artifact: str) -> str:
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:
-    """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields."""
+    """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields; one
+    that may hold bytes or nothing is there only where a row holds some."""
     import pyarrow as pa
 
     types: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
+    types[bytes | None] = pa.binary()
     schema = pa.schema(
         [
             (
@@ -213,9 +224,15 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> by
                 else types.get(info.annotation, pa.string()),
             )
             for name, info in record.model_fields.items()
+            if info.annotation != bytes | None or any(row.get(name) is not None for row in rows)
         ]
     )
     return table_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
+
+
+def _as_url(picture: bytes) -> str:
+    media = "image/jpeg" if picture.startswith(b"\xff\xd8") else "image/png"
+    return f"data:{media};base64,{base64.b64encode(picture).decode()}"
 
 
 def table_bytes(table: "pa.Table") -> bytes:

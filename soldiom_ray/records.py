@@ -57,7 +57,8 @@ class Record(BaseModel):
 class Document(Record):
     """One collected text with its provenance. A documents artifact is Parquet shards of these.
 
-    `group` is what a leak-free split keeps together: a package, a repository, a conversation, a file.
+    `group` is what a leak-free split keeps together: a package, a repository, a conversation, a file. `image` is a
+    picture as PNG or JPEG, whose `text` is its caption or empty.
     `license` is an SPDX expression, or "" when none was found. `rule` names what let the document in.
     """
 
@@ -77,13 +78,16 @@ class Document(Record):
     rule: str = ""
     collected_at: datetime
     metadata: str = "{}"
+    image: bytes | None = None
 
 
 class Sample(Record):
     """One row of a prepared dataset: a document that passed, cleaned, with its split.
 
     `verdict` is what the licence policy said of it. `messages` is a conversation as JSON, [{role, content}, ...], of
-    which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`, `label`."""
+    which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`; `label`, a string, or a
+    list of strings; `rejected`, the answer that the last of `messages` was preferred to; of a picture `width`, `height`
+    and `format`. `image` is a picture as PNG or JPEG; a dataset without pictures has no such column."""
 
     id: str
     text: str
@@ -102,6 +106,7 @@ class Sample(Record):
     verdict: str = ""
     messages: str = ""
     metadata: str = "{}"
+    image: bytes | None = None
 
 
 class Drop(Record):

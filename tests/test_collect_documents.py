@@ -167,17 +167,17 @@ def test_the_parser_sees_no_environment(monkeypatch: pytest.MonkeyPatch) -> None
             assert b"secret" not in Path(f"/proc/{sandbox.process.pid}/environ").read_bytes()
 
 
-def test_options_go_into_the_parsers_process_and_attachments_come_out() -> None:
+def test_options_go_into_the_parsers_process_and_attachments_and_pictures_come_out() -> None:
     with Sandbox() as sandbox:
         (row,) = sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Body"}))
         assert (row.text, row.part, row.metadata["columns"]) == ("words", "row 1", {"text": "Body"})
         with pytest.raises(LeftOut) as raised:
             sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Story"}))
         assert raised.value.outcome == "wrong_columns"
-    answer = {"texts": [["t", "", {}, [[{"second": 1}, 2], [{"second": 2}, 3]]], ["u", "p", {}, []]]}
-    first, second = _read_answer(answer, b"abcde").texts
+    answer = {"texts": [["t", "", {}, [[{"second": 1}, 2], [{"second": 2}, 3]], 0], ["u", "p", {}, [], 4]]}
+    first, second = _read_answer(answer, b"abcdefghi").texts
     assert [(a.data, a.metadata) for a in first.attachments] == [(b"ab", {"second": 1}), (b"cde", {"second": 2})]
-    assert second.attachments == ()
+    assert (first.image, second.attachments, second.image) == (None, (), b"fghi")
 
 
 CONFINED = """

@@ -119,7 +119,7 @@ def test_columns_are_guessed_told_and_the_other_fields_kept() -> None:
     assert rows[0].metadata["fields"] == {"id": "7", "category": "easy"}
     pair = {"prompt": "Q", "chosen": "good", "rejected": "bad"}
     (preferred,) = parse_bytes("a.jsonl", json.dumps(pair).encode())
-    assert preferred.text == "Q\n\ngood" and preferred.metadata["fields"] == {"rejected": "bad"}
+    assert preferred.text == "Q\n\ngood" and preferred.metadata["rejected"] == "bad"
     (translated,) = parse_bytes("a.csv", b"source,target,note\nhouse,maison,x\n")
     assert translated.text == "house\n\nmaison" and translated.metadata["fields"] == {"note": "x"}
 

@@ -13,6 +13,13 @@ collect_app = typer.Typer(help="Collect documents from a source.", no_args_is_he
 
 Name = Annotated[str, typer.Option(help="Name of what is made.")]
 Many = list[str]
+Pictures = Annotated[
+    bool,
+    typer.Option(
+        "--pictures",
+        help="For files: take pictures themselves (images, .npz), labelled by folder or table, nothing else.",
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -121,6 +128,7 @@ def prepare(
     ],
     column: Annotated[Many | None, typer.Option(help="For files: which column is what.", metavar="ROLE=COLUMN")] = None,
     license: Annotated[str | None, typer.Option(help="For files: their licence (SPDX).")] = None,  # noqa: A002
+    pictures: Pictures = False,
     split_by: Annotated[
         str | None, typer.Option(help="group, repository, conversation, document or time; default: group.")
     ] = None,
@@ -139,7 +147,13 @@ def prepare(
         "prepare": declared | ({"split": split} if split else {}),
     }
     if paths:
-        source = {"source": "files", "paths": paths, "columns": pairs(column, "--column"), "license": license or ""}
+        source: dict[str, Any] = {
+            "source": "files",
+            "paths": paths,
+            "columns": pairs(column, "--column"),
+            "license": license or "",
+        }
+        source["pictures"] = pictures
         content["collect"] = [{key: value for key, value in source.items() if value}]
     job = _run(content, "prepare")
     stage = _stage(job, "prepare")
@@ -175,14 +189,18 @@ def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
     k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=50)] = 5,
     where: Annotated[
-        Many | None, typer.Option("--filter", metavar="NAME=VALUE", help="license, source, group, kind, language, ...")
+        Many | None,
+        typer.Option(
+            "--filter", metavar="NAME=VALUE", help="license, source, group, kind, language, path (start), ..."
+        ),
     ] = None,
+    mode: Annotated[str, typer.Option(help="By meaning (dense), by words (lexical), or both (hybrid).")] = "hybrid",
     json: Json = False,
 ) -> None:
-    """Find the passages nearest in meaning, with their sources."""
+    """Find the passages that answer a question best, with their sources."""
     from soldiom_ray.cli.client import call
 
-    asked = {"query": query, "k": k, "filters": pairs(where, "--filter")}
+    asked = {"query": query, "k": k, "mode": mode, "filters": pairs(where, "--filter")}
     items = call(load_settings(), "POST", "/api/search", asked)["items"]
     if json:
         print_json({"items": items})
@@ -190,9 +208,10 @@ def search(
     for item in items:
         about = item["metadata"]
         lines = f":{about['start_line']}-{about['end_line']}" if about.get("start_line") else ""
+        page = f", page {about['page']}" if about.get("page") else ""
         licence = f"  [{about['license']}]" if about.get("license") else ""
         package = f"{about.get('group', '')} {about.get('version', '')}"
-        print(f"{item['score']:.3f}  {package}  {about.get('path', '')}{lines}{licence}")
+        print(f"{item['score']:.3f}  {package}  {about.get('path', '')}{lines}{page}{licence}")
         for line in item["text"].strip().splitlines()[:6]:
             print(f"       {line[:110]}")
         print()

@@ -1,5 +1,6 @@
 """Commands that show what was collected and prepared."""
 
+from json import loads
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,15 +68,14 @@ def preview_dataset(
     json: Json = False,
 ) -> None:
     """Show some samples."""
-    from itertools import islice
-
     manifest, artifacts = _open(dataset)
     folder = "documents/" if manifest.kind == "documents" else f"{split}/"
-    items = list(islice(artifacts.rows(manifest, folder), limit))
+    items = artifacts.preview(manifest, folder, limit)
     if json:
         print_json({"items": items})
     for item in () if json else items:
-        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{item['text'][:600].rstrip()}\n")
+        shown = "\n".join(line for line in (_picture(item), item["text"][:600].rstrip()) if line)
+        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{shown}\n")
 
 
 @dataset_app.command("dropped")
@@ -113,6 +113,15 @@ def list_documents(
         rows, _ = documents.list_documents(connection, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
         items = [documents.as_dict(row) for row in rows]
     print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No such document.")
+
+
+def _picture(item: dict[str, Any]) -> str:
+    """A line on a sample's picture; empty for other samples."""
+    if not item.get("image"):
+        return ""
+    about = loads(item["metadata"])
+    label = f", label {about['label']}" if "label" in about else ""
+    return f"(picture, {about.get('format')}, {about.get('width')} x {about.get('height')}{label}; --json holds it)"
 
 
 def _open(dataset: str) -> tuple[Any, Any]:

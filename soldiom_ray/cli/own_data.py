@@ -8,7 +8,7 @@ from urllib.parse import quote
 import typer
 
 from soldiom_ray.cli.client import call
-from soldiom_ray.cli.data import Many, Name, collect_app, collect_source, pairs, split_list
+from soldiom_ray.cli.data import Many, Name, Pictures, collect_app, collect_source, pairs, split_list
 from soldiom_ray.cli.output import Json
 from soldiom_ray.domains.connections import with_password
 from soldiom_ray.errors import InputError
@@ -32,6 +32,7 @@ def collect_files(
     column: Columns = None,
     license: Annotated[str | None, typer.Option(help="Of these files (SPDX).")] = None,  # noqa: A002
     ocr: Annotated[bool, typer.Option("--ocr/--no-ocr", help="Read scans and images.")] = True,
+    pictures: Pictures = False,
     speech_model: Annotated[
         str | None, typer.Option(help="Writes transcripts: pocketsphinx, or the folder of a Whisper model.")
     ] = None,
@@ -48,6 +49,7 @@ def collect_files(
         "columns": pairs(column, "--column"),
         "license": license,
         "ocr": ocr,
+        "pictures": pictures or None,
         "speech_model": speech_model,
     }
     collect_source(name, source, json)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from soldiom_ray.domains.schema import Source
     from soldiom_ray.records import Manifest
 
-CODE = 2
+CODE = 3
 """Raise it when the same sources would now give other documents."""
 
 COLUMN_FACT = "column "

@@ -17,6 +17,9 @@ UNAVAILABLE = "unavailable"
 MOST_VALUES, OTHERS = 2000, "(others)"
 """A table has a group for every row: what comes after so many different values is counted together."""
 
+UNHASHED = ("collected_at", "image")
+"""Fields that the content's hash leaves out: the time, and the picture, whose own hash is told beside it."""
+
 COUNTED = ("license", "kind", "framework", "group", "language")
 
 
@@ -74,9 +77,9 @@ class Shelf:
             value = str(getattr(document, name)) or "unknown"
             counter[value if value in counter or len(counter) < MOST_VALUES else OTHERS] += 1
         row = document.model_dump()
-        self._content.update(json.dumps([value for name, value in row.items() if name != "collected_at"]).encode())
+        self._content.update(json.dumps([value for name, value in row.items() if name not in UNHASHED]).encode())
         self._rows.append(row)
-        self._bytes += len(document.text)
+        self._bytes += len(document.text) + len(document.image or b"")
         if len(self._rows) >= SHARD_ROWS or self._bytes >= SHARD_BYTES:
             self._write()
 

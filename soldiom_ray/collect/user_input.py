@@ -3,8 +3,8 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.pictures import told_by_path
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.documents.speech import why_not
 from soldiom_ray.collect.files import wanted
 from soldiom_ray.collect.label import LANGUAGES, label
+from soldiom_ray.collect.picture_tables import read_tables
 from soldiom_ray.collect.raw import keep_raw
 from soldiom_ray.collect.text import LeftOut
 from soldiom_ray.collect.work import COLLECTED, Gathered, Task, Todo, document_id
@@ -27,7 +29,8 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage, open_text
 
 FILES_PER_TASK = 64
-PARSERS = 5
+BYTES_PER_TASK = 64 << 20
+PARSERS = 6
 """Raise it when the same bytes would now give other texts."""
 
 COUNTED_FACTS = (
@@ -52,6 +55,7 @@ class Given:
     content: str | None = None
     metadata: str = "{}"
     license: str = ""
+    size_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,9 @@ def parse_once(name: str, data: bytes, options: ParseOptions, sandbox: Sandbox, 
         if left.outcome not in MAY_BE_BETTER_NEXT_TIME:
             storage.write(key, json.dumps({"outcome": left.outcome, "why": left.why}).encode())
         raise
-    rows = [(parsed.text, parsed.part, parsed.metadata) for parsed in texts]
-    storage.write(key, json.dumps({"texts": rows}).encode())
+    if not any(parsed.image for parsed in texts):  # those are decoded sooner than they were written and read
+        rows = [(parsed.text, parsed.part, parsed.metadata) for parsed in texts]
+        storage.write(key, json.dumps({"texts": rows}).encode())
     return texts
 
 
@@ -128,7 +133,7 @@ def _attachments_kept(parsed: ParsedText, storage: Storage) -> ParsedText:
     if not parsed.attachments:
         return parsed
     told = [{"sha256": keep_raw(storage, one.data), **one.metadata} for one in parsed.attachments]
-    return ParsedText(parsed.text, parsed.part, parsed.metadata | {"attachments": told})
+    return replace(parsed, metadata=parsed.metadata | {"attachments": told}, attachments=())
 
 
 @dataclass
@@ -144,14 +149,35 @@ class FilesPlan:
 
     def todo(self, report: Callable[[float, str], None]) -> Todo:
         declared = self.declared
-        options = ParseOptions(declared.columns, declared.ocr, declared.speech_model)
-        here = any(given.place is not None for given in self.files)
-        starts = range(0, len(self.files), FILES_PER_TASK)
-        groups = [tuple(self.files[s : s + FILES_PER_TASK]) for s in starts]
+        options = ParseOptions(declared.columns, declared.ocr, declared.speech_model, declared.pictures)
+        files = _with_tables(self.files, declared, self.gathered) if declared.pictures else self.files
+        here = any(given.place is not None for given in files)
         tasks: list[Task] = [
-            ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, here) for group in groups
+            ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, here)
+            for group in _groups_of_files(files)
         ]
         return Todo(tasks, self.gathered)
+
+
+def _groups_of_files(files: Sequence[Given]) -> Iterator[tuple[Given, ...]]:
+    """At most FILES_PER_TASK and, but for a larger file, BYTES_PER_TASK: what they give is in memory at once."""
+    group: list[Given] = []
+    for given in files:
+        size = sum(one.size_bytes for one in group) + given.size_bytes
+        if group and (len(group) == FILES_PER_TASK or size > BYTES_PER_TASK):
+            yield tuple(group)
+            group = []
+        group.append(given)
+    if group:
+        yield tuple(group)
+
+
+def _with_tables(files: Sequence[Given], declared: FilesSource, gathered: Gathered) -> list[Given]:
+    """The files but for tables of pictures, whose rows become metadata of the pictures that they name."""
+    places = {given.place: given.name for given in files if given.place is not None}
+    told, tables = read_tables(places, declared.columns, declared.max_bytes, gathered)
+    rest = [given for given in files if given.place not in tables]
+    return [replace(given, metadata=json.dumps(told[given.place])) if given.place in told else given for given in rest]
 
 
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
@@ -175,8 +201,10 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         chosen = [(name, file) for name, file in found if wanted(name, declared.include or ("*",), declared.exclude)]
         gathered.outcomes["not_included"] += len(found) - len(chosen)
         found = chosen
-        files.extend(Given(name, file.as_uri(), name, file, license=license_) for name, file in found)
-        prints.extend((name, file.stat().st_size, file.stat().st_mtime_ns) for name, file in found)
+        for name, file in found:
+            size = file.stat().st_size
+            files.append(Given(name, file.as_uri(), name, file, license=license_, size_bytes=size))
+            prints.append((name, size, file.stat().st_mtime_ns))
     given, hashes = _inputs(declared.inputs, context, problems)
     if problems:
         raise InputError(
@@ -233,7 +261,8 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
 
 
 def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: datetime) -> Document:
-    digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest() if parsed.part else file_sha256
+    content = parsed.image or parsed.text.encode(errors="surrogatepass")
+    digest = hashlib.sha256(content).hexdigest() if parsed.part else file_sha256
     url = f"{given.url}#{parsed.part.replace(' ', '-')}" if parsed.part else given.url
     told = label(given.name, parsed.text)
     suffix = Path(given.name).suffix.lower()
@@ -242,30 +271,35 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
     else:
         kind = "documentation" if data_type(given.name) == "text" else "other"
     metadata = json.loads(given.metadata) | parsed.metadata | ({"file_sha256": file_sha256} if parsed.part else {})
+    if parsed.image:
+        metadata = told_by_path(parsed.part or given.name.partition("/")[2]) | metadata
     return Document(
         id=document_id("user", url, digest),
-        text=parsed.text,
+        text=metadata.pop("caption", "") if parsed.image else parsed.text,
         source="user",
         url=url,
         path=given.name,
-        group=_group(given, parsed),
+        group=_group(given, parsed, metadata),
         sha256=digest,
-        license=licenses.from_name(str(parsed.metadata.get("license") or "")) or given.license,
+        license=licenses.from_name(str(metadata.get("license") or "")) or given.license,
         kind=kind,
         framework=told.framework,
         language="" if suffix in SUPPORTED and suffix != ".ipynb" else told.language or "text",
         rule="files",
         collected_at=collected_at,
         metadata=json.dumps(metadata),
+        image=parsed.image,
     )
 
 
-def _group(given: Given, parsed: ParsedText) -> str:
-    """A record stands for itself, or for what its own column says that it belongs to (hashed: names of groups are not
-    redacted)."""
-    if named := parsed.metadata.get("group"):
-        return f"{given.group}#{hashlib.sha256(str(named).encode(errors='surrogatepass')).hexdigest()[:12]}"
-    return f"{given.group}#{parsed.part}" if parsed.part.startswith(("row ", "record ")) else given.group
+def _group(given: Given, parsed: ParsedText, metadata: Mapping[str, Any]) -> str:
+    """A record and a picture stand for themselves, or for what their own column says that they belong to (hashed: names
+    of groups are not redacted)."""
+    if named := metadata.get("group"):
+        holder = given.group.partition("/")[0] if parsed.image else given.group
+        return f"{holder}#{hashlib.sha256(str(named).encode(errors='surrogatepass')).hexdigest()[:12]}"
+    stands_alone = parsed.part.startswith(("row ", "record ")) or (parsed.image and parsed.part)
+    return f"{given.group}#{parsed.part}" if stands_alone else given.group
 
 
 def data_type(name: str) -> str:
@@ -273,6 +307,8 @@ def data_type(name: str) -> str:
     family = FAMILY_OF_ENDING.get(PurePosixPath(name.lower()).suffix, "text")
     if family in ("image", "audio", "video"):
         return family
+    if family == "arrays":
+        return "image"
     return "structured" if family in STRUCTURED else "text"
 
 

@@ -51,6 +51,7 @@ FAMILIES: dict[str, dict[str, str]] = {
         ".tiff": "image/tiff",
         ".bmp": "image/bmp",
     },
+    "arrays": {".npz": "application/x-npz"},
     "audio": {
         ".wav": "audio/wav",
         ".mp3": "audio/mpeg",

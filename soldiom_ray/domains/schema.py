@@ -49,6 +49,9 @@ class FilesSource(Record):
     )
     license: str = Field("", description="of these files (SPDX), where a record does not name its own")
     ocr: bool = Field(True, description="read scans and images")
+    pictures: bool = Field(
+        False, description="take pictures themselves and nothing else: images and arrays of them (.npz), with labels"
+    )
     speech_model: str = Field("", description="writes transcripts: pocketsphinx, or the folder of a Whisper model")
     max_bytes: int = Field(50_000_000, ge=1)
 

@@ -87,6 +87,8 @@ def family_of_zip(names: Collection[str], mimetype: bytes) -> str:
     for media, family in _BY_MIMETYPE:
         if mimetype.strip().startswith(media):
             return family
+    if names and all(name.endswith(".npy") for name in names):
+        return "arrays"
     for start, family in _BY_MEMBER:
         if any(name.startswith(start) for name in names):
             return family

@@ -30,6 +30,8 @@ def dataset_card(
         _table(("split", "samples", "characters"), [(one, counts[one], characters[one]) for one in characters]),
         f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
         *(f"- {note}" for note in split["notes"]),
+        *_pictures(counts),
+        *_label_counts(details),
         "## Left out",
         _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
         f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
@@ -57,11 +59,31 @@ def dataset_card(
         ),
         f"... and {len(groups) - MOST_GROUPS} more, in `manifest.json`." if len(groups) > MOST_GROUPS else "",
         "## Length of samples",
+        "Characters; of pictures, bytes." if counts.get("pictures") else "",
         f"```\n{histogram([length for some in lengths.values() for length in some])}\n```",
         f"![Characters per sample]({LENGTHS_PICTURE})",
         f"![Samples by licence, kind and language, and what was left out]({COUNTS_PICTURE})",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _pictures(counts: Mapping[str, int]) -> list[str]:
+    if not counts.get("pictures"):
+        return []
+    return [
+        f"{counts['pictures']:,} samples are pictures (PNG or JPEG) in the column `image`; their `text` is a caption or"
+        " empty, and filters for texts were not asked of them. What a picture shows was not looked at: faces and names"
+        " in it are not redacted."
+    ]
+
+
+def _label_counts(details: Mapping[str, Any]) -> list[str]:
+    labels, splits = details["labels"], tuple(details["characters"])
+    if not labels:
+        return []
+    rows = [(label, *(counts.get(split, 0) for split in splits)) for label, counts in labels.items()]
+    more = f"... and more: {len(labels)} are counted in `manifest.json`." if len(labels) > MOST_GROUPS else ""
+    return ["## Labels", _table(("label", *splits), rows[:MOST_GROUPS]), *([more] if more else [])]
 
 
 def histogram(lengths: Sequence[int]) -> str:

@@ -14,8 +14,8 @@ NO_SIDE = -1
 
 
 class Ledger:
-    """A document is its position in the order of the stage. `sides` are numbers of splits; `rows` and `characters`
-    belong to those that passed."""
+    """A document is its position in the order of the stage. `sides` are numbers of splits; `rows`,
+    `characters`, `image_bytes` and `sizes` (of both) belong to those that passed."""
 
     def __init__(self, facts: "pa.Table") -> None:
         import numpy as np
@@ -24,6 +24,8 @@ class Ledger:
         self.rows: NDArray[np.int64] = facts.column("row").to_numpy()
         self.parts: NDArray[np.int64] = facts.column("part").to_numpy()
         self.characters: NDArray[np.int64] = facts.column("characters").to_numpy()
+        self.image_bytes: NDArray[np.int64] = facts.column("image_bytes").to_numpy()
+        self.sizes = self.characters + self.image_bytes
         self.sides = np.full(len(facts), NO_SIDE, np.int8)
         self._is_kept = self.rows >= 0
         self._drops: dict[int, tuple[str, str]] = {}

@@ -30,12 +30,15 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE_VERSION = 4
+STAGE_VERSION = 5
 PART_BYTES = 3 << 20
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
 MOST_GROUPS = 2000
 """Groups that the manifest names, the largest: a table has one for every row."""
+
+MOST_LABELS = 200
+"""Labels that the manifest counts, the most frequent: not every column of this name holds classes."""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
@@ -119,9 +122,10 @@ def _treat_all(context: Context, function: Callable[[Part], int], parts: Sequenc
 def _divide(ledger: Ledger, declared: Prepare) -> dict[str, Any]:
     """Give every kept document its side; how that came about."""
     kept = ledger.kept()
+    columns = [ledger.column(name, kept) for name in ("id", "group", "time", "own_split")]
     members = [
-        Member(*values)
-        for values in zip(*(ledger.column(name, kept) for name in ("id", "group", "characters", "time")), strict=True)
+        Member(name, group, size, time, side)
+        for name, group, time, side, size in zip(*columns, ledger.sizes[kept].tolist(), strict=True)
     ]
     splits, how = divide(members, declared.split)
     ledger.set_sides(kept, [SPLITS.index(split) for split in splits])
@@ -145,7 +149,8 @@ def _drop_exact_copies(ledger: Ledger) -> None:
     _, firsts, inverse = np.unique(digests, return_index=True, return_inverse=True)
     for position, original in zip(order, order[firsts[inverse]], strict=True):
         if position != original:
-            ledger.drop(int(position), "exact_duplicate", f"same words as {ledger.name(int(original))}")
+            what = "picture" if ledger.image_bytes[position] else "words"
+            ledger.drop(int(position), "exact_duplicate", f"same {what} as {ledger.name(int(original))}")
 
 
 def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], declared: Prepare) -> None:
@@ -248,7 +253,11 @@ def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, p
         for part, members in ledger.by_part(shard):
             tables.append(read_work(context.artifacts.storage, parts[part].work).take(ledger.rows[members]))
             places.append(members)
-        table = pa.concat_tables(tables).take(np.argsort(np.concatenate(places), kind="stable"))
+        # Parts without pictures have no column for them.
+        table = pa.concat_tables(tables, promote_options="default")
+        table = table.take(np.argsort(np.concatenate(places), kind="stable"))
+        if "image" in table.column_names and table.column("image").null_count == len(table):
+            table = table.drop_columns("image")
         column = table.schema.get_field_index("split")
         table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
         draft.share(f"{split}/{number:05d}.parquet", table_bytes(table))
@@ -262,11 +271,11 @@ def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:
     members = ledger.kept(side)
     for one, name in zip(members.tolist(), ledger.column("id", members), strict=True):
         shard.append(one)
-        characters = int(ledger.characters[one])
-        size += characters
+        own_size = int(ledger.sizes[one])
+        size += own_size
         may_end = size >= SHARD_CHARACTERS / 2
         chance = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
-        if size >= 1.5 * SHARD_CHARACTERS or (may_end and chance < 2 * characters / SHARD_CHARACTERS):
+        if size >= 1.5 * SHARD_CHARACTERS or (may_end and chance < 2 * own_size / SHARD_CHARACTERS):
             yield shard
             shard, size = [], 0
     if shard:
@@ -290,6 +299,7 @@ def _finish(context: Context, draft: Draft, ledger: Ledger, how: dict[str, Any],
         "dropped": len(dropped),
         **{f"dropped_{reason}": count for reason, count in sorted(drops.items())},
         **{f"redacted_{name}": redactions[name] for name in declared.redact},
+        **({"pictures": pictures} if (pictures := int((ledger.image_bytes[kept] > 0).sum())) else {}),
     }
     details: dict[str, Any] = {
         "drops": dict(sorted(drops.items())),
@@ -298,18 +308,30 @@ def _finish(context: Context, draft: Draft, ledger: Ledger, how: dict[str, Any],
             f"{name}s": dict(sorted(Counter(one or "unknown" for one in ledger.column(name, kept)).items()))
             for name in ("license", "kind", "language")
         },
+        "labels": _labels(ledger, chosen),
         "groups": _groups(ledger, chosen),
         "characters": {split: int(ledger.characters[members].sum()) for split, members in chosen.items()},
         "split": how,
     }
-    lengths: dict[str, list[int]] = {
-        str(split): ledger.characters[members].tolist() for split, members in chosen.items()
-    }
+    lengths: dict[str, list[int]] = {str(split): ledger.sizes[members].tolist() for split, members in chosen.items()}
     for name, picture in draw(details, lengths).items():
         draft.write(name, picture)
     draft.write("card.md", dataset_card(draft.id, draft.parents, counts, details, lengths, declared).encode())
     context.report(1.0, f"{len(kept)} samples of {len(ledger)} documents")
     return draft.commit(counts=counts, details=details)
+
+
+def _labels(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, int]]:
+    """Samples per label and split, the most frequent first; empty where samples have none."""
+    counts: dict[str, dict[str, int]] = {}
+    for split, members in chosen.items():
+        for label, count in Counter(
+            label for told in ledger.column("labels", members) for label in told.split("\n")
+        ).items():
+            counts.setdefault(label, {})[split] = count
+    counts.pop("", None)
+    most = sorted(counts, key=lambda label: (-sum(counts[label].values()), label))[:MOST_LABELS]
+    return {label: counts[label] for label in most}
 
 
 def _groups(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ import difflib
 import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soldiom_ray.domains.schema import SplitRule
@@ -15,16 +15,19 @@ LARGEST_SHARE = 0.34
 """A held-out side may not take more than this of all text to keep groups whole; rather documents are held out."""
 
 GROUPS_FOR_VALIDATION = 4
+HELD: tuple[Split, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What splitting needs to know of a sample. `time` is ISO 8601 in UTC, or empty where none is known."""
+    """What splitting needs to know of a sample. `time` is ISO 8601 in UTC, `side` what the set's own division says;
+    both are empty where that is not known. A picture counts its bytes as characters."""
 
     id: str
     group: str
     characters: int
     time: str = ""
+    side: str = ""
 
 
 def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
@@ -33,6 +36,9 @@ def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dic
     train on."""
     if rule.by == "time":
         return _by_time(members, rule)
+    own = {member.id: side for member in members for side in HELD if member.side == side}
+    if own:
+        return _by_own_division(members, rule, own)
     total = sum(member.characters for member in members)
     sizes: dict[str, int] = defaultdict(int)
     for member in members:
@@ -80,6 +86,20 @@ def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dic
         "validation_by": by["validation"],
         "notes": notes,
     }
+
+
+def _by_own_division(
+    members: Sequence[Member], rule: SplitRule, own: Mapping[str, Split]
+) -> tuple[list[Split], dict[str, Any]]:
+    """What a set's own division holds out stays so; a side that it does not name is drawn from the rest."""
+    named = set(own.values())
+    shares: dict[str, Any] = {side: 0.0 if side in named else getattr(rule, side) for side in HELD}
+    rest = [member for member in members if member.id not in own]
+    left = rule.model_copy(update=shares)
+    splits, told = divide([replace(member, side="") for member in rest], left)
+    drawn = dict(zip((member.id for member in rest), splits, strict=True))
+    told |= {f"{side}_by": "the set's own division" for side in named}
+    return [drawn.get(member.id) or own[member.id] for member in members], told
 
 
 def _by_time(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:

@@ -2,6 +2,7 @@
 this process or on any node. What passed lies in a work file, what is known of every document in a facts file beside it,
 written last; a part whose facts are there is done."""
 
+import hashlib
 import io
 import json
 from collections import Counter
@@ -43,7 +44,8 @@ class Part:
 
 class Facts(Record):
     """What is known of a document without its text. `reason` is empty for one that passed; then `row` says where in the
-    work file of its `part` its text lies. `redactions` is JSON, or empty for none."""
+    work file of its `part` its text lies. `redactions` is JSON, or empty for none; `labels` are lines. `own_split` is
+    the side that a set's own division tells."""
 
     id: str
     source: str
@@ -59,10 +61,16 @@ class Facts(Record):
     part: int
     row: int
     characters: int
+    image_bytes: int
     digest: bytes
     signature: bytes
     redactions: str
+    labels: str
+    own_split: str
 
+
+ABOUT_SAMPLE = ("label", "width", "height", "format")
+"""What metadata of a document says of its sample too."""
 
 COPIED = ("id", "source", "group", "path", "version", "license", "kind", "language")
 
@@ -90,13 +98,14 @@ def _treat(storage: Storage, part: Part, declared: Prepare) -> int:
     for row in table.slice(start, stop - start).to_pylist():
         known: dict[str, Any] = {name: row[name] for name in COPIED}
         known |= {"reason": "", "value": "", "time": "", "part": part.number, "row": -1, "characters": 0}
-        known |= {"digest": b"", "signature": b"", "redactions": ""}
+        known |= {"image_bytes": 0, "digest": b"", "signature": b"", "redactions": "", "labels": "", "own_split": ""}
         facts.append(known)
         sample = treat(row, known, declared)
         if sample is not None:
             known["row"] = len(passed)
-            words = dedup.words_of(sample["text"])
-            known["digest"] = bytes.fromhex(dedup.content_digest(words))[:16]
+            words = dedup.words_of(sample["text"]) if sample["image"] is None else []
+            digest = dedup.content_digest(words) if words else hashlib.sha256(sample["image"] or b"").hexdigest()
+            known["digest"] = bytes.fromhex(digest)[:16]
             sets.append(dedup.shingles(dedup.hash_words(words)))
             passed.append(sample)
     for known, signature in zip((one for one in facts if not one["reason"]), dedup.signatures(sets), strict=True):
@@ -112,14 +121,11 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
     if objection:
         known["reason"], known["value"] = objection
         return None
-    about = json.loads(row["metadata"])
-    known["time"] = str(about.get("time") or "")
+    about, image = json.loads(row["metadata"]), row.get("image")
+    known["time"], known["own_split"] = str(about.get("time") or ""), str(about.get("split") or "")
     pieces = Pieces.of(row["text"], about).treated(clean)
     text, code = pieces.text(), _is_code(row)
-    objection = (
-        first_objection(Text(text, code, row["path"]), declared.filters) if text.strip() else ("empty", "0 characters")
-    )
-    if objection:
+    if objection := _objection(text, code, row, about, declared):
         known["reason"], known["value"] = objection
         return None
     counts: Counter[str] = Counter()
@@ -131,8 +137,12 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
 
     pieces = pieces.treated(without_private)
     text = pieces.text()
-    known["language"] = row["language"] or ("" if code else detect_language(text)[0])
+    told = pieces.metadata() | {name: about[name] for name in ABOUT_SAMPLE if about.get(name) is not None}
+    if rejected := about.get("rejected"):
+        told["rejected"] = without_private(clean(rejected)).strip("\n")
+    known["language"] = row["language"] or ("" if code or not text else detect_language(text)[0])
     known["redactions"], known["characters"] = json.dumps(counts) if counts else "", len(text)
+    known["image_bytes"], known["labels"] = len(image or b""), _label_lines(told)
     copied = {name: row[name] for name in Sample.model_fields if name in row}
     return copied | {
         "text": text,
@@ -140,8 +150,25 @@ def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> d
         "language": known["language"],
         "verdict": verdict,
         "messages": pieces.messages(),
-        "metadata": json.dumps(pieces.metadata() | _label(about)),
+        "metadata": json.dumps(told),
+        "image": image,
     }
+
+
+def _objection(
+    text: str, code: bool, row: Mapping[str, Any], about: Mapping[str, Any], declared: Prepare
+) -> tuple[str, str] | None:
+    """Why a cleaned document is left out, if it is. What filters ask of texts they do not ask of pictures."""
+    if row.get("image") is not None:
+        return None
+    if not text.strip():
+        return "empty", "0 characters"
+    if rejected := about.get("rejected"):
+        if about.get("other_prompt"):
+            return "other_prompt", "chosen and rejected answer different conversations"
+        if clean(rejected).strip() == clean(about["messages"][-1]["content"]).strip():
+            return "rejected_is_chosen", f"the same {len(rejected)} characters"
+    return first_objection(Text(text, code, row["path"]), declared.filters)
 
 
 def _is_code(row: Mapping[str, Any]) -> bool:
@@ -151,10 +178,10 @@ def _is_code(row: Mapping[str, Any]) -> bool:
     return is_code(row["path"]) and not parsed
 
 
-def _label(about: Mapping[str, Any]) -> dict[str, Any]:
-    column = (about.get("columns") or {}).get("label")
-    value = (about.get("fields") or {}).get(column) if column else None
-    return {} if value is None else {"label": value}
+def _label_lines(told: Mapping[str, Any]) -> str:
+    """A sample's labels, one a line."""
+    label = told.get("label", "")
+    return "\n".join(" ".join(one.split()) for one in (label if isinstance(label, list) else [label]))
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,11 @@ def preview(
     split: Split = "train",
     limit: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> dict[str, Any]:
-    """The first samples of a split, texts included; of collected documents, whatever the split, the first of all."""
+    """The first samples of a split, texts and pictures (as `data:` URLs) included; of collected documents, whatever the
+    split, the first of all."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
     folder = f"{split}/" if manifest.kind == "dataset" else "documents/"
-    return {"items": list(islice(artifacts.rows(manifest, folder), limit)), "next": None}
+    return {"items": artifacts.preview(manifest, folder, limit), "next": None}
 
 
 @router.get("/api/datasets/{dataset_id}/dropped", openapi_extra=needs("viewer"))
@@ -106,9 +107,9 @@ def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> R
 
 @router.post("/api/search", openapi_extra=needs("user"))
 async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
-    """The passages nearest in meaning: `{id, text, score, metadata}`, best first."""
-    index, collection = await run_in_threadpool(_collection, settings, body.index, caller)
-    items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, collection, body.filters)
+    """The passages that answer a question best, by meaning, by words or both: `{id, text, score, metadata}`."""
+    index, artifact = await run_in_threadpool(_index, settings, body.index, caller)
+    items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, artifact, body.filters, body.mode)
     return {"items": items, "next": None, "index": index}
 
 
@@ -119,12 +120,12 @@ def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Mani
     return artifacts.get(artifact), artifacts
 
 
-def _collection(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
-    """The id of an index and the name of its collection."""
+def _index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
+    """The id of an index and its artifact's."""
     with session(settings) as opened:
         row = datasets.get(opened, index, caller.tenant) if index else datasets.latest_index(opened, caller.tenant)
         if row is None:
             raise NotFoundError("There is no index yet.", remedy="run a recipe with `embed:`")
         if row.stage != "index":
             raise InputError("This is no index.", problems=[Problem("body.index", f"names {row.stage}")])
-    return row.id, str(Artifacts(open_storage(settings)).get(row.artifact_id).details["collection"])
+    return row.id, row.artifact_id

@@ -26,6 +26,7 @@ _MODULES = {
     "sqlite": "sqlite",
     "sql": "sql",
     "image": "image",
+    "arrays": "arrays",
     "audio": "media",
     "video": "media",
     "archive": "archive",
@@ -34,19 +35,23 @@ _MODULES = {
 options)`."""
 _WORDLESS = ("image", "audio", "video")
 """Families in which a file without words is a document all the same, when something is known of it."""
+_PICTURED = ("image", "arrays", "archive")
+"""Families that hold pictures."""
 
 
 def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
     """The texts of one file, at least one. Raises LeftOut: empty, encrypted, damaged, wrong_type, unsupported, no_text,
-    undecodable. A file may take much time and memory: untrusted ones belong into `sandbox.Sandbox`."""
+    undecodable, no_picture. A file may take much time and memory: untrusted ones belong into `sandbox.Sandbox`."""
     from soldiom_ray.collect.documents.sniff import family_of
 
-    family = family_of(name, data)
+    family, options = family_of(name, data), options or ParseOptions()
+    if options.pictures and family not in _PICTURED:
+        raise LeftOut("no_picture", f"of the family {family}; only pictures were asked for")
     module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
     texts = [
         _storable(parsed)
-        for parsed in module.parse(name, data, options or ParseOptions())
-        if parsed.text.strip() or (family in _WORDLESS and parsed.metadata)
+        for parsed in module.parse(name, data, options)
+        if parsed.text.strip() or parsed.image or (family in _WORDLESS and parsed.metadata)
     ]
     if not texts:
         raise LeftOut("empty", "no text in it")

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -37,9 +38,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     if not members.texts:
         raise _nothing(members)
     told = {"members": members.read}
-    return members.with_left_out(
-        ParsedText(text.text, text.part, told | text.metadata, text.attachments) for text in members.texts
-    )
+    return members.with_left_out(replace(text, metadata=told | text.metadata) for text in members.texts)
 
 
 def safe_path(name: str) -> str | None:

@@ -1,6 +1,7 @@
 """Which columns or fields of a record say what: guessed by their names, or set by the user."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -19,16 +20,25 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "rejected": ("rejected",),
     "source": ("source", "src", "source_text"),
     "target": ("target", "tgt", "target_text"),
-    "text": ("text", "content", "body", "document", "passage", "article", "sentence"),
+    "text": ("text", "content", "body", "document", "passage", "article", "sentence", "tweet", "review"),
     "correction": ("correction", "corrected", "corrected_answer"),
     "time": ("time", "timestamp", "created_at", "datetime", "date"),
     "group": ("group", "group_id", "conversation_id", "thread_id", "session_id", "doc_title", "document_id"),
     "license": ("license", "licence"),
     "label": ("label", "labels", "class", "category"),
+    "image": ("file_name", "filename", "image_file", "image_path", "image"),
+    "split": (),
 }
-"""A role and the names, best first, that a column for it usually has."""
+"""A role and the names, best first, that a column for it usually has. A set's own division is never guessed: it may be
+an old one that a stranger made."""
 
 _FORMS = (
+    ("instruction", "input", "chosen", "rejected"),
+    ("instruction", "chosen", "rejected"),
+    ("question", "context", "chosen", "rejected"),
+    ("question", "chosen", "rejected"),
+    ("input", "chosen", "rejected"),
+    ("chosen", "rejected"),
     ("messages",),
     ("instruction", "input", "output"),
     ("instruction", "output"),
@@ -40,20 +50,33 @@ _FORMS = (
     ("source", "target"),
     ("text",),
     ("chosen",),
+    ("image", "label"),
 )
-"""The roles that make a record's text, in this order. The first form counts that a record has all roles of."""
+"""The roles that a record of one form has. The first form counts that a record has all roles of."""
 
-_BESIDE = ("label", "rejected", "chosen", "correction", "time", "group", "license")
+_BESIDE = ("label", "rejected", "correction", "time", "group", "license", "image", "split")
 """Roles that are told beside any form: they are no part of the text."""
 
-_OWN = ("time", "group", "license")
-"""Roles that say something of the record itself: when, what it belongs to, how it may be used."""
+_OWN = ("time", "group", "license", "image", "split")
+"""Roles that say something of the record itself: when, what it belongs to, how it may be used, which picture it is of,
+on which side of the set's own division it stands."""
 
 _ANSWERING = ("answer", "output", "chosen", "target")
 """Roles that a model is to say, where they come last in a form."""
 
 _USUAL_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
 
+_SIDES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+"""The form of the HH-RLHF pairs (Bai et al. 2022)."""
+
+_UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 
 
@@ -71,14 +94,21 @@ def guess_columns(names: Iterable[str]) -> dict[str, str]:
 
 def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str, str]:
     """The columns that the user wished, or the guess. Raises LeftOut: wrong_columns, with the missing and the known
-    names; a wished name may differ in case."""
+    names; a wished name may differ in case. `label` may name several columns, "a,b,c": a record's
+    labels are those that it marks."""
     if not wished:
         return guess_columns(names)
     unknown = sorted(set(wished) - _NAMES.keys())
     if unknown:
         raise LeftOut("wrong_columns", f"no role {_listed(unknown)}; known roles: {', '.join(_NAMES)}")
-    folded = {name.strip().lower(): name for name in reversed(names)}
-    chosen = {role: name if name in names else folded.get(name.strip().lower(), "") for role, name in wished.items()}
+    folded = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
+
+    def known(name: str) -> str:
+        return folded.get(name, "") or folded.get(name.strip().lower(), "")
+
+    chosen = {role: known(name) for role, name in wished.items()}
+    if not chosen.get("label", "known") and all(several := [known(name) for name in wished["label"].split(",")]):
+        chosen["label"] = ",".join(several)
     missing = [wished[role] for role, name in chosen.items() if not name]
     if missing:
         raise LeftOut("wrong_columns", f"no column {_listed(missing)}; known: {_listed(names)}")
@@ -87,33 +117,78 @@ def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str,
 
 def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
     """The text that a record's columns make; None when they make none (only a label, or nothing is filled in)."""
+    if "chosen" in columns and (turns := turns_of(record.get(columns["chosen"]))):
+        return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
     parts = [part for role in _text_roles(tuple(columns)) if (part := _part(record, columns, role))]
     return "\n\n".join(parts) or None
 
 
 def about_record(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """What metadata tells of a record beside its text: `messages` where it is a conversation or a question with its
-    answer, [{role, content}, ...]; its `time`, `group` and `license` where columns hold them; small other `fields`."""
+    answer, [{role, content}, ...], and the answer that was `rejected`; its `label` (several as a list); its `time`,
+    `group`, `license`, `image` and `split` where columns hold them; small other `fields`."""
     told: dict[str, Any] = {"messages": _messages(record, columns)}
+    if (label := _label(record, columns)) != "":
+        told["label"] = label
+    if told["messages"] and "rejected" in columns:
+        told |= _rejected(record, columns)
     told |= {role: plain(record.get(columns[role])).strip() for role in _OWN if role in columns}
-    return {name: value for name, value in told.items() if value} | other_fields(record, columns)
+    told["split"] = side_of(told.get("split", ""))
+    return {name: value for name, value in told.items() if value or name == "label"} | other_fields(record, columns)
+
+
+def side_of(name: str) -> str:
+    """train, validation or test, for a usual name of one; else ""."""
+    return next((side for side, names in _SIDES.items() if name.strip().lower() in names), "")
 
 
 def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> list[dict[str, str]]:
     roles = _text_roles(tuple(columns))
     if roles == ("messages",):
-        return _turns(record.get(columns["messages"]))
+        return turns_of(record.get(columns["messages"]))
     if not roles or roles[-1] not in _ANSWERING:
         return []
     asked = [part for role in roles[:-1] if (part := _part(record, columns, role))]
-    answer = _part(record, columns, roles[-1])
+    answered = turns_of(record.get(columns[roles[-1]])) if roles[-1] == "chosen" else []
+    if len(answered) > 1:
+        return answered
+    answer = answered[0]["content"] if answered else _part(record, columns, roles[-1])
     if not asked or not answer:
         return []
     return [{"role": "user", "content": "\n\n".join(asked)}, {"role": "assistant", "content": answer}]
 
 
-def _turns(value: Any) -> list[dict[str, str]]:
-    """A conversation's turns under the usual names of roles; empty when a turn has no words."""
+def _rejected(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """`rejected`, the last words of the conversation that was not chosen; `other_prompt` where what comes before them
+    is not what comes before the chosen ones."""
+    turns, chosen = (turns_of(record.get(columns[role])) for role in ("rejected", "chosen"))
+    text = turns[-1]["content"] if turns else _part(record, columns, "rejected")
+    differs = len(turns) > 1 and turns[:-1] != chosen[:-1]
+    return {"rejected": text} | ({"other_prompt": True} if differs else {})
+
+
+def _label(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | list[str]:
+    """A record's label; a list of them where its column holds one, or where several columns are marked."""
+    name = columns.get("label")
+    if name is None:
+        return ""
+    if name not in record and "," in name:
+        return [one for one in name.split(",") if _as_label(record.get(one)).lower() not in _UNMARKED]
+    value = record.get(name)
+    return [_as_label(one) for one in value] if isinstance(value, list) else _as_label(value)
+
+
+def _as_label(value: Any) -> str:
+    """Whole numbers as such: a column of them with holes is one of fractions in Parquet and JSON."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else plain(value).strip()
+
+
+def turns_of(value: Any) -> list[dict[str, str]]:
+    """A conversation's turns under the usual names of roles: of a list of messages, or of a text that a person and an
+    assistant share ("\\n\\nHuman: ...\\n\\nAssistant: ..."); empty when it is none, or a turn has no words."""
+    if isinstance(value, str) and _TRANSCRIPT.match(value):
+        pieces = _SPEAKER.split(value.strip())[1:]
+        value = [{"role": role, "content": said} for role, said in zip(pieces[::2], pieces[1::2], strict=True)]
     found = []
     for turn in value if isinstance(value, list) else ():
         if not isinstance(turn, dict):
@@ -137,7 +212,7 @@ def _part(record: Mapping[str, Any], columns: Mapping[str, str], role: str) -> s
 
 def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """The fields of a record that are no part of its text, as far as they are few and small: {"fields": ...} or {}."""
-    used = {columns[role] for role in _text_roles(tuple(columns))}
+    used = {columns[role] for role in (*_text_roles(tuple(columns)), "rejected") if role in columns}
     rest = {name: value for name, value in record.items() if name not in used and value is not None and value != ""}
     if not rest or sum(len(name) + len(plain(value)) for name, value in rest.items()) > MAX_FIELDS_CHARACTERS:
         return {}
@@ -147,8 +222,8 @@ def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
 @lru_cache(maxsize=256)
 def _text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     """Those of a record's roles that make its text, in their order."""
-    form = next((form for form in _FORMS if all(role in roles for role in form)), None)
-    return form or tuple(role for role in roles if role not in _BESIDE)
+    form = next((form for form in _FORMS if all(role in roles for role in form)), roles)
+    return tuple(role for role in form if role not in _BESIDE) or (("image",) if "image" in roles else ())
 
 
 def fields_text(record: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ import warnings
 from datetime import datetime
 from typing import Any
 
+from soldiom_ray.collect.documents import pictures
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import LeftOut
 
@@ -38,13 +39,10 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     with image:
         form, mode, metadata = str(image.format), image.mode, _exif(image)
         upright = _upright(image, form)
-        metadata = {
-            "width": upright.width,
-            "height": upright.height,
-            "mode": mode,
-            "format": form,
-            "dhash": dhash(upright),
-        } | metadata
+        told = {"width": upright.width, "height": upright.height, "mode": mode, "format": form}
+        if options.pictures:
+            return [pictures.picture(data, image, upright, told)]
+        metadata = told | {"dhash": dhash(upright)} | metadata
         frames = _frame_count(image)
         if frames > 1:
             metadata["frames"] = frames

@@ -166,12 +166,14 @@ def _read_answer(answer: dict[str, Any], blobs: bytes) -> _Answer:
     if "outcome" in answer:
         return _Answer([], str(answer["outcome"])[:40], str(answer["why"])[:1000])
     texts, place = [], 0
-    for text, part, metadata, attached in answer["texts"]:
+    for text, part, metadata, attached, pictured in answer["texts"]:
         attachments = []
         for about, size in attached:
             attachments.append(Attachment(blobs[place : place + size], dict(about)))
             place += size
-        texts.append(ParsedText(str(text), str(part), dict(metadata), tuple(attachments)))
+        image = blobs[place : place + pictured] if pictured else None
+        place += pictured
+        texts.append(ParsedText(str(text), str(part), dict(metadata), tuple(attachments), image))
     return _Answer(texts)
 
 
@@ -208,9 +210,12 @@ def _answer(asked: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[byte
 
     try:
         texts = parse_bytes(asked["name"], data, ParseOptions(**asked["options"]))
-        attachments = [attachment for parsed in texts for attachment in parsed.attachments]
-        shown = [(t.text, t.part, t.metadata, [(a.metadata, len(a.data)) for a in t.attachments]) for t in texts]
-        return json.dumps({"texts": shown}).encode(), b"".join(attachment.data for attachment in attachments)
+        blobs = [blob for parsed in texts for blob in (*(a.data for a in parsed.attachments), parsed.image or b"")]
+        shown = [
+            (t.text, t.part, t.metadata, [(a.metadata, len(a.data)) for a in t.attachments], len(t.image or b""))
+            for t in texts
+        ]
+        return json.dumps({"texts": shown}).encode(), b"".join(blobs)
     except LeftOut as left:
         answer = {"outcome": left.outcome, "why": left.why}
     except MemoryError:
