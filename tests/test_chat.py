@@ -12,8 +12,7 @@ from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END, train_tokenizer
 from soldiom_ray.prepare import prepare
 from soldiom_ray.train.blocks import Blocks
-from soldiom_ray.train.data import cuts
-from soldiom_ray.train.tasks.causal import open_tokens, tokenize
+from soldiom_ray.train.tasks.causal import CausalTask, open_tokens, tokenize
 
 TEXT = ["The lease ends in May. Why? Because the tenant moved.", "user assistant system question answer"] * 50
 MARKS = ["<|im_start|>", "<|im_end|>", "<|start|>", "<|stop|>", "<|eot|>"]
@@ -117,7 +116,7 @@ def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_
     assert json.loads(sample["messages"])[1]["role"] == "assistant" and sample["verdict"] == "allowed"
     tokenizer = tokenizer_with(CHATML, "<|im_end|>")
     tokens = tokenize(context.artifacts, dataset, tokenizer, "t", context.report)
-    told = cuts(context.artifacts, tokens, 16)
+    told = CausalTask().cuts(context.artifacts, tokens, 16)
     assert told["samples"] == dataset.counts["train"] == told["cut_samples"] and told["cut_tokens"] > 0
     with open_tokens(context.artifacts, tokens, 16) as (train, _):
         _, labels = train.batch(np.arange(len(train)))

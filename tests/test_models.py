@@ -34,11 +34,12 @@ def generator(base: Path) -> Generator:
 def prompt_tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.train import methods
+    from soldiom_ray.train.tasks import task_of
 
     folder = tmp_path_factory.mktemp("prompt")
     declared = Train(base_model=str(base), method="prompt", virtual_tokens=5)
     tokenizer = load_model(base)[1]
-    model = methods.build(base, tokenizer, declared, bfloat16=False, device="cpu")
+    model = methods.build(task_of("causal_lm"), base, tokenizer, declared, {}, bfloat16=False, device="cpu")
     methods.save(model, tokenizer, folder, method="prompt", bfloat16=False)
     return folder
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
+from soldiom_ray.models.embedder import MINILM, minilm_folder
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -41,12 +42,15 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
     `name` is `builtin/<name>`, a folder, the id of a run (method full), or a hub id, `@revision` allowed.
     InputError for a model that is not there: it names what was tried."""
     with ExitStack() as stack:
-        if name.startswith("builtin/"):
+        if name == f"builtin/{MINILM}":
+            folder = minilm_folder()
+        elif name.startswith("builtin/"):
             folder = BUILTIN / name.removeprefix("builtin/")
             if not (folder / "config.json").is_file():
-                known = ", ".join(sorted(f"builtin/{path.parent.name}" for path in BUILTIN.glob("*/config.json")))
+                names = [MINILM, *(path.parent.name for path in BUILTIN.glob("*/config.json"))]
+                known = ", ".join(sorted(f"builtin/{name}" for name in names))
                 raise InputError(
-                    f"The base model {name!r} does not come with Soldiom; it brings: {known or 'none'}.", remedy=_REMEDY
+                    f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=_REMEDY
                 )
         elif name.startswith("run-"):
             folder = stack.enter_context(_run_folder(artifacts, name))
@@ -137,6 +141,11 @@ def load_model(
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    if "id2label" in configuration:  # JSON knows no whole numbers as names
+        configuration["id2label"] = {int(number): name for number, name in configuration["id2label"].items()}
+    if auto_class in NEW_HEADS:
+        configuration["ignore_mismatched_sizes"] = True
+        logging.set_verbosity_error()  # it would report the new head at length
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
@@ -158,6 +167,8 @@ def load_model(
     return model.to(device).eval(), load_processor(folder)
 
 
+NEW_HEADS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
+"""Tasks whose last layer is new, or of another size, when the training begins."""
 _KINDS = {
     "AutoModelForCausalLM": "causal language",
     "AutoModelForSeq2SeqLM": "sequence-to-sequence",

@@ -45,6 +45,17 @@ def encode_documents(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
             yield np.asarray(ids, dtype=kind)
 
 
+def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
+    """The ids of each text as the tokenizer's model reads it: with the marks that the tokenizer sets itself, and its
+    unknown or end token where a text has no token at all."""
+    import numpy as np
+
+    waiting = iter(texts)
+    while batch := list(islice(waiting, BATCH_TEXTS)):
+        for ids in tokenizer(batch, return_attention_mask=False, verbose=False)["input_ids"]:
+            yield np.asarray(ids or [terminator(tokenizer)], dtype=np.int64)
+
+
 def pack(token_lists: Iterable["Sequence[int] | Ids"], sequence_length: int) -> list["Ids"]:
     """Documents joined and cut into blocks of `sequence_length`; the last is shorter, but never a single token."""
     import numpy as np

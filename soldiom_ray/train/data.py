@@ -2,14 +2,18 @@
 
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.artifacts import Artifacts, Draft
+from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.chat import Conversation
 from soldiom_ray.records import FileEntry, Manifest
-from soldiom_ray.train.tasks.task import TRAIN
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 def samples(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
@@ -26,27 +30,33 @@ def nothing_to_learn(dataset: Manifest, what: str) -> InputError:
     )
 
 
-def cuts(artifacts: Artifacts, tokens: Manifest, sequence_length: int) -> dict[str, int]:
-    """How the training samples fit into sequences of this length: `samples`, the `longest_tokens` of them, how many are
-    longer (`cut_samples`; they go on in the next sequence), and the tokens that then stand apart from their beginning
-    (`cut_tokens`)."""
+def counted(dataset: Manifest, report: Report) -> Callable[..., None]:
+    """Call it after every sample (or with how many): progress goes to `report` now and then."""
+    expected, seen = max(1, sum(dataset.counts.get(split, 0) for split in (TRAIN, VALIDATION))), 0
+
+    def note(samples: int = 1) -> None:
+        nonlocal seen
+        seen += samples
+        if samples and seen % 64 == 0:
+            report(min(1.0, seen / expected), f"tokenising: {seen} of {expected} samples")
+
+    return note
+
+
+def lengths_of(artifacts: Artifacts, tokens: Manifest, name: str) -> "npt.NDArray[np.int64]":
+    """How many tokens each row of a stream has."""
     import numpy as np
 
-    lengths = np.frombuffer(artifacts.read(tokens, f"{TRAIN}.lengths.bin"), np.uint32).astype(np.int64)
-    longer = lengths[lengths > sequence_length]
-    return {
-        "samples": len(lengths),
-        "longest_tokens": int(lengths.max(initial=0)),
-        "cut_samples": len(longer),
-        "cut_tokens": int((longer - sequence_length).sum()),
-    }
+    return np.frombuffer(artifacts.read(tokens, f"{name}.lengths.bin"), np.uint32).astype(np.int64)
 
 
 class Streams:
-    """The files of one split while they grow on disk; they are added to the draft at the end."""
+    """Rows of ids, one after the other, growing on disk: `<name>.bin` and `<name>.lengths.bin` of an artifact, added at
+    the end. Where not all ids are to be learnt, `<name>.scored.bin` has a byte for each."""
 
-    def __init__(self, draft: Draft, split: str) -> None:
-        self.draft, self.split = draft, split
+    def __init__(self, draft: Draft, name: str, tokenizer: Any) -> None:
+        self.draft, self.name = draft, name
+        self.kind = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
         self.lengths: list[int] = []
         self.has_unscored = False
 
@@ -56,11 +66,14 @@ class Streams:
         self._scored = (Path(self._folder.name) / "scored").open("wb")
         return self
 
-    def add(self, sample: Conversation, kind: str) -> None:
-        self._ids.write(sample.ids.astype(kind).tobytes())
-        self._scored.write(sample.scored.tobytes())
-        self.lengths.append(len(sample.ids))
-        self.has_unscored |= not sample.scored.all()
+    def add(self, ids: "npt.NDArray[Any]", scored: "npt.NDArray[np.bool_] | None" = None) -> None:
+        """One row; `scored` says which of its ids are to be learnt, None: all."""
+        import numpy as np
+
+        self._ids.write(ids.astype(self.kind).tobytes())
+        self._scored.write((np.ones(len(ids), np.bool_) if scored is None else scored).tobytes())
+        self.lengths.append(len(ids))
+        self.has_unscored |= scored is not None and not scored.all()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         import numpy as np
@@ -71,11 +84,11 @@ class Streams:
             self._keep("bin", "ids")
             if self.has_unscored:
                 self._keep("scored.bin", "scored")
-            self.draft.write(f"{self.split}.lengths.bin", np.asarray(self.lengths, np.uint32).tobytes())
+            self.draft.write(f"{self.name}.lengths.bin", np.asarray(self.lengths, np.uint32).tobytes())
         self._folder.cleanup()
 
     def _keep(self, ending: str, file: str) -> None:
-        name = f"{self.split}.{ending}"
+        name = f"{self.name}.{ending}"
         written = self.draft.artifacts.storage.write_file(f"{self.draft.prefix}/{name}", Path(self._folder.name) / file)
         self.draft.add([FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256)])
 

@@ -9,6 +9,20 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.train.tasks.task import Task
 
 LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-3}
+"""For language models."""
+FULL_CLASSIFICATION_RATE = 1e-4
+"""Whole encoders are tuned at 2e-5 to 1e-4 (Devlin et al. 2019)."""
+PREFERENCE_SHARE = 0.1
+"""Preferences are learnt at a fraction of a first tuning's rate, or the model forgets (Rafailov et al. 2023)."""
+
+
+def learning_rate(declared: Train) -> float:
+    """The declared rate, or the usual one of its method and task."""
+    if declared.learning_rate is not None:
+        return declared.learning_rate
+    if declared.method == "full" and declared.task.endswith("classification") and declared.architecture is None:
+        return FULL_CLASSIFICATION_RATE
+    return LEARNING_RATES[declared.method] * (PREFERENCE_SHARE if declared.task == "preference" else 1)
 
 
 def build(

@@ -8,6 +8,12 @@ __all__ = ["Task", "task_of"]
 def task_of(name: str) -> Task:
     """The task by its name in a recipe."""
     from soldiom_ray.train.tasks.causal import CausalTask
+    from soldiom_ray.train.tasks.classification import TextClassificationTask
+    from soldiom_ray.train.tasks.seq2seq import Seq2SeqTask
 
-    tasks: dict[str, type[Task]] = {"causal_lm": CausalTask}
+    tasks: dict[str, type[Task]] = {
+        "causal_lm": CausalTask,
+        "seq2seq_lm": Seq2SeqTask,
+        "text_classification": TextClassificationTask,
+    }
     return tasks[name]()

@@ -10,7 +10,8 @@ from soldiom_ray.models.chat import encode_samples
 from soldiom_ray.models.loss import CausalLoss, Objective
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
-from soldiom_ray.train.data import Streams, cuts, nothing_to_learn, samples
+from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
+from soldiom_ray.train.ragged import cut
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
 
 CODE = 2
@@ -23,9 +24,9 @@ class CausalTask(Task):
     peft_type = "CAUSAL_LM"
 
     def tokenize(
-        self, artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, declared: Train, report: Report
+        self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
     ) -> Manifest:
-        return tokenize(artifacts, dataset, tokenizer, by, report)
+        return tokenize(artifacts, dataset, processor, by, report)
 
     def open(
         self, artifacts: Artifacts, tokens: Manifest, length: int
@@ -41,7 +42,8 @@ class CausalTask(Task):
         return causal_blocks(model, length)
 
     def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
-        return cuts(artifacts, tokens, length)
+        """Longer samples go on in the next sequence, apart from their beginning; nothing of them is lost."""
+        return cut(lengths_of(artifacts, tokens, TRAIN), length)
 
 
 def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report) -> Manifest:
@@ -55,20 +57,16 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, r
     if done := draft.finished():
         return done
     counts: dict[str, int] = {}
-    expected = max(1, sum(dataset.counts.get(split, 0) for split in (TRAIN, VALIDATION)))
-    kind, seen = "uint16" if len(tokenizer) <= 1 << 16 else "uint32", 0
+    seen = counted(dataset, report)
     for split in (TRAIN, VALIDATION):
-        counts[split] = 0
-        with Streams(draft, split) as streams:
+        with Streams(draft, split, tokenizer) as streams:
             for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
-                streams.add(sample, kind)
-                counts[split] += len(sample.ids)
-                seen += 1
-                if seen % 64 == 0:
-                    report(min(1.0, seen / expected), f"tokenising: {seen} samples, {sum(counts.values()):,} tokens")
+                streams.add(sample.ids, sample.scored)
+                seen()
+        counts[split] = sum(streams.lengths)
         if split == TRAIN and counts[TRAIN] < 2:
             raise nothing_to_learn(dataset, "text")
-    return draft.commit(counts=counts, details={"dtype": kind})
+    return draft.commit(counts=counts, details={"dtype": streams.kind})
 
 
 @contextmanager

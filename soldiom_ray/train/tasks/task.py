@@ -24,10 +24,10 @@ class Task:
     """Names of the layers on top that are new to a pretrained model: adapters train them whole."""
 
     def tokenize(
-        self, artifacts: "Artifacts", dataset: "Manifest", tokenizer: Any, by: str, declared: "Train", report: "Report"
+        self, artifacts: "Artifacts", dataset: "Manifest", processor: Any, by: str, declared: "Train", report: "Report"
     ) -> "Manifest":
-        """The train and validation splits as an artifact that later runs reuse; `by` names the tokenizer. Its `details`
-        say what a model must fit (`labels`). InputError when the train split holds nothing to learn."""
+        """The train and validation splits as an artifact that later runs reuse; `by` names the processor (a tokenizer,
+        or what reads pictures). InputError when the train split holds nothing to learn."""
         raise NotImplementedError
 
     def open(

@@ -1,0 +1,37 @@
+"""What a sequence-to-sequence model learns: a source text to its target text."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from soldiom_ray.models.loss import UNSCORED, Objective
+
+
+class PairLoss(Objective):
+    """(source ids, attention mask, target ids, UNSCORED where padded) -> the summed loss of the targets' tokens."""
+
+    def forward(self, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        return self._loss(self._logits(ids, mask, labels), labels)
+
+    def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        ids, mask, labels = batch
+        logits, scored = self._logits(ids, mask, labels), labels != UNSCORED
+        right = (logits.argmax(-1) == labels) & scored
+        return self._loss(logits, labels), torch.stack([right.sum(), scored.sum()]).float()
+
+    def metrics(self, counts: Tensor) -> dict[str, float]:
+        return {"token_accuracy": float(counts[0] / counts[1].clamp_min(1))}
+
+    def _logits(self, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
+        # `labels` makes the decoder's input (one place to the right); the mean loss that comes with it is not used.
+        model: Any = self.model
+        logits: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).logits
+        return logits
+
+    @staticmethod
+    def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNSCORED, reduction="sum"
+        )

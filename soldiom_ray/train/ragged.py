@@ -1,0 +1,68 @@
+"""Rows of different lengths in one flat array, and the padded batches made of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """`flat` holds the rows one after the other, row i from `starts[i]` to `starts[i + 1]`."""
+
+    flat: "npt.NDArray[Any]"
+    starts: "Indices"
+
+    @classmethod
+    def open(cls, folder: Path, name: str, kind: Any) -> "Ragged":
+        """The files that `data.Streams` wrote: `<name>.bin` with `<name>.lengths.bin`."""
+        import numpy as np
+
+        lengths = np.fromfile(folder / f"{name}.lengths.bin", np.uint32)
+        path = folder / f"{name}.bin"
+        flat = np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
+        return cls(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def row(self, index: int) -> "npt.NDArray[Any]":
+        """One row as it is stored."""
+        return self.flat[self.starts[index] : self.starts[index + 1]]
+
+    def lengths(self, indices: "Indices", limit: int) -> "Indices":
+        """Lengths of rows when none is longer than `limit`."""
+        import numpy as np
+
+        lengths: Indices = np.minimum(self.starts[indices + 1] - self.starts[indices], limit)
+        return lengths
+
+    def padded(self, indices: "Indices", limit: int, pad: int, *, keep_last: bool = True) -> "npt.NDArray[np.int64]":
+        """Rows padded with `pad` to the longest, [len(indices), longest]. A row longer than `limit` keeps its beginning
+        and, with `keep_last`, its very last element (the token that ends an encoder's input)."""
+        import numpy as np
+
+        lengths = self.lengths(indices, limit)
+        rows = np.full((len(indices), int(lengths.max(initial=1))), pad, np.int64)
+        for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+            row = self.row(int(index))
+            rows[place, :length] = row[:length]
+            if keep_last and len(row) > length:
+                rows[place, length - 1] = row[-1]
+        return rows
+
+
+def cut(lengths: "Indices", limit: int) -> dict[str, int]:
+    """How rows of these lengths fit into `limit`: see `Task.cuts`."""
+    longer = lengths[lengths > limit]
+    return {
+        "samples": len(lengths),
+        "longest_tokens": int(lengths.max(initial=0)),
+        "cut_samples": len(longer),
+        "cut_tokens": int((longer - limit).sum()),
+    }

@@ -1,0 +1,119 @@
+"""Text classification: a model with a classification head reads a text and names its label or labels."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.classification import HEADS, ClassificationLoss
+from soldiom_ray.models.loss import Objective
+from soldiom_ray.models.tokens import encode_texts
+from soldiom_ray.records import Manifest
+from soldiom_ray.train.blocks import Source
+from soldiom_ray.train.data import Streams, counted, lengths_of
+from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
+from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from soldiom_ray.train.blocks import Indices
+
+CODE = 1
+
+
+class TextClassificationTask(Task):
+    """A text to its label, or its labels."""
+
+    auto_class = "AutoModelForSequenceClassification"
+    peft_type = "SEQ_CLS"
+    head = HEADS
+
+    def tokenize(
+        self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
+    ) -> Manifest:
+        """For each split `<split>.bin` holds the ids, `<split>.lengths.bin` their counts, `<split>.labels.bin` the
+        labels' numbers."""
+        several = declared.multi_label
+        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task, "several": several}
+        draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
+        if done := draft.finished():
+            return done
+        names = classes(artifacts, dataset, several=several)
+        seen = counted(dataset, report)
+        for split in (TRAIN, VALIDATION):
+            found: list[list[str]] = []
+
+            def texts(split: str = split, found: list[list[str]] = found) -> Iterator[str]:
+                for row, labels in labelled(
+                    artifacts.rows(dataset, f"{split}/", ("text", "metadata")), several=several
+                ):
+                    found.append(labels)
+                    yield row["text"]
+
+            with Streams(draft, split, processor) as streams:
+                for ids in encode_texts(processor, texts()):
+                    streams.add(ids)
+                    seen()
+            draft.write(f"{split}.labels.bin", numbers(found, names, several=several).tobytes())
+        details = {"labels": names, "several": several, "pad": int(processor.pad_token_id or 0), "dtype": streams.kind}
+        return draft.commit(details=details)
+
+    @contextmanager
+    def open(self, artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator[tuple[Source, Source]]:
+        details = tokens.details
+        with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
+            train, validation = (
+                Texts(
+                    Ragged.open(folder, split, details["dtype"]),
+                    open_numbers(folder / f"{split}.labels.bin", details["labels"], several=details["several"]),
+                    length,
+                    details["pad"],
+                )
+                for split in (TRAIN, VALIDATION)
+            )
+            yield train, validation
+
+    def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
+        return ClassificationLoss(model, ("input_ids", "attention_mask"), several=declared.multi_label)
+
+    def configure(self, tokens: Manifest) -> dict[str, Any]:
+        return configuration(tokens.details["labels"], several=tokens.details["several"]) | {
+            "pad_token_id": tokens.details["pad"]
+        }
+
+    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+        return cut(lengths_of(artifacts, tokens, TRAIN), length)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as ids, each with its label's number, or a row of 0 and 1 where it may have several."""
+
+    ids: Ragged
+    labels: "npt.NDArray[np.int64]"
+    length: int
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def positions(self, indices: "Indices") -> "Indices":
+        """Tokens of each text."""
+        return self.ids.lengths(indices, self.length)
+
+    def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
+        """(ids, attention mask), both [texts, longest], and labels."""
+        import numpy as np
+
+        rows = self.ids.padded(indices, self.length, self.pad)
+        mask = np.arange(rows.shape[1]) < self.positions(indices)[:, None]
+        return rows, mask.astype(np.int64), self.labels[indices]
+
+    def learnt(self, indices: "Indices") -> int:
+        """Every text counts once."""
+        return len(indices)

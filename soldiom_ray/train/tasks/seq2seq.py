@@ -1,0 +1,118 @@
+"""Sequence to sequence: an encoder reads a source text, a decoder writes its target (translation, summarisation)."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.chat import ANSWERING
+from soldiom_ray.models.loss import Objective
+from soldiom_ray.models.sequence_pairs import PairLoss
+from soldiom_ray.models.tokens import encode_documents
+from soldiom_ray.records import Manifest
+from soldiom_ray.train.blocks import UNSCORED, Source
+from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
+from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from soldiom_ray.train.blocks import Indices
+
+CODE = 1
+
+
+class Seq2SeqTask(Task):
+    """The assistant's last words of a conversation, from all that was said before."""
+
+    auto_class = "AutoModelForSeq2SeqLM"
+    peft_type = "SEQ_2_SEQ_LM"
+
+    def tokenize(
+        self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
+    ) -> Manifest:
+        """For each split `<split>.source.bin` and `<split>.target.bin` hold ids with their terminators, each with
+        `.lengths.bin`."""
+        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
+        draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
+        if done := draft.finished():
+            return done
+        seen, counts = counted(dataset, report), {}
+        for split in (TRAIN, VALIDATION):
+            with (
+                Streams(draft, f"{split}.source", processor) as sources,
+                Streams(draft, f"{split}.target", processor) as targets,
+            ):
+                both = (part for pair in _pairs(artifacts, dataset, split) for part in pair)
+                for number, ids in enumerate(encode_documents(processor, both)):
+                    (targets if number % 2 else sources).add(ids)
+                    seen(number % 2)
+                counts[split] = len(targets.lengths)
+            if split == TRAIN and not counts[TRAIN]:
+                raise nothing_to_learn(dataset, "pair of a source and a target")
+        return draft.commit(counts=counts, details={"dtype": targets.kind, "pad": int(processor.pad_token_id or 0)})
+
+    @contextmanager
+    def open(self, artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator[tuple[Source, Source]]:
+        kind, pad = tokens.details["dtype"], tokens.details["pad"]
+        with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
+            train, validation = (
+                Pairs(
+                    Ragged.open(folder, f"{split}.source", kind),
+                    Ragged.open(folder, f"{split}.target", kind),
+                    length,
+                    pad,
+                )
+                for split in (TRAIN, VALIDATION)
+            )
+            yield train, validation
+
+    def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
+        return PairLoss(model)
+
+    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+        """Of a pair its longer side counts."""
+        import numpy as np
+
+        sides = [lengths_of(artifacts, tokens, f"{TRAIN}.{side}") for side in ("source", "target")]
+        return cut(np.maximum(*sides), length)
+
+
+def _pairs(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, str]]:
+    """(source, target) of every sample that ends with an answer; what was said before, a line each, is the source."""
+    for _, messages in samples(artifacts, dataset, split):
+        if len(messages) > 1 and messages[-1]["role"] == ANSWERING:
+            yield "\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Sources and targets as ids. A source longer than `length` keeps its beginning and its terminator; a target only
+    its beginning, so that no model learns to stop there."""
+
+    sources: Ragged
+    targets: Ragged
+    length: int
+    pad: int
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    def positions(self, indices: "Indices") -> "Indices":
+        """Tokens of both sides together."""
+        return self.sources.lengths(indices, self.length) + self.targets.lengths(indices, self.length)
+
+    def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
+        """(source ids, attention mask, target ids): [pairs, longest source] twice, [pairs, longest target]."""
+        import numpy as np
+
+        rows = self.sources.padded(indices, self.length, self.pad)
+        mask = np.arange(rows.shape[1]) < self.sources.lengths(indices, self.length)[:, None]
+        return rows, mask.astype(np.int64), self.targets.padded(indices, self.length, UNSCORED, keep_last=False)
+
+    def learnt(self, indices: "Indices") -> int:
+        """The targets' tokens."""
+        return int(self.targets.lengths(indices, self.length).sum())

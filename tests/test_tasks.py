@@ -1,0 +1,208 @@
+"""The tasks besides the next token: classification, sequence to sequence, preferences, pictures."""
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.load import load_run
+from soldiom_ray.records import Manifest, Sample
+from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train.fit import run_locally
+
+ANIMALS, TOOLS = ("cat", "dog", "horse", "mouse"), ("saw", "hammer", "drill", "file")
+WORDS = ("the", "a", "small", "big", "old", "sleeps", "falls", "here", "there", "again")
+
+
+def context_in(home: Path) -> Context:
+    settings = load_settings({"SOLDIOM_HOME": str(home)})
+    return Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
+
+
+def dataset_of(artifacts: Artifacts, rows: Sequence[dict[str, Any]]) -> Manifest:
+    """A dataset of these samples; every fifth goes to validation."""
+    draft = artifacts.draft("dataset", {"rows": len(rows), "first": str(rows[0]), "last": str(rows[-1])})
+    empty = dict.fromkeys(Sample.model_fields, "") | {"metadata": "{}", "source": "files", "kind": "other"}
+    if "image" in empty:
+        empty["image"] = None
+    counts = {}
+    for split, chosen in (
+        ("train", [row for place, row in enumerate(rows) if place % 5]),
+        ("validation", [row for place, row in enumerate(rows) if not place % 5]),
+    ):
+        filled = [empty | {"id": f"{split}{place}", "split": split} | row for place, row in enumerate(chosen)]
+        draft.write_rows(f"{split}/00000.parquet", filled, Sample)
+        counts[split] = len(filled)
+    return draft.commit(counts=counts)
+
+
+def sentences(count: int, seed: int = 1) -> list[tuple[str, list[str]]]:
+    """Texts of a few words, with what is in them: animals, tools, both or neither."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        words = rng.choices(WORDS, k=rng.randint(3, 20))
+        has = rng.choice([[], ["animal"], ["tool"], ["animal", "tool"]])
+        words += [rng.choice(ANIMALS)] * ("animal" in has) + [rng.choice(TOOLS)] * ("tool" in has)
+        rng.shuffle(words)
+        made.append((" ".join(words), has))
+    return made
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of two layers with random weights and a WordPiece tokenizer."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("encoder")
+    marks = ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+    pieces = {word: place for place, word in enumerate([*marks, *WORDS, *ANIMALS, *TOOLS])}
+    core = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    core.normalizer, core.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
+    )
+    torch.manual_seed(3)
+    config = BertConfig(
+        vocab_size=len(pieces),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def declared(base: Path, **values: object) -> Train:
+    return Train.model_validate(
+        {
+            "base_model": str(base),
+            "sequence_length": 32,
+            "batch_tokens": 256,
+            "epochs": 4,
+            "validations": 4,
+            "learning_rate": 0.01,
+            "precision": "float32",
+            "patience": 10,
+        }
+        | values
+    )
+
+
+def points(context: Context, run: Manifest, name: str) -> list[float]:
+    return [point[name] for point in json.loads(context.artifacts.read(run, "curves.json")) if name in point]
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_texts_are_classified_by_each_method(method: str, encoder: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    rows = [
+        {"text": text, "metadata": json.dumps({"label": "animal" if "animal" in has else "none"})}
+        for text, has in sentences(500)
+    ]
+    train = declared(encoder, task="text_classification", method=method)
+    if method != "full":
+        train = train.model_copy(update={"base_model": "builtin/all-MiniLM-L6-v2", "learning_rate": None, "epochs": 3})
+    run = run_locally(context, dataset_of(context.artifacts, rows), train)
+    assert points(context, run, "validation_accuracy")[-1] > 0.9
+    assert run.details["best_validation"]["validation_macro_f1"] > 0.9
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        said = model(**tokenizer(["the old horse sleeps here"], return_tensors="pt")).logits.argmax(-1)
+        assert model.config.id2label[int(said)] == "animal"
+
+
+def test_a_text_may_have_several_labels_or_none(encoder: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    rows = [{"text": text, "metadata": json.dumps({"label": has})} for text, has in sentences(500)]
+    dataset = dataset_of(context.artifacts, rows)
+    train = {"task": "text_classification", "method": "full"}
+    with pytest.raises(InputError, match=r"(?s)several labels.*multi_label"):
+        run_locally(context, dataset, declared(encoder, **train))
+    minilm = {"base_model": "builtin/all-MiniLM-L6-v2", "learning_rate": 3e-4, "epochs": 3}
+    run = run_locally(context, dataset, declared(encoder, **train, multi_label=True).model_copy(update=minilm))
+    assert points(context, run, "validation_exact_match")[-1] > 0.8
+    assert points(context, run, "validation_micro_f1")[-1] > 0.9
+
+
+def test_a_dataset_without_usable_labels_is_refused_by_name(encoder: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    texts = [text for text, _ in sentences(60)]
+    train = declared(encoder, task="text_classification")
+    for labels, said in (
+        ([None] * 60, "no sample with a label"),
+        (["x"] * 60, "only the label 'x'"),
+        ([f"n{place}" for place in range(60)], "60 different labels on 60 samples"),
+    ):
+        rows = [
+            {"text": text, "metadata": json.dumps({"label": label} if label else {})}
+            for text, label in zip(texts, labels, strict=True)
+        ]
+        with pytest.raises(InputError, match=said):
+            run_locally(context, dataset_of(context.artifacts, rows), train)
+
+
+def test_a_long_text_keeps_its_beginning_and_end_mark_and_is_reported_as_cut(encoder: Path, tmp_path: Path) -> None:
+    from soldiom_ray.models.load import load_tokenizer
+    from soldiom_ray.train.tasks import task_of
+
+    context = context_in(tmp_path)
+    rows = [{"text": "cat " * (3 + place), "metadata": json.dumps({"label": str(place % 2)})} for place in range(20)]
+    task, train = task_of("text_classification"), declared(encoder, task="text_classification")
+    tokens = task.tokenize(
+        context.artifacts, dataset_of(context.artifacts, rows), load_tokenizer(encoder), "t", train, context.report
+    )
+    assert task.cuts(context.artifacts, tokens, 12) == {
+        "samples": 16, "longest_tokens": 24, "cut_samples": 10, "cut_tokens": 67
+    }  # fmt: skip
+    with task.open(context.artifacts, tokens, 12) as (texts, _):
+        import numpy as np
+
+        ids, mask, labels = texts.batch(np.arange(len(texts)))
+        assert ids.shape == mask.shape == (16, 12) and len(labels) == 16
+        assert all(row[int(used.sum()) - 1] == 3 for row, used in zip(ids, mask, strict=True))
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_sequence_to_sequence_model_learns_to_translate(method: str, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    rng = random.Random(2)
+    rows = []
+    for _ in range(300):
+        words = rng.choices(("one", "two", "three", "four"), k=rng.randint(1, 4))
+        turned = [{"one": "eins", "two": "zwei", "three": "drei", "four": "vier"}[word] for word in words]
+        messages = [
+            {"role": "user", "content": " ".join(words)},
+            {"role": "assistant", "content": " ".join(turned)},
+        ]
+        rows.append({"text": " ".join([*words, *turned]), "messages": json.dumps(messages)})
+    dataset = dataset_of(context.artifacts, rows)
+    small = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16}
+    scratch = {"task": "seq2seq_lm", "method": "full", "architecture": small, "vocabulary_size": 300}
+    base = run_locally(context, dataset, declared(tmp_path, **scratch, epochs=12))
+    assert points(context, base, "validation_token_accuracy")[-1] > 0.6
+    if method == "full":
+        return
+    tuned = run_locally(
+        context,
+        dataset,
+        declared(tmp_path, task="seq2seq_lm", method=method, epochs=2).model_copy(update={"base_model": base.id}),
+    )
+    losses = points(context, tuned, "validation_loss")
+    assert min(losses) <= losses[0]
+    with load_run(context.artifacts, context.settings, tuned) as (model, tokenizer):
+        assert model.generate(**tokenizer(["one two"], return_tensors="pt"), max_new_tokens=4).shape[0] == 1
