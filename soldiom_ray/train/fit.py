@@ -13,7 +13,7 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16, load_processor, model_folder
-from soldiom_ray.models.plan import free_bytes, needed, positions_at_once
+from soldiom_ray.models.plan import MOST_POSITIONS_AT_ONCE, free_bytes, needed, positions_at_once
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
@@ -89,8 +89,14 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
     return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id)
 
 
-def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[Record], None]) -> None:
-    """What every worker does; rank 0 leaves the weights and `result.json` in storage."""
+def worker(
+    work: Work,
+    artifacts: Artifacts,
+    report: Report,
+    observe: Callable[[Record], None],
+    leaving: Callable[[], bool] = lambda: False,
+) -> None:
+    """What every worker does; rank 0 leaves the weights and `result.json` in storage. For `leaving` see `Loop`."""
     import torch
 
     declared, task = work.declared, task_of(work.declared.task)
@@ -101,8 +107,10 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
     configuration = task.configure(tokens)
     with ExitStack() as stack:
         folder, processor = stack.enter_context(_base(work, artifacts))
-        needs = needed(folder, processor, declared, bfloat16=bfloat16)
-        at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
+        at_once = MOST_POSITIONS_AT_ONCE
+        if declared.task == "causal_lm":
+            needs = needed(folder, processor, declared, bfloat16=bfloat16)
+            at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
         model = methods.build(task, folder, processor, declared, configuration, bfloat16=bfloat16, device=device)
         length = min(declared.sequence_length, context_length(model))
         stack.enter_context(task.reading(model, length))
@@ -112,7 +120,7 @@ def worker(work: Work, artifacts: Artifacts, report: Report, observe: Callable[[
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
         strategy = open_strategy(_strategy(declared), task.objective(model, tokens, declared), optimization)
-        loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe)
+        loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe, leaving)
         outcome = loop.run()
         if loop.rank == 0:
             details = {
@@ -158,7 +166,7 @@ def schedule(declared: Train, train: Source, positions: int) -> Schedule:
         steps=steps,
         units_per_step=per_step,
         positions_at_once=positions,
-        learning_rate=declared.learning_rate or methods.LEARNING_RATES[declared.method],
+        learning_rate=methods.learning_rate(declared),
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
         validate_every=math.ceil(steps / declared.validations),
         validation_tokens=declared.validation_tokens,

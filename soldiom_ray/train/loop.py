@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from soldiom_ray.errors import CancelledError
 from soldiom_ray.train.blocks import Order, Source, shares, spread
+from soldiom_ray.train.saving import Saver
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +24,10 @@ log = logging.getLogger(__name__)
 Record = dict[str, float | int]
 POINTS = 200
 """Points of the training curve."""
+ASK_SECONDS = 2.0
+"""About how often the loop asks within a step, or a validation, whether it is to stop."""
+LOOK_SECONDS = 5.0
+"""How often the loop looks whether its machine will be taken away."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class Position:
     best_step: int = 0
     best_loss: float = math.inf
     bad_validations: int = 0
+    validated_step: int = -1
     curves: tuple[Record, ...] = ()
 
 
@@ -75,6 +81,10 @@ class Outcome:
     curves: list[Record] = field(default_factory=list)
 
 
+class LeavingError(Exception):
+    """This machine will be taken away. The state is kept: the training can go on elsewhere."""
+
+
 class Keeper(Protocol):
     """Where a training's states are kept: see `checkpoints`."""
 
@@ -90,7 +100,8 @@ class Keeper(Protocol):
 class Loop:
     """One training of one model. `report(fraction, message)` may raise CancelledError: a checkpoint is written first.
 
-    `observe` is called on rank 0 with every new point of the curves."""
+    `observe` is called on rank 0 with every new point of the curves. `leaving` is called by all ranks alike now and
+    then: whether this machine will be taken away, which ends the run with LeavingError after a checkpoint."""
 
     def __init__(
         self,
@@ -101,15 +112,19 @@ class Loop:
         checkpoints: Keeper,
         report: Callable[[float, str], None],
         observe: Callable[[Record], None] = lambda record: None,
+        leaving: Callable[[], bool] = lambda: False,
     ) -> None:
         self.strategy, self.schedule, self.checkpoints = strategy, schedule, checkpoints
-        self.report, self.observe = report, observe
+        self.report, self.observe, self.leaving = report, observe, leaving
+        self.saver = Saver(checkpoints)
         self.train_units, self.validation_units = train, validation
         self.order = Order(len(train), schedule.units_per_step, schedule.seed)
         self.position = Position()
         self.curves: list[Record] = []
-        self._saved_at = self._begun_at = time.monotonic()
+        self._saved_at = self._begun_at = self._looked_at = time.monotonic()
         self._begun_step = 0
+        self._saved: Position | None = None
+        self._seconds_per_batch, self._ask_every = 0.0, 1
 
     @property
     def rank(self) -> int:
@@ -119,31 +134,14 @@ class Loop:
     def run(self) -> Outcome:
         """Train from the newest valid checkpoint to the end, or until validation no longer improves."""
         self._resume()
-        started = self._saved_at = self._begun_at = time.monotonic()
-        before, tokens_before, self._begun_step = self.position.seconds, self.position.tokens, self.position.step
-        if self.position.step == 0 and not self.curves:
-            self._validate(0)
-        waiting: list[tuple[float, int]] = []
-        every = max(1, self.schedule.steps // POINTS)
-        while self.position.step < self.schedule.steps and self.position.bad_validations < self.schedule.patience:
-            cancelled = self._cancelled()
-            if cancelled is not None:
-                self._save()
-                raise cancelled
-            step = self.position.step + 1
-            loss, learnt, tokens = self._step(step - 1)
-            waiting.append((loss, learnt))
-            seconds = before + time.monotonic() - started
-            self.position = replace(self.position, step=step, tokens=self.position.tokens + tokens, seconds=seconds)
-            if step % every == 0 or step == self.schedule.steps:
-                mean = sum(a for a, _ in waiting) / sum(b for _, b in waiting)
-                waiting = []
-                self._note({"train_loss": mean, "learning_rate": self.schedule.rate(step - 1)})
-            if step % self.schedule.validate_every == 0 or step == self.schedule.steps:
-                self._validate(step)
-                self._save()
-            elif self._any(time.monotonic() - self._saved_at > self.schedule.checkpoint_seconds):
-                self._save()
+        started, tokens_before = time.monotonic(), self.position.tokens
+        try:
+            self._train(started - self.position.seconds)
+        except (CancelledError, LeavingError):
+            self._save()
+            self.saver.settle()
+            raise
+        self.saver.settle()
         self._restore_best()
         seconds = time.monotonic() - started
         return Outcome(
@@ -157,6 +155,31 @@ class Loop:
             curves=self.curves,
         )
 
+    def _train(self, started: float) -> None:
+        """Step and validate to the end; `started` is when an undisturbed training would have begun."""
+        self._saved_at = self._begun_at = time.monotonic()
+        self._begun_step = self.position.step
+        self._validate_when_due()
+        waiting: list[tuple[float, int]] = []
+        every, mark = max(1, self.schedule.steps // POINTS), self.position
+        while self.position.step < self.schedule.steps and self.position.bad_validations < self.schedule.patience:
+            if self._ask():
+                self._save()
+            step = self.position.step + 1
+            loss, learnt, tokens = self._step(step - 1)
+            waiting.append((loss, learnt))
+            seconds = time.monotonic() - started
+            self.position = replace(self.position, step=step, tokens=self.position.tokens + tokens, seconds=seconds)
+            if step % every == 0 or step == self.schedule.steps:
+                mean = sum(a for a, _ in waiting) / sum(b for _, b in waiting)
+                speed = (self.position.tokens - mark.tokens) / max(seconds - mark.seconds, 1e-9)
+                waiting, mark = [], self.position
+                rate = self.schedule.rate(step - 1)
+                self._note({"train_loss": mean, "learning_rate": rate, "tokens_per_second": round(speed, 1)})
+            if self._validate_when_due():
+                mark = replace(mark, seconds=time.monotonic() - started)
+                self._save()
+
     def _step(self, number: int) -> tuple[float, int, int]:
         """One optimiser step over this rank's share of its units; (summed loss, labels learnt, positions) of all."""
         import torch
@@ -167,11 +190,26 @@ class Loop:
         learnt = max(1, self.train_units.learnt(everyones))
         total = torch.zeros((), device=strategy.device)
         batches = shares(self.train_units, everyones, strategy.world, schedule.positions_at_once)[strategy.rank]
+        began = time.monotonic()
         for place, indices in enumerate(batches, 1):
+            if place > 1:
+                self._ask_within(place)
             batch = self._batch(self.train_units, indices)
             total += strategy.backward(batch, 1 / learnt, last=place == len(batches))
         strategy.step(schedule.rate(number))
-        return float(strategy.sum(total)), learnt, int(self.train_units.positions(everyones).sum())
+        loss = float(strategy.sum(total))
+        self._seconds_per_batch = (time.monotonic() - began) / len(batches)
+        return loss, learnt, int(self.train_units.positions(everyones).sum())
+
+    def _validate_when_due(self) -> bool:
+        """Validate where the schedule says so and it is not done yet (it was, or it was broken off, before a restart);
+        whether it was done now."""
+        step = self.position.step
+        due = step % self.schedule.validate_every == 0 or step == self.schedule.steps
+        if not due or self.position.validated_step == step:
+            return False
+        self._validate(step)
+        return True
 
     def _validate(self, step: int) -> None:
         """Take the validation loss on its fixed units (the train loss decides when there are none)."""
@@ -185,7 +223,8 @@ class Loop:
             self.position,
             best_loss=value if better else self.position.best_loss,
             best_step=step if better else self.position.best_step,
-            bad_validations=0 if better else self.position.bad_validations + 1,
+            bad_validations=0 if better or not step else self.position.bad_validations + 1,
+            validated_step=step,
         )
 
     def _judge(self, units: Source) -> tuple[float, dict[str, float]]:
@@ -196,7 +235,9 @@ class Loop:
         indices = spread(units, schedule.validation_tokens)
         total, counted = torch.zeros((), device=strategy.device), None
         strategy.objective.eval()
-        for mine in shares(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]:
+        batches = shares(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]
+        for place, mine in enumerate(batches, 1):
+            self._ask_within(place)
             loss, counts = strategy.judge(self._batch(units, mine if len(mine) else indices[:1]))
             total += loss * bool(len(mine))
             counts = counts.float() * bool(len(mine))
@@ -220,20 +261,26 @@ class Loop:
             self.observe(record)
 
     def _save(self) -> None:
+        """Keep the state as it is now, unless it is kept already."""
+        self._saved_at = time.monotonic()
+        if self._saved == self.position:
+            return
+        self._saved = self.position
         weights, moments = self.strategy.weights(), self.strategy.moments()
         if self.rank == 0:
-            self.checkpoints.write(replace(self.position, curves=tuple(self.curves)), weights, moments)
-        self._saved_at = time.monotonic()
+            position = replace(self.position, curves=tuple(self.curves))
+            self.saver.save(position, weights, moments, shared=self.strategy.device.type == "cpu")
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint that verifies: rank 0 finds it, the others read the same."""
         found = self.checkpoints.newest() if self.rank == 0 else None
-        step = self._of_rank_0(-1 if found is None else found[0].step)
+        step = int(self._of_rank_0((-1.0 if found is None else float(found[0].step),))[0])
         if step < 0:
             return
         position, weights, moments = found or self.checkpoints.read(step)
         self.strategy.put(weights, moments)
         self.position, self.curves = replace(position, curves=()), [dict(record) for record in position.curves]
+        self._saved = self.position
         if self.rank == 0:
             for record in self.curves:
                 self.observe(record)
@@ -246,16 +293,33 @@ class Loop:
         if not self._any(best is None) and best is not None:
             self.strategy.put(best)
 
-    def _cancelled(self) -> CancelledError | None:
-        """Ask whether to go on, all ranks alike: rank 0 reports and hears, the others are told."""
-        error = None
+    def _ask_within(self, place: int) -> None:
+        """Ask between the batches of a step or a validation, not more often than about every ASK_SECONDS."""
+        if place % self._ask_every == 0:
+            self._ask()
+
+    def _ask(self) -> bool:
+        """What rank 0 hears, told to all ranks in one exchange: raises CancelledError or LeavingError when it is to
+        stop; returns whether it is time for a checkpoint."""
+        error, now = None, time.monotonic()
+        told = (0.0, 0.0, 0.0, 0.0)
         if self.rank == 0:
             try:
                 self.report(self.position.step / self.schedule.steps, self._message())
             except CancelledError as caught:
                 error = caught
-        stop = self._any(error is not None)
-        return error or (CancelledError("The training was asked to stop.") if stop else None)
+            save = now - self._saved_at > self.schedule.checkpoint_seconds
+            look = now - self._looked_at > LOOK_SECONDS
+            told = (float(error is not None), float(save), float(look), self._seconds_per_batch)
+        stop, save_now, look_now, seconds = self._of_rank_0(told)
+        self._ask_every = max(1, min(int(ASK_SECONDS / seconds), 1_000_000)) if seconds else 1
+        if stop:
+            raise error or CancelledError("The training was asked to stop.")
+        if look_now:
+            self._looked_at = now
+            if self.leaving():
+                raise LeavingError
+        return bool(save_now)
 
     def _message(self) -> str:
         last = next((record for record in reversed(self.curves) if "train_loss" in record), None)
@@ -274,14 +338,15 @@ class Loop:
 
     def _any(self, mine: bool) -> bool:
         """Whether it is so on any rank: what all ranks must do together is decided together."""
-        return self._of_all(float(mine)) > 0
+        return self._of_all((float(mine),))[0] > 0
 
-    def _of_rank_0(self, value: int) -> int:
-        return int(self._of_all(float(value) if self.rank == 0 else 0.0))
+    def _of_rank_0(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        return self._of_all(values if self.rank == 0 else tuple(0.0 for _ in values))
 
-    def _of_all(self, value: float) -> float:
+    def _of_all(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        """Their sums over ranks."""
         if self.strategy.world == 1:
-            return value
+            return values
         import torch
 
-        return float(self.strategy.sum(torch.tensor(value, device=self.strategy.device, dtype=torch.float64)))
+        return tuple(self.strategy.sum(torch.tensor(values, device=self.strategy.device, dtype=torch.float64)).tolist())
