@@ -72,6 +72,9 @@ class Strategy:
         """Take weights, and the optimiser's state when it is given: what `weights` and `moments` returned."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Let go of what the training needed besides the weights. The strategy is not used afterwards."""
+
     def sum(self, value: "Tensor") -> "Tensor":
         """The sum over ranks; the tensor given is overwritten."""
         if self.world > 1:

@@ -1,0 +1,183 @@
+"""DeepSpeed ZeRO: each rank holds a share of gradients and moments (zero2), and of the weights too (zero3).
+
+Of zero2 the frozen weights (below adapters) are whole on every rank. Run on CPUs with gloo. Written after DeepSpeed
+0.19.8's sources and not run: CUDA, and with it `offload`.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.errors import InputError
+from soldiom_ray.train.strategies.sharded import Sharded
+from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from soldiom_ray.models.loss import Objective
+
+BUCKET = 50_000_000
+"""Elements of gradients that are exchanged together. DeepSpeed keeps a buffer of this size; its own default is ten
+times as much, 2 GB in float32."""
+
+
+class Zero(Sharded):
+    """The strategies `zero2` and `zero3`."""
+
+    def __init__(self, objective: "Objective", optimization: Optimization, stage: int) -> None:
+        import torch
+
+        deepspeed = _deepspeed()
+        super().__init__(objective, optimization)
+        if not deepspeed.comm.is_initialized():
+            deepspeed.init_distributed(torch.distributed.get_backend())
+        self.stage = stage
+        config = self._config()
+        optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
+        if optimization.bfloat16:
+            for parameter in objective.parameters():
+                parameter.data = parameter.data.bfloat16()
+        inner = self.behind_door()
+        if stage == 3:
+            # `initialize` alone would put the whole model on the device before it divides it.
+            deepspeed.zero.Init(module=inner, mem_efficient_linear=False, config_dict_or_path=config)
+        self.door, *_ = deepspeed.initialize(model=inner, optimizer=optimizer, config=config)
+        self.zero = self.door.optimizer
+        """DeepSpeed's side of the optimiser; `zero.optimizer` is torch's, over flat shares of many parameters."""
+
+    def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
+        self.door.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self.door(False, *batch)
+        self.door.backward(loss * (scale * self.world), scale_wrt_gas=False)
+        return loss.detach()
+
+    def step(self, learning_rate: float) -> None:
+        for group in self.zero.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.door.step()
+
+    def weights(self) -> "dict[str, Tensor]":
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return {name: whole for name, whole in self._each(safe_get_full_fp32_param)}
+
+    def moments(self) -> "dict[str, Tensor]":
+        import torch
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        steps = [float(state["step"]) for state in self.zero.optimizer.state.values()]
+        found = {"step": torch.tensor(max(steps, default=0.0))}
+        if steps:
+            for moment in MOMENTS:
+                whole = self._each(lambda parameter, key=moment: safe_get_full_optimizer_state(parameter, key))
+                found |= {f"{moment}/{name}": tensor for name, tensor in whole}
+        return found
+
+    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
+        self.check_names(weights)
+        for name in self.parameters:
+            self._take(name, weights[name], None)
+        self._spread_weights(weights)
+        if moments is None or not float(moments["step"]):
+            return
+        self._begin_state(moments["step"])
+        for name in self.parameters:
+            for moment in MOMENTS:
+                self._take(name, moments[f"{moment}/{name}"], moment)
+
+    def close(self) -> None:
+        self.door.destroy()
+        super().close()
+
+    def _config(self) -> dict[str, Any]:
+        """DeepSpeed's own configuration. The optimiser is torch's everywhere, on a GPU and for offloaded states too, so
+        that nothing needs a compiler."""
+        trained = sum(parameter.numel() for parameter in self.parameters.values())
+        bucket = max(1, min(BUCKET, trained))
+        zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+        if self.optimization.offload and self.device.type == "cuda":
+            parts = ("offload_optimizer", "offload_param") if self.stage == 3 else ("offload_optimizer",)
+            zero |= {part: {"device": "cpu", "pin_memory": True} for part in parts}
+        return {
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": self.optimization.gradient_clip,
+            "zero_optimization": zero,
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": self.optimization.bfloat16},
+            "data_types": {"grad_accum_dtype": "fp32"},
+            "communication_data_type": "fp32",
+            "steps_per_print": None,
+        }
+
+    def _each(self, whole: Any) -> "list[tuple[str, Tensor]]":
+        """Gather parameter after parameter; rank 0 keeps what comes, on the CPU."""
+        kept = []
+        for name, parameter in self.parameters.items():
+            tensor = whole(parameter)
+            if self.rank == 0:
+                kept.append((name, tensor.detach().float().reshape(self.shapes[name]).cpu().contiguous()))
+        return kept
+
+    def _take(self, name: str, whole: "Tensor", moment: str | None) -> None:
+        """This rank's part of a tensor that all ranks have: of the weight in float32, or of a moment."""
+        from torch.nn import functional
+
+        parameter: Any = self.parameters[name]
+        if self.stage == 3:
+            # DeepSpeed's own way to do this (0.19.8) fails for sizes that the ranks do not divide evenly.
+            size = parameter.ds_tensor.numel()
+            padded = functional.pad(whole.flatten(), (0, size * self.world - whole.numel()))
+            part = padded[size * self.rank : size * (self.rank + 1)]
+            self.zero.set_local_hp_param(part.to(self.device), parameter, moment)
+        else:
+            parameter.set_full_hp_param(whole.to(self.device), moment)
+
+    def _spread_weights(self, weights: "Mapping[str, Tensor]") -> None:
+        """The weights that the passes use, after their float32 originals were changed."""
+        import deepspeed
+
+        if self.stage == 2:
+            self.zero.update_lp_params()
+            return
+        for name, parameter in self.parameters.items():
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                if self.rank == 0:
+                    parameter.data.copy_(weights[name])
+
+    def _begin_state(self, step: "Tensor") -> None:
+        """The optimiser's state as a first step would leave it."""
+        import torch
+
+        shares = (
+            self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
+        )
+        for share in shares:
+            self.zero.optimizer.state[share] = {
+                "step": step.clone().to(share.device),
+                **{moment: torch.zeros_like(share, requires_grad=False) for moment in MOMENTS},
+            }
+        if self.stage == 2:
+            self.zero._hp_optimizer_states_linked = False
+            self.zero._lazy_init_hp_params_optimizer_state()
+
+
+def _deepspeed() -> Any:
+    """The package, made ready: quiet, and without the extension that it would compile for inference on CPUs (30 s, and
+    it needs a compiler; training does not use it)."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            "train.strategy zero2 and zero3 need the package deepspeed, which is not installed.",
+            remedy="pip install deepspeed on every node; or strategy: fsdp, which needs nothing more",
+        )
+    import logging
+
+    # DeepSpeed asks for the variable that launchers set: the place of this process among those of its machine.
+    os.environ.setdefault("LOCAL_RANK", "0")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.WARNING)
+    deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
+    return deepspeed

@@ -1,0 +1,69 @@
+"""Processes that train together, for the tests of the strategies: started once, they take one job after the other."""
+
+import multiprocessing
+import os
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+SECONDS = 120
+"""A group that has not answered by then hangs."""
+
+
+class Group:
+    """`world` processes with a process group (gloo). `run` gives what each rank's call returned."""
+
+    def __init__(self, world: int, folder: Path) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        self.ends: list[Connection] = []
+        self.processes = []
+        for rank in range(world):
+            mine, theirs = spawn.Pipe()
+            process = spawn.Process(target=_serve, args=(theirs, rank, world, str(folder / "store")), daemon=True)
+            process.start()
+            self.ends.append(mine)
+            self.processes.append(process)
+
+    def run(self, job: Callable[..., Any], **values: Any) -> list[Any]:
+        for end in self.ends:
+            end.send((job, values))
+        answers = []
+        for end in self.ends:
+            if not end.poll(SECONDS):
+                raise TimeoutError(f"{job.__name__} hangs with {values}")
+            answers.append(end.recv())
+        for error, _ in answers:
+            if error is not None:
+                raise RuntimeError(error)
+        return [value for _, value in answers]
+
+    def close(self) -> None:
+        for end in self.ends:
+            end.close()
+        for process in self.processes:
+            process.join(20)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+
+def _serve(end: Connection, rank: int, world: int, store: str) -> None:
+    """One process: jobs until the other end is closed."""
+    os.environ |= {"LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"}
+    import torch
+    from torch import distributed
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=world)
+    while True:
+        try:
+            job, values = end.recv()
+        except EOFError:
+            break
+        try:
+            end.send((None, job(**values)))
+        except BaseException:
+            end.send((traceback.format_exc(), None))
+    distributed.destroy_process_group()
