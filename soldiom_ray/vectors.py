@@ -19,15 +19,27 @@ MOST_PER_CALL = 2000
 MOST_RESULTS = 1000
 
 
-def open_collection(settings: Settings, name: str, metadata: Mapping[str, Any] | None = None) -> Any:
-    """The collection of this name, made when it does not exist: cosine distance, no embedding function."""
+def check_answers(settings: Settings) -> None:
+    """UnavailableError when Chroma does not answer."""
     with _errors(settings):
-        return _client(_url(settings)).get_or_create_collection(
-            name,
-            configuration={"hnsw": {"space": "cosine"}},
-            metadata=dict(metadata) if metadata else None,
-            embedding_function=None,
-        )
+        _client(_url(settings)).heartbeat()
+
+
+def open_collection(settings: Settings, name: str, metadata: Mapping[str, Any] | None = None) -> Any:
+    """The collection of this name, made when it does not exist or tells other metadata: cosine distance, no embedding
+    function."""
+    for _ in range(2):
+        with _errors(settings):
+            collection = _client(_url(settings)).get_or_create_collection(
+                name,
+                configuration={"hnsw": {"space": "cosine"}},
+                metadata=dict(metadata) if metadata else None,
+                embedding_function=None,
+            )
+        if dict(collection.metadata or {}) == dict(metadata or {}):
+            break
+        delete_collection(settings, name)
+    return collection
 
 
 def find_collection(settings: Settings, name: str) -> Any:
@@ -47,55 +59,55 @@ def delete_collection(settings: Settings, name: str) -> bool:
 
 
 def add(
-    collection: Any,
-    ids: Sequence[str],
-    embeddings: Any,
-    documents: Sequence[str],
-    metadatas: Sequence[Mapping[str, str | int | float | bool]],
-) -> None:
-    """Add rows, replacing those of the same id: doing it twice changes nothing. `embeddings` is [n, dimension]."""
-    if not len(ids) == len(embeddings) == len(documents) == len(metadatas):
+    collection: Any, ids: Sequence[str], embeddings: Any, metadatas: Sequence[Mapping[str, str | int | float | bool]]
+) -> int:
+    """Add the rows whose ids the collection does not hold; how many those were. `embeddings` is [n, dimension].
+
+    Rows that it holds are left as they are: to replace one costs Chroma five times what a new one does."""
+    if not len(ids) == len(embeddings) == len(metadatas):
         raise InputError(
-            f"{len(ids)} ids, {len(embeddings)} embeddings, {len(documents)} documents, {len(metadatas)} metadatas:"
-            " not one of each.",
+            f"{len(ids)} ids, {len(embeddings)} embeddings, {len(metadatas)} metadatas: not one of each.",
             remedy="give as many of each",
         )
+    added = 0
     for start in range(0, len(ids), MOST_PER_CALL):
-        some = slice(start, start + MOST_PER_CALL)
-        with _errors():
-            collection.upsert(
-                ids=list(ids[some]),
-                embeddings=embeddings[some],
-                documents=list(documents[some]),
-                metadatas=[dict(one) for one in metadatas[some]],
-            )
+        some = ids[start : start + MOST_PER_CALL]
+        with _errors(name=collection.name):
+            held = set(collection.get(ids=list(some), include=[])["ids"])
+            new = [start + at for at, one in enumerate(some) if one not in held]
+            if new:
+                collection.upsert(
+                    ids=[ids[at] for at in new],
+                    embeddings=embeddings[new],
+                    metadatas=[dict(metadatas[at]) for at in new],
+                )
+        added += len(new)
+    return added
 
 
 def count(collection: Any) -> int:
     """Rows in a collection."""
-    with _errors():
+    with _errors(name=collection.name):
         return int(collection.count())
 
 
-def search(collection: Any, embedding: Any, k: int, filters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """The k nearest rows as {id, text, score, metadata}, best first; score is the cosine similarity. `filters` are
-    metadata values that must be equal."""
+def search(
+    collection: Any, embedding: Any, k: int, equal: Mapping[str, str] | None = None, ids: Sequence[str] | None = None
+) -> list[tuple[str, float]]:
+    """The ids of the k nearest rows with their cosine similarity, best first: of those whose metadata have the values
+    of `equal`, or of those whose ids are named."""
     if not 1 <= k <= MOST_RESULTS:
         raise InputError(f"k is {k}; it must be from 1 to {MOST_RESULTS}.", remedy="ask for fewer passages")
-    equal = [{name: value} for name, value in (filters or {}).items()]
-    where = {"$and": equal} if len(equal) > 1 else (equal[0] if equal else None)
-    with _errors():
+    wanted = [{name: value} for name, value in (equal or {}).items()]
+    with _errors(name=collection.name):
         found = collection.query(
             query_embeddings=[list(map(float, embedding))],
             n_results=k,
-            where=where,
-            include=["documents", "metadatas", "distances"],
+            where={"$and": wanted} if len(wanted) > 1 else (wanted[0] if wanted else None),
+            ids=list(ids) if ids is not None else None,
+            include=["distances"],
         )
-    rows = zip(found["ids"][0], found["documents"][0], found["distances"][0], found["metadatas"][0], strict=True)
-    return [
-        {"id": one, "text": text, "score": round(1.0 - float(distance), 6), "metadata": dict(metadata or {})}
-        for one, text, distance, metadata in rows
-    ]
+    return [(one, 1.0 - float(far)) for one, far in zip(found["ids"][0], found["distances"][0], strict=True)]
 
 
 def _url(settings: Settings) -> str:

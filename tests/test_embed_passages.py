@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from soldiom_ray.embed.braces import FAMILIES, definitions, outer
-from soldiom_ray.embed.chunk import passages_of
+from soldiom_ray.embed.chunk import cost, passages_of
 
 SCRIPT = """import x from "y";
 /** Adds two values, or gives what it was given when there is nothing to add to it. */
@@ -183,3 +183,57 @@ def test_installed_sources_in_braces_give_named_passages() -> None:
     files = sorted((Path(pyarrow.__file__).parent / "src").rglob("*.cc"))[:20]
     passages = [one for path in files for one in passages_of("id", str(path), path.read_text(), 128)]
     assert sum(bool(one.symbol) for one in passages) > 0.9 * len(passages)
+
+
+def test_python_is_cut_at_its_definitions_and_every_passage_knows_its_lines() -> None:
+    text = '''# Copyright somebody
+import os
+
+LIMITS = {"low": 1, "high": 2, "other": 3, "more": 4, "most": 5}
+
+
+@decorated
+def first(value):
+    """Tell the first of the values that were given to it here."""
+    return value[0]
+
+
+class Reader:
+    """Reads a file and keeps what was read for as long as it lives."""
+
+    def __init__(self, path):
+        self.path, self.text, self.lines, self.done = path, None, [], False
+
+    async def read(self):
+        """Read everything, once, and give the text that was found there."""
+        return self.path.read_text()
+'''
+    passages = passages_of("id", "a.py", text, 100)
+    assert [one.symbol for one in passages] == ["", "first", "Reader", "Reader.__init__", "Reader.read"]
+    assert [one.rank for one in passages] == [2, 0, 0, 1, 0]
+    lines = text.split("\n")
+    assert all("\n".join(lines[one.start_line - 1 : one.end_line]) == one.text for one in passages)
+    assert passages[1].text.startswith("@decorated")
+    assert passages[3].embedded.startswith("Reader.__init__\n")
+    assert "Copyright" not in "".join(one.text for one in passages)
+    assert passages == passages_of("id", "a.py", text, 100)
+
+
+@pytest.mark.parametrize("path", ["broken.py", "notes.txt", "page.md", "data.yaml"])
+def test_long_text_is_cut_into_passages_within_the_limit_and_nothing_is_lost(path: str) -> None:
+    paragraph = " ".join(f"Sentence number {at} says something plain." for at in range(60))
+    text = f"def broken(:\n\n{paragraph}\n\n" + "\n\n".join(f"Paragraph {at} is short and sweet." for at in range(30))
+    passages = passages_of("id", path, text, 64)
+    assert max(cost(one.text) for one in passages) <= 64
+    joined = "".join(one.text for one in passages)
+    assert all(f"number {at} " in joined for at in range(60))
+    assert all(f"Paragraph {at} " in joined for at in range(30)) or path == "page.md"
+
+
+def test_headings_name_the_sections_of_documentation() -> None:
+    body = "It has enough words in it to be a passage of its own, and some more to be sure.\n\n"
+    markdown = f"# Title\n\n{body}```\n# no heading\nx = 1\n```\n\n## Usage\n\n{body}"
+    rst = f"Title\n=====\n\n{body}Usage\n-----\n\n{body}"
+    assert {one.symbol for one in passages_of("id", "a.md", markdown, 128)} == {"Title", "Usage"}
+    assert {one.symbol for one in passages_of("id", "a.rst", rst, 128)} == {"Title", "Usage"}
+    assert len(passages_of("id", "short.txt", "hello", 128)) == 1

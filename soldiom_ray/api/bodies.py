@@ -87,15 +87,17 @@ class BatchBody(Record):
 
 
 class SearchBody(Record):
-    """Passages nearest in meaning to `query`, from the tenant's newest index or the one named."""
+    """Passages that answer `query` best, from the tenant's newest index or the one named. `hybrid` fuses `dense` (by
+    meaning) and `lexical` (by words)."""
 
     query: str = Field(min_length=1, max_length=4000)
     k: int = Field(default=5, ge=1, le=100)
     index: str | None = Field(default=None, max_length=64)
+    mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
     filters: dict[str, str] = Field(
         default_factory=dict,
         max_length=8,
-        description="what a passage's document must be, such as license, source, kind",
+        description="what a passage's document must be, such as license, source, kind; what its path begins with",
     )
 
 

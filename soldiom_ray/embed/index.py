@@ -1,49 +1,27 @@
-"""A dataset becomes an index: passages, their vectors in Parquet shards, and the same in a Chroma collection.
+"""A dataset becomes an index: passages with their vectors in parts, an inverted index, and a Chroma collection.
 
-The shards are the truth. A run that was interrupted goes on after the last shard written; a collection that is gone or
-short (another Chroma server, a restored backup) is filled again from them without the model.
+What lies in storage is the truth. A run that was interrupted goes on after the parts that were made; a collection that
+is gone or short (another Chroma server, a restored backup) is filled again from them without the model.
 """
 
-import hashlib
+import dataclasses
 import io
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray import vectors
-from soldiom_ray.artifacts import Context, Draft
+from soldiom_ray.actors import map_in_order
+from soldiom_ray.artifacts import Artifacts, Context, Draft, prefix_of
 from soldiom_ray.domains.schema import Embed
-from soldiom_ray.embed.chunk import Passage
-from soldiom_ray.embed.select import chosen_passages
-from soldiom_ray.errors import InputError, SoldiomError
-from soldiom_ray.models.embedder import Embedder
-from soldiom_ray.records import FileEntry, Manifest
-from soldiom_ray.settings import Settings
+from soldiom_ray.embed.blind import View, row_ids
+from soldiom_ray.embed.lexical import SegmentWriter
+from soldiom_ray.embed.parts import EmbedPart, Part, Piece, passages_name, plan, vectors_name
+from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.records import Manifest
 
-STAGE_VERSION = 3
-SHARD_PASSAGES = 512
-ABOUT = (
-    *("document", "source", "group", "path", "kind", "framework", "language", "license", "url", "version", "split"),
-    "symbol",
-)
-"""Metadata of a passage that can be filtered by, besides its lines."""
+if TYPE_CHECKING:
+    import pyarrow as pa
 
-Encode = Callable[[list[str]], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A passage with what is told of its document."""
-
-    passage: Passage
-    about: dict[str, str]
-
-    @property
-    def metadata(self) -> dict[str, str | int]:
-        """What Chroma keeps beside text and vector."""
-        return {**self.about, "start_line": self.passage.start_line, "end_line": self.passage.end_line}
+STAGE_VERSION = 4
 
 
 def embed(context: Context, dataset: Manifest, declared: Embed) -> Manifest:
@@ -53,161 +31,101 @@ def embed(context: Context, dataset: Manifest, declared: Embed) -> Manifest:
     if done := draft.finished():
         _repair(context, done)
         return done
-    vectors.open_collection(context.settings, draft.id)  # Chroma that does not answer is told before the work
+    vectors.check_answers(context.settings)  # Chroma that does not answer is told before the work
     context.report(0.0, "cutting passages")
-    entries = _entries(context, dataset, declared)
-    shards = [entries[start : start + SHARD_PASSAGES] for start in range(0, len(entries), SHARD_PASSAGES)]
-    with _embedding(context.settings, declared) as (encode, about_model):
-        collection = vectors.open_collection(context.settings, draft.id, about_model)
-        for number, shard in enumerate(shards):
-            table = _finished_shard(draft, number, shard)
-            if table is None:
-                table = _table(shard, encode([entry.passage.embedded for entry in shard]))
-                draft.write(_shard_name(number), _parquet(table))
-            _store(collection, table)
-            done_count = min(len(entries), (number + 1) * SHARD_PASSAGES)
-            context.report(done_count / len(entries), f"embedded {done_count} of {len(entries)} passages")
-    documents = len({entry.about["document"] for entry in entries})
-    details = {"collection": draft.id, **about_model, "max_tokens": declared.max_tokens}
-    return draft.commit(counts={"passages": len(entries), "documents": documents}, details=details)
-
-
-def _entries(context: Context, dataset: Manifest, declared: Embed) -> list[Entry]:
-    rows = (row for split in sorted(set(declared.splits)) for row in context.artifacts.rows(dataset, f"{split}/"))
-    entries = {
-        passage.id: Entry(
-            passage,
-            {name: str(row.get(name) or "") for name in ABOUT} | {"document": row["id"], "symbol": passage.symbol},
-        )
-        for row, passages in chosen_passages(rows, declared.max_tokens, declared.max_passages)
-        for passage in passages
-    }
-    if not entries:
+    pieces = plan(context.artifacts, dataset, declared)
+    settings = dataclasses.replace(context.settings, github_tokens=(), database_url=None)
+    made, collection = _Made(draft), None
+    for part in _made_parts(context, EmbedPart(settings, dataset, declared, draft.prefix), pieces, made):
+        made.take(part)
+        collection = collection or _collection(context, draft.id, part.model)
+        _store(context, collection, draft.id, part.number, part.about)
+    if not made.passages:
         splits = {split: dataset.counts.get(split, 0) for split in declared.splits}
         raise InputError(
             f"embed found no passage: embed.splits names {splits} samples of {dataset.id}.",
             remedy="name splits that hold samples: train, validation or test",
         )
-    return sorted(
-        entries.values(),
-        key=lambda one: (one.about["group"], one.about["path"], one.passage.start_line, one.passage.id),
-    )
+    made.segments.close()
+    _check_whole(collection, draft.id, made.passages)
+    details = {**made.model, "max_tokens": declared.max_tokens, "parts": len(pieces)}
+    return draft.commit(counts={"passages": made.passages, "documents": made.documents}, details=details)
+
+
+class _Made:
+    """What the parts so far add up to."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.segments = SegmentWriter(draft)
+        self.passages = self.documents = 0
+        self.model: dict[str, Any] = {}
+
+    def take(self, part: Part) -> None:
+        """Count a part in."""
+        self.draft.add(part.files)
+        self.segments.add(part.number, part.postings, part.about)
+        self.passages += len(part.about)
+        self.documents += part.documents
+        self.model = part.model
+
+
+def _made_parts(context: Context, function: EmbedPart, pieces: list[Piece], made: _Made) -> Any:
+    done = 0
+
+    def tick() -> None:
+        context.report(done / len(pieces), f"embedded {made.passages} passages, {done} of {len(pieces)} parts")
+
+    for part in map_in_order(function, pieces, tick):
+        yield part
+        done += 1
+        tick()
 
 
 def _repair(context: Context, index: Manifest) -> None:
     """Fill the collection of a finished index when it does not hold all passages."""
-    names = ("model", "dimension", "sha256")
-    collection = vectors.open_collection(
-        context.settings, index.details["collection"], {name: index.details[name] for name in names}
-    )
+    collection = _collection(context, index.id, index.details)
     held, wanted = vectors.count(collection), index.counts["passages"]
     if held == wanted:
         return
     done = 0
-    for table in context.artifacts.tables(index, "passages/"):
-        _store(collection, table)
-        done += table.num_rows
+    for number in range(index.details["parts"]):
+        about = _passages(context.artifacts, index.id, number)
+        _store(context, collection, index.id, number, about)
+        done += len(about)
         context.report(done / wanted, f"restored {done} of {wanted} passages")
+    _check_whole(collection, index.id, wanted)
 
 
-def _store(collection: Any, table: Any) -> None:
+def _collection(context: Context, index: str, model: dict[str, Any]) -> Any:
+    """The collection of an index, empty when it held vectors of other weights. It does not tell the model's name, which
+    may be a path."""
+    told = {name: model[name] for name in ("dimension", "sha256")}
+    name = View(index, context.settings.encryption_key).collection
+    return vectors.open_collection(context.settings, name, told)
+
+
+def _store(context: Context, collection: Any, index: str, part: int, about: "pa.Table") -> None:
+    """Add what the collection lacks of a part."""
     import numpy as np
 
-    columns = table.to_pydict()
-    embedded = np.stack([np.frombuffer(vector, np.float32) for vector in columns["vector"]])
-    metadatas = [
-        {name: columns[name][at] for name in (*ABOUT, "start_line", "end_line")} for at in range(table.num_rows)
-    ]
-    vectors.add(collection, columns["id"], embedded, columns["text"], metadatas)
+    view = View(index, context.settings.encryption_key)
+    key = f"{prefix_of(index)}/{vectors_name(part)}"
+    embedded = np.load(io.BytesIO(context.artifacts.storage.read(key)), allow_pickle=False)
+    ids = row_ids([(part, row) for row in range(len(about))])
+    vectors.add(collection, ids, view.vectors(embedded), [view.values(row) for row in about.to_pylist()])
 
 
-def _table(shard: Sequence[Entry], embedded: Any) -> Any:
-    import pyarrow as pa
-
-    rows = [
-        {
-            "id": entry.passage.id,
-            "text": entry.passage.text,
-            **entry.metadata,
-            "vector": vector.astype("float32").tobytes(),
-        }
-        for entry, vector in zip(shard, embedded, strict=True)
-    ]
-    texts = ("id", "text", *ABOUT)
-    kinds = [
-        *((name, pa.string()) for name in texts),
-        ("start_line", pa.int64()),
-        ("end_line", pa.int64()),
-        ("vector", pa.binary()),
-    ]
-    return pa.Table.from_pylist(rows, schema=pa.schema(kinds))
-
-
-def _parquet(table: Any) -> bytes:
+def _passages(artifacts: Artifacts, index: str, part: int) -> "pa.Table":
     import pyarrow.parquet as pq
 
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()
+    return pq.read_table(io.BytesIO(artifacts.storage.read(f"{prefix_of(index)}/{passages_name(part)}")))
 
 
-def _shard_name(number: int) -> str:
-    return f"passages/{number:05d}.parquet"
-
-
-def _finished_shard(draft: Draft, number: int, shard: Sequence[Entry]) -> Any | None:
-    """The shard as an earlier, interrupted run left it; None when it is not there or not of these passages."""
-    import pyarrow.parquet as pq
-
-    storage, key = draft.artifacts.storage, f"{draft.prefix}/{_shard_name(number)}"
-    if not storage.exists(key):
-        return None
-    data = storage.read(key)
-    table = pq.read_table(io.BytesIO(data))
-    if table.column("id").to_pylist() != [entry.passage.id for entry in shard]:
-        return None
-    draft.add([FileEntry(name=_shard_name(number), size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())])
-    return table
-
-
-@contextmanager
-def _embedding(settings: Settings, declared: Embed) -> Iterator[tuple[Encode, dict[str, Any]]]:
-    """An embedder in a Ray actor that holds the free CPUs of one node when this process is connected to Ray, else in
-    this process; and what it is: model, dimension, sha256."""
-    ray = sys.modules.get("ray")
-    if ray is None or not ray.is_initialized():
-        local = Worker(settings, declared.model, declared.max_tokens)
-        yield local.encode, local.about()
-        return
-    cpus = free_cpus(ray)
-    options = {"num_cpus": cpus, "max_restarts": 2, "max_task_retries": 2}
-    actor = ray.remote(**options)(Worker).remote(settings, declared.model, declared.max_tokens)
-    try:
-        yield lambda texts: ray.get(actor.encode.remote(texts)), ray.get(actor.about.remote())
-    except ray.exceptions.RayTaskError as error:
-        raise (error.cause if isinstance(error.cause, SoldiomError) else error) from None
-    finally:
-        ray.kill(actor)
-
-
-class Worker:
-    """Holds the embedder in the process that computes."""
-
-    def __init__(self, settings: Settings, model: str, max_tokens: int) -> None:
-        self.max_tokens = max_tokens
-        self.embedder = Embedder(settings, model)
-
-    def about(self) -> dict[str, Any]:
-        """What the vectors of a collection were made with."""
-        return {"model": self.embedder.name, "dimension": self.embedder.dimension, "sha256": self.embedder.sha256}
-
-    def encode(self, texts: list[str]) -> Any:
-        """[n, dimension]."""
-        return self.embedder.encode(texts, max_tokens=self.max_tokens)
-
-
-def free_cpus(ray: Any) -> int:
-    """Free CPUs, no more than the largest node has, at least one: asking for all of a node of which a deployed model
-    holds one would wait for ever."""
-    largest = max((node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]), default=1.0)
-    return max(1, int(min(largest, ray.available_resources().get("CPU", 1.0))))
+def _check_whole(collection: Any, index: str, wanted: int) -> None:
+    held = vectors.count(collection)
+    if held != wanted:
+        raise UnavailableError(
+            f"Chroma holds {held} of the {wanted} passages of {index}: its collection was changed meanwhile.",
+            remedy="run the `embed` stage again; it adds what is missing",
+        )

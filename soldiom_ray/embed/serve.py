@@ -1,51 +1,82 @@
-"""Search as a Ray Serve deployment: one model that embeds questions, and a client of the vector store."""
+"""Search as a Ray Serve deployment: one model that embeds questions, the indexes asked last, and a client of Chroma."""
 
 import asyncio
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.embed.search import Hits, Mode, Searcher, check_question, fused, fused_depth
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import SEARCH_APPLICATION
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.storage import open_storage
 
 MOST_CHARACTERS = 10_000
 MOST_TEXTS = 256
+MOST_OPEN = 4
 
 
 class SearchService:
     """What a replica does. Called through `serve.get_app_handle("search")`; errors arrive as our own types.
 
-    The model is loaded with the first question that needs it, so that a replica starts in a second.
+    The model and an index are loaded with the first question that needs them, so that a replica starts in a second.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._embedders: dict[str, Any] = {}
         self._loading = asyncio.Lock()
+        self._searchers: dict[str, Searcher] = {}
 
     async def search(
-        self, query: str, k: int = 5, collection: str | None = None, filters: Mapping[str, Any] | None = None
+        self,
+        query: str,
+        k: int = 5,
+        index: str | None = None,
+        filters: Mapping[str, Any] | None = None,
+        mode: Mode = "hybrid",
     ) -> list[dict[str, Any]]:
-        """The k passages nearest to a question as {id, text, score, metadata}, best first. `collection` is the one that
-        the tenant's index names; `filters` are metadata values that must be equal (`{"group": "peft"}`)."""
-        from soldiom_ray import vectors
-
-        if not collection:
-            raise InputError("No collection is named.", remedy="make an index first: a recipe with `embed:`")
+        """The k passages that answer a question best as {id, text, score, metadata}, best first. `index` is an
+        artifact; `filters` are what a passage's document must be (`{"group": "peft"}`), `path` what its path begins
+        with. The score is a cosine similarity (dense), BM25 (lexical) or a sum of reciprocal ranks (hybrid)."""
+        if not index:
+            raise InputError("No index is named.", remedy="make one first: a recipe with `embed:`")
         _check_texts([query])
-        _check_filters(filters)
-        found = await asyncio.to_thread(vectors.find_collection, self.settings, collection)
-        embedder = await self._embedder((found.metadata or {}).get("model"))
-        embedded = await asyncio.to_thread(embedder.encode, [query])
-        return await asyncio.to_thread(vectors.search, found, embedded[0], k, filters)
+        wanted = dict(filters or {})
+        check_question(mode, k, wanted)
+        searcher = await asyncio.to_thread(self._searcher, index)
+        depth = fused_depth(k) if mode == "hybrid" else k
+        lists = []
+        if mode != "dense":
+            lists.append(asyncio.to_thread(searcher.lexical, query, depth, wanted))
+        if mode != "lexical":
+            lists.append(self._dense(searcher, query, depth, wanted))
+        found = await asyncio.gather(*lists)
+        return await asyncio.to_thread(searcher.show, fused(found, k) if mode == "hybrid" else found[0])
+
+    async def _dense(self, searcher: Searcher, query: str, most: int, filters: Mapping[str, str]) -> Hits:
+        embedder = await self._embedder(searcher.model)
+        embedded = await asyncio.to_thread(embedder.encode, [query], query=True)
+        return await asyncio.to_thread(searcher.dense, embedded[0], most, filters)
+
+    def _searcher(self, index: str) -> Searcher:
+        """The last MOST_OPEN indexes that were asked stay open."""
+        searcher = self._searchers.pop(index, None)
+        if searcher is None:
+            artifacts = Artifacts(open_storage(self.settings))
+            searcher = Searcher(self.settings, artifacts, artifacts.get(index))
+        self._searchers[index] = searcher
+        while len(self._searchers) > MOST_OPEN:
+            self._searchers.pop(next(iter(self._searchers)), None)
+        return searcher
 
     async def embed(self, texts: Sequence[str], model: str | None = None) -> list[list[float]]:
         """The vectors of up to MOST_TEXTS texts."""
         _check_texts(texts)
         embedder = await self._embedder(model)
-        vectors = await asyncio.to_thread(embedder.encode, list(texts))
-        rows: list[list[float]] = vectors.tolist()
+        embedded = await asyncio.to_thread(embedder.encode, list(texts))
+        rows: list[list[float]] = embedded.tolist()
         return rows
 
     async def _embedder(self, name: str | None) -> Any:
@@ -59,6 +90,14 @@ class SearchService:
             return self._embedders[name]
 
 
+class ServedSearch(SearchService):
+    """A replica. The encryption key does not travel through Serve: each replica reads it as every process does."""
+
+    def __init__(self, settings: Settings) -> None:
+        key = load_settings().encryption_key or load_settings({"SOLDIOM_HOME": str(settings.home)}).encryption_key
+        super().__init__(dataclasses.replace(settings, encryption_key=key))
+
+
 def serve_search(settings: Settings) -> None:
     """Begin to serve search on the connected cluster, without waiting for the embedder to load; again with the same
     settings it changes nothing."""
@@ -66,7 +105,7 @@ def serve_search(settings: Settings) -> None:
 
     plain = dataclasses.replace(settings, github_tokens=(), hf_token=None, database_url=None, encryption_key=None)
     deployment = serve.deployment(
-        SearchService,
+        ServedSearch,
         name="SearchService",
         num_replicas=1,
         max_ongoing_requests=4,
@@ -88,14 +127,3 @@ def _check_texts(texts: Sequence[str]) -> None:
         raise InputError(f"A text has {longest} characters; at most {MOST_CHARACTERS} are taken.", remedy="shorten it")
     if not all(text.strip() for text in texts):
         raise InputError("A text is empty.", remedy="ask something")
-
-
-def _check_filters(filters: Mapping[str, Any] | None) -> None:
-    from soldiom_ray.embed.index import ABOUT
-
-    for name, value in (filters or {}).items():
-        if name not in ABOUT or not isinstance(value, str):
-            raise InputError(
-                f"filters: {name!r} cannot be filtered by; known: {', '.join(ABOUT)}, each a text.",
-                remedy="use one of them",
-            )

@@ -31,7 +31,6 @@ BATCH_TOKENS = 2048
 """A batch holds texts of about one length, up to this many tokens: larger ones leave the cache, smaller ones wait for
 Python (per second of one core 62 passages at 2,048 and at 1,024, 57 at 4,096)."""
 
-MOST_WORKERS = 16
 MOST_TOKENS = 8192
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
 """Architectures whose first two positions are no tokens'."""
@@ -165,12 +164,13 @@ def weights_sha256(folder: Path) -> str:
 
 def _batch_threads(device: str) -> ThreadPoolExecutor:
     """Threads that each compute a batch on one core. Two cores on one batch wait for each other at every operator: the
-    same when the machine is idle, but five times slower when another process takes one of them (measured)."""
+    same when the machine is idle, but five times slower when another process takes one of them (measured). A product
+    that cores share rounds by their number, so vectors would depend on the machine."""
     import torch
 
-    cores = torch.get_num_threads()
-    workers = 1 if device != "cpu" else max(1, min(cores, MOST_WORKERS))
-    return ThreadPoolExecutor(workers, "embed", initializer=lambda: torch.set_num_threads(max(1, cores // workers)))
+    if device != "cpu":
+        return ThreadPoolExecutor(1, "embed")
+    return ThreadPoolExecutor(torch.get_num_threads(), "embed", initializer=torch.set_num_threads, initargs=(1,))
 
 
 def _device() -> str:

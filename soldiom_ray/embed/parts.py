@@ -1,0 +1,238 @@
+"""The work on one part of an index: cut documents into passages, embed them, write both, and tell their words.
+
+One call makes one part, in this process or on any node. `passages/<number>.parquet` is written last; a part that has
+it, made with the same weights, is done.
+"""
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts, table_bytes
+from soldiom_ray.domains.schema import Embed
+from soldiom_ray.embed.chunk import Passage, passages_of
+from soldiom_ray.embed.lexical import ABOUT, Postings, array_bytes, postings_of
+from soldiom_ray.embed.select import Listed, choose
+from soldiom_ray.records import FileEntry, Manifest
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PART_BYTES = 48 << 10
+"""Of a dataset's shard, compressed: code gives some 570 passages of it, which is five seconds of one core."""
+
+PART_PASSAGES = 512
+COLUMNS = ("id", "sha256", "text", "metadata", "path")
+WEIGHTS = b"weights_sha256"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What part `number` is made of: slice `index` of `count` of a shard with all its passages, or the `chosen` rows of
+    it, each with the numbers of its passages that are taken."""
+
+    number: int
+    shard: str
+    index: int = 0
+    count: int = 1
+    chosen: tuple[tuple[int, tuple[int, ...]], ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part that was made. `about` is a table of ABOUT; `model` says what its vectors were made with."""
+
+    number: int
+    files: tuple[FileEntry, ...]
+    documents: int
+    about: "pa.Table"
+    postings: Postings
+    model: dict[str, Any]
+
+
+def plan(artifacts: Artifacts, dataset: Manifest, declared: Embed) -> list[Piece]:
+    """The pieces that an index is made of, in the order of its passages: splits by name, then as the dataset has them.
+    They follow from the dataset and the declaration alone."""
+    shards = [
+        entry
+        for split in sorted(set(declared.splits))
+        for entry in sorted(dataset.files, key=lambda entry: entry.name)
+        if entry.name.startswith(f"{split}/") and entry.name.endswith(".parquet")
+    ]
+    if declared.max_passages is None:
+        slices = [
+            (entry.name, index, count)
+            for entry in shards
+            for count in [1 + entry.size_bytes // PART_BYTES]
+            for index in range(count)
+        ]
+        return [Piece(number, *one) for number, one in enumerate(slices)]
+    taken: dict[str, dict[int, tuple[int, ...]]] = {entry.name: {} for entry in shards}
+    listed = (one for entry in shards for one in _listed(artifacts, dataset, entry.name))
+    for one, numbers in choose(listed, _cutting(artifacts, dataset, declared.max_tokens), declared.max_passages):
+        taken[one.shard][one.row] = numbers
+    chunks = [(shard, chunk) for shard, rows in taken.items() for chunk in _chunks(rows)]
+    return [Piece(number, shard, chosen=chunk) for number, (shard, chunk) in enumerate(chunks)]
+
+
+def _listed(artifacts: Artifacts, dataset: Manifest, shard: str) -> Iterator[Listed]:
+    (table,) = artifacts.tables(dataset, shard, ("id", "group", "kind"))
+    for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
+        yield Listed(shard, row, *values)
+
+
+def _cutting(
+    artifacts: Artifacts, dataset: Manifest, max_tokens: int
+) -> Callable[[Sequence[Listed]], list[list[Passage]]]:
+    def cut(some: Sequence[Listed]) -> list[list[Passage]]:
+        found: dict[Listed, list[Passage]] = {}
+        for shard, members in groupby(sorted(some, key=lambda one: (one.shard, one.row)), lambda one: one.shard):
+            (table,) = artifacts.tables(dataset, shard, COLUMNS)
+            together = list(members)
+            rows = table.take([one.row for one in together]).to_pylist()
+            found |= {one: _passages(row, max_tokens) for one, row in zip(together, rows, strict=True)}
+        return [found[one] for one in some]
+
+    return cut
+
+
+def _chunks(rows: dict[int, tuple[int, ...]]) -> Iterator[tuple[tuple[int, tuple[int, ...]], ...]]:
+    chunk: list[tuple[int, tuple[int, ...]]] = []
+    for row in sorted(rows):
+        if chunk and sum(len(numbers) for _, numbers in chunk) + len(rows[row]) > PART_PASSAGES:
+            yield tuple(chunk)
+            chunk = []
+        chunk.append((row, rows[row]))
+    if chunk:
+        yield tuple(chunk)
+
+
+@dataclass(frozen=True)
+class EmbedPart:
+    """The function that makes a part below `prefix`; it travels to the workers with what all parts share."""
+
+    settings: Settings
+    dataset: Manifest
+    declared: Embed
+    prefix: str
+
+    def __call__(self, piece: Piece) -> Part:
+        """Make one part, or find that an earlier, interrupted run made it with these weights."""
+        storage = open_storage(self.settings)
+        embedder = _embedder(self.settings, self.declared.model)
+        weights = embedder.sha256.encode()
+        names = passages_name(piece.number), vectors_name(piece.number)
+        table = _finished(storage, f"{self.prefix}/{names[0]}", weights)
+        if table is None:
+            table, embedded = self._cut(storage, piece)
+            vectors = embedder.encode(embedded, max_tokens=self.declared.max_tokens)
+            storage.write(f"{self.prefix}/{names[1]}", array_bytes(vectors))
+            storage.write(f"{self.prefix}/{names[0]}", table_bytes(table.replace_schema_metadata({WEIGHTS: weights})))
+        columns = [table.column(name).to_pylist() for name in ("symbol", "path", "text")]
+        return Part(
+            number=piece.number,
+            files=tuple(_entry(storage, self.prefix, name) for name in names),
+            documents=len(set(table.column("document").to_pylist())),
+            about=table.select(ABOUT).replace_schema_metadata(None),
+            postings=postings_of([" ".join(one) for one in zip(*columns, strict=True)]),
+            model={"model": embedder.name, "dimension": embedder.dimension, "sha256": embedder.sha256},
+        )
+
+    def _cut(self, storage: Storage, piece: Piece) -> tuple["pa.Table", list[str]]:
+        """The table of a part, and the texts to embed."""
+        import pyarrow as pa
+
+        (shard,) = Artifacts(storage).tables(self.dataset, piece.shard)
+        rows = _slice(shard, piece.index, piece.count) if piece.chosen is None else _chosen(shard, piece.chosen)
+        passages = [
+            (row, passage)
+            for row, numbers in rows
+            for number, passage in enumerate(_passages(row, self.declared.max_tokens))
+            if numbers is None or number in numbers
+        ]
+        lines = ("page", "start_line", "end_line")
+        schema = pa.schema(
+            [(name, pa.string()) for name in ("id", "text", *ABOUT)] + [(name, pa.int32()) for name in lines]
+        )
+        table = pa.Table.from_pylist([_columns(row, passage) for row, passage in passages], schema=schema)
+        return table, [passage.embedded for _, passage in passages]
+
+
+def passages_name(part: int) -> str:
+    """Texts of a part and what is known of them."""
+    return f"passages/{part:05d}.parquet"
+
+
+def vectors_name(part: int) -> str:
+    """Vectors of a part, [rows, dimension] in float32."""
+    return f"vectors/{part:05d}.npy"
+
+
+def _passages(row: Row, max_tokens: int) -> list[Passage]:
+    """Two texts that share a document's id still give passages of different ids: their hashes differ."""
+    starts = json.loads(row["metadata"] or "{}").get("page_starts") or ()
+    return passages_of(f"{row['id']}\0{row['sha256']}", row["path"], row["text"], max_tokens, starts)
+
+
+def _slice(shard: "pa.Table", index: int, count: int) -> Iterator[tuple[Row, None]]:
+    """The documents of one of `count` slices with about as many characters each; every document is in one of them."""
+    import numpy as np
+    import pyarrow.compute as pc
+
+    ends = np.cumsum(pc.utf8_length(shard.column("text")).to_numpy())
+    total = int(ends[-1]) if len(ends) else 0
+    inner = [int(np.searchsorted(ends, total * at // count, "right")) for at in range(1, count)]
+    first, last = [0, *inner, len(shard)][index : index + 2]
+    for row in shard.slice(first, last - first).to_pylist():
+        yield row, None
+
+
+def _chosen(
+    shard: "pa.Table", chosen: tuple[tuple[int, tuple[int, ...]], ...]
+) -> Iterator[tuple[Row, tuple[int, ...]]]:
+    rows = shard.take([row for row, _ in chosen]).to_pylist()
+    yield from zip(rows, (numbers for _, numbers in chosen), strict=True)
+
+
+def _columns(row: Row, passage: Passage) -> Row:
+    return {
+        **{name: str(row.get(name) or "") for name in ABOUT},
+        "document": row["id"],
+        "symbol": passage.symbol,
+        "id": passage.id,
+        "text": passage.text,
+        "page": passage.page,
+        "start_line": passage.start_line,
+        "end_line": passage.end_line,
+    }
+
+
+@cache
+def _embedder(settings: Settings, model: str) -> Any:
+    """One for all parts that a process makes."""
+    from soldiom_ray.models.embedder import Embedder
+
+    return Embedder(settings, model)
+
+
+def _finished(storage: Storage, key: str, weights: bytes) -> "pa.Table | None":
+    import pyarrow.parquet as pq
+
+    if not storage.exists(key):
+        return None
+    table = pq.read_table(io.BytesIO(storage.read(key)))
+    return table if (table.schema.metadata or {}).get(WEIGHTS) == weights else None
+
+
+def _entry(storage: Storage, prefix: str, name: str) -> FileEntry:
+    data = storage.read(f"{prefix}/{name}")
+    return FileEntry(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
