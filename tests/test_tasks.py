@@ -30,9 +30,7 @@ def dataset_of(artifacts: Artifacts, rows: Sequence[dict[str, Any]]) -> Manifest
     """A dataset of these samples; every fifth goes to validation."""
     draft = artifacts.draft("dataset", {"rows": len(rows), "first": str(rows[0]), "last": str(rows[-1])})
     empty = dict.fromkeys(Sample.model_fields, "") | {"metadata": "{}", "source": "files", "kind": "other"}
-    if "image" in empty:
-        empty["image"] = None
-    counts = {}
+    counts = {"pictures": sum("image" in row for row in rows)}
     for split, chosen in (
         ("train", [row for place, row in enumerate(rows) if place % 5]),
         ("validation", [row for place, row in enumerate(rows) if not place % 5]),
@@ -169,7 +167,7 @@ def test_a_long_text_keeps_its_beginning_and_end_mark_and_is_reported_as_cut(enc
     assert task.cuts(context.artifacts, tokens, 12) == {
         "samples": 16, "longest_tokens": 24, "cut_samples": 10, "cut_tokens": 67
     }  # fmt: skip
-    with task.open(context.artifacts, tokens, 12) as (texts, _):
+    with task.open(context.artifacts, tokens, 12, None) as (texts, _):
         import numpy as np
 
         ids, mask, labels = texts.batch(np.arange(len(texts)))
@@ -206,3 +204,101 @@ def test_a_sequence_to_sequence_model_learns_to_translate(method: str, tmp_path:
     assert min(losses) <= losses[0]
     with load_run(context.artifacts, context.settings, tuned) as (model, tokenizer):
         assert model.generate(**tokenizer(["one two"], return_tensors="pt"), max_new_tokens=4).shape[0] == 1
+
+
+def preferences(count: int) -> list[dict[str, Any]]:
+    """Prompts whose chosen answer is polite, and whose rejected one is not."""
+    rng = random.Random(4)
+    rows = []
+    for _ in range(count):
+        asked = " ".join(rng.choices(WORDS, k=rng.randint(2, 6)))
+        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"please {rng.choice(WORDS)}"}]
+        metadata = {"rejected": f"never {rng.choice(WORDS)} {rng.choice(WORDS)}"}
+        rows.append({"text": asked, "messages": json.dumps(messages), "metadata": json.dumps(metadata)})
+    return rows
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
+def test_a_model_comes_to_prefer_the_chosen_answers(method: str, tmp_path: Path) -> None:
+    from small_models import small_base
+
+    context = context_in(tmp_path)
+    base, dataset = small_base(tmp_path / "base"), dataset_of(context.artifacts, preferences(120))
+    rates = {"full": 1e-3, "lora": 1e-2, "prompt": 0.1}
+    train = declared(base, task="preference", method=method, learning_rate=rates[method], batch_tokens=512, epochs=6)
+    run = run_locally(context, dataset, train)
+    assert points(context, run, "validation_loss")[0] == pytest.approx(0.6931, abs=0.02 if method == "prompt" else 1e-4)
+    assert points(context, run, "validation_preference_accuracy")[-1] > 0.9
+    assert points(context, run, "validation_reward_margin")[-1] > 0
+
+
+def test_a_comparison_scores_the_answers_alone_and_cuts_the_prompts_beginning(tmp_path: Path) -> None:
+    import numpy as np
+    from small_models import small_base
+
+    from soldiom_ray.models.load import load_tokenizer
+    from soldiom_ray.train.tasks import task_of
+
+    context, tokenizer = context_in(tmp_path), load_tokenizer(small_base(tmp_path / "base"))
+    task, train = task_of("preference"), declared(tmp_path, task="preference")
+    dataset = dataset_of(context.artifacts, preferences(20))
+    tokens = task.tokenize(context.artifacts, dataset, tokenizer, "t", train, context.report)
+    with task.open(context.artifacts, tokens, 4096, tokenizer) as (whole, _):
+        _, labels, _ = whole.batch(np.arange(1))
+        said = [tokenizer.decode(row[row != -100]) for row in labels]
+        assert "please" in said[0] and "never" in said[1] and tokenizer.eos_token in said[0]
+        longest = int(whole.positions(np.arange(len(whole))).max()) // 2
+    with task.open(context.artifacts, tokens, longest - 5, tokenizer) as (cut, _):
+        shorter, scored, _ = cut.batch(np.arange(len(cut)))
+        assert shorter.shape[1] == longest - 6
+        answers = [tokenizer.decode(row[row != -100]) for row in scored]
+        assert all("please" in answer for answer in answers[: len(cut)])
+    assert task.cuts(context.artifacts, tokens, longest - 5)["cut_samples"] >= 1
+
+
+def test_a_dataset_without_rejected_answers_is_refused(tmp_path: Path) -> None:
+    from small_models import small_base
+
+    context = context_in(tmp_path)
+    rows = [row | {"metadata": "{}"} for row in preferences(20)]
+    with pytest.raises(InputError, match="no pair of a chosen and a rejected answer"):
+        run_locally(
+            context, dataset_of(context.artifacts, rows), declared(small_base(tmp_path / "base"), task="preference")
+        )
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    context = context_in(tmp_path)
+    noise = np.random.default_rng(5)
+    rows = []
+    for place in range(150):
+        values = noise.integers(0, 120, (16, 16), np.uint8)
+        label = ("left", "right")[place % 2]
+        values[:, 8 * (place % 2) : 8 * (place % 2) + 8] += 100
+        sink = io.BytesIO()
+        Image.fromarray(values).save(sink, "PNG")
+        rows.append({"image": sink.getvalue(), "metadata": json.dumps({"label": label})})
+    rng = random.Random(6)
+    rng.shuffle(rows)
+    dataset = dataset_of(context.artifacts, rows)
+    small = {"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "intermediate_size": 64}
+    task = {"task": "image_classification", "batch_tokens": 60, "epochs": 30, "learning_rate": 0.003, "validations": 2}
+    base = run_locally(context, dataset, declared(tmp_path, **task, method="full", architecture=small))
+    assert points(context, base, "validation_accuracy")[-1] > 0.85
+    if method == "full":
+        return
+    tuned = run_locally(
+        context, dataset, declared(tmp_path, **task, method=method).model_copy(update={"base_model": base.id})
+    )
+    assert points(context, tuned, "validation_accuracy")[-1] > 0.85
+    with load_run(context.artifacts, context.settings, tuned) as (model, processor):
+        picture = Image.open(io.BytesIO(rows[0]["image"])).convert("RGB")
+        said = model(**processor(images=[picture], return_tensors="pt")).logits.argmax(-1)
+        assert model.config.id2label[int(said)] == json.loads(rows[0]["metadata"])["label"]

@@ -38,7 +38,7 @@ class CausalLoss(Objective):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self.chunked = _is_chunkable(model)
+        self.chunked = is_chunkable(model)
 
     def forward(self, ids: Tensor, labels: Tensor) -> Tensor:
         if not self.chunked:
@@ -47,7 +47,7 @@ class CausalLoss(Objective):
                 logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNSCORED, reduction="sum"
             )
         hidden = hidden_states(self.model, ids)
-        head: Any = _plain(self.model).get_output_embeddings()
+        head: Any = plain_model(self.model).get_output_embeddings()
         kind = torch.get_autocast_dtype(ids.device.type) if torch.is_autocast_enabled(ids.device.type) else hidden.dtype
         with torch.autocast(ids.device.type, enabled=False):
             hidden, weight = hidden.flatten(0, 1).to(kind), head.weight.to(kind)
@@ -61,11 +61,11 @@ class NextTokens:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.chunked = _is_chunkable(model)
+        self.chunked = is_chunkable(model)
 
     def __call__(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         states = hidden_states(self.model, ids) if self.chunked else logits_of(self.model, ids)
-        head: Any = _plain(self.model).get_output_embeddings() if self.chunked else nn.Identity()
+        head: Any = plain_model(self.model).get_output_embeddings() if self.chunked else nn.Identity()
         losses, hits = [], []
         parts = torch.split(states.flatten(0, 1), CHUNK_POSITIONS)
         for part, wanted in zip(parts, torch.split(labels.flatten(), CHUNK_POSITIONS), strict=True):
@@ -77,7 +77,7 @@ class NextTokens:
 
 def hidden_states(model: Any, ids: Tensor) -> Tensor:
     """The last layer's output at each id, [batch, positions, width]; virtual tokens of a tuned prompt are left out."""
-    plain = _plain(model)
+    plain = plain_model(model)
     decoder = getattr(plain, plain.base_model_prefix)
     if virtual := virtual_tokens(model):
         embedded = model.word_embeddings(ids)
@@ -101,14 +101,15 @@ def virtual_tokens(model: Any) -> int:
     return int(getattr(config, "num_virtual_tokens", 0) or 0)
 
 
-def _plain(model: Any) -> Any:
+def plain_model(model: Any) -> Any:
+    """The language model below an adapter."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _is_chunkable(model: Any) -> bool:
+def is_chunkable(model: Any) -> bool:
     """Whether the model's logits are its hidden states times its output matrix, seen on a few tokens: some
     architectures scale or cap them, and an adapter may sit on the output layer."""
-    plain = _plain(model)
+    plain = plain_model(model)
     head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
     if type(head) is not nn.Linear or not getattr(plain, "base_model_prefix", ""):
         return False

@@ -54,9 +54,10 @@ class Streams:
     """Rows of ids, one after the other, growing on disk: `<name>.bin` and `<name>.lengths.bin` of an artifact, added at
     the end. Where not all ids are to be learnt, `<name>.scored.bin` has a byte for each."""
 
-    def __init__(self, draft: Draft, name: str, tokenizer: Any) -> None:
+    def __init__(self, draft: Draft, name: str, values: int) -> None:
+        """`values` is how many different ids there are."""
         self.draft, self.name = draft, name
-        self.kind = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+        self.kind = next(kind for bits, kind in ((8, "uint8"), (16, "uint16"), (32, "uint32")) if values <= 1 << bits)
         self.lengths: list[int] = []
         self.has_unscored = False
 

@@ -23,11 +23,13 @@ from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import folder_hash
 from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
+from soldiom_ray.train.pictures import draw
 from soldiom_ray.train.strategies import Optimization, open_strategy
 from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)
 CODE = 1
+CURVES_PICTURE = "curves.png"
 TOKENIZER_TEXT_BYTES = 20_000_000
 """A vocabulary of a few thousand pieces does not change with more text than this."""
 
@@ -114,7 +116,10 @@ def worker(
         model = methods.build(task, folder, processor, declared, configuration, bfloat16=bfloat16, device=device)
         length = min(declared.sequence_length, context_length(model))
         stack.enter_context(task.reading(model, length))
-        train, held_out = stack.enter_context(task.open(artifacts, tokens, length))
+        train, held_out = stack.enter_context(task.open(artifacts, tokens, length, processor))
+        train, held_out = (
+            task.refer(model, units, positions=at_once, bfloat16=bfloat16) for units in (train, held_out)
+        )
         planned = schedule(declared, train, at_once)
         optimization = Optimization(
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
@@ -194,6 +199,7 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
     result = checkpoints.result()
     draft.add(FileEntry.model_validate(entry) for entry in result["files"])
     draft.write("curves.json", json.dumps(result["curves"]).encode())
+    draft.write(CURVES_PICTURE, draw(result["curves"], result["details"]["best_step"]))
     details = result["details"] | {"base_path_hash": draft.made_from["base"]} | (more or {})
     if work.declared.architecture:
         details["base_model"] = draft.id
@@ -214,16 +220,19 @@ def _own_tokenizer(context: Context, dataset: Manifest, declared: Train) -> str:
         "pieces": declared.vocabulary_size,
         "context": declared.sequence_length,
     }
+    own = task_of(declared.task).new_processor(declared)
+    if own is not None:
+        made_from = {"code": CODE, "processor": own.to_json_string()}
     draft = context.artifacts.draft("tokenizer", made_from, parents=[dataset.id])
     if draft.finished() is None:
         context.report(0.0, "training the tokenizer")
-        tokenizer = train_tokenizer(
+        tokenizer = own or train_tokenizer(
             _texts(context.artifacts, dataset), declared.vocabulary_size, declared.sequence_length
         )
         with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
             tokenizer.save_pretrained(folder)
             draft.write_folder(Path(folder))
-        draft.commit(counts={"pieces": len(tokenizer)})
+        draft.commit()
     return draft.id
 
 

@@ -29,7 +29,7 @@ class CausalTask(Task):
         return tokenize(artifacts, dataset, processor, by, report)
 
     def open(
-        self, artifacts: Artifacts, tokens: Manifest, length: int
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
     ) -> AbstractContextManager[tuple[Source, Source]]:
         return open_tokens(artifacts, tokens, length)
 
@@ -59,7 +59,7 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, r
     counts: dict[str, int] = {}
     seen = counted(dataset, report)
     for split in (TRAIN, VALIDATION):
-        with Streams(draft, split, tokenizer) as streams:
+        with Streams(draft, split, len(tokenizer)) as streams:
             for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
                 streams.add(sample.ids, sample.scored)
                 seen()

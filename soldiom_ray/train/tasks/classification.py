@@ -55,7 +55,7 @@ class TextClassificationTask(Task):
                     found.append(labels)
                     yield row["text"]
 
-            with Streams(draft, split, processor) as streams:
+            with Streams(draft, split, len(processor)) as streams:
                 for ids in encode_texts(processor, texts()):
                     streams.add(ids)
                     seen()
@@ -64,7 +64,9 @@ class TextClassificationTask(Task):
         return draft.commit(details=details)
 
     @contextmanager
-    def open(self, artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator[tuple[Source, Source]]:
+    def open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
+    ) -> Iterator[tuple[Source, Source]]:
         details = tokens.details
         with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
             train, validation = (

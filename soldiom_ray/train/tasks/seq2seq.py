@@ -43,8 +43,8 @@ class Seq2SeqTask(Task):
         seen, counts = counted(dataset, report), {}
         for split in (TRAIN, VALIDATION):
             with (
-                Streams(draft, f"{split}.source", processor) as sources,
-                Streams(draft, f"{split}.target", processor) as targets,
+                Streams(draft, f"{split}.source", len(processor)) as sources,
+                Streams(draft, f"{split}.target", len(processor)) as targets,
             ):
                 both = (part for pair in _pairs(artifacts, dataset, split) for part in pair)
                 for number, ids in enumerate(encode_documents(processor, both)):
@@ -56,7 +56,9 @@ class Seq2SeqTask(Task):
         return draft.commit(counts=counts, details={"dtype": targets.kind, "pad": int(processor.pad_token_id or 0)})
 
     @contextmanager
-    def open(self, artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator[tuple[Source, Source]]:
+    def open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
+    ) -> Iterator[tuple[Source, Source]]:
         kind, pad = tokens.details["dtype"], tokens.details["pad"]
         with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
             train, validation = (

@@ -18,8 +18,8 @@ class Task:
 
     auto_class: str
     """The class of transformers that loads such a model from a folder."""
-    peft_type: str
-    """PEFT's name of the task."""
+    peft_type: str | None
+    """PEFT's name of the task, None where it has none."""
     head: tuple[str, ...] = ()
     """Names of the layers on top that are new to a pretrained model: adapters train them whole."""
 
@@ -31,7 +31,7 @@ class Task:
         raise NotImplementedError
 
     def open(
-        self, artifacts: "Artifacts", tokens: "Manifest", length: int
+        self, artifacts: "Artifacts", tokens: "Manifest", length: int, processor: Any
     ) -> "AbstractContextManager[tuple[Source, Source]]":
         """(train, validation) units of at most `length` positions, read from disk as they are needed."""
         raise NotImplementedError
@@ -39,6 +39,15 @@ class Task:
     def objective(self, model: Any, tokens: "Manifest", declared: "Train") -> "Objective":
         """What is learnt."""
         raise NotImplementedError
+
+    def new_processor(self, declared: "Train") -> Any:
+        """What reads the input of a model from scratch, where that is no tokenizer learnt from the dataset."""
+        return None
+
+    def refer(self, model: Any, units: "Source", *, positions: int, bfloat16: bool) -> "Source":
+        """The units with what the untrained model says of them, where the task compares with it. All ranks call it;
+        at most `positions` are in one forward pass."""
+        return units
 
     def configure(self, tokens: "Manifest") -> dict[str, Any]:
         """What the model's configuration must hold for this data: its labels."""

@@ -1,0 +1,137 @@
+"""Image classification: a vision model names what a picture shows."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.classification import HEADS, ClassificationLoss
+from soldiom_ray.models.loss import Objective
+from soldiom_ray.records import Manifest
+from soldiom_ray.train.blocks import Source
+from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
+from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
+from soldiom_ray.train.ragged import Ragged
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from soldiom_ray.train.blocks import Indices
+
+CODE = 1
+UNKNOWN_POSITIONS = 197
+"""Of a picture where the model's configuration names no patches: those of a ViT of 224 pixels and patches of 16."""
+
+
+class ImageClassificationTask(Task):
+    """A picture to its label."""
+
+    auto_class = "AutoModelForImageClassification"
+    peft_type = None
+    head = HEADS
+
+    def tokenize(
+        self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
+    ) -> Manifest:
+        """For each split `<split>.bin` holds the encoded pictures, `<split>.lengths.bin` their bytes,
+        `<split>.labels.bin` the labels' numbers. They are decoded when they are read."""
+        made_from = {"code": CODE, "dataset": dataset.id, "task": declared.task}
+        draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
+        if done := draft.finished():
+            return done
+        import numpy as np
+
+        if not dataset.counts.get("pictures", 0):
+            raise nothing_to_learn(dataset, "picture")
+        names, seen = classes(artifacts, dataset, several=False), counted(dataset, report)
+        for split in (TRAIN, VALIDATION):
+            found: list[list[str]] = []
+            with Streams(draft, split, 256) as streams:
+                for row, labels in labelled(artifacts.rows(dataset, f"{split}/"), several=False):
+                    if row.get("image"):
+                        streams.add(np.frombuffer(row["image"], np.uint8))
+                        found.append(labels)
+                        seen()
+            draft.write(f"{split}.labels.bin", numbers(found, names, several=False).tobytes())
+            if split == TRAIN and not found:
+                raise nothing_to_learn(dataset, "picture with a label")
+        return draft.commit(details={"labels": names})
+
+    @contextmanager
+    def open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
+    ) -> Iterator[tuple[Source, Source]]:
+        with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
+            train, validation = (
+                Pictures(
+                    Ragged.open(folder, split, "uint8"),
+                    open_numbers(folder / f"{split}.labels.bin", tokens.details["labels"], several=False),
+                    processor,
+                )
+                for split in (TRAIN, VALIDATION)
+            )
+            yield train, validation
+
+    def refer(self, model: Any, units: Source, *, positions: int, bfloat16: bool) -> Source:
+        """How many positions a picture takes is the model's business."""
+        if not isinstance(units, Pictures):
+            raise TypeError(f"pictures are read from Pictures, not {type(units).__name__}")
+        config = model.config
+        size, patch = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+        if isinstance(size, int) and isinstance(patch, int):
+            return replace(units, width=(size // patch) ** 2 + 1)
+        return units
+
+    def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
+        return ClassificationLoss(model, ("pixel_values",))
+
+    def configure(self, tokens: Manifest) -> dict[str, Any]:
+        return configuration(tokens.details["labels"], several=False)
+
+    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+        """Pictures are scaled, never cut."""
+        return {"samples": len(lengths_of(artifacts, tokens, TRAIN)), "cut_samples": 0, "cut_tokens": 0}
+
+    def new_processor(self, declared: Train) -> Any:
+        """What reads pictures for a model from scratch: scaled to its size, values around zero."""
+        from transformers import ViTImageProcessorPil
+
+        size = int((declared.architecture or {}).get("image_size", 224))
+        return ViTImageProcessorPil(size={"height": size, "width": size})
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Encoded pictures with their labels' numbers; `width` positions each."""
+
+    encoded: Ragged
+    labels: "npt.NDArray[np.int64]"
+    processor: Any
+    width: int = UNKNOWN_POSITIONS
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def positions(self, indices: "Indices") -> "Indices":
+        """The same for every picture."""
+        import numpy as np
+
+        return np.full(len(indices), self.width, np.int64)
+
+    def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
+        """(values [pictures, channels, height, width] in float32, labels)."""
+        from PIL import Image
+
+        pictures = [
+            Image.open(io.BytesIO(self.encoded.row(index).tobytes())).convert("RGB") for index in indices.tolist()
+        ]
+        return self.processor(images=pictures, return_tensors="np")["pixel_values"], self.labels[indices]
+
+    def learnt(self, indices: "Indices") -> int:
+        """Every picture counts once."""
+        return len(indices)

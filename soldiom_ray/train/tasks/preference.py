@@ -1,0 +1,190 @@
+"""Preferences: of two answers to one prompt the chosen one shall become likelier than the rejected one (DPO)."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.chat import ANSWERING, encode_chat
+from soldiom_ray.models.loss import Objective, is_chunkable
+from soldiom_ray.models.preference import PreferenceLoss, answer_logs
+from soldiom_ray.records import Manifest
+from soldiom_ray.train.blocks import UNSCORED, Source, shares
+from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
+from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.tasks.causal import CausalTask
+from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from soldiom_ray.train.blocks import Indices
+
+CODE = 1
+PARTS = ("prompt", "chosen", "rejected")
+
+
+class PreferenceTask(CausalTask):
+    """Conversations whose last answer has a rejected counterpart."""
+
+    def tokenize(
+        self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
+    ) -> Manifest:
+        """For each split the ids of the prompts, the chosen and the rejected answers: `<split>.<part>.bin` with
+        `.lengths.bin`. A prompt reaches as far as both conversations have the same tokens."""
+        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
+        draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
+        if done := draft.finished():
+            return done
+        seen, counts = counted(dataset, report), {}
+        for split in (TRAIN, VALIDATION):
+            with contextlib.ExitStack() as stack:
+                streams = [stack.enter_context(Streams(draft, f"{split}.{part}", len(processor))) for part in PARTS]
+                for three in _pairs(artifacts, dataset, split, processor):
+                    for stream, ids in zip(streams, three, strict=True):
+                        stream.add(ids)
+                    seen()
+            counts[split] = len(streams[0].lengths)
+            if split == TRAIN and not counts[TRAIN]:
+                raise nothing_to_learn(dataset, "pair of a chosen and a rejected answer")
+        return draft.commit(counts=counts, details={"dtype": streams[0].kind, "pad": int(processor.pad_token_id or 0)})
+
+    @contextmanager
+    def _open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
+    ) -> Iterator[tuple[Source, Source]]:
+        kind = tokens.details["dtype"]
+        with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
+            train, validation = (
+                Comparisons(
+                    Ragged.open(folder, f"{split}.prompt", kind),
+                    Ragged.open(folder, f"{split}.chosen", kind),
+                    Ragged.open(folder, f"{split}.rejected", kind),
+                    length,
+                    tokens.details["pad"],
+                )
+                for split in (TRAIN, VALIDATION)
+            )
+            yield train, validation
+
+    def open(
+        self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
+    ) -> AbstractContextManager[tuple[Source, Source]]:
+        return self._open(artifacts, tokens, length, processor)
+
+    def refer(self, model: Any, units: Source, *, positions: int, bfloat16: bool) -> Source:
+        """Log-probabilities under the base model: the model itself before the first step, without its adapter."""
+        if not isinstance(units, Comparisons):
+            raise TypeError(f"preferences are read from Comparisons, not {type(units).__name__}")
+        return replace(units, reference=_reference(model, units, positions, bfloat16))
+
+    def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
+        return PreferenceLoss(model, declared.beta)
+
+    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+        """Of a pair the longer answer counts, with its prompt; what does not fit is cut from the prompt's beginning."""
+        import numpy as np
+
+        prompt, *answers = (lengths_of(artifacts, tokens, f"{TRAIN}.{part}") for part in PARTS)
+        return cut(prompt + np.maximum(*answers), length)
+
+
+def _pairs(
+    artifacts: Artifacts, dataset: Manifest, split: str, tokenizer: Any
+) -> Iterator[tuple["npt.NDArray[Any]", "npt.NDArray[Any]", "npt.NDArray[Any]"]]:
+    """Ids of (prompt, chosen, rejected) of every sample that has a rejected answer."""
+    import numpy as np
+
+    for row in artifacts.rows(dataset, f"{split}/", ("messages", "metadata")):
+        rejected = json.loads(row["metadata"] or "{}").get("rejected")
+        messages = json.loads(row["messages"]) if row["messages"] else []
+        if not rejected or not messages or messages[-1]["role"] != ANSWERING:
+            continue
+        both = [
+            encode_chat(tokenizer, [*messages[:-1], {"role": ANSWERING, "content": answer}])
+            for answer in (messages[-1]["content"], rejected)
+        ]
+        ends = [int(np.flatnonzero(one.scored)[-1]) + 1 for one in both]
+        shorter = min(ends) - 1
+        same = both[0].ids[:shorter] == both[1].ids[:shorter]
+        shared = shorter if same.all() else int(np.argmin(same))
+        yield both[0].ids[:shared], both[0].ids[shared : ends[0]], both[1].ids[shared : ends[1]]
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """Prompts with two answers each. A pair longer than `length` loses the beginning of its prompt, an answer longer
+    than that its end. `reference` [pairs, 2] are the base model's log-probabilities of (chosen, rejected)."""
+
+    prompts: Ragged
+    chosen: Ragged
+    rejected: Ragged
+    length: int
+    pad: int
+    reference: "npt.NDArray[np.float32] | None" = None
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def positions(self, indices: "Indices") -> "Indices":
+        """Both rows of a pair, at the length of the longer."""
+        import numpy as np
+
+        answers = np.maximum(*(side.lengths(indices, self.length) for side in (self.chosen, self.rejected)))
+        whole: Indices = 2 * np.minimum(answers + self.prompts.lengths(indices, self.length), self.length)
+        return whole
+
+    def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
+        """(ids, labels) [2 * pairs, positions], chosen first, and reference [2 * pairs]."""
+        import numpy as np
+
+        width = int(self.positions(indices).max()) // 2
+        rows = np.full((2 * len(indices), width), self.pad, np.int64)
+        labels = np.full((2 * len(indices), width - 1), UNSCORED, np.int64)
+        for place, index in enumerate(indices.tolist()):
+            answers = [side.row(index)[: self.length - 1] for side in (self.chosen, self.rejected)]
+            prompt = self.prompts.row(index)
+            prompt = prompt[max(0, len(prompt) - (self.length - max(map(len, answers)))) :]
+            for row, answer in zip((place, place + len(indices)), answers, strict=True):
+                end = len(prompt) + len(answer)
+                rows[row, :end] = np.concatenate([prompt, answer])
+                labels[row, len(prompt) - 1 : end - 1] = answer
+        reference = np.zeros(len(rows), np.float32)
+        if self.reference is not None:
+            reference = self.reference[indices].T.reshape(-1)
+        return rows[:, :-1], labels, reference
+
+    def learnt(self, indices: "Indices") -> int:
+        """Every pair counts once."""
+        return len(indices)
+
+
+def _reference(model: Any, units: Comparisons, positions: int, bfloat16: bool) -> "npt.NDArray[np.float32]":
+    """[pairs, 2], each rank computing its share of them."""
+    import numpy as np
+    import torch
+    from torch import distributed
+
+    together = distributed.is_available() and distributed.is_initialized()
+    rank, world = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+    found = torch.zeros(len(units), 2)
+    device, chunked = next(model.parameters()).device, is_chunkable(model)
+    base = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+    model.eval()
+    with base, torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        for mine in shares(units, np.arange(len(units), dtype=np.int64), world, positions)[rank] if len(units) else ():
+            if not len(mine):
+                continue
+            ids, labels = (torch.from_numpy(array).to(device) for array in units.batch(mine)[:2])
+            found[torch.from_numpy(mine)] = answer_logs(model, ids, labels, chunked=chunked).view(2, -1).T.cpu()
+    model.train()
+    if together:
+        shared = found.to(device)
+        distributed.all_reduce(shared)
+        found = shared.cpu()
+    return found.numpy()
