@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from collecting import MODEL, TRAIN
+from nodes import ray_nodes
 from stand_in import Repository, StandIn
 
 ROUNDS = 12
@@ -120,54 +120,9 @@ def test_workers_that_are_killed_leave_no_trace_in_the_result(
 ) -> None:
     expected, _ = undisturbed
     dice, killed = random.Random(18), 0
-    with ray_nodes(2) as (address, raylets):
-        process = start(tmp_path, world, 0, address)
+    with ray_nodes(2) as nodes:
+        process = start(tmp_path, world, 0, nodes.address)
         while process.poll() is None and killed < 8:
             time.sleep(dice.uniform(0.2, 1.2))
-            workers = [one for one in collectors(raylets) if one.is_running()]
-            if workers:
-                dice.choice(workers).kill()
-                killed += 1
+            killed += nodes.kill_a_worker(dice)
         assert finish(process) == expected and killed
-
-
-@contextlib.contextmanager
-def ray_nodes(count: int) -> Iterator[tuple[str, list[psutil.Process]]]:
-    """A cluster of so many nodes with one CPU each: its address, and the process its workers descend from."""
-    environ = os.environ | {"RAY_TMPDIR": f"/tmp/kills-{os.getpid()}", "RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", CLUSTER, str(count)],
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as cluster:
-        assert cluster.stdout is not None and cluster.stdin is not None
-        try:
-            yield cluster.stdout.readline().strip(), [psutil.Process(cluster.pid)]
-        finally:
-            cluster.stdin.close()
-            cluster.wait(timeout=60)
-            shutil.rmtree(environ["RAY_TMPDIR"], ignore_errors=True)
-
-
-CLUSTER = """
-import sys
-from ray.cluster_utils import Cluster
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-for _ in range(int(sys.argv[1]) - 1):
-    cluster.add_node(num_cpus=1)
-print(cluster.address, flush=True)
-sys.stdin.read()
-cluster.shutdown()
-"""
-
-
-def collectors(roots: list[psutil.Process]) -> list[psutil.Process]:
-    """The actors of the collection that run now."""
-    found = []
-    for process in (child for root in roots for child in root.children(recursive=True)):
-        with contextlib.suppress(psutil.Error):
-            if "MapWorker" in " ".join(process.cmdline()):
-                found.append(process)
-    return found
