@@ -283,36 +283,6 @@ def test_a_foreign_model_with_a_short_context_trains(method: str, tmp_path: Path
     assert losses[-1] < losses[0]
 
 
-def test_a_training_is_tracked_in_mlflow(tmp_path: Path) -> None:
-    import mlflow
-
-    from soldiom_ray.train.board import Tracker
-
-    url = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = Tracker(url, "quickstart", "run-1", {"method": "lora"})
-    tracker.add([{"step": 0, "tokens": 0, "validation_loss": 3.0}, {"step": 5, "tokens": 500, "validation_loss": 2.0}])
-    tracker.end("FINISHED", {"cpu_seconds": 1.5})
-    client = mlflow.MlflowClient(tracking_uri=url)
-    experiment = client.get_experiment_by_name("quickstart")
-    assert experiment is not None and tracker.run_id is not None
-    run = client.get_run(tracker.run_id)
-    assert run.info.status == "FINISHED" and run.data.params["method"] == "lora"
-    assert run.data.metrics["validation_loss"] == 2.0 and run.data.metrics["cpu_seconds"] == 1.5
-    assert [m.step for m in client.get_metric_history(tracker.run_id, "validation_loss")] == [0, 5]
-
-
-def test_tracking_gives_up_soon_when_mlflow_is_away(caplog: pytest.LogCaptureFixture) -> None:
-    from soldiom_ray.train.board import Tracker
-
-    started = time.monotonic()
-    tracker = Tracker("http://127.0.0.1:9", "quickstart", "run-1", {})
-    for step in range(5):
-        tracker.add([{"step": step, "train_loss": 1.0}])
-    tracker.end("FINISHED", {})
-    assert tracker.run_id is None and time.monotonic() - started < 60
-    assert caplog.text.count("MLflow does not answer") == 1
-
-
 @pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     """A Ray of this module's own, with two CPUs."""

@@ -1,47 +1,86 @@
-"""Where a training's rank 0 and its driver meet: progress goes one way, the wish to stop the other."""
+"""Where a training's workers and its driver meet: progress goes one way, the wish to stop the other."""
 
-import logging
+import threading
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray.errors import CancelledError, SoldiomError
 
-log = logging.getLogger(__name__)
+Point = dict[str, float | int]
 POST_SECONDS = 0.5
+WAITING = "waiting for workers"
+
+
+@dataclass(frozen=True)
+class News:
+    """What has come in since it was last asked for."""
+
+    fraction: float
+    message: str
+    records: list[Point]
+    usage: list[tuple[str, Point]]
+    """(worker, what it uses): see `usage`."""
+    begun: bool
+    """Whether the workers train: there may be something to keep when they are stopped."""
+    leaving: bool
+    """Whether the workers gave up their places because a machine is taken away."""
 
 
 class Board:
-    """The actor. It lives on the driver's node and is gone with the driver."""
+    """The actor, on the driver's node and gone with the driver. Its methods are called by several threads."""
 
     def __init__(self) -> None:
-        self.fraction, self.message, self.posted = 0.0, "waiting for workers", 0.0
-        self.records: list[dict[str, float | int]] = []
-        self.stopping = False
-        self.error: SoldiomError | None = None
+        self._lock = threading.Lock()
+        self._news = News(0.0, WAITING, [], [], begun=False, leaving=False)
+        self._stopping = False
+        self._error: SoldiomError | None = None
+        self._lives: dict[str, float] = {}
 
-    def post(self, fraction: float, message: str, records: list[dict[str, float | int]]) -> bool:
+    def post(self, fraction: float, message: str, records: list[Point]) -> bool:
         """From rank 0: progress and new points of the curves. Returns whether to stop."""
-        self.fraction, self.message, self.posted = fraction, message, time.time()
-        self.records.extend(records)
-        return self.stopping
+        with self._lock:
+            self._change(fraction=fraction, message=message, records=self._news.records + records, begun=True)
+            return self._stopping
 
-    def take(self) -> tuple[float, str, list[dict[str, float | int]]]:
-        """From the driver: the newest progress, and the points not taken yet."""
-        records, self.records = self.records, []
-        return self.fraction, self.message, records
+    def use(self, life: str, worker: str, seconds: float, sample: Point) -> None:
+        """From every worker: what it uses; `seconds` since this life of it began."""
+        with self._lock:
+            self._lives[life] = max(seconds, self._lives.get(life, 0.0))
+            self._change(usage=[*self._news.usage, (worker, sample)])
 
-    def stop(self) -> None:
-        """From the driver: ask the workers to stop."""
-        self.stopping = True
+    def leave(self) -> None:
+        """From a worker: its machine is taken away, the state is kept."""
+        with self._lock:
+            self._change(leaving=True)
 
     def fail(self, error: SoldiomError) -> None:
         """From a worker: an error that trying again does not cure."""
-        self.error = self.error or error
+        with self._lock:
+            self._error = self._error or error
+
+    def take(self) -> News:
+        """From the driver: the newest progress, and what has not been taken yet."""
+        with self._lock:
+            news = self._news
+            self._change(records=[], usage=[])
+            return news
+
+    def stop(self) -> None:
+        """From the driver: ask the workers to stop."""
+        self._stopping = True
 
     def verdict(self) -> tuple[bool, SoldiomError | None]:
         """(whether to stop, the error that ended the training)."""
-        return self.stopping, self.error
+        return self._stopping, self._error
+
+    def worker_seconds(self) -> float:
+        """How long workers were there, all together, those that were lost too."""
+        with self._lock:
+            return sum(self._lives.values())
+
+    def _change(self, **values: Any) -> None:
+        self._news = News(**(self._news.__dict__ | values))
 
 
 class Reporter:
@@ -49,7 +88,7 @@ class Reporter:
 
     def __init__(self, board: Any) -> None:
         self.board = board
-        self.waiting: list[dict[str, float | int]] = []
+        self.waiting: list[Point] = []
         self.posted = 0.0
 
     def report(self, fraction: float, message: str) -> None:
@@ -65,81 +104,6 @@ class Reporter:
         if ray.get(self.board.post.remote(fraction, message, records)):
             raise CancelledError("The training was asked to stop.")
 
-    def observe(self, record: dict[str, float | int]) -> None:
+    def observe(self, record: Point) -> None:
         """Keep a point of the curves for the next post."""
         self.waiting.append(record)
-
-
-class Tracker:
-    """The run in MLflow. When MLflow is away the training goes on: one warning, and no further calls."""
-
-    def __init__(self, url: str | None, experiment: str, name: str, parameters: dict[str, Any]) -> None:
-        self.run_id: str | None = None
-        self._client: Any = None
-        if url is None:
-            log.warning("MLflow is not running; this training is not tracked")
-            return
-
-        def begin() -> None:
-            import os
-
-            for variable, value in _PATIENCE.items():
-                os.environ[variable] = value
-            import mlflow
-
-            client = mlflow.MlflowClient(tracking_uri=url)
-            found = client.get_experiment_by_name(experiment)
-            place = found.experiment_id if found else client.create_experiment(experiment)
-            self.run_id = client.create_run(place, run_name=name).info.run_id
-            self._client = client
-            client.log_batch(
-                self.run_id, params=[mlflow.entities.Param(key, str(value)[:500]) for key, value in parameters.items()]
-            )
-
-        self._try(begin)
-
-    def add(self, records: list[dict[str, float | int]]) -> None:
-        """Log points of the curves, their step as MLflow's step."""
-        metrics = [(key, float(value), int(r["step"])) for r in records for key, value in r.items() if key != "step"]
-        self._log(metrics)
-
-    def end(self, status: str, numbers: dict[str, float]) -> None:
-        """Log the last numbers and close the run: FINISHED, FAILED or KILLED."""
-        self._log([(key, float(value), 0) for key, value in numbers.items()])
-        if self._client is not None:
-            self._try(lambda: self._client.set_terminated(self.run_id, status=status))
-
-    def _log(self, metrics: list[tuple[str, float, int]]) -> None:
-        if self._client is None or not metrics:
-            return
-
-        def send() -> None:
-            import mlflow
-
-            stamp = int(time.time() * 1000)
-            for start in range(0, len(metrics), 1000):
-                batch = [
-                    mlflow.entities.Metric(key, value, stamp, step)
-                    for key, value, step in metrics[start : start + 1000]
-                ]
-                self._client.log_batch(self.run_id, metrics=batch)
-
-        self._try(send)
-
-    def _try(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception as error:  # whatever its client or the network raises: tracking must not end a training
-            self._client = None
-            log.warning(
-                "MLflow does not answer; the training goes on untracked",
-                extra={"data": {"error": type(error).__name__}},
-            )
-
-
-_PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-}
-"""With its own defaults MLflow's client waits four minutes for a server that is gone (measured: 246 s a call)."""

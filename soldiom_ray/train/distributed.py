@@ -1,27 +1,33 @@
 """Training on Ray's workers. Ray Train starts, watches and restarts them; the checkpoints are ours (see `checkpoints`),
 so a restarted group goes on from the newest one that is whole."""
 
-import contextvars
 import logging
 import math
 import shutil
-import threading
 import time
+from collections.abc import Mapping
 from typing import Any
 
-from soldiom_ray.artifacts import Context
+from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Manifest, new_id
-from soldiom_ray.train.board import Board, Reporter, Tracker
-from soldiom_ray.train.fit import Work, finish, open_artifacts, ready, worker
+from soldiom_ray.train.board import WAITING, Board, News, Reporter
+from soldiom_ray.train.fit import CURVES_PICTURE, Work, finish, open_artifacts, ready, worker
+from soldiom_ray.train.loop import LeavingError
+from soldiom_ray.train.tracking import Origin, Tracker
+from soldiom_ray.train.usage import Gauge
 
 log = logging.getLogger(__name__)
 FAILURES = 3
+"""How often in a row workers may be lost without any progress between."""
 POLL_SECONDS = 0.5
-STOP_SECONDS = 90.0
-"""How long the workers may take to leave a checkpoint when the job is cancelled."""
+STOP_SECONDS = 25.0
+"""How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
+RETRY_SECONDS = 2.0
 COLLECTIVE_SECONDS = "1800"
+RESIZE_SECONDS = 60.0
+"""How often a training with fewer workers than it wants looks whether there is room for more."""
 
 
 def fit(context: Context, dataset: Manifest, declared: Train) -> Manifest:
@@ -29,37 +35,42 @@ def fit(context: Context, dataset: Manifest, declared: Train) -> Manifest:
     draft, work = ready(context, dataset, declared)
     if work is None:
         return context.artifacts.get(draft.id)
-    tracker = Tracker(
-        context.settings.mlflow_url, context.recipe or "soldiom", draft.id, _parameters(declared, dataset)
-    )
-    status, numbers = "FAILED", {}
+    tracker = Tracker(context.settings.mlflow_url, context.recipe or "soldiom", draft.id, _origin(work, dataset, draft))
+    status, numbers, pictures = "FAILED", {}, {}
     try:
-        _run(context, work, tracker)
+        hours = _run(context, work, tracker)
+        more = {"mlflow_run_id": tracker.settle(), "device_hours": round(hours, 4)}
+        manifest = finish(context, draft, work, more)
         status = "FINISHED"
-        manifest = finish(context, draft, work, {"mlflow_run_id": tracker.run_id})
-        numbers = {key: value for key, value in manifest.details.items() if isinstance(value, int | float)}
+        numbers = _numbers(manifest.details)
+        pictures = {CURVES_PICTURE: context.artifacts.read(manifest, CURVES_PICTURE)}
     except CancelledError:
         status = "KILLED"
         raise
     finally:
-        tracker.end(status, numbers)
+        tracker.end(status, numbers, pictures)
     return manifest
 
 
-def placement(workers: int, nodes: list[dict[str, float]], available: float) -> tuple[dict[str, float], int]:
-    """(what each worker reserves, its threads). `nodes` are the totals of each node, `available` the CPUs now free.
+def placement(
+    workers: int, nodes: list[dict[str, float]], available: float, *, least: int | None = None
+) -> tuple[dict[str, float], int]:
+    """(what each worker reserves, its threads). `nodes` are the totals of each node, `available` the CPUs now free;
+    `least` workers do for a while.
 
     CPUs in use elsewhere are not waited for when a share of the free ones is enough; threads count the whole machine,
     since services that hold a CPU are idle most of the time. InputError when the workers can never be placed."""
     gpus = sum(int(node.get("GPU", 0)) for node in nodes)
-    if gpus >= workers:
+    least = least or workers
+    if gpus >= least:
         return {"CPU": 1, "GPU": 1}, 1
     cpus = [int(node.get("CPU", 0)) for node in nodes]
-    if sum(cpus) < workers:
+    if sum(cpus) < least:
         raise InputError(
             f"train.workers is {workers}, and this cluster has {sum(cpus)} CPUs.",
             remedy=f"set train.workers to at most {max(1, sum(cpus))} or add nodes",
         )
+    workers = min(workers, sum(cpus))
     wanted = max(1, int(available) // workers)
     while wanted > 1 and sum(cpu // wanted for cpu in cpus) < workers:
         wanted -= 1
@@ -67,65 +78,152 @@ def placement(workers: int, nodes: list[dict[str, float]], available: float) -> 
     return {"CPU": wanted}, max(wanted, max(cpus) // together)
 
 
-def _run(context: Context, work: Work, tracker: Tracker) -> None:
-    """Start the workers and stay with them: pass on their progress, stop them when the job is cancelled."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    resources, threads = placement(work.declared.workers, nodes, ray.available_resources().get("CPU", 0.0))
-    board = ray.remote(num_cpus=0)(Board).remote()
-    ended: list[BaseException | None] = []
-
-    def train() -> None:
+def _run(context: Context, work: Work, tracker: Tracker) -> float:
+    """Train until it is done, however often workers, nodes or Ray Train's controller are lost; the hours that workers
+    were there, all together. Raises when nothing comes of it FAILURES times in a row."""
+    failures, furthest, seconds = 0, 0.0, 0.0
+    while True:
+        attempt = _Attempt(context, work, tracker)
         try:
-            _fit(context, work, board, resources, threads)
-            ended.append(None)
-        except BaseException as error:
-            ended.append(error)
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(train,), daemon=True, name="ray-train")
-    thread.start()
-    cancelled: CancelledError | None = None
-    deadline = math.inf
-    while not ended and time.monotonic() < deadline:
-        thread.join(POLL_SECONDS)
-        fraction, message, records = ray.get(board.take.remote())
-        tracker.add(records)
-        if cancelled is None:
-            try:
-                context.report(fraction, message)
-            except CancelledError as error:
-                cancelled, deadline = error, time.monotonic() + STOP_SECONDS
-                ray.get(board.stop.remote())
-    _, failure = ray.get(board.verdict.remote())
-    tracker.add(ray.get(board.take.remote())[2])
-    ray.kill(board)
-    if cancelled is not None:
-        raise cancelled
-    if failure is not None:
-        raise failure
-    if ended[0] is not None:
-        raise _ours(ended[0]) from ended[0]
+            failure = attempt.run()
+        finally:
+            seconds += attempt.worker_seconds
+        if attempt.news.leaving:
+            log.info("a machine is taken away; the training goes on elsewhere")
+            continue
+        if failure is None:
+            return seconds / 3600
+        kind, text = failure
+        log.warning("Ray Train ended with an error", extra={"data": {"kind": kind, "error": text[-4000:]}})
+        failures = 0 if attempt.news.fraction > furthest else failures + 1
+        furthest = max(furthest, attempt.news.fraction)
+        if failures > FAILURES or (failures and kind == WORKERS):  # Ray Train itself has tried FAILURES times
+            raise UnavailableError(
+                f"The training's workers failed {FAILURES + 1} times in a row ({kind}); its checkpoints are kept.",
+                remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last"
+                " checkpoint",
+            )
+        _wait(context, attempt.news.fraction, RETRY_SECONDS * (1 + failures))
 
 
-def _fit(context: Context, work: Work, board: Any, resources: dict[str, float], threads: int) -> None:
+class _Attempt:
+    """One group of workers after the other, by one controller of Ray Train, until it is done or the controller gives
+    up; the driver's side of it."""
+
+    def __init__(self, context: Context, work: Work, tracker: Tracker) -> None:
+        self.context, self.work, self.tracker = context, work, tracker
+        self.news = News(0.0, WAITING, [], [], begun=False, leaving=False)
+        self.worker_seconds = 0.0
+
+    def run(self) -> tuple[str, str] | None:
+        """How it failed, None when it is done. Passes progress on; stops the workers when the job is cancelled."""
+        import ray
+
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        declared = self.work.declared
+        resources, threads = placement(
+            declared.workers, nodes, ray.available_resources().get("CPU", 0.0), least=declared.min_workers
+        )
+        home = str(self.context.settings.home / "ray-train")
+        desk = _desk()
+        try:
+            done = desk.fit.remote(desk, self.work, home, resources, threads)
+            self._follow(desk, done)
+            _, error = ray.get(desk.verdict.remote())
+            self._hear(desk)
+            if error is not None:
+                raise error
+            ended: tuple[str, str] | None = ray.get(done)
+            return ended
+        except ray.exceptions.RayError as error:
+            return type(error).__name__, str(error)
+        finally:
+            ray.kill(desk)
+
+    def _follow(self, desk: Any, done: Any) -> None:
+        """Until it has ended. CancelledError when the job is cancelled and the workers are gone or had their time."""
+        import ray
+
+        cancelled: CancelledError | None = None
+        deadline = math.inf
+        while not ray.wait([done], timeout=POLL_SECONDS)[0]:
+            self._hear(desk)
+            if cancelled is None:
+                try:
+                    self.context.report(self.news.fraction, self.news.message)
+                except CancelledError as error:
+                    cancelled, deadline = error, time.monotonic() + STOP_SECONDS
+                    ray.get(desk.stop.remote())
+            if cancelled and (not self.news.begun or time.monotonic() > deadline):
+                break
+        if cancelled:
+            self._hear(desk)
+            raise cancelled
+
+    def _hear(self, desk: Any) -> None:
+        import ray
+
+        self.news = ray.get(desk.take.remote())
+        self.worker_seconds = ray.get(desk.worker_seconds.remote())
+        self.tracker.add(self.news.records)
+        self.tracker.use(self.news.usage)
+
+
+class Desk(Board):
+    """The board and, beside it, the one who runs Ray Train: with this actor the controller and all its workers end."""
+
+    def fit(
+        self, itself: Any, work: Work, home: str, resources: dict[str, float], threads: int
+    ) -> tuple[str, str] | None:
+        """Run Ray Train to its end; (kind, text) of what it raised."""
+        from ray.train import ControllerError, WorkerGroupError
+
+        try:
+            _fit(work, itself, home, resources, threads)
+        except WorkerGroupError as error:
+            return WORKERS, str(error)
+        except ControllerError as error:
+            return type(error.controller_failure).__name__, str(error)
+        except Exception as error:  # the controller's actor was lost, say
+            return type(error).__name__, str(error)
+        return None
+
+
+WORKERS = "WorkerGroupError"
+
+
+def _desk() -> Any:
+    """The actor, on this node: it must not be lost with another one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Desk).remote()
+
+
+def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    gpu = "GPU" in resources
+    declared, gpu = work.declared, "GPU" in resources
     variables = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": COLLECTIVE_SECONDS}
     if not gpu:
         # Threads that spin while they wait take the CPU from the ones they wait for as soon as anything else runs:
         # 2.5 thousand tokens/s against 9.2 with one busy neighbour on two cores.
         variables |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
-    name, home = f"{work.run}-{new_id()[-12:]}", context.settings.home / "ray-train"
+    name = f"{work.run}-{new_id()[-12:]}"
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"work": work, "board": board, "threads": threads},
-        scaling_config=ScalingConfig(num_workers=work.declared.workers, use_gpu=gpu, resources_per_worker=resources),
+        train_loop_config={"work": work, "board": desk, "threads": threads},
+        scaling_config=ScalingConfig(
+            num_workers=(declared.min_workers, declared.workers) if declared.min_workers else declared.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(home),
+            storage_path=home,
             failure_config=FailureConfig(max_failures=FAILURES),
             worker_runtime_env={"env_vars": variables},
         ),
@@ -133,7 +231,7 @@ def _fit(context: Context, work: Work, board: Any, resources: dict[str, float], 
     try:
         trainer.fit()
     finally:
-        shutil.rmtree(home / name, ignore_errors=True)
+        shutil.rmtree(f"{home}/{name}", ignore_errors=True)
 
 
 def _work(config: dict[str, Any]) -> None:
@@ -151,24 +249,51 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     reporter = Reporter(board)
     try:
-        worker(work, open_artifacts(work.settings), reporter.report, reporter.observe)
-        reporter.flush(1.0, "trained")
+        with Gauge(board, ray.train.get_context().get_world_rank()):
+            worker(work, open_artifacts(work.settings), reporter.report, reporter.observe, _leaving)
+            reporter.flush(1.0, "trained")
     except CancelledError:
         return
+    except LeavingError:
+        ray.get(board.leave.remote())
     except SoldiomError as error:
         ray.get(board.fail.remote(error))
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise
 
 
-def _ours(error: BaseException) -> SoldiomError:
-    """A failure of the workers as one sentence; Ray's own text holds their stack traces and goes to the log."""
-    log.error("Ray Train ended with an error", extra={"data": {"error": str(error)[-4000:]}})
-    return UnavailableError(
-        f"The training's workers failed {FAILURES + 1} times ({type(error).__name__}); its checkpoints are kept.",
-        remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last checkpoint",
-    )
+def _leaving() -> bool:
+    """Whether a node of this group will be taken away: a notice of the cloud's, or a node that is drained."""
+    import ray.train
+
+    return ray.train.get_preemption_info() is not None
 
 
-def _parameters(declared: Train, dataset: Manifest) -> dict[str, Any]:
-    return declared.model_dump(mode="json", exclude_none=True) | {"dataset": dataset.id}
+def _wait(context: Context, fraction: float, seconds: float) -> None:
+    """Wait, and hear a cancellation."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        context.report(fraction, "starting workers again")
+        time.sleep(POLL_SECONDS)
+
+
+def _origin(work: Work, dataset: Manifest, draft: Draft) -> Origin:
+    declared = work.declared.model_dump(mode="json", exclude_none=True)
+    tags = {
+        "soldiom.dataset": dataset.id,
+        "soldiom.tokens": work.tokens,
+        "soldiom.base_model": work.declared.base_model,
+        "soldiom.base_hash": str(draft.made_from["base"]),
+    }
+    return Origin(declared | {"dataset": dataset.id}, tags, dataset.id, dataset.counts)
+
+
+def _numbers(details: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a run's details, nested ones under dotted names."""
+    found: dict[str, float] = {}
+    for key, value in details.items():
+        if isinstance(value, Mapping):
+            found |= _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            found[prefix + key] = float(value)
+    return found

@@ -1,0 +1,232 @@
+"""A training in MLflow: what it was made from, its curves, what it used. It is told in a thread of its own, so that
+neither a server that is away nor one that hangs holds the training up."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.train.board import Point
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+log = logging.getLogger(__name__)
+RUN_TAG = "soldiom.run"
+BUFFERED_POINTS = 100_000
+"""What is kept for an MLflow that is away; beyond, the oldest go."""
+BATCH_POINTS, BATCH_PARAMETERS = 1000, 100
+"""What MLflow takes in one call."""
+LONGEST_PAUSE_SECONDS = 30.0
+END_SECONDS = 15.0
+"""How long the end of a training waits for MLflow."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a training is made from: parameters as they were declared, and its inputs."""
+
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    dataset: str = ""
+    """Its id: `dataset-HASH`."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Point:
+    key: str
+    value: float
+    step: int | None
+    """None: seconds since the run began."""
+    at: float
+
+
+class Tracker:
+    """One run in MLflow, found again by its name when a training is started anew. Nothing here waits but `settle` and
+    `end`, and those not for long; nothing raises."""
+
+    def __init__(self, url: str | None, experiment: str, name: str, origin: Origin | None = None) -> None:
+        self.run_id: str | None = None
+        self.url, self.experiment, self.name, self.origin = url, experiment, name, origin or Origin()
+        self._points: deque[_Point] = deque(maxlen=BUFFERED_POINTS)
+        self._told: set[tuple[str, int]] = set()
+        self._end: tuple[str, Mapping[str, bytes]] | None = None
+        self._client: MlflowClient | None = None
+        self._began = 0.0
+        self._wake, self._idle, self._closed = threading.Event(), threading.Event(), threading.Event()
+        if url is None:
+            log.warning("MLflow is not running; this training is not tracked")
+            self._idle.set()
+            return
+        self._wake.set()
+        threading.Thread(target=self._work, daemon=True, name="mlflow").start()
+
+    def add(self, records: Iterable[Point]) -> None:
+        """Points of the curves, their step as MLflow's step. A point that is told twice counts once."""
+        self._queue(
+            _Point(key, float(value), int(record["step"]), time.time())
+            for record in records
+            for key, value in record.items()
+            if key != "step"
+        )
+
+    def use(self, usage: Iterable[tuple[str, Point]]) -> None:
+        """What workers use, among MLflow's system metrics."""
+        self._queue(
+            _Point(f"system/{worker}/{key}", float(value), None, time.time())
+            for worker, sample in usage
+            for key, value in sample.items()
+        )
+
+    def settle(self, seconds: float = END_SECONDS) -> str | None:
+        """Wait a moment until MLflow knows all that it was told; its run's id, when there is one."""
+        self._idle.wait(seconds)
+        return self.run_id
+
+    def end(self, status: str, numbers: Mapping[str, float], files: Mapping[str, bytes] | None = None) -> None:
+        """The last numbers and files (by name); the run is FINISHED, FAILED or KILLED."""
+        if self.url is None:
+            return
+        self._queue(_Point(key, float(value), 0, time.time()) for key, value in numbers.items())
+        self._end = (status, files or {})
+        self._wake.set()
+        if not self._closed.wait(END_SECONDS):
+            log.warning("MLflow did not take everything", extra={"data": {"points": len(self._points)}})
+
+    def _queue(self, points: Iterable[_Point]) -> None:
+        if self.url is not None:
+            self._points.extend(points)
+            self._idle.clear()
+            self._wake.set()
+
+    def _work(self) -> None:
+        pause, away = 1.0, False
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                ended = self._deliver()
+            except Exception as error:  # whatever its client or the network raises: tracking must not end a training
+                if not away:
+                    log.warning(
+                        "MLflow does not answer; the training goes on, its points are kept for a while",
+                        extra={"data": {"error": type(error).__name__}},
+                    )
+                away = True
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+                self._wake.set()
+                continue
+            if away:
+                log.info("MLflow answers again")
+            pause, away = 1.0, False
+            if ended:
+                return
+
+    def _deliver(self) -> bool:
+        """Tell all that waits; whether that was the end. What fails is told again by the next call."""
+        client = self._client or self._begin()
+        run = str(self.run_id)
+        while batch := [self._points.popleft() for _ in range(min(BATCH_POINTS, len(self._points)))]:
+            try:
+                self._tell(client, run, batch)
+            except BaseException:
+                self._points.extendleft(reversed(batch))
+                raise
+        if (end := self._end) is not None:
+            status, files = end
+            with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
+                for name, data in files.items():
+                    (path := Path(folder) / name).write_bytes(data)
+                    client.log_artifact(run, str(path))
+            client.set_terminated(run, status=status)
+            self._closed.set()
+        if not self._points:
+            self._idle.set()
+        return end is not None
+
+    def _tell(self, client: "MlflowClient", run: str, batch: list[_Point]) -> None:
+        from mlflow.entities import Metric
+
+        fresh = {
+            (point.key, step): Metric(point.key, point.value, int(point.at * 1000), step)
+            for point in batch
+            if (step := int(point.at - self._began) if point.step is None else point.step) is not None
+            and (point.key, step) not in self._told
+        }
+        if fresh:
+            client.log_batch(run, metrics=list(fresh.values()))
+        self._told |= fresh.keys()
+
+    def _begin(self) -> "MlflowClient":
+        """Make the run, or find the one of an earlier start of the same training."""
+        import os
+
+        os.environ.update(_PATIENCE)
+        import mlflow
+        from mlflow.entities import Param
+
+        client = mlflow.MlflowClient(tracking_uri=self.url)
+        found = client.get_experiment_by_name(self.experiment)
+        place = found.experiment_id if found else client.create_experiment(self.experiment)
+        runs = client.search_runs([place], f"tags.`{RUN_TAG}` = '{self.name}'", max_results=1)
+        run = runs[0] if runs else client.create_run(place, run_name=self.name, tags={RUN_TAG: self.name})
+        if runs:
+            client.update_run(run.info.run_id, status="RUNNING")
+            for key in run.data.metrics:
+                self._told |= {(key, m.step) for m in client.get_metric_history(run.info.run_id, key)}
+        for key, value in self.origin.tags.items():
+            client.set_tag(run.info.run_id, key, value)
+        parameters = [
+            Param(key, value) for key, value in flattened(self.origin.parameters).items() if key not in run.data.params
+        ]
+        for start in range(0, len(parameters), BATCH_PARAMETERS):
+            client.log_batch(run.info.run_id, params=parameters[start : start + BATCH_PARAMETERS])
+        if self.origin.dataset and not run.inputs.dataset_inputs:
+            client.log_inputs(run.info.run_id, datasets=[_input(self.origin)])
+        self.run_id, self._client, self._began = run.info.run_id, client, run.info.start_time / 1000
+        return client
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested values under dotted names, as text; lists joined by commas."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flattened(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            flat[prefix + key] = ", ".join(map(str, value))[:500]
+        else:
+            flat[prefix + key] = str(value)[:500]
+    return flat
+
+
+def _input(origin: Origin) -> Any:
+    """The dataset as MLflow's input of a run."""
+    import json
+
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    kind, _, digest = origin.dataset.rpartition("-")
+    dataset = Dataset(
+        name=origin.dataset,
+        digest=digest[:36],
+        source_type="soldiom",
+        source=json.dumps({"artifact": origin.dataset, "kind": kind}),
+        profile=json.dumps(dict(origin.counts)),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
+
+
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+"""With its own defaults MLflow's client waits four minutes for a server that is gone (measured: 246 s a call)."""
