@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +29,30 @@ class Group:
     def run(self, job: Callable[..., Any], **values: Any) -> list[Any]:
         for end in self.ends:
             end.send((job, values))
-        answers = []
-        for end in self.ends:
-            if not end.poll(SECONDS):
+        answers: dict[int, Any] = {}
+        while len(answers) < len(self.ends):
+            ready = wait([end for rank, end in enumerate(self.ends) if rank not in answers], SECONDS)
+            if not ready:
+                self.kill()
                 raise TimeoutError(f"{job.__name__} hangs with {values}")
-            answers.append(end.recv())
-        for error, _ in answers:
-            if error is not None:
-                raise RuntimeError(error)
-        return [value for _, value in answers]
+            for end in ready:
+                error, value = end.recv()  # type: ignore[union-attr]
+                if error is not None:
+                    self.kill()  # the others may wait for this rank
+                    raise RuntimeError(error)
+                answers[self.ends.index(end)] = value  # type: ignore[arg-type]
+        return [answers[rank] for rank in range(len(self.ends))]
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
 
     def close(self) -> None:
         for end in self.ends:
             end.close()
         for process in self.processes:
             process.join(20)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        self.kill()
 
 
 def _serve(end: Connection, rank: int, world: int, store: str) -> None:

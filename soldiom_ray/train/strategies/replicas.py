@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.models.working import copies_are_old, hold_copies
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization, Strategy
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class Replicas(Strategy):
         import torch
 
         super().__init__(objective, optimization)
+        hold_copies(self.parameters.values())
         self.optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
         self.module: Any = objective
         if self.world > 1:
@@ -41,6 +43,7 @@ class Replicas(Strategy):
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.gradient_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        copies_are_old(self.parameters.values())
 
     def weights(self) -> "dict[str, Tensor]":
         return {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
@@ -65,6 +68,7 @@ class Replicas(Strategy):
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
+        copies_are_old(self.parameters.values())
         if moments is None or not float(moments["step"]):
             return
         for name, parameter in self.parameters.items():

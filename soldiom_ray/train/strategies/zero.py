@@ -67,9 +67,10 @@ class Zero(Sharded):
         import torch
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        steps = [float(state["step"]) for state in self.zero.optimizer.state.values()]
+        steps = [float(state["step"]) for state in self.zero.optimizer.state.values() if state]
         found = {"step": torch.tensor(max(steps, default=0.0))}
         if steps:
+            self._link_state()
             for moment in MOMENTS:
                 whole = self._each(lambda parameter, key=moment: safe_get_full_optimizer_state(parameter, key))
                 found |= {f"{moment}/{name}": tensor for name, tensor in whole}
@@ -159,6 +160,11 @@ class Zero(Sharded):
                 "step": step.clone().to(share.device),
                 **{moment: torch.zeros_like(share, requires_grad=False) for moment in MOMENTS},
             }
+        self._link_state()
+
+    def _link_state(self) -> None:
+        """Let zero2's parameters know their moments. DeepSpeed (0.19.8) does so itself once, after the first step of the
+        first parameter group: the moments of the other groups do not exist yet then."""
         if self.stage == 2:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
@@ -179,5 +185,5 @@ def _deepspeed() -> Any:
     import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    deepspeed.ops.__dict__.setdefault("__compatible_ops__", {})
+    vars(deepspeed.ops).setdefault("__compatible_ops__", {})
     return deepspeed
