@@ -27,6 +27,8 @@ START_SECONDS = 20.0
 """A pending job younger than this is left alone: its driver is still starting."""
 CANCEL_SECONDS = 30.0
 """How long a cancelled job may take to write its checkpoint before its processes are ended."""
+AWAY_SECONDS = 120.0
+"""How long someone who follows a log waits for services that do not answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -115,11 +117,19 @@ def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
 
 
 def follow_logs(settings: Settings, job_id: str, tenant: str | None, poll_seconds: float = 1.0) -> Iterator[str]:
-    """Pieces of the log as they appear, until the job has ended."""
-    seen = 0
+    """Pieces of the log as they appear, until the job has ended. A connection that drops is taken up again where it
+    was: UnavailableError only when nothing has answered for AWAY_SECONDS."""
+    seen, answered = 0, time.monotonic()
     while True:
-        ended = show_job(settings, job_id, tenant)["status"] in ENDED
-        text = job_logs(settings, job_id, tenant)
+        try:
+            ended = show_job(settings, job_id, tenant)["status"] in ENDED
+            text = job_logs(settings, job_id, tenant)
+        except (UnavailableError, OSError):  # what Ray's client raises when its connection breaks is an OSError
+            if time.monotonic() - answered > AWAY_SECONDS:
+                raise
+            time.sleep(poll_seconds)
+            continue
+        answered = time.monotonic()
         if len(text) > seen:
             yield text[seen:]
             seen = len(text)

@@ -10,96 +10,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from training import STEPS, context_in, dataset_in, declared, quiet, two_layer_model
 
-from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError, StorageFullError
 from soldiom_ray.models.load import load_run
-from soldiom_ray.records import Manifest, Sample
-from soldiom_ray.settings import load_settings
-from soldiom_ray.storage import FolderPlace, open_storage
+from soldiom_ray.storage import FolderPlace
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.fit import ready, run_locally, worker
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "model_stories260k" / "hf"
-STEPS = 12
-
-
-def texts(count: int) -> list[str]:
-    """Small functions that differ in their names and numbers: quick to learn."""
-    return [
-        f"def add_{i % 7}(value):\n    total = value + {i % 10}\n    return total\n\n\nprint(add_{i % 7}({i % 5}))\n"
-        * 3
-        for i in range(count)
-    ]
-
-
-def quiet(fraction: float, message: str) -> None:
-    assert 0 <= fraction <= 1
-
-
-def context_in(home: Path) -> Context:
-    settings = load_settings({"SOLDIOM_HOME": str(home)})
-    return Context(settings, Artifacts(open_storage(settings)), quiet)
-
-
-def dataset_in(artifacts: Artifacts, train: int = 60, validation: int = 8) -> Manifest:
-    draft = artifacts.draft("dataset", {"train": train, "validation": validation})
-    for split, count in (("train", train), ("validation", validation)):
-        empty = dict.fromkeys(Sample.model_fields, "")
-        rows = [
-            empty | {"id": f"{split}{i}", "text": text, "split": split, "source": "local", "kind": "other"}
-            for i, text in enumerate(texts(count))
-        ]
-        draft.write_rows(f"{split}/00000.parquet", rows, Sample)
-    return draft.commit(counts={"train": train, "validation": validation})
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face folder of a two-layer model with random weights and a tokenizer of its own."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    from soldiom_ray.models.tokens import train_tokenizer
-
-    folder = tmp_path_factory.mktemp("base")
-    tokenizer = train_tokenizer(texts(40), 320, 64)
-    torch.manual_seed(1)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        max_position_embeddings=64,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def declared(base: Path, **values: object) -> Train:
-    return Train.model_validate(
-        {
-            "base_model": str(base),
-            "method": "full",
-            "sequence_length": 64,
-            "batch_tokens": 512,
-            "epochs": 100,
-            "max_tokens": 512 * STEPS,
-            "validations": 3,
-            "validation_tokens": 512,
-            "learning_rate": 0.01,
-            "precision": "float32",
-        }
-        | values
-    )
+    return two_layer_model(tmp_path_factory.mktemp("base"))
 
 
 def stopping_at(step: int, more: type[Exception] = CancelledError):  # type: ignore[no-untyped-def]
@@ -185,7 +109,8 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from dataclasses import replace
-from test_train import context_in, declared, run_locally
+from soldiom_ray.train.fit import run_locally
+from training import context_in, declared
 def report(fraction, message):
     if message.startswith("step 7/"):
         os.kill(os.getpid(), 9)

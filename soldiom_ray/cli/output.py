@@ -51,14 +51,16 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     """Show a job's progress on stderr until it has ended; the finished job. Raises what ended it otherwise."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     from soldiom_ray import launch
 
     last: dict[str, Any] = dict(job)
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description:<9}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"))
+    columns = (TextColumn("{task.description:<9}"), BarColumn(16), TextColumn("{task.percentage:>3.0f} %"))
+    message = TextColumn("{task.fields[message]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
     told: set[str] = set()
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[message]}"), console=console) as progress:
+    with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
         bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
         for last in launch.wait_for_job(settings, str(job["id"])):
             for stage in last["stages"]:

@@ -18,6 +18,7 @@ def draw(curves: Sequence[Mapping[str, float]], best_step: int | None = None) ->
     learning rate."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     named = {key for point in curves for key in point}
     metrics = sorted(key for key in named if key.startswith("validation_") and key not in LOSSES)
@@ -32,6 +33,7 @@ def draw(curves: Sequence[Mapping[str, float]], best_step: int | None = None) ->
     panels[-1].set_ylabel("learning rate", fontsize=7)
     panels[-1].set_xlabel("training tokens")
     panels[-1].set_ylim(bottom=0)
+    panels[-1].xaxis.set_major_formatter(EngFormatter(sep=""))
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=7)

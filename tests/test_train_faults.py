@@ -1,0 +1,412 @@
+"""Checkpoints under faults: damage, a storage that is away, a full disk, a stop in the midst of something."""
+
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from conftest import free_port
+from moto.server import DomainDispatcherApplication, create_backend_app
+from training import context_in, dataset_in, declared, quiet, two_layer_model
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.errors import CancelledError, StorageFullError, UnavailableError
+from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import FolderPlace, Storage, open_storage
+from soldiom_ray.train import checkpoints as checkpoints_module
+from soldiom_ray.train import tensors as tensors_module
+from soldiom_ray.train.checkpoints import Checkpoints
+from soldiom_ray.train.fit import ready, run_locally
+from soldiom_ray.train.loop import LeavingError, Loop, Position, Schedule
+from soldiom_ray.train.saving import Saver
+
+OUTAGE_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_layer_model(tmp_path_factory.mktemp("base"))
+
+
+def state(seed: int = 0, rows: int = 64) -> dict[str, Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    made = {f"layer.{i}.weight": torch.randn(rows, 33, generator=generator) for i in range(4)}
+    return made | {"half": torch.randn(7, generator=generator).bfloat16(), "step": torch.tensor(3.0)}
+
+
+def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(left[name].equal(right[name]) for name in left)
+
+
+def checkpoints_in(folder: Path) -> Checkpoints:
+    return Checkpoints(Storage(FolderPlace(folder)), "run/x/checkpoints")
+
+
+def test_a_large_state_lies_in_shards_that_safetensors_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(tensors_module, "SHARD_BYTES", 20_000)
+    kept = checkpoints_in(tmp_path)
+    kept.write(Position(step=5), state(1), state(2, rows=2))
+    folder = tmp_path / "run/x/checkpoints/00000005"
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [
+        "manifest.json",
+        "optimizer.safetensors",
+        "weights-00001-of-00002.safetensors",
+        "weights-00002-of-00002.safetensors",
+    ]
+    assert same(load_file(folder / names[2]) | load_file(folder / names[3]), state(1))
+    found = kept.newest()
+    assert found is not None and same(found[1], state(1)) and same(found[2], state(2, rows=2))
+
+
+def test_a_sealed_state_is_read_back_after_its_files_are_gone(tmp_path: Path) -> None:
+    kept = Checkpoints(Storage(FolderPlace(tmp_path), bytes(range(32))), "run/x/checkpoints")
+    kept.write(Position(step=1), state(1), state(2))
+    found = kept.newest()
+    kept.clear()
+    assert found is not None and same(found[1], state(1)) and same(found[2], state(2))
+
+
+def truncate(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip(folder: Path) -> None:
+    path = folder / "optimizer.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def zero(folder: Path) -> None:
+    path = folder / "weights.safetensors"
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def change_manifest(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace(r"\"tokens\":70", r"\"tokens\":71"))
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "truncated": truncate,
+    "flipped": flip,
+    "zeroed": zero,
+    "empty": lambda folder: (folder / "weights.safetensors").write_bytes(b""),
+    "a file missing": lambda folder: (folder / "weights.safetensors").unlink(),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest garbage": lambda folder: (folder / "manifest.json").write_bytes(b"\xff{half"),
+    "manifest changed": change_manifest,
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_newest_checkpoint_that_verifies_is_taken_and_the_log_names_the_others(
+    how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = checkpoints_in(tmp_path)
+    for step in (6, 7):
+        kept.write(Position(step=step, tokens=step * 10, best_step=6), state(step), state(step + 100))
+    damage = tmp_path / "run/x/checkpoints/00000007"
+    before = [path.read_bytes() for path in sorted(damage.iterdir())]
+    DAMAGES[how](damage)
+    assert [path.read_bytes() for path in sorted(damage.iterdir())] != before
+    found = kept.newest()
+    assert found is not None and found[0].step == 6 and same(found[1], state(6))
+    skipped = [record.data for record in caplog.records if record.message.startswith("checkpoint skipped")]  # type: ignore[attr-defined]
+    assert len(skipped) == 1 and skipped[0]["step"] == 7 and skipped[0]["reason"]
+    assert kept.steps() == [6]
+
+
+class Shaky(FolderPlace):
+    """A folder on a file server that is away until `until`."""
+
+    until, refused = 0.0, 0
+
+    def _check(self) -> None:
+        if time.monotonic() < self.until:
+            self.refused += 1
+            raise OSError(5, "Input/output error")
+
+    def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
+        self._check()
+        super().put(key, chunks, durable)
+
+    def open(self, key: str) -> IO[bytes]:
+        self._check()
+        return super().open(key)
+
+
+def test_a_file_server_that_is_away_is_waited_for_and_nothing_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Shaky(tmp_path)
+    kept = Checkpoints(Storage(place), "run/x/checkpoints")
+    place.until = time.monotonic() + 1
+    kept.write(Position(step=1), state(1), state(2))
+    place.until = time.monotonic() + 1
+    found = kept.newest()
+    assert found is not None and found[0].step == 1 and place.refused >= 2
+    monkeypatch.setattr(checkpoints_module, "PATIENCE_SECONDS", 0.5)
+    place.until = time.monotonic() + 60
+    with pytest.raises(OSError, match="Input/output"):
+        kept.newest()
+    place.until = 0
+    assert kept.steps() == [1]
+
+
+@dataclass
+class S3:
+    """A real S3 server (moto's) that can be away: `refuse` or `fail` for a while."""
+
+    port: int = field(default_factory=free_port)
+    failing: bool = False
+    server: BaseWSGIServer | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        app = DomainDispatcherApplication(create_backend_app)
+
+        def answer(environ: Any, respond: Any) -> Any:
+            if self.failing:
+                respond("503 Slow Down", [("Content-Length", "0")])
+                return [b""]
+            return app(environ, respond)
+
+        self.server = make_server("127.0.0.1", self.port, answer, threaded=True)
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def stop(self) -> None:
+        if self.server is not None:
+            self.server.shutdown()
+            self.server.server_close()
+
+    def away(self, how: str, seconds: float) -> None:
+        def back() -> None:
+            time.sleep(seconds)
+            self.failing = False
+            if how == "refused":
+                self.start()
+
+        if how == "refused":
+            self.stop()
+        else:
+            self.failing = True
+        threading.Thread(target=back, daemon=True).start()
+
+
+@pytest.fixture
+def s3() -> Iterator[S3]:
+    import boto3
+
+    os.environ |= {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+    world = S3()
+    world.start()
+    boto3.client("s3", endpoint_url=world.url).create_bucket(Bucket="bucket")
+    yield world
+    world.stop()
+
+
+@pytest.mark.parametrize("how", ["refused", "503"])
+def test_an_s3_that_is_away_while_training_writes_and_reads_costs_nothing_but_time(
+    how: str,
+    s3: S3,
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alone = context_in(tmp_path / "alone")
+    train = declared(base, checkpoint_seconds=0.01)
+    one = run_locally(alone, dataset_in(alone.artifacts), train)
+    variables = {
+        "SOLDIOM_HOME": str(tmp_path / "home"),
+        "SOLDIOM_STORAGE": f"s3://bucket/{tmp_path.name}",
+        "SOLDIOM_S3_ENDPOINT": s3.url,
+    }
+    settings = load_settings(variables)
+    context = Context(settings, Artifacts(open_storage(settings)), quiet)
+    dataset = dataset_in(context.artifacts)
+    seen: list[str] = []
+
+    def report(fraction: float, message: str) -> None:
+        if message.startswith("step 5/") and not seen:
+            seen.append(message)
+            s3.away(how, OUTAGE_SECONDS)
+        if message.startswith("step 8/"):
+            raise CancelledError("stop")
+
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        run_locally(replace(context, report=report), dataset, train)
+    assert time.monotonic() - began > OUTAGE_SECONDS  # what was cancelled had to wait until its state was kept
+    _, work = ready(context, dataset, train)
+    assert work is not None
+    kept = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+    s3.away(how, 2)
+    found = kept.newest()
+    assert found is not None and found[0].step == 8
+    run = run_locally(context, dataset, train)
+    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-3)
+
+
+def test_a_right_that_is_missing_is_told_at_once(s3: S3, tmp_path: Path) -> None:
+    settings = load_settings({"SOLDIOM_STORAGE": "s3://nowhere/x", "SOLDIOM_S3_ENDPOINT": s3.url})
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match="nowhere"):
+        Checkpoints(open_storage(settings), "run/x/checkpoints").write(Position(step=1), state(1), state(2))
+    assert time.monotonic() - began < checkpoints_module.PATIENCE_SECONDS / 10
+
+
+class Recording:
+    """A keeper that holds what it was given, slowly, or fails."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.error, self.kept, self.gate = error, {}, threading.Event()  # type: ignore[var-annotated]
+
+    def write(self, position: Position, weights: Mapping[str, Any], moments: Mapping[str, Any]) -> None:
+        self.gate.wait(10)
+        if self.error:
+            raise self.error
+        self.kept[position.step] = {name: tensor.clone() for name, tensor in weights.items()}
+
+    def newest(self) -> None:
+        return None
+
+    read = best_weights = None
+
+
+def test_a_state_is_kept_as_it_was_while_the_training_changes_its_tensors() -> None:
+    keeper, live = Recording(), state(1)
+    saver = Saver(keeper)  # type: ignore[arg-type]
+    saver.save(Position(step=1), live, {}, shared=True)
+    live["layer.0.weight"].zero_()
+    keeper.gate.set()
+    saver.settle()
+    assert same(keeper.kept[1], state(1))
+
+
+def test_an_error_of_the_writing_thread_surfaces_at_the_next_save() -> None:
+    keeper = Recording(StorageFullError("No space left."))
+    saver = Saver(keeper)  # type: ignore[arg-type]
+    keeper.gate.set()
+    saver.save(Position(step=1), state(1), {}, shared=True)
+    with pytest.raises(StorageFullError):
+        saver.save(Position(step=2), state(1), {}, shared=True)
+
+
+def a_loop(folder: Path, base: Path, source: type, **hooks: Any) -> tuple[Loop, Checkpoints]:
+    import numpy as np
+    from transformers import AutoModelForCausalLM
+
+    from soldiom_ray.models.loss import CausalLoss
+    from soldiom_ray.train.strategies import Optimization, open_strategy
+
+    strategy = open_strategy(
+        "single", CausalLoss(AutoModelForCausalLM.from_pretrained(base)), Optimization(1e-3, 0.0, 1.0, False)
+    )
+    stream = np.random.default_rng(1).integers(0, 300, 16_001).astype(np.uint16)
+    schedule = Schedule(
+        steps=4,
+        units_per_step=200,
+        positions_at_once=64,
+        learning_rate=1e-3,
+        warmup_steps=1,
+        validate_every=2,
+        validation_tokens=64 * 60,
+        patience=9,
+        seed=1,
+    )
+    kept = checkpoints_in(folder)
+    return Loop(strategy, source(stream, 64), source(stream, 64), schedule, kept, **hooks), kept
+
+
+def test_a_long_step_hears_a_cancellation_between_its_batches(base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.train.blocks import Blocks
+
+    read: list[int] = []
+
+    class Slow(Blocks):
+        def batch(self, indices: Any) -> Any:
+            read.append(len(indices))
+            time.sleep(0.02)
+            return super().batch(indices)
+
+    stop_at: list[float] = []
+
+    def report(fraction: float, message: str) -> None:
+        if message.startswith("step 1/"):
+            stop_at.append(time.monotonic())
+            if len(stop_at) > 1:
+                raise CancelledError("stop")
+
+    loop, kept = a_loop(tmp_path, base, Slow, report=report)
+    with pytest.raises(CancelledError):
+        loop.run()
+    assert len(read) < 60 + 200 + 199  # the second step of 200 batches was not finished
+    found = kept.newest()
+    assert found is not None and found[0].step == 1
+
+
+def test_a_machine_that_is_taken_away_is_left_with_the_state_kept(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from soldiom_ray.train import loop as loop_module
+    from soldiom_ray.train.blocks import Blocks
+
+    monkeypatch.setattr(loop_module, "LOOK_SECONDS", 0.0)
+    loop, kept = a_loop(tmp_path, base, Blocks, report=quiet, leaving=lambda: loop.position.step >= 2)
+    with pytest.raises(LeavingError):
+        loop.run()
+    found = kept.newest()
+    assert found is not None and found[0].step == 2
+
+
+def test_stopped_at_any_place_a_training_ends_as_if_undisturbed(
+    base: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    alone, context = context_in(tmp_path / "alone"), context_in(tmp_path / "torn")
+    one = run_locally(alone, dataset_in(alone.artifacts), declared(base))
+    dataset, dice = dataset_in(context.artifacts), random.Random(4)
+    for _ in range(5):
+        left = dice.randint(1, 12)
+
+        def report(fraction: float, message: str) -> None:
+            nonlocal left
+            left -= message.startswith("step ")
+            if not left:
+                raise CancelledError("stop")
+
+        try:
+            run = run_locally(replace(context, report=report), dataset, declared(base))
+            break
+        except CancelledError:
+            continue
+    else:
+        run = run_locally(context, dataset, declared(base))
+    curves = [json.loads(at.artifacts.read(made, "curves.json")) for at, made in ((alone, one), (context, run))]
+    numbers = [[(p["step"], p.get("train_loss"), p.get("validation_loss")) for p in curve] for curve in curves]
+    assert [step for step, *_ in numbers[0]] == [step for step, *_ in numbers[1]]
+    for left_point, right_point in zip(*numbers, strict=True):
+        assert left_point == pytest.approx(right_point, abs=1e-3)
+    assert run.id == one.id
