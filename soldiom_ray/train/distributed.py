@@ -203,7 +203,7 @@ def _desk() -> Any:
 
 def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
 
     declared, gpu = work.declared, "GPU" in resources
     variables = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": COLLECTIVE_SECONDS}
@@ -215,6 +215,8 @@ def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads:
     trainer = TorchTrainer(
         _work,
         train_loop_config={"work": work, "board": desk, "threads": threads},
+        # What is offloaded is summed where it lies: gradients in the memory of the host need a backend of their own.
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu and declared.offload else None),
         scaling_config=ScalingConfig(
             num_workers=(declared.min_workers, declared.workers) if declared.min_workers else declared.workers,
             use_gpu=gpu,

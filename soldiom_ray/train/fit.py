@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import folder_hash
 from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
 from soldiom_ray.train.pictures import draw
-from soldiom_ray.train.strategies import Optimization, open_strategy
+from soldiom_ray.train.strategies import SHARDED, Optimization, check_strategy, open_strategy, with_weights
 from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ def run_locally(
 
 def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, Work | None]:
     """The run's draft, and the work that is left (None: an earlier run did it). Tokenises the dataset."""
+    check_strategy(_strategy(declared), workers=declared.workers, quantization=declared.quantization)
     artifacts, tokenizer_id = context.artifacts, None
     with ExitStack() as stack:
         if declared.architecture is None:
@@ -113,9 +115,12 @@ def worker(
         if declared.task == "causal_lm":
             needs = needed(folder, processor, declared, bfloat16=bfloat16)
             at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
-        model = methods.build(task, folder, processor, declared, configuration, bfloat16=bfloat16, device=device)
+        divided = _strategy(declared) in SHARDED
+        build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
+        model = build(device="cpu" if divided else device)
         length = min(declared.sequence_length, context_length(model))
-        stack.enter_context(task.reading(model, length))
+        if not divided:  # the fast layers hold on to weights that a divided model takes away and brings back
+            stack.enter_context(task.reading(model, length))
         train, held_out = stack.enter_context(task.open(artifacts, tokens, length, processor))
         train, held_out = (
             task.refer(model, units, positions=at_once, bfloat16=bfloat16) for units in (train, held_out)
@@ -124,9 +129,12 @@ def worker(
         optimization = Optimization(
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
+        sizes = _sizes(model)
         strategy = open_strategy(_strategy(declared), task.objective(model, tokens, declared), optimization)
+        stack.callback(strategy.close)
         loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe, leaving)
         outcome = loop.run()
+        weights = strategy.weights() if divided else {}
         if loop.rank == 0:
             details = {
                 "task": declared.task,
@@ -148,9 +156,10 @@ def worker(
                 "strategy": _strategy(declared),
                 "workers": strategy.world,
                 **_used(),
-                "parameters": sum(p.numel() for p in model.parameters()),
-                "trainable_parameters": sum(p.numel() for p in strategy.parameters.values()),
+                **sizes,
             }
+            if divided:
+                model = with_weights(build(device="cpu"), weights)
             entries = _store_weights(artifacts, work, model, processor, bfloat16)
             checkpoints.put_result(
                 {"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]}
@@ -185,6 +194,13 @@ def _strategy(declared: Train) -> str:
     if declared.strategy != "auto":
         return declared.strategy
     return "ddp" if declared.workers > 1 else "single"
+
+
+def _sizes(model: Any) -> dict[str, int]:
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
 
 
 def _best(outcome: Outcome) -> Record:

@@ -1,38 +1,43 @@
 """How the workers of a training share the model: each a whole copy, or each a part of it."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.train.strategies.strategy import Optimization, Strategy
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from soldiom_ray.models.loss import Objective
 
-__all__ = ["SHARDED", "Optimization", "Strategy", "open_strategy"]
+__all__ = ["SHARDED", "Optimization", "Strategy", "check_strategy", "open_strategy", "with_weights"]
 
 SHARDED = ("fsdp", "zero2", "zero3")
-"""They take the model on the CPU and put its parts where they belong; the model itself is not whole afterwards."""
+"""They take a model on the CPU and put its parts where they belong; that model itself is not whole afterwards."""
+
+
+def check_strategy(name: str, *, workers: int, quantization: str) -> None:
+    """InputError for what does not go together."""
+    if name == "single" and workers > 1:
+        raise InputError(
+            f"train.strategy is single, and train.workers is {workers}.", remedy="use strategy: ddp, or workers: 1"
+        )
+    if name in SHARDED and quantization != "none":
+        raise InputError(
+            f"train.strategy {name} cannot divide weights in 4 bits (train.quantization is {quantization}).",
+            remedy="use strategy: ddp, or leave `quantization` out",
+        )
 
 
 def open_strategy(name: str, objective: "Objective", optimization: Optimization) -> Strategy:
     """The strategy by its name in a recipe: single, ddp, fsdp, zero2, zero3 ("auto" is decided by the planner before).
 
-    With more than one process torch's process group must stand. InputError for what does not go together."""
-    if name in SHARDED and _is_quantized(objective):
-        raise InputError(
-            f"train.strategy {name} cannot divide weights in 4 bits (train.quantization nf4).",
-            remedy="use strategy: ddp, or leave `quantization` out",
-        )
+    With more than one process torch's process group must stand. InputError where a package is missing."""
     if name in ("single", "ddp"):
         from soldiom_ray.train.strategies.replicas import Replicas
 
-        strategy = Replicas(objective, optimization)
-        if name == "single" and strategy.world > 1:
-            raise InputError(
-                f"train.strategy is single, and there are {strategy.world} workers.",
-                remedy="use strategy: ddp, or workers: 1",
-            )
-        return strategy
+        return Replicas(objective, optimization)
     if name == "fsdp":
         from soldiom_ray.train.strategies.fsdp import Fsdp
 
@@ -44,5 +49,12 @@ def open_strategy(name: str, objective: "Objective", optimization: Optimization)
     raise ValueError(f"unknown strategy {name!r}")
 
 
-def _is_quantized(objective: "Objective") -> bool:
-    return any(not parameter.is_floating_point() for parameter in objective.parameters())
+def with_weights(model: Any, weights: "Mapping[str, Tensor]") -> Any:
+    """A model that is whole, after it took what `Strategy.weights` returned: how a divided one is saved."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
+    return model

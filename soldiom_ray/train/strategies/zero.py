@@ -61,7 +61,7 @@ class Zero(Sharded):
     def weights(self) -> "dict[str, Tensor]":
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {name: whole for name, whole in self._each(safe_get_full_fp32_param)}
+        return dict(self._each(safe_get_full_fp32_param))
 
     def moments(self) -> "dict[str, Tensor]":
         import torch
@@ -98,6 +98,10 @@ class Zero(Sharded):
         trained = sum(parameter.numel() for parameter in self.parameters.values())
         bucket = max(1, min(BUCKET, trained))
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
+        if self.stage == 3:
+            # Norms and biases stay whole on every rank; DeepSpeed's own default keeps whole matrices of small models.
+            flat = [parameter.numel() for parameter in self.objective.parameters() if parameter.dim() <= 1]
+            zero["stage3_param_persistence_threshold"] = max(flat, default=0)
         if self.optimization.offload and self.device.type == "cuda":
             parts = ("offload_optimizer", "offload_param") if self.stage == 3 else ("offload_optimizer",)
             zero |= {part: {"device": "cpu", "pin_memory": True} for part in parts}
@@ -163,8 +167,8 @@ class Zero(Sharded):
         self._link_state()
 
     def _link_state(self) -> None:
-        """Let zero2's parameters know their moments. DeepSpeed (0.19.8) does so itself once, after the first step of the
-        first parameter group: the moments of the other groups do not exist yet then."""
+        """Let zero2's parameters know their moments. DeepSpeed (0.19.8) does so itself once, after the first step of
+        the first parameter group: the moments of the other groups do not exist yet then."""
         if self.stage == 2:
             self.zero._hp_optimizer_states_linked = False
             self.zero._lazy_init_hp_params_optimizer_state()
