@@ -78,6 +78,7 @@ def _stand_alone() -> bool:
 
     if distributed.is_initialized():
         return False
+    store = distributed.HashStore()  # type: ignore[attr-defined]
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group(backend, store=store, rank=0, world_size=1)
     return True

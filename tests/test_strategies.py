@@ -1,0 +1,296 @@
+"""The strategies that divide a model: the same training as in one process, with less on each rank."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sharing import Group
+from small_models import small_settings
+from test_tasks import dataset_of, preferences, sentences
+from training import context_in, dataset_in, declared, two_layer_model
+
+from soldiom_ray.errors import CancelledError, InputError
+from soldiom_ray.models.load import load_run
+from soldiom_ray.train.fit import Work, finish, ready, run_locally
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"
+)
+DIVIDED = [
+    "fsdp",
+    pytest.param("zero2", marks=needs_deepspeed),
+    pytest.param("zero3", marks=needs_deepspeed),
+]
+METHODS = ("full", "lora", "prompt")
+STEPS = 4
+LENGTH = 32
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return two_layer_model(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    group = Group(2, tmp_path_factory.mktemp("pair"))
+    yield group
+    group.close()
+
+
+def trained(
+    base: Path, home: Path, strategy: str, method: str, until: int = STEPS, precision: str = "float32"
+) -> dict[str, Any]:
+    """Train from the newest checkpoint in `home` up to step `until` of STEPS, and leave a checkpoint there. Gives the
+    curves, the whole weights and moments (rank 0), and how many bytes of both this rank holds."""
+    from soldiom_ray.models.load import load_processor
+    from soldiom_ray.models.loss import CausalLoss
+    from soldiom_ray.storage import open_storage
+    from soldiom_ray.train import methods
+    from soldiom_ray.train.blocks import Blocks
+    from soldiom_ray.train.checkpoints import Checkpoints
+    from soldiom_ray.train.loop import Loop, Schedule
+    from soldiom_ray.train.strategies import Optimization, open_strategy
+    from soldiom_ray.train.tasks import task_of
+
+    def report(fraction: float, message: str) -> None:
+        if message.startswith(f"step {until}/"):
+            raise CancelledError("far enough")
+
+    train, bfloat16 = declared(base, method=method, rank=3, virtual_tokens=5), precision == "bfloat16"
+    task = task_of(train.task)
+    model = methods.build(task, base, load_processor(base), train, {}, bfloat16=bfloat16, device="cpu")
+    chosen = open_strategy(strategy, CausalLoss(model), Optimization(1e-2, 0.01, 0.5, bfloat16))
+    words = (np.random.default_rng(3).integers(3, 60, 41 * LENGTH) ** 1.3).astype(np.uint16)
+    # Four blocks for each of two ranks in every step, of which two fit in one pass: gradients are accumulated.
+    schedule = Schedule(STEPS, 8, 2 * LENGTH, 1e-2, 1, 2, 8 * LENGTH, 9, seed=5)
+    keeper = Checkpoints(open_storage(small_settings(home)), "checkpoints")
+    loop = Loop(chosen, Blocks(words, LENGTH), Blocks(words[: 9 * LENGTH], LENGTH), schedule, keeper, report)
+    with contextlib.suppress(CancelledError):
+        loop.run()
+    whole = chosen.weights() | chosen.moments()
+    held = bytes_held(chosen)
+    chosen.close()
+    return {
+        "curves": [{name: point.get(name) for name in ("train_loss", "validation_loss")} for point in loop.curves],
+        "whole": {name: tensor.numpy().copy() for name, tensor in whole.items()} if loop.rank == 0 else {},
+        "held": held,
+    }
+
+
+def bytes_held(strategy: Any) -> int:
+    """Bytes of weights and of the optimiser's state that this process holds between two steps."""
+    optimizer = strategy.zero.optimizer if hasattr(strategy, "zero") else strategy.optimizer
+    tensors = list(strategy.objective.parameters())
+    tensors += [parameter.ds_tensor for parameter in tensors if hasattr(parameter, "ds_tensor")]
+    tensors += [share for group in optimizer.param_groups for share in group["params"]]
+    tensors += [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    places = [(tensor.to_local() if hasattr(tensor, "to_local") else tensor).untyped_storage() for tensor in tensors]
+    return sum({place.data_ptr(): place.nbytes() for place in places}.values())
+
+
+def assert_same(one: dict[str, Any], two: dict[str, Any], loss: float = 1e-4, weight: float = 1e-3) -> None:
+    """The curves within `loss`, weights and moments within `weight`."""
+    assert len(one["curves"]) == len(two["curves"]) == STEPS + 1
+    for expected, found in zip(one["curves"], two["curves"], strict=True):
+        assert found == pytest.approx(expected, abs=loss)
+    assert one["whole"].keys() == two["whole"].keys() and float(two["whole"]["step"]) == STEPS
+    for name, expected in one["whole"].items():
+        assert two["whole"][name].dtype == expected.dtype
+        np.testing.assert_allclose(two["whole"][name], expected, atol=weight, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def alone(base: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """By method: what one process comes to."""
+    return {method: trained(base, tmp_path_factory.mktemp("alone"), "single", method) for method in METHODS}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strategy", ["ddp", *DIVIDED])
+def test_two_ranks_train_what_one_process_trains(
+    strategy: str, method: str, base: Path, pair: Group, alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    first, _ = pair.run(trained, base=base, home=tmp_path, strategy=strategy, method=method)
+    assert_same(alone[method], first)
+    losses = [point["validation_loss"] for point in first["curves"] if point["validation_loss"]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(("strategy", "method", "share"), [
+    ("fsdp", "full", 0.55), ("fsdp", "lora", 0.55), ("fsdp", "prompt", 0.55),
+    pytest.param("zero2", "full", 0.88, marks=needs_deepspeed),
+    pytest.param("zero3", "full", 0.75, marks=needs_deepspeed),
+    pytest.param("zero3", "lora", 0.75, marks=needs_deepspeed),
+])  # fmt: skip
+def test_a_rank_holds_its_share_only(
+    strategy: str,
+    method: str,
+    share: float,
+    base: Path,
+    pair: Group,
+    alone: dict[str, dict[str, Any]],
+    tmp_path: Path,
+) -> None:
+    """In float32 ZeRO keeps its originals of the weights beside those that it computes with, hence the larger share."""
+    for rank in pair.run(trained, base=base, home=tmp_path, strategy=strategy, method=method):
+        assert rank["held"] < share * alone[method]["held"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("first", ["single", "ddp", *DIVIDED])
+def test_a_checkpoint_goes_on_under_every_other_strategy_and_number_of_ranks(
+    first: str, method: str, base: Path, pair: Group, alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    if first == "single":
+        trained(base, begun, "single", method, until=STEPS - 1)
+    else:
+        pair.run(trained, base=base, home=begun, strategy=first, method=method, until=STEPS - 1)
+    found = importlib.util.find_spec("deepspeed") is not None
+    others = ["ddp", "fsdp"] + ["zero2", "zero3"] * found
+    for strategy in others:
+        home = shutil.copytree(begun, tmp_path / strategy)
+        two = pair.run(trained, base=base, home=home, strategy=strategy, method=method)[0]
+        assert_same(alone[method], two)
+    for strategy in ("single", others[-1], "fsdp"):
+        home = shutil.copytree(begun, tmp_path / f"one-{strategy}")
+        assert_same(alone[method], trained(base, home, strategy, method))
+
+
+@pytest.mark.parametrize("strategy", DIVIDED)
+def test_bfloat16_computes_and_float32_is_kept(
+    strategy: str, base: Path, pair: Group, alone: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    values = {"base": base, "home": tmp_path, "strategy": strategy, "precision": "bfloat16"}
+    first, _ = pair.run(trained, method="full", **values)
+    assert all(tensor.dtype == np.float32 for tensor in first["whole"].values())
+    for expected, found in zip(alone["full"]["curves"], first["curves"], strict=True):
+        assert found == pytest.approx(expected, abs=0.05)
+
+
+def worked(work: Work) -> None:
+    """What one worker of a training does."""
+    from soldiom_ray.train.fit import open_artifacts, worker
+
+    worker(work, open_artifacts(work.settings), lambda fraction, message: None, lambda record: None)
+
+
+def task_rows(task: str) -> list[dict[str, Any]]:
+    if task == "preference":
+        return preferences(60)
+    if task == "text_classification":
+        return [{"text": text, "metadata": json.dumps({"label": str(len(has))})} for text, has in sentences(120)]
+    words = [text for text, _ in sentences(100)]
+    both = [[{"role": "user", "content": text}, {"role": "assistant", "content": text[:9]}] for text in words]
+    return [{"text": text, "messages": json.dumps(said)} for text, said in zip(words, both, strict=True)]
+
+
+ARCHITECTURES = {
+    "text_classification": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+                            "intermediate_size": 64, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "seq2seq_lm": {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("task", ["text_classification", "seq2seq_lm", "preference"])
+@pytest.mark.parametrize("strategy", [DIVIDED[0], DIVIDED[2]])
+def test_every_task_is_trained_divided_and_saved_whole(
+    strategy: str, task: str, base: Path, pair: Group, tmp_path: Path
+) -> None:
+    """Three labels: a bias of three numbers is not divided evenly by two ranks."""
+    values: dict[str, Any] = {"task": task, "max_tokens": 2000, "batch_tokens": 400, "validations": 2}
+    if task in ARCHITECTURES:
+        values |= {"architecture": ARCHITECTURES[task], "vocabulary_size": 300}
+    single, context = context_in(tmp_path / "single"), context_in(tmp_path / "pair")
+    one = run_locally(single, dataset_of(single.artifacts, task_rows(task)), declared(base, **values))
+    draft, work = ready(
+        context, dataset_of(context.artifacts, task_rows(task)), declared(base, **values, strategy=strategy, workers=2)
+    )
+    assert work is not None
+    pair.run(worked, work=work)
+    run = finish(context, draft, work)
+    for name in ("parameters", "trainable_parameters", "best_step"):
+        assert run.details[name] == one.details[name]
+    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-3)
+    with (
+        load_run(single.artifacts, single.settings, one, dtype="float32") as (expected, _),
+        load_run(context.artifacts, context.settings, run, dtype="float32") as (found, _),
+    ):
+        weights = dict(found.named_parameters())
+        for name, parameter in expected.named_parameters():
+            np.testing.assert_allclose(weights[name].detach(), parameter.detach(), atol=2e-3, err_msg=name)
+
+
+def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    for values, said in (
+        ({"strategy": "single", "workers": 2}, r"train\.strategy is single.*workers is 2"),
+        ({"strategy": "fsdp", "method": "lora", "quantization": "nf4"}, "fsdp cannot divide weights in 4 bits"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ready(context, dataset, declared(base, **values))
+
+
+def test_zero_without_deepspeed_names_the_package(monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path) -> None:
+    known = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "deepspeed" and known(name, *more))
+    with pytest.raises(InputError, match="need the package deepspeed") as caught:
+        trained(base, tmp_path, "zero2", "full")
+    assert "pip install deepspeed" in caught.value.remedy
+
+
+@needs_deepspeed
+def test_zero_needs_no_compiler(base: Path, tmp_path: Path) -> None:
+    """In a process that finds neither a compiler nor what was compiled before."""
+    empty = tmp_path / "bin"
+    empty.mkdir()
+    job = f"import test_strategies as t; from pathlib import Path; base = Path({str(base)!r})\n" + "".join(
+        f"t.trained(base, Path({str(tmp_path)!r}) / {strategy!r}, {strategy!r}, 'lora')\n"
+        for strategy in ("zero2", "zero3")
+    )
+    variables = {"PATH": str(empty), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CC": "none", "CXX": "none"}
+    done = subprocess.run(
+        [sys.executable, "-c", job],
+        env=os.environ | variables | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "extensions").exists()
+
+
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A Ray of this module's own, with two CPUs."""
+    import ray
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("strategy", [DIVIDED[0], DIVIDED[2]])
+def test_two_ray_workers_divide_a_model(strategy: str, base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.train import train
+
+    single, context = context_in(tmp_path / "single"), context_in(tmp_path / "ray")
+    one = run_locally(single, dataset_in(single.artifacts), declared(base, method="lora"))
+    chosen = declared(base, method="lora", workers=2, strategy=strategy)
+    run = train(context, dataset_in(context.artifacts), chosen)
+    assert (run.details["strategy"], run.details["workers"]) == (strategy, 2)
+    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-2)
+    with load_run(context.artifacts, context.settings, run) as (model, _):
+        assert model.peft_config
