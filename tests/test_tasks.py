@@ -27,13 +27,14 @@ def context_in(home: Path) -> Context:
 
 
 def dataset_of(artifacts: Artifacts, rows: Sequence[dict[str, Any]]) -> Manifest:
-    """A dataset of these samples; every fifth goes to validation."""
+    """A dataset of these samples; every fifth goes to validation, and to the test side too."""
     draft = artifacts.draft("dataset", {"rows": len(rows), "first": str(rows[0]), "last": str(rows[-1])})
     empty = dict.fromkeys(Sample.model_fields, "") | {"metadata": "{}", "source": "files", "kind": "other"}
     counts = {"pictures": sum("image" in row for row in rows)}
     for split, chosen in (
         ("train", [row for place, row in enumerate(rows) if place % 5]),
         ("validation", [row for place, row in enumerate(rows) if not place % 5]),
+        ("test", [row for place, row in enumerate(rows) if not place % 5]),
     ):
         filled = [empty | {"id": f"{split}{place}", "split": split} | row for place, row in enumerate(chosen)]
         draft.write_rows(f"{split}/00000.parquet", filled, Sample)
@@ -102,6 +103,15 @@ def declared(base: Path, **values: object) -> Train:
     )
 
 
+def scored(context: Context, run: Manifest) -> dict[str, Any]:
+    from soldiom_ray.domains.schema import Evaluate
+    from soldiom_ray.evaluate import evaluate
+
+    scores = evaluate(context, run, context.artifacts.get(run.parents[0]), Evaluate())
+    assert scores.details["gate"]["verdict"] in context.artifacts.read(scores, "report.md").decode()
+    return scores.details
+
+
 def points(context: Context, run: Manifest, name: str) -> list[float]:
     return [point[name] for point in json.loads(context.artifacts.read(run, "curves.json")) if name in point]
 
@@ -122,6 +132,10 @@ def test_texts_are_classified_by_each_method(method: str, encoder: Path, tmp_pat
     with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
         said = model(**tokenizer(["the old horse sleeps here"], return_tensors="pt")).logits.argmax(-1)
         assert model.config.id2label[int(said)] == "animal"
+    scores = scored(context, run)
+    assert scores["gate"]["passed"] and scores["tuned"]["token_accuracy"] > 0.9 > scores["base"]["token_accuracy"]
+    best = run.details["best_validation"]
+    assert scores["tuned"]["loss"] == pytest.approx(best["validation_loss"], abs=0.02)
 
 
 def test_a_text_may_have_several_labels_or_none(encoder: Path, tmp_path: Path) -> None:
@@ -135,6 +149,7 @@ def test_a_text_may_have_several_labels_or_none(encoder: Path, tmp_path: Path) -
     run = run_locally(context, dataset, declared(encoder, **train, multi_label=True).model_copy(update=minilm))
     assert points(context, run, "validation_exact_match")[-1] > 0.8
     assert points(context, run, "validation_micro_f1")[-1] > 0.9
+    assert scored(context, run)["gate"]["passed"]
 
 
 def test_a_dataset_without_usable_labels_is_refused_by_name(encoder: Path, tmp_path: Path) -> None:
@@ -193,6 +208,7 @@ def test_a_sequence_to_sequence_model_learns_to_translate(method: str, tmp_path:
     scratch = {"task": "seq2seq_lm", "method": "full", "architecture": small, "vocabulary_size": 300}
     base = run_locally(context, dataset, declared(tmp_path, **scratch, epochs=12))
     assert points(context, base, "validation_token_accuracy")[-1] > 0.6
+    assert scored(context, base)["tuned"]["loss"] == pytest.approx(base.details["best_validation_loss"], abs=0.02)
     if method == "full":
         return
     tuned = run_locally(
@@ -292,6 +308,8 @@ def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
     task = {"task": "image_classification", "batch_tokens": 60, "epochs": 30, "learning_rate": 0.003, "validations": 2}
     base = run_locally(context, dataset, declared(tmp_path, **task, method="full", architecture=small))
     assert points(context, base, "validation_accuracy")[-1] > 0.85
+    scores = scored(context, base)
+    assert scores["tuned"]["token_accuracy"] > 0.75 > scores["base"]["token_accuracy"]
     if method == "full":
         return
     tuned = run_locally(

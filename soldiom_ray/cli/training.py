@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import Settings, load_settings
 
 jobs_app = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
@@ -76,18 +77,27 @@ def train(
     base: Annotated[str, typer.Option(help="builtin/tiny, a Hugging Face folder or hub id, or a registered model.")],
     data: Annotated[str, typer.Option(help="Id of a prepared dataset.")],
     method: Annotated[str, typer.Option(help="full, lora or prompt.")] = "lora",
+    task: Annotated[
+        str,
+        typer.Option(help="causal_lm, preference, seq2seq_lm, text_classification or image_classification."),
+    ] = "causal_lm",
     name: Annotated[str, typer.Option(help="Name of the tuned model.")] = "tuned",
     rank: Annotated[int | None, typer.Option(help="LoRA rank (16).")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data (1).")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence (512).")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens per step (8192).")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Default by method.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Default by method and task.")] = None,
     workers: Annotated[int | None, typer.Option(help="Ray Train workers (1).")] = None,
+    strategy: Annotated[str | None, typer.Option(help="single, ddp, fsdp, zero2 or zero3 (auto).")] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of `train` in a recipe; may be repeated."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Train, evaluate and register: a dataset and a base model become a version."""
-    options = {
+    given = {
         "rank": rank,
         "epochs": epochs,
         "max_tokens": max_tokens,
@@ -95,8 +105,10 @@ def train(
         "batch_tokens": batch_tokens,
         "learning_rate": learning_rate,
         "workers": workers,
+        "strategy": strategy,
     }
-    declared = {"base_model": _absolute(base), "method": method} | {k: v for k, v in options.items() if v is not None}
+    declared = {"base_model": _absolute(base), "task": task, "method": method}
+    declared |= _settings(options or []) | {key: value for key, value in given.items() if value is not None}
     job = _run({"name": name, "dataset": data, "train": declared, "evaluate": {}, "register": {}}, "train")
     made = {
         "id": job["result"]["run"],
@@ -109,6 +121,24 @@ def train(
         return
     _print_metrics(job["metrics"])
     print(f"Run {made['id']}, model {made['model_id']}. Next: soldiom deploy {made['model_id']}")
+
+
+def _settings(options: list[str]) -> dict[str, Any]:
+    """`--set NAME=VALUE` as a recipe's heading has them; values are read as YAML."""
+    import yaml
+
+    read = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise InputError(f"--set {option!r} has no value.", remedy="write it as NAME=VALUE, such as dora=true")
+        try:
+            read[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(
+                f"The value of --set {name} cannot be read.", remedy="write a number, a word or YAML"
+            ) from error
+    return read
 
 
 def evaluate(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
         row = models.get(connection, version_id, context.tenant)
     endpoint = _endpoint(row, declared)
     if endpoint.run:
-        context.artifacts.get(endpoint.run)
+        _generates(context.artifacts.get(endpoint.run))
     before = rollout.serving(row.id)
     config = declared.model_dump(mode="json")
     # A version never changes, so an endpoint of it with the same declaration is the one that was asked for.
@@ -86,6 +87,15 @@ def restore(settings: Settings) -> dict[str, str]:
             _note(settings, endpoint.model_id, "running", serving=True)
             outcome[endpoint.model_id] = "running"
     return outcome
+
+
+def _generates(run: Manifest) -> None:
+    """InputError for a model that does not write text: the endpoints generate."""
+    if run.details.get("auto_class", "AutoModelForCausalLM") != "AutoModelForCausalLM":
+        raise InputError(
+            f"The run {run.id} is a model for {run.details['task']}; endpoints serve causal language models so far.",
+            remedy=f"load it with transformers' {run.details['auto_class']} from the run's weights",
+        )
 
 
 def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":

@@ -8,7 +8,7 @@ from typing import Any
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.compare import Compared
 from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
-from soldiom_ray.evaluate.score import PROMPT_TOKENS, UNIFORM, Measured
+from soldiom_ray.evaluate.score import PRIOR, PROMPT_TOKENS, UNIFORM, Measured
 from soldiom_ray.records import Manifest
 
 FEW_GROUPS = 10
@@ -102,6 +102,11 @@ def _method(measured: Measured, compared: Compared, declared: Evaluate, dataset:
         text += (
             f" {len(torn)} of the groups also have documents in the training split, so the numbers say less about new"
             " sources than whole held-out groups would."
+        )
+    if measured.base == PRIOR:
+        text += (
+            " A sample counts as one token. There is no base model that knows these labels; the baseline says of every"
+            " sample how often each label occurs in the training split, and decides for the most frequent."
         )
     if measured.base == UNIFORM:
         text += (

@@ -31,6 +31,9 @@ STEPS = 12
 UNIFORM = "uniform"
 """Baseline of a model trained from random weights, which has no base: a guess, every token equally likely."""
 
+PRIOR = "label frequencies"
+"""Baseline of a classification: its base model knows nothing of the labels."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -69,6 +72,12 @@ def score_run(
     A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
     """
     from soldiom_ray.models.load import context_length, load_base, load_run
+
+    if run.details.get("task", "causal_lm") not in ("causal_lm", "preference"):
+        from soldiom_ray.evaluate.score_samples import score_samples
+
+        yield from score_samples(settings, artifacts, run, dataset, declared)
+        return
 
     rows = held_out_rows(artifacts, dataset)
     yield 0.02, f"loading the tuned model of {run.id}"
@@ -162,7 +171,7 @@ def _blocks_of_group(
 ) -> Iterator[Block]:
     from soldiom_ray.models.chat import encode_samples
 
-    ordered = sorted(rows, key=lambda row: _rank(seed, row["id"]))
+    ordered = sorted(rows, key=lambda row: rank(seed, row["id"]))
     later: list[list[Block]] = []
     for start in range(0, len(ordered), 16):
         batch = ordered[start : start + 16]
@@ -171,7 +180,7 @@ def _blocks_of_group(
             places = [slice(at, at + block_tokens) for at in range(0, len(sample.ids), block_tokens)]
             pieces = [Block(group, row["id"], sample.ids[place], sample.scored[place]) for place in places]
             blocks = [block for block in pieces if block.predicted]
-            keys = {id(block): _rank(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
+            keys = {id(block): rank(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
             if blocks:
                 yield blocks[0]
@@ -182,7 +191,8 @@ def _blocks_of_group(
                 yield blocks[turn]
 
 
-def _rank(seed: int, name: str) -> bytes:
+def rank(seed: int, name: str) -> bytes:
+    """By what things are put into an order that nothing but the seed decides."""
     return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
 
 

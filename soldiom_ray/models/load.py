@@ -188,11 +188,17 @@ def load_processor(folder: Path) -> Any:
 
 @contextmanager
 def load_base(
-    artifacts: Artifacts | None, settings: Settings, name: str, *, dtype: str = "auto", device: str | None = None
+    artifacts: Artifacts | None,
+    settings: Settings,
+    name: str,
+    *,
+    dtype: str = "auto",
+    device: str | None = None,
+    auto_class: str = "AutoModelForCausalLM",
 ) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) of a base model by name."""
     with model_folder(settings, artifacts, name) as folder:
-        yield load_model(folder, dtype=dtype, device=device)
+        yield load_model(folder, dtype=dtype, device=device, auto_class=auto_class)
 
 
 @contextmanager

@@ -1,12 +1,12 @@
 """The labels of a dataset's samples as numbers."""
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.labels import labels_of
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
 
@@ -16,19 +16,6 @@ if TYPE_CHECKING:
 
 MOST_SHARE = 0.5
 """With more different labels than this share of the samples they are no classes but names or numbers of the samples."""
-
-
-def labels_of(metadata: str) -> list[str]:
-    """The labels of one sample, from its metadata (JSON): none, one, or several."""
-    label = json.loads(metadata or "{}").get("label")
-    if label is None or label == "":
-        return []
-    if isinstance(label, str) and label.startswith("["):
-        try:
-            label = json.loads(label)
-        except ValueError:
-            return [label]
-    return [str(one) for one in label] if isinstance(label, list) else [str(label)]
 
 
 def classes(artifacts: Artifacts, dataset: Manifest, *, several: bool) -> list[str]:
