@@ -61,6 +61,11 @@ class Fsdp(Sharded):
         self.optimizer.step()
         self.optimizer.zero_grad()
 
+    def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
+        judged = super().judge(batch)
+        self.door.reshard()  # without a backward pass the root would stay gathered, and be old after `put`
+        return judged
+
     def weights(self) -> "dict[str, Tensor]":
         return self._whole(dict(self.parameters))
 
@@ -77,8 +82,6 @@ class Fsdp(Sharded):
         import torch
 
         self.check_names(weights)
-        # The root stays gathered after a pass without gradients; what it gathered is old now.
-        self.door.reshard()
         for name, parameter in self.parameters.items():
             self._take(parameter, weights[name])
         if moments is None or not float(moments["step"]):

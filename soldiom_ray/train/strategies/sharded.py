@@ -21,7 +21,7 @@ class Sharded(Strategy):
     def __init__(self, objective: "Objective", optimization: Optimization) -> None:
         import torch
 
-        self._own_group = _stand_alone()
+        self.own_group = _stand_alone()
         super().__init__(objective, optimization)
         if torch.cuda.is_available():
             self.device = torch.device("cuda", torch.cuda.current_device())
@@ -37,7 +37,7 @@ class Sharded(Strategy):
     def close(self) -> None:
         from torch import distributed
 
-        if self._own_group:
+        if self.own_group:
             distributed.destroy_process_group()
 
     def behind_door(self) -> "nn.Module":

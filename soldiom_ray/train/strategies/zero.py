@@ -89,8 +89,11 @@ class Zero(Sharded):
                 self._take(name, moments[f"{moment}/{name}"], moment)
 
     def close(self) -> None:
+        import deepspeed
+
         self.door.destroy()
-        super().close()
+        if self.own_group:  # through DeepSpeed, which keeps groups of its own beside it
+            deepspeed.comm.destroy_process_group()
 
     def _config(self) -> dict[str, Any]:
         """DeepSpeed's own configuration. The optimiser is torch's everywhere, on a GPU and for offloaded states too, so
