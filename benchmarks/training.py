@@ -1,0 +1,270 @@
+"""Tokens per second and peak memory of the training loop on two CPU cores; ours and TRL's SFTTrainer.
+
+    python -m venv /tmp/trl
+    /tmp/trl/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 'trl==1.16.*' datasets accelerate numpy
+    python benchmarks/training.py --peers /tmp/trl
+
+Model: Llama, 8 layers, 384 wide, 50,257 pieces (33 M parameters), first trained for some steps on Python source; text:
+PubMedQA abstracts, or the standard library's source where they are not at hand. Both sides pass once over the same
+documents with the same optimiser, learning rates and tokens per step, each in a fresh process, in turns; the best run
+counts. Tokens are real ones, padding is not counted. The loss is taken by one and the same code on held-out documents.
+TRL's peer settings are in `training_peer.py`: SFTConfig untouched, and the fastest one found. Ours runs in the peer's
+environment, which has only torch, transformers and peft of what Soldiom needs.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from training_work import SHAPE, Clock, documents, held_out_loss, plain_model
+
+PUBMED = Path(__file__).parents[2] / "shared" / "data" / "medical_pubmedqa" / "train.jsonl"
+PIECES, END = 50_257, "<|endoftext|>"
+LENGTH, BLOCKS, DOCUMENTS = 512, 6, 8
+"""Positions of a packed row, rows of a packed step, documents of a step that is not: both about 3,000 tokens."""
+RATES = {"full": 5e-4, "lora": 1e-3}
+HELD_OUT = 40
+PARAMETERS = 33.5e6
+"""Each is multiplied with in a pass over a token: the embeddings are the output matrix too."""
+
+
+def texts() -> tuple[list[str], str]:
+    """Documents to learn from, and what they are."""
+    if PUBMED.is_file():
+        rows = [json.loads(line) for line in PUBMED.open(encoding="utf-8")]
+        found = [f"{row['QUESTION']}\n\n{' '.join(row['CONTEXTS'])}\n\n{row['LONG_ANSWER']}" for row in rows]
+        return found, "PubMedQA abstracts"
+    found = [text[start : start + 1500] for text in sources() for start in range(0, len(text), 1500)]
+    return random.Random(1).sample(found, 1000), "pieces of the standard library's source"
+
+
+def sources() -> Iterator[str]:
+    """The standard library's files."""
+    for path in sorted(Path(sysconfig.get_path("stdlib")).rglob("*.py")):
+        if "site-packages" not in path.parts and "test" not in path.parts:
+            yield path.read_text(errors="replace")
+
+
+def prepare(folder: Path, steps: int) -> dict[str, Any]:
+    """The tokenizer and the documents of all sides; what they have in common."""
+    import numpy as np
+    from tokenizers import ByteLevelBPETokenizer
+
+    found, what = texts()
+    random.Random(5).shuffle(found)
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator([*found, *sources()], vocab_size=PIECES, special_tokens=[END])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    end = tokenizer.token_to_id(END)
+
+    def encoded(some: list[str]) -> list[Any]:
+        return [np.array([*one.ids, end]) for one in tokenizer.encode_batch(some)]
+
+    splits = {"held_out": encoded(found[:HELD_OUT]), "train": encoded(found[HELD_OUT : HELD_OUT + steps * DOCUMENTS])}
+    splits["before"] = encoded([text[:4000] for text in sources()])[:150]
+    arrays = {name: np.concatenate(rows) for name, rows in splits.items()}
+    ends = {f"{name}_ends": np.cumsum([len(row) for row in rows]) for name, rows in splits.items()}
+    np.savez(folder / "documents.npz", **arrays, **ends)
+    lengths = [len(row) for row in splits["train"]]
+    print(f"{len(lengths)} documents ({what}), {sum(lengths)} tokens, median {statistics.median(lengths):.0f}\n")
+    return {
+        "documents": str(folder / "documents.npz"), "tokenizer": str(folder / "tokenizer.json"), "end": END,
+        "pieces": tokenizer.get_vocab_size(), "length": LENGTH, "longest": 1024, "blocks_per_step": BLOCKS,
+        "documents_per_step": DOCUMENTS, "warmup_steps": 2, "weight_decay": 0.01, "seed": 17, "threads": 2,
+    }  # fmt: skip
+
+
+def train(job: dict[str, Any]) -> None:
+    """Our side: the project's loop, run in this process without anything else of the project."""
+    import numpy as np
+    import torch
+
+    from soldiom_ray.models.attention import causal_blocks
+    from soldiom_ray.models.loss import CausalLoss
+    from soldiom_ray.train.blocks import Blocks
+    from soldiom_ray.train.loop import Loop, Schedule
+    from soldiom_ray.train.strategies import Optimization, open_strategy
+
+    torch.set_num_threads(job["threads"])
+    model = plain_model(job)
+    if job["method"] == "lora":
+        from peft import LoraConfig, get_peft_model
+
+        kept = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model.to(torch.bfloat16), kept)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    train = Blocks(np.concatenate(documents(job, job.get("split", "train"))), job["length"])
+    steps = -(-len(train) // job["blocks_per_step"])
+    schedule = Schedule(
+        steps=steps,
+        units_per_step=job["blocks_per_step"],
+        positions_at_once=8192,
+        learning_rate=job["learning_rate"],
+        warmup_steps=job["warmup_steps"],
+        validate_every=steps,
+        validation_tokens=1,
+        patience=9,
+        seed=job["seed"],
+    )
+    clock = Clock()
+    with causal_blocks(model, job["length"]):
+        optimization = Optimization(job["learning_rate"], job["weight_decay"], 1.0, bfloat16=True)
+        strategy = open_strategy("single", CausalLoss(model.train()), optimization)
+        loop = Loop(strategy, train, Blocks(train.stream[:0], job["length"]), schedule, Nowhere(), _silent, _silent)
+        step = loop._step
+
+        def timed(number: int) -> tuple[float, int, int]:
+            found = step(number)
+            clock.tick()
+            return found
+
+        loop._step = timed  # type: ignore[method-assign]
+        clock.begin()
+        outcome = loop.run()
+        clock.finish(outcome.tokens)
+    result = clock.result()
+    if job.get("keep"):
+        model.save_pretrained(job["keep"])
+    else:
+        result["loss"] = held_out_loss(model, job)
+    Path(job["result"]).write_text(json.dumps(result))
+
+
+class Nowhere:
+    """Keeps no checkpoint: the peer keeps none either."""
+
+    def write(self, *_: Any) -> None: ...
+
+    def newest(self) -> None:
+        return None
+
+    def best_weights(self, _: Any) -> None:
+        return None
+
+
+def _silent(*_: Any) -> None: ...
+
+
+def run(python: Path, script: str, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """One side in a fresh process."""
+    path, result = folder / "job.json", folder / "result.json"
+    path.write_text(json.dumps(job | {"result": str(result), "folder": str(folder / "peer")}))
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(job["threads"]),
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    if job["side"] == "ours":
+        # The first as our workers set it, the second because the peer's environment does not hold Soldiom.
+        environment |= {"THP_MEM_ALLOC_ENABLE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [python, Path(__file__).parent / script, path]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        sys.exit(done.stderr[-4000:])
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
+
+
+def matrix_rate(kind: str) -> float:
+    """Floating-point operations per second of the model's own widest layer on a step's positions, two threads."""
+    import torch
+
+    torch.set_num_threads(2)
+    left = torch.randn(LENGTH * BLOCKS, SHAPE["hidden_size"]).to(getattr(torch, kind))
+    right = torch.randn(SHAPE["intermediate_size"], SHAPE["hidden_size"]).to(getattr(torch, kind))
+    return _fastest(lambda: torch.nn.functional.linear(left, right), 2 * left.numel() * len(right))
+
+
+def _fastest(work: Callable[[], Any], operations: int) -> float:
+    best, rounds = float("inf"), 20
+    for _ in range(8):
+        start = time.perf_counter()
+        for _ in range(rounds):
+            work()
+        best = min(best, (time.perf_counter() - start) / rounds)
+    return operations / best
+
+
+def compare(common: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
+    """All sides in turns, and the table."""
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    rates: dict[str, float] = {"float32": 0.0, "bfloat16": 0.0}
+    for _ in range(options.rounds):
+        rates = {kind: max(rate, matrix_rate(kind)) for kind, rate in rates.items()}
+        for method in options.methods:
+            job = common | {"method": method, "learning_rate": RATES[method]}
+            for side in options.sides:
+                ours = side == "ours"
+                python = Path(sys.executable) if options.peers is None else options.peers / "bin" / "python"
+                script = "training.py" if ours else "training_peer.py"
+                if ours or options.peers:
+                    found = run(python, script, job | {"side": side}, folder)
+                    runs.setdefault((method, side), []).append(found)
+                    print(f"{method} {side}: {found}", file=sys.stderr, flush=True)
+    print(
+        "| | tokens/s | ours is | tokens per second of a core | ours is | of the bf16 products | peak MiB | ours is |",
+        end="",
+    )
+    print(" held-out loss |\n|---|---|---|---|---|---|---|---|---|")
+    for (method, side), some in runs.items():
+        mine = runs.get((method, "ours"), some)
+        cells = [f"{method}, {side}"]
+        for key in ("tokens_per_second", "tokens_per_core_second"):
+            best, own = (max(one[key] for one in group) for group in (some, mine))
+            cells += [f"{best:,.0f}", f"{own / best:.2f} times"]
+        fastest = max(one["tokens_per_second"] for one in some)
+        work = fastest * PARAMETERS * (6 if method == "full" else 4)
+        peak, own = (min(one["peak_mib"] for one in group) for group in (some, mine))
+        cells += [f"{work / rates['bfloat16']:.0%}", f"{peak:,.0f}", f"{own / peak:.2f} times"]
+        print(f"| {' | '.join(cells)} | {statistics.mean(one['loss'] for one in some):.4f} |")
+    print(f"\nmatrix products: {rates['float32'] / 1e9:.0f} GFLOP/s float32, {rates['bfloat16'] / 1e9:.0f} bfloat16")
+
+
+def main() -> None:
+    if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
+        train(json.loads(Path(sys.argv[1]).read_text()))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--peers", type=Path, help="virtual environment with trl")
+    parser.add_argument("--sides", nargs="*", default=["ours", "trl-default", "trl-best"])
+    parser.add_argument("--methods", nargs="*", default=["full", "lora"])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--folder", type=Path, help="kept, so that another call finds the base")
+    options = parser.parse_args()
+    if options.quick:
+        options.rounds, options.steps = 1, 4
+    with tempfile.TemporaryDirectory() as name:
+        folder = options.folder or Path(name)
+        kept = folder / "common.json"
+        if not kept.is_file():
+            folder.mkdir(exist_ok=True, parents=True)
+            common = prepare(folder, options.steps)
+            first = common | {
+                "method": "full",
+                "learning_rate": 1e-3,
+                "side": "ours",
+                "split": "before",
+                "keep": str(folder / "base"),
+            }
+            run(Path(sys.executable), "training.py", first, folder)
+            kept.write_text(json.dumps(common | {"base": str(folder / "base")}))
+        compare(json.loads(kept.read_text()), options, folder)
+
+
+if __name__ == "__main__":
+    main()

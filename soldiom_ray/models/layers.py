@@ -1,0 +1,185 @@
+"""Layers of Llama-like models for training on a CPU: the same numbers within bfloat16's rounding, in fewer passes.
+
+Under autocast each small step of transformers' layers (norm, rotation, gate, adapter) reads and writes float32, keeps
+it for the backward pass, and casts weights again and again. Here each is one step that keeps its bfloat16 inputs.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from soldiom_ray.models.attention import rotated_attention
+from soldiom_ray.models.working import working_copy
+
+
+def faster(module: nn.Module) -> Callable[..., Any] | None:
+    """The forward pass that takes the place of this module's own, None where its own is as good or not known."""
+    kind = type(module)
+    name, known = kind.__name__, kind.__module__.startswith("transformers.models.")
+    if kind is nn.Linear:
+        return lambda x: linear(module, x)
+    if kind is nn.Embedding and module.max_norm is None:
+        own = module.forward
+        return lambda ids: own(ids).to(_kind(module.weight))
+    if known and name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
+        return lambda x: _Norm.apply(x, module.weight, module.variance_epsilon, _kind(x))  # type: ignore[no-untyped-call]
+    if known and name.endswith("MLP") and type(getattr(module, "act_fn", None)).__name__ in ("SiLUActivation", "SiLU"):
+        gated: Any = module
+        return lambda x: gated.down_proj(_Gate.apply(gated.gate_proj(x), gated.up_proj(x)))  # type: ignore[no-untyped-call]
+    if known and name.endswith("Attention") and hasattr(module, "q_proj") and not module.attention_dropout:
+        return _attention(module)
+    if name == "Linear" and kind.__module__ == "peft.tuners.lora.layer":
+        return _adapted(module)
+    return None
+
+
+def linear(module: Any, x: Tensor) -> Tensor:
+    """A linear layer; torch's own where the weight needs no cast."""
+    weight, bias = module.weight, module.bias
+    kind = _kind(weight)
+    x = x.to(kind)
+    if weight.dtype == kind:
+        return functional.linear(x, weight, None if bias is None else bias.to(kind))
+    result: Tensor = _Linear.apply(x, weight, working_copy(weight, kind), bias)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _adapted(module: Any) -> Callable[..., Any] | None:
+    """A plain LoRA layer with one adapter and no dropout."""
+    base, names = module.base_layer, module.active_adapters
+    if len(names) != 1 or type(base) is not nn.Linear or base.weight.requires_grad or names[0] in module.lora_variant:
+        return None
+    name, own = names[0], module.forward
+    if type(module.lora_dropout[name]) is not nn.Identity or module.lora_B[name].bias is not None:
+        return None
+    down, up = module.lora_A[name].weight, module.lora_B[name].weight
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if module.merged or module.disable_adapters or args or kwargs:
+            return own(x, *args, **kwargs)
+        kind = _kind(base.weight)
+        copies = (working_copy(base.weight, kind), working_copy(down, kind), working_copy(up, kind))
+        return _Adapted.apply(x.to(kind), down, up, *copies, base.bias, module.scaling[name])  # type: ignore[no-untyped-call]
+
+    return forward
+
+
+def _attention(module: Any) -> Callable[..., Any]:
+    own, norms = module.forward, hasattr(module, "q_norm")
+
+    def forward(hidden_states: Tensor, position_embeddings: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if args or position_embeddings is None or kwargs.get("past_key_values") is not None:
+            return own(hidden_states, position_embeddings, *args, **kwargs)
+        shape = (*hidden_states.shape[:-1], -1, module.head_dim)
+        query, key, value = (
+            layer(hidden_states).view(shape) for layer in (module.q_proj, module.k_proj, module.v_proj)
+        )
+        cos, sin = position_embeddings
+        if norms:
+            query, key = module.q_norm(query), module.k_norm(key)
+        read = rotated_attention(query, key, value, cos, sin, module.scaling)
+        return module.o_proj(read), None
+
+    return forward
+
+
+def _kind(like: Tensor) -> torch.dtype:
+    """The kind of number that products are made in."""
+    device = like.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+
+
+class _Linear(torch.autograd.Function):
+    """`x @ copy.T + bias`; the gradient is `weight`'s, whose copy it multiplies with."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, copy: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, copy)
+        return functional.linear(x, copy, None if bias is None else bias.to(copy.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, Tensor | None]:
+        x, copy = ctx.saved_tensors
+        flat = outer[0].reshape(-1, outer[0].shape[-1])
+        needs_x, needs_weight, _, needs_bias = ctx.needs_input_grad
+        return (
+            (flat @ copy).view(*outer[0].shape[:-1], -1) if needs_x else None,
+            flat.t() @ x.reshape(-1, x.shape[-1]) if needs_weight else None,
+            None,
+            flat.sum(0, dtype=torch.float32) if needs_bias else None,
+        )
+
+
+class _Adapted(torch.autograd.Function):
+    """`x @ base.T + bias + scale * (x @ down.T) @ up.T`; gradients for x, down and up."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        base: Tensor,
+        down_copy: Tensor,
+        up_copy: Tensor,
+        bias: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1])
+        narrow = flat @ down_copy.t()
+        result = functional.linear(flat, base, None if bias is None else bias.to(base.dtype))
+        result.addmm_(narrow, up_copy.t(), alpha=scale)
+        ctx.save_for_backward(flat, narrow, base, down_copy, up_copy)
+        ctx.scale = scale
+        return result.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, ...]:
+        x, narrow, base, down, up = ctx.saved_tensors
+        flat = outer[0].reshape(-1, outer[0].shape[-1])
+        back = (flat @ up).mul_(ctx.scale)
+        result = None
+        if ctx.needs_input_grad[0]:
+            result = (flat @ base).addmm_(back, down).view(*outer[0].shape[:-1], -1)
+        return result, back.t() @ x, (flat.t() @ narrow).mul_(ctx.scale), None, None, None, None, None
+
+
+class _Norm(torch.autograd.Function):
+    """Root mean square normalisation (Zhang and Sennrich 2019), reckoned in float32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kind: torch.dtype) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        result: Tensor = (x * scale).mul_(weight).to(kind)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        gradient, normal = outer[0].float(), x * scale
+        for_weight = None
+        if ctx.needs_input_grad[1]:
+            for_weight = (gradient * normal).flatten(0, -2).sum(0)
+        scaled = gradient * weight
+        mean = torch.linalg.vecdot(scaled, normal).div_(x.shape[-1])[..., None]
+        return scaled.sub_(normal.mul_(mean)).mul_(scale).to(x.dtype), for_weight, None, None
+
+
+class _Gate(torch.autograd.Function):
+    """`silu(gate) * up` (SwiGLU, Shazeer 2020)."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return functional.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor]:
+        gate, up = ctx.saved_tensors
+        for_gate: Tensor = torch.ops.aten.silu_backward(outer[0] * up, gate)
+        return for_gate, functional.silu(gate).mul_(outer[0])

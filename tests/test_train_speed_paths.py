@@ -1,0 +1,157 @@
+"""The faster paths of the training loop compute what transformers' own layers compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional
+
+from soldiom_ray.models.attention import causal_blocks
+from soldiom_ray.models.loss import UNSCORED, CausalLoss
+from soldiom_ray.models.working import copies_are_old, drop_copies, hold_copies, working_copy
+
+SHAPE = {
+    "vocab_size": 301,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "max_position_embeddings": 512,
+}
+POSITIONS = 260
+
+
+def llama(**more: Any) -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, **more)).train()
+
+
+def qwen(**more: Any) -> Any:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(Qwen3Config(**SHAPE, **more)).train()
+
+
+def adapted(model: Any, **more: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    tuned: Any = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **more))
+    for name, parameter in tuned.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(0, 0.1)
+    return tuned
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    ids, labels = torch.randint(0, 301, (2, 3, POSITIONS))
+    labels[0, :50] = UNSCORED
+    return ids, labels
+
+
+def plain_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    logits = model(input_ids=ids, use_cache=False).logits
+    return functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+
+
+def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def farthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    assert found.keys() == expected.keys()
+    return max(float((found[name] - one).norm() / one.norm()) for name, one in expected.items())
+
+
+def replaced(model: Any) -> int:
+    return sum("forward" in vars(module) for module in model.modules())
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "tied": lambda: llama(tie_word_embeddings=True),
+    "biased": lambda: llama(tie_word_embeddings=False, attention_bias=True, mlp_bias=True),
+    "normed": qwen,
+    "adapted": lambda: adapted(llama()),
+    "adapted with magnitudes": lambda: adapted(qwen(), use_dora=True),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_faster_layers_have_the_loss_and_gradients_of_the_plain_ones(name: str) -> None:
+    model, (ids, labels) = MODELS[name](), batch()
+    plain = plain_loss(model, ids, labels)
+    expected = gradients(model, plain)
+    with causal_blocks(model, POSITIONS):
+        assert replaced(model)
+        found = CausalLoss(model)(ids, labels)
+        assert found.item() == pytest.approx(plain.item(), rel=1e-5)
+        assert farthest(gradients(model, found), expected) < 1e-4
+    assert not replaced(model)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_in_bfloat16_they_are_as_near_to_float32_as_autocast_is(name: str) -> None:
+    model, (ids, labels) = MODELS[name](), batch()
+    exact = gradients(model, plain_loss(model, ids, labels))
+    with torch.autocast("cpu", torch.bfloat16):
+        plain = plain_loss(model, ids, labels)
+    usual = farthest(gradients(model, plain), exact)
+    with causal_blocks(model, POSITIONS):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = CausalLoss(model)(ids, labels)
+        assert found.item() == pytest.approx(plain.item(), rel=1e-3)
+        assert farthest(gradients(model, found), exact) < 2 * usual
+
+
+def test_a_piece_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> None:
+    from soldiom_ray.models.loss import _to_gradients
+
+    logits = torch.zeros(1, 64)
+    logits[0, 3] = 12.0
+    exact = torch.softmax(logits, -1)[0, 3] - 1
+    rounded = logits.bfloat16()
+    assert torch.softmax(rounded, -1)[0, 3] == 1.0
+    loss = _to_gradients(rounded, torch.tensor([3]))
+    assert float(rounded[0, 3]) == pytest.approx(float(exact), rel=1e-2)
+    assert float(loss) == pytest.approx(-float(torch.log_softmax(logits, -1)[0, 3]), rel=1e-2)
+
+
+def test_a_batch_without_a_label_to_learn_has_no_loss_and_no_gradient() -> None:
+    model, (ids, labels) = llama(), batch()
+    with causal_blocks(model, POSITIONS):
+        loss = CausalLoss(model)(ids, torch.full_like(labels, UNSCORED))
+    found = gradients(model, loss)
+    assert loss.item() == 0 and not any(float(one.abs().max()) for one in found.values())
+
+
+def test_a_model_whose_output_would_differ_keeps_its_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from soldiom_ray.models import layers
+
+    monkeypatch.setattr(layers, "linear", lambda module, x: torch.zeros(*x.shape[:-1], module.out_features))
+    model = llama()
+    with causal_blocks(model, POSITIONS):
+        assert not replaced(model)
+
+
+def test_a_copy_follows_its_weight() -> None:
+    weight = torch.nn.Parameter(torch.randn(50, 8))
+    assert working_copy(weight, torch.bfloat16) is not working_copy(weight, torch.bfloat16)
+    hold_copies([weight])
+    first = working_copy(weight, torch.bfloat16, aligned=True)
+    assert first.shape == (64, 8) and not first[50:].any()
+    assert working_copy(weight, torch.bfloat16).data_ptr() == first.data_ptr()
+    with torch.no_grad():
+        weight.add_(1)
+    torch.testing.assert_close(working_copy(weight, torch.bfloat16), weight.detach().bfloat16())
+    weight.data.mul_(2)
+    copies_are_old([weight])
+    torch.testing.assert_close(working_copy(weight, torch.bfloat16), weight.detach().bfloat16())
+    drop_copies([weight])
+    assert working_copy(weight, torch.bfloat16).shape == (50, 8)
