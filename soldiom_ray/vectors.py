@@ -4,6 +4,7 @@ Two processes with a Chroma folder of their own would damage it, and Chroma's ow
 so neither is ever used.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -123,11 +124,23 @@ def _client(url: str) -> Any:
 
     parts = urlsplit(url)
     secure = parts.scheme == "https"
-    return chromadb.HttpClient(
-        host=parts.hostname or "127.0.0.1",
-        port=parts.port or (443 if secure else 80),
-        ssl=secure,
-        settings=ChromaSettings(anonymized_telemetry=False),
+    try:
+        return chromadb.HttpClient(
+            host=parts.hostname or "127.0.0.1",
+            port=parts.port or (443 if secure else 80),
+            ssl=secure,
+            settings=ChromaSettings(anonymized_telemetry=False),
+        )
+    except ValueError as error:  # of whatever kind the first call's error is
+        if "connect to a Chroma server" in str(error):
+            raise UnavailableError(f"Chroma at {url} does not answer.", remedy="run `soldiom up`") from error
+        raise _no_chroma(f" at {url}", error) from error
+
+
+def _no_chroma(where: str, error: Exception) -> UnavailableError:
+    return UnavailableError(
+        f"What answers as Chroma{where} is none, or fails: {type(error).__name__}.",
+        remedy="see `soldiom status`, Chroma's log, and SOLDIOM_CHROMA_URL",
     )
 
 
@@ -145,10 +158,8 @@ def _errors(settings: Settings | None = None, name: str = "") -> Iterator[None]:
         ) from error
     except httpx.TransportError as error:
         raise UnavailableError(f"Chroma{where} does not answer.", remedy="run `soldiom up`") from error
-    except ValueError as error:
-        if "connect to a Chroma server" in str(error):
-            raise UnavailableError(f"Chroma{where} does not answer.", remedy="run `soldiom up`") from error
-        raise
+    except (httpx.HTTPError, json.JSONDecodeError) as error:
+        raise _no_chroma(where, error) from error
     except chromadb.errors.ChromaError as error:
         raise UnavailableError(
             f"Chroma{where} refused: {type(error).__name__}.", remedy="see `soldiom status` and Chroma's log"

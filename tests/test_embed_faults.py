@@ -1,0 +1,229 @@
+"""Embedding that is killed at random moments, and a Chroma that dies, is emptied, or answers with errors."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from preparing import context_in, document, documents_of, package_documents
+from real_chroma import Chroma
+
+from soldiom_ray import vectors
+from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
+from soldiom_ray.embed import embed, parts
+from soldiom_ray.errors import SoldiomError, UnavailableError
+from soldiom_ray.prepare import prepare
+
+ROUNDS = 5
+DECLARED = Embed(max_tokens=32)
+PROGRAM = """
+import json, sys
+from preparing import context_in
+from soldiom_ray.domains.schema import Embed
+from soldiom_ray.embed import embed, parts
+parts.PART_BYTES = 4_000
+context = context_in(sys.argv[1], SOLDIOM_CHROMA_URL=sys.argv[2])
+print("begun", flush=True)
+made = embed(context, context.artifacts.get(sys.argv[3]), Embed(max_tokens=32))
+print(json.dumps({"id": made.id, "counts": made.counts, "files": [[f.name, f.sha256] for f in made.files]}))
+"""
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "PART_BYTES", 4_000)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A home that holds a dataset, and the dataset's id."""
+    context = context_in(tmp_path_factory.mktemp("prepared"))
+    rows = package_documents(["peft", "typer"], most=4)
+    dataset = prepare(context, [documents_of(context, rows)], Prepare(split=SplitRule(test=0, validation=0)))
+    return context.settings.home, dataset.id
+
+
+@pytest.fixture
+def home(prepared: tuple[Path, str], tmp_path: Path) -> Path:
+    shutil.copytree(prepared[0], tmp_path / "home")
+    return tmp_path / "home"
+
+
+def start(home: Path, url: str, dataset: str) -> subprocess.Popen[str]:
+    here = Path(__file__).parent
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(home), url, dataset],
+        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def held(context: Context, index: str) -> dict[str, tuple[str, bytes]]:
+    collection = vectors.find_collection(context.settings, index)
+    rows = collection.get(include=["metadatas", "embeddings"])
+    values = (json.dumps(one, sort_keys=True) for one in rows["metadatas"])
+    embedded = (np.asarray(one, np.float32).tobytes() for one in rows["embeddings"])
+    return dict(zip(rows["ids"], zip(values, embedded, strict=True), strict=True))
+
+
+def test_killed_again_and_again_index_and_collection_are_the_same(
+    prepared: tuple[Path, str], home: Path, tmp_path: Path
+) -> None:
+    dataset = prepared[1]
+    quiet, chroma = Chroma(tmp_path / "quiet"), Chroma(tmp_path / "chroma")
+    try:
+        alone = context_in(shutil.copytree(prepared[0], tmp_path / "other"), SOLDIOM_CHROMA_URL=quiet.url)
+        began = time.monotonic()
+        expected = embed(alone, alone.artifacts.get(dataset), DECLARED)
+        seconds, dice, killed = time.monotonic() - began, random.Random(5), 0
+        for _ in range(ROUNDS):
+            process = start(home, chroma.url, dataset)
+            assert process.stdout and process.stdout.readline() == "begun\n"
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=dice.uniform(0.2, 0.8) * seconds)
+            process.kill()
+            process.communicate()
+            killed += process.returncode != 0
+            if process.returncode == 0:
+                shutil.rmtree(home / "storage" / "index")
+        out, _ = start(home, chroma.url, dataset).communicate(timeout=300)
+        told = json.loads(out.splitlines()[-1])
+        assert told["files"] == [[entry.name, entry.sha256] for entry in expected.files] and killed
+        assert (told["id"], told["counts"]) == (expected.id, expected.counts)
+        context = context_in(home, SOLDIOM_CHROMA_URL=chroma.url)
+        assert held(context, expected.id) == held(alone, expected.id)
+        assert len(held(alone, expected.id)) == expected.counts["passages"] > 100
+    finally:
+        quiet.stop()
+        chroma.stop()
+
+
+def interrupting(context: Context, fraction: float, act: Any) -> Context:
+    """The same, but `act` happens when so much is done."""
+    waiting = [act]
+
+    def report(done: float, message: str) -> None:
+        if done >= fraction and waiting:
+            waiting.pop()()
+
+    return Context(context.settings, context.artifacts, report)
+
+
+def test_chroma_that_dies_in_between_is_named_and_the_next_run_goes_on(
+    prepared: tuple[Path, str], home: Path, tmp_path: Path
+) -> None:
+    chroma = Chroma(tmp_path / "chroma")
+    context = context_in(home, SOLDIOM_CHROMA_URL=chroma.url)
+    dataset = context.artifacts.get(prepared[1])
+    with pytest.raises(UnavailableError, match="Chroma does not answer"):
+        embed(interrupting(context, 0.4, chroma.kill), dataset, DECLARED)
+    with pytest.raises(UnavailableError, match=rf"Chroma at {chroma.url} does not answer"):
+        embed(context, dataset, DECLARED)
+    made = {path: path.stat().st_mtime_ns for path in home.rglob("vectors/*.npy")}
+    again = Chroma(tmp_path / "chroma", chroma.port)
+    try:
+        index = embed(context, dataset, DECLARED)
+        assert len(held(context, index.id)) == index.counts["passages"]
+        assert made and made == {path: path.stat().st_mtime_ns for path in made}
+    finally:
+        again.stop()
+
+
+def test_a_collection_that_is_emptied_meanwhile_is_named_and_filled_by_the_next_run(
+    prepared: tuple[Path, str], home: Path, tmp_path: Path
+) -> None:
+    chroma = Chroma(tmp_path / "chroma")
+    try:
+        context = context_in(home, SOLDIOM_CHROMA_URL=chroma.url)
+        dataset = context.artifacts.get(prepared[1])
+
+        def name() -> str:
+            (folder,) = (home / "storage" / "index").iterdir()
+            return folder.name
+
+        def drop() -> None:
+            assert vectors.delete_collection(context.settings, name())
+
+        def thin() -> None:
+            vectors.find_collection(context.settings, name()).delete(ids=["000000-00000"])
+
+        with pytest.raises(SoldiomError, match="has no collection 'index-"):
+            embed(interrupting(context, 0.4, drop), dataset, DECLARED)
+        with pytest.raises(UnavailableError, match=r"Chroma holds \d+ of the \d+ passages of index-"):
+            embed(interrupting(context, 0.4, thin), dataset, DECLARED)
+        index = embed(context, dataset, DECLARED)
+        assert len(held(context, index.id)) == index.counts["passages"]
+    finally:
+        chroma.stop()
+
+
+ANSWERS = [
+    (500, "application/json", b'{"error": "InternalError", "message": "the text of somebody"}'),
+    (503, "text/html", b"<html>the text of somebody</html>"),
+    (200, "text/html", b"<html>a login page: the text of somebody</html>"),
+    (200, "application/json", b"[]"),
+    (429, "application/json", b'{"error": "RateLimitError", "message": "the text of somebody"}'),
+]
+
+
+@contextmanager
+def answering(status: int, kind: str, body: bytes) -> Iterator[str]:
+    """The address of a server that answers everything so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(status)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - names that the base class calls
+
+        def log_message(self, *_: Any) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=[f"{status} {kind}" for status, kind, _ in ANSWERS])
+def test_answers_that_are_no_chromas_are_one_clear_error_without_a_text(
+    prepared: tuple[Path, str], home: Path, answer: tuple[int, str, bytes]
+) -> None:
+    with answering(*answer) as url:
+        context = context_in(home, SOLDIOM_CHROMA_URL=url)
+        with pytest.raises(UnavailableError) as told:
+            embed(context, context.artifacts.get(prepared[1]), DECLARED)
+    assert "Chroma" in str(told.value) and "Remedy" in str(told.value) and "somebody" not in str(told.value)
+
+
+def test_every_document_is_in_one_slice_of_its_shard_however_long_it_is(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    rows = [document("x = 1\n" * 20 + f"y = {number}\n" * 40, "g", f"{number}.py") for number in range(20)]
+    rows.append(document("\n".join(f"value_{line} = {line}" for line in range(3000)), "g", "large.py"))
+    declared = Prepare(split=SplitRule(test=0, validation=0), filters=())
+    dataset = prepare(context, [documents_of(context, rows)], declared)
+    (table,) = context.artifacts.tables(dataset, "train/")
+    for count in (1, 2, 3, 7, 100):
+        slices = [[row["id"] for row, _ in parts._slice(table, index, count)] for index in range(count)]
+        assert [one for some in slices for one in some] == table.column("id").to_pylist()
