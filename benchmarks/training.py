@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import random
+import socket
 import statistics
 import subprocess
 import sys
@@ -96,6 +97,8 @@ def train(job: dict[str, Any]) -> None:
     from soldiom_ray.train.strategies import Optimization, open_strategy
 
     torch.set_num_threads(job["threads"])
+    if job.get("workers", 1) > 1:
+        torch.distributed.init_process_group("gloo")
     model = plain_model(job)
     if job["method"] == "lora":
         from peft import LoraConfig, get_peft_model
@@ -121,7 +124,9 @@ def train(job: dict[str, Any]) -> None:
     clock = Clock()
     with causal_blocks(model, job["length"]):
         optimization = Optimization(job["learning_rate"], job["weight_decay"], 1.0, bfloat16=True)
-        strategy = open_strategy("single", CausalLoss(model.train()), optimization)
+        strategy = open_strategy(
+            "ddp" if job.get("workers", 1) > 1 else "single", CausalLoss(model.train()), optimization
+        )
         loop = Loop(strategy, train, Blocks(train.stream[:0], job["length"]), schedule, Nowhere(), _silent, _silent)
         step = loop._step
 
@@ -135,6 +140,9 @@ def train(job: dict[str, Any]) -> None:
         outcome = loop.run()
         clock.finish(outcome.tokens)
     result = clock.result()
+    if loop.rank:
+        torch.distributed.destroy_process_group()
+        return
     if job.get("keep"):
         model.save_pretrained(job["keep"])
     else:
@@ -170,10 +178,20 @@ def run(python: Path, script: str, job: dict[str, Any], folder: Path) -> dict[st
     if job["side"] == "ours":
         # The first as our workers set it, the second because the peer's environment does not hold Soldiom.
         environment |= {"THP_MEM_ALLOC_ENABLE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
-    command = [python, Path(__file__).parent / script, path]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if done.returncode:
-        sys.exit(done.stderr[-4000:])
+    workers = job.get("workers", 1)
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    started = []
+    for rank in range(workers):
+        mine = environment | {"RANK": str(rank), "WORLD_SIZE": str(workers)}
+        command = [python, Path(__file__).parent / script, path]
+        started.append(
+            subprocess.Popen(command, env=mine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        )
+    errors = [one.communicate()[1] for one in started]
+    if any(one.returncode for one in started):
+        sys.exit("\n".join(error[-4000:] for error in errors))
     found: dict[str, Any] = json.loads(result.read_text())
     return found
 
@@ -233,6 +251,21 @@ def compare(common: dict[str, Any], options: argparse.Namespace, folder: Path) -
     print(f"\nmatrix products: {rates['float32'] / 1e9:.0f} GFLOP/s float32, {rates['bfloat16'] / 1e9:.0f} bfloat16")
 
 
+def compare_workers(common: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
+    """One process with two threads, and two with one each, at the tokens per step of a recipe that says nothing."""
+    found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    python = Path(sys.executable) if options.peers is None else options.peers / "bin" / "python"
+    job = common | {"method": "full", "learning_rate": RATES["full"], "side": "ours", "blocks_per_step": 8192 // LENGTH}
+    for _ in range(options.rounds):
+        for workers, some in found.items():
+            some.append(run(python, "training.py", job | {"workers": workers, "threads": 2 // workers}, folder))
+    print("\n| workers | tokens/s | tokens per second of a core | held-out loss |\n|---|---|---|---|")
+    for workers, some in found.items():
+        wall = max(one["tokens_per_second"] for one in some)
+        core = max(one["tokens_per_core_second"] for one in some) / workers
+        print(f"| {workers} x {2 // workers} threads | {wall:,.0f} | {core:,.0f} | {some[0]['loss']:.4f} |")
+
+
 def main() -> None:
     if len(sys.argv) == 2 and sys.argv[1].endswith(".json"):
         train(json.loads(Path(sys.argv[1]).read_text()))
@@ -243,6 +276,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="*", default=["full", "lora"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--workers", action="store_true", help="two workers against one with two threads")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--folder", type=Path, help="kept, so that another call finds the base")
     options = parser.parse_args()
@@ -263,7 +297,11 @@ def main() -> None:
             }
             run(Path(sys.executable), "training.py", first, folder)
             kept.write_text(json.dumps(common | {"base": str(folder / "base")}))
-        compare(json.loads(kept.read_text()), options, folder)
+        common = json.loads(kept.read_text())
+        if options.sides:
+            compare(common, options, folder)
+        if options.workers:
+            compare_workers(common, options, folder)
 
 
 if __name__ == "__main__":

@@ -211,6 +211,8 @@ def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads:
         # Threads that spin while they wait take the CPU from the ones they wait for as soon as anything else runs:
         # 2.5 thousand tokens/s against 9.2 with one busy neighbour on two cores.
         variables |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
+        # Memory in pieces of 2 MiB: 100 MiB of fresh logits are first written in 12 ms instead of 60.
+        variables["THP_MEM_ALLOC_ENABLE"] = "1"
     name = f"{work.run}-{new_id()[-12:]}"
     trainer = TorchTrainer(
         _work,

@@ -25,7 +25,10 @@ class Replicas(Strategy):
         self.module: Any = objective
         if self.world > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            self.module = torch.nn.parallel.DistributedDataParallel(objective, device_ids=devices)
+            # Gradients lie where they are exchanged: without that they are held, and copied, twice.
+            self.module = torch.nn.parallel.DistributedDataParallel(
+                objective, device_ids=devices, gradient_as_bucket_view=True
+            )
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
         held = self.world > 1 and not last
