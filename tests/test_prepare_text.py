@@ -1,5 +1,7 @@
 """Cleaning, filtering, redacting and comparing single texts."""
 
+from collections import Counter
+
 import pytest
 
 from soldiom_ray.prepare.clean import clean
@@ -10,13 +12,13 @@ from soldiom_ray.prepare.dedup import (
     near_copies,
     recall,
     runs,
-    shared_windows,
     shingles,
     signatures,
     words_of,
 )
 from soldiom_ray.prepare.filters import FILTERS, Text
 from soldiom_ray.prepare.redact import redact
+from soldiom_ray.prepare.windows import Windows
 
 PROSE = "The committee met on Tuesday to discuss how the new policy would affect the schools of the district. "
 GERMAN = "Der Ausschuss traf sich am Dienstag, um zu besprechen, wie sich die neue Regelung auf die Schulen auswirkt. "
@@ -142,14 +144,26 @@ def test_a_pair_at_the_threshold_is_found_almost_surely() -> None:
 
 
 def test_verbatim_stretches_are_measured_in_words() -> None:
-    import numpy as np
-
-    known = hash_words([f"test{at}" for at in range(100)])
+    known = Windows.of([" ".join(f"test{at}" for at in range(100))])
     text = [
         *(f"own{at}" for at in range(60)),
         *(f"test{at}" for at in range(10, 50)),
         *(f"own{at}" for at in range(60)),
     ]
-    share, longest = shared_windows(hash_words(text), np.unique(runs(known, 20)))
+    share, longest = known.shared_with(" ".join(text))
     assert longest == 40
     assert share == pytest.approx(21 / 141)
+    assert known.shared_with("too short") == Windows.of([]).shared_with(" ".join(text)) == (0.0, 0)
+
+
+def test_windows_are_those_that_few_texts_share_and_every_one_of_them_is_found() -> None:
+    import numpy as np
+
+    header = " ".join(f"licence{at}" for at in range(30))
+    texts = [f"{header} " + " ".join(f"w{number}x{at}" for at in range(300)) for number in range(6)]
+    known = Windows.of(texts)
+    counted = Counter(int(one) for text in texts for one in np.unique(runs(hash_words(text.split()), 20)))
+    assert known.hashes.tolist() == sorted(one for one, count in counted.items() if count <= 5)
+    assert len(known) == len(counted) - 11
+    assert all(known.shared_with(text)[1] == 319 for text in texts) and known.shared_with(header) == (0.0, 0)
+    assert len(Windows.of(texts[:5])) == len(Windows.of(texts[:5]).hashes) == 11 + 5 * 300

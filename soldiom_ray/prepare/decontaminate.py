@@ -1,19 +1,11 @@
-"""What must not be trained on: the test sides that models are scored on, as hashes of their runs of words."""
+"""What must not be trained on: the test sides that models are scored on."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from soldiom_ray.artifacts import Context, artifact_id
 from soldiom_ray.domains.schema import Prepare
-from soldiom_ray.prepare import dedup
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-COMMON_WINDOW = 5
-"""A run of words that more test documents than this share is boilerplate (a licence header) and betrays none."""
 
 
 def evaluation_sets(
@@ -39,19 +31,6 @@ def evaluation_sets(
     chosen = [name for name in known if not _is_form_of(context, name, made_from, parents)]
     storage.write(key, json.dumps(chosen).encode())
     return chosen
-
-
-def rare_windows(texts: Iterable[str]) -> "NDArray[np.uint64]":
-    """Hashes of the runs of WINDOW_WORDS words of these texts, sorted, without those that many of them share."""
-    import numpy as np
-
-    windows = [
-        np.unique(dedup.runs(dedup.hash_words(words), dedup.WINDOW_WORDS))
-        for text in texts
-        if len(words := dedup.words_of(text)) >= dedup.WINDOW_WORDS
-    ]
-    values, counts = np.unique(np.concatenate(windows or [np.empty(0, np.uint64)]), return_counts=True)
-    return np.asarray(values[counts <= COMMON_WINDOW], np.uint64)
 
 
 def _is_form_of(context: Context, name: str, made_from: Mapping[str, Any], parents: Sequence[str]) -> bool:

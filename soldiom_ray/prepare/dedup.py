@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     Hashes = NDArray[np.uint64]
 
 SHINGLE_WORDS = 5
-WINDOW_WORDS = 20
 PERMUTATIONS = 128
 SIGNATURE_SEED = 42
 RECALL = 0.999
@@ -31,7 +30,7 @@ LONGEST_REMEMBERED = 64
 """Longer words are hashed each time, so that what is remembered stays below 30 MB."""
 
 PIECE_DOCUMENTS = 16_384
-PIECE_CHARACTERS = 32 << 20
+PIECE_CHARACTERS = 8 << 20
 """Documents, and characters of their texts, whose shingles are in memory at a time while candidates are checked."""
 
 MANY_NEIGHBOURS = 16
@@ -213,23 +212,6 @@ class _Check:
         others = np.frombuffer(b"".join([self.signatures[one] for one in near]), "<u4").reshape(len(near), -1)
         equal = (others == np.frombuffer(self.signatures[position], "<u4")).mean(axis=1)
         return [near[at] for at in np.flatnonzero(equal >= self.threshold - ESTIMATE_MARGIN).tolist()]
-
-
-def shared_windows(hashes: "Hashes", known: "Hashes") -> tuple[float, int]:
-    """Of a text's runs of 20 words: the share that is among the known ones (sorted), and the longest unbroken
-    stretch of them in words."""
-    import numpy as np
-
-    windows = runs(hashes, WINDOW_WORDS)
-    if len(hashes) < WINDOW_WORDS or not len(known):
-        return 0.0, 0
-    places = np.searchsorted(known, windows)
-    places[places == len(known)] = 0
-    hits = known[places] == windows
-    if not hits.any():
-        return 0.0, 0
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], hits.view(np.int8), [0]))))
-    return float(hits.mean()), int((edges[1::2] - edges[::2]).max()) + WINDOW_WORDS - 1
 
 
 def word_hash(word: str) -> int:

@@ -18,11 +18,12 @@ from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import dedup
 from soldiom_ray.prepare.card import dataset_card
-from soldiom_ray.prepare.decontaminate import evaluation_sets, rare_windows
+from soldiom_ray.prepare.decontaminate import evaluation_sets
 from soldiom_ray.prepare.ledger import Ledger
 from soldiom_ray.prepare.pictures import draw
 from soldiom_ray.prepare.split import Member, divide
 from soldiom_ray.prepare.treat import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
+from soldiom_ray.prepare.windows import WINDOW_WORDS, Windows
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
 from soldiom_ray.settings import Settings
 
@@ -178,7 +179,7 @@ def _drop_overlaps(context: Context, settings: Settings, ledger: Ledger, parts: 
     """Training and validation documents that hold much of the test text word for word go, also when they are no near
     copy as a whole."""
     test = ledger.kept(SPLITS.index("test"))
-    windows = rare_windows(text for _, text in _texts(context, ledger, parts, test.tolist()))
+    windows = Windows.of(text for _, text in _texts(context, ledger, parts, test.tolist()))
     _drop_holders(context, settings, ledger, parts, windows, "overlaps_test")
 
 
@@ -189,7 +190,7 @@ def _drop_contaminated(
     for name in evaluations:
         manifest = context.artifacts.find(name)
         if manifest is not None:
-            windows = rare_windows(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
+            windows = Windows.of(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
             _drop_holders(context, settings, ledger, parts, windows, "overlaps_evaluation", f" of {name}")
 
 
@@ -198,7 +199,7 @@ def _drop_holders(
     settings: Settings,
     ledger: Ledger,
     parts: Sequence[Part],
-    windows: "NDArray[np.uint64]",
+    windows: Windows,
     reason: str,
     of: str = "",
 ) -> None:
@@ -211,7 +212,7 @@ def _drop_holders(
     for done, ((_, members), overlaps) in enumerate(zip(by_part, found, strict=True)):
         for one, (share, longest) in zip(members, overlaps, strict=True):
             if share > MAX_SHARED_WINDOWS or longest > MAX_SHARED_WORDS:
-                value = f"{share:.2f} of its {dedup.WINDOW_WORDS}-word runs{of}, longest {longest} words"
+                value = f"{share:.2f} of its {WINDOW_WORDS}-word runs{of}, longest {longest} words"
                 ledger.drop(int(one), reason, value)
         context.report(0.7 + 0.15 * done / len(pieces), "looking for test text in the training side")
 
@@ -238,8 +239,8 @@ def _texts(
     """The texts of documents that passed, one work file in memory at a time."""
     for number, members in ledger.by_part(positions):
         table = read_work(context.artifacts.storage, parts[number].work, ["text"])
-        texts = table.column("text").take(ledger.rows[members]).to_pylist()
-        yield from zip((int(one) for one in members), texts, strict=True)
+        texts = table.column("text").take(ledger.rows[members])
+        yield from zip((int(one) for one in members), map(str, texts), strict=True)
 
 
 def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, parts: Sequence[Part]) -> None:

@@ -19,14 +19,13 @@ from soldiom_ray.prepare.clean import clean
 from soldiom_ray.prepare.filters import Text, detect_language, first_objection, is_code
 from soldiom_ray.prepare.pieces import Pieces
 from soldiom_ray.prepare.redact import redact
+from soldiom_ray.prepare.windows import Windows
 from soldiom_ray.records import Manifest, Record, Sample
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,16 +185,16 @@ def _label_lines(told: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class FindOverlaps:
-    """The function that measures how much of some texts stands verbatim among the known windows (sorted hashes)."""
+    """The function that measures how much of some texts stands verbatim among the known windows."""
 
     settings: Settings
-    known: "NDArray[np.uint64]"
+    known: Windows
 
     def __call__(self, piece: tuple[str, Sequence[int]]) -> list[tuple[float, int]]:
         """For each row of a work file: the share of its windows that are known, the longest stretch in words."""
         work, rows = piece
         texts = read_work(open_storage(self.settings), work).column("text").take(list(rows)).to_pylist()
-        return [dedup.shared_windows(dedup.hash_words(dedup.words_of(text)), self.known) for text in texts]
+        return [self.known.shared_with(text) for text in texts]
 
 
 def read_work(storage: Storage, work: str, columns: Sequence[str] | None = None) -> "pa.Table":
