@@ -18,6 +18,7 @@ from small_models import small_settings
 from test_tasks import dataset_of, preferences, sentences
 from training import context_in, dataset_in, declared, two_layer_model
 
+from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.train.fit import Work, finish, ready, run_locally
@@ -48,10 +49,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
 
 
 def trained(
-    base: Path, home: Path, strategy: str, method: str, until: int = STEPS, precision: str = "float32"
+    base: Path, home: Path, strategy: str, method: str, until: int | None = None, precision: str = "float32"
 ) -> dict[str, Any]:
-    """Train from the newest checkpoint in `home` up to step `until` of STEPS, and leave a checkpoint there. Gives the
-    curves, the whole weights and moments (rank 0), and how many bytes of both this rank holds."""
+    """Train from the newest checkpoint in `home` to the end, or until it is stopped in step `until`. Gives
+    the curves, the whole weights and moments (rank 0), and how many bytes of both this rank holds."""
     from soldiom_ray.models.load import load_processor
     from soldiom_ray.models.loss import CausalLoss
     from soldiom_ray.storage import open_storage
@@ -146,7 +147,7 @@ def test_a_rank_holds_its_share_only(
         assert rank["held"] < share * alone[method]["held"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("first", ["single", "ddp", *DIVIDED])
 def test_a_checkpoint_goes_on_under_every_other_strategy_and_number_of_ranks(
     first: str, method: str, base: Path, pair: Group, alone: dict[str, dict[str, Any]], tmp_path: Path
@@ -202,33 +203,31 @@ ARCHITECTURES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("task", ["text_classification", "seq2seq_lm", "preference"])
-@pytest.mark.parametrize("strategy", [DIVIDED[0], DIVIDED[2]])
-def test_every_task_is_trained_divided_and_saved_whole(
-    strategy: str, task: str, base: Path, pair: Group, tmp_path: Path
-) -> None:
-    """Three labels: a bias of three numbers is not divided evenly by two ranks."""
-    values: dict[str, Any] = {"task": task, "max_tokens": 2000, "batch_tokens": 400, "validations": 2}
-    if task in ARCHITECTURES:
-        values |= {"architecture": ARCHITECTURES[task], "vocabulary_size": 300}
-    single, context = context_in(tmp_path / "single"), context_in(tmp_path / "pair")
-    one = run_locally(single, dataset_of(single.artifacts, task_rows(task)), declared(base, **values))
-    draft, work = ready(
-        context, dataset_of(context.artifacts, task_rows(task)), declared(base, **values, strategy=strategy, workers=2)
-    )
+def trained_by_two(pair: Group, home: Path, task: str, chosen: Train) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(what the run says of itself, its weights), by two workers."""
+    context = context_in(home)
+    draft, work = ready(context, dataset_of(context.artifacts, task_rows(task)), chosen)
     assert work is not None
     pair.run(worked, work=work)
     run = finish(context, draft, work)
-    for name in ("parameters", "trainable_parameters", "best_step"):
-        assert run.details[name] == one.details[name]
-    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-3)
-    with (
-        load_run(single.artifacts, single.settings, one, dtype="float32") as (expected, _),
-        load_run(context.artifacts, context.settings, run, dtype="float32") as (found, _),
-    ):
-        weights = dict(found.named_parameters())
-        for name, parameter in expected.named_parameters():
-            np.testing.assert_allclose(weights[name].detach(), parameter.detach(), atol=2e-3, err_msg=name)
+    with load_run(context.artifacts, context.settings, run, dtype="float32") as (model, _):
+        return run.details, {name: parameter.detach().numpy().copy() for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("task", ["text_classification", "seq2seq_lm", "preference"])
+def test_every_task_is_trained_divided_and_saved_whole(task: str, base: Path, pair: Group, tmp_path: Path) -> None:
+    """Three labels: a bias of three numbers is not divided evenly by two ranks."""
+    values: dict[str, Any] = {"task": task, "max_tokens": 1600, "batch_tokens": 400, "validations": 2, "workers": 2}
+    if task in ARCHITECTURES:
+        values |= {"architecture": ARCHITECTURES[task], "vocabulary_size": 300}
+    expected, weights = trained_by_two(pair, tmp_path / "ddp", task, declared(base, **values, strategy="ddp"))
+    for strategy in ["fsdp"] + ["zero3"] * (importlib.util.find_spec("deepspeed") is not None):
+        details, found = trained_by_two(pair, tmp_path / strategy, task, declared(base, **values, strategy=strategy))
+        for name in ("parameters", "trainable_parameters", "best_step"):
+            assert details[name] == expected[name]
+        assert details["best_validation_loss"] == pytest.approx(expected["best_validation_loss"], abs=1e-3)
+        for name, weight in weights.items():
+            np.testing.assert_allclose(found[name], weight, atol=2e-3, err_msg=name)
 
 
 def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Path) -> None:
@@ -244,7 +243,9 @@ def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Pa
 
 def test_zero_without_deepspeed_names_the_package(monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path) -> None:
     known = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: name != "deepspeed" and known(name, *more))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "deepspeed" else known(name, *more)
+    )
     with pytest.raises(InputError, match="need the package deepspeed") as caught:
         trained(base, tmp_path, "zero2", "full")
     assert "pip install deepspeed" in caught.value.remedy
