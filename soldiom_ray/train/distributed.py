@@ -81,11 +81,17 @@ def placement(
 def _run(context: Context, work: Work, tracker: Tracker) -> float:
     """Train until it is done, however often workers, nodes or Ray Train's controller are lost; the hours that workers
     were there, all together. Raises when nothing comes of it FAILURES times in a row."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    available = ray.available_resources().get("CPU", 0.0)
+    # Decided once: when nodes are lost later, their return is waited for.
+    places = placement(work.declared.workers, nodes, available, least=work.declared.min_workers)
     failures, furthest, seconds = 0, 0.0, 0.0
     while True:
         attempt = _Attempt(context, work, tracker)
         try:
-            failure = attempt.run()
+            failure = attempt.run(*places)
         finally:
             seconds += attempt.worker_seconds
         if attempt.news.leaving:
@@ -115,15 +121,10 @@ class _Attempt:
         self.news = News(0.0, WAITING, [], [], begun=False, leaving=False)
         self.worker_seconds = 0.0
 
-    def run(self) -> tuple[str, str] | None:
+    def run(self, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
         """How it failed, None when it is done. Passes progress on; stops the workers when the job is cancelled."""
         import ray
 
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        declared = self.work.declared
-        resources, threads = placement(
-            declared.workers, nodes, ray.available_resources().get("CPU", 0.0), least=declared.min_workers
-        )
         home = str(self.context.settings.home / "ray-train")
         desk = _desk()
         try:
