@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table
+from soldiom_ray.cli.planning import plan
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import Settings, load_settings
 
@@ -46,31 +47,6 @@ def run(
         print_json({"id": job["id"], "metrics": job["metrics"], "answer": answer, **job})
     else:
         print_summary(settings, job, answer, {"before the job": began - started} if started else {})
-
-
-def plan(
-    base: Annotated[
-        str, typer.Option(help="builtin/tiny, a Hugging Face folder or hub id, or a registered model.")
-    ] = "builtin/tiny",
-    method: Annotated[str, typer.Option(help="full, lora or prompt.")] = "lora",
-    sequence_length: Annotated[int, typer.Option(min=8)] = 512,
-    json: Json = False,
-) -> None:
-    """Say what memory a training needs and whether it fits, before it is started."""
-    from soldiom_ray.artifacts import Artifacts
-    from soldiom_ray.domains.recipes import validate_recipe
-    from soldiom_ray.domains.schema import Train
-    from soldiom_ray.models import plan as planner
-    from soldiom_ray.models.load import model_folder
-    from soldiom_ray.storage import open_storage
-
-    content = {"base_model": base, "method": method, "sequence_length": sequence_length}
-    settings = load_settings()
-    recipe = validate_recipe({"name": "plan", "dataset": "none", "train": content}, "soldiom plan")
-    with model_folder(settings, Artifacts(open_storage(settings)), base) as folder:
-        planned = planner.plan(folder, recipe.train or Train(), planner.free_bytes("cpu"))
-    rows = [{"what": name, "value": value} for name, value in planned.items()]
-    print_json(planned) if json else print_table(rows, ["what", "value"])
 
 
 def train(

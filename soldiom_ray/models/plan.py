@@ -1,195 +1,362 @@
-"""What a training will need, before anything is loaded: parameters, memory, time."""
+"""What a training will need, before anything is loaded: parameters, memory, strategy, time; and what would fit."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.load import has_bfloat16
+from soldiom_ray.models.planning.machine import GIB, Cluster, Node, given
+from soldiom_ray.models.planning.memory import SHARDED, STRATEGIES, Footprint, footprint
+from soldiom_ray.models.planning.shape import Shape, Sizes, shape_of, with_declared
 
 MOST_POSITIONS_AT_ONCE = 8192
 """Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
-START_BYTES = 550 << 20
-"""Torch, transformers and the optimiser's code in a process."""
 MARGIN = 0.9
-CHUNK_LOGITS = 1024
+"""The share of free memory that a training may count on: what is predicted is within 15 % of what was measured."""
+SMALL_MODEL = 1_000_000_000
+"""Models below this many parameters are at home on one machine without a GPU."""
+EFFICIENCY = {"cpu": 0.2, "cuda": 0.35}
+"""The share of the rate of large matrix products that a training reaches: on CPUs 0.13 to 0.25 measured; on GPUs what
+is published for well-tuned trainings of language models, not measured here."""
+LEAST_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Needs:
-    """A model under a training method: parameters, and bytes of memory of one worker."""
+class Choice:
+    """How a training runs, and what a worker needs for it. `fixed` and `for_unit`: bytes of a worker are at most
+    fixed + units * for_unit, so that a worker can settle how many units fit where it is."""
 
-    method: str
-    parameters: int
-    trainable: int
-    weights_bytes: int
-    gradient_bytes: int
-    optimizer_bytes: int
-    logits_bytes: int
-    bytes_per_position: int
-    """Activations kept for the backward pass, for each position in a forward pass."""
-    sequence_length: int
+    strategy: str
+    recompute: bool
+    offload: bool
+    units: int
+    unit_positions: int
+    footprint: Footprint
+    fixed: float
+    for_unit: float
+    fits: bool
 
-    def total(self, positions: int) -> int:
-        """Bytes when `positions` are in one forward pass."""
-        fixed = self.weights_bytes + self.gradient_bytes + self.optimizer_bytes + self.logits_bytes + START_BYTES
-        return fixed + positions * self.bytes_per_position
+    @property
+    def positions(self) -> int:
+        """Positions in one forward pass."""
+        return self.units * self.unit_positions
+
+    def bytes_at(self, positions: int) -> float:
+        """What a worker is expected to take with so many positions in one forward pass."""
+        return max(self.fixed + positions / self.unit_positions * self.for_unit, self.footprint.loading)
 
 
-def needed(folder: Path | None, tokenizer: Any, declared: Train, *, bfloat16: bool) -> Needs:
-    """Read off the configuration: the model is built without storage (torch's meta device)."""
+@dataclass
+class Planner:
+    """One training on one cluster. `stored_bytes`: of the weights' files; 0 where the weights are new."""
+
+    shape: Shape
+    cluster: Cluster
+    stored_bytes: float = 0.0
+    _peaks: dict[tuple[int, bool], Any] = field(default_factory=dict)
+    _sizes: Sizes | None = None
+
+    @property
+    def declared(self) -> Train:
+        """What is asked for."""
+        return self.shape.declared
+
+    @property
+    def sizes(self) -> Sizes:
+        """Numbers of parameters."""
+        if self._sizes is None:
+            self._sizes = self.shape.sizes()
+        return self._sizes
+
+    @property
+    def device(self) -> str:
+        """cuda or cpu."""
+        return self.cluster.device(self.declared.workers)
+
+    @property
+    def most_units(self) -> int:
+        """Units that a worker would take at once if memory did not matter."""
+        wanted = min(MOST_POSITIONS_AT_ONCE, self.declared.batch_tokens // self.declared.workers)
+        return max(1, wanted // self.shape.unit)
+
+    def option(self, strategy: str, *, recompute: bool, offload: bool) -> Choice:
+        """This way to train, with as many units at once as fit (one where none does)."""
+        most = self.most_units
+        one = self._footprint(1, strategy, recompute, offload)
+        whole = one if most == 1 else self._footprint(most, strategy, recompute, offload)
+        each = (whole.total - one.total) / max(1, most - 1)
+        units = most if self._fits(whole) else self._most(one.total, each)
+        taken = {1: one, most: whole}.get(units) or self._footprint(units, strategy, recompute, offload)
+        return Choice(
+            strategy, recompute, offload, units, self.shape.unit, taken, one.total - each, each, self._fits(taken)
+        )
+
+    def choose(self) -> Choice:
+        """The first of the ways that the recipe leaves open which fits; the most sparing where none does."""
+        option = None
+        for strategy, recompute, offload in self._ways():
+            option = self.option(strategy, recompute=recompute, offload=offload)
+            if option.fits:
+                return option
+        if option is None:
+            raise ValueError("no way to train")
+        return option
+
+    def every(self) -> Iterator[Choice]:
+        """Every strategy with and without recomputation and, on GPUs, offload."""
+        for strategy in STRATEGIES:
+            if (strategy == "single") != (self.declared.workers == 1) and strategy in ("single", "ddp"):
+                continue
+            for recompute in (False, True):
+                for offload in (False, True) if strategy in SHARDED and self.device == "cuda" else (False,):
+                    yield self.option(strategy, recompute=recompute, offload=offload)
+
+    def _ways(self) -> Iterator[tuple[str, bool, bool]]:
+        declared = self.declared
+        strategies: tuple[str, ...] = (declared.strategy,)
+        if declared.strategy == "auto":
+            strategies = ("single",) if declared.workers == 1 else ("ddp", "fsdp")
+            if declared.offload:
+                strategies = ("fsdp",)
+            elif declared.min_workers is not None and declared.workers > 1:
+                strategies = ("ddp",)
+        for strategy in strategies:
+            for recompute in (False, True) if declared.recompute is None else (declared.recompute,):
+                yield strategy, recompute, declared.offload
+        if declared.strategy == "auto" and "fsdp" in strategies and self.device == "cuda" and not declared.offload:
+            yield "fsdp", declared.recompute is not False, True
+
+    def _footprint(self, units: int, strategy: str, recompute: bool, offload: bool) -> Footprint:
+        if (units, recompute) not in self._peaks:
+            accumulates = self.declared.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
+            self._peaks[units, recompute] = self.shape.peak(units, recompute=recompute, accumulates=accumulates)
+        return footprint(
+            self._peaks[units, recompute],
+            self.sizes,
+            strategy=strategy,
+            workers=self.declared.workers,
+            offload=offload,
+            quantized=self.declared.quantization != "none",
+            bfloat16=self.shape.bfloat16,
+            device=self.device,
+            stored_bytes=self.stored_bytes,
+        )
+
+    def _fits(self, taken: Footprint) -> bool:
+        device, host = self.cluster.share(self.declared.workers)
+        return taken.total <= device * MARGIN and taken.host <= host * MARGIN
+
+    def _most(self, one: float, each: float) -> int:
+        room = self.cluster.share(self.declared.workers)[0] * MARGIN - one
+        return max(1, min(self.most_units, 1 + int(room // max(each, 1.0))))
+
+
+def planner_for(folder: Path | None, declared: Train, cluster: Cluster, *, processor: Any = None) -> Planner:
+    """The planner of a folder's model (of the declared `architecture` when `folder` is None) on a cluster."""
+    device = cluster.device(declared.workers)
+    shape = shape_of(folder, declared, processor=processor, bfloat16=wants_bfloat16(declared, device), device=device)
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
+    return Planner(shape, cluster, float(stored))
+
+
+def wants_bfloat16(declared: Train, device: str) -> bool:
+    """Whether products will be in bfloat16; of GPUs that are not here it is taken for granted."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"):
-        if folder is None:
-            from soldiom_ray.models.scratch import from_scratch
-
-            model: Any = from_scratch(tokenizer, declared)
-        else:
-            try:
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, trust_remote_code=False))
-            except (ValueError, OSError, KeyError) as error:
-                kind = json.loads((folder / "config.json").read_text()).get("model_type")
-                raise InputError(
-                    f"The model {declared.base_model!r} (model_type {kind!r}) is no causal language model we know.",
-                    remedy="choose another base model",
-                ) from error
-    config = model.config
-    parameters = sum(p.numel() for p in model.parameters())
-    width = int(getattr(config, "hidden_size", 0) or getattr(config, "n_embd", 0) or 1024)
-    layers = int(getattr(config, "num_hidden_layers", 0) or getattr(config, "n_layer", 0) or 12)
-    heads = int(getattr(config, "num_attention_heads", 0) or getattr(config, "n_head", 0) or 1)
-    inner = int(getattr(config, "intermediate_size", 0) or 4 * width)
-    length = min(
-        declared.sequence_length, int(getattr(config, "max_position_embeddings", 0) or declared.sequence_length)
-    )
-    trainable = _trainable(model, declared, parameters, width)
-    kept = 2 if bfloat16 else 4
-    full = declared.method == "full"
-    # Kept per layer and position: inputs of the products (5 widths, 3 inner widths), two norms in float32 with their
-    # inputs, and the attention weights of two halves (scores and softmax, on the CPU). Set by the peaks of two models
-    # (4 M and 110 M parameters, full and LoRA): about 10 % above them.
-    layer = kept * (8 * width + 4 * inner) + 4 * 6 * width + (0 if length > 1024 else 2 * kept * heads * length)
-    if declared.method == "lora":
-        layer += kept * (8 * width + 2 * inner)  # each adapted layer keeps its input once more
-    vocabulary = int(getattr(config, "vocab_size", 0) or 50_000)
-    return Needs(
-        method=declared.method,
-        parameters=parameters,
-        trainable=trainable,
-        weights_bytes=parameters * (4 + (2 if bfloat16 else 0) if full else kept),
-        gradient_bytes=4 * trainable,
-        optimizer_bytes=8 * trainable,
-        logits_bytes=CHUNK_LOGITS * vocabulary * 12 + (6 * vocabulary * width if full else 0),
-        bytes_per_position=layers * layer + 12 * width,
-        sequence_length=length,
-    )
+    if declared.precision != "auto":
+        return declared.precision == "bfloat16"
+    return (device == "cuda" and not torch.cuda.is_available()) or has_bfloat16(device)
 
 
-def positions_at_once(needs: Needs, free: int, base_model: str) -> int:
-    """The largest forward pass that fits, at most MOST_POSITIONS_AT_ONCE. InputError when one sequence does not."""
-    room = free * MARGIN - needs.total(0)
-    positions = int(min(MOST_POSITIONS_AT_ONCE, room // needs.bytes_per_position))
-    if positions >= min(needs.sequence_length, MOST_POSITIONS_AT_ONCE):
-        return max(positions, needs.sequence_length)
-    raise InputError(
-        f"Training {base_model!r} ({needs.parameters / 1e6:,.0f} M parameters) with method {needs.method} and"
-        f" sequences of {needs.sequence_length} needs {_gib(needs.total(needs.sequence_length))} per worker;"
-        f" {_gib(free)} are free.",
-        remedy=_remedy(needs, free),
+def settled(choice: Choice, free: float, declared: Train) -> int:
+    """Positions at once where `free` bytes are free. InputError when not even one sequence fits."""
+    room = free * MARGIN - choice.fixed
+    if choice.footprint.loading > free * MARGIN or room < choice.for_unit:
+        raise _refusal(declared, max(choice.fixed + choice.for_unit, choice.footprint.loading), free, [])
+    return max(1, min(choice.units, int(room // max(choice.for_unit, 1.0)))) * choice.unit_positions
+
+
+def check(planner: Planner) -> Choice:
+    """The choice; InputError with what would fit when nothing does."""
+    choice = planner.choose()
+    if not choice.fits:
+        free = planner.cluster.share(planner.declared.workers)[0]
+        raise _refusal(planner.declared, choice.footprint.total, free, list(alternatives(planner)))
+    return choice
+
+
+def alternatives(planner: Planner) -> Iterator[str]:
+    """Nearest settings that fit, each checked by the same arithmetic."""
+    declared, shape = planner.declared, planner.shape
+    for changes, words in _nearby(planner):
+        try:
+            changed = Train.model_validate(declared.model_dump() | changes)
+        except ValueError:
+            continue
+        other = with_declared(shape, **{name: getattr(changed, name) for name in changes})
+        if Planner(other, planner.cluster, planner.stored_bytes).choose().fits:
+            yield words
+    for cluster, words in _larger(planner):
+        if replace(planner, cluster=cluster, _peaks={}).choose().fits:
+            yield words
+            return
+
+
+def _nearby(planner: Planner) -> Iterator[tuple[dict[str, Any], str]]:
+    declared, length = planner.declared, planner.shape.length
+    if declared.recompute is False:
+        yield {"recompute": None}, "recompute: true"
+    if declared.strategy not in ("auto", "fsdp", "zero3") and declared.workers > 1:
+        yield {"strategy": "fsdp"}, "strategy: fsdp"
+    if declared.task != "image_classification":
+        for shorter in (length // 2, length // 4, length // 8):
+            if shorter >= LEAST_LENGTH:
+                yield {"sequence_length": shorter}, f"sequence_length: {shorter}"
+    if declared.method == "full" and declared.architecture is None:
+        yield {"method": "lora"}, "method: lora"
+        shorter = max(8, length // 4)
+        yield {"method": "lora", "sequence_length": shorter}, f"method: lora with sequence_length: {shorter}"
+    if planner.device == "cuda" and declared.quantization == "none" and declared.architecture is None:
+        yield {"method": "lora", "quantization": "nf4"}, "method: lora with quantization: nf4"
+    for workers in (2, 4, 8):
+        if workers > declared.workers and planner.cluster.gpus >= workers:
+            yield {"workers": workers, "strategy": "auto"}, f"workers: {workers}"
+
+
+def _larger(planner: Planner) -> Iterator[tuple[Cluster, str]]:
+    """Machines that would do, the smallest first."""
+    if planner.device == "cpu":
+        for memory in (8, 16, 32, 64, 128, 256, 512, 1024):
+            if memory * GIB > planner.cluster.share(planner.declared.workers)[0]:
+                node = Node(planner.cluster.nodes[0].cpus, float(memory * GIB))
+                crowd = Cluster((node,) * planner.declared.workers, "as asked")
+                yield crowd, f"{memory} GiB of memory for each worker"
+    for memory in (16, 24, 40, 80, 141):
+        if memory * GIB > planner.cluster.share(planner.declared.workers)[0]:
+            yield (
+                given(planner.cluster, gpus=planner.declared.workers, gpu_memory=memory, nodes=1, memory=2048),
+                f"a GPU with {memory} GiB for each worker",
+            )
+
+
+def _refusal(declared: Train, needed: float, free: float, fitting: list[str]) -> InputError:
+    return InputError(
+        f"Training {declared.base_model!r} with method {declared.method} and sequences of {declared.sequence_length}"
+        f" needs {_gib(needed)} per worker; {_gib(free)} are free.",
+        remedy=f"use {', or '.join([*fitting, f'a machine with {_gib(needed / MARGIN)} free for each worker'])}",
     )
 
 
 def plan(
     folder: Path | None,
     declared: Train,
-    memory_bytes: int,
+    resources: Cluster | float,
     *,
-    tokenizer: Any = None,
+    processor: Any = None,
     train_tokens: int | None = None,
     tokens_per_second: float | None = None,
     bfloat16: bool = True,
+    stored: Mapping[str, Any] | None = None,
+    matrix_rate: float | None = None,
+    everything: bool = False,
 ) -> dict[str, Any]:
-    """What `soldiom plan` shows: parameters, memory by part, whether it fits, and seconds where the speed is known."""
-    needs = needed(folder, tokenizer, declared, bfloat16=bfloat16)
-    try:
-        positions, refusal = positions_at_once(needs, memory_bytes, declared.base_model), ""
-    except InputError as error:
-        positions, refusal = 0, f"{error.what} {error.remedy}"
-    tokens = None
-    if train_tokens is not None:
-        tokens = int(min(declared.epochs * train_tokens, declared.max_tokens or declared.epochs * train_tokens))
+    """What `soldiom plan` shows. `resources` is a cluster, or the bytes free on this machine; `everything` adds every
+    strategy. `stored` is what the weights' files say of themselves (see `headers`)."""
+    cluster = resources if isinstance(resources, Cluster) else Cluster((Node(1, float(resources)),), "as asked")
+    shape = shape_of(folder, declared, processor=processor, bfloat16=bfloat16, device=cluster.device(declared.workers))
+    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)))
+    chosen = planner.choose()
+    device, host = cluster.share(declared.workers)
+    refusal = ""
+    fitting: list[str] = []
+    if not chosen.fits:
+        fitting = list(alternatives(planner))
+        error = _refusal(declared, chosen.footprint.total, device, fitting)
+        refusal = f"{error.what} Remedy: {error.remedy}"
+    tokens = _tokens(declared, train_tokens)
+    speed, basis = tokens_per_second, "given"
+    if speed is None and matrix_rate:
+        speed = expected_speed(planner, matrix_rate, chosen.recompute)
+        basis = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
     return {
-        "method": needs.method,
-        "parameters": needs.parameters,
-        "trainable_parameters": needs.trainable,
-        "bytes": {
-            "weights": needs.weights_bytes,
-            "gradients": needs.gradient_bytes,
-            "optimizer": needs.optimizer_bytes,
-            "logits": needs.logits_bytes,
-            "activations": max(positions, needs.sequence_length) * needs.bytes_per_position,
-            "total": needs.total(max(positions, needs.sequence_length)),
-            "available": memory_bytes,
-        },
-        "sequence_length": needs.sequence_length,
-        "positions_at_once": positions,
-        "fits": positions > 0,
+        "base_model": declared.base_model,
+        "task": declared.task,
+        "method": declared.method,
+        "parameters": planner.sizes.parameters,
+        "trainable_parameters": planner.sizes.trainable,
+        "stored": dict(stored or {}),
+        "cluster": _shown(cluster),
+        "device": planner.device,
+        "workers": declared.workers,
+        "strategy": chosen.strategy,
+        "recompute": chosen.recompute,
+        "offload": chosen.offload,
+        "precision": "bfloat16" if bfloat16 else "float32",
+        "sequence_length": shape.length,
+        "positions_at_once": chosen.positions if chosen.fits else 0,
+        "accumulation": max(1, round(declared.batch_tokens / (max(1, chosen.positions) * declared.workers))),
+        "bytes": _rounded(chosen.footprint) | {"available": round(device), "host_available": round(host)},
+        "fits": chosen.fits,
         "refusal": refusal,
+        "alternatives": fitting,
+        "advice": _advice(planner),
         "tokens": tokens,
-        "seconds": round(tokens / tokens_per_second, 1) if tokens and tokens_per_second else None,
+        "tokens_per_second": round(speed, 1) if speed else None,
+        "speed_from": basis if speed else "",
+        "seconds": round(tokens / speed, 1) if tokens and speed else None,
+        "strategies": [_option(option) for option in planner.every()] if everything else [],
     }
 
 
-def free_bytes(device: str) -> int:
-    """Memory a worker may still take here: the GPU's, or this machine's within the limits of its container."""
-    if device.startswith("cuda"):
-        import torch
-
-        return int(torch.cuda.mem_get_info()[0])
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free = int(lines["MemAvailable"].split()[0]) << 10
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()).isdecimal():
-        free = min(free, max(0, int(text) - int(used.read_text())))
-    return free
+def expected_speed(planner: Planner, rate: float, recompute: bool) -> float:
+    """Tokens per second of all workers: operations of a token's three (recomputed: four) passes against the device's
+    rate. Frozen weights need no gradients of their own: two passes of three."""
+    sizes, shape = planner.sizes, planner.shape
+    frozen = sizes.parameters - sizes.trainable
+    operations = 6.0 * sizes.trainable + 4.0 * frozen + 6.0 * sizes.attention_width * shape.length
+    if recompute:
+        operations *= 4 / 3
+    workers = planner.declared.workers if planner.device == "cuda" else len(planner.cluster.nodes)
+    return rate * EFFICIENCY[planner.device] * workers / operations
 
 
-def _trainable(model: Any, declared: Train, parameters: int, width: int) -> int:
-    if declared.method == "full":
-        return parameters
-    if declared.method == "prompt":
-        return declared.virtual_tokens * width
-    from torch import nn
-
-    head = model.get_output_embeddings()
-    names = declared.target_modules
-    layers = [
-        part
-        for name, part in model.named_modules()
-        if isinstance(part, nn.Linear) and part is not head and (not names or name.rpartition(".")[2] in names)
-    ]
-    return sum(declared.rank * (part.in_features + part.out_features) for part in layers)
+def _tokens(declared: Train, train_tokens: int | None) -> int | None:
+    if train_tokens is None:
+        return declared.max_tokens
+    return int(min(declared.epochs * train_tokens, declared.max_tokens or declared.epochs * train_tokens))
 
 
-def _remedy(needs: Needs, free: int) -> str:
-    ideas = []
-    for length in (1024, 512, 256, 128):
-        if length < needs.sequence_length and needs.total(length) <= free * MARGIN:
-            ideas.append(f"sequence_length {length}")
-            break
-    if needs.method == "full":
-        adapter = (
-            needs.total(needs.sequence_length) - needs.gradient_bytes - needs.optimizer_bytes - needs.weights_bytes
-        )
-        if adapter + 2 * needs.parameters <= free * MARGIN:
-            ideas.append("method lora")
-    ideas.append(f"a machine with {_gib(needs.total(needs.sequence_length) / MARGIN)} free")
-    ideas.append("a smaller base model")
-    return "use " + ", or ".join(ideas)
+def _advice(planner: Planner) -> str:
+    billions = planner.sizes.parameters / 1e9
+    if planner.device == "cuda":
+        return ""
+    if planner.sizes.parameters < SMALL_MODEL:
+        return "small enough for this machine: no GPU is needed"
+    return f"{billions:.1f} B parameters take a CPU too long: plan with --gpus, or with the nodes of a cloud"
+
+
+def _option(option: Choice) -> dict[str, Any]:
+    return {
+        "strategy": option.strategy,
+        "recompute": option.recompute,
+        "offload": option.offload,
+        "positions_at_once": option.positions,
+        "fits": option.fits,
+        "bytes": _rounded(option.footprint),
+    }
+
+
+def _rounded(taken: Footprint) -> dict[str, int]:
+    parts = {name: round(value) for name, value in taken.parts.items()}
+    return parts | {"loading": round(taken.loading), "total": round(taken.total), "host": round(taken.host)}
+
+
+def _shown(cluster: Cluster) -> dict[str, Any]:
+    return {"source": cluster.source, "nodes": [vars(node) for node in cluster.nodes]}
 
 
 def _gib(count: float) -> str:
-    return f"{count / 2**30:.1f} GiB"
+    return f"{count / GIB:.1f} GiB"

@@ -14,7 +14,9 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16, load_processor, model_folder
-from soldiom_ray.models.plan import MOST_POSITIONS_AT_ONCE, free_bytes, needed, positions_at_once
+from soldiom_ray.models.plan import Choice, check, planner_for, settled
+from soldiom_ray.models.planning.machine import connected, free_bytes
+from soldiom_ray.models.planning.shape import recompute_activations
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
@@ -45,6 +47,8 @@ class Work:
     tokens: str
     tokenizer: str | None
     """The artifact of a tokenizer made for a model from scratch."""
+    choice: Choice
+    """What the planner found."""
 
     @property
     def checkpoints_prefix(self) -> str:
@@ -65,7 +69,7 @@ def run_locally(
 
 def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, Work | None]:
     """The run's draft, and the work that is left (None: an earlier run did it). Tokenises the dataset."""
-    check_strategy(_strategy(declared), workers=declared.workers, quantization=declared.quantization)
+    check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
     artifacts, tokenizer_id = context.artifacts, None
     with ExitStack() as stack:
         if declared.architecture is None:
@@ -87,10 +91,14 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
         draft = artifacts.draft("run", made_from, parents=[dataset.id])
         if draft.finished():
             return draft, None
-        tokens = task_of(declared.task).tokenize(
-            artifacts, dataset, load_processor(folder), tokens_by, declared, _part(context.report, 0.0, 0.05)
+        processor = load_processor(folder)
+        choice = check(
+            planner_for(None if declared.architecture else folder, declared, connected(), processor=processor)
         )
-    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id)
+        tokens = task_of(declared.task).tokenize(
+            artifacts, dataset, processor, tokens_by, declared, _part(context.report, 0.0, 0.05)
+        )
+    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, choice)
 
 
 def worker(
@@ -111,13 +119,12 @@ def worker(
     configuration = task.configure(tokens)
     with ExitStack() as stack:
         folder, processor = stack.enter_context(_base(work, artifacts))
-        at_once = MOST_POSITIONS_AT_ONCE
-        if declared.task == "causal_lm":
-            needs = needed(folder, processor, declared, bfloat16=bfloat16)
-            at_once = positions_at_once(needs, free_bytes(device), declared.base_model)
-        divided = _strategy(declared) in SHARDED
+        at_once = settled(work.choice, free_bytes(device), declared)
+        divided = work.choice.strategy in SHARDED
         build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
         model = build(device="cpu" if divided else device)
+        if work.choice.recompute:
+            recompute_activations(model)
         length = min(declared.sequence_length, context_length(model))
         if not divided:  # the fast layers hold on to weights that a divided model takes away and brings back
             stack.enter_context(task.reading(model, length))
@@ -130,7 +137,7 @@ def worker(
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
         sizes = _sizes(model)
-        strategy = open_strategy(_strategy(declared), task.objective(model, tokens, declared), optimization)
+        strategy = open_strategy(work.choice.strategy, task.objective(model, tokens, declared), optimization)
         stack.callback(strategy.close)
         loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe, leaving)
         outcome = loop.run()
@@ -153,8 +160,10 @@ def worker(
                 "sequence_length": length,
                 "cuts": task.cuts(artifacts, tokens, length),
                 "precision": "bfloat16" if bfloat16 else "float32",
-                "strategy": _strategy(declared),
+                "strategy": work.choice.strategy,
                 "workers": strategy.world,
+                "recompute": work.choice.recompute,
+                "predicted_mib": round(work.choice.bytes_at(at_once) / 2**20),
                 **_used(),
                 **sizes,
             }
@@ -188,12 +197,6 @@ def schedule(declared: Train, train: Source, positions: int) -> Schedule:
         seed=declared.seed,
         checkpoint_seconds=declared.checkpoint_seconds,
     )
-
-
-def _strategy(declared: Train) -> str:
-    if declared.strategy != "auto":
-        return declared.strategy
-    return "ddp" if declared.workers > 1 else "single"
 
 
 def _sizes(model: Any) -> dict[str, int]:

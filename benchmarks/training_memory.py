@@ -1,0 +1,154 @@
+"""Predicted against measured peak memory of trainings on a CPU.
+
+Each case is a whole training in a process of its own (`train.fit.run_locally`: tokens, plan, steps, validation,
+checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and mapped files
+included. Predicted is what the planner says before. Models have random weights.
+
+    .venv/bin/python benchmarks/training_memory.py [--quick] [--only NAME]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+LLAMA = {"model_type": "llama", "tie_word_embeddings": True, "max_position_embeddings": 2048}
+SMALL = LLAMA | {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4,
+                 "num_key_value_heads": 4, "vocab_size": 4096}  # fmt: skip
+MIDDLE = LLAMA | {"hidden_size": 384, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 6,
+                  "num_key_value_heads": 6, "vocab_size": 50257}  # fmt: skip
+LARGE = LLAMA | {"hidden_size": 768, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 12,
+                 "num_key_value_heads": 12, "vocab_size": 32000}  # fmt: skip
+BERT = {"model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_hidden_layers": 6,
+        "num_attention_heads": 12, "vocab_size": 30522, "num_labels": 2}  # fmt: skip
+T5 = {"model_type": "t5", "d_model": 256, "d_ff": 1024, "d_kv": 64, "num_layers": 4, "num_decoder_layers": 4,
+      "num_heads": 4, "vocab_size": 32000, "pad_token_id": 0, "decoder_start_token_id": 0,
+      "dropout_rate": 0.0}  # fmt: skip
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "4 M full 512": (SMALL, {"method": "full", "sequence_length": 512}),
+    "4 M lora 512": (SMALL, {"method": "lora", "sequence_length": 512}),
+    "4 M full 512 fp32": (SMALL, {"method": "full", "sequence_length": 512, "precision": "float32"}),
+    "4 M prompt 128": (SMALL, {"method": "prompt", "sequence_length": 128}),
+    "4 M full 2048": (SMALL, {"method": "full", "sequence_length": 2000}),
+    "4 M full 512 recomputed": (SMALL, {"method": "full", "sequence_length": 512, "recompute": True}),
+    "33 M full 512": (MIDDLE, {"method": "full", "sequence_length": 512}),
+    "33 M lora 1024": (MIDDLE, {"method": "lora", "sequence_length": 1024}),
+    "33 M lora 1024 recomputed": (MIDDLE, {"method": "lora", "sequence_length": 1024, "recompute": True}),
+    "110 M full 256": (LARGE, {"method": "full", "sequence_length": 256, "batch_tokens": 1024}),
+    "110 M lora 256": (LARGE, {"method": "lora", "sequence_length": 256, "batch_tokens": 1024}),
+    "110 M full 256 recomputed": (
+        LARGE,
+        {"method": "full", "sequence_length": 256, "batch_tokens": 1024, "recompute": True},
+    ),
+    "BERT 22 M full 128": (BERT, {"task": "text_classification", "method": "full", "sequence_length": 128}),
+    "T5 17 M full 128": (T5, {"task": "seq2seq_lm", "method": "full", "sequence_length": 128}),
+}
+QUICK = ("4 M full 512", "4 M lora 512", "4 M full 512 recomputed", "BERT 22 M full 128")
+STEPS = 3
+
+
+def main() -> None:
+    """Every case in a process of its own, and the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only")
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--make", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.make:
+        make_base(options.make, Path(options.run))
+        return
+    if options.run:
+        print(json.dumps(run(options.run)))
+        return
+    print("| case | predicted MiB | measured MiB | predicted / measured |\n|---|---|---|---|", flush=True)
+    worst = 0.0
+    for name in QUICK if options.quick else CASES:
+        if options.only and options.only not in name:
+            continue
+        with tempfile.TemporaryDirectory(prefix="soldiom-memory-") as folder:
+            _child("--make", name, "--run", folder)
+            found = json.loads(_child("--run", json.dumps([name, folder])).splitlines()[-1])
+        ratio = found["predicted"] / found["measured"]
+        worst = max(worst, abs(ratio - 1))
+        print(f"| {name} | {found['predicted']} | {found['measured']} | {ratio:.2f} |", flush=True)
+    print(f"\nfurthest from what was measured: {worst:.0%}")
+
+
+def make_base(name: str, folder: Path) -> None:
+    """A Hugging Face folder with random weights and the tokenizer of builtin/tiny."""
+    import transformers
+
+    from soldiom_ray.models.load import BUILTIN, load_tokenizer
+
+    config = transformers.AutoConfig.for_model(**CASES[name][0])
+    classes = {
+        "llama": "AutoModelForCausalLM",
+        "t5": "AutoModelForSeq2SeqLM",
+        "bert": "AutoModelForSequenceClassification",
+    }
+    getattr(transformers, classes[config.model_type]).from_config(config).save_pretrained(folder / "base")
+    load_tokenizer(BUILTIN / "tiny").save_pretrained(folder / "base")
+
+
+def run(case: str) -> dict[str, Any]:
+    """One training here: what was predicted for it, and the most that this process had resident, in MiB."""
+    name, folder = json.loads(case)
+    from soldiom_ray.artifacts import Artifacts, Context
+    from soldiom_ray.domains.schema import Train
+    from soldiom_ray.settings import load_settings
+    from soldiom_ray.storage import open_storage
+    from soldiom_ray.train.fit import run_locally
+
+    settings = load_settings({"SOLDIOM_HOME": f"{folder}/home"})
+    context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
+    declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 4096, "validations": 1,
+                                     "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
+    declared = declared.model_copy(update={"max_tokens": STEPS * declared.batch_tokens})
+    made = run_locally(context, _dataset(context.artifacts, declared), declared)
+    return {"predicted": made.details["predicted_mib"], "measured": round(_peak_mib())}
+
+
+def _dataset(artifacts: Any, declared: Any) -> Any:
+    """Random words, as the task wants them, every sample longer than the sequence."""
+    import random
+
+    from soldiom_ray.records import Sample
+
+    random.seed(1)
+    words = ["value", "total", "return", "print", "def", "class", "import", "self", "number", "index"]
+    draft = artifacts.draft("dataset", {"task": declared.task, "length": declared.sequence_length})
+    for split, count in (("train", 48), ("validation", 4)):
+        rows = []
+        for number in range(count):
+            text = " ".join(random.choices(words, k=declared.sequence_length))
+            row = dict.fromkeys(Sample.model_fields, "") | {"id": f"{split}{number}", "split": split, "text": text}
+            row |= {"source": "local", "kind": "other"}
+            if declared.task == "text_classification":
+                row["metadata"] = json.dumps({"label": "ab"[number % 2]})
+            if declared.task == "seq2seq_lm":
+                turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
+                row["messages"] = json.dumps(turns)
+            rows.append(row)
+        draft.write_rows(f"{split}/00000.parquet", rows, Sample)
+    return draft.commit(counts={"train": 48, "validation": 4})
+
+
+def _peak_mib() -> float:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines["VmHWM"].split()[0]) / 1024
+
+
+def _child(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.stderr[-3000:])
+    return done.stdout
+
+
+if __name__ == "__main__":
+    main()

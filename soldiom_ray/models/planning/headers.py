@@ -1,0 +1,74 @@
+"""What a model's weights say of themselves without being read: the headers of safetensors files, here or on the hub."""
+
+import json
+import math
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.models.load import BUILTIN, model_folder
+from soldiom_ray.settings import Settings
+
+DESCRIPTIONS = ("*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja")
+"""Files of a hub repository that describe a model; none holds weights."""
+MOST_HEADER_BYTES = 100_000_000
+"""The limit of the format itself."""
+
+
+@contextmanager
+def described(settings: Settings, artifacts: Artifacts, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(a folder with the model's configuration and tokenizer, what its weights' headers say). Of a hub model no weights
+    are downloaded. Errors as of `models.load.model_folder`."""
+    if not _is_here(name) and (found := _on_hub(settings, name)) is not None:
+        yield found
+        return
+    with model_folder(settings, artifacts, name) as folder:
+        yield folder, headers(folder)
+
+
+def headers(folder: Path) -> dict[str, Any]:
+    """`parameters` by kind of number, and `bytes`, of the *.safetensors files of a folder."""
+    counted: Counter[str] = Counter()
+    size = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        size += path.stat().st_size
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
+        for key, tensor in header.items():
+            if key != "__metadata__":
+                counted[tensor["dtype"]] += math.prod(tensor["shape"])
+    return {"parameters": dict(counted), "bytes": size}
+
+
+def _is_here(name: str) -> bool:
+    return name.startswith(("run-", f"{BUILTIN.name}/")) or Path(name).expanduser().is_dir()
+
+
+def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None:
+    """The hub's own reading of the headers; None where the hub does not answer or knows no such model, which
+    `model_folder` then says in full (or finds in the cache)."""
+    import httpx
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
+
+    repository, _, revision = name.partition("@")
+    access: dict[str, Any] = {"revision": revision or None, "token": settings.hf_token or False}
+    api = HfApi(endpoint=settings.hf_endpoint)
+    try:
+        found = api.get_safetensors_metadata(repository, **access)
+        folder = snapshot_download(
+            repository, **access, endpoint=settings.hf_endpoint, allow_patterns=list(DESCRIPTIONS)
+        )
+    except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, httpx.HTTPError, OSError, ValueError):
+        return None
+    size = sum(
+        end - start
+        for file in found.files_metadata.values()
+        for start, end in (tensor.data_offsets for tensor in file.tensors.values())
+    )
+    return Path(folder), {"parameters": dict(found.parameter_count), "bytes": size}

@@ -1,0 +1,95 @@
+"""Bytes per device of a training, by part, under each strategy: arithmetic over a step's peak (see `trace`)."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from soldiom_ray.models.planning.shape import Sizes
+    from soldiom_ray.models.planning.trace import Peak
+
+PROCESS_BYTES = {"cpu": 560 << 20, "cuda": 700 << 20}
+"""A process that has done nothing yet: Python, torch, transformers and their libraries on a CPU (measured); the CUDA
+context and its kernels on a GPU (not measured here)."""
+SLACK = {"cpu": 0.4, "cuda": 0.08}
+"""What an allocator needs besides, as a share of the passing small blocks. glibc (2.36) aligns each of torch's blocks
+by leaving splinters that are handed out to small objects, so a freed block rarely takes the next of its size: 0.2 to
+0.5 measured, 0.06 with every block mapped on its own. The share on a GPU is not measured here."""
+BUCKET_BYTES = 4 * 50_000_000
+"""Gradients that DeepSpeed exchanges together (see `train.strategies.zero`)."""
+NF4_BYTES = 0.52
+"""Per weight in 4 bits with doubly quantised scales (Dettmers et al. 2023)."""
+SHARDED = ("fsdp", "zero2", "zero3")
+STRATEGIES = ("single", "ddp", *SHARDED)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of one worker: on its device by part, and in its host's memory where that is another."""
+
+    parts: dict[str, float]
+    loading: float
+    """While the weights are read, which can be more than a step takes."""
+    host: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """The most at any time."""
+        return max(sum(self.parts.values()), self.loading)
+
+
+def footprint(
+    peak: "Peak",
+    sizes: "Sizes",
+    *,
+    strategy: str,
+    workers: int,
+    offload: bool,
+    quantized: bool,
+    bfloat16: bool,
+    device: str,
+    stored_bytes: float,
+) -> Footprint:
+    """What a worker takes. `stored_bytes`: the weights' files, which are mapped while they are read."""
+    trained, frozen = sizes.trainable, sizes.parameters - sizes.trainable
+    weights = peak.parts.get("weights", 0.0)
+    if quantized:
+        weights -= sizes.quantizable * (2 - NF4_BYTES)
+    moments, gradients = 8.0 * trained, 4.0 * trained
+    activations, logits = peak.parts.get("activations", 0.0), peak.parts.get("logits", 0.0)
+    whole, exchanged = weights, 0.0
+    working = 2 if bfloat16 else 4
+    if strategy == "ddp":
+        exchanged = gradients
+    if strategy in SHARDED:
+        if bfloat16:
+            activations = max(0.0, activations - 2.0 * trained)  # autocast's copies: here they are what is gathered
+        moments, gradients = moments / workers, gradients / workers
+    if strategy == "zero2":
+        weights = working * sizes.parameters + 4.0 * trained / workers
+        exchanged = min(BUCKET_BYTES, 4.0 * trained) * 2
+    elif strategy in ("fsdp", "zero3"):
+        weights = (4.0 * trained + (2 if bfloat16 else 4) * frozen) / workers
+        if strategy == "zero3" and bfloat16:
+            weights += 2.0 * trained / workers
+        # Two blocks are whole at a time (the next is fetched while one computes), and what lies outside of the stack.
+        exchanged = working * (2.0 * sizes.block + sizes.root) + 4.0 * min(sizes.block, trained)
+    host = 0.0
+    if device == "cuda":
+        host = PROCESS_BYTES["cpu"] + (whole if strategy in SHARDED else stored_bytes)
+        if offload and strategy in SHARDED:
+            host, moments = host + moments, 0.0
+            if strategy != "zero2":
+                host, weights = host + weights, 0.0
+    small = peak.small * SLACK[device]
+    parts = {
+        "weights": weights,
+        "gradients": gradients,
+        "optimizer": moments,
+        "activations": activations,
+        "logits": logits,
+        "exchange": exchanged,
+        "allocator": small,
+        "process": float(PROCESS_BYTES[device]),
+    }
+    loading = PROCESS_BYTES[device] + whole + (stored_bytes if device == "cpu" else 0.0)
+    return Footprint(parts, loading if device == "cpu" or strategy not in SHARDED else 0.0, host)

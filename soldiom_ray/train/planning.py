@@ -1,0 +1,133 @@
+"""A plan with the dataset looked at: how its samples fit the sequence length, how many tokens they are, how long it
+takes. `python -m soldiom_ray.train.planning` reads a request as JSON and prints the plan as JSON, so that whoever asks
+needs no torch."""
+
+import json
+import os
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.models.load import load_processor
+from soldiom_ray.models.plan import plan, wants_bfloat16
+from soldiom_ray.models.planning import machine
+from soldiom_ray.models.planning.headers import described
+from soldiom_ray.records import Manifest
+from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train.data import folder_hash
+from soldiom_ray.train.tasks import Task, task_of
+
+PERCENTILES = (0.5, 0.9, 0.95, 0.99)
+
+
+def plan_training(
+    settings: Settings, declared: Train, dataset_id: str | None = None, asked: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The plan of a training. `asked` names resources that one does not have (see `machine.given`); else those of the
+    cluster, or of this machine, count."""
+    artifacts = Artifacts(open_storage(settings))
+    cluster = machine.given(_cluster(settings), **(asked or {}))
+    with ExitStack() as stack:
+        folder: Path | None = None
+        stored: dict[str, Any] = {}
+        if declared.architecture is None:
+            folder, stored = stack.enter_context(described(settings, artifacts, declared.base_model))
+        fit: dict[str, Any] = {}
+        if dataset_id is not None and folder is not None:
+            processor = load_processor(folder)
+            by = folder_hash(folder, ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
+            fit = fitting(artifacts, _dataset(settings, artifacts, dataset_id), declared, processor, by)
+        device = cluster.device(declared.workers)
+        bfloat16 = wants_bfloat16(declared, device)
+        here = device == "cpu"
+        planned = plan(
+            folder,
+            declared,
+            cluster,
+            bfloat16=bfloat16,
+            stored=stored,
+            train_tokens=fit.get("tokens"),
+            matrix_rate=machine.matrix_rate(settings.home, bfloat16=bfloat16) if here else machine.ASSUMED_GPU_RATE,
+            everything=True,
+        )
+    return planned | {"samples": fit}
+
+
+def fitting(artifacts: Artifacts, dataset: Manifest, declared: Train, processor: Any, by: str) -> dict[str, Any]:
+    """How a dataset's training samples fit the sequence length: `samples`, `cut_samples`, `cut_tokens`,
+    `longest_tokens` (the length that cuts none), `percentiles`, and `tokens` of one pass. Tokenised once and kept."""
+    task = task_of(declared.task)
+    tokens = task.tokenize(artifacts, dataset, processor, by, declared, lambda fraction, message: None)
+    length = declared.sequence_length
+    found: dict[str, Any] = dict(task.cuts(artifacts, tokens, length))
+    with task.open(artifacts, tokens, length, processor) as (train, _):
+        import numpy as np
+
+        found["tokens"] = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
+    if found.get("longest_tokens"):
+        found["percentiles"] = {
+            f"{share:.0%}": _percentile(task, artifacts, tokens, share, found) for share in PERCENTILES
+        }
+    return found
+
+
+def _percentile(task: Task, artifacts: Artifacts, tokens: Manifest, share: float, found: dict[str, Any]) -> int:
+    """The least length that cuts no more than the rest of the samples."""
+    low, high = 1, int(found["longest_tokens"])
+    while low < high:
+        middle = (low + high) // 2
+        if task.cuts(artifacts, tokens, middle)["cut_samples"] <= (1 - share) * found["samples"]:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+
+def _cluster(settings: Settings) -> machine.Cluster:
+    """Ray's nodes where Ray answers; else this machine."""
+    from soldiom_ray import compute
+
+    try:
+        compute.connect(settings)
+    except SoldiomError:
+        return machine.this_machine()
+    return machine.connected()
+
+
+def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
+    """A dataset by its id in the database, or by its artifact's where no database is asked."""
+    found = artifacts.find(name)
+    if found is not None:
+        return found
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import session
+
+    with session(settings) as connection:
+        return artifacts.get(datasets.get(connection, name, "default").artifact_id)
+
+
+def main() -> int:
+    """{"train": ..., "dataset": id or null, "cluster": {...}} from stdin; the plan, or {"error": ...}, to stdout."""
+    request = json.load(sys.stdin)
+    out, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not stand in the document
+    try:
+        planned = plan_training(
+            load_settings(), Train.model_validate(request["train"]), request.get("dataset"), request.get("cluster")
+        )
+    except SoldiomError as error:
+        json.dump({"error": error.what, "remedy": error.remedy, "wrong_use": isinstance(error, InputError)}, out)
+        return error.exit_code
+    json.dump(planned, out)
+    return 0
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.__stdout__.flush() if sys.__stdout__ else None
+    os._exit(code)
