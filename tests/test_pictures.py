@@ -38,6 +38,10 @@ def arrays(path: Path, **members: Any) -> bytes:
     return path.read_bytes()
 
 
+def paths_of(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(str(path) for path in folder.iterdir() if path.is_file()))
+
+
 def made(context: Context, *paths: Path, **source: Any) -> tuple[Manifest, Manifest]:
     given = FilesSource(paths=tuple(map(str, paths)), pictures=True, **source)
     documents = collect(context, [given])
@@ -113,9 +117,11 @@ def test_columns_of_a_table_of_pictures_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(picture(1))
     (tmp_path / "rows.jsonl").write_text(json.dumps({"bild": "one.png", "befund": 3}) + "\n")
     context = context_in(tmp_path / "home")
-    paths = (tmp_path / "one.png", tmp_path / "rows.jsonl")
-    _, dataset = made(context, *paths, columns={"image": "bild", "label": "befund"})
+    _, dataset = made(context, *map(Path, paths_of(tmp_path)), columns={"image": "bild", "label": "befund"})
     assert [row["about"]["label"] for row in samples(context, dataset)] == ["3"]
+    wrong = collect(context, [FilesSource(paths=paths_of(tmp_path), pictures=True, columns={"label": "befnud"})])
+    (left,) = context.artifacts.rows(wrong, "dropped/")
+    assert left["reason"] == "wrong_columns" and "'befnud'; known: 'bild', 'befund'" in left["value"]
 
 
 def test_copies_of_a_picture_are_one_and_texts_beside_pictures_are_filtered_as_ever(tmp_path: Path) -> None:

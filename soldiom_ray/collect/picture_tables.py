@@ -28,8 +28,11 @@ def read_tables(
                 continue
             try:
                 rows = sandbox.parse(table.name, table.read_bytes(), options)
-            except (LeftOut, OSError):
-                continue  # the table is met again, and counted, where all files are parsed
+            except (LeftOut, OSError) as error:
+                if isinstance(error, LeftOut) and error.outcome == "wrong_columns":
+                    tables.add(table)
+                    gathered.leave_out("user", places[table], places[table], error.outcome, error.why)
+                continue  # any other is met again, and counted, where all files are parsed
             named = [row for row in rows if row.metadata.get("image")]
             if named:
                 tables.add(table)
@@ -52,7 +55,7 @@ def _pictures_of(
         if place is None:
             gathered.leave_out("user", places[table], image, "missing_picture", f"named in {places[table]}")
             continue
-        about = {name: row.metadata[name] for name in TOLD if row.metadata.get(name)}
+        about = {name: row.metadata[name] for name in TOLD if name in row.metadata}
         if set(row.metadata["columns"]) & {"text", "messages", "answer", "target"}:
             about["caption"] = row.text
         yield place, about
