@@ -230,6 +230,20 @@ def test_every_task_is_trained_divided_and_saved_whole(task: str, base: Path, pa
             np.testing.assert_allclose(found[name], weight, atol=2e-3, err_msg=name)
 
 
+def own_positions() -> int:
+    from torch import distributed
+
+    from soldiom_ray.train.strategies import agreed
+
+    return agreed(100 + distributed.get_rank())
+
+
+def test_ranks_agree_on_the_length_of_a_pass(pair: Group) -> None:
+    from soldiom_ray.train.strategies import agreed
+
+    assert pair.run(own_positions) == [100, 100] and agreed(7) == 7
+
+
 def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     context = context_in(tmp_path)
     dataset = dataset_in(context.artifacts)

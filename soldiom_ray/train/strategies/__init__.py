@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
-__all__ = ["SHARDED", "Optimization", "Strategy", "check_strategy", "open_strategy", "with_weights"]
+__all__ = ["SHARDED", "Optimization", "Strategy", "agreed", "check_strategy", "open_strategy", "with_weights"]
 
 SHARDED = ("fsdp", "zero2", "zero3")
 """They take a model on the CPU and put its parts where they belong; that model itself is not whole afterwards."""
@@ -28,6 +28,19 @@ def check_strategy(name: str, *, workers: int, quantization: str) -> None:
             f"train.strategy {name} cannot divide weights in 4 bits (train.quantization is {quantization}).",
             remedy="use strategy: ddp, or leave `quantization` out",
         )
+
+
+def agreed(positions: int) -> int:
+    """The smallest of all ranks' numbers. Ranks that made different numbers of passes would wait for one another for
+    ever where weights are exchanged in each of them."""
+    import torch
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return positions
+    number = torch.tensor(positions, device="cuda" if torch.cuda.is_available() else "cpu")
+    distributed.all_reduce(number, distributed.ReduceOp.MIN)
+    return int(number)
 
 
 def open_strategy(name: str, objective: "Objective", optimization: Optimization) -> Strategy:
