@@ -3,6 +3,7 @@ so a restarted group goes on from the newest one that is whole."""
 
 import logging
 import math
+import secrets
 import shutil
 import time
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ STOP_SECONDS = 25.0
 """How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
 RETRY_SECONDS = 2.0
 COLLECTIVE_SECONDS = "1800"
+MARKS = 1 << 20
+""""Bytes of memory" by which the placement groups of one attempt are told from all others."""
 RESIZE_SECONDS = 60.0
 """How often a training with fewer workers than it wants looks whether there is room for more."""
 
@@ -126,9 +129,9 @@ class _Attempt:
         import ray
 
         home = str(self.context.settings.home / "ray-train")
-        desk = _desk()
+        desk, mark = _desk(), 1 + secrets.randbelow(MARKS)
         try:
-            done = desk.fit.remote(desk, self.work, home, resources, threads)
+            done = desk.fit.remote(desk, self.work, home, resources | {"memory": mark}, threads)
             self._follow(desk, done)
             _, error = ray.get(desk.verdict.remote())
             self._hear(desk)
@@ -140,6 +143,7 @@ class _Attempt:
             return type(error).__name__, str(error)
         finally:
             ray.kill(desk)
+            _give_back(mark)
 
     def _follow(self, desk: Any, done: Any) -> None:
         """Until it has ended. CancelledError when the job is cancelled and the workers are gone or had their time."""
@@ -200,6 +204,17 @@ def _desk() -> Any:
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Desk).remote()
+
+
+def _give_back(mark: int) -> None:
+    """Remove the placement groups of an attempt whose controller was lost or killed: Ray keeps them until the job ends,
+    and Ray Train's own cleaner needs a dashboard. They are known by the few bytes of memory that they reserve."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    for identity, group in placement_group_table().items():
+        if group["state"] != "REMOVED" and any(bundle.get("memory") == mark for bundle in group["bundles"].values()):
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
 
 
 def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
