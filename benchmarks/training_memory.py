@@ -1,6 +1,6 @@
 """Predicted against measured peak memory of trainings on a CPU.
 
-Each case is a whole training in a process of its own (`train.fit.run_locally`: tokens, plan, steps, validation,
+Each case is a whole training in a forked process of its own (`train.fit.run_locally`: tokens, plan, steps, validation,
 checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and mapped files
 included. Predicted is what the planner says before. Models have random weights.
 
@@ -9,9 +9,10 @@ included. Predicted is what the planner says before. Models have random weights.
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "T5 17 M full 128": (T5, {"task": "seq2seq_lm", "method": "full", "sequence_length": 128}),
 }
 QUICK = ("4 M full 512", "4 M lora 512", "4 M full 512 recomputed", "BERT 22 M full 128")
-STEPS = 3
+STEPS = 5
 
 
 def main() -> None:
@@ -56,23 +57,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
-    parser.add_argument("--make", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.make:
-        make_base(options.make, Path(options.run))
-        return
-    if options.run:
-        print(json.dumps(run(options.run)))
-        return
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    import peft  # noqa: F401  (what every case needs is loaded once; each case is a fork)
+    import pyarrow.parquet  # noqa: F401
+    import transformers  # noqa: F401
+    from torch._subclasses import fake_tensor  # noqa: F401
+
     print("| case | predicted MiB | measured MiB | predicted / measured |\n|---|---|---|---|", flush=True)
     worst = 0.0
     for name in QUICK if options.quick else CASES:
         if options.only and options.only not in name:
             continue
         with tempfile.TemporaryDirectory(prefix="soldiom-memory-") as folder:
-            _child("--make", name, "--run", folder)
-            found = json.loads(_child("--run", json.dumps([name, folder])).splitlines()[-1])
+            _alone(make_base, name, Path(folder))
+            found = _alone(run, name, folder)
         ratio = found["predicted"] / found["measured"]
         worst = max(worst, abs(ratio - 1))
         print(f"| {name} | {found['predicted']} | {found['measured']} | {ratio:.2f} |", flush=True)
@@ -95,9 +96,8 @@ def make_base(name: str, folder: Path) -> None:
     load_tokenizer(BUILTIN / "tiny").save_pretrained(folder / "base")
 
 
-def run(case: str) -> dict[str, Any]:
+def run(name: str, folder: str) -> dict[str, Any]:
     """One training here: what was predicted for it, and the most that this process had resident, in MiB."""
-    name, folder = json.loads(case)
     from soldiom_ray.artifacts import Artifacts, Context
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.settings import load_settings
@@ -106,7 +106,7 @@ def run(case: str) -> dict[str, Any]:
 
     settings = load_settings({"SOLDIOM_HOME": f"{folder}/home"})
     context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
-    declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 4096, "validations": 1,
+    declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 2048, "validations": 1,
                                      "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
     declared = declared.model_copy(update={"max_tokens": STEPS * declared.batch_tokens})
     made = run_locally(context, _dataset(context.artifacts, declared), declared)
@@ -143,11 +143,24 @@ def _peak_mib() -> float:
     return int(lines["VmHWM"].split()[0]) / 1024
 
 
-def _child(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, __file__, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.stderr[-3000:])
-    return done.stdout
+def _alone(work: Any, *arguments: Any) -> Any:
+    """What a function returns, in a forked process whose memory is its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            result = json.dumps(work(*arguments))
+            os.write(writing, result.encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"the case {arguments[0]} failed")
+    return json.loads(text)
 
 
 if __name__ == "__main__":

@@ -96,11 +96,11 @@ def _show(planned: dict[str, Any]) -> None:
     rows = [{"part": WORDS.get(name, name), "GiB": f"{sizes[name] / 2**30:.2f}"} for name in PARTS if sizes[name]]
     rows.append({"part": "together, at the peak", "GiB": f"{sizes['total'] / 2**30:.2f}"})
     rows.append({"part": "free for a worker", "GiB": f"{sizes['available'] / 2**30:.2f}"})
-    title = (
+    print(
         f"{planned['base_model']}: {planned['parameters'] / 1e6:,.1f} M parameters,"
         f" {planned['trainable_parameters'] / 1e6:,.2f} M of them trained ({planned['method']}, {planned['task']})"
     )
-    print_table(rows, ["part", "GiB"], title)
+    print_table(rows, ["part", "GiB"])
     print(_verdict(planned))
     for text in (
         planned["refusal"],

@@ -26,8 +26,7 @@ LEAST_LENGTH = 64
 
 @dataclass(frozen=True)
 class Choice:
-    """How a training runs, and what a worker needs for it. `fixed` and `for_unit`: bytes of a worker are at most
-    fixed + units * for_unit, so that a worker can settle how many units fit where it is."""
+    """How a training runs, and what a worker needs for it."""
 
     strategy: str
     recompute: bool
@@ -35,18 +34,12 @@ class Choice:
     units: int
     unit_positions: int
     footprint: Footprint
-    fixed: float
-    for_unit: float
     fits: bool
 
     @property
     def positions(self) -> int:
         """Positions in one forward pass."""
         return self.units * self.unit_positions
-
-    def bytes_at(self, positions: int) -> float:
-        """What a worker is expected to take with so many positions in one forward pass."""
-        return max(self.fixed + positions / self.unit_positions * self.for_unit, self.footprint.loading)
 
 
 @dataclass
@@ -84,15 +77,15 @@ class Planner:
 
     def option(self, strategy: str, *, recompute: bool, offload: bool) -> Choice:
         """This way to train, with as many units at once as fit (one where none does)."""
-        most = self.most_units
-        one = self._footprint(1, strategy, recompute, offload)
-        whole = one if most == 1 else self._footprint(most, strategy, recompute, offload)
-        each = (whole.total - one.total) / max(1, most - 1)
-        units = most if self._fits(whole) else self._most(one.total, each)
-        taken = {1: one, most: whole}.get(units) or self._footprint(units, strategy, recompute, offload)
-        return Choice(
-            strategy, recompute, offload, units, self.shape.unit, taken, one.total - each, each, self._fits(taken)
-        )
+        units = self.most_units
+        taken = self._footprint(units, strategy, recompute, offload)
+        if not self._fits(taken) and units > 1:
+            one = self._footprint(1, strategy, recompute, offload)
+            each = (taken.total - one.total) / (units - 1)  # the peak is convex in the units: what lies between is less
+            room = self.cluster.share(self.declared.workers)[0] * MARGIN - one.total
+            units = max(1, min(units - 1, 1 + int(room // max(each, 1.0))))
+            taken = one if units == 1 else self._footprint(units, strategy, recompute, offload)
+        return Choice(strategy, recompute, offload, units, self.shape.unit, taken, self._fits(taken))
 
     def choose(self) -> Choice:
         """The first of the ways that the recipe leaves open which fits; the most sparing where none does."""
@@ -149,10 +142,6 @@ class Planner:
         device, host = self.cluster.share(self.declared.workers)
         return taken.total <= device * MARGIN and taken.host <= host * MARGIN
 
-    def _most(self, one: float, each: float) -> int:
-        room = self.cluster.share(self.declared.workers)[0] * MARGIN - one
-        return max(1, min(self.most_units, 1 + int(room // max(each, 1.0))))
-
 
 def planner_for(folder: Path | None, declared: Train, cluster: Cluster, *, processor: Any = None) -> Planner:
     """The planner of a folder's model (of the declared `architecture` when `folder` is None) on a cluster."""
@@ -171,12 +160,19 @@ def wants_bfloat16(declared: Train, device: str) -> bool:
     return (device == "cuda" and not torch.cuda.is_available()) or has_bfloat16(device)
 
 
-def settled(choice: Choice, free: float, declared: Train) -> int:
-    """Positions at once where `free` bytes are free. InputError when not even one sequence fits."""
-    room = free * MARGIN - choice.fixed
-    if choice.footprint.loading > free * MARGIN or room < choice.for_unit:
-        raise _refusal(declared, max(choice.fixed + choice.for_unit, choice.footprint.loading), free, [])
-    return max(1, min(choice.units, int(room // max(choice.for_unit, 1.0)))) * choice.unit_positions
+def settled(choice: Choice, free: float, planner: Planner) -> Choice:
+    """The choice where a worker has `free` bytes: fewer units at once where the whole does not fit. `planner` is of the
+    worker's own view. InputError when not even one sequence fits."""
+    if choice.footprint.total <= free * MARGIN:
+        return choice
+    node = Node(1, float(free))
+    if planner.device == "cuda":
+        node = Node(1, choice.footprint.host / MARGIN + 1, 1, float(free))
+    own = replace(planner, cluster=Cluster((node,) * planner.declared.workers, "this worker"))
+    fewer = own.option(choice.strategy, recompute=choice.recompute, offload=choice.offload)
+    if not fewer.fits:
+        raise _refusal(planner.declared, fewer.footprint.total, free, list(alternatives(own)))
+    return fewer
 
 
 def check(planner: Planner) -> Choice:

@@ -27,7 +27,7 @@ from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import folder_hash
 from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
 from soldiom_ray.train.pictures import draw
-from soldiom_ray.train.strategies import SHARDED, Optimization, check_strategy, open_strategy, with_weights
+from soldiom_ray.train.strategies import SHARDED, Optimization, agreed, check_strategy, open_strategy, with_weights
 from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)
@@ -92,12 +92,12 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
         if draft.finished():
             return draft, None
         processor = load_processor(folder)
-        choice = check(
-            planner_for(None if declared.architecture else folder, declared, connected(), processor=processor)
-        )
-        tokens = task_of(declared.task).tokenize(
-            artifacts, dataset, processor, tokens_by, declared, _part(context.report, 0.0, 0.05)
-        )
+        planner = planner_for(None if declared.architecture else folder, declared, connected(), processor=processor)
+        choice, task = check(planner), task_of(declared.task)
+        tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, _part(context.report, 0.0, 0.05))
+        cuts = task.cuts(artifacts, tokens, planner.shape.length)
+        if cuts["cut_samples"]:
+            log.warning("samples are longer than sequence_length", extra={"data": cuts})
     return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, choice)
 
 
@@ -119,25 +119,26 @@ def worker(
     configuration = task.configure(tokens)
     with ExitStack() as stack:
         folder, processor = stack.enter_context(_base(work, artifacts))
-        at_once = settled(work.choice, free_bytes(device), declared)
-        divided = work.choice.strategy in SHARDED
+        planner = planner_for(folder, declared, connected(), processor=processor)
+        choice = settled(work.choice, free_bytes(device), planner)
+        divided = choice.strategy in SHARDED
         build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
         model = build(device="cpu" if divided else device)
-        if work.choice.recompute:
+        if choice.recompute:
             recompute_activations(model)
         length = min(declared.sequence_length, context_length(model))
         if not divided:  # the fast layers hold on to weights that a divided model takes away and brings back
             stack.enter_context(task.reading(model, length))
         train, held_out = stack.enter_context(task.open(artifacts, tokens, length, processor))
         train, held_out = (
-            task.refer(model, units, positions=at_once, bfloat16=bfloat16) for units in (train, held_out)
+            task.refer(model, units, positions=choice.positions, bfloat16=bfloat16) for units in (train, held_out)
         )
-        planned = schedule(declared, train, at_once)
+        planned = schedule(declared, train, agreed(choice.positions))
         optimization = Optimization(
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
         sizes = _sizes(model)
-        strategy = open_strategy(work.choice.strategy, task.objective(model, tokens, declared), optimization)
+        strategy = open_strategy(choice.strategy, task.objective(model, tokens, declared), optimization)
         stack.callback(strategy.close)
         loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe, leaving)
         outcome = loop.run()
@@ -160,10 +161,10 @@ def worker(
                 "sequence_length": length,
                 "cuts": task.cuts(artifacts, tokens, length),
                 "precision": "bfloat16" if bfloat16 else "float32",
-                "strategy": work.choice.strategy,
+                "strategy": choice.strategy,
                 "workers": strategy.world,
-                "recompute": work.choice.recompute,
-                "predicted_mib": round(work.choice.bytes_at(at_once) / 2**20),
+                "recompute": choice.recompute,
+                "predicted_mib": round(choice.footprint.total / 2**20),
                 **_used(),
                 **sizes,
             }

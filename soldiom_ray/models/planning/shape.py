@@ -190,7 +190,7 @@ def recompute_activations(model: Any, **options: Any) -> None:
     frozen embeddings' output must ask for gradients, or nothing in the layers would."""
     if getattr(model, "peft_config", None):
         model.enable_input_require_grads()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False, **options})
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **options})
 
 
 def _objective(declared: Train, model: Any) -> Callable[..., Any]:

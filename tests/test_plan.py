@@ -1,0 +1,277 @@
+"""The planner: what a training needs, how it is run, what is refused and what would fit instead."""
+
+import ctypes
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Home
+from test_train import context_in, dataset_in
+
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.load import BUILTIN
+from soldiom_ray.models.plan import Planner, check, plan, planner_for, settled
+from soldiom_ray.models.planning.headers import headers
+from soldiom_ray.models.planning.machine import GIB, Cluster, Node, given, of_ray, this_machine
+from soldiom_ray.models.planning.memory import footprint
+from soldiom_ray.models.planning.shape import KINDS, recompute_activations, shape_of
+from soldiom_ray.models.planning.trace import Peak
+
+TINY = BUILTIN / "tiny"
+EIGHT_BILLION = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128256, "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+SHAPES = {
+    "seq2seq_lm": {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 3, "num_heads": 2, "d_kv": 16},
+    "text_classification": {
+        "model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    "image_classification": {
+        "model_type": "vit", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 64, "image_size": 64, "patch_size": 16,
+    },
+}  # fmt: skip
+
+
+def cluster(memory: float, *, nodes: int = 1, gpus: int = 0, gpu_memory: float = 0.0) -> Cluster:
+    return Cluster((Node(8, memory * GIB, gpus, gpu_memory * GIB),) * nodes, "test")
+
+
+def folder_of(path: Path, config: dict[str, object]) -> Path:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_gradients_and_moments_follow_from_what_is_trained() -> None:
+    full = planner_for(TINY, Train(method="full", sequence_length=64, batch_tokens=64), cluster(8))
+    lora = planner_for(TINY, Train(method="lora", sequence_length=64, batch_tokens=64), cluster(8))
+    assert full.sizes.trainable == full.sizes.parameters
+    assert 0 < lora.sizes.trainable < 0.1 * lora.sizes.parameters
+    taken = full.choose().footprint.parts
+    assert taken["gradients"] == 4 * full.sizes.trainable and taken["optimizer"] == 8 * full.sizes.trainable
+    assert taken["weights"] == pytest.approx(4 * full.sizes.parameters, rel=0.01)
+
+
+@pytest.mark.parametrize("task", SHAPES)
+def test_every_kind_of_model_is_planned(task: str) -> None:
+    declared = Train.model_validate(
+        {"task": task, "method": "full", "architecture": SHAPES[task], "sequence_length": 64, "batch_tokens": 512}
+    )
+    planner = planner_for(None, declared, cluster(8))
+    kept, again = (planner.option("single", recompute=recompute, offload=False) for recompute in (False, True))
+    assert kept.fits and kept.footprint.parts["activations"] > again.footprint.parts["activations"] > 0
+    assert planner.shape.unit == {"seq2seq_lm": 128, "text_classification": 64, "image_classification": 17}[task]
+
+
+def test_the_planner_and_the_tasks_mean_the_same_models() -> None:
+    from soldiom_ray.train.tasks import task_of
+
+    for name, kind in KINDS.items():
+        task = task_of(name)
+        assert (task.auto_class, task.peft_type, tuple(task.head)) == (kind.auto_class, kind.peft_type, kind.head)
+
+
+def test_a_deep_model_is_planned_from_a_shallow_one(tmp_path: Path) -> None:
+    deep = json.loads((TINY / "config.json").read_text())
+    declared = Train(method="full", sequence_length=64, batch_tokens=64)
+    peaks = []
+    for layers in (4, 8):
+        folder = folder_of(tmp_path / str(layers), deep | {"num_hidden_layers": layers, "layer_types": None})
+        peaks.append(shape_of(folder, declared).peak(1, recompute=False))
+    block = (planner_for(TINY, declared, cluster(8)).sizes.block) * 4
+    assert peaks[1].parts["weights"] - peaks[0].parts["weights"] == pytest.approx(4 * block, rel=0.01)
+    assert peaks[1].parts["activations"] > 1.5 * peaks[0].parts["activations"] * 0.7
+
+
+def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_as_they_are() -> None:
+    import peft
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=128,
+        intermediate_size=512,
+        num_hidden_layers=8,
+        num_attention_heads=4,
+        use_cache=False,
+    )
+    model = peft.get_peft_model(LlamaForCausalLM(config), peft.LoraConfig(target_modules="all-linear")).train()
+    ids = torch.randint(0, 256, (8, 256))
+
+    def step() -> tuple[float, list[torch.Tensor]]:
+        model.zero_grad()
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+        before = resident("VmRSS")
+        model(input_ids=ids, labels=ids).loss.backward()
+        gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+        return resident("VmHWM") - before, gradients
+
+    step()
+    kept, gradients = step()
+    recompute_activations(model)
+    made_again, same = step()
+    assert made_again < 0.6 * kept
+    assert len(gradients) == len(same) > 0
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients, same, strict=True))
+
+
+def resident(name: str) -> float:
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return float(lines[name].split()[0])
+
+
+def test_a_refusal_names_settings_that_fit_by_the_same_arithmetic() -> None:
+    declared = Train(method="full", sequence_length=1024, batch_tokens=1024)
+    planner = planner_for(TINY, declared, cluster(0.73))
+    with pytest.raises(InputError) as caught:
+        check(planner)
+    assert "GiB per worker" in caught.value.what and "are free" in caught.value.what
+    assert "sequence_length: 256" in str(caught.value.remedy)
+    fewer = planner_for(TINY, declared.model_copy(update={"sequence_length": 256, "batch_tokens": 256}), cluster(0.73))
+    assert check(fewer).fits
+
+
+def test_activations_are_recomputed_only_where_they_do_not_fit_otherwise() -> None:
+    declared = Train(method="full", sequence_length=512, batch_tokens=4096)
+    roomy = planner_for(TINY, declared, cluster(8)).choose()
+    assert roomy.fits and not roomy.recompute and roomy.positions == 4096
+    one = planner_for(TINY, declared.model_copy(update={"batch_tokens": 512}), cluster(8))
+    kept, again = (one.option("single", recompute=value, offload=False).footprint.total for value in (False, True))
+    tight = planner_for(TINY, declared, cluster((kept + again) / 2 / GIB / 0.9)).choose()
+    assert tight.fits and tight.recompute and tight.positions < 4096
+
+
+def test_a_worker_with_less_memory_takes_fewer_positions_at_once_and_refuses_when_none_fit() -> None:
+    declared = Train(method="full", sequence_length=256, batch_tokens=4096)
+    planner = planner_for(TINY, declared, cluster(8))
+    choice = planner.choose()
+    assert settled(choice, 8 * GIB, planner) == choice
+    fewer = settled(choice, choice.footprint.total, planner)
+    assert fewer.fits and fewer.positions < choice.positions
+    with pytest.raises(InputError, match="are free"):
+        settled(choice, 0.3 * GIB, planner)
+
+
+def test_a_model_of_eight_billion_parameters_needs_several_gpus_whole_and_one_with_qlora(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "8b", EIGHT_BILLION)
+    full = Train(method="full", sequence_length=2048, workers=8, batch_tokens=65536)
+    eight = planner_for(folder, full, cluster(2000, gpus=8, gpu_memory=80))
+    assert eight.sizes.parameters == 8_030_261_248
+    assert not eight.option("ddp", recompute=True, offload=False).fits
+    chosen = eight.choose()
+    assert chosen.strategy == "fsdp" and chosen.fits
+    alone = planner_for(folder, full.model_copy(update={"workers": 1}), cluster(2000, gpus=1, gpu_memory=80))
+    assert not alone.choose().fits
+    lora = full.model_copy(update={"workers": 1, "method": "lora", "quantization": "nf4", "batch_tokens": 2048})
+    assert planner_for(folder, lora, cluster(64, gpus=1, gpu_memory=24)).choose().fits
+    on_cpu = plan(folder, full.model_copy(update={"workers": 1}), cluster(16))
+    assert not on_cpu["fits"] and "GPU" in on_cpu["refusal"] and "8.0 B" in on_cpu["advice"]
+
+
+def test_sharded_strategies_divide_what_they_hold_and_offload_moves_it_to_the_host() -> None:
+    sizes = planner_for(TINY, Train(method="full"), cluster(8)).sizes
+    peak = Peak({"weights": 4.0 * sizes.parameters, "activations": 1e9}, 0.0)
+
+    def taken(strategy: str, workers: int, *, offload: bool = False) -> dict[str, float]:
+        found = footprint(
+            peak, sizes, strategy=strategy, workers=workers, offload=offload, quantized=False, bfloat16=True,
+            device="cuda", stored_bytes=0,
+        )  # fmt: skip
+        return found.parts | {"host": found.host}
+
+    for strategy in ("fsdp", "zero2", "zero3"):
+        two, four = taken(strategy, 2), taken(strategy, 4)
+        assert four["optimizer"] == two["optimizer"] / 2 and four["gradients"] == two["gradients"] / 2
+        assert taken(strategy, 2, offload=True)["optimizer"] == 0
+        assert taken(strategy, 2, offload=True)["host"] > two["host"]
+    assert taken("zero3", 4)["weights"] < taken("zero2", 4)["weights"]
+    assert taken("ddp", 4)["optimizer"] == 8.0 * sizes.trainable
+
+
+def test_clusters_come_from_ray_from_this_machine_or_from_what_is_asked() -> None:
+    here = this_machine()
+    assert here.nodes[0].cpus >= 1 and here.nodes[0].memory > 0
+    asked = given(here, gpus=4, gpu_memory=24, nodes=2)
+    assert asked.gpus == 8 and asked.device(8) == "cuda" and asked.device(9) == "cpu"
+    resources = {"CPU": 8.0, "GPU": 1.0, "memory": 4.0 * GIB, "object_store_memory": 1.0 * GIB}
+    nodes = [{"Alive": True, "NodeManagerAddress": f"10.9.8.{number}", "Resources": resources} for number in (1, 2)]
+    found = of_ray([*nodes, {"Alive": False, "Resources": resources}])
+    assert len(found.nodes) == 2 and found.nodes[0].memory == 5 * GIB and found.gpus == 2
+    assert cluster(8, nodes=2).share(2)[0] == 8 * GIB and cluster(8, nodes=2).share(4)[0] == 4 * GIB
+
+
+def test_headers_tell_parameters_and_kinds_without_reading_weights() -> None:
+    found = headers(TINY)
+    assert sum(found["parameters"].values()) == planner_for(TINY, Train(method="full"), cluster(8)).sizes.parameters
+    assert found["bytes"] == (TINY / "model.safetensors").stat().st_size
+
+
+def test_a_plan_with_data_tells_what_would_be_cut_and_how_long_it_takes(tmp_path: Path) -> None:
+    from soldiom_ray.train.planning import plan_training
+
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    declared = Train(sequence_length=64, batch_tokens=64, epochs=2)
+    planned = plan_training(context.settings, declared, dataset.id, {"nodes": 1})
+    fit = planned["samples"]
+    assert fit["samples"] == 60 and fit["cut_samples"] == 60 and fit["cut_tokens"] > 0
+    assert fit["percentiles"]["50%"] <= fit["percentiles"]["99%"] <= fit["longest_tokens"]
+    assert planned["tokens"] == 2 * fit["tokens"] and planned["seconds"] > 0
+    assert "an estimate" in planned["speed_from"]
+    longer = plan_training(
+        context.settings, declared.model_copy(update={"sequence_length": fit["longest_tokens"]}), dataset.id
+    )
+    assert longer["samples"]["cut_samples"] == 0
+
+
+def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    from soldiom_ray.train import train
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    context = context_in(tmp_path / "home")
+    dataset = dataset_in(context.artifacts)
+    ray.init(
+        address="local", num_cpus=2, _memory=200 << 20, object_store_memory=80 << 20, include_dashboard=False,
+        log_to_driver=False,
+    )  # fmt: skip
+    try:
+        with pytest.raises(InputError, match=r"needs 0\.\d GiB per worker; 0\.3 GiB are free"):
+            train(context, dataset, Train(base_model="builtin/tiny", method="full"))
+    finally:
+        ray.shutdown()
+    assert context.artifacts.storage.keys("tokens") == []
+
+
+def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("name: small\ndataset: none\ntrain: {method: full, sequence_length: 64, batch_tokens: 128}\n")
+    planned = home.json("plan", "--recipe", str(recipe), "--gpus", "2", "--gpu-memory", "24", "--workers", "2")
+    assert planned["fits"] and planned["device"] == "cuda" and planned["strategy"] == "ddp"
+    assert {way["strategy"] for way in planned["strategies"]} == {"ddp", "fsdp", "zero2", "zero3"}
+    shown = home.run("plan", "--recipe", str(recipe), "--memory", "0.4").stdout
+    assert "It does not fit" in shown and "gradients" in shown
+    wrong = home.run("plan", "--base", "builtin/none", code=2)
+    assert "does not come with Soldiom" in wrong.stderr
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no model we know for the task seq2seq_lm"):
+        shape_of(TINY, Train(task="seq2seq_lm"))
+
+
+def test_planning_twice_asks_the_model_once() -> None:
+    planner = planner_for(TINY, Train(sequence_length=64, batch_tokens=64), cluster(8))
+    assert planner.choose() == planner.choose() and isinstance(planner, Planner)
+    assert len(planner._peaks) == 1
