@@ -8,12 +8,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from preparing import context_in, document, documents_of, package_documents
@@ -180,41 +180,74 @@ ANSWERS = [
 ]
 
 
-@contextmanager
-def answering(status: int, kind: str, body: bytes) -> Iterator[str]:
-    """The address of a server that answers everything so."""
+class Answering:
+    """A server that answers everything the same, or, while `target` names a Chroma, what that one answers."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def __init__(self, status: int, kind: str, body: bytes, target: str = "") -> None:
+        self.answer, self.target = (status, kind, body), target
+        outer = self
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer  # noqa: N815 - names that the base class calls
+        class Handler(BaseHTTPRequestHandler):
+            def reply(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, kind, data = outer.ask(self.command, self.path, body)
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
 
-        def log_message(self, *_: Any) -> None: ...
+            do_GET = do_POST = do_PUT = do_DELETE = reply  # noqa: N815 - names that the base class calls
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
+            def log_message(self, *_: Any) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def ask(self, method: str, path: str, body: bytes) -> tuple[int, str, bytes]:
+        if not self.target:
+            return self.answer
+        headers = {"Content-Type": "application/json"}
+        told = httpx.request(method, self.target + path, content=body, headers=headers, trust_env=False)
+        return told.status_code, "application/json", told.content
+
+    def __enter__(self) -> "Answering":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 @pytest.mark.parametrize("answer", ANSWERS, ids=[f"{status} {kind}" for status, kind, _ in ANSWERS])
 def test_answers_that_are_no_chromas_are_one_clear_error_without_a_text(
     prepared: tuple[Path, str], home: Path, answer: tuple[int, str, bytes]
 ) -> None:
-    with answering(*answer) as url:
-        context = context_in(home, SOLDIOM_CHROMA_URL=url)
+    with Answering(*answer) as server:
+        context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
         with pytest.raises(UnavailableError) as told:
             embed(context, context.artifacts.get(prepared[1]), DECLARED)
     assert "Chroma" in str(told.value) and "Remedy" in str(told.value) and "somebody" not in str(told.value)
+
+
+@pytest.mark.parametrize("answer", ANSWERS[:3], ids=[f"{status} {kind}" for status, kind, _ in ANSWERS[:3]])
+def test_a_chroma_that_begins_to_fail_is_one_clear_error_and_the_next_run_goes_on(
+    prepared: tuple[Path, str], home: Path, tmp_path: Path, answer: tuple[int, str, bytes]
+) -> None:
+    chroma = Chroma(tmp_path / "chroma")
+    try:
+        with Answering(*answer, target=chroma.url) as server:
+            context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
+            dataset = context.artifacts.get(prepared[1])
+            with pytest.raises(UnavailableError) as told:
+                embed(interrupting(context, 0.3, lambda: setattr(server, "target", "")), dataset, DECLARED)
+            assert "Chroma" in str(told.value) and "somebody" not in str(told.value)
+            server.target = chroma.url
+            index = embed(context, dataset, DECLARED)
+            assert len(held(context, index.id)) == index.counts["passages"]
+    finally:
+        chroma.stop()
 
 
 def test_every_document_is_in_one_slice_of_its_shard_however_long_it_is(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray import vectors
 from soldiom_ray.actors import map_in_order
-from soldiom_ray.artifacts import Artifacts, Context, Draft, prefix_of
+from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Embed
-from soldiom_ray.embed.blind import View, row_ids
+from soldiom_ray.embed.blind import SHOWN, View, row_ids
 from soldiom_ray.embed.lexical import SegmentWriter
 from soldiom_ray.embed.parts import EmbedPart, Part, Piece, passages_name, plan, vectors_name
 from soldiom_ray.errors import InputError, UnavailableError
@@ -39,7 +39,8 @@ def embed(context: Context, dataset: Manifest, declared: Embed) -> Manifest:
     for part in _made_parts(context, EmbedPart(settings, dataset, declared, draft.prefix), pieces, made):
         made.take(part)
         collection = collection or _collection(context, draft.id, part.model)
-        _store(context, collection, draft.id, part.number, part.about)
+        data = context.artifacts.storage.read(f"{draft.prefix}/{vectors_name(part.number)}")
+        _store(context, collection, draft.id, part.number, part.about, data)
     if not made.passages:
         splits = {split: dataset.counts.get(split, 0) for split in declared.splits}
         raise InputError(
@@ -84,15 +85,18 @@ def _made_parts(context: Context, function: EmbedPart, pieces: list[Piece], made
 
 def _repair(context: Context, index: Manifest) -> None:
     """Fill the collection of a finished index when it does not hold all passages."""
+    import pyarrow.parquet as pq
+
     collection = _collection(context, index.id, index.details)
     held, wanted = vectors.count(collection), index.counts["passages"]
     if held == wanted:
         return
     done = 0
     for number in range(index.details["parts"]):
-        about = _passages(context.artifacts, index.id, number)
-        _store(context, collection, index.id, number, about)
-        done += len(about)
+        about, data = (context.artifacts.read(index, name(number)) for name in (passages_name, vectors_name))
+        table = pq.read_table(io.BytesIO(about), columns=list(SHOWN))
+        _store(context, collection, index.id, number, table, data)
+        done += len(table)
         context.report(done / wanted, f"restored {done} of {wanted} passages")
     _check_whole(collection, index.id, wanted)
 
@@ -105,21 +109,14 @@ def _collection(context: Context, index: str, model: dict[str, Any]) -> Any:
     return vectors.open_collection(context.settings, name, told)
 
 
-def _store(context: Context, collection: Any, index: str, part: int, about: "pa.Table") -> None:
-    """Add what the collection lacks of a part."""
+def _store(context: Context, collection: Any, index: str, part: int, about: "pa.Table", data: bytes) -> None:
+    """Add what the collection lacks of a part; `data` is its file of vectors."""
     import numpy as np
 
     view = View(index, context.settings.encryption_key)
-    key = f"{prefix_of(index)}/{vectors_name(part)}"
-    embedded = np.load(io.BytesIO(context.artifacts.storage.read(key)), allow_pickle=False)
+    embedded = np.load(io.BytesIO(data), allow_pickle=False)
     ids = row_ids([(part, row) for row in range(len(about))])
-    vectors.add(collection, ids, view.vectors(embedded), [view.values(row) for row in about.to_pylist()])
-
-
-def _passages(artifacts: Artifacts, index: str, part: int) -> "pa.Table":
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(artifacts.storage.read(f"{prefix_of(index)}/{passages_name(part)}")))
+    vectors.add(collection, ids, view.vectors(embedded), [view.values(row) for row in about.select(SHOWN).to_pylist()])
 
 
 def _check_whole(collection: Any, index: str, wanted: int) -> None:
