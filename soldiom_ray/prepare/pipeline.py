@@ -38,8 +38,9 @@ DROP_ROWS = 50_000
 MOST_GROUPS = 2000
 """Groups that the manifest names, the largest: a table has one for every row."""
 
-MOST_LABELS = 200
-"""Labels that the manifest counts, the most frequent: not every column of this name holds classes."""
+MOST_LABELS, LONGEST_LABEL = 200, 60
+"""Labels that the manifest counts, the most frequent: not every column of this name holds classes, and a text is none.
+"""
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
@@ -326,11 +327,10 @@ def _labels(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[st
     """Samples per label and split, the most frequent first; empty where samples have none."""
     counts: dict[str, dict[str, int]] = {}
     for split, members in chosen.items():
-        for label, count in Counter(
-            label for told in ledger.column("labels", members) for label in told.split("\n")
-        ).items():
-            counts.setdefault(label, {})[split] = count
-    counts.pop("", None)
+        found = Counter(label for lines in ledger.column("labels", members) for label in lines.split("\n"))
+        for label, count in found.items():
+            if 0 < len(label) <= LONGEST_LABEL:
+                counts.setdefault(label, {})[split] = count
     most = sorted(counts, key=lambda label: (-sum(counts[label].values()), label))[:MOST_LABELS]
     return {label: counts[label] for label in most}
 
