@@ -7,7 +7,13 @@ from typing import Any
 
 SIDES: dict[str, dict[str, Any]] = {
     "trl-default": {},
-    "trl-best": {"packing": True, "bf16": True, "gradient_checkpointing": False, "loss_type": "chunked_nll"},
+    "trl-best": {
+        "packing": True,
+        "packing_strategy": "bfd_split",
+        "bf16": True,
+        "gradient_checkpointing": False,
+        "loss_type": "chunked_nll",
+    },
 }
 """What each setting changes in SFTConfig: nothing at all, or what was found to be fastest on this model."""
 
@@ -17,7 +23,7 @@ def main() -> None:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from training_work import Clock, documents, held_out_loss, plain_model
+    from training_work import Clock, documents, held_out_loss, plain_model, share_of_rate
     from transformers import PreTrainedTokenizerFast, TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -28,6 +34,14 @@ def main() -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             clock.tick()
 
+    class Trainer(SFTTrainer):  # type: ignore[misc]
+        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+            def share(step: int) -> float:
+                return share_of_rate(step, num_training_steps, job["warmup_steps"])
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, share)
+            return self.lr_scheduler
+
     rows = [ids.tolist() for ids in documents(job, "train")]
     tokens = sum(map(len, rows))
     packed = chosen.get("packing", False)
@@ -37,9 +51,6 @@ def main() -> None:
         per_device_train_batch_size=job["blocks_per_step"] if packed else job["documents_per_step"],
         max_length=job["length"] if packed else job["longest"],
         learning_rate=job["learning_rate"],
-        lr_scheduler_type="cosine_with_min_lr",
-        lr_scheduler_kwargs={"min_lr_rate": 0.1},
-        warmup_steps=job["warmup_steps"],
         weight_decay=job["weight_decay"],
         adam_beta2=0.95,
         seed=job["seed"],
@@ -51,7 +62,7 @@ def main() -> None:
     )
     tokenizer = PreTrainedTokenizerFast(tokenizer_file=job["tokenizer"], eos_token=job["end"], pad_token=job["end"])
     lora = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=plain_model(job),
         args=config,
         train_dataset=Dataset.from_dict({"input_ids": rows}),

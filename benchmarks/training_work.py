@@ -1,5 +1,6 @@
 """What both sides of `training.py` share: the model, the documents, the clock, the loss on held-out documents."""
 
+import math
 import resource
 import time
 from typing import TYPE_CHECKING, Any
@@ -55,6 +56,13 @@ def held_out_loss(model: Any, job: dict[str, Any]) -> float:
             total += float(torch.nn.functional.cross_entropy(logits, row[0, 1:], reduction="sum"))
             count += len(ids) - 1
     return total / count
+
+
+def share_of_rate(step: int, steps: int, warmup: int) -> float:
+    """`Schedule.rate` for both sides: the peer's own begins with a step at a rate of nothing."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup))))
 
 
 class Clock:
