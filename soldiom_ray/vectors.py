@@ -164,3 +164,7 @@ def _errors(settings: Settings | None = None, name: str = "") -> Iterator[None]:
         raise UnavailableError(
             f"Chroma{where} refused: {type(error).__name__}.", remedy="see `soldiom status` and Chroma's log"
         ) from error
+    except Exception as error:
+        if type(error) is not Exception:
+            raise
+        raise _no_chroma(where, error) from None  # chromadb's own, with the whole answer in it
