@@ -96,15 +96,17 @@ def nodes() -> Iterator[Nodes]:
 
     folder = tempfile.mkdtemp(prefix="sldn-", dir="/tmp")
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    ray.init(address=cluster.address, log_to_driver=False)
-    made = Nodes(cluster)
-    made.add()
-    made.add()
-    yield made
-    ray.shutdown()
-    cluster.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        ray.init(address=cluster.address, log_to_driver=False)
+        made = Nodes(cluster)
+        made.add()
+        made.add()
+        yield made
+        ray.shutdown()
+        cluster.shutdown()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
