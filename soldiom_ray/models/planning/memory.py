@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 PROCESS_BYTES = {"cpu": 530 << 20, "cuda": 700 << 20}
 """A process that has done nothing yet: Python, torch, transformers and their libraries on a CPU (measured); the CUDA
 context and its kernels on a GPU (not measured here)."""
-SLACK = {"cpu": 0.35, "cuda": 0.08}
+SLACK = {"cpu": 0.2, "cuda": 0.08}
 """What an allocator needs besides, as a share of the passing small blocks. glibc (2.36) aligns each of torch's blocks
-by leaving splinters that are handed out to small objects, so a freed block rarely takes the next of its size: 0.2 to
+by leaving splinters that are handed out to small objects, so a freed block rarely takes the next of its size: 0 to
 0.5 measured, 0.06 with every block mapped on its own. The share on a GPU is not measured here."""
 BUCKET_BYTES = 4 * 50_000_000
 """Gradients that DeepSpeed exchanges together (see `train.strategies.zero`)."""
