@@ -2,6 +2,8 @@
 
 import ctypes
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -241,7 +243,8 @@ def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monke
 
     from soldiom_ray.train import train
 
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    short = tempfile.mkdtemp(prefix="ray-")  # paths of sockets must be short
+    monkeypatch.setenv("RAY_TMPDIR", short)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     context = context_in(tmp_path / "home")
     dataset = dataset_in(context.artifacts)
@@ -254,6 +257,7 @@ def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monke
             train(context, dataset, Train(base_model="builtin/tiny", method="full"))
     finally:
         ray.shutdown()
+        shutil.rmtree(short, ignore_errors=True)
     assert context.artifacts.storage.keys("tokens") == []
 
 
