@@ -137,7 +137,7 @@ def resident(name: str) -> float:
 def test_a_refusal_names_settings_that_fit_by_the_same_arithmetic() -> None:
     declared = Train(method="full", sequence_length=1024, batch_tokens=1024)
     least = planner_for(TINY, declared, cluster(8)).option("single", recompute=True, offload=False).footprint.total
-    too_small = cluster(0.98 * least / 0.9 / GIB)
+    too_small = cluster(0.999 * least / 0.9 / GIB)
     with pytest.raises(InputError) as caught:
         check(planner_for(TINY, declared, too_small))
     assert "GiB per worker" in caught.value.what and "are free" in caught.value.what
