@@ -12,11 +12,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError, StorageFullError, UnavailableError
@@ -221,8 +221,8 @@ class S3Place:
 
     def open(self, key: str) -> IO[bytes]:
         with self._errors(key):
-            body: IO[bytes] = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
-            return body
+            body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
+        return cast("IO[bytes]", _Body(body, lambda: self._errors(key)))
 
     def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
         with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK_BYTES) as spool:
@@ -267,15 +267,37 @@ class S3Place:
                 raise UnavailableError(
                     f"The S3 bucket {self.bucket!r} does not exist.", remedy="make it or correct SOLDIOM_STORAGE"
                 ) from error
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
             raise UnavailableError(
                 f"S3 refused {key!r} in bucket {self.bucket!r}: {code}.",
-                remedy="check the credentials and SOLDIOM_S3_ENDPOINT",
+                remedy="the server is in trouble; try again later"
+                if status >= 500
+                else "check the credentials and SOLDIOM_S3_ENDPOINT",
             ) from error
         except (BotoCoreError, Boto3Error) as error:
             raise UnavailableError(
                 f"S3 bucket {self.bucket!r} cannot be reached: {error}",
                 remedy="check SOLDIOM_S3_ENDPOINT and the network",
             ) from error
+
+
+@dataclass(frozen=True)
+class _Body:
+    """An object of S3 that is being read. botocore's own body, entered as a context, gives the bare stream, which takes
+    a connection that breaks off for the end of the object."""
+
+    body: Any
+    errors: Callable[[], AbstractContextManager[None]]
+
+    def __enter__(self) -> "_Body":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.body.close()
+
+    def read(self, size: int | None = None) -> bytes:
+        with self.errors():
+            return bytes(self.body.read(size))
 
 
 def open_storage(settings: Settings) -> Storage:

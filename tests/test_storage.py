@@ -163,3 +163,30 @@ def test_bytes_are_kept_once_and_again_where_a_power_cut_left_less(storage: Stor
     storage.place.put("raw/a", (b"",), durable=True)
     storage.keep("raw/a", data)
     assert storage.read("raw/a") == data
+
+
+@pytest.mark.usefixtures("s3")  # for its credentials
+def test_an_answer_that_breaks_off_is_not_taken_for_the_object() -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+    from threading import Thread
+
+    class BreakingOff(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "100000")
+            self.end_headers()
+            self.wfile.write(b"x" * 5000)
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), BreakingOff)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        storage = Storage(S3Place("bucket", "", f"http://127.0.0.1:{server.server_port}"))
+        with pytest.raises(UnavailableError):
+            storage.read("thing")
+    finally:
+        server.shutdown()
+        server.server_close()
