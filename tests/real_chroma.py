@@ -37,8 +37,12 @@ class Chroma:
         pytest.fail("Chroma did not start")
 
     def stop(self) -> None:
+        """It waits for connections that clients keep open, so not for long."""
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(3)
+        except subprocess.TimeoutExpired:
+            self.kill()
 
     def kill(self) -> None:
         """As kill -9 does."""

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+REPORT_SECONDS = 0.5
 
 
 def samples(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
@@ -31,13 +34,16 @@ def nothing_to_learn(dataset: Manifest, what: str) -> InputError:
 
 
 def counted(dataset: Manifest, report: Report) -> Callable[..., None]:
-    """Call it after every sample (or with how many): progress goes to `report` now and then."""
+    """Call it after every sample (or with how many): progress goes to `report`, which may stop the work, now and
+    then."""
     expected, seen = max(1, sum(dataset.counts.get(split, 0) for split in (TRAIN, VALIDATION))), 0
+    told = time.monotonic()
 
     def note(samples: int = 1) -> None:
-        nonlocal seen
+        nonlocal seen, told
         seen += samples
-        if samples and seen % 64 == 0:
+        if time.monotonic() - told >= REPORT_SECONDS:
+            told = time.monotonic()
             report(min(1.0, seen / expected), f"tokenising: {seen} of {expected} samples")
 
     return note
