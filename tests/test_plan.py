@@ -4,6 +4,8 @@ import ctypes
 import json
 import shutil
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,14 @@ def test_a_deep_model_is_planned_from_a_shallow_one(tmp_path: Path) -> None:
 
 
 def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_as_they_are() -> None:
+    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # memory that others freed would hide the peak
+        kept, made_again, equal = fresh.submit(kept_and_made_again).result()
+    assert made_again < 0.6 * kept
+    assert equal
+
+
+def kept_and_made_again() -> tuple[float, float, bool]:
+    """Bytes that a step adds at its peak, without and with recomputation; whether the gradients are the same."""
     import peft
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -123,10 +133,8 @@ def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_
     kept, gradients = step()
     recompute_activations(model)
     made_again, same = step()
-    ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 32 << 20)
-    assert made_again < 0.6 * kept
-    assert len(gradients) == len(same) > 0
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(gradients, same, strict=True))
+    pairs = list(zip(gradients, same, strict=True))
+    return kept, made_again, bool(pairs) and all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
 def resident(name: str) -> float:
