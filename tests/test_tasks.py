@@ -117,15 +117,14 @@ def points(context: Context, run: Manifest, name: str) -> list[float]:
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prompt"])
-def test_texts_are_classified_by_each_method(method: str, encoder: Path, tmp_path: Path) -> None:
+def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> None:
     context = context_in(tmp_path)
     rows = [
         {"text": text, "metadata": json.dumps({"label": "animal" if "animal" in has else "none"})}
         for text, has in sentences(500)
     ]
-    train = declared(encoder, task="text_classification", method=method)
-    if method != "full":
-        train = train.model_copy(update={"base_model": "builtin/all-MiniLM-L6-v2", "learning_rate": None, "epochs": 3})
+    minilm: dict[str, Any] = {"learning_rate": 3e-4 if method == "full" else None, "epochs": 3}
+    train = declared(Path("builtin/all-MiniLM-L6-v2"), task="text_classification", method=method, **minilm)
     run = run_locally(context, dataset_of(context.artifacts, rows), train)
     assert points(context, run, "validation_accuracy")[-1] > 0.9
     assert run.details["best_validation"]["validation_macro_f1"] > 0.9
