@@ -6,6 +6,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.adapters import with_adapter
 from soldiom_ray.train.tasks.task import Task
 
 LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-3}
@@ -58,10 +59,9 @@ def build(
         )
     if hasattr(model.config, "use_cache"):
         model.config.use_cache = False
-    if declared.method == "lora":
-        model = _with_lora(model, declared, task)
-    elif declared.method == "prompt":
-        model = _with_prompt(model, declared, task)
+    model = with_adapter(model, declared, peft_type=task.peft_type, head=task.head)
+    if declared.method == "prompt":
+        _begin_prompt(model, declared.virtual_tokens)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -109,47 +109,11 @@ def _quantized(declared: Train, device: str) -> dict[str, Any]:
     }
 
 
-def _with_lora(model: Any, declared: Train, task: Task) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    head = [name for name in task.head if hasattr(model, name)]
-    config = LoraConfig(
-        r=declared.rank,
-        lora_alpha=declared.alpha,
-        lora_dropout=declared.dropout,
-        target_modules=list(declared.target_modules) or "all-linear",
-        exclude_modules=head or None,
-        modules_to_save=head or None,
-        use_dora=declared.dora,
-        use_rslora=declared.rslora,
-        task_type=task.peft_type,
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        names = sorted(
-            {name.rpartition(".")[2] for name, part in model.named_modules() if type(part).__name__ == "Linear"}
-        )
-        raise InputError(
-            f"train.target_modules {list(declared.target_modules)} fit no layer of this model.",
-            remedy=f"known: {', '.join(names)}; or leave it empty for all linear layers",
-        ) from error
-
-
-def _with_prompt(model: Any, declared: Train, task: Task) -> Any:
-    """Virtual tokens that begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
+def _begin_prompt(tuned: Any, virtual_tokens: int) -> None:
+    """Virtual tokens begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
     import torch
-    from peft import PromptTuningConfig, PromptTuningInit, get_peft_model
 
-    config = PromptTuningConfig(
-        task_type=task.peft_type,
-        num_virtual_tokens=declared.virtual_tokens,
-        prompt_tuning_init=PromptTuningInit.RANDOM,
-        **({"num_transformer_submodules": 1} if task.peft_type == "SEQ_2_SEQ_LM" else {}),
-    )
-    tuned: Any = get_peft_model(model, config)
-    words = model.get_input_embeddings().weight
-    chosen = torch.randint(0, words.shape[0], (declared.virtual_tokens,))
+    words = tuned.get_base_model().get_input_embeddings().weight
+    chosen = torch.randint(0, words.shape[0], (virtual_tokens,))
     with torch.no_grad():
         tuned.prompt_encoder["default"].embedding.weight.copy_(words[chosen].float())
-    return tuned

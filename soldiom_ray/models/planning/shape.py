@@ -8,6 +8,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.adapters import with_adapter
 from soldiom_ray.models.classification import HEADS
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
@@ -244,38 +245,12 @@ def _adapted(shape: Shape, config: Any) -> Any:
         model = auto.from_config(config, dtype=torch.bfloat16 if frozen else torch.float32)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
-        adapter = _adapter(shape.declared, model)
-        if adapter is not None:
-            import peft
-
-            model = peft.get_peft_model(model, adapter)
+        kind = KINDS[shape.declared.task]
+        model = with_adapter(model, shape.declared, peft_type=kind.peft_type, head=kind.head)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model.train()
-
-
-def _adapter(declared: Train, model: Any) -> Any:
-    import peft
-
-    kind = KINDS[declared.task]
-    if declared.method == "full":
-        return None
-    if declared.method == "prompt":
-        one = {"num_transformer_submodules": 1} if kind.peft_type == "SEQ_2_SEQ_LM" else {}
-        return peft.PromptTuningConfig(task_type=kind.peft_type, num_virtual_tokens=declared.virtual_tokens, **one)
-    head = [name for name in kind.head if hasattr(model, name)] or None
-    return peft.LoraConfig(
-        r=declared.rank,
-        lora_alpha=declared.alpha,
-        lora_dropout=declared.dropout,
-        target_modules=list(declared.target_modules) or "all-linear",
-        exclude_modules=head,
-        modules_to_save=head,
-        use_dora=declared.dora,
-        use_rslora=declared.rslora,
-        task_type=kind.peft_type,
-    )
 
 
 def _unstored(model: Any) -> None:
