@@ -96,7 +96,8 @@ def nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     folder = tempfile.mkdtemp(prefix="sldn-", dir="/tmp")
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
+    before = dict(os.environ)
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
     try:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         ray.init(address=cluster.address, log_to_driver=False)
@@ -107,6 +108,8 @@ def nodes() -> Iterator[Nodes]:
         ray.shutdown()
         cluster.shutdown()
     finally:
+        os.environ.clear()
+        os.environ |= before
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -131,7 +131,8 @@ class _Attempt:
         home = str(self.context.settings.home / "ray-train")
         desk, mark = _desk(), 1 + secrets.randbelow(MARKS)
         try:
-            done = desk.fit.remote(desk, self.work, home, resources | {"memory": mark}, threads)
+            ray.get(desk.verdict.remote())  # it stands: a call that waits for its actor can be lost with it
+            done = desk.fit.remote(self.work, home, resources | {"memory": mark}, threads)
             self._follow(desk, done)
             _, error = ray.get(desk.verdict.remote())
             self._hear(desk)
@@ -177,14 +178,13 @@ class _Attempt:
 class Desk(Board):
     """The board and, beside it, the one who runs Ray Train: with this actor the controller and all its workers end."""
 
-    def fit(
-        self, itself: Any, work: Work, home: str, resources: dict[str, float], threads: int
-    ) -> tuple[str, str] | None:
+    def fit(self, work: Work, home: str, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
         """Run Ray Train to its end; (kind, text) of what it raised."""
+        import ray
         from ray.train import ControllerError, WorkerGroupError
 
         try:
-            _fit(work, itself, home, resources, threads)
+            _fit(work, ray.get_runtime_context().current_actor, home, resources, threads)
         except WorkerGroupError as error:
             return WORKERS, str(error)
         except ControllerError as error:
