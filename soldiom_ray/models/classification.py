@@ -9,9 +9,6 @@ from torch.nn import functional
 
 from soldiom_ray.models.loss import Objective
 
-HEADS = ("classifier", "score", "classification_head")
-"""Names that transformers gives to the layers over a pretrained body."""
-
 
 class ClassificationLoss(Objective):
     """(the model's input..., labels) -> the summed loss of the samples.

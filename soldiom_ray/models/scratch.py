@@ -4,29 +4,20 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
-
-KINDS = {
-    "AutoModelForCausalLM": ("llama",),
-    "AutoModelForSeq2SeqLM": ("t5",),
-    "AutoModelForSequenceClassification": ("bert",),
-    "AutoModelForImageClassification": ("vit",),
-}
-"""Architectures that a recipe may begin from nothing, by the class of the task; the first is the default."""
+from soldiom_ray.models.kinds import KINDS
 
 
-def from_scratch(
-    processor: Any, declared: Train, auto_class: str = "AutoModelForCausalLM", **configuration: Any
-) -> Any:
+def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
     """A model for this tokenizer (or image processor). InputError for an architecture or a key that is not known."""
     import transformers
 
     given = dict(declared.architecture or {})
-    kinds = KINDS[auto_class]
-    kind = str(given.pop("model_type", kinds[0]))
-    if kind not in kinds:
+    task = KINDS[declared.task]
+    kind = str(given.pop("model_type", task.architectures[0]))
+    if kind not in task.architectures:
         raise InputError(
             f"train.architecture has model_type {kind!r}, which does not fit the task {declared.task}.",
-            remedy=f"known for it: {', '.join(kinds)}",
+            remedy=f"known for it: {', '.join(task.architectures)}",
         )
     plain = transformers.AutoConfig.for_model(kind)
     known = set(plain.to_dict()) | {"head_dim"}
@@ -36,7 +27,7 @@ def from_scratch(
             remedy=f"use such as {', '.join(sorted(known & _COMMON))}",
         )
     config = transformers.AutoConfig.for_model(kind, **(_defaults(kind, processor, declared) | given | configuration))
-    return getattr(transformers, auto_class).from_config(config)
+    return getattr(transformers, task.auto_class).from_config(config)
 
 
 _COMMON = {

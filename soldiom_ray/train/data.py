@@ -112,3 +112,8 @@ def folder_hash(folder: Path, names: tuple[str, ...]) -> str:
                 for chunk in iter(lambda: file.read(1 << 20), b""):
                     digest.update(chunk)
     return digest.hexdigest()[:16]
+
+
+def tokenizer_hash(folder: Path) -> str:
+    """Which tokenizer a model's folder holds: what a tokens artifact is named by, in a plan as in a training."""
+    return folder_hash(folder, ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))

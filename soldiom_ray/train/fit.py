@@ -24,7 +24,7 @@ from soldiom_ray.storage import open_storage
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.data import folder_hash
+from soldiom_ray.train.data import folder_hash, tokenizer_hash
 from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
 from soldiom_ray.train.pictures import draw
 from soldiom_ray.train.strategies import SHARDED, Optimization, agreed, check_strategy, open_strategy, with_weights
@@ -77,7 +77,7 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
             fingerprint = folder_hash(
                 folder, ("config.json", *sorted(path.name for path in folder.glob("*.safetensors")))
             )
-            tokens_by = folder_hash(folder, ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
+            tokens_by = tokenizer_hash(folder)
         else:
             tokenizer_id = _own_tokenizer(context, dataset, declared)
             folder = stack.enter_context(artifacts.storage.local_folder(prefix_of(tokenizer_id)))

@@ -44,7 +44,7 @@ def build(
     if folder is None:
         from soldiom_ray.models.scratch import from_scratch
 
-        model = from_scratch(processor, declared, task.auto_class, **configuration)
+        model = from_scratch(processor, declared, **configuration)
     else:
         from soldiom_ray.models.load import load_model
 

@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
@@ -19,8 +19,12 @@ from soldiom_ray.models.planning.headers import described
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
-from soldiom_ray.train.data import folder_hash
-from soldiom_ray.train.tasks import Task, task_of
+from soldiom_ray.train.data import tokenizer_hash
+from soldiom_ray.train.tasks import task_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
@@ -40,7 +44,7 @@ def plan_training(
         fit: dict[str, Any] = {}
         if dataset_id is not None and folder is not None:
             processor = load_processor(folder)
-            by = folder_hash(folder, ("tokenizer.json", "tokenizer.model", "tokenizer_config.json"))
+            by = tokenizer_hash(folder)
             fit = fitting(artifacts, _dataset(settings, artifacts, dataset_id), declared, processor, by)
         device = cluster.device(declared.workers)
         bfloat16 = wants_bfloat16(declared, device)
@@ -61,31 +65,23 @@ def plan_training(
 def fitting(artifacts: Artifacts, dataset: Manifest, declared: Train, processor: Any, by: str) -> dict[str, Any]:
     """How a dataset's training samples fit the sequence length: `samples`, `cut_samples`, `cut_tokens`,
     `longest_tokens` (the length that cuts none), `percentiles`, and `tokens` of one pass. Tokenised once and kept."""
+    import numpy as np
+
     task = task_of(declared.task)
     tokens = task.tokenize(artifacts, dataset, processor, by, declared, lambda fraction, message: None)
     length = declared.sequence_length
     found: dict[str, Any] = dict(task.cuts(artifacts, tokens, length))
     with task.open(artifacts, tokens, length, processor) as (train, _):
-        import numpy as np
-
         found["tokens"] = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
     if found.get("longest_tokens"):
-        found["percentiles"] = {
-            f"{share:.0%}": _percentile(task, artifacts, tokens, share, found) for share in PERCENTILES
-        }
+        lengths = np.sort(task.lengths(artifacts, tokens))
+        found["percentiles"] = {f"{share:.0%}": _percentile(lengths, share) for share in PERCENTILES}
     return found
 
 
-def _percentile(task: Task, artifacts: Artifacts, tokens: Manifest, share: float, found: dict[str, Any]) -> int:
-    """The least length that cuts no more than the rest of the samples."""
-    low, high = 1, int(found["longest_tokens"])
-    while low < high:
-        middle = (low + high) // 2
-        if task.cuts(artifacts, tokens, middle)["cut_samples"] <= (1 - share) * found["samples"]:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _percentile(ordered: "npt.NDArray[np.int64]", share: float) -> int:
+    """The least length that cuts no more than the rest of the samples. `ordered` are their lengths, ascending."""
+    return max(1, int(ordered[len(ordered) - 1 - int((1 - share) * len(ordered))]))
 
 
 def _cluster(settings: Settings) -> machine.Cluster:

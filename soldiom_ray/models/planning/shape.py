@@ -9,31 +9,13 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
-from soldiom_ray.models.classification import HEADS
+from soldiom_ray.models.kinds import KINDS
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 """How configurations name the number of layers."""
 SHALLOW = (1, 2)
 """A deeper model's step is run with so many layers, and the rest follows: each further layer adds the same."""
 LABELS = 2
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What a task means to transformers and PEFT; the training's tasks say the same (a test compares them)."""
-
-    auto_class: str
-    peft_type: str | None
-    head: tuple[str, ...] = ()
-
-
-KINDS = {
-    "causal_lm": Kind("AutoModelForCausalLM", "CAUSAL_LM"),
-    "preference": Kind("AutoModelForCausalLM", "CAUSAL_LM"),
-    "seq2seq_lm": Kind("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM"),
-    "text_classification": Kind("AutoModelForSequenceClassification", "SEQ_CLS", HEADS),
-    "image_classification": Kind("AutoModelForImageClassification", None, HEADS),
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +124,7 @@ def shape_of(
         from soldiom_ray.models.scratch import from_scratch
 
         with torch.device("meta"):
-            config = from_scratch(processor or _Pieces(declared), declared, auto_class, **more).config
+            config = from_scratch(processor or _Pieces(declared), declared, **more).config
     else:
         try:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **more)

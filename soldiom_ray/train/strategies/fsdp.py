@@ -52,15 +52,6 @@ class Fsdp(Sharded):
         (loss * (scale * self.world)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def step(self, learning_rate: float) -> None:
-        import torch
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-
     def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
         judged = super().judge(batch)
         self.door.reshard()  # without a backward pass the root would stay gathered, and be old after `put`

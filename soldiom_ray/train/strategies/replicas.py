@@ -39,13 +39,7 @@ class Replicas(Strategy):
         return loss.detach()
 
     def step(self, learning_rate: float) -> None:
-        import torch
-
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.gradient_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        super().step(learning_rate)
         copies_are_old(self.parameters.values())
 
     def weights(self) -> "dict[str, Tensor]":

@@ -30,7 +30,10 @@ class Optimization:
 class Strategy:
     """One rank's side of a training. Every method is called by all ranks alike.
 
-    `parameters` are the trainable ones by name, as this rank holds them."""
+    `parameters` are the trainable ones by name, as this rank holds them; `optimizer` is torch's AdamW over them, but
+    where a strategy leaves that to another library."""
+
+    optimizer: "torch.optim.Optimizer"
 
     def __init__(self, objective: "Objective", optimization: Optimization) -> None:
         from torch import distributed
@@ -50,7 +53,13 @@ class Strategy:
 
     def step(self, learning_rate: float) -> None:
         """Clip the gradients of all ranks together, update the weights, forget the gradients."""
-        raise NotImplementedError
+        import torch
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.optimization.gradient_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
     def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
         """This rank's summed loss and its counts for the task's metrics, without gradients, in evaluation mode."""

@@ -7,21 +7,21 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
+from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import CausalLoss, Objective
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
-from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
-from soldiom_ray.train.ragged import cut
+from soldiom_ray.train.data import Streams, counted, nothing_to_learn, samples
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
 
 CODE = 2
 
 
 class CausalTask(Task):
-    """The next token of texts; of conversations, the assistant's tokens alone."""
+    """The next token of texts; of conversations, the assistant's tokens alone. Samples longer than a sequence go on in
+    the next one, apart from their beginning; nothing of them is lost."""
 
-    auto_class = "AutoModelForCausalLM"
-    peft_type = "CAUSAL_LM"
+    kind = KINDS["causal_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -40,10 +40,6 @@ class CausalTask(Task):
         from soldiom_ray.models.attention import causal_blocks
 
         return causal_blocks(model, length)
-
-    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
-        """Longer samples go on in the next sequence, apart from their beginning; nothing of them is lost."""
-        return cut(lengths_of(artifacts, tokens, TRAIN), length)
 
 
 def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report) -> Manifest:

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.classification import HEADS, ClassificationLoss
+from soldiom_ray.models.classification import ClassificationLoss
+from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.tokens import encode_texts
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
-from soldiom_ray.train.data import Streams, counted, lengths_of
+from soldiom_ray.train.data import Streams, counted
 from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
-from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ CODE = 1
 class TextClassificationTask(Task):
     """A text to its label, or its labels."""
 
-    auto_class = "AutoModelForSequenceClassification"
-    peft_type = "SEQ_CLS"
-    head = HEADS
+    kind = KINDS["text_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -87,9 +86,6 @@ class TextClassificationTask(Task):
         return configuration(tokens.details["labels"], several=tokens.details["several"]) | {
             "pad_token_id": tokens.details["pad"]
         }
-
-    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
-        return cut(lengths_of(artifacts, tokens, TRAIN), length)
 
 
 @dataclass(frozen=True)

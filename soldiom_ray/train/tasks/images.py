@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.classification import HEADS, ClassificationLoss
+from soldiom_ray.models.classification import ClassificationLoss
+from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
@@ -31,9 +32,7 @@ UNKNOWN_POSITIONS = 197
 class ImageClassificationTask(Task):
     """A picture to its label."""
 
-    auto_class = "AutoModelForImageClassification"
-    peft_type = None
-    head = HEADS
+    kind = KINDS["image_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

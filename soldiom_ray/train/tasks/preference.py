@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import ANSWERING, encode_chat
+from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective, is_chunkable
 from soldiom_ray.models.preference import PreferenceLoss, answer_logs
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source, shares
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
-from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.tasks.causal import CausalTask
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
 
@@ -31,6 +32,8 @@ PARTS = ("prompt", "chosen", "rejected")
 
 class PreferenceTask(CausalTask):
     """Conversations whose last answer has a rejected counterpart."""
+
+    kind = KINDS["preference"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -86,12 +89,13 @@ class PreferenceTask(CausalTask):
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
         return PreferenceLoss(model, declared.beta)
 
-    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+    def lengths(self, artifacts: Artifacts, tokens: Manifest) -> "Indices":
         """Of a pair the longer answer counts, with its prompt; what does not fit is cut from the prompt's beginning."""
         import numpy as np
 
         prompt, *answers = (lengths_of(artifacts, tokens, f"{TRAIN}.{part}") for part in PARTS)
-        return cut(prompt + np.maximum(*answers), length)
+        longer: Indices = prompt + np.maximum(*answers)
+        return longer
 
 
 def _pairs(

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import ANSWERING
+from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.sequence_pairs import PairLoss
 from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
-from soldiom_ray.train.ragged import Ragged, cut
+from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
 
 if TYPE_CHECKING:
@@ -28,8 +29,7 @@ CODE = 1
 class Seq2SeqTask(Task):
     """The assistant's last words of a conversation, from all that was said before."""
 
-    auto_class = "AutoModelForSeq2SeqLM"
-    peft_type = "SEQ_2_SEQ_LM"
+    kind = KINDS["seq2seq_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -75,12 +75,13 @@ class Seq2SeqTask(Task):
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
         return PairLoss(model)
 
-    def cuts(self, artifacts: Artifacts, tokens: Manifest, length: int) -> dict[str, int]:
+    def lengths(self, artifacts: Artifacts, tokens: Manifest) -> "Indices":
         """Of a pair its longer side counts."""
         import numpy as np
 
         sides = [lengths_of(artifacts, tokens, f"{TRAIN}.{side}") for side in ("source", "target")]
-        return cut(np.maximum(*sides), length)
+        longer: Indices = np.maximum(*sides)
+        return longer
 
 
 def _pairs(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, str]]:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soldiom_ray.artifacts import Artifacts, Report
     from soldiom_ray.domains.schema import Train
+    from soldiom_ray.models.kinds import Kind
     from soldiom_ray.models.loss import Objective
     from soldiom_ray.records import Manifest
-    from soldiom_ray.train.blocks import Source
+    from soldiom_ray.train.blocks import Indices, Source
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -16,12 +17,23 @@ TRAIN, VALIDATION = "train", "validation"
 class Task:
     """One kind of training. It holds no state."""
 
-    auto_class: str
-    """The class of transformers that loads such a model from a folder."""
-    peft_type: str | None
-    """PEFT's name of the task, None where it has none."""
-    head: tuple[str, ...] = ()
-    """Names of the layers on top that are new to a pretrained model: adapters train them whole."""
+    kind: "Kind"
+    """Its models: see `models.kinds`."""
+
+    @property
+    def auto_class(self) -> str:
+        """The class of transformers that loads such a model from a folder."""
+        return self.kind.auto_class
+
+    @property
+    def peft_type(self) -> str | None:
+        """PEFT's name of the task, None where it has none."""
+        return self.kind.peft_type
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Names of the layers on top that are new to a pretrained model."""
+        return self.kind.head
 
     def tokenize(
         self, artifacts: "Artifacts", dataset: "Manifest", processor: Any, by: str, declared: "Train", report: "Report"
@@ -57,6 +69,14 @@ class Task:
         """A context in which the model reads units of this task in the fastest way."""
         return nullcontext()
 
+    def lengths(self, artifacts: "Artifacts", tokens: "Manifest") -> "Indices":
+        """Tokens of each training sample, as they count for the sequence length."""
+        from soldiom_ray.train.data import lengths_of
+
+        return lengths_of(artifacts, tokens, TRAIN)
+
     def cuts(self, artifacts: "Artifacts", tokens: "Manifest", length: int) -> dict[str, int]:
         """How the training samples fit `length` positions: `samples`, `longest_tokens`, `cut_samples`, `cut_tokens`."""
-        raise NotImplementedError
+        from soldiom_ray.train.ragged import cut
+
+        return cut(self.lengths(artifacts, tokens), length)
