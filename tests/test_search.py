@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,13 +51,6 @@ def index_of(context: Context) -> Manifest:
     rule = SplitRule(test=0, validation=0)
     dataset = prepare(context, [documents_of(context, documents())], Prepare(split=rule, filters=()))
     return embed(context, dataset, Embed(max_tokens=64))
-
-
-@pytest.fixture(scope="module")
-def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chroma]:
-    server = Chroma(tmp_path_factory.mktemp("chroma"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture(scope="module")

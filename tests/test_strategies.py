@@ -285,17 +285,6 @@ def test_zero_needs_no_compiler(base: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "extensions").exists()
 
 
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of this module's own, with two CPUs."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("strategy", [DIVIDED[0], DIVIDED[2]])
 def test_two_ray_workers_divide_a_model(strategy: str, base: Path, tmp_path: Path) -> None:

@@ -7,23 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from training import context_in
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.records import Manifest, Sample
-from soldiom_ray.settings import load_settings
-from soldiom_ray.storage import open_storage
 from soldiom_ray.train.fit import run_locally
 
 ANIMALS, TOOLS = ("cat", "dog", "horse", "mouse"), ("saw", "hammer", "drill", "file")
 WORDS = ("the", "a", "small", "big", "old", "sleeps", "falls", "here", "there", "again")
-
-
-def context_in(home: Path) -> Context:
-    settings = load_settings({"SOLDIOM_HOME": str(home)})
-    return Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
 
 
 def dataset_of(artifacts: Artifacts, rows: Sequence[dict[str, Any]]) -> Manifest:
@@ -319,3 +313,22 @@ def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
         picture = Image.open(io.BytesIO(rows[0]["image"])).convert("RGB")
         said = model(**processor(images=[picture], return_tensors="pt")).logits.argmax(-1)
         assert model.config.id2label[int(said)] == json.loads(rows[0]["metadata"])["label"]
+
+
+def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    from soldiom_ray.evaluate.score_samples import _input
+    from soldiom_ray.models.load import load_tokenizer
+    from soldiom_ray.train.tasks import task_of
+
+    context, tokenizer = context_in(tmp_path), load_tokenizer(encoder)
+    rows = [{"text": "cat " * (3 + place), "metadata": json.dumps({"label": str(place % 2)})} for place in range(20)]
+    task, train = task_of("text_classification"), declared(encoder, task="text_classification")
+    dataset = dataset_of(context.artifacts, rows)
+    tokens = task.tokenize(context.artifacts, dataset, tokenizer, "t", train, context.report)
+    with task.open(context.artifacts, tokens, 12, tokenizer) as (_, held_out):
+        ids, mask, _ = held_out.batch(np.arange(len(held_out)))
+    test = [{"text": row["text"], "image": None} for row in context.artifacts.rows(dataset, "test/")]
+    given = _input(tokenizer, test, 12)
+    assert (given["input_ids"].numpy() == ids).all() and (given["attention_mask"].numpy() == mask).all()

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,17 +205,6 @@ def test_a_foreign_model_with_a_short_context_trains(method: str, tmp_path: Path
         p["validation_loss"] for p in json.loads(context.artifacts.read(run, "curves.json")) if "validation_loss" in p
     ]
     assert losses[-1] < losses[0]
-
-
-@pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[None]:
-    """A Ray of this module's own, with two CPUs."""
-    import ray
-
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    yield
-    ray.shutdown()
 
 
 @pytest.mark.usefixtures("ray_cluster")

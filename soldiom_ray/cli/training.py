@@ -96,7 +96,8 @@ def train(
         print_json(made)
         return
     _print_metrics(job["metrics"])
-    print(f"Run {made['id']}, model {made['model_id']}. Next: soldiom deploy {made['model_id']}")
+    served = task in ("causal_lm", "preference")
+    print(f"Run {made['id']}, model {made['model_id']}." + f" Next: soldiom deploy {made['model_id']}" * served)
 
 
 def _settings(options: list[str]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
@@ -21,6 +21,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 BATCH = 32
@@ -67,16 +68,17 @@ def score_samples(
 
 def _rows(artifacts: Artifacts, dataset: Manifest, run: Manifest, declared: Evaluate) -> list[dict[str, Any]]:
     """Held-out samples that the task can score, at most `max_tokens` of them, in an order by hash."""
+    from soldiom_ray.models.sequence_pairs import source_and_target
+
     pairs, several = run.details["task"] == "seq2seq_lm", _several(run)
     found = []
     for row in artifacts.rows(dataset, "test/"):
-        messages = json.loads(row["messages"] or "[]")
-        labels = labels_of(row["metadata"])
-        if pairs and len(messages) > 1 and messages[-1]["role"] == "assistant":
-            source = "\n".join(message["content"] for message in messages[:-1])
-            found.append({"source": source, "target": messages[-1]["content"]} | _named(row))
-        elif not pairs and (labels or several):
-            found.append({"text": row["text"], "image": row.get("image"), "labels": labels} | _named(row))
+        named = {"id": row["id"], "group": row["group"]}
+        if pairs:
+            if pair := source_and_target(json.loads(row["messages"] or "[]")):
+                found.append({"source": pair[0], "target": pair[1]} | named)
+        elif (labels := labels_of(row["metadata"])) or several:
+            found.append({"text": row["text"], "image": row.get("image"), "labels": labels} | named)
     if not found:
         raise InputError(
             f"The dataset {dataset.id} holds no test samples that the task {run.details['task']} can score.",
@@ -84,10 +86,6 @@ def _rows(artifacts: Artifacts, dataset: Manifest, run: Manifest, declared: Eval
         )
     found.sort(key=lambda row: rank(declared.seed, row["id"]))
     return found[: declared.max_tokens]
-
-
-def _named(row: dict[str, Any]) -> dict[str, Any]:
-    return {"id": row["id"], "group": row["group"]}
 
 
 def _several(run: Manifest) -> bool:
@@ -116,43 +114,54 @@ def _score(
 
 def _labels(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
     import torch
-    from torch.nn import functional
 
-    logits = model(**_input(processor, rows, length).to(model.device)).logits.float().cpu()
+    from soldiom_ray.models.classification import losses_of
+
+    given = {name: tensor.to(model.device) for name, tensor in _input(processor, rows, length).items()}
+    logits = model(**given).logits.float().cpu()
     place = {name: int(number) for number, name in model.config.id2label.items()}
     if model.config.problem_type == "multi_label_classification":
         wanted = torch.zeros_like(logits)
         for row, sample in zip(wanted, rows, strict=True):
             row[[place[name] for name in sample["labels"] if name in place]] = 1
-        losses = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(1)
+        losses = losses_of(logits, wanted)
         right = ((logits > 0) == (wanted > 0)).all(1)
     else:
         aims = torch.tensor([place.get(sample["labels"][0], -1) for sample in rows])
         known = aims >= 0
-        losses = functional.cross_entropy(logits, aims.clamp_min(0), reduction="none")
+        losses = losses_of(logits, aims.clamp_min(0))
         losses[~known] = math.log(len(place)) + 10  # a label that training never saw cannot be said
         right = (logits.argmax(1) == aims) & known
     return [(1, float(loss), float(hit)) for loss, hit in zip(losses, right, strict=True)]
 
 
-def _input(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> Any:
+def _input(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":
+    """What the model reads, as its training read it."""
     if rows[0]["image"]:
         from PIL import Image
 
         pictures = [Image.open(io.BytesIO(row["image"])).convert("RGB") for row in rows]
-        return processor(images=pictures, return_tensors="pt")
-    texts = [row["text"] for row in rows]
-    return processor(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return dict(processor(images=pictures, return_tensors="pt"))
+    from soldiom_ray.models.tokens import encode_texts
+
+    ids, mask = _padded(
+        encode_texts(processor, [row["text"] for row in rows]), length, int(processor.pad_token_id or 0)
+    )
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
     from torch.nn import functional
 
     from soldiom_ray.models.loss import UNSCORED
+    from soldiom_ray.models.tokens import encode_documents
 
-    sources, mask = _padded(processor, [row["source"] for row in rows], length, int(processor.pad_token_id or 0))
-    labels, _ = _padded(processor, [row["target"] for row in rows], length, UNSCORED)
-    logits = model(input_ids=sources, attention_mask=mask, labels=labels).logits.float()
+    sources = encode_documents(processor, [row["source"] for row in rows])
+    targets = encode_documents(processor, [row["target"] for row in rows])
+    ids, mask = _padded(sources, length, int(processor.pad_token_id or 0))
+    labels, _ = _padded(targets, length, UNSCORED, keep_last=False)
+    given = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    logits = model(**{name: tensor.to(model.device) for name, tensor in given.items()}).logits.float().cpu()
     losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=UNSCORED, reduction="none").sum(1)
     scored = labels != UNSCORED
     right = ((logits.argmax(-1) == labels) & scored).sum(1)
@@ -161,13 +170,15 @@ def _pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: i
     ]
 
 
-def _padded(processor: Any, texts: Sequence[str], length: int, pad: int) -> "tuple[torch.Tensor, torch.Tensor]":
-    """(ids with their terminator, mask), both [texts, longest]."""
+def _padded(
+    encoded: "Iterable[npt.NDArray[Any]]", length: int, pad: int, *, keep_last: bool = True
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """(ids, mask), both [texts, longest], cut as training cuts them."""
     import torch
 
-    from soldiom_ray.models.tokens import encode_documents
+    from soldiom_ray.models.tokens import shortened
 
-    rows = [torch.from_numpy(ids[:length].astype("int64")) for ids in encode_documents(processor, texts)]
+    rows = [torch.from_numpy(shortened(ids, length, keep_last=keep_last).astype("int64")) for ids in encoded]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()

@@ -21,11 +21,11 @@ class ClassificationLoss(Objective):
         self.names, self.several = tuple(names), several
 
     def forward(self, *batch: Tensor) -> Tensor:
-        return _loss(self._logits(batch), batch[-1])
+        return losses_of(self._logits(batch), batch[-1]).sum()
 
     def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         logits, labels = self._logits(batch), batch[-1]
-        return _loss(logits, labels), count(logits, labels)
+        return losses_of(logits, labels).sum(), count(logits, labels)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         return metrics_of_several(counts) if self.several else metrics_of_one(counts)
@@ -35,11 +35,11 @@ class ClassificationLoss(Objective):
         return logits.float()
 
 
-def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+def losses_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """The loss of each sample, [samples]."""
     if labels.dim() == 1:
-        return functional.cross_entropy(logits, labels, reduction="sum")
-    several = functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none")
-    return several.mean(1).sum()
+        return functional.cross_entropy(logits, labels, reduction="none")
+    return functional.binary_cross_entropy_with_logits(logits, labels.float(), reduction="none").mean(1)
 
 
 def count(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,12 +1,22 @@
 """What a sequence-to-sequence model learns: a source text to its target text."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from soldiom_ray.models.chat import ANSWERING, Message
 from soldiom_ray.models.loss import UNSCORED, Objective
+
+
+def source_and_target(messages: Sequence[Message]) -> tuple[str, str] | None:
+    """A conversation that ends with an answer as a pair: all that was said before, a line each, and the answer. None
+    for others."""
+    if len(messages) < 2 or messages[-1]["role"] != ANSWERING:
+        return None
+    return "\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"]
 
 
 class PairLoss(Objective):

@@ -56,6 +56,16 @@ def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
             yield np.asarray(ids or [terminator(tokenizer)], dtype=np.int64)
 
 
+def shortened(ids: "Ids", limit: int, *, keep_last: bool) -> "Ids":
+    """At most `limit` ids: the beginning and, with `keep_last`, the very last one (the mark that ends an encoder's
+    input)."""
+    import numpy as np
+
+    if len(ids) <= limit:
+        return ids
+    return np.concatenate([ids[: limit - 1], ids[-1:]]) if keep_last else ids[:limit]
+
+
 def pack(token_lists: Iterable["Sequence[int] | Ids"], sequence_length: int) -> list["Ids"]:
     """Documents joined and cut into blocks of `sequence_length`; the last is shorter, but never a single token."""
     import numpy as np

@@ -58,15 +58,25 @@ def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -
     return "\n".join([*lines, "---"])
 
 
+USES = {
+    "causal_lm": ("A causal language model", "it continues text like the text it was trained on"),
+    "preference": ("A causal language model", "it continues text, and prefers answers like those that were chosen"),
+    "seq2seq_lm": ("A sequence-to-sequence model", "it writes targets for sources like those it was trained on"),
+    "text_classification": ("A text classifier", "it names the labels of texts like those it was trained on"),
+    "image_classification": ("An image classifier", "it names the labels of pictures like those it was trained on"),
+}
+
+
 def _use(run: Manifest, declared: Register, base: Base | None) -> str:
     subject = f" for {declared.specialization}" if declared.specialization else ""
+    kind, does = USES[run.details.get("task", "causal_lm")]
     origin = (
         f"It was tuned from {base.label} (`{_line(run.details.get('base_model'))}`)."
         if base
         else ("It was trained from random weights; it has no base model.")
     )
     return (
-        f"## Intended use\n\nA causal language model{subject}: it continues text like the text it was trained on."
+        f"## Intended use\n\n{kind}{subject}: {does}."
         f" {origin} Its output is a draft for a person to check, not a fact and not a decision."
     )
 

@@ -131,7 +131,6 @@ class _Attempt:
         home = str(self.context.settings.home / "ray-train")
         desk, mark = _desk(), 1 + secrets.randbelow(MARKS)
         try:
-            ray.get(desk.verdict.remote())  # it stands: a call that waits for its actor can be lost with it
             done = desk.fit.remote(self.work, home, resources | {"memory": mark}, threads)
             self._follow(desk, done)
             _, error = ray.get(desk.verdict.remote())

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.models.tokens import shortened
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -43,17 +45,13 @@ class Ragged:
         return lengths
 
     def padded(self, indices: "Indices", limit: int, pad: int, *, keep_last: bool = True) -> "npt.NDArray[np.int64]":
-        """Rows padded with `pad` to the longest, [len(indices), longest]. A row longer than `limit` keeps its beginning
-        and, with `keep_last`, its very last element (the token that ends an encoder's input)."""
+        """Rows padded with `pad` to the longest, [len(indices), longest]; longer ones are `shortened` to `limit`."""
         import numpy as np
 
         lengths = self.lengths(indices, limit)
         rows = np.full((len(indices), int(lengths.max(initial=1))), pad, np.int64)
         for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-            row = self.row(int(index))
-            rows[place, :length] = row[:length]
-            if keep_last and len(row) > length:
-                rows[place, length - 1] = row[-1]
+            rows[place, :length] = shortened(self.row(int(index)), limit, keep_last=keep_last)
         return rows
 
 

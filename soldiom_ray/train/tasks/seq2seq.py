@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.chat import ANSWERING
 from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
-from soldiom_ray.models.sequence_pairs import PairLoss
+from soldiom_ray.models.sequence_pairs import PairLoss, source_and_target
 from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source
@@ -85,10 +84,10 @@ class Seq2SeqTask(Task):
 
 
 def _pairs(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, str]]:
-    """(source, target) of every sample that ends with an answer; what was said before, a line each, is the source."""
+    """(source, target) of every sample that ends with an answer."""
     for _, messages in samples(artifacts, dataset, split):
-        if len(messages) > 1 and messages[-1]["role"] == ANSWERING:
-            yield "\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"]
+        if pair := source_and_target(messages):
+            yield pair
 
 
 @dataclass(frozen=True)
