@@ -127,13 +127,15 @@ def test_points_are_kept_for_an_mlflow_that_comes_back(tmp_path: Path, monkeypat
     begin = Tracker._begin
 
     def away_twice(self: Tracker) -> Any:
+        if self.name != "kept":  # another test's, whose MLflow never answered
+            return begin(self)
         answers.append(len(answers) >= 2)
         if not answers[-1]:
             raise ConnectionError("refused")
         return begin(self)
 
     monkeypatch.setattr(Tracker, "_begin", away_twice)
-    tracker = Tracker(client.tracking_uri, "quickstart", "run-1")
+    tracker = Tracker(client.tracking_uri, "quickstart", "kept")
     tracker.add(POINTS)
     assert tracker.settle(60) and answers == [False, False, True]
     assert [m.step for m in client.get_metric_history(tracker.run_id, "validation_loss")] == [0, 5]

@@ -1,6 +1,7 @@
 """Training on Ray's workers. Ray Train starts, watches and restarts them; the checkpoints are ours (see `checkpoints`),
 so a restarted group goes on from the newest one that is whole."""
 
+import contextlib
 import logging
 import math
 import secrets
@@ -206,14 +207,24 @@ def _desk() -> Any:
 
 
 def _give_back(mark: int) -> None:
-    """Remove the placement groups of an attempt whose controller was lost or killed: Ray keeps them until the job ends,
-    and Ray Train's own cleaner needs a dashboard. They are known by the few bytes of memory that they reserve."""
+    """Give back what an attempt reserved whose controller was lost or killed, known by the few bytes of memory in it.
+
+    Ray keeps the placement groups until the job ends (Ray Train's own cleaner needs a dashboard), and counts the request
+    for three minutes: an elastic group that starts in that time would leave those nodes out."""
     import ray
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
     for identity, group in placement_group_table().items():
         if group["state"] != "REMOVED" and any(bundle.get("memory") == mark for bundle in group["bundles"].values()):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
+
+    def withdraw(coordinator: Any) -> None:  # travels by value: the coordinator may not be able to import this module
+        for requester, request in list(coordinator._ongoing_reqs.items()):
+            if any(bundle.get("memory") == mark for bundle in request.requested_resources):
+                coordinator.cancel_request(requester)
+
+    with contextlib.suppress(ValueError):  # no training was ever started here
+        ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator").__ray_call__.remote(withdraw)
 
 
 def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:

@@ -58,7 +58,7 @@ class Tracker:
         self._told: set[tuple[str, int]] = set()
         self._end: tuple[str, Mapping[str, bytes]] | None = None
         self._client: MlflowClient | None = None
-        self._began = 0.0
+        self._began, self._given_up = 0.0, False
         self._wake, self._idle, self._closed = threading.Event(), threading.Event(), threading.Event()
         if url is None:
             log.warning("MLflow is not running; this training is not tracked")
@@ -97,6 +97,7 @@ class Tracker:
         self._end = (status, files or {})
         self._wake.set()
         if not self._closed.wait(END_SECONDS):
+            self._given_up = True
             log.warning("MLflow did not take everything", extra={"data": {"points": len(self._points)}})
 
     def _queue(self, points: Iterable[_Point]) -> None:
@@ -107,7 +108,7 @@ class Tracker:
 
     def _work(self) -> None:
         pause, away = 1.0, False
-        while True:
+        while not self._given_up:
             self._wake.wait()
             self._wake.clear()
             try:
