@@ -209,8 +209,8 @@ def _desk() -> Any:
 def _give_back(mark: int) -> None:
     """Give back what an attempt reserved whose controller was lost or killed, known by the few bytes of memory in it.
 
-    Ray keeps the placement groups until the job ends (Ray Train's own cleaner needs a dashboard), and counts the request
-    for three minutes: an elastic group that starts in that time would leave those nodes out."""
+    Ray keeps the placement groups until the job ends (Ray Train's own cleaner needs a dashboard), and counts its
+    request for three minutes: an elastic group that starts in that time would leave those nodes out."""
     import ray
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
