@@ -704,7 +704,7 @@ def test_serves_proxy_takes_our_edge_which_hides_its_routes_and_drops_what_would
 
     from soldiom_ray.services.ray_head import _environment
 
-    path = _environment(settings, 30_000)["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
+    path = _environment(settings, 30_000, "http://127.0.0.1:1")["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
     (edge,) = validate_http_proxy_callback_return(call_function_from_import_path(path))
     seen: list[set[bytes]] = []
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from conftest import NO_DASHBOARD
 from training import context_in, dataset_in, declared, two_layer_model
 
 from soldiom_ray.domains.schema import Train
@@ -105,7 +106,7 @@ def nodes() -> Iterator[Nodes]:
 
     folder = tempfile.mkdtemp(prefix="sldn-", dir="/tmp")
     before = dict(os.environ)
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder, "RAY_API_SERVER_ADDRESS": NO_DASHBOARD}
     try:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         ray.init(address=cluster.address, log_to_driver=False)

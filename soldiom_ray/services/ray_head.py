@@ -76,9 +76,8 @@ def start(settings: Settings, addresses: Addresses) -> None:
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    processes.spawn(
-        settings, NAME, command, processes.service_environment(settings, NAME, _environment(settings, block))
-    )
+    environment = _environment(settings, block, addresses.dashboard)
+    processes.spawn(settings, NAME, command, processes.service_environment(settings, NAME, environment))
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
@@ -119,7 +118,7 @@ def _http_problem(address: str) -> str:
     return get(f"{address.rstrip('/')}/api/gcs_healthz").problem
 
 
-def _environment(settings: Settings, block: int) -> dict[str, str]:
+def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, str]:
     """What the head, its workers and so every job see."""
     balancer = folder(settings) / "haproxy"
     programs = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
@@ -129,6 +128,8 @@ def _environment(settings: Settings, block: int) -> dict[str, str]:
         # (scoring that takes 10 s alone took more than 5 minutes at load 15 on 2 cores).
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
+        # Else Ray's state API asks whatever Ray last ran in /tmp/ray, or nobody: Ray Train then ends 12 s later.
+        "RAY_API_SERVER_ADDRESS": dashboard,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -34,8 +34,17 @@ class Board:
         self._lock = threading.Lock()
         self._news = News(0.0, WAITING, [], [], begun=False, leaving=False)
         self._stopping = False
+        self._work: Any = None
         self._error: SoldiomError | None = None
         self._lives: dict[str, float] = {}
+
+    def give(self, work: Any) -> None:
+        """From the driver: what the workers are to do."""
+        self._work = work
+
+    def work(self) -> Any:
+        """From a worker: what to do, None as long as that is not known."""
+        return self._work
 
     def post(self, fraction: float, message: str, records: list[Point]) -> bool:
         """From rank 0: progress and new points of the curves. Returns whether to stop."""

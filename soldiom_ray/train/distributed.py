@@ -15,7 +15,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Manifest, new_id
 from soldiom_ray.train.board import WAITING, Board, News, Reporter
-from soldiom_ray.train.fit import CURVES_PICTURE, Work, finish, open_artifacts, ready, worker
+from soldiom_ray.train.fit import CURVES_PICTURE, Work, finish, open_artifacts, read_libraries, ready, worker
 from soldiom_ray.train.loop import LeavingError
 from soldiom_ray.train.tracking import Origin, Tracker
 from soldiom_ray.train.usage import Gauge
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 FAILURES = 3
 """How often in a row workers may be lost without any progress between."""
 POLL_SECONDS = 0.5
+GIVEN_SECONDS = 0.1
+"""How often a worker that is ready asks what to do."""
 STOP_SECONDS = 25.0
 """How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
 RETRY_SECONDS = 2.0
@@ -35,14 +37,21 @@ RESIZE_SECONDS = 60.0
 
 
 def fit(context: Context, dataset: Manifest, declared: Train) -> Manifest:
-    """Train on the connected Ray and make the run."""
-    draft, work = ready(context, dataset, declared)
+    """Train on the connected Ray and make the run.
+
+    The workers start, and read their libraries, while the dataset is still being tokenised."""
+    first = _Attempt(context, declared)
+    try:
+        draft, work = ready(context, dataset, declared, first.start)
+    except BaseException:
+        first.end()
+        raise
     if work is None:
         return context.artifacts.get(draft.id)
     tracker = Tracker(context.settings.mlflow_url, context.recipe or "soldiom", draft.id, _origin(work, dataset, draft))
     status, numbers, pictures = "FAILED", {}, {}
     try:
-        hours = _run(context, work, tracker)
+        hours = _run(context, work, tracker, first)
         more = {"mlflow_run_id": tracker.settle(), "device_hours": round(hours, 4)}
         manifest = finish(context, draft, work, more)
         status = "FINISHED"
@@ -82,109 +91,136 @@ def placement(
     return {"CPU": wanted}, max(wanted, max(cpus) // together)
 
 
-def _run(context: Context, work: Work, tracker: Tracker) -> float:
+def _run(context: Context, work: Work, tracker: Tracker, first: "_Attempt") -> float:
     """Train until it is done, however often workers, nodes or Ray Train's controller are lost; the hours that workers
     were there, all together. Raises when nothing comes of it FAILURES times in a row."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    available = ray.available_resources().get("CPU", 0.0)
-    # Decided once: when nodes are lost later, their return is waited for.
-    places = placement(work.declared.workers, nodes, available, least=work.declared.min_workers)
     failures, furthest, seconds = 0, 0.0, 0.0
+    attempt = first
     while True:
-        attempt = _Attempt(context, work, tracker)
         try:
-            failure = attempt.run(*places)
+            failure = attempt.run(work, tracker)
         finally:
             seconds += attempt.worker_seconds
+        if failure is None and not attempt.news.leaving:
+            return seconds / 3600
         if attempt.news.leaving:
             log.info("a machine is taken away; the training goes on elsewhere")
-            continue
-        if failure is None:
-            return seconds / 3600
-        kind, text = failure
-        log.warning("Ray Train ended with an error", extra={"data": {"kind": kind, "error": text[-4000:]}})
-        failures = 0 if attempt.news.fraction > furthest else failures + 1
-        furthest = max(furthest, attempt.news.fraction)
-        if failures > FAILURES or (failures and kind == WORKERS):  # Ray Train itself has tried FAILURES times
-            raise UnavailableError(
-                f"The training's workers failed {FAILURES + 1} times in a row ({kind}); its checkpoints are kept.",
-                remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last"
-                " checkpoint",
-            )
-        _wait(context, attempt.news.fraction, RETRY_SECONDS * (1 + failures))
+        elif failure is not None:
+            kind, text = failure
+            log.warning("Ray Train ended with an error", extra={"data": {"kind": kind, "error": text[-4000:]}})
+            failures = 0 if attempt.news.fraction > furthest else failures + 1
+            furthest = max(furthest, attempt.news.fraction)
+            if failures > FAILURES or (failures and kind == WORKERS):  # Ray Train itself has tried FAILURES times
+                raise UnavailableError(
+                    f"The training's workers failed {FAILURES + 1} times in a row ({kind}); its checkpoints are kept.",
+                    remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last"
+                    " checkpoint",
+                )
+            _wait(context, attempt.news.fraction, RETRY_SECONDS * (1 + failures))
+        attempt = attempt.again()
 
 
 class _Attempt:
     """One group of workers after the other, by one controller of Ray Train, until it is done or the controller gives
     up; the driver's side of it."""
 
-    def __init__(self, context: Context, work: Work, tracker: Tracker) -> None:
-        self.context, self.work, self.tracker = context, work, tracker
+    def __init__(self, context: Context, declared: Train, places: tuple[dict[str, float], int] | None = None) -> None:
+        self.context, self.declared, self.places = context, declared, places
         self.news = News(0.0, WAITING, [], [], begun=False, leaving=False)
         self.worker_seconds = 0.0
+        self._mark = 1 + secrets.randbelow(MARKS)
+        self._desk: Any = None
+        self._done: Any = None
 
-    def run(self, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
+    def start(self) -> None:
+        """Let workers start; they wait for their work."""
+        if self.places is None:  # decided once: when nodes are lost later, their return is waited for
+            self.places = _places(self.declared)
+        resources, threads = self.places
+        home = str(self.context.settings.home / "ray-train")
+        self._desk = _desk()
+        self._done = self._desk.fit.remote(self.declared, home, resources | {"memory": self._mark}, threads)
+
+    def again(self) -> "_Attempt":
+        """Another one, in the same places."""
+        another = _Attempt(self.context, self.declared, self.places)
+        another.start()
+        return another
+
+    def run(self, work: Work, tracker: Tracker) -> tuple[str, str] | None:
         """How it failed, None when it is done. Passes progress on; stops the workers when the job is cancelled."""
         import ray
 
-        home = str(self.context.settings.home / "ray-train")
-        desk, mark = _desk(), 1 + secrets.randbelow(MARKS)
         try:
-            done = desk.fit.remote(self.work, home, resources | {"memory": mark}, threads)
-            self._follow(desk, done)
-            _, error = ray.get(desk.verdict.remote())
-            self._hear(desk)
+            ray.get(self._desk.give.remote(work))
+            self._follow(tracker)
+            _, error = ray.get(self._desk.verdict.remote())
+            self._hear(tracker)
             if error is not None:
                 raise error
-            ended: tuple[str, str] | None = ray.get(done)
+            ended: tuple[str, str] | None = ray.get(self._done)
             return ended
         except ray.exceptions.RayError as error:
             return type(error).__name__, str(error)
         finally:
-            ray.kill(desk)
-            _give_back(mark)
+            self.end()
 
-    def _follow(self, desk: Any, done: Any) -> None:
+    def end(self) -> None:
+        """Let nothing of it be left."""
+        import ray
+
+        if self._desk is not None:
+            ray.kill(self._desk)
+            _give_back(self._mark)
+
+    def _follow(self, tracker: Tracker) -> None:
         """Until it has ended. CancelledError when the job is cancelled and the workers are gone or had their time."""
         import ray
 
         cancelled: CancelledError | None = None
         deadline = math.inf
-        while not ray.wait([done], timeout=POLL_SECONDS)[0]:
-            self._hear(desk)
+        while not ray.wait([self._done], timeout=POLL_SECONDS)[0]:
+            self._hear(tracker)
             if cancelled is None:
                 try:
                     self.context.report(self.news.fraction, self.news.message)
                 except CancelledError as error:
                     cancelled, deadline = error, time.monotonic() + STOP_SECONDS
-                    ray.get(desk.stop.remote())
+                    ray.get(self._desk.stop.remote())
             if cancelled and (not self.news.begun or time.monotonic() > deadline):
                 break
         if cancelled:
-            self._hear(desk)
+            self._hear(tracker)
             raise cancelled
 
-    def _hear(self, desk: Any) -> None:
+    def _hear(self, tracker: Tracker) -> None:
         import ray
 
-        self.news = ray.get(desk.take.remote())
-        self.worker_seconds = ray.get(desk.worker_seconds.remote())
-        self.tracker.add(self.news.records)
-        self.tracker.use(self.news.usage)
+        self.news = ray.get(self._desk.take.remote())
+        self.worker_seconds = ray.get(self._desk.worker_seconds.remote())
+        tracker.add(self.news.records)
+        tracker.use(self.news.usage)
+
+
+def _places(declared: Train) -> tuple[dict[str, float], int]:
+    """The placement on the connected cluster as it is now."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    available = ray.available_resources().get("CPU", 0.0)
+    return placement(declared.workers, nodes, available, least=declared.min_workers)
 
 
 class Desk(Board):
     """The board and, beside it, the one who runs Ray Train: with this actor the controller and all its workers end."""
 
-    def fit(self, work: Work, home: str, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
+    def fit(self, declared: Train, home: str, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
         """Run Ray Train to its end; (kind, text) of what it raised."""
         import ray
         from ray.train import ControllerError, WorkerGroupError
 
         try:
-            _fit(work, ray.get_runtime_context().current_actor, home, resources, threads)
+            _fit(declared, ray.get_runtime_context().current_actor, home, resources, threads)
         except WorkerGroupError as error:
             return WORKERS, str(error)
         except ControllerError as error:
@@ -227,11 +263,11 @@ def _give_back(mark: int) -> None:
         ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator").__ray_call__.remote(withdraw)
 
 
-def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
+def _fit(declared: Train, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    declared, gpu = work.declared, "GPU" in resources
+    gpu = "GPU" in resources
     variables = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": COLLECTIVE_SECONDS}
     if not gpu:
         # Threads that spin while they wait take the CPU from the ones they wait for as soon as anything else runs:
@@ -239,10 +275,10 @@ def _fit(work: Work, desk: Any, home: str, resources: dict[str, float], threads:
         variables |= {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
         # Memory in pieces of 2 MiB: 100 MiB of fresh logits are first written in 12 ms instead of 60.
         variables["THP_MEM_ALLOC_ENABLE"] = "1"
-    name = f"{work.run}-{new_id()[-12:]}"
+    name = f"train-{new_id()}"
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"work": work, "board": desk, "threads": threads},
+        train_loop_config={"board": desk, "threads": threads},
         # What is offloaded is summed where it lies: gradients in the memory of the host need a backend of their own.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu and declared.offload else None),
         scaling_config=ScalingConfig(
@@ -272,9 +308,10 @@ def _work(config: dict[str, Any]) -> None:
     from soldiom_ray import logs
 
     logs.start_logging()
-    work, board = config["work"], config["board"]
-    stopping, failure = ray.get(board.verdict.remote())
-    if stopping or failure is not None:
+    board = config["board"]
+    read_libraries()
+    work = _given(board)
+    if work is None:
         return
     torch.set_num_threads(config["threads"])
     reporter = Reporter(board)
@@ -290,6 +327,20 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(board.fail.remote(error))
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise
+
+
+def _given(board: Any) -> Work | None:
+    """What there is to do; None when the training is to stop, or has failed."""
+    import ray
+
+    while True:
+        stopping, failure = ray.get(board.verdict.remote())
+        if stopping or failure is not None:
+            return None
+        work: Work | None = ray.get(board.work.remote())
+        if work is not None:
+            return work
+        time.sleep(GIVEN_SECONDS)
 
 
 def _leaving() -> bool:

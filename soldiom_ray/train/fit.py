@@ -67,8 +67,19 @@ def run_locally(
     return finish(context, draft, work)
 
 
-def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, Work | None]:
-    """The run's draft, and the work that is left (None: an earlier run did it). Tokenises the dataset."""
+def read_libraries() -> None:
+    """Import what a training needs, seconds that can pass while something else is waited for."""
+    import peft
+    import transformers
+
+    _ = (transformers.AutoModelForCausalLM, peft.LoraConfig)  # its modules are read when they are first named
+
+
+def ready(
+    context: Context, dataset: Manifest, declared: Train, begin: Callable[[], None] = lambda: None
+) -> tuple[Draft, Work | None]:
+    """The run's draft, and the work that is left (None: an earlier run did it). Tokenises the dataset; calls `begin`
+    before that when there is something left to do."""
     check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
     artifacts, tokenizer_id = context.artifacts, None
     with ExitStack() as stack:
@@ -91,8 +102,10 @@ def ready(context: Context, dataset: Manifest, declared: Train) -> tuple[Draft, 
         draft = artifacts.draft("run", made_from, parents=[dataset.id])
         if draft.finished():
             return draft, None
+        cluster = connected()  # as it is before workers take memory
+        begin()
         processor = load_processor(folder)
-        planner = planner_for(None if declared.architecture else folder, declared, connected(), processor=processor)
+        planner = planner_for(None if declared.architecture else folder, declared, cluster, processor=processor)
         choice, task = check(planner), task_of(declared.task)
         tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, _part(context.report, 0.0, 0.05))
         cuts = task.cuts(artifacts, tokens, planner.shape.length)
