@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --prefer-binary
 unexport PYTHONDONTWRITEBYTECODE
 # The part of the tests that `make check` runs; `make test` runs all of them.
 FAST_TESTS := tests/test_layers.py tests/test_cluster_yaml.py
-BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training
+BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training first_step
 
 .DEFAULT_GOAL := help
 .PHONY: quickstart test check bench environment up down base-model clean help

@@ -53,7 +53,7 @@ SETS: dict[str, dict[str, Any]] = {
     "preferences": {"files": {"paths": ["instruct_short/preferences.jsonl"]}, "base": STORIES, "task": "preference"},
 }
 METHODS = ("full", "lora", "prompt")
-COMMON = {"sequence_length": 256, "batch_tokens": 2048, "validations": 6, "validation_tokens": 16_384, "patience": 6}
+COMMON: dict[str, Any] = {"sequence_length": 256, "batch_tokens": 2048, "validations": 6, "patience": 6, "epochs": 100}
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def cases(context: Context, name: str, options: argparse.Namespace) -> None:
         if method == "prompt" and chosen["task"] == "image_classification":
             continue
         for strategy in options.strategies:
-            declared = COMMON | {"task": chosen["task"], "method": method, "max_tokens": options.tokens, "epochs": 100}
+            declared = budget(options.tokens) | {"task": chosen["task"], "method": method}
             if strategy != "single":
                 declared |= {"strategy": strategy, "workers": 2}
             if "base" in chosen:
@@ -113,9 +113,14 @@ def cases(context: Context, name: str, options: argparse.Namespace) -> None:
             show(context, run, name, declared, strategy, time.monotonic() - began, options.folder)
 
 
+def budget(tokens: int) -> dict[str, Any]:
+    """What all cases have in common; the validations together read half as much as the training."""
+    return COMMON | {"max_tokens": tokens, "validation_tokens": min(16_384, tokens // 12)}
+
+
 def whole(context: Context, dataset: Manifest, chosen: dict[str, Any], tokens: int) -> str:
     """The model that adapters are trained on where no pretrained one is at hand (made once)."""
-    declared = COMMON | {"task": chosen["task"], "method": "full", "max_tokens": tokens, "epochs": 100}
+    declared = budget(tokens) | {"task": chosen["task"], "method": "full"}
     declared |= {"architecture": chosen["scratch"]} | chosen["train"]
     return run_locally(context, dataset, Train.model_validate(declared)).id
 

@@ -57,14 +57,6 @@ class Nodes:
         self.others.append(self.cluster.add_node(num_cpus=1))
         self.cluster.wait_for_nodes()
 
-    def look_anew(self) -> None:
-        """Ray Train sizes an elastic group by a view of the cluster that is up to 20 s old; let it look now."""
-        import ray
-        from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
-
-        coordinator = default_autoscaling_coordinator.get_or_create_autoscaling_coordinator()
-        ray.get(coordinator.get_reserved_resources.remote("", recompute=True))
-
     def lose(self, node: Any) -> None:
         self.others.remove(node)
         self.cluster.remove_node(node, allow_graceful=False)
@@ -227,7 +219,6 @@ def test_a_training_begins_with_a_node_short_and_goes_on_when_another_is_lost(
         nodes.lose(nodes.training()[0])
 
     watch = Watch([(0.4, lose)])
-    nodes.look_anew()
     run = train_under(watch, tmp_path, long(base, workers=3, min_workers=1))
     nodes.add()
     assert at_once == [2] and run.details["workers"] == 1

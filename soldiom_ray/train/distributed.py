@@ -1,9 +1,9 @@
 """Training on Ray's workers. Ray Train starts, watches and restarts them; the checkpoints are ours (see `checkpoints`),
 so a restarted group goes on from the newest one that is whole."""
 
-import contextlib
 import logging
 import math
+import os
 import secrets
 import shutil
 import time
@@ -30,6 +30,8 @@ STOP_SECONDS = 25.0
 """How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
 RETRY_SECONDS = 2.0
 COLLECTIVE_SECONDS = "1800"
+PLACES_SECONDS = "10"
+"""How long an elastic group waits for places that were free when it was sized."""
 MARKS = 1 << 20
 """"Bytes of memory" by which the placement groups of one attempt are told from all others."""
 RESIZE_SECONDS = 60.0
@@ -129,6 +131,7 @@ class _Attempt:
         self.news = News(0.0, WAITING, [], [], begun=False, leaving=False)
         self.worker_seconds = 0.0
         self._mark = 1 + secrets.randbelow(MARKS)
+        self._alive: set[str] = set()
         self._desk: Any = None
         self._done: Any = None
 
@@ -138,6 +141,7 @@ class _Attempt:
             self.places = _places(self.declared)
         resources, threads = self.places
         home = str(self.context.settings.home / "ray-train")
+        self._look_at_nodes()
         self._desk = _desk()
         self._done = self._desk.fit.remote(self.declared, home, resources | {"memory": self._mark}, threads)
 
@@ -181,6 +185,7 @@ class _Attempt:
         deadline = math.inf
         while not ray.wait([self._done], timeout=POLL_SECONDS)[0]:
             self._hear(tracker)
+            self._look_at_nodes()
             if cancelled is None:
                 try:
                     self.context.report(self.news.fraction, self.news.message)
@@ -192,6 +197,18 @@ class _Attempt:
         if cancelled:
             self._hear(tracker)
             raise cancelled
+
+    def _look_at_nodes(self) -> None:
+        """Ray Train sizes an elastic group by a view of the cluster that is up to 20 s old: let it look when nodes have
+        come or gone."""
+        import ray
+
+        if self.declared.min_workers is None:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        if alive != self._alive and (coordinator := _coordinator()) is not None:
+            coordinator.get_reserved_resources.remote("", recompute=True)
+        self._alive = alive
 
     def _hear(self, tracker: Tracker) -> None:
         import ray
@@ -259,8 +276,18 @@ def _give_back(mark: int) -> None:
             if any(bundle.get("memory") == mark for bundle in request.requested_resources):
                 coordinator.cancel_request(requester)
 
-    with contextlib.suppress(ValueError):  # no training was ever started here
-        ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator").__ray_call__.remote(withdraw)
+    if (coordinator := _coordinator()) is not None:
+        coordinator.__ray_call__.remote(withdraw)
+
+
+def _coordinator() -> Any | None:
+    """The actor that shares a cluster out between trainings; None where there was none yet."""
+    import ray
+
+    try:
+        return ray.get_actor("AutoscalingCoordinator", namespace="AutoscalingCoordinator")
+    except ValueError:
+        return None
 
 
 def _fit(declared: Train, desk: Any, home: str, resources: dict[str, float], threads: int) -> None:
@@ -268,6 +295,9 @@ def _fit(declared: Train, desk: Any, home: str, resources: dict[str, float], thr
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = "GPU" in resources
+    if declared.min_workers is not None:
+        # A group sized before a lost node was known to be dead asks for its place too: size it anew soon.
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACES_SECONDS)
     variables = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": COLLECTIVE_SECONDS}
     if not gpu:
         # Threads that spin while they wait take the CPU from the ones they wait for as soon as anything else runs:

@@ -158,26 +158,13 @@ def worker(
         weights = strategy.weights() if divided else {}
         if loop.rank == 0:
             details = {
-                "task": declared.task,
                 "auto_class": task.auto_class,
                 "configuration": configuration,
-                "method": declared.method,
-                "base_model": None if declared.architecture else declared.base_model,
-                "steps": outcome.steps,
-                "tokens": outcome.tokens,
-                "best_step": outcome.best_step,
-                "best_validation_loss": _finite(outcome.best_loss),
-                "best_validation": _best(outcome),
-                "seconds": round(outcome.seconds, 2),
-                "tokens_per_second": round(outcome.tokens_per_second, 1),
-                "stopped_early": outcome.stopped_early,
                 "sequence_length": length,
                 "cuts": task.cuts(artifacts, tokens, length),
                 "precision": "bfloat16" if bfloat16 else "float32",
-                "strategy": choice.strategy,
                 "workers": strategy.world,
-                "recompute": choice.recompute,
-                "predicted_mib": round(choice.footprint.total / 2**20),
+                **_told(declared, choice, outcome),
                 **_used(),
                 **sizes,
             }
@@ -211,6 +198,26 @@ def schedule(declared: Train, train: Source, positions: int) -> Schedule:
         seed=declared.seed,
         checkpoint_seconds=declared.checkpoint_seconds,
     )
+
+
+def _told(declared: Train, choice: Choice, outcome: Outcome) -> dict[str, Any]:
+    """What was asked for, how it was done and what came of it, for the run's details."""
+    return {
+        "task": declared.task,
+        "method": declared.method,
+        "base_model": None if declared.architecture else declared.base_model,
+        "strategy": choice.strategy,
+        "recompute": choice.recompute,
+        "predicted_mib": round(choice.footprint.total / 2**20),
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "best_step": outcome.best_step,
+        "best_validation_loss": _finite(outcome.best_loss),
+        "best_validation": _best(outcome),
+        "seconds": round(outcome.seconds, 2),
+        "tokens_per_second": round(outcome.tokens_per_second, 1),
+        "stopped_early": outcome.stopped_early,
+    }
 
 
 def _sizes(model: Any) -> dict[str, int]:
