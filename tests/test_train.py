@@ -223,8 +223,6 @@ def test_two_ray_workers_train_what_one_process_trains(base: Path, tmp_path: Pat
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, tmp_path: Path) -> None:
-    import ray
-
     from soldiom_ray.train import train
 
     context = context_in(tmp_path)
@@ -233,11 +231,35 @@ def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, 
         train(replace(context, report=_cancel_when_stepping), dataset, long)
     _, work = ready(context, dataset, long)
     assert work is not None and Checkpoints(context.artifacts.storage, work.checkpoints_prefix).newest() is not None
+    assert all_given_back()
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("seconds", [0, 5, 9])
+def test_a_training_cancelled_while_it_is_tokenised_leaves_none_of_the_workers_that_were_starting(
+    seconds: float, base: Path, tmp_path: Path
+) -> None:
+    from soldiom_ray.train import train
+
+    def report(fraction: float, message: str) -> None:
+        time.sleep(seconds)
+        raise CancelledError("stop")
+
+    context = context_in(tmp_path)
+    with pytest.raises(CancelledError):
+        train(replace(context, report=report), dataset_in(context.artifacts), declared(base))
+    assert all_given_back()
+
+
+def all_given_back() -> bool:
+    """Whether every CPU of the cluster is free within 20 s."""
+    import ray
+
     for _ in range(100):
         if ray.available_resources().get("CPU") == 2:
-            break
+            return True
         time.sleep(0.2)
-    assert ray.available_resources().get("CPU") == 2
+    return False
 
 
 def _cancel_when_stepping(fraction: float, message: str) -> None:

@@ -30,6 +30,7 @@ STOP_SECONDS = 25.0
 """How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
 RETRY_SECONDS = 2.0
 COLLECTIVE_SECONDS = "1800"
+DYING_SECONDS = 1.0
 PLACES_SECONDS = "10"
 """How long an elastic group waits for places that were free when it was sized."""
 MARKS = 1 << 20
@@ -173,8 +174,13 @@ class _Attempt:
         """Let nothing of it be left."""
         import ray
 
-        if self._desk is not None:
-            ray.kill(self._desk)
+        if self._desk is None:
+            return
+        ended = bool(ray.wait([self._done], timeout=0)[0])
+        ray.kill(self._desk)
+        _give_back(self._mark)
+        if not ended:  # its controller dies a moment later, and may have asked for places until then
+            time.sleep(DYING_SECONDS)
             _give_back(self._mark)
 
     def _follow(self, tracker: Tracker) -> None:
