@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -228,6 +229,23 @@ def test_every_task_is_trained_divided_and_saved_whole(task: str, base: Path, pa
         assert details["best_validation_loss"] == pytest.approx(expected["best_validation_loss"], abs=1e-3)
         for name, weight in weights.items():
             np.testing.assert_allclose(found[name], weight, atol=2e-3, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("strategy", ["ddp", *DIVIDED])
+def test_preferences_begin_without_any_in_bfloat16_too(
+    strategy: str, method: str, base: Path, pair: Group, tmp_path: Path
+) -> None:
+    """The base model's side of the comparison is rounded as the trained one's is: the loss begins at log 2."""
+    context = context_in(tmp_path)
+    values: dict[str, Any] = {"task": "preference", "max_tokens": 800, "batch_tokens": 400, "validations": 2}
+    chosen = declared(base, **values, method=method, workers=2, strategy=strategy, precision="bfloat16")
+    draft, work = ready(context, dataset_of(context.artifacts, task_rows("preference")), chosen)
+    assert work is not None
+    pair.run(worked, work=work)
+    curves = json.loads(context.artifacts.read(finish(context, draft, work), "curves.json"))
+    assert curves[0]["validation_loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert curves[0]["validation_reward_margin"] == pytest.approx(0, abs=1e-5)
 
 
 def own_positions() -> int:

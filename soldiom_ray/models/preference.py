@@ -1,6 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023): a chosen answer becomes likelier than a rejected one, measured
 against how likely the base model found both."""
 
+import contextlib
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class PreferenceLoss(Objective):
         margin = chosen - rejected
         counts = [torch.tensor(float(len(margin))), (margin > 0).sum(), margin.sum(), chosen.sum(), rejected.sum()]
         return -functional.logsigmoid(margin).sum(), torch.stack([one.to(margin) for one in counts])
+
+    def refer(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """What the base model says of the answers: the model without its adapter, [2n]."""
+        model: Any = self.model
+        base = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
+        with base:
+            return answer_logs(self.model, ids, labels, chunked=self.chunked)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         pairs, right, margin, chosen, rejected = counts.tolist()

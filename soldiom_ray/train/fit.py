@@ -143,9 +143,7 @@ def worker(
         if not divided:  # the fast layers hold on to weights that a divided model takes away and brings back
             stack.enter_context(task.reading(model, length))
         train, held_out = stack.enter_context(task.open(artifacts, tokens, length, processor))
-        train, held_out = (
-            task.refer(model, units, positions=choice.positions, bfloat16=bfloat16) for units in (train, held_out)
-        )
+        train, held_out = (task.measure(model, units) for units in (train, held_out))
         planned = schedule(declared, train, agreed(choice.positions))
         optimization = Optimization(
             planned.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
@@ -153,6 +151,7 @@ def worker(
         sizes = _sizes(model)
         strategy = open_strategy(choice.strategy, task.objective(model, tokens, declared), optimization)
         stack.callback(strategy.close)
+        train, held_out = (task.refer(strategy, units, planned.positions_at_once) for units in (train, held_out))
         loop = Loop(strategy, train, held_out, planned, checkpoints, _part(report, 0.05, 1.0), observe, leaving)
         outcome = loop.run()
         weights = strategy.weights() if divided else {}

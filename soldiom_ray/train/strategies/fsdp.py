@@ -5,9 +5,10 @@ Run on CPUs with gloo. Written after torch 2.13's sources and not run: CUDA, and
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.train.strategies.sharded import Sharded, blocks_of
+from soldiom_ray.train.strategies.sharded import LEARN, Sharded, blocks_of
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization
 
 if TYPE_CHECKING:
@@ -34,28 +35,31 @@ class Fsdp(Sharded):
         self.mesh = init_device_mesh(self.device.type, (self.world,))
         compute = torch.bfloat16 if optimization.bfloat16 else None
         offloaded = optimization.offload and self.device.type == "cuda"
+        mixed = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
         options: dict[str, Any] = {
             "mesh": self.mesh,
-            "mp_policy": MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32),
+            "mp_policy": mixed,
             "offload_policy": CPUOffloadPolicy() if offloaded else OffloadPolicy(),
         }
         self.door = self.behind_door()
         for block in blocks_of(objective):
             fully_shard(block, **options)
-        fully_shard(self.door, reshard_after_forward=False, **options)
+        # A batch stays as it is: log-probabilities to compare with (preferences) do not survive bfloat16.
+        whole_batch = {"mp_policy": replace(mixed, cast_forward_inputs=False)}
+        fully_shard(self.door, reshard_after_forward=False, **options | whole_batch)
         self.parameters = {n: p for n, p in objective.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
         self.door.set_requires_gradient_sync(last or not self.held)
-        loss: Tensor = self.door(False, *batch)
+        loss: Tensor = self.door(LEARN, *batch)
         (loss * (scale * self.world)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
-        judged = super().judge(batch)
+    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+        answer = super().ask(what, batch)
         self.door.reshard()  # without a backward pass the root would stay gathered, and be old after `put`
-        return judged
+        return answer
 
     def weights(self) -> "dict[str, Tensor]":
         return self._whole(dict(self.parameters))

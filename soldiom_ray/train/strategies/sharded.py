@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
+LEARN = "learn"
+"""What the door is asked for a loss to learn from."""
+
 
 class Sharded(Strategy):
     """`door` is the module whose call gathers what the root of the model holds; see `behind_door`."""
@@ -27,12 +30,11 @@ class Sharded(Strategy):
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
-    def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
+    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
         import torch
 
         with torch.no_grad():
-            judged: tuple[Tensor, Tensor] = self.door(True, *batch)
-        return judged
+            return self.door(what, *batch)
 
     def close(self) -> None:
         from torch import distributed
@@ -41,10 +43,10 @@ class Sharded(Strategy):
             distributed.destroy_process_group()
 
     def behind_door(self) -> "nn.Module":
-        """The objective as a module of one call: `forward(judging, *batch)`.
+        """The objective as a module of one call: `forward(what, *batch)`.
 
         Weights at the root of a model (embeddings, output matrix) are gathered by the hooks of the outermost module's
-        call. Objectives use such weights themselves (the chunked loss) and have a second entry, `judge`; so both go
+        call. Objectives use such weights themselves (the chunked loss) and have other entries (`judge`); so all go
         through this one, where the outermost hooks are."""
         from torch import nn
 
@@ -55,9 +57,9 @@ class Sharded(Strategy):
                 super().__init__()
                 self.objective = strategy.objective
 
-            def forward(self, judging: bool, *batch: "Tensor") -> Any:
+            def forward(self, what: str, *batch: "Tensor") -> Any:
                 with strategy.precision():
-                    return self.objective.judge(*batch) if judging else self.objective(*batch)
+                    return self.objective(*batch) if what == LEARN else getattr(self.objective, what)(*batch)
 
         return Door()
 

@@ -63,10 +63,15 @@ class Strategy:
 
     def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
         """This rank's summed loss and its counts for the task's metrics, without gradients, in evaluation mode."""
+        judged: tuple[Tensor, Tensor] = self.ask("judge", batch)
+        return judged
+
+    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+        """Call a method of the objective without gradients, at the training's precision."""
         import torch
 
         with torch.no_grad(), self.precision():
-            return self.objective.judge(*batch)
+            return getattr(self.objective, what)(*batch)
 
     def weights(self) -> "dict[str, Tensor]":
         """The trainable parameters, whole, on the CPU. On ranks other than 0 what is returned means nothing."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.errors import InputError
-from soldiom_ray.train.strategies.sharded import Sharded
+from soldiom_ray.train.strategies.sharded import LEARN, Sharded
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Zero(Sharded):
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
         self.door.set_gradient_accumulation_boundary(last)
-        loss: Tensor = self.door(False, *batch)
+        loss: Tensor = self.door(LEARN, *batch)
         self.door.backward(loss * (scale * self.world), scale_wrt_gas=False)
         return loss.detach()
 

@@ -76,7 +76,7 @@ class ImageClassificationTask(Task):
             )
             yield train, validation
 
-    def refer(self, model: Any, units: Source, *, positions: int, bfloat16: bool) -> Source:
+    def measure(self, model: Any, units: Source) -> Source:
         """How many positions a picture takes is the model's business."""
         if not isinstance(units, Pictures):
             raise TypeError(f"pictures are read from Pictures, not {type(units).__name__}")

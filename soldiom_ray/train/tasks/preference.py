@@ -11,8 +11,8 @@ from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import ANSWERING, encode_chat
 from soldiom_ray.models.kinds import KINDS
-from soldiom_ray.models.loss import Objective, is_chunkable
-from soldiom_ray.models.preference import PreferenceLoss, answer_logs
+from soldiom_ray.models.loss import Objective
+from soldiom_ray.models.preference import PreferenceLoss
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source, shares
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from soldiom_ray.train.blocks import Indices
+    from soldiom_ray.train.strategies import Strategy
 
 CODE = 1
 PARTS = ("prompt", "chosen", "rejected")
@@ -80,11 +81,12 @@ class PreferenceTask(CausalTask):
     ) -> AbstractContextManager[tuple[Source, Source]]:
         return self._open(artifacts, tokens, length, processor)
 
-    def refer(self, model: Any, units: Source, *, positions: int, bfloat16: bool) -> Source:
-        """Log-probabilities under the base model: the model itself before the first step, without its adapter."""
+    def refer(self, strategy: "Strategy", units: Source, positions: int) -> Source:
+        """Log-probabilities under the base model: the model itself before the first step, without its adapter. The
+        strategy computes them as it computes the training's: another rounding of the weights would be a difference."""
         if not isinstance(units, Comparisons):
             raise TypeError(f"preferences are read from Comparisons, not {type(units).__name__}")
-        return replace(units, reference=_reference(model, units, positions, bfloat16))
+        return replace(units, reference=_reference(strategy, units, positions))
 
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
         return PreferenceLoss(model, declared.beta)
@@ -168,27 +170,20 @@ class Comparisons:
         return len(indices)
 
 
-def _reference(model: Any, units: Comparisons, positions: int, bfloat16: bool) -> "npt.NDArray[np.float32]":
+def _reference(strategy: "Strategy", units: Comparisons, positions: int) -> "npt.NDArray[np.float32]":
     """[pairs, 2], each rank computing its share of them."""
     import numpy as np
     import torch
-    from torch import distributed
 
-    together = distributed.is_available() and distributed.is_initialized()
-    rank, world = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
-    found = torch.zeros(len(units), 2)
-    device, chunked = next(model.parameters()).device, is_chunkable(model)
-    base = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
-    model.eval()
-    with base, torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-        for mine in shares(units, np.arange(len(units), dtype=np.int64), world, positions)[rank] if len(units) else ():
-            if not len(mine):
-                continue
-            ids, labels = (torch.from_numpy(array).to(device) for array in units.batch(mine)[:2])
-            found[torch.from_numpy(mine)] = answer_logs(model, ids, labels, chunked=chunked).view(2, -1).T.cpu()
-    model.train()
-    if together:
-        shared = found.to(device)
-        distributed.all_reduce(shared)
-        found = shared.cpu()
-    return found.numpy()
+    found = torch.zeros(len(units), 2, device=strategy.device)
+    everyones = np.arange(len(units), dtype=np.int64)
+    strategy.objective.eval()
+    for mine in shares(units, everyones, strategy.world, positions)[strategy.rank] if len(units) else ():
+        # A rank without a pair reads another's: divided weights are gathered by all ranks together.
+        ids, labels, _ = (torch.from_numpy(array) for array in units.batch(mine if len(mine) else everyones[:1]))
+        logs = strategy.ask("refer", (ids.to(strategy.device), labels.to(strategy.device)))
+        if len(mine):
+            found[torch.from_numpy(mine)] = logs.view(2, -1).T
+    strategy.objective.train()
+    reference: npt.NDArray[np.float32] = strategy.sum(found).cpu().numpy()
+    return reference

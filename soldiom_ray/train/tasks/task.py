@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from soldiom_ray.models.loss import Objective
     from soldiom_ray.records import Manifest
     from soldiom_ray.train.blocks import Indices, Source
+    from soldiom_ray.train.strategies import Strategy
 
 TRAIN, VALIDATION = "train", "validation"
 
@@ -56,7 +57,11 @@ class Task:
         """What reads the input of a model from scratch, where that is no tokenizer learnt from the dataset."""
         return None
 
-    def refer(self, model: Any, units: "Source", *, positions: int, bfloat16: bool) -> "Source":
+    def measure(self, model: Any, units: "Source") -> "Source":
+        """The units with what only the model tells of their size."""
+        return units
+
+    def refer(self, strategy: "Strategy", units: "Source", positions: int) -> "Source":
         """The units with what the untrained model says of them, where the task compares with it. All ranks call it;
         at most `positions` are in one forward pass."""
         return units
