@@ -180,6 +180,19 @@ def test_bfloat16_computes_and_float32_is_kept(
         assert found == pytest.approx(expected, abs=0.05)
 
 
+@pytest.mark.parametrize("strategy", DIVIDED)
+def test_bfloat16_begins_from_the_weights_as_they_were(strategy: str, base: Path, pair: Group, tmp_path: Path) -> None:
+    """From rounded ones small updates would be rounded away for some steps, of all weights alike."""
+    from transformers import AutoModelForCausalLM
+
+    first, _ = pair.run(
+        trained, base=base, home=tmp_path, strategy=strategy, method="full", until=0, precision="bfloat16"
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(first["whole"][name], parameter.detach().numpy(), err_msg=name)
+
+
 def worked(work: Work) -> None:
     """What one worker of a training does."""
     from soldiom_ray.train.fit import open_artifacts, worker
