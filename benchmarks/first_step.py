@@ -39,19 +39,8 @@ def first_step(dataset: str, seed: int, workers: int) -> float:
 
     settings = load_settings()
     known = {job["id"] for job in soldiom("jobs", "list")["items"]}
-    command = [
-        SOLDIOM,
-        "train",
-        "--base",
-        "builtin/tiny",
-        "--data",
-        dataset,
-        "--method",
-        "full",
-        "--max-tokens",
-        "60000",
-    ]
-    command += ["--workers", str(workers), "--set", f"seed={seed}", "--json"]
+    options = ["--base", "builtin/tiny", "--method", "full", "--max-tokens", "60000", "--workers", str(workers)]
+    command = [SOLDIOM, "train", "--data", dataset, *options, "--set", f"seed={seed}", "--json"]
     began, taken, job = time.monotonic(), 0.0, None
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         while running.poll() is None:

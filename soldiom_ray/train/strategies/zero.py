@@ -36,8 +36,9 @@ class Zero(Sharded):
         self.stage = stage
         config = self._config()
         optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
-        originals = {name: parameter.detach() for name, parameter in self.parameters.items()}
+        originals: dict[str, Tensor] = {}
         if optimization.bfloat16:
+            originals = {name: parameter.detach() for name, parameter in self.parameters.items()}
             for parameter in objective.parameters():
                 parameter.data = parameter.data.bfloat16()
         inner = self.behind_door()
@@ -47,11 +48,10 @@ class Zero(Sharded):
         self.door, *_ = deepspeed.initialize(model=inner, optimizer=optimizer, config=config)
         self.zero = self.door.optimizer
         """DeepSpeed's side of the optimiser; `zero.optimizer` is torch's, over flat shares of many parameters."""
-        if optimization.bfloat16:
-            # DeepSpeed makes its float32 weights of the rounded ones. From there every small update is rounded away for
-            # some steps, all weights alike, and the curve lags behind those of the other strategies.
-            for name, whole in originals.items():
-                self._take(name, whole, None)
+        # DeepSpeed makes its float32 weights of the rounded ones. From there every small update is rounded away for
+        # some steps, all weights alike, and the curve lags behind those of the other strategies.
+        for name, whole in originals.items():
+            self._take(name, whole, None)
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
         self.door.set_gradient_accumulation_boundary(last)
