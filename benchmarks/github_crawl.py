@@ -118,8 +118,8 @@ def warm_up() -> None:
     import httpx  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
+    from soldiom_ray.collect import document_writer  # noqa: F401
     from soldiom_ray.collect import github as crawling  # noqa: F401
-    from soldiom_ray.collect import shelf  # noqa: F401
 
 
 def serve(count: int) -> None:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from near_duplicates_truth import exact_pairs, judged
 
-from soldiom_ray.prepare import dedup
+from soldiom_ray.prepare import deduplication
 
 THRESHOLD = 0.8
 PART = 200
@@ -52,9 +52,9 @@ def source_files(most: int) -> list[str]:
 
 def part_signatures(source: Path, row_group: int) -> tuple[list[str], list[bytes], list[int]]:
     texts = pq.ParquetFile(source).read_row_group(row_group, columns=["text"]).column("text").to_pylist()
-    words = [dedup.words_of(text) for text in texts]
-    signatures = dedup.signatures([dedup.shingles(dedup.hash_words(one)) for one in words])
-    return [dedup.content_digest(one) for one in words], signatures, list(map(len, texts))
+    words = [deduplication.words_of(text) for text in texts]
+    signatures = deduplication.signatures([deduplication.shingles(deduplication.hash_words(one)) for one in words])
+    return [deduplication.content_digest(one) for one in words], signatures, list(map(len, texts))
 
 
 def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
@@ -69,9 +69,12 @@ def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
 
     def load(positions: set[int]) -> dict[int, Any]:
         wanted = {at: texts[order[at]].as_py() for at in positions}
-        return {at: dedup.shingles(dedup.hash_words(dedup.words_of(text))) for at, text in wanted.items()}
+        return {
+            at: deduplication.shingles(deduplication.hash_words(deduplication.words_of(text)))
+            for at, text in wanted.items()
+        }
 
-    copies = dedup.near_copies([signatures[at] for at in order], THRESHOLD, load, [sizes[at] for at in order])
+    copies = deduplication.near_copies([signatures[at] for at in order], THRESHOLD, load, [sizes[at] for at in order])
     kept = [row for at, row in enumerate(order) if at not in copies]
     pq.write_table(table.take(kept), target / "kept.parquet", compression="zstd")
 
@@ -79,7 +82,7 @@ def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
 def timed_runs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, set[int]]]:
     with ProcessPoolExecutor(options.workers) as pool:
         list(pool.map(part_signatures, [folder / "in.parquet"] * options.workers, [0] * options.workers))
-        dedup._word_hashes.clear()
+        deduplication._word_hashes.clear()
         start = time.perf_counter()
         ours(folder / "in.parquet", folder, pool if options.workers > 1 else None)
         seconds = time.perf_counter() - start
@@ -125,7 +128,7 @@ def main() -> None:
         precision, recall, wrong = judged(pairs, kept, len(texts))
         ratio = seconds / best["ours"][0]
         print(f"| {side} | {seconds:.2f} | {ratio:.1f} | {len(kept)} | {precision:.4f} | {recall:.4f} | {wrong} |")
-    print(f"\nA pair at the threshold is compared with probability {dedup.recall(THRESHOLD, THRESHOLD):.5f}.")
+    print(f"\nA pair at the threshold is compared with probability {deduplication.recall(THRESHOLD, THRESHOLD):.5f}.")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import pandas
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 Files = list[tuple[str, bytes]]
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -111,7 +111,7 @@ def measure(files: Files, rounds: int) -> tuple[float, int]:
         for name, content in files:
             try:
                 texts += len(parse_bytes(name, content, ParseOptions(ocr=False)))
-            except LeftOut as left:
+            except SkippedError as left:
                 print(f"{name}: {left.outcome}, {left.why}", file=sys.stderr)
         best = min(best, time.perf_counter() - began)
     return best, texts

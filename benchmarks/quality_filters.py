@@ -51,8 +51,7 @@ def timed(judges: dict[str, Callable[[str], list[Reason]]], texts: list[str], fr
 
 
 def our_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[], None]]:
-    from soldiom_ray.prepare import tokens
-    from soldiom_ray.prepare.filters import FILTERS, Text
+    from soldiom_ray.prepare.filters import FILTERS, Text, prose_tokens
 
     def judge(names: tuple[str, ...]) -> Callable[[str], list[Reason]]:
         filters = [FILTERS[name] for name in names]
@@ -64,7 +63,7 @@ def our_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[],
         return apply
 
     def fresh() -> None:
-        tokens._chunks = tokens._Chunks()
+        prose_tokens._chunks = prose_tokens._Chunks()
 
     return {name: judge((name,)) for name in ALONE} | {ALL: judge(ALONE)}, fresh
 

@@ -39,7 +39,7 @@ logger = logging.getLogger("soldiom_ray.flow")
 
 
 @dataclass
-class Made:
+class WorkflowState:
     """What the stages have made so far."""
 
     documents: list[Manifest] = field(default_factory=list)
@@ -68,7 +68,7 @@ def run_job(job_id: str) -> int:
             return 0
         recipe, tenant = validate_recipe(job.config, f"job {job_id}"), job.tenant
         jobs.update(connection, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
-    pulse = Pulse(settings, job_id, declared_stages(recipe))
+    pulse = Heartbeat(settings, job_id, declared_stages(recipe))
     try:
         compute.connect(settings)
         signal.signal(signal.SIGTERM, lambda *_: pulse.cancelled.set())
@@ -86,7 +86,7 @@ def run_job(job_id: str) -> int:
     return pulse.end("completed", 0, progress=1.0, **result)
 
 
-class Pulse:
+class Heartbeat:
     """The job's heart: writes progress to the database and learns there that the job was asked to stop."""
 
     def __init__(self, settings: Settings, job_id: str, stages: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ class Pulse:
                 )
 
 
-def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Pulse) -> dict[str, Any]:
+def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Heartbeat) -> dict[str, Any]:
     context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant, recipe.name)
     made = _given(context, recipe)
     with session(settings) as connection:
@@ -171,9 +171,9 @@ def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pu
     return {"metrics": made.scores.details if made.scores else {}, "result": _result(made)}
 
 
-def _given(context: Context, recipe: Recipe) -> Made:
+def _given(context: Context, recipe: Recipe) -> WorkflowState:
     """What the recipe names by id instead of making it."""
-    made = Made()
+    made = WorkflowState()
     artifacts = context.artifacts
     with session(context.settings) as connection:
         for name in recipe.documents:
@@ -188,7 +188,7 @@ def _given(context: Context, recipe: Recipe) -> Made:
     return made
 
 
-def _collect(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _collect(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.collect import collect
 
     collected = collect(context, recipe.collect or ())
@@ -196,14 +196,14 @@ def _collect(context: Context, recipe: Recipe, made: Made) -> Manifest:
     return collected
 
 
-def _prepare(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _prepare(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.prepare import prepare
 
     made.dataset = prepare(context, made.documents, _need(recipe.prepare, "prepare"))
     return made.dataset
 
 
-def _embed(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _embed(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.embed import embed
     from soldiom_ray.embed.serve import serve_search
 
@@ -212,14 +212,14 @@ def _embed(context: Context, recipe: Recipe, made: Made) -> Manifest:
     return made.index
 
 
-def _train(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _train(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.train import train
 
     made.run = train(context, _need(made.dataset, "dataset"), _need(recipe.train, "train"))
     return made.run
 
 
-def _evaluate(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _evaluate(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.evaluate import evaluate
 
     made.scores = evaluate(
@@ -228,7 +228,7 @@ def _evaluate(context: Context, recipe: Recipe, made: Made) -> Manifest:
     return made.scores
 
 
-def _register(context: Context, recipe: Recipe, made: Made) -> Manifest:
+def _register(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
     from soldiom_ray.register import register
 
     declared = _need(recipe.register_, "register")
@@ -239,13 +239,13 @@ def _register(context: Context, recipe: Recipe, made: Made) -> Manifest:
     return made.version
 
 
-def _deploy(context: Context, recipe: Recipe, made: Made) -> None:
+def _deploy(context: Context, recipe: Recipe, made: WorkflowState) -> None:
     from soldiom_ray.deploy import deploy
 
     made.endpoint = dict(deploy(context, _need(made.model_id, "version"), _need(recipe.deploy, "deploy")))
 
 
-RUN: dict[str, Callable[[Context, Recipe, Made], Manifest | None]] = {
+RUN: dict[str, Callable[[Context, Recipe, WorkflowState], Manifest | None]] = {
     "collect": _collect,
     "prepare": _prepare,
     "embed": _embed,
@@ -287,7 +287,7 @@ def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | N
         )
 
 
-def _stage_details(stage: str, manifest: Manifest | None, made: Made) -> dict[str, Any]:
+def _stage_details(stage: str, manifest: Manifest | None, made: WorkflowState) -> dict[str, Any]:
     if stage == "deploy":
         return made.endpoint or {}
     if manifest is None:
@@ -296,7 +296,7 @@ def _stage_details(stage: str, manifest: Manifest | None, made: Made) -> dict[st
     return {"counts": manifest.counts, **small}
 
 
-def _result(made: Made) -> dict[str, Any]:
+def _result(made: WorkflowState) -> dict[str, Any]:
     return {
         "documents": [manifest.id for manifest in made.documents],
         "dataset": made.dataset.id if made.dataset else None,

@@ -9,10 +9,10 @@ from stand_in import StandIn
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect, github
-from soldiom_ray.collect.github_accounts import Accounts
-from soldiom_ray.collect.github_api import GithubApi
-from soldiom_ray.collect.github_search import Found, Search
-from soldiom_ray.collect.work import Gathered
+from soldiom_ray.collect.github.accounts import Accounts
+from soldiom_ray.collect.github.api import GithubApi
+from soldiom_ray.collect.github.search import Found, Search
+from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.domains.schema import GithubSource
 from soldiom_ray.records import Manifest
 
@@ -46,9 +46,9 @@ def open_api(server: StandIn, home: Path, tokens: str = "one") -> GithubApi:
     return GithubApi(settings, Accounts(settings), lambda message: None)
 
 
-def find(server: StandIn, home: Path, **declared: Any) -> tuple[list[Found], Gathered]:
+def find(server: StandIn, home: Path, **declared: Any) -> tuple[list[Found], TaskResult]:
     """A search by itself."""
-    gathered = Gathered()
+    gathered = TaskResult()
     run = Search(
         open_api(server, home), declare(**declared), date(2000, 1, 1), date(2026, 11, 24), gathered, lambda *_: None
     )

@@ -22,7 +22,7 @@ from real_postgres import postgres
 
 from soldiom_ray.api.app import make_app
 from soldiom_ray.api.auth import ROLE
-from soldiom_ray.api.door import HEADER_BYTES, JSON_BYTES, UPLOAD_BYTES
+from soldiom_ray.api.middleware import HEADER_BYTES, JSON_BYTES, UPLOAD_BYTES
 from soldiom_ray.db import audit, datasets, inputs, jobs, keys, models
 from soldiom_ray.db.engine import migrate, open_database, session
 from soldiom_ray.records import ROLES, FileEntry, Manifest, now

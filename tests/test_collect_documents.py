@@ -21,7 +21,7 @@ from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox, _read_answer
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING
 from soldiom_ray.domains.schema import FilesSource
 from soldiom_ray.errors import InputError
@@ -36,7 +36,7 @@ def gather(home: Path, **declared: Any) -> tuple[Context, Manifest]:
 
 
 def outcome_of(name: str, data: bytes) -> str:
-    with pytest.raises(LeftOut) as raised:
+    with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data)
     return raised.value.outcome
 
@@ -142,16 +142,16 @@ def test_a_file_that_hangs_or_eats_memory_does_not_stop_the_others() -> None:
     with Sandbox(wall_seconds=20, memory_bytes=700 << 20) as sandbox:
         assert sandbox.parse("a.txt", b"fine")[0].text == "fine"
         first = sandbox.process
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             sandbox.parse("deep.json", deep)
         assert raised.value.outcome in ("damaged", "crashed")
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             sandbox.parse("large.csv", b"a,b\n" + b"x,y\n" * 20_000_000)
         assert raised.value.outcome in ("too_complex", "crashed", "timeout")
         assert sandbox.parse("b.txt", b"fine too")[0].text == "fine too"
         assert first is not None
         sandbox.wall_seconds = 0.0
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             sandbox.parse("c.pdf", pdf_bytes("x"))
         assert raised.value.outcome == "timeout" and sandbox.process is None
         sandbox.wall_seconds = 20
@@ -171,7 +171,7 @@ def test_options_go_into_the_parsers_process_and_attachments_and_pictures_come_o
     with Sandbox() as sandbox:
         (row,) = sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Body"}))
         assert (row.text, row.part, row.metadata["columns"]) == ("words", "row 1", {"text": "Body"})
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Story"}))
         assert raised.value.outcome == "wrong_columns"
     answer = {"texts": [["t", "", {}, [[{"second": 1}, 2], [{"second": 2}, 3]], 0], ["u", "p", {}, [], 4]]}
@@ -270,9 +270,9 @@ EXPECTED = {
     "csv/csv-semicolon.csv": "Company: Rasmussen Group",
     "csv/csv-tab.csv": "Company: Rasmussen Group",
     "csv/csv-too-few-columns.csv": "2: 'b'",
-    "derived/empty.pdf": LeftOut("empty", "no bytes"),
+    "derived/empty.pdf": SkippedError("empty", "no bytes"),
     "derived/latin1.csv": "José Müller",
-    "derived/not_a_pdf.pdf": LeftOut("wrong_type", "named .pdf but is text"),
+    "derived/not_a_pdf.pdf": SkippedError("wrong_type", "named .pdf but is text"),
     "docx/docx_lists.docx": "- List item 1",
     "docx/tablecell.docx": "Some text before",
     "docx/unit_test_headers.docx": "## Section 1.1",
@@ -301,8 +301,8 @@ def test_every_real_file_gives_its_text_or_says_why_not(tmp_path: Path) -> None:
     others = {name for name in files if FAMILY_OF_ENDING.get(Path(name).suffix) in OTHERS} - EXPECTED.keys()
     assert files.keys() - about - others == EXPECTED.keys()
     for name, expected in EXPECTED.items():
-        if isinstance(expected, LeftOut):
-            with pytest.raises(LeftOut) as raised:
+        if isinstance(expected, SkippedError):
+            with pytest.raises(SkippedError) as raised:
                 parse_bytes(name, files[name].read_bytes())
             assert (raised.value.outcome, raised.value.why) == (expected.outcome, expected.why), name
         else:

@@ -11,7 +11,8 @@ from collecting import MODEL, documents_of, github_world, make_context
 from crawling import crawl, look
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect import archive, collect, github_transport
+from soldiom_ray.collect import collect
+from soldiom_ray.collect.github import archive, transport
 from soldiom_ray.domains.schema import GithubSource
 from soldiom_ray.errors import InputError, UnavailableError
 
@@ -231,7 +232,7 @@ def test_an_answer_that_is_not_ready_is_asked_for_again_and_not_for_ever(server:
 def test_an_answer_that_drips_is_given_up_and_asked_for_again(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(github_transport, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.5)
     server.add(Repository("a/b", FILES))
     server.drip("/git/trees", seconds=0.05)
     server.drip("^/archive", seconds=0.05)
@@ -252,7 +253,7 @@ def test_a_crawl_of_an_unkind_server_gives_the_same_as_of_a_kind_one(server: Sta
 def test_a_github_that_stops_answering_ends_the_crawl_and_the_next_goes_on(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soldiom_ray.collect.github_api.FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr("soldiom_ray.collect.github.api.FIRST_RETRY_SECONDS", 0.001)
     server.add(*(Repository(f"a/r{n}", FILES, stars=9000 - n) for n in range(20)))
     server.fail("/git/trees", 401, times=0)
     looked = look(server, tmp_path).looked

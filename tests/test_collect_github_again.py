@@ -8,7 +8,7 @@ from collecting import MODEL, documents_of, make_context
 from crawling import crawl, look, open_api
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect.github_tree import Trees
+from soldiom_ray.collect.github.tree import Trees
 from soldiom_ray.errors import InputError
 
 FILES = {"model.py": MODEL}

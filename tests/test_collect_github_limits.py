@@ -12,8 +12,8 @@ from crawling import crawl, look
 from stand_in import Repository, Secondary, StandIn
 
 from soldiom_ray.collect import limiter
-from soldiom_ray.collect.github_accounts import Accounts, learn_owners
-from soldiom_ray.collect.github_api import GithubApi
+from soldiom_ray.collect.github.accounts import Accounts, learn_owners
+from soldiom_ray.collect.github.api import GithubApi
 from soldiom_ray.collect.limiter import DOWNLOAD, LocalLimiter, seconds_to_reset
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings

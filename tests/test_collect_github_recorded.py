@@ -12,10 +12,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from collecting import make_context
 
-from soldiom_ray.collect.github_accounts import Accounts
-from soldiom_ray.collect.github_api import GithubApi
-from soldiom_ray.collect.github_search import repository_shape
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.github.accounts import Accounts
+from soldiom_ray.collect.github.api import GithubApi
+from soldiom_ray.collect.github.search import repository_shape
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import InputError
 
 RECORDED = Path(__file__).parents[2] / "shared" / "data" / "api_github"
@@ -75,7 +75,7 @@ def replay() -> Iterator[Replay]:
 
 @pytest.fixture
 def api(replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GithubApi:
-    monkeypatch.setattr("soldiom_ray.collect.github_api.FIRST_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr("soldiom_ray.collect.github.api.FIRST_RETRY_SECONDS", 0.001)
     settings = make_context(tmp_path, SOLDIOM_GITHUB_API_URL=replay.url, SOLDIOM_GITHUB_TOKEN="one").settings
     return GithubApi(settings, Accounts(settings), lambda message: None)
 
@@ -104,7 +104,7 @@ def test_the_root_and_a_folder_are_json(api: GithubApi) -> None:
 
 
 def test_a_raw_file_is_not_taken_for_json(api: GithubApi) -> None:
-    with pytest.raises(LeftOut) as left:
+    with pytest.raises(SkippedError) as left:
         api.get(f"{REPOSITORY}/contents/README.md", shape=whole)
     assert left.value.outcome == "unavailable" and "not what was asked for" in left.value.why
 
@@ -113,7 +113,7 @@ def test_a_search_tells_its_count_and_issues_are_not_repositories(replay: Replay
     path = next(path for path in replay.exchanges if path.startswith("/search/"))
     told = api.get(path, shape=lambda headers, data: [data["total_count"], len(data["items"])], resource="search")
     assert told.value == [2, 2]
-    with pytest.raises(LeftOut, match="unavailable"):
+    with pytest.raises(SkippedError, match="unavailable"):
         api.get(path, shape=lambda headers, data: repository_shape(data["items"][0]), resource="search")
 
 
@@ -129,7 +129,7 @@ def test_pages_are_followed_to_the_last_by_their_links(replay: Replay, api: Gith
 
 def test_a_validation_error_is_told_for_a_search_and_left_out_elsewhere(replay: Replay, api: GithubApi) -> None:
     refused = replay.exchanges["/repos/octokit-fixture-org/errors/labels"]
-    with pytest.raises(LeftOut) as left:
+    with pytest.raises(SkippedError) as left:
         api.get("/repos/octokit-fixture-org/errors/labels", shape=whole)
     assert (left.value.outcome, left.value.why) == ("refused", "GitHub answered 422")
     replay.exchanges["/search/repositories?q=x"] = refused

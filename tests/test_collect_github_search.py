@@ -9,7 +9,7 @@ import pytest
 from crawling import find
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect.github_search import FIRST_DAY, Slice, _shape
+from soldiom_ray.collect.github.search import FIRST_DAY, Slice, _shape
 from soldiom_ray.domains.schema import GithubSource
 
 

@@ -18,7 +18,8 @@ from collecting import documents_of, make_context
 from stand_in import HubRepository, StandIn
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect import collect, hub_api
+from soldiom_ray.collect import collect
+from soldiom_ray.collect.huggingface import api
 from soldiom_ray.domains.schema import HuggingfaceSource, Prepare
 from soldiom_ray.records import Manifest
 
@@ -36,7 +37,7 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_api, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(api, "WAIT_SECONDS", 0.02)
 
 
 def fetch(server: Any, home: Path, token: str = "", **declared: Any) -> tuple[Context, Manifest]:
@@ -325,11 +326,11 @@ def test_a_run_that_is_killed_goes_on_and_gives_the_same(server: StandIn, tmp_pa
 
 
 def test_gzip_members_that_lie_about_their_end_do_not_loop() -> None:
-    from soldiom_ray.collect.hub_data import _gunzipped
-    from soldiom_ray.collect.text import LeftOut
+    from soldiom_ray.collect.huggingface.data import _gunzipped
+    from soldiom_ray.collect.text import SkippedError
 
     whole = gzip.compress(b"a") + b"\0" * 512
     assert b"".join(_gunzipped(iter([whole]))) == b"a"
     assert b"".join(_gunzipped(bytes([byte]) for byte in gzip.compress(b"abc") * 2)) == b"abcabc"
-    with pytest.raises(LeftOut, match="damaged"):
+    with pytest.raises(SkippedError, match="damaged"):
         list(_gunzipped(iter([zlib.compress(b"abc")])))

@@ -15,9 +15,10 @@ from collecting import documents_of, hub_world, make_context
 from stand_in import HubRepository, StandIn
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect import collect, hub_api
-from soldiom_ray.collect.hub_limits import LocalLimits
-from soldiom_ray.collect.hub_metadata import license_of, read_listed
+from soldiom_ray.collect import collect
+from soldiom_ray.collect.huggingface import api
+from soldiom_ray.collect.huggingface.limits import LocalLimits
+from soldiom_ray.collect.huggingface.metadata import license_of, read_listed
 from soldiom_ray.domains.schema import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.records import Manifest
@@ -34,7 +35,7 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub_api, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(api, "WAIT_SECONDS", 0.02)
 
 
 def fetch(
@@ -263,7 +264,7 @@ def test_a_wait_is_seen_by_the_user_and_has_a_bound(
     server.fail("^/api/models", 429, headers={"RateLimit": '"api";r=0;t=5000'})
     with pytest.raises(UnavailableError, match="asks for 5001 s more of waiting"):
         fetch(server, tmp_path / "b", limit=1)
-    monkeypatch.setattr(hub_api, "LIMIT_SECONDS", 1.0)
+    monkeypatch.setattr(api, "LIMIT_SECONDS", 1.0)
     server.fail("^/api/models", 429, silent_seconds=1)
     fetch(server, tmp_path / "c", limit=1)
     assert server.sins == 0

@@ -12,7 +12,7 @@ import pytest
 
 from soldiom_ray.collect.documents import image, media, ocr, sandbox, speech
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "documents"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no documents at {DATA}")
@@ -43,7 +43,7 @@ def hear(data: bytes, model: str = "", use_ocr: bool = False) -> ParsedText:
 
 
 def outcome(module: Any, data: bytes) -> str:
-    with pytest.raises(LeftOut) as raised:
+    with pytest.raises(SkippedError) as raised:
         module.parse("a", data, ParseOptions())
     return f"{raised.value.outcome}: {raised.value.why}"
 

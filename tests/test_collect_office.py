@@ -14,7 +14,7 @@ from broken_files import ole_bytes, replaced_in_zip, tar_bytes, xls_bytes, zip_b
 from test_collect_tables import parquet_bytes, workbook_bytes
 
 from soldiom_ray.collect.documents import parse_bytes
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 ODF = " ".join(
     f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
@@ -23,7 +23,7 @@ ODF = " ".join(
 
 
 def outcome(name: str, data: bytes) -> str:
-    with pytest.raises(LeftOut) as raised:
+    with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data)
     assert raised.value.why
     return raised.value.outcome
@@ -234,7 +234,7 @@ def test_entities_in_office_files_are_refused_and_never_read(tmp_path: Path, att
         "a.odt": odt_bytes("<text:p>&e;</text:p>", prologue.decode()),
         "a.epub": epub_bytes({"one": "<p>x</p>"}, ["one"], {"OEBPS/p.opf": prologue + b"<package>&e;</package>"}),
     }.items():
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             parse_bytes(name, data)
         assert raised.value.outcome == "unsafe_xml" and "canary" not in raised.value.why
     page = (prologue + b"<html><body><p>&e; words</p></body></html>").decode()
@@ -292,7 +292,7 @@ def test_names_that_lie_are_found_out() -> None:
 def test_a_damaged_office_file_always_ends_in_an_outcome(make: object) -> None:
     whole: bytes = make()  # type: ignore[operator]
     for cut in range(0, len(whole), max(1, len(whole) // 12)):
-        with pytest.raises(LeftOut):
+        with pytest.raises(SkippedError):
             parse_bytes("a.docx", whole[:cut])
     with zipfile.ZipFile(io.BytesIO(whole)) as archive:
         names = [name for name in archive.namelist() if name.endswith((".xml", ".rels"))]
@@ -302,5 +302,5 @@ def test_a_damaged_office_file_always_ends_in_an_outcome(make: object) -> None:
         for broken in (b"", b"<x/>", contents[name][: len(contents[name]) // 2]):
             try:
                 parse_bytes(f"a{ending}", replaced_in_zip(whole, {name: broken}))
-            except LeftOut as left:
+            except SkippedError as left:
                 assert left.outcome in ("damaged", "wrong_type", "empty"), (name, left)

@@ -12,7 +12,7 @@ import pytest
 from soldiom_ray.collect.documents import ocr, pdf
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "documents"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no documents at {DATA}")
@@ -68,8 +68,8 @@ def parse(data: bytes, use_ocr: bool = True) -> ParsedText:
     return parsed
 
 
-def left_out(data: bytes, use_ocr: bool = True) -> LeftOut:
-    with pytest.raises(LeftOut) as raised:
+def left_out(data: bytes, use_ocr: bool = True) -> SkippedError:
+    with pytest.raises(SkippedError) as raised:
         parse(data, use_ocr)
     return raised.value
 
@@ -241,7 +241,7 @@ def test_a_file_that_draws_itself_without_end_is_stopped_by_the_sandbox() -> Non
     drawn = [stream(b"/I Do"), FONT, stream(b"/I Do /I Do /I Do", form)]
     looping = pdf_of(CATALOG, ONE_PAGE, page(things=b"/I 6 0 R"), *drawn)
     with Sandbox(cpu_seconds=3) as sandbox:
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             sandbox.parse("loop.pdf", looping)
         assert raised.value.outcome == "timeout"
         assert sandbox.parse("a.pdf", pdf_of(CATALOG, ONE_PAGE, page(), words("x"), FONT))[0].text == "x"

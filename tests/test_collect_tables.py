@@ -11,7 +11,7 @@ from broken_files import replaced_in_zip, xls_bytes, zip_bytes
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
 from soldiom_ray.collect.documents.sql import read_dump
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 CHINOOK = Path(__file__).parents[2] / "shared" / "data" / "db_chinook"
 JAPANESE = "これは日本語の文章です。文字コードを調べるための短い例。\n東京は日本の首都です。\n"
@@ -21,8 +21,8 @@ ARABIC = "هذا نص عربي قصير.\nنستخدمه لاختبار التر
 FRENCH = "Où est l'élève? Il a été à la fête près de l'hôtel.\n"
 
 
-def left_out(name: str, data: bytes, **columns: str) -> LeftOut:
-    with pytest.raises(LeftOut) as raised:
+def left_out(name: str, data: bytes, **columns: str) -> SkippedError:
+    with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data, ParseOptions(columns=columns))
     return raised.value
 

@@ -18,8 +18,9 @@ import pytest
 from collecting import documents_of, make_context
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect import address, collect, fetch, url
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect import address, collect, web
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.collect.web import fetch
 from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict, validate_recipe
 from soldiom_ray.domains.schema import UrlSource
@@ -227,7 +228,7 @@ def refuse(world: World, context: Context, **options: Any) -> str:
 def test_whatever_is_wrong_with_an_endpoint_is_told(
     world: World, context: Context, monkeypatch: pytest.MonkeyPatch, reply: Reply, expected: str
 ) -> None:
-    monkeypatch.setattr(url.Poller, "pause", lambda *_: None)
+    monkeypatch.setattr(web.Poller, "pause", lambda *_: None)
     monkeypatch.setattr(fetch, "READ_SECONDS", 0.2)
     world.paths["/items"] = lambda *_: reply
     told = refuse(world, context, max_bytes=1_000_000)
@@ -261,7 +262,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World,
         drip.start()
         fetcher = fetch.Fetcher((), True, 1000, 1.0, lambda _: None, attempts=1)
         started = time.monotonic()
-        with pytest.raises(LeftOut) as caught:
+        with pytest.raises(SkippedError) as caught:
             fetcher.get(f"http://127.0.0.1:{drip.socket.getsockname()[1]}/", {}, {})
         assert caught.value.outcome == "timeout" and time.monotonic() - started < 3
 
@@ -308,7 +309,7 @@ def test_waiting_between_polls_ends_when_the_job_is_cancelled(world: World, tmp_
     ],
 )  # fmt: skip
 def test_private_addresses_in_any_spelling_are_refused(host: str) -> None:
-    with pytest.raises(LeftOut) as caught:
+    with pytest.raises(SkippedError) as caught:
         address.allowed_addresses(host, 443, (), private=False)
     assert caught.value.outcome == "private_address"
 
@@ -316,22 +317,22 @@ def test_private_addresses_in_any_spelling_are_refused(host: str) -> None:
 @pytest.mark.parametrize("host", ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::8.8.8.8"])
 def test_public_addresses_pass_but_not_to_the_ports_of_other_services(host: str) -> None:
     assert address.allowed_addresses(host, 443, (), private=False) == [str(address.ip_address(host))]
-    with pytest.raises(LeftOut, match="port 25"):
+    with pytest.raises(SkippedError, match="port 25"):
         address.allowed_addresses(host, 25, (), private=False)
 
 
 def test_administrators_allow_names_addresses_and_networks_but_never_metadata_by_private() -> None:
     for allowed in (("localhost",), ("127.0.0.1", "::1"), ("127.0.0.0/8", "::1/128")):
         assert address.allowed_addresses("localhost", 9, allowed, private=False)
-    with pytest.raises(LeftOut):
+    with pytest.raises(SkippedError):
         address.allowed_addresses("127.0.0.1", 9, ("localhost", "10.0.0.0/8"), private=False)
-    with pytest.raises(LeftOut):
+    with pytest.raises(SkippedError):
         address.allowed_addresses("169.254.169.254", 80, (), private=True)
 
 
 def test_one_private_address_of_several_refuses_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "look_up", lambda host, port: ["8.8.8.8", "10.0.0.5"])
-    with pytest.raises(LeftOut, match="private"):
+    with pytest.raises(SkippedError, match="private"):
         address.allowed_addresses("both.example", 443, (), private=False)
 
 
@@ -374,11 +375,11 @@ def test_a_certificate_must_be_the_hosts_though_the_connection_goes_to_an_addres
     trusting = ssl.create_default_context(cafile=str(certificate))
     fetcher = fetch.Fetcher((), True, 1000, 5.0, lambda _: None, attempts=1, contexts=[trusting])
     port = server.server_address[1]
-    with pytest.raises(LeftOut, match="404"):
+    with pytest.raises(SkippedError, match="404"):
         fetcher.get(f"https://good.example:{port}/", {}, {})
-    with pytest.raises(LeftOut, match="certificate"):
+    with pytest.raises(SkippedError, match="certificate"):
         fetcher.get(f"https://other.example:{port}/", {}, {})
-    with pytest.raises(LeftOut, match="certificate"):
+    with pytest.raises(SkippedError, match="certificate"):
         fetch.Fetcher((), True, 1000, 5.0, attempts=1).get(f"https://good.example:{port}/", {}, {})
     server.shutdown()
     server.server_close()

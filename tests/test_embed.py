@@ -21,8 +21,8 @@ from soldiom_ray import vectors
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, parts, select
-from soldiom_ray.embed.blind import SHOWN, View
 from soldiom_ray.embed.chunk import Passage, passages_of
+from soldiom_ray.embed.encrypted_view import SHOWN, View
 from soldiom_ray.embed.select import Listed, choose
 from soldiom_ray.errors import CancelledError, DamagedError, InputError, NotFoundError
 from soldiom_ray.models.embedder import MINILM_SHA256, Embedder, check_minilm, minilm_folder

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from soldiom_ray.embed.braces import FAMILIES, definitions, outer
 from soldiom_ray.embed.chunk import cost, passages_of
+from soldiom_ray.embed.definitions import FAMILIES, definitions, outer
 
 SCRIPT = """import x from "y";
 /** Adds two values, or gives what it was given when there is nothing to add to it. */

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from soldiom_ray import licenses
-from soldiom_ray.domains.schema import LicencePolicy
+from soldiom_ray.domains.schema import LicensePolicy
 from soldiom_ray.licenses import (
     combine,
     fingerprints,
@@ -220,7 +220,7 @@ def test_hostile_texts_take_no_time(text: str) -> None:
 
 
 def test_a_verdict_has_a_reason_and_lists_come_before_the_rule() -> None:
-    declared = LicencePolicy(use="commercial", allow=("GPL-3.0-only",), deny=("MIT",), ask=("MPL-2.0", "unknown"))
+    declared = LicensePolicy(use="commercial", allow=("GPL-3.0-only",), deny=("MIT",), ask=("MPL-2.0", "unknown"))
     assert verdict("Apache-2.0", declared) == ("allowed", "Apache-2.0: permissive, allowed for use commercial")
     assert verdict("GPL-3.0-only", declared) == ("allowed", "GPL-3.0-only: listed as allowed")
     assert verdict("MIT", declared)[0] == "denied"
@@ -231,11 +231,11 @@ def test_a_verdict_has_a_reason_and_lists_come_before_the_rule() -> None:
     )
     assert verdict("MPL-2.0 OR Apache-2.0", declared)[0] == "allowed"
     assert verdict("Nobody-Knows-1.0", declared) == ("unknown", "Nobody-Knows-1.0: no rule knows it")
-    assert verdict("", LicencePolicy()) == ("unknown", "no licence found")
+    assert verdict("", LicensePolicy()) == ("unknown", "no licence found")
 
 
 def test_an_exception_can_be_listed_apart_from_its_licence() -> None:
-    declared = LicencePolicy(use="commercial", allow=("GPL-2.0-only WITH Classpath-exception-2.0",))
+    declared = LicensePolicy(use="commercial", allow=("GPL-2.0-only WITH Classpath-exception-2.0",))
     assert verdict("GPL-2.0-only WITH Classpath-exception-2.0", declared)[0] == "allowed"
     assert verdict("GPL-2.0-only", declared)[0] == "denied"
 
@@ -251,7 +251,7 @@ def test_an_exception_can_be_listed_apart_from_its_licence() -> None:
 )
 def test_lists_that_make_no_sense_are_refused(lists: dict[str, tuple[str, ...]], said: str) -> None:
     with pytest.raises(ValidationError, match=re.escape(said)):
-        LicencePolicy(**lists)
+        LicensePolicy(**lists)
 
 
 def test_fingerprints_are_made_from_a_folder_of_texts(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def test_the_builtin_model_writes_python(tmp_path: Path) -> None:
 
 
 def test_only_a_small_whole_model_comes_with_the_package(base: Path, tmp_path: Path) -> None:
-    from soldiom_ray.models.ship import gathered, ship
+    from soldiom_ray.models.package_model import gathered, ship
 
     context = small_context(small_settings(tmp_path))
     dataset = small_dataset(context, {"train": {"alpha": 2, "beta": 1}})

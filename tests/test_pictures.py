@@ -13,7 +13,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.schema import FilesSource, Prepare, SplitRule
 from soldiom_ray.errors import InputError
 from soldiom_ray.prepare import prepare
@@ -171,13 +171,13 @@ def test_a_turned_photo_stands_upright_and_other_forms_become_png() -> None:
 def test_images_are_read_for_their_words_unless_pictures_are_asked_for(tmp_path: Path) -> None:
     (found,) = parse_bytes("a.png", picture(1), ParseOptions(ocr=False))
     assert found.image is None and "dhash" in found.metadata
-    with pytest.raises(LeftOut, match="unsupported"):
+    with pytest.raises(SkippedError, match="unsupported"):
         parse_bytes("a.npz", arrays(tmp_path / "a.npz", images=np.zeros((2, 3, 3), np.uint8)))
 
 
 def test_hostile_and_foreign_arrays_are_left_out_with_a_reason(tmp_path: Path) -> None:
     def refused(data: bytes) -> str:
-        with pytest.raises(LeftOut) as raised:
+        with pytest.raises(SkippedError) as raised:
             parse_bytes("a.npz", data, PICTURES)
         return f"{raised.value.outcome}: {raised.value.why}"
 

@@ -8,12 +8,12 @@ import pytest
 from preparing import context_in, document, documents_of, package_documents
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import FilterName, LicencePolicy, Prepare, RedactionName, SplitRule
+from soldiom_ray.domains.schema import FilterName, LicensePolicy, Prepare, RedactionName, SplitRule
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.prepare import prepare
-from soldiom_ray.prepare.dedup import hash_words, jaccard, shingles, words_of
+from soldiom_ray.prepare.deduplication import hash_words, jaccard, shingles, words_of
 from soldiom_ray.prepare.filters import COMPARING, FILTERS
-from soldiom_ray.prepare.redact import FINDERS
+from soldiom_ray.prepare.redaction import FINDERS
 from soldiom_ray.records import Manifest
 
 KEY = "AKIA" + "QX4ZJ7WLPB2MDT6K"
@@ -177,7 +177,7 @@ def test_licences_and_kinds_are_policy(tmp_path: Path) -> None:
         document(rows[1]["text"] + "# another word " * 400, "none", "none/a.py", license=""),
     ]
     documents = documents_of(context, rows)
-    policy = LicencePolicy(use="commercial", allow_unknown=False)
+    policy = LicensePolicy(use="commercial", allow_unknown=False)
     dataset = prepare(context, [documents], Prepare(licences=policy))
     reasons = {row["path"]: row["reason"] for row in context.artifacts.rows(dataset, "dropped/")}
     assert reasons["gpl/a.py"] == "license_denied"

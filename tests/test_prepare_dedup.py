@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soldiom_ray.prepare import dedup
-from soldiom_ray.prepare.bands import shared_bands
-from soldiom_ray.prepare.dedup import (
+from soldiom_ray.prepare import deduplication
+from soldiom_ray.prepare.deduplication import (
     band_rows,
     content_digest,
     hash_words,
@@ -26,6 +25,7 @@ from soldiom_ray.prepare.dedup import (
     signatures,
     words_of,
 )
+from soldiom_ray.prepare.deduplication.lsh import shared_bands
 
 THRESHOLD = 0.8
 Load = Callable[[set[int]], dict[int, Any]]
@@ -73,7 +73,7 @@ def test_small_pieces_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch,
     sets += [shingles(hash_words(base[cut:] + [f"own{cut}"] * cut)) for cut in range(0, 120, 3)]
     expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
     asked: list[int] = []
-    monkeypatch.setattr(dedup, "PIECE_DOCUMENTS", most)
+    monkeypatch.setattr(deduplication, "PIECE_DOCUMENTS", most)
     assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked)) == expected
     assert max(asked) <= most
 
@@ -83,7 +83,7 @@ def test_pieces_are_bounded_by_the_characters_of_their_texts_too(monkeypatch: py
     sizes = [8 * len(one) for one in sets]
     expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
     asked: list[int] = []
-    monkeypatch.setattr(dedup, "PIECE_CHARACTERS", 2 * max(sizes))
+    monkeypatch.setattr(deduplication, "PIECE_CHARACTERS", 2 * max(sizes))
     assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked), sizes) == expected
     assert len(asked) > 5
 
@@ -116,12 +116,12 @@ def test_the_chance_to_miss_a_pair_is_the_stated_one() -> None:
     for _ in range(pairs):
         members = random_.integers(0, 2**63, shared + 2 * own, dtype=np.uint64)
         sets += [np.sort(members[: shared + own]), np.sort(np.concatenate((members[:shared], members[shared + own :])))]
-    found = shared_bands(signatures(sets), band_rows(THRESHOLD), dedup.PERMUTATIONS)
+    found = shared_bands(signatures(sets), band_rows(THRESHOLD), deduplication.PERMUTATIONS)
     expected = recall(shared / (shared + 2 * own), THRESHOLD)
     assert len(found.documents) / 2 / pairs == pytest.approx(
         expected, abs=4 * (expected * (1 - expected) / pairs) ** 0.5
     )
-    assert recall(THRESHOLD, THRESHOLD) >= dedup.RECALL
+    assert recall(THRESHOLD, THRESHOLD) >= deduplication.RECALL
 
 
 def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_compared(
@@ -135,7 +135,7 @@ def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_c
         compared.append(1)
         return jaccard(left, right)
 
-    monkeypatch.setattr(dedup, "jaccard", counted)
+    monkeypatch.setattr(deduplication, "jaccard", counted)
     assert near_copies(signatures(sets), THRESHOLD, loader(sets)) == {}
     assert len(compared) < 200 * 199 / 2 / 10
 
@@ -186,7 +186,7 @@ def test_hostile_texts_get_signatures_and_leave_little_behind(text: str) -> None
     sets = [shingles(hash_words(words))] * 2
     copies = near_copies(signatures(sets), THRESHOLD, loader(sets))
     assert copies == ({1: (0, 1.0)} if words else {})
-    assert max(map(len, dedup._word_hashes), default=0) <= dedup.LONGEST_REMEMBERED
+    assert max(map(len, deduplication._word_hashes), default=0) <= deduplication.LONGEST_REMEMBERED
 
 
 def test_shingles_are_a_sorted_set() -> None:

@@ -71,16 +71,16 @@ def test_killed_again_and_again_the_dataset_is_the_same(tmp_path: Path) -> None:
 
 
 def test_a_part_that_was_treated_is_not_treated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from soldiom_ray.prepare import pipeline, treat
+    from soldiom_ray.prepare import pipeline, process_documents
 
     treated: list[int] = []
-    real = treat._treat
+    real = process_documents._treat
 
     def counted(storage: Any, part: Any, declared: Prepare) -> int:
         treated.append(part.number)
         return real(storage, part, declared)
 
-    monkeypatch.setattr(treat, "_treat", counted)
+    monkeypatch.setattr(process_documents, "_treat", counted)
     monkeypatch.setattr(pipeline, "PART_BYTES", 20_000)
     context = context_in(tmp_path)
     documents = documents_of(context, package_documents(["rich", "httpx"], most=30))

@@ -7,12 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soldiom_ray.prepare import tokens
-from soldiom_ray.prepare.code_quality import comment_share
-from soldiom_ray.prepare.filters import FILTERS, Text
-from soldiom_ray.prepare.quality import sentences_in
-from soldiom_ray.prepare.repetition import repeated_words
-from soldiom_ray.prepare.tokens import split_chunk, tokens_of
+from soldiom_ray.prepare.filters import FILTERS, Text, prose_tokens
+from soldiom_ray.prepare.filters.code import comment_share
+from soldiom_ray.prepare.filters.prose import sentences_in
+from soldiom_ray.prepare.filters.prose_tokens import split_chunk, tokens_of
+from soldiom_ray.prepare.filters.repetition import repeated_words
 
 CORPORA = ("gopher_quality", "gopher_repetition", "c4", "fineweb")
 OF_CODE = ("alphanumeric", "encoded_data", "comments", "data_size", "xml", "html")
@@ -165,7 +164,7 @@ def test_a_verdict_does_not_depend_on_what_was_judged_before(texts: list[str]) -
             judge(Text(text, code, "a.py")) for text in texts for judge in FILTERS.values() for code in (True, False)
         ]
 
-    tokens._chunks = tokens._Chunks()
+    prose_tokens._chunks = prose_tokens._Chunks()
     alone = verdicts()
     tokens_of(GOOD + NUMBERS)
     texts.reverse()
@@ -176,10 +175,10 @@ def test_a_verdict_does_not_depend_on_what_was_judged_before(texts: list[str]) -
 
 def test_what_is_remembered_is_forgotten_in_time_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tokens_of(GOOD + NUMBERS)
-    monkeypatch.setattr(tokens, "CHUNKS_AT_A_TIME", 7)
-    monkeypatch.setattr(tokens, "REMEMBERED_CHUNKS", 20)
+    monkeypatch.setattr(prose_tokens, "CHUNKS_AT_A_TIME", 7)
+    monkeypatch.setattr(prose_tokens, "REMEMBERED_CHUNKS", 20)
     in_pieces = tokens_of(GOOD + NUMBERS)
-    assert len(tokens._chunks) <= 27
+    assert len(prose_tokens._chunks) <= 27
     assert (whole.hashes == in_pieces.hashes).all()
     assert (whole.lengths == in_pieces.lengths).all()
     assert (whole.flags == in_pieces.flags).all()
@@ -221,8 +220,8 @@ def test_repeated_runs_are_counted_as_reading_on_behind_each_of_them(words: int)
     characters = covered * 3
     limits = dict.fromkeys(range(5, 11), 1.0) | {words: 0.3333}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soldiom_ray.prepare.repetition.MAX_REPEATED_RUNS", limits)
-        patch.setattr("soldiom_ray.prepare.repetition.MAX_TOP_RUN", dict.fromkeys((2, 3, 4), 9.0))
+        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_REPEATED_RUNS", limits)
+        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_TOP_RUN", dict.fromkeys((2, 3, 4), 9.0))
         assert (
             repeated_words(tokens_of(text), characters) == f"0.33 of its characters are repeated runs of {words} words"
         )

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from soldiom_ray.prepare.clean import clean
-from soldiom_ray.prepare.dedup import (
+from soldiom_ray.prepare.deduplication import (
     band_rows,
     hash_words,
     jaccard,
@@ -17,8 +17,8 @@ from soldiom_ray.prepare.dedup import (
     words_of,
 )
 from soldiom_ray.prepare.filters import FILTERS, Text
-from soldiom_ray.prepare.redact import redact
-from soldiom_ray.prepare.windows import Windows
+from soldiom_ray.prepare.ngram_overlap import Windows
+from soldiom_ray.prepare.redaction import redact
 
 PROSE = "The committee met on Tuesday to discuss how the new policy would affect the schools of the district. "
 GERMAN = "Der Ausschuss traf sich am Dienstag, um zu besprechen, wie sich die neue Regelung auf die Schulen auswirkt. "

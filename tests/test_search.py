@@ -16,7 +16,7 @@ from soldiom_ray import vectors
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, lexical
-from soldiom_ray.embed.blind import SHOWN, View, place_of, rotation, row_ids
+from soldiom_ray.embed.encrypted_view import SHOWN, View, place_of, rotation, row_ids
 from soldiom_ray.embed.lexical import LexicalIndex, postings_of
 from soldiom_ray.embed.parts import indexed_texts
 from soldiom_ray.embed.search import FUSION_K, Searcher, fused

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from soldiom_ray.models.attention import causal_blocks
 from soldiom_ray.models.loss import UNSCORED, CausalLoss
-from soldiom_ray.models.working import copies_are_old, drop_copies, hold_copies, working_copy
+from soldiom_ray.models.weight_cache import copies_are_old, drop_copies, hold_copies, working_copy
 
 SHAPE = {
     "vocab_size": 301,

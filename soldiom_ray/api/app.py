@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from soldiom_ray import __version__, launch
 from soldiom_ray.api import pages, problems
 from soldiom_ray.api.auth import RateLimit
-from soldiom_ray.api.door import Door
-from soldiom_ray.api.measures import Measures
+from soldiom_ray.api.metrics import Measures
+from soldiom_ray.api.middleware import Door
 from soldiom_ray.api.routes import collect, datasets, health, inference, jobs, keys, models
 from soldiom_ray.settings import Settings
 

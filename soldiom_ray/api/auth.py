@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from soldiom_ray.api.door import strict_json
+from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import session
 from soldiom_ray.errors import BusyError, DeniedError, UnauthenticatedError

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from soldiom_ray.artifacts import Context, Draft
-    from soldiom_ray.collect.shelf import Shelf
-    from soldiom_ray.collect.work import Plan
+    from soldiom_ray.collect.document_writer import DocumentWriter
+    from soldiom_ray.collect.tasks import Plan
     from soldiom_ray.domains.schema import Source
     from soldiom_ray.records import Manifest
 
@@ -30,7 +30,7 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     them) and, with GitHub, repositories. What was left out, with its reason, stands in `dropped/`. Raises InputError
     when a source is wrong or nothing was found.
     """
-    from soldiom_ray.collect.shelf import Shelf
+    from soldiom_ray.collect.document_writer import DocumentWriter
     from soldiom_ray.records import now
 
     collected_at = now()
@@ -42,7 +42,7 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
         return done
     for plan in plans:
         plan.collected_at = _first_try(draft, collected_at)
-    shelf = Shelf(draft)
+    shelf = DocumentWriter(draft)
     told: list[dict[str, Any]] = []
     facts: Counter[str] = Counter()
     for index, plan in enumerate(plans):
@@ -94,10 +94,10 @@ def _marker(draft: "Draft") -> str:
 
 
 def _collect_one(
-    plan: "Plan", shelf: "Shelf", facts: Counter[str], report: Callable[[float, str], None]
+    plan: "Plan", shelf: "DocumentWriter", facts: Counter[str], report: Callable[[float, str], None]
 ) -> Counter[str]:
     """Run one source's tasks; the outcomes of everything it looked at."""
-    from soldiom_ray.collect.work import run_tasks
+    from soldiom_ray.collect.tasks import run_tasks
 
     report(0.0, "looking")
     todo = plan.todo(lambda share, message: report(PLANNING * share, message))
@@ -125,9 +125,9 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan
 
         return local.plan(source, context, collected_at)
     if isinstance(source, FilesSource):
-        from soldiom_ray.collect import user_input
+        from soldiom_ray.collect import files
 
-        return user_input.plan(source, context, collected_at)
+        return files.plan(source, context, collected_at)
     if isinstance(source, GithubSource):
         from soldiom_ray.collect import github
 
@@ -137,15 +137,15 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan
 
         return database.plan(source, context, collected_at)
     if isinstance(source, UrlSource):
-        from soldiom_ray.collect import url
+        from soldiom_ray.collect import web
 
-        return url.plan(source, context, collected_at)
+        return web.plan(source, context, collected_at)
     from soldiom_ray.collect import huggingface
 
     return huggingface.plan(source, context, collected_at)
 
 
-def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
+def _refuse_empty(shelf: "DocumentWriter", told: Sequence[dict[str, Any]]) -> None:
     from soldiom_ray.errors import InputError, Problem, UnavailableError
 
     if shelf.documents:
@@ -172,7 +172,7 @@ def _refuse_empty(shelf: "Shelf", told: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def _told(count: int, outcome: str, shelf: "Shelf") -> str:
+def _told(count: int, outcome: str, shelf: "DocumentWriter") -> str:
     """An outcome with its count and, for the first such thing, what was found."""
     why = shelf.examples.get(outcome)
     return f"{count} {outcome}" + (f" ({why})" if why else "")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 ADDRESS_SECONDS = 10.0
 """How long one address may take to accept a connection."""
@@ -35,7 +35,7 @@ def allowed_addresses(host: str, port: int, allowed: Sequence[str], private: boo
     """The addresses of a host, all of them good to connect to. `allowed` holds host names, addresses and networks that
     may be reached though they are private; `private` allows every private one but the clouds' metadata services.
 
-    Raises LeftOut: unavailable (the name is not known), private_address.
+    Raises SkippedError: unavailable (the name is not known), private_address.
     """
     name = host.rstrip(".").lower()
     found = look_up(host, port)
@@ -45,7 +45,7 @@ def allowed_addresses(host: str, port: int, allowed: Sequence[str], private: boo
             continue
         reason = _refusal(address, port, private)
         if reason:
-            raise LeftOut("private_address", f"{name[:80]} is {reason}")
+            raise SkippedError("private_address", f"{name[:80]} is {reason}")
     return found
 
 
@@ -55,12 +55,12 @@ def look_up(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise LeftOut("unavailable", f"the name {host[:80]} is not known here") from error
+        raise SkippedError("unavailable", f"the name {host[:80]} is not known here") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def connect(addresses: Sequence[str], port: int, seconds: float = ADDRESS_SECONDS) -> socket.socket:
-    """A connection to the first address that answers. Raises LeftOut: unavailable."""
+    """A connection to the first address that answers. Raises SkippedError: unavailable."""
     deadline = time.monotonic() + 3 * seconds
     problem: OSError | None = None
     for address in addresses:
@@ -71,7 +71,7 @@ def connect(addresses: Sequence[str], port: int, seconds: float = ADDRESS_SECOND
             return socket.create_connection((address, port), timeout=remaining)
         except OSError as error:
             problem = error
-    raise LeftOut("unavailable", f"port {port} does not answer ({type(problem).__name__})") from problem
+    raise SkippedError("unavailable", f"port {port} does not answer ({type(problem).__name__})") from problem
 
 
 def _refusal(address: IPv4Address | IPv6Address, port: int, private: bool) -> str:

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect.files import Entry, Origin, ReadFiles, wanted
-from soldiom_ray.collect.work import Gathered, Task, Todo
+from soldiom_ray.collect.source_files import Entry, Origin, ReadFiles, wanted
+from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.domains.schema import LocalSource
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.settings import Settings
@@ -46,7 +46,7 @@ class Place:
 
     origin: Origin
     entries: list[Entry]
-    gathered: Gathered
+    gathered: TaskResult
 
 
 @dataclass
@@ -59,10 +59,10 @@ class LocalPlan:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     places: Sequence[Place] = ()
 
-    def todo(self, report: Callable[[float, str], None]) -> Todo:
+    def todo(self, report: Callable[[float, str], None]) -> TaskList:
         """Tasks over the files, in the order group, path. With max_documents each place gives as evenly as it can."""
         places = self.places or [look_at_package(name, self.declared) for name in sorted(set(self.declared.packages))]
-        todo = Gathered()
+        todo = TaskResult()
         shares = even_shares([len(place.entries) for place in places], self.declared.max_documents)
         tasks: list[Task] = []
         for place, share in sorted(zip(places, shares, strict=True), key=lambda pair: pair[0].origin.group):
@@ -74,7 +74,7 @@ class LocalPlan:
                 files = tuple(chosen[start : start + FILES_PER_TASK])
                 tasks.append(ReadFiles(place.origin, files, self.settings, self.collected_at))
         todo.outcomes += type(todo.outcomes)()
-        return Todo(tasks, todo)
+        return TaskList(tasks, todo)
 
 
 def plan(declared: LocalSource, context: Context, collected_at: datetime) -> LocalPlan:
@@ -236,7 +236,7 @@ def _look_at_stdlib(declared: LocalSource) -> Place:
 def _sift(
     origin: Origin, found: Iterable[tuple[str, Path]], declared: LocalSource, metadata_as_readme: bool = False
 ) -> Place:
-    place = Place(origin, [], Gathered())
+    place = Place(origin, [], TaskResult())
     for path, file in sorted(found):
         readme = metadata_as_readme and path.endswith(".dist-info/METADATA")
         if not wanted("README.md" if readme else path, declared.include, declared.exclude):

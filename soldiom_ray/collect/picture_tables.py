@@ -6,8 +6,8 @@ from typing import Any
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
-from soldiom_ray.collect.text import LeftOut
-from soldiom_ray.collect.work import Gathered
+from soldiom_ray.collect.tasks import TaskResult
+from soldiom_ray.collect.text import SkippedError
 
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
 READ = "picture_table"
@@ -15,7 +15,7 @@ TOLD = ("label", "group", "license", "split")
 
 
 def read_tables(
-    places: Mapping[Path, str], columns: Mapping[str, str], max_bytes: int, gathered: Gathered
+    places: Mapping[Path, str], columns: Mapping[str, str], max_bytes: int, gathered: TaskResult
 ) -> tuple[dict[Path, dict[str, Any]], set[Path]]:
     """What tables tell of pictures, by the pictures' paths, and the tables that told something. `places` are all files
     with their names. Rows whose picture is not there are counted as `missing_picture`, tables as `picture_table`."""
@@ -28,8 +28,8 @@ def read_tables(
                 continue
             try:
                 rows = sandbox.parse(table.name, table.read_bytes(), options)
-            except (LeftOut, OSError) as error:
-                if isinstance(error, LeftOut) and error.outcome == "wrong_columns":
+            except (SkippedError, OSError) as error:
+                if isinstance(error, SkippedError) and error.outcome == "wrong_columns":
                     tables.add(table)
                     gathered.leave_out("user", places[table], places[table], error.outcome, error.why)
                 continue  # any other is met again, and counted, where all files are parsed
@@ -42,7 +42,7 @@ def read_tables(
 
 
 def _pictures_of(
-    table: Path, rows: Sequence[ParsedText], places: Mapping[Path, str], gathered: Gathered
+    table: Path, rows: Sequence[ParsedText], places: Mapping[Path, str], gathered: TaskResult
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     by_name: dict[str, Path | None] = {}
     for below in places:

@@ -14,7 +14,7 @@ _MARKS = (
 )
 
 
-class LeftOut(Exception):  # noqa: N818
+class SkippedError(Exception):
     """A file that makes no document: the outcome it is counted under, and why. It never leaves the stage."""
 
     def __init__(self, outcome: str, why: str = "") -> None:
@@ -24,12 +24,13 @@ class LeftOut(Exception):  # noqa: N818
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, or what a byte order mark or a Python coding line says. Raises LeftOut: empty, binary, undecodable."""
+    """UTF-8, or what a byte order mark or a Python coding line says. Raises SkippedError: empty, binary,
+    undecodable."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _decoded(data, encoding)
     if b"\0" in data[:8192]:
-        raise LeftOut("binary", "holds NUL bytes")
+        raise SkippedError("binary", "holds NUL bytes")
     coding = re.match(rb"(?:[^\n]*\n)?[ \t\f]*#[^\n]*?coding[:=][ \t]*([-\w.]+)", data[:512])
     return _decoded(data, coding[1].decode() if coding else "utf-8")
 
@@ -38,11 +39,11 @@ def _decoded(data: bytes, encoding: str) -> str:
     try:
         text = data.decode(encoding)
     except LookupError as error:
-        raise LeftOut("undecodable", f"the encoding {encoding!r} is not known") from error
+        raise SkippedError("undecodable", f"the encoding {encoding!r} is not known") from error
     except UnicodeDecodeError as error:
-        raise LeftOut("undecodable", f"byte {error.start} is not {encoding}") from error
+        raise SkippedError("undecodable", f"byte {error.start} is not {encoding}") from error
     if not text.strip():
-        raise LeftOut("empty")
+        raise SkippedError("empty")
     return text
 
 
@@ -58,9 +59,9 @@ def notebook_text(data: bytes) -> str:
         )
         parts = [part for cell in cells if (part := _cell(cell))]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LeftOut("damaged", "not a notebook") from error
+        raise SkippedError("damaged", "not a notebook") from error
     if not parts:
-        raise LeftOut("empty", "no cell holds text")
+        raise SkippedError("empty", "no cell holds text")
     return "\n\n".join(parts) + "\n"
 
 

@@ -191,7 +191,7 @@ Source = Annotated[
 ]
 
 
-class LicencePolicy(Record):
+class LicensePolicy(Record):
     """Which licences may enter a dataset: a rule, and SPDX ids that it does not decide. "unknown" in a list stands for
     documents without a licence."""
 
@@ -202,7 +202,7 @@ class LicencePolicy(Record):
     ask: tuple[str, ...] = Field((), description="SPDX ids that stay out until a person moves them to `allow`")
 
     @model_validator(mode="after")
-    def _names_licences(self) -> "LicencePolicy":
+    def _names_licences(self) -> "LicensePolicy":
         if not (self.allow or self.deny or self.ask):
             return self
         from soldiom_ray.licenses import UNKNOWN, normalize
@@ -240,7 +240,7 @@ class Prepare(Record):
     filters: tuple[FilterName, ...] = ("min_words", "line_length", "alphabetic", "generated", "near_duplicate")
     kinds: tuple[str, ...] = Field((), description="kinds of document kept; empty: all")
     redact: tuple[RedactionName, ...] = ("secret", "email", "ip")
-    licences: LicencePolicy = LicencePolicy()
+    licences: LicensePolicy = LicensePolicy()
     split: SplitRule = SplitRule()
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
     decontaminate: Literal["registry", "none"] = Field(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
 
-from soldiom_ray.embed import braces
+from soldiom_ray.embed import definitions
 
 PIECE = re.compile(r"[A-Za-z]{1,5}|[0-9]|[^\sA-Za-z0-9]")
 """About one WordPiece token each: over 2,500 passages of code the sum is within 1 % of the tokenizer's."""
@@ -105,8 +105,8 @@ def _structure(path: str, text: str, lines: Sequence[str]) -> list[Span]:
                 return list(python_spans(ast.parse(text), lines))
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return []
-    if suffix in braces.FAMILIES and len(text) <= MAX_PARSED_CHARACTERS:
-        return list(brace_spans(text, lines, braces.FAMILIES[suffix]))
+    if suffix in definitions.FAMILIES and len(text) <= MAX_PARSED_CHARACTERS:
+        return list(brace_spans(text, lines, definitions.FAMILIES[suffix]))
     if suffix in (".md", ".markdown", ".rst"):
         return list(section_spans(lines))
     return []
@@ -128,10 +128,10 @@ def page_spans(
             yield page, Span(first + span.start, first + span.end, span.symbol, span.rank)
 
 
-def brace_spans(text: str, lines: Sequence[str], family: braces.Family) -> Iterator[Span]:
+def brace_spans(text: str, lines: Sequence[str], family: definitions.Family) -> Iterator[Span]:
     """As `python_spans`, for languages that nest by braces."""
     done = 0
-    for one in braces.outer(braces.definitions(text, lines, family)):
+    for one in definitions.outer(definitions.definitions(text, lines, family)):
         if one.start < done:
             continue
         yield from _between(lines, done, one.start)
@@ -144,7 +144,7 @@ def python_spans(tree: ast.Module, lines: Sequence[str]) -> Iterator[Span]:
     """Functions, classes up to their first method, methods, and what stands between them, when that is more than
     comments (a licence header) and imports."""
     done = 0
-    for node, symbol in definitions(tree):
+    for node, symbol in python_definitions(tree):
         start, end = _first_line(node), node.end_lineno or node.lineno
         if isinstance(node, ast.ClassDef):
             methods = [one for one in node.body if isinstance(one, Definition)]
@@ -169,7 +169,7 @@ def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> 
     return min([node.lineno, *(one.lineno for one in node.decorator_list)]) - 1
 
 
-def definitions(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+def python_definitions(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, str]]:
     """Top-level functions, classes and their methods, in the order of their lines."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

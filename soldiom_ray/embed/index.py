@@ -12,7 +12,7 @@ from soldiom_ray import vectors
 from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Embed
-from soldiom_ray.embed.blind import SHOWN, View, row_ids
+from soldiom_ray.embed.encrypted_view import SHOWN, View, row_ids
 from soldiom_ray.embed.lexical import SegmentWriter
 from soldiom_ray.embed.parts import EmbedPart, Part, Piece, passages_name, plan, vectors_name
 from soldiom_ray.errors import InputError, UnavailableError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.embed.blind import SHOWN, View, place_of, row_ids
+from soldiom_ray.embed.encrypted_view import SHOWN, View, place_of, row_ids
 from soldiom_ray.embed.lexical import ABOUT, LexicalIndex, Place
 from soldiom_ray.embed.parts import passages_name
 from soldiom_ray.errors import InputError

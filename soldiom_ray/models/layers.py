@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from soldiom_ray.models.attention import rotated_attention
-from soldiom_ray.models.working import working_copy
+from soldiom_ray.models.weight_cache import working_copy
 
 
 def faster(module: nn.Module) -> Callable[..., Any] | None:

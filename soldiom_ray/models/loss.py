@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soldiom_ray.models.working import working_copy
+from soldiom_ray.models.weight_cache import working_copy
 
 CHUNK_POSITIONS = 1024
 UNSCORED = -100

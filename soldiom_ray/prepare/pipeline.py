@@ -16,14 +16,14 @@ from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft, table_bytes
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.errors import InputError, Problem
-from soldiom_ray.prepare import dedup
+from soldiom_ray.prepare import deduplication
 from soldiom_ray.prepare.card import dataset_card
 from soldiom_ray.prepare.decontaminate import evaluation_sets
-from soldiom_ray.prepare.ledger import Ledger
+from soldiom_ray.prepare.document_table import Ledger
+from soldiom_ray.prepare.ngram_overlap import WINDOW_WORDS, Windows
 from soldiom_ray.prepare.pictures import draw
+from soldiom_ray.prepare.process_documents import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
 from soldiom_ray.prepare.split import Member, divide
-from soldiom_ray.prepare.treat import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
-from soldiom_ray.prepare.windows import WINDOW_WORDS, Windows
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
 from soldiom_ray.settings import Settings
 
@@ -163,11 +163,14 @@ def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], d
         wanted = sorted(positions)
         texts = _texts(context, ledger, parts, [int(order[position]) for position in wanted])
         at = {int(order[position]): position for position in wanted}
-        return {at[one]: dedup.shingles(dedup.hash_words(dedup.words_of(text))) for one, text in texts}
+        return {
+            at[one]: deduplication.shingles(deduplication.hash_words(deduplication.words_of(text)))
+            for one, text in texts
+        }
 
     signatures = ledger.column("signature", order)
     characters = ledger.characters[order].tolist()
-    copies = dedup.near_copies(signatures, declared.near_duplicate_threshold, load, characters)
+    copies = deduplication.near_copies(signatures, declared.near_duplicate_threshold, load, characters)
     for position, (original_position, similarity) in copies.items():
         one, original = int(order[position]), int(order[original_position])
         crosses = ledger.sides[one] != ledger.sides[original]

@@ -140,7 +140,7 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         # (load 25 on 2 cores: no API for 150 s).
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "10",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.edge.middlewares",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.proxy_middleware.middlewares",
         # Only read by whoever turns HAProxy on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
         # homes of a machine unless they are set.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(balancer / "haproxy.cfg"),

@@ -14,11 +14,11 @@ from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Manifest, new_id
-from soldiom_ray.train.board import WAITING, Board, News, Reporter
 from soldiom_ray.train.fit import CURVES_PICTURE, Work, finish, open_artifacts, read_libraries, ready, worker
 from soldiom_ray.train.loop import LeavingError
+from soldiom_ray.train.progress import WAITING, ProgressActor, ProgressUpdate, Reporter
 from soldiom_ray.train.tracking import Origin, Tracker
-from soldiom_ray.train.usage import Gauge
+from soldiom_ray.train.usage import UsageSampler
 
 log = logging.getLogger(__name__)
 FAILURES = 3
@@ -129,7 +129,7 @@ class _Attempt:
 
     def __init__(self, context: Context, declared: Train, places: tuple[dict[str, float], int] | None = None) -> None:
         self.context, self.declared, self.places = context, declared, places
-        self.news = News(0.0, WAITING, [], [], begun=False, leaving=False)
+        self.news = ProgressUpdate(0.0, WAITING, [], [], begun=False, leaving=False)
         self.worker_seconds = 0.0
         self._mark = 1 + secrets.randbelow(MARKS)
         self._alive: set[str] = set()
@@ -234,7 +234,7 @@ def _places(declared: Train) -> tuple[dict[str, float], int]:
     return placement(declared.workers, nodes, available, least=declared.min_workers)
 
 
-class Desk(Board):
+class TrainController(ProgressActor):
     """The board and, beside it, the one who runs Ray Train: with this actor the controller and all its workers end."""
 
     def fit(self, declared: Train, home: str, resources: dict[str, float], threads: int) -> tuple[str, str] | None:
@@ -262,7 +262,7 @@ def _desk() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(Desk).remote()
+    return ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=here)(TrainController).remote()
 
 
 def _give_back(mark: int) -> None:
@@ -352,7 +352,7 @@ def _work(config: dict[str, Any]) -> None:
     torch.set_num_threads(config["threads"])
     reporter = Reporter(board)
     try:
-        with Gauge(board, ray.train.get_context().get_world_rank()):
+        with UsageSampler(board, ray.train.get_context().get_world_rank()):
             worker(work, open_artifacts(work.settings), reporter.report, reporter.observe, _leaving)
             reporter.flush(1.0, "trained")
     except CancelledError:

@@ -42,7 +42,7 @@ def build(
 
     torch.manual_seed(declared.seed)
     if folder is None:
-        from soldiom_ray.models.scratch import from_scratch
+        from soldiom_ray.models.from_scratch import from_scratch
 
         model = from_scratch(processor, declared, **configuration)
     else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.train.board import Point
+from soldiom_ray.train.progress import Point
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.records import new_id
-from soldiom_ray.train.board import Point
+from soldiom_ray.train.progress import Point
 
 log = logging.getLogger(__name__)
 SAMPLE_SECONDS = 10.0
 
 
-class Gauge(contextlib.AbstractContextManager["Gauge"]):
+class UsageSampler(contextlib.AbstractContextManager["UsageSampler"]):
     """Posts to the board what this process uses, every SAMPLE_SECONDS and at the end."""
 
     def __init__(self, board: Any, rank: int) -> None:
@@ -26,7 +26,7 @@ class Gauge(contextlib.AbstractContextManager["Gauge"]):
         self._cpu = _cpu_seconds()
         self._thread = threading.Thread(target=self._post, daemon=True, name="usage")
 
-    def __enter__(self) -> "Gauge":
+    def __enter__(self) -> "UsageSampler":
         self._thread.start()
         return self
 

@@ -11,12 +11,12 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from soldiom_ray.api import work
+from soldiom_ray.api import submit
 from soldiom_ray.api.auth import MULTIPART, Caller, Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import UserInputBody
-from soldiom_ray.api.door import strict_json
-from soldiom_ray.api.kept_files import fingerprint, forget_unnamed, keep_files, read_given
+from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
+from soldiom_ray.api.upload_store import fingerprint, forget_unnamed, keep_files, read_given
 from soldiom_ray.api.uploads import check_upload, shown_name
 from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import session
@@ -55,7 +55,7 @@ def collect_github(
 ) -> dict[str, Any]:
     """Collect repositories of GitHub, as one job."""
     recipe = Recipe.model_validate({"name": "collect-github", "collect": [body]})
-    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
 @router.post("/api/training/collect/huggingface", status_code=202, openapi_extra=needs("trainer"))
@@ -64,7 +64,7 @@ def collect_huggingface(
 ) -> dict[str, Any]:
     """Collect models or datasets of the Hugging Face Hub, as one job."""
     recipe = Recipe.model_validate({"name": "collect-huggingface", "collect": [body]})
-    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
 @router.post("/api/training/collect/files", status_code=202, openapi_extra=needs("trainer"))
@@ -73,7 +73,7 @@ def collect_files(
 ) -> dict[str, Any]:
     """Make documents of user inputs that were sent before (`inputs`: their ids), as one job."""
     recipe = Recipe.model_validate({"name": "collect-files", "collect": [body]})
-    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
 @router.post("/api/training/collect/database", status_code=202, openapi_extra=needs("trainer"))
@@ -83,7 +83,7 @@ def collect_database(
     """Collect rows of a live PostgreSQL, MySQL or MariaDB, without changing it, as one job. The password in `url` is
     kept for the job alone and never shown. `private` is for admins of the tenant "default"."""
     recipe = Recipe.model_validate({"name": "collect-database", "collect": [body]})
-    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
 @router.post("/api/training/collect/url", status_code=202, openapi_extra=needs("trainer"))
@@ -93,7 +93,7 @@ def collect_url(
     """Collect what an HTTP endpoint gives, page by page, as one job. Values of `headers` are kept for the job alone and
     never shown. `private` is for admins of the tenant "default"."""
     recipe = Recipe.model_validate({"name": "collect-url", "collect": [body]})
-    return work.start(settings, caller, recipe, "collect", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
 
 @router.post(

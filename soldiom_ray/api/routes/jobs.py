@@ -9,7 +9,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import PlainTextResponse, Response
 
 from soldiom_ray import launch
-from soldiom_ray.api import work
+from soldiom_ray.api import submit
 from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.api.events import event, respond
@@ -40,7 +40,7 @@ def create_job(
 ) -> dict[str, Any]:
     """Train on a dataset, or run a whole recipe. The same `Idempotency-Key` gives the same job."""
     kind = "train" if body.dataset_id is not None else "workflow"
-    return work.start(settings, caller, work.training_recipe(body), kind, idempotency_key, response)
+    return submit.start(settings, caller, submit.training_recipe(body), kind, idempotency_key, response)
 
 
 @router.get("/api/training/jobs", openapi_extra=needs("viewer"))

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header
 from starlette.responses import Response
 
 from soldiom_ray import launch, registry
-from soldiom_ray.api import work
+from soldiom_ray.api import submit
 from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import deployments, evaluations, models
@@ -70,7 +70,7 @@ def deploy_model(
     with session(settings) as opened:
         model = models.get(opened, model_id, caller.tenant)
     recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
-    return work.start(settings, caller, recipe, "deploy", idempotency_key, response)
+    return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
 
 
 @router.delete("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))

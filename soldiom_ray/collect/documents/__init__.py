@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib import import_module
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import SUPPORTED
 
 __all__ = ["SUPPORTED", "parse_bytes"]
@@ -40,13 +40,14 @@ _PICTURED = ("image", "arrays", "archive")
 
 
 def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
-    """The texts of one file, at least one. Raises LeftOut: empty, encrypted, damaged, wrong_type, unsupported, no_text,
-    undecodable, no_picture. A file may take much time and memory: untrusted ones belong into `sandbox.Sandbox`."""
+    """The texts of one file, at least one. Raises SkippedError: empty, encrypted, damaged, wrong_type, unsupported,
+    no_text, undecodable, no_picture. A file may take much time and memory: untrusted ones belong into
+    `sandbox.Sandbox`."""
     from soldiom_ray.collect.documents.sniff import family_of
 
     family, options = family_of(name, data), options or ParseOptions()
     if options.pictures and family not in _PICTURED:
-        raise LeftOut("no_picture", f"of the family {family}; only pictures were asked for")
+        raise SkippedError("no_picture", f"of the family {family}; only pictures were asked for")
     module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
     texts = [
         _storable(parsed)
@@ -54,7 +55,7 @@ def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> 
         if parsed.text.strip() or parsed.image or (family in _WORDLESS and parsed.metadata)
     ]
     if not texts:
-        raise LeftOut("empty", "no text in it")
+        raise SkippedError("empty", "no text in it")
     return texts
 
 

@@ -16,7 +16,7 @@ from typing import IO, Any
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.nested import Members, allowance
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_RATIO = 500
 """Of a packed stream; real tables and logs reach 300."""
@@ -59,11 +59,11 @@ def _read_zip(data: bytes, members: Members, options: ParseOptions) -> None:
             if member.is_dir() or _is_system_file(member.filename):
                 continue
             if path is None:
-                members.leave_out(member.filename, LeftOut("unsafe_path", "leads out of the archive"))
+                members.leave_out(member.filename, SkippedError("unsafe_path", "leads out of the archive"))
             elif member.external_attr >> 28 == 0xA:
-                members.leave_out(path, LeftOut("link", "a link, not a file"))
+                members.leave_out(path, SkippedError("link", "a link, not a file"))
             elif member.flag_bits & 1:
-                members.leave_out(path, LeftOut("encrypted", "needs a password"))
+                members.leave_out(path, SkippedError("encrypted", "needs a password"))
             else:
                 _add_zipped(archive, member, path, members, options)
 
@@ -74,12 +74,12 @@ def _add_zipped(
     with allowance() as left:
         try:
             if member.file_size > left.bytes_left:
-                raise LeftOut("too_large", f"{member.file_size} bytes")
+                raise SkippedError("too_large", f"{member.file_size} bytes")
             content = archive.read(member)
-        except LeftOut as refused:
+        except SkippedError as refused:
             members.leave_out(path, refused)
         except (*zipped.BROKEN, RuntimeError) as error:
-            members.leave_out(path, LeftOut("damaged", f"does not unpack ({type(error).__name__})"))
+            members.leave_out(path, SkippedError("damaged", f"does not unpack ({type(error).__name__})"))
         else:
             members.add(path, content, options)
 
@@ -106,10 +106,10 @@ def _unpacked(stream: IO[bytes], packed_bytes: int) -> bytes:
             while part := stream.read(_CHUNK_BYTES):
                 total += len(part)
                 if total > left.bytes_left or total > max(packed_bytes, 1 << 16) * MAX_RATIO:
-                    raise LeftOut("too_large", f"unpacks from {packed_bytes} to more than {total} bytes")
+                    raise SkippedError("too_large", f"unpacks from {packed_bytes} to more than {total} bytes")
                 parts.append(part)
         except _BROKEN as error:
-            raise LeftOut("damaged", f"does not unpack to its end ({type(error).__name__})") from error
+            raise SkippedError("damaged", f"does not unpack to its end ({type(error).__name__})") from error
     return b"".join(parts)
 
 
@@ -121,26 +121,26 @@ def _tar_members(content: bytes, members: Members) -> Iterator[tuple[str, bytes]
                 if member.isdir() or _is_system_file(member.name):
                     continue
                 if path is None:
-                    members.leave_out(member.name, LeftOut("unsafe_path", "leads out of the archive"))
+                    members.leave_out(member.name, SkippedError("unsafe_path", "leads out of the archive"))
                 elif not member.isreg():
-                    members.leave_out(path, LeftOut("link", "a link or a device, not a file"))
+                    members.leave_out(path, SkippedError("link", "a link or a device, not a file"))
                 elif file := archive.extractfile(member):
                     if member.issparse() and member.size > len(content):
-                        members.leave_out(path, LeftOut("too_large", f"a sparse file of {member.size} bytes"))
+                        members.leave_out(path, SkippedError("too_large", f"a sparse file of {member.size} bytes"))
                     else:
                         yield path, file.read()
     except _BROKEN as error:
-        members.leave_out("", LeftOut("damaged", f"the archive does not open to its end ({type(error).__name__})"))
+        members.leave_out("", SkippedError("damaged", f"the archive does not open to its end ({type(error).__name__})"))
 
 
 def _is_system_file(name: str) -> bool:
     return name.startswith(_SYSTEM_FILES[0]) or PurePosixPath(name).name in _SYSTEM_FILES[1:]
 
 
-def _nothing(members: Members) -> LeftOut:
+def _nothing(members: Members) -> SkippedError:
     """Why an archive gives no text: the outcome of its members where it is the same for all."""
     if not members.left_out:
-        return LeftOut("empty", "an archive without files")
+        return SkippedError("empty", "an archive without files")
     outcomes = {outcome for _, outcome, _ in members.left_out}
     why = f"none of its {len(members.left_out)} files could be read; the first: {members.left_out[0][2]}"
-    return LeftOut(outcomes.pop() if len(outcomes) == 1 else "nothing_readable", why)
+    return SkippedError(outcomes.pop() if len(outcomes) == 1 else "nothing_readable", why)

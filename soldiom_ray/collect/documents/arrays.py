@@ -12,7 +12,7 @@ from soldiom_ray.collect.documents.columns import side_of
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.pictures import MAX_PICTURE_BYTES, encoded
 from soldiom_ray.collect.documents.progress import beat
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_PICTURES = 200_000
 MAX_HEADER_BYTES = 10_000
@@ -37,17 +37,19 @@ class _Array:
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """A picture (PNG) per image, with `label` (a string; a list of the marked classes where labels are rows of 0 and 1)
-    and `split` where names tell them. Raises LeftOut: unsupported, damaged, too_large, encrypted."""
+    and `split` where names tell them. Raises SkippedError: unsupported, damaged, too_large, encrypted."""
     if not options.pictures:
-        raise LeftOut("unsupported", "arrays of NumPy; pictures in them are read when pictures are asked for")
+        raise SkippedError("unsupported", "arrays of NumPy; pictures in them are read when pictures are asked for")
     with zipped.open_zip(data) as archive:
         arrays = [_described(archive, member) for member in archive.infolist()]
         images = [one for one in arrays if _has_part(one.name, _IMAGES) and _is_of_pictures(one)]
         if not images:
             known = ", ".join(f"{one.name} {one.dtype} {one.shape}" for one in arrays)
-            raise LeftOut("unsupported", f"no array of pictures (8 bits, N x height x width) in it; it holds {known}")
+            raise SkippedError(
+                "unsupported", f"no array of pictures (8 bits, N x height x width) in it; it holds {known}"
+            )
         if (count := sum(one.shape[0] for one in images)) > MAX_PICTURES:
-            raise LeftOut("too_large", f"holds {count} pictures, more than {MAX_PICTURES}")
+            raise SkippedError("too_large", f"holds {count} pictures, more than {MAX_PICTURES}")
         texts: list[ParsedText] = []
         for one in images:
             beside = [
@@ -69,14 +71,14 @@ def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
             shape, _, dtype = readers[npy.read_magic(file)](file, max_header_size=MAX_HEADER_BYTES)
             left = member.file_size - file.tell()
     except RuntimeError as error:
-        raise LeftOut("encrypted", "a zip archive with a password") from error
+        raise SkippedError("encrypted", "a zip archive with a password") from error
     except zipped.BROKEN as error:
-        raise LeftOut("damaged", f"{member.filename} is no array of NumPy ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"{member.filename} is no array of NumPy ({type(error).__name__})") from error
     size = dtype.itemsize
     for length in shape:
         size *= length
     if not dtype.hasobject and size != left:
-        raise LeftOut("damaged", f"{member.filename} holds {left} bytes where its header tells of {size}")
+        raise SkippedError("damaged", f"{member.filename} holds {left} bytes where its header tells of {size}")
     parts = re.split(r"[_\-.]", member.filename.removesuffix(".npy"))
     return _Array(member, next((side for part in parts if (side := side_of(part))), ""), shape, dtype)
 
@@ -98,7 +100,7 @@ def _read(archive: zipfile.ZipFile, array: _Array) -> Any:
         with archive.open(array.member) as file:
             return npy.read_array(file, allow_pickle=False, max_header_size=MAX_HEADER_BYTES)
     except zipped.BROKEN as error:
-        raise LeftOut("damaged", f"{array.member.filename} does not read ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"{array.member.filename} does not read ({type(error).__name__})") from error
 
 
 def _pictures(array: _Array, pixels: Any, labels: Sequence[Any]) -> Iterator[ParsedText]:
@@ -107,7 +109,7 @@ def _pictures(array: _Array, pixels: Any, labels: Sequence[Any]) -> Iterator[Par
     height, width = array.shape[1:3]
     channels = array.shape[3] if len(array.shape) == 4 else 1
     if height * width * channels > MAX_PICTURE_BYTES:
-        raise LeftOut("too_large", f"pictures of {width} x {height}; at most {MAX_PICTURE_BYTES} bytes are kept")
+        raise SkippedError("too_large", f"pictures of {width} x {height}; at most {MAX_PICTURE_BYTES} bytes are kept")
     told: dict[str, Any] = {"width": width, "height": height, "mode": _MODES[channels], "format": "PNG"}
     told |= {"split": array.side} if array.side else {}
     for number in range(len(pixels)):

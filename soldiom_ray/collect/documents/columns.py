@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _NAMES: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "conversations", "conversation"),
@@ -93,14 +93,14 @@ def guess_columns(names: Iterable[str]) -> dict[str, str]:
 
 
 def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str, str]:
-    """The columns that the user wished, or the guess. Raises LeftOut: wrong_columns, with the missing and the known
-    names; a wished name may differ in case. `label` may name several columns, "a,b,c": a record's
+    """The columns that the user wished, or the guess. Raises SkippedError: wrong_columns, with the missing and the
+    known names; a wished name may differ in case. `label` may name several columns, "a,b,c": a record's
     labels are those that it marks."""
     if not wished:
         return guess_columns(names)
     unknown = sorted(set(wished) - _NAMES.keys())
     if unknown:
-        raise LeftOut("wrong_columns", f"no role {_listed(unknown)}; known roles: {', '.join(_NAMES)}")
+        raise SkippedError("wrong_columns", f"no role {_listed(unknown)}; known roles: {', '.join(_NAMES)}")
     folded = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
 
     def known(name: str) -> str:
@@ -111,7 +111,7 @@ def choose_columns(names: Sequence[str], wished: Mapping[str, str]) -> dict[str,
         chosen["label"] = ",".join(several)
     missing = [wished[role] for role, name in chosen.items() if not name]
     if missing:
-        raise LeftOut("wrong_columns", f"no column {_listed(missing)}; known: {_listed(names)}")
+        raise SkippedError("wrong_columns", f"no column {_listed(missing)}; known: {_listed(names)}")
     return chosen
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _BESIDE = (("footnote", "footnotes"), ("endnote", "endnotes"), ("comment", "comments"))
@@ -40,7 +40,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         OSError,
         RuntimeError,
     ) as error:
-        raise LeftOut("damaged", f"a DOCX file that does not open ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"a DOCX file that does not open ({type(error).__name__})") from error
     return [ParsedText("\n\n".join(parts + beside), metadata=told)]
 
 

@@ -11,7 +11,7 @@ from soldiom_ray.collect.documents.encodings import declared_text
 from soldiom_ray.collect.documents.html import page_text
 from soldiom_ray.collect.documents.nested import Members, allowance
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _SHOWN_HEADERS = ("subject", "from", "to", "cc", "date")
 _FROM_LINE = re.compile(rb"^From [^\n]*\n", re.MULTILINE)
@@ -33,7 +33,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         for number, source in enumerate(_messages(data), 1):
             try:
                 texts += _message_texts(source, f"message {number}", options)
-            except LeftOut:
+            except SkippedError:
                 bad += 1
     if bad and texts:
         texts[0].metadata["bad_messages"] = bad
@@ -53,7 +53,7 @@ def _messages(data: bytes) -> Iterator[bytes]:
 
 def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[ParsedText]:
     if not _HEADER.search(source[: 1 << 16].replace(b"\r\n", b"\n").partition(b"\n\n")[0]):
-        raise LeftOut("damaged", "no headers of an e-mail at its start")
+        raise SkippedError("damaged", "no headers of an e-mail at its start")
     message: Any = email.message_from_bytes(source, policy=email.policy.default)
     told = _headers(message)
     body, attachments = _body(message)
@@ -106,7 +106,7 @@ def _body(message: EmailMessage) -> tuple[str, list[EmailMessage]]:
 
 def _leaves(message: EmailMessage, depth: int) -> Iterator[EmailMessage]:
     if depth > 50:
-        raise LeftOut("damaged", "nested too deeply")
+        raise SkippedError("damaged", "nested too deeply")
     if message.get_content_type() != "message/rfc822" and message.is_multipart():
         for part in message.iter_parts():
             yield from _leaves(part, depth + 1)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from soldiom_ray.collect.text import LeftOut, decode
+from soldiom_ray.collect.text import SkippedError, decode
 from soldiom_ray.domains.signatures import wide_encoding
 
 _GUESSED = (
@@ -37,7 +37,7 @@ class ReadText:
 
 
 def read_text(data: bytes) -> ReadText:
-    """The text of a user's file. A few NUL bytes are taken out and counted. Raises LeftOut: empty, binary,
+    """The text of a user's file. A few NUL bytes are taken out and counted. Raises SkippedError: empty, binary,
     undecodable."""
     marked = _by_mark(data)
     if marked is not None:
@@ -48,7 +48,7 @@ def read_text(data: bytes) -> ReadText:
         if wide is not None:
             return wide
         if nuls > max(1, len(data) * MAX_NUL_SHARE):
-            raise LeftOut("binary", f"{nuls} of its {len(data)} bytes are NUL")
+            raise SkippedError("binary", f"{nuls} of its {len(data)} bytes are NUL")
         data, told = data.replace(b"\0", b""), {"nul_bytes": nuls}
     try:
         escaped = b"\x1b$B" in data and _decodes(data, "iso2022_jp")
@@ -59,7 +59,7 @@ def read_text(data: bytes) -> ReadText:
         text, encoding = _guessed(data)
         told |= {"encoding": encoding}
     if not text.strip():
-        raise LeftOut("empty", "nothing but blanks")
+        raise SkippedError("empty", "nothing but blanks")
     return ReadText(text, encoding, told)
 
 
@@ -88,7 +88,7 @@ def _by_mark(data: bytes) -> ReadText | None:
         if data.startswith(mark):
             try:
                 return ReadText(decode(data), encoding, {} if encoding == "utf-8" else {"encoding": encoding})
-            except LeftOut:
+            except SkippedError:
                 if encoding != "utf-8":
                     raise
     return None
@@ -101,7 +101,7 @@ def _wide(data: bytes) -> ReadText | None:
         return None
     text = data.decode(encoding)
     if not text.strip():
-        raise LeftOut("empty", "nothing but blanks")
+        raise SkippedError("empty", "nothing but blanks")
     return ReadText(text, encoding, {"encoding": encoding})
 
 
@@ -129,9 +129,9 @@ def _guessed(data: bytes) -> tuple[str, str]:
 
 
 def _guess(data: bytes) -> str:
-    """A Python codec for bytes that are not UTF-8. Raises LeftOut: undecodable."""
+    """A Python codec for bytes that are not UTF-8. Raises SkippedError: undecodable."""
     if _CONTROLS.search(data):
-        raise LeftOut("undecodable", "holds control characters and is not UTF-8")
+        raise SkippedError("undecodable", "holds control characters and is not UTF-8")
     if _is_western(data) and _decodes(data, "cp1252"):
         return "cp1252"
     import charset_normalizer
@@ -144,7 +144,7 @@ def _guess(data: bytes) -> str:
     for encoding in ("cp1250", "cp1252") if _odd_letters(data[:SAMPLE_BYTES]) else ("cp1252",):
         if _decodes(data, encoding):
             return encoding
-    raise LeftOut("undecodable", "not UTF-8, and no other encoding gives a text")
+    raise SkippedError("undecodable", "not UTF-8, and no other encoding gives a text")
 
 
 def _is_western(data: bytes) -> bool:
@@ -177,4 +177,4 @@ def _strictly(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
-        raise LeftOut("undecodable", f"byte {error.start} is neither UTF-8 nor {encoding}") from error
+        raise SkippedError("undecodable", f"byte {error.start} is neither UTF-8 nor {encoding}") from error

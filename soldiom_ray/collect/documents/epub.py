@@ -10,7 +10,7 @@ from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.encodings import declared_text
 from soldiom_ray.collect.documents.html import page_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _DECLARED = re.compile(rb"""\A\s*<\?xml[^>]{0,100}encoding\s*=\s*["']([\w.:-]+)""")
 _FONT_ENCRYPTION = ("http://www.idpf.org/2008/embedding", "http://ns.adobe.com/pdf/enc#RC")
@@ -28,7 +28,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         package = zipped.parse_xml(_member(archive, names, place))
         chapters, bad = _chapters(archive, names, package, posixpath.dirname(place))
     if bad and not chapters:
-        raise LeftOut("damaged", f"none of its {bad} chapters opens")
+        raise SkippedError("damaged", f"none of its {bad} chapters opens")
     told: dict[str, Any] = {"chapters": len(chapters)} | ({"bad_chapters": bad} if bad else {})
     for field, element in (("title", "title"), ("author", "creator"), ("language", "language")):
         value = next((e.text for e in package.iter(f"{{http://purl.org/dc/elements/1.1/}}{element}") if e.text), "")
@@ -52,7 +52,7 @@ def _chapters(archive: zipfile.ZipFile, names: set[str], package: Any, folder: s
         try:
             source = _member(archive, names, path)
             texts.append(page_text(declared_text(source, _DECLARED.search(source[:200])).text)[0])
-        except LeftOut as left:
+        except SkippedError as left:
             if left.outcome == "encrypted":
                 raise
             bad += left.outcome != "empty"
@@ -65,10 +65,10 @@ def _refuse_protected(archive: zipfile.ZipFile, names: set[str]) -> None:
     tree = zipped.parse_xml(zipped.read_member(archive, "META-INF/encryption.xml"))
     methods = {e.get("Algorithm", "") for e in tree.iter("{*}EncryptionMethod")}
     if methods - set(_FONT_ENCRYPTION):
-        raise LeftOut("encrypted", "a book with copy protection")
+        raise SkippedError("encrypted", "a book with copy protection")
 
 
 def _member(archive: zipfile.ZipFile, names: set[str], path: str) -> bytes:
     if path not in names:
-        raise LeftOut("damaged", "a book that lacks a part it names")
+        raise SkippedError("damaged", "a book that lacks a part it names")
     return zipped.read_member(archive, path)

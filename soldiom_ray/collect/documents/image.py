@@ -7,7 +7,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import pictures
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_PIXELS = 30_000_000
 """A phone's photo has 12 to 24 million, an A4 page at 400 dpi 15. At three bytes a pixel this is 90 MB."""
@@ -33,9 +33,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except UnidentifiedImageError as error:
-        raise LeftOut("unsupported", f"not an image that is read here ({', '.join(_FORMATS)})") from error
+        raise SkippedError("unsupported", f"not an image that is read here ({', '.join(_FORMATS)})") from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError) as error:
-        raise LeftOut("damaged", f"an image that does not open ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"an image that does not open ({type(error).__name__})") from error
     with image:
         form, mode, metadata = str(image.format), image.mode, _exif(image)
         upright = _upright(image, form)
@@ -88,12 +88,14 @@ def _upright(image: Any, form: str) -> Any:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError, ZeroDivisionError) as error:
-        raise LeftOut("damaged", f"a {form} image that ends early or breaks off ({type(error).__name__})") from error
+        raise SkippedError(
+            "damaged", f"a {form} image that ends early or breaks off ({type(error).__name__})"
+        ) from error
 
 
-def _too_large(width: int = 0, height: int = 0) -> LeftOut:
+def _too_large(width: int = 0, height: int = 0) -> SkippedError:
     size = f"{width} x {height} pixels; " if width else ""
-    return LeftOut("too_large", f"{size}at most {MAX_PIXELS // 1_000_000} million pixels are read")
+    return SkippedError("too_large", f"{size}at most {MAX_PIXELS // 1_000_000} million pixels are read")
 
 
 def _exif(image: Any) -> dict[str, Any]:
@@ -132,7 +134,7 @@ def _words(image: Any, first: Any, frames: int, metadata: dict[str, Any]) -> lis
                 frame = _upright(image, "TIFF")
             else:
                 frame = first
-        except (LeftOut, EOFError, OSError, ValueError, SyntaxError):
+        except (SkippedError, EOFError, OSError, ValueError, SyntaxError):
             bad += 1
             continue
         reading = ocr.read(pixels_of(frame))

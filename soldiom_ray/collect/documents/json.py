@@ -8,7 +8,7 @@ from soldiom_ray.collect.documents.columns import about_record, choose_columns, 
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import pack
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
@@ -19,11 +19,11 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         value = json.loads(read.text)
         values = value if isinstance(value, list) else [value]
     except RecursionError as error:
-        raise LeftOut("damaged", "nested too deeply") from error
+        raise SkippedError("damaged", "nested too deeply") from error
     except ValueError as error:
         values, bad = _lines(read.text)
         if not values or (bad and not name.lower().endswith((".jsonl", ".ndjson"))):
-            raise LeftOut("damaged", f"not JSON ({_place(error)})") from error
+            raise SkippedError("damaged", f"not JSON ({_place(error)})") from error
         if bad:
             told["bad_lines"] = bad
     told |= {"records": len(values)} if len(values) > 1 else {}
@@ -32,7 +32,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 def record_texts(values: Sequence[Any], wished: Mapping[str, str], told: dict[str, Any]) -> list[ParsedText]:
     """A text per record where all have a known form, else many records to a text. Records of a known form in which
-    nothing is filled in are counted in `blank_records`. Raises LeftOut: wrong_columns."""
+    nothing is filled in are counted in `blank_records`. Raises SkippedError: wrong_columns."""
     columns = _columns(values, wished)
     own = [
         value if isinstance(value, str) else text_of(value, roles) if roles else None

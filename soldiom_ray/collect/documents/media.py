@@ -7,7 +7,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.image import MAX_PIXELS, dhash
 from soldiom_ray.collect.documents.parsed import Attachment, ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_KEYFRAMES = 16
 KEYFRAME_SIDE = 768
@@ -46,14 +46,14 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     with _opened(data) as container:
         video, audio = _streams(container)
         if video is None and audio is None:
-            raise LeftOut("damaged", "neither sound nor pictures in it")
+            raise SkippedError("damaged", "neither sound nor pictures in it")
         metadata = _told(container, video, audio)
         told_seconds = (container.duration or 0) / 1_000_000
         walk = _walk(container, video or audio, video is not None)
     if not walk.packets:
-        raise LeftOut("damaged", f"a {metadata['container']} file that holds no {'picture' if video else 'sound'}")
+        raise SkippedError("damaged", f"a {metadata['container']} file that holds no {'picture' if video else 'sound'}")
     if not video and not walk.decodes:
-        raise LeftOut("damaged", f"none of its sound decodes ({metadata['container']}, {metadata['audio_codec']})")
+        raise SkippedError("damaged", f"none of its sound decodes ({metadata['container']}, {metadata['audio_codec']})")
     metadata["duration_seconds"] = round(walk.seconds, 3)
     if abs(told_seconds - walk.seconds) > 1 + walk.seconds / 10:
         metadata["told_duration_seconds"] = round(told_seconds, 3)
@@ -64,7 +64,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     if not audio:
         metadata["transcript"] = "no transcript, because the file has no audio stream"
     if video and not attachments and not text and not audio:
-        raise LeftOut("damaged", f"none of {walk.packets} pictures decodes")
+        raise SkippedError("damaged", f"none of {walk.packets} pictures decodes")
     seen = [
         f"On screen at {a.metadata['seconds']:g} s: {a.metadata['text']}" for a in attachments if "text" in a.metadata
     ]
@@ -87,7 +87,7 @@ def _opened(data: bytes) -> Any:
             metadata_errors="replace",
         )
     except (av.error.FFmpegError, ValueError, EOFError, OSError) as error:
-        raise LeftOut("damaged", f"no audio or video that opens ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"no audio or video that opens ({type(error).__name__})") from error
 
 
 def _streams(container: Any) -> tuple[Any, Any]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_DEPTH = 4
 MAX_UNPACKED_BYTES = 400 << 20
@@ -25,15 +25,15 @@ class Allowance:
 
     def deeper(self) -> None:
         if self.depth >= MAX_DEPTH:
-            raise LeftOut("too_deep", f"files within files, more than {MAX_DEPTH} levels")
+            raise SkippedError("too_deep", f"files within files, more than {MAX_DEPTH} levels")
         self.depth += 1
 
     def spend(self, size_bytes: int) -> None:
-        """Take one member of this size. Raises LeftOut: too_large."""
+        """Take one member of this size. Raises SkippedError: too_large."""
         if size_bytes > self.bytes_left:
-            raise LeftOut("too_large", f"unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB in all")
+            raise SkippedError("too_large", f"unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB in all")
         if not self.members_left:
-            raise LeftOut("too_large", f"more than {MAX_MEMBERS} files in it")
+            raise SkippedError("too_large", f"more than {MAX_MEMBERS} files in it")
         self.bytes_left -= size_bytes
         self.members_left -= 1
 
@@ -72,17 +72,17 @@ class Members:
             try:
                 left.spend(len(data))
                 left.deeper()
-            except LeftOut as refused:
+            except SkippedError as refused:
                 self.leave_out(name, refused)
                 return
             try:
                 found = parse_bytes(name, data, options)
-            except LeftOut as refused:
+            except SkippedError as refused:
                 self.leave_out(name, refused)
             except MemoryError:
                 raise
             except Exception as error:  # a parser that stumbles costs one member
-                self.leave_out(name, LeftOut("crashed", type(error).__name__))
+                self.leave_out(name, SkippedError("crashed", type(error).__name__))
             else:
                 self.read += 1
                 told = PurePosixPath(name).suffix.lower()
@@ -97,7 +97,7 @@ class Members:
             finally:
                 left.depth -= 1
 
-    def leave_out(self, name: str, left: LeftOut) -> None:
+    def leave_out(self, name: str, left: SkippedError) -> None:
         self.left_out.append((name, left.outcome, left.why))
 
     def with_left_out(self, texts: Iterable[ParsedText]) -> list[ParsedText]:

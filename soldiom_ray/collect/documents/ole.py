@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _ENTRY_BYTES = 128
 _NO_ENTRY = 0xFFFFFFFF
@@ -21,10 +21,10 @@ _OTHER = (
 
 
 def unread_kind(data: bytes) -> str | None:
-    """None for a workbook, else what the file is and its remedy. Raises LeftOut: encrypted, damaged."""
+    """None for a workbook, else what the file is and its remedy. Raises SkippedError: encrypted, damaged."""
     names = _root_names(_open(data).entries)
     if "EncryptedPackage" in names:
-        raise LeftOut("encrypted", "an Office file with a password")
+        raise SkippedError("encrypted", "an Office file with a password")
     if names & {"Workbook", "Book"}:
         return None
     known = (what for name, what in _OTHER if name in names)
@@ -33,12 +33,12 @@ def unread_kind(data: bytes) -> str | None:
 
 def check(data: bytes) -> None:
     """Every stream lies in the file, in a chain of sectors that ends: readers follow a circle until memory is full.
-    Raises LeftOut: damaged."""
+    Raises SkippedError: damaged."""
     container = _open(data)
     root = next((entry for entry in container.entries if entry.kind == _ROOT), None)
     streams = [entry for entry in container.entries if entry.kind == _STREAM]
     if root is None or max((entry.size for entry in streams), default=0) > len(data):
-        raise LeftOut("damaged", "an old Office file that claims more than it holds")
+        raise SkippedError("damaged", "an old Office file that claims more than it holds")
     small_start, small_tables, small_limit = struct.unpack_from("<II", data, 60) + struct.unpack_from("<I", data, 56)
     small = _numbers(container.content(small_start)) if small_tables else ()
     list(_chain(container.table, root.start))
@@ -78,13 +78,13 @@ def _open(data: bytes) -> _Container:
     try:
         shift = struct.unpack_from("<H", data, 30)[0]
         if shift not in (9, 12):
-            raise LeftOut("damaged", "an old Office file with sectors of an impossible size")
+            raise SkippedError("damaged", "an old Office file with sectors of an impossible size")
         container = _Container(data, 1 << shift, ())
         container.table = _table(container)
         directory = container.content(struct.unpack_from("<I", data, 48)[0])
         container.entries = [_entry(directory, at) for at in range(0, len(directory) - _ENTRY_BYTES + 1, _ENTRY_BYTES)]
     except struct.error as error:
-        raise LeftOut("damaged", "an old Office file that is cut off") from error
+        raise SkippedError("damaged", "an old Office file that is cut off") from error
     return container
 
 
@@ -100,7 +100,7 @@ def _table(container: _Container) -> Sequence[int]:
         listed.extend(more[:-1])
         following = more[-1] if more else _NO_ENTRY
     if len(listed) > sectors + 109 + container.sector_bytes:
-        raise LeftOut("damaged", "an old Office file whose table of sectors goes in a circle")
+        raise SkippedError("damaged", "an old Office file whose table of sectors goes in a circle")
     table: list[int] = []
     for number in listed:
         if number < _LAST_SECTOR and len(table) < sectors:
@@ -115,10 +115,10 @@ def _chain(table: Sequence[int], start: int) -> Iterator[int]:
         if number >= _LAST_SECTOR:
             return
         if number >= len(table):
-            raise LeftOut("damaged", "an old Office file whose sectors lead out of it")
+            raise SkippedError("damaged", "an old Office file whose sectors lead out of it")
         yield number
         number = table[number]
-    raise LeftOut("damaged", "an old Office file whose sectors go in a circle")
+    raise SkippedError("damaged", "an old Office file whose sectors go in a circle")
 
 
 def _numbers(content: bytes) -> tuple[int, ...]:

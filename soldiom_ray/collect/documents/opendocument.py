@@ -5,7 +5,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _NAMESPACE = re.compile(r"\{urn:oasis:names:tc:opendocument:xmlns:(\w+):1\.0\}(.*)")
 _SILENT = {"text:tracked-changes", "office:annotation", "text:bibliography-configuration", "presentation:notes"}
@@ -21,9 +21,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         if "META-INF/manifest.xml" in names and b"encryption-data" in zipped.read_member(
             archive, "META-INF/manifest.xml"
         ):
-            raise LeftOut("encrypted", "an OpenDocument file with a password")
+            raise SkippedError("encrypted", "an OpenDocument file with a password")
         if "content.xml" not in names:
-            raise LeftOut("damaged", "an OpenDocument file without its content")
+            raise SkippedError("damaged", "an OpenDocument file without its content")
         content = zipped.parse_xml(zipped.read_member(archive, "content.xml"))
         meta = zipped.parse_xml(zipped.read_member(archive, "meta.xml")) if "meta.xml" in names else None
     body = next((element for element in content.iter() if _tag(element) == "office:body"), None)
@@ -46,7 +46,7 @@ def _told(meta: Any) -> dict[str, Any]:
 def _blocks(element: Any, blocks: list[str], depth: int) -> None:
     """Append the texts of everything below an element, outermost block by block."""
     if depth > MAX_DEPTH:
-        raise LeftOut("damaged", "nested too deeply")
+        raise SkippedError("damaged", "nested too deeply")
     for child in element:
         tag = _tag(child)
         if tag in _SILENT or not tag:
@@ -83,7 +83,7 @@ def _text(element: Any) -> str:
 
 def _pieces(element: Any, depth: int) -> list[str]:
     if depth > MAX_DEPTH:
-        raise LeftOut("damaged", "nested too deeply")
+        raise SkippedError("damaged", "nested too deeply")
     pieces = [element.text or ""]
     for child in element:
         tag = _tag(child)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_PAGES = 10_000
 """Further pages are counted in `skipped_pages`. At 1 to 5 ms a page this many take 10 to 50 s."""
@@ -78,22 +78,24 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     return [ParsedText(text, metadata=metadata)]
 
 
-def _refusal(code: int, size: int) -> LeftOut:
+def _refusal(code: int, size: int) -> SkippedError:
     if code in (_ERR_PASSWORD, _ERR_SECURITY):
-        return LeftOut("encrypted", "a PDF with a password")
-    return LeftOut("damaged", f"a PDF of {size} bytes that does not open (pdfium's error {code})")
+        return SkippedError("encrypted", "a PDF with a password")
+    return SkippedError("damaged", f"a PDF of {size} bytes that does not open (pdfium's error {code})")
 
 
-def _without_text(pages: _Pages, ocr: bool) -> LeftOut:
+def _without_text(pages: _Pages, ocr: bool) -> SkippedError:
     if pages.bad:
-        return LeftOut("damaged", f"{pages.bad} of {len(pages.texts)} pages do not open, the others hold no text")
+        return SkippedError("damaged", f"{pages.bad} of {len(pages.texts)} pages do not open, the others hold no text")
     if not pages.texts:
-        return LeftOut("damaged", "a PDF without pages")
+        return SkippedError("damaged", "a PDF without pages")
     if not pages.pictures:
-        return LeftOut("empty", f"nothing on {len(pages.texts)} pages")
+        return SkippedError("empty", f"nothing on {len(pages.texts)} pages")
     if not ocr:
-        return LeftOut("no_text", f"{pages.pictures} pages are pictures without a text layer, and OCR is off (ocr)")
-    return LeftOut(
+        return SkippedError(
+            "no_text", f"{pages.pictures} pages are pictures without a text layer, and OCR is off (ocr)"
+        )
+    return SkippedError(
         "no_text", f"{pages.pictures} pages are pictures, and OCR found no words on {len(pages.read)} of them"
     )
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.columns import side_of
 from soldiom_ray.collect.documents.parsed import ParsedText
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_PICTURE_BYTES = 10 << 20
 _ORIENTATION = 0x0112  # EXIF 2.32, table 4
@@ -36,7 +36,8 @@ _GENERAL = ("images", "image", "imgs", "pictures", "photos", "data")
 
 
 def picture(data: bytes, image: Any, upright: Any, told: dict[str, Any]) -> ParsedText:
-    """The picture of a file: `upright` is the first frame of `image`, decoded and turned. Raises LeftOut: too_large."""
+    """The picture of a file: `upright` is the first frame of `image`, decoded and turned. Raises SkippedError:
+    too_large."""
     form = "JPEG" if image.format in ("JPEG", "MPO") else "PNG"
     is_turned = image.getexif().get(_ORIENTATION, 1) != 1
     kept = (
@@ -44,7 +45,7 @@ def picture(data: bytes, image: Any, upright: Any, told: dict[str, Any]) -> Pars
     )
     kept = kept or encoded(upright, form)
     if len(kept) > MAX_PICTURE_BYTES:
-        raise LeftOut("too_large", f"a picture of {len(kept)} bytes; at most {MAX_PICTURE_BYTES} are kept")
+        raise SkippedError("too_large", f"a picture of {len(kept)} bytes; at most {MAX_PICTURE_BYTES} are kept")
     return ParsedText("", metadata=told | {"format": form}, image=kept)
 
 

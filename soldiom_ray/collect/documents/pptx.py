@@ -7,7 +7,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
@@ -33,7 +33,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         OSError,
         RuntimeError,
     ) as error:
-        raise LeftOut("damaged", f"a PowerPoint file that does not open ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"a PowerPoint file that does not open ({type(error).__name__})") from error
     told = {"slides": len(slides)} | ({"title": title} if title else {})
     return [ParsedText("\n\n".join(slide for slide in slides if slide), metadata=told)]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, plain, text_of
 from soldiom_ray.collect.documents.parsed import ParsedText
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 ROWS_PER_TEXT = 200
 CHARACTERS_PER_TEXT = 8000
@@ -27,7 +27,7 @@ class Table:
 
 def table_texts(table: Table, wished: Mapping[str, str], told: dict[str, Any]) -> list[ParsedText]:
     """The texts of one table. Each tells `told`, how many `rows` there are, which `columns` made it and, where they are
-    few, its other `fields`. Raises LeftOut: wrong_columns."""
+    few, its other `fields`. Raises SkippedError: wrong_columns."""
     chosen = choose_columns(table.columns, wished)
     records = [dict(zip(table.columns, row, strict=False)) for row in table.rows]
     about = told | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
@@ -38,14 +38,14 @@ def table_texts(table: Table, wished: Mapping[str, str], told: dict[str, Any]) -
 
 def tables_texts(tables: Iterable[Table], wished: Mapping[str, str], told: dict[str, Any]) -> list[ParsedText]:
     """The texts of all tables of a file. Columns that the user wished count in the tables that have them; there must be
-    one. Raises LeftOut: wrong_columns."""
+    one. Raises SkippedError: wrong_columns."""
     texts: list[ParsedText] = []
-    refused: list[LeftOut] = []
+    refused: list[SkippedError] = []
     tables = list(tables)
     for table in tables:
         try:
             texts.extend(table_texts(table, wished, told))
-        except LeftOut as left:
+        except SkippedError as left:
             if left.outcome != "wrong_columns":
                 raise
             refused.append(left)

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _PIECE = re.compile(
     rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-fA-F]{2})|\\([^a-zA-Z'])|([{}])|[\r\n]+|([^\\{}\r\n]+)"
@@ -29,9 +29,9 @@ class _State:
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The body's text. Raises LeftOut: damaged (groups that do not close), undecodable."""
+    """The body's text. Raises SkippedError: damaged (groups that do not close), undecodable."""
     if data.rstrip(b"\0\r\n ")[-1:] != b"}":
-        raise LeftOut("damaged", "an RTF file that is cut off")
+        raise SkippedError("damaged", "an RTF file that is cut off")
     text = re.sub(r"[ \t]+\n", "\n", _Reader(data).text())
     return [ParsedText(re.sub(r"\n{3,}", "\n\n", text).strip())]
 
@@ -75,7 +75,7 @@ class _Reader:
         self.skip = 0
         if brace == b"{":
             if len(self.stack) > MAX_GROUPS:
-                raise LeftOut("damaged", "nested too deeply")
+                raise SkippedError("damaged", "nested too deeply")
             self.stack.append(self.state)
             self.state = _State(self.state.silent, self.state.fallback_characters)
         elif self.stack:
@@ -109,5 +109,5 @@ class _Reader:
             try:
                 self.parts.append(self.raw.decode(self.codec))
             except (UnicodeDecodeError, LookupError) as error:
-                raise LeftOut("undecodable", f"characters that are not of the code page {self.codec}") from error
+                raise SkippedError("undecodable", f"characters that are not of the code page {self.codec}") from error
             self.raw.clear()

@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from soldiom_ray.collect.documents.parsed import Attachment, ParsedText, ParseOptions
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 CPU_SECONDS = 45
 WALL_SECONDS = 300.0
@@ -76,9 +76,9 @@ class Sandbox:
             if answer is None or answer.outcome == "too_complex":
                 self.stop()
         if answer is None:
-            raise LeftOut("crashed", f"the parser's process died on it{_death(process)}")
+            raise SkippedError("crashed", f"the parser's process died on it{_death(process)}")
         if answer.outcome:
-            raise LeftOut(answer.outcome, answer.why)
+            raise SkippedError(answer.outcome, answer.why)
         return answer.texts
 
     def stop(self) -> None:
@@ -117,7 +117,7 @@ class Sandbox:
         if not body or blobs is None:
             process.wait(5)
             if process.returncode == -signal.SIGXCPU:
-                raise LeftOut("timeout", f"more than {self.cpu_seconds} s of CPU")
+                raise SkippedError("timeout", f"more than {self.cpu_seconds} s of CPU")
             return None
         return _read_answer(json.loads(body), blobs)
 
@@ -133,7 +133,7 @@ class Sandbox:
             if length == _ALIVE:
                 continue
             if length > MAX_ANSWER_BYTES:
-                raise LeftOut("too_large", f"its texts hold more than {MAX_ANSWER_BYTES >> 20} MiB")
+                raise SkippedError("too_large", f"its texts hold more than {MAX_ANSWER_BYTES >> 20} MiB")
             body = self._read(pipe, length, deadline)
             return body if len(body) == length else None
 
@@ -142,7 +142,7 @@ class Sandbox:
         while count:
             ready, _, _ = select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                raise LeftOut("timeout", f"more than {self.wall_seconds:g} s")
+                raise SkippedError("timeout", f"more than {self.wall_seconds:g} s")
             part = pipe.raw.read(min(count, 1 << 20)) if hasattr(pipe, "raw") else pipe.read(count)
             if not part:
                 break
@@ -216,7 +216,7 @@ def _answer(asked: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[byte
             for t in texts
         ]
         return json.dumps({"texts": shown}).encode(), b"".join(blobs)
-    except LeftOut as left:
+    except SkippedError as left:
         answer = {"outcome": left.outcome, "why": left.why}
     except MemoryError:
         answer = {"outcome": "too_complex", "why": f"more than {memory_bytes >> 20} MiB of memory"}

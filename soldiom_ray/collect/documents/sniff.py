@@ -4,7 +4,7 @@ import re
 from pathlib import PurePosixPath
 
 from soldiom_ray.collect.documents import ole, zipped
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING
 from soldiom_ray.domains.signatures import HEAD_BYTES, OLE, ZIP, family_of_head, unread_kind
 
@@ -14,18 +14,18 @@ _SQL_DUMP = re.compile(rb"\A(?:--|/\*!|\s)*(?:PostgreSQL database dump|(?:MySQL|
 
 
 def family_of(name: str, data: bytes) -> str:
-    """A family of `domains.file_types`. Raises LeftOut: empty, encrypted, damaged, too_large, wrong_type (the name says
-    a format that the bytes are not), unsupported (a format that none of the parsers reads)."""
+    """A family of `domains.file_types`. Raises SkippedError: empty, encrypted, damaged, too_large, wrong_type (the
+    name says a format that the bytes are not), unsupported (a format that none of the parsers reads)."""
     ending = PurePosixPath(name.lower()).suffix
     named = FAMILY_OF_ENDING.get(ending, "text")
     if not data.strip(b"\0 \t\r\n\f\v"):
-        raise LeftOut("empty", f"{len(data)} bytes, none of them says anything" if data else "no bytes")
+        raise SkippedError("empty", f"{len(data)} bytes, none of them says anything" if data else "no bytes")
     found = _by_bytes(ending, named, data)
     if named in _TEXTUAL:
         return found or _by_text(named, data)
     if found == named or (found in _MEDIA and named in _MEDIA):
         return named
-    raise LeftOut("wrong_type", f"named {ending} but is {_said(found, data)}")
+    raise SkippedError("wrong_type", f"named {ending} but is {_said(found, data)}")
 
 
 def _by_bytes(ending: str, named: str, data: bytes) -> str | None:
@@ -40,8 +40,8 @@ def _by_bytes(ending: str, named: str, data: bytes) -> str | None:
     if unread is None:
         return "workbook" if found == OLE else None
     if named not in _TEXTUAL:
-        raise LeftOut("wrong_type", f"named {ending} but is {unread}")
-    raise LeftOut("unsupported", f"is {unread}")
+        raise SkippedError("wrong_type", f"named {ending} but is {unread}")
+    raise SkippedError("unsupported", f"is {unread}")
 
 
 def _by_text(named: str, data: bytes) -> str:

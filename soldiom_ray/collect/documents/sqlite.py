@@ -6,7 +6,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import Table, cell_value, tables_texts
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 _SHADOWS = (
     "_data",
@@ -40,13 +40,13 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
             except (sqlite3.DatabaseError, OverflowError):
                 bad += 1
     except (sqlite3.Error, OverflowError, ValueError) as error:
-        raise LeftOut("damaged", f"an SQLite file that does not open ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"an SQLite file that does not open ({type(error).__name__})") from error
     finally:
         connection.close()
     filled = [table for table in tables if table.rows]
     if not filled:
         why = f"{bad} tables do not open" if bad else f"{len(names)} tables, none of them with a row"
-        raise LeftOut("damaged" if bad else "empty", why)
+        raise SkippedError("damaged" if bad else "empty", why)
     told = {"tables": len(filled)} | ({"bad_tables": bad} if bad else {})
     return tables_texts(filled, options.columns, told)
 

@@ -9,7 +9,7 @@ from typing import Any
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import Table, header_names, table_texts
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 
 MAX_FIELD_CHARACTERS = 16 << 20
 _END = "\x1eend of the table\x1e"
@@ -27,10 +27,10 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     except csv.Error as error:
         if "field limit" in str(error):
             why = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
-            raise LeftOut("too_large", why) from error
-        raise LeftOut("damaged", f"not a table: {error}") from error
+            raise SkippedError("too_large", why) from error
+        raise SkippedError("damaged", f"not a table: {error}") from error
     if len(lines) < 2:
-        raise LeftOut("empty", "a header without rows")
+        raise SkippedError("empty", "a header without rows")
     ragged = sum(len(line) != len(lines[0]) for line in lines[1:])
     told: dict[str, Any] = {"delimiter": delimiter} | ({"ragged_rows": ragged} if ragged else {}) | faults | read.told
     header = header_names(lines[0], max(map(len, lines)))

@@ -16,7 +16,7 @@ from soldiom_ray.collect.documents.rows import (
     looks_like_header,
     tables_texts,
 )
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import OLE_MAGIC
 
 MAX_CELLS = 20_000_000
@@ -37,13 +37,13 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         workbook = python_calamine.CalamineWorkbook.from_object(io.BytesIO(data))
         sheets = {name: rows for name in workbook.sheet_names if (rows := _rows(workbook, name))}
     except python_calamine.PasswordError as error:
-        raise LeftOut("encrypted", "a workbook with a password") from error
+        raise SkippedError("encrypted", "a workbook with a password") from error
     except (python_calamine.CalamineError, *zipped.BROKEN, RuntimeError) as error:
-        raise LeftOut("damaged", f"a workbook that does not open ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"a workbook that does not open ({type(error).__name__})") from error
     except BaseException as error:  # calamine's assertions arrive as a PanicException, which is no Exception
         if type(error).__name__ != "PanicException":
             raise
-        raise LeftOut("damaged", "a workbook whose structure contradicts itself") from error
+        raise SkippedError("damaged", "a workbook whose structure contradicts itself") from error
     tables, texts, told = [], [], {"sheets": len(sheets)}
     for name, rows in sheets.items():
         shown = name if len(sheets) > 1 else ""
@@ -74,7 +74,7 @@ def _cell(value: Any) -> Any:
 
 
 def _check_extent(data: bytes) -> None:
-    """No sheet reaches so far out that its rectangle fills the memory. Raises LeftOut: too_large."""
+    """No sheet reaches so far out that its rectangle fills the memory. Raises SkippedError: too_large."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for part in archive.namelist():
             if part.startswith("xl/worksheets/") and part.endswith(".xml"):
@@ -83,7 +83,7 @@ def _check_extent(data: bytes) -> None:
                     rows = max(rows, int(digits))
                     columns = max(columns, _column_number(letters))
                 if rows * columns > MAX_CELLS:
-                    raise LeftOut("too_large", f"a sheet of {rows} rows and {columns} columns")
+                    raise SkippedError("too_large", f"a sheet of {rows} rows and {columns} columns")
 
 
 def _column_number(letters: bytes) -> int:

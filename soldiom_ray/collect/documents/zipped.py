@@ -7,7 +7,7 @@ import zipfile
 import zlib
 from typing import Any
 
-from soldiom_ray.collect.text import LeftOut
+from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import family_of_zip
 
 MAX_UNPACKED_BYTES = 400 << 20
@@ -20,7 +20,7 @@ _ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y|\0<\0!\0E\0N\0T\0I\0T\0Y
 
 
 def family_of(data: bytes) -> str:
-    """docx, workbook, pptx, opendocument, epub, or archive. Raises LeftOut: damaged, too_large."""
+    """docx, workbook, pptx, opendocument, epub, or archive. Raises SkippedError: damaged, too_large."""
     with open_zip(data) as archive:
         names = archive.namelist()
         mimetype = b""
@@ -32,45 +32,45 @@ def family_of(data: bytes) -> str:
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
     """The archive, once its directory says that it unpacks to a bearable size. Python reads no member beyond the size
-    that the directory says. Raises LeftOut: damaged, too_large."""
+    that the directory says. Raises SkippedError: damaged, too_large."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except BROKEN as error:
-        raise LeftOut("damaged", "a zip archive that does not open") from error
+        raise SkippedError("damaged", "a zip archive that does not open") from error
     members = archive.infolist()
     unpacked = sum(member.file_size for member in members)
     if unpacked > MAX_UNPACKED_BYTES or unpacked > max(len(data), 1 << 16) * MAX_RATIO:
-        raise LeftOut("too_large", f"would unpack from {len(data)} to {unpacked} bytes")
+        raise SkippedError("too_large", f"would unpack from {len(data)} to {unpacked} bytes")
     if len(members) > MAX_MEMBERS:
-        raise LeftOut("too_large", f"holds {len(members)} files, more than {MAX_MEMBERS}")
+        raise SkippedError("too_large", f"holds {len(members)} files, more than {MAX_MEMBERS}")
     return archive
 
 
 def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """One member's bytes. Raises LeftOut: damaged, encrypted."""
+    """One member's bytes. Raises SkippedError: damaged, encrypted."""
     try:
         return archive.read(name)
     except RuntimeError as error:
-        raise LeftOut("encrypted", "a zip archive with a password") from error
+        raise SkippedError("encrypted", "a zip archive with a password") from error
     except BROKEN as error:
-        raise LeftOut("damaged", f"a part of it does not unpack ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"a part of it does not unpack ({type(error).__name__})") from error
 
 
 def check_office_file(data: bytes) -> None:
     """Every part of an office file unpacks, and none declares XML entities, which the formats never need and which read
-    other files or grow without bound. Raises LeftOut: damaged, too_large, encrypted, unsafe_xml."""
+    other files or grow without bound. Raises SkippedError: damaged, too_large, encrypted, unsafe_xml."""
     with open_zip(data) as archive:
         for member in archive.infolist():
             content = read_member(archive, member.filename)
             if member.filename.endswith((".xml", ".rels", ".opf", ".ncx", ".vml")) and _ENTITY.search(content):
-                raise LeftOut("unsafe_xml", "one of its parts declares XML entities")
+                raise SkippedError("unsafe_xml", "one of its parts declares XML entities")
 
 
 def parse_xml(source: bytes) -> Any:
-    """The tree of a part, read without entities and without a network. Raises LeftOut: damaged."""
+    """The tree of a part, read without entities and without a network. Raises SkippedError: damaged."""
     from lxml import etree  # type: ignore[import-untyped, unused-ignore]
 
     try:
         return etree.fromstring(source, etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False))
     except etree.LxmlError as error:
-        raise LeftOut("damaged", f"the XML of a part is broken ({type(error).__name__})") from error
+        raise SkippedError("damaged", f"the XML of a part is broken ({type(error).__name__})") from error

@@ -9,7 +9,7 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
-from soldiom_ray.models.kinds import KINDS
+from soldiom_ray.models.task_models import KINDS
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 """How configurations name the number of layers."""
@@ -121,7 +121,7 @@ def shape_of(
     if folder is None:
         import torch
 
-        from soldiom_ray.models.scratch import from_scratch
+        from soldiom_ray.models.from_scratch import from_scratch
 
         with torch.device("meta"):
             config = from_scratch(processor or _Pieces(declared), declared, **more).config

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.models.working import copies_are_old, hold_copies
+from soldiom_ray.models.weight_cache import copies_are_old, hold_copies
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization, Strategy
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
-from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import CausalLoss, Objective
+from soldiom_ray.models.task_models import KINDS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
 from soldiom_ray.train.data import Streams, counted, nothing_to_learn, samples

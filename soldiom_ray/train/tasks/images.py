@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.classification import ClassificationLoss
-from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
+from soldiom_ray.models.task_models import KINDS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn

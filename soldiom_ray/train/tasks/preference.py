@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import ANSWERING, encode_chat
-from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
+from soldiom_ray.models.task_models import KINDS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source, shares
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn

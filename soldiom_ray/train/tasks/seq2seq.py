@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.kinds import KINDS
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.sequence_pairs import PairLoss, source_and_target
+from soldiom_ray.models.task_models import KINDS
 from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import UNSCORED, Source

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soldiom_ray.artifacts import Artifacts, Report
     from soldiom_ray.domains.schema import Train
-    from soldiom_ray.models.kinds import Kind
     from soldiom_ray.models.loss import Objective
+    from soldiom_ray.models.task_models import Kind
     from soldiom_ray.records import Manifest
     from soldiom_ray.train.blocks import Indices, Source
     from soldiom_ray.train.strategies import Strategy

@@ -1,0 +1,321 @@
+"""Source `database`: rows of a live database become documents.
+
+The rows are read while the plan is made: only their content says whether an earlier collection is still good, since a
+row count or the newest key would miss changed rows. So every run reads the whole selection once, in one snapshot;
+what did not change is neither kept nor prepared a second time. A read that was interrupted begins anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.collect.database.reader import Reader, Selection, checked_query, open_reader
+from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, text_of
+from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
+from soldiom_ray.collect.task_cache import keep, read_cached
+from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.connections import password_of, read_database_url
+from soldiom_ray.domains.schema import DatabaseSource
+from soldiom_ray.errors import InputError
+from soldiom_ray.records import Document
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage
+
+CHUNK_DOCUMENTS = 500
+CHUNK_BYTES = 8 << 20
+"""Rows of a table without a text column that make one document, as in files."""
+UNDATED = datetime.fromtimestamp(0, UTC)
+"""On kept documents, so that the same rows are the same bytes; a collection puts its own time there."""
+
+
+@dataclass(frozen=True)
+class ReadChunk:
+    """A task: the documents of one kept chunk of rows."""
+
+    key: str
+    settings: Settings
+    collected_at: datetime
+    here: bool = False
+
+    def run(self) -> TaskResult:
+        gathered = read_cached(open_storage(self.settings), self.key)
+        if gathered is None:
+            raise InputError("Rows that were read are gone from storage.", remedy="run the collection again")
+        del gathered.facts["reused"]
+        dated = [document.model_copy(update={"collected_at": self.collected_at}) for document in gathered.documents]
+        return TaskResult(dated, gathered.outcomes, gathered.facts, gathered.drops)
+
+
+@dataclass
+class DatabasePlan:
+    """The rows as they were read. `fingerprint` is the hash of all of them, in their order."""
+
+    keys: Sequence[str]
+    settings: Settings
+    collected_at: datetime
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"rows": hashlib.sha256("\n".join(self.keys).encode()).hexdigest()}
+
+    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+        tasks: list[Task] = [ReadChunk(key, self.settings, self.collected_at) for key in self.keys]
+        return TaskList(tasks)
+
+
+def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> DatabasePlan:
+    """Read everything that is declared. InputError or UnavailableError, without the password, when that fails."""
+    address, password = read_database_url(declared.url)
+    password = password or password_of(context.settings, context.tenant, address)
+    query = checked_query(declared.query, address.backend) if declared.query else ""
+    settings = context.settings
+    with open_reader(
+        address,
+        password,
+        allowed=settings.private_hosts,
+        private=declared.private,
+        timeout_seconds=declared.timeout_seconds,
+    ) as reader:
+        if query:
+            name = hashlib.sha256(query.encode()).hexdigest()[:12]
+            selections = [Selection(f"query-{name}", query)]
+        else:
+            selections = reader.tables(declared.tables, declared.max_rows, declared.group_by)
+        chunks = Chunks(open_storage(settings))
+        refused: list[SkippedError] = []
+        for selection in selections:
+            refused += _read(reader, selection, declared, chunks, context.report)
+    if refused and len(refused) == len(selections):
+        raise InputError(f"{address.place}: {refused[0].why}.", remedy="correct `columns` or `group_by`")
+    return DatabasePlan(chunks.keys, settings, collected_at)
+
+
+@dataclass
+class Chunks:
+    """Keeps documents in storage, a bounded number at a time, under the hash of what they are."""
+
+    storage: Storage
+    keys: list[str] = field(default_factory=list)
+    waiting: TaskResult = field(default_factory=TaskResult)
+    size_bytes: int = 0
+
+    def add(self, document: Document) -> None:
+        self.waiting.documents.append(document)
+        self.waiting.outcomes[COLLECTED] += 1
+        self.size_bytes += len(document.text)
+        if len(self.waiting.documents) >= CHUNK_DOCUMENTS or self.size_bytes >= CHUNK_BYTES:
+            self.close()
+
+    def close(self) -> None:
+        """Keep what is waiting."""
+        gathered = self.waiting
+        self.waiting, self.size_bytes = TaskResult(), 0
+        if not (gathered.documents or gathered.outcomes or gathered.facts):
+            return
+        digest = hashlib.sha256()
+        for document in gathered.documents:
+            digest.update(document.model_dump_json().encode(errors="surrogatepass"))
+        told = [gathered.outcomes, gathered.facts, [drop.model_dump() for drop in gathered.drops]]
+        digest.update(json.dumps(told, sort_keys=True).encode())
+        key = f"kept/database/{digest.hexdigest()}"
+        if not self.storage.exists(f"{key}.json"):
+            keep(self.storage, key, gathered)
+        self.keys.append(key)
+
+
+def _read(
+    reader: Reader,
+    selection: Selection,
+    declared: DatabaseSource,
+    chunks: Chunks,
+    report: Callable[[float, str], None],
+) -> list[SkippedError]:
+    """All rows of one selection. What is returned says why the wished columns do not fit it; it is then read without
+    them."""
+    refused: list[SkippedError] = []
+    writer: RowWriter | None = None
+    count, place = 0, reader.address.place
+    rows = reader.rows(selection)
+    try:
+        for names, values in rows:
+            if declared.max_rows is not None and count >= declared.max_rows:
+                chunks.waiting.facts["more_rows"] += 1
+                break
+            if writer is None:
+                roles, refused = _roles(names, declared)
+                group_by = declared.group_by if declared.group_by in names else ""
+                writer = RowWriter(place, selection, roles, group_by, declared.max_bytes, chunks)
+            writer.add(names, values)
+            count += 1
+            if count % 1000 == 0:
+                report(0.0, f"database: {count} rows of {selection.name}")
+    finally:
+        rows.close()
+    if writer is None:
+        chunks.waiting.leave_out("user", place, selection.name, "empty", "no rows")
+    else:
+        writer.close()
+        chunks.waiting.facts["structured_files"] += 1
+    chunks.close()
+    return refused
+
+
+def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[dict[str, str], list[SkippedError]]:
+    refused: list[SkippedError] = []
+    if declared.group_by and declared.group_by not in names:
+        listed = ", ".join(repr(name[:60]) for name in names[:40])
+        refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {listed}")]
+    try:
+        return choose_columns(names, declared.columns), refused
+    except SkippedError as left:
+        return choose_columns(names, {}), [left]
+
+
+@dataclass
+class RowWriter:
+    """Rows of one selection become documents: one each where columns hold their text, else many to a document."""
+
+    place: str
+    selection: Selection
+    roles: dict[str, str]
+    group_by: str
+    max_bytes: int
+    chunks: Chunks
+    number: int = 0
+    pooled: list[str] = field(default_factory=list)
+    pooled_bytes: int = 0
+    pooled_group: str = ""
+
+    def add(self, names: Sequence[str], values: Sequence[Any]) -> None:
+        """One row. Rows without a text, and those that are too large, are counted."""
+        self.number += 1
+        facts = self.chunks.waiting.facts
+        record = {name: _plain(value, facts) for name, value in zip(names, values, strict=True)}
+        size = sum(len(value) if isinstance(value, str) else 8 for value in record.values())
+        if size > self.max_bytes:
+            self._leave_out("too_large", f"more than {self.max_bytes} bytes")
+            return
+        facts["rows"] += 1
+        key = self._key(record)
+        if not self.roles:
+            self._pool(record)
+            return
+        text = text_of(record, self.roles)
+        if text is None or not text.strip():
+            self._leave_out("empty", "no text in its columns")
+            return
+        for role, column in self.roles.items():
+            facts[f"column {role}={column}"] += 1
+        told = {"columns": self.roles, **about_record(record, self.roles)}
+        self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", told)
+
+    def close(self) -> None:
+        """Write the rows that wait for company."""
+        if self.pooled:
+            first = self.number - len(self.pooled) + 1
+            told = {"rows": len(self.pooled)}
+            part = f"rows-from-{first}" if not self.pooled_group else f"{self.pooled_group}-{first}"
+            group = f"{self.selection.name}#{self.pooled_group}" if self.pooled_group else self.selection.name
+            self._document("\n\n".join(self.pooled), part, group, told)
+        self.pooled, self.pooled_bytes = [], 0
+
+    def _pool(self, record: Mapping[str, Any]) -> None:
+        text, group = fields_text(record), self._group(record)
+        full = len(self.pooled) >= ROWS_PER_TEXT or self.pooled_bytes + len(text) > CHARACTERS_PER_TEXT
+        if self.pooled and (full or group != self.pooled_group):
+            self.number -= 1
+            self.close()
+            self.number += 1
+        self.pooled.append(text)
+        self.pooled_bytes += len(text)
+        self.pooled_group = group
+
+    def _document(self, text: str, part: str, group: str, told: Mapping[str, Any]) -> None:
+        digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+        name = self.selection.name
+        url = f"{self.place}#{name}/{part}"
+        # Rows of a query have no name of their own: the text itself tells them apart.
+        self.chunks.add(
+            Document(
+                id=document_id("user", url if self.selection.key else f"{self.place}#{name}", digest),
+                text=text,
+                source="user",
+                url=url,
+                path=f"{name}/{part}",
+                group=f"{self.place}#{group}",
+                sha256=digest,
+                kind="other",
+                language="text",
+                rule=f"database:{name}",
+                collected_at=UNDATED,
+                metadata=json.dumps(told),
+            )
+        )
+
+    def _key(self, record: Mapping[str, Any]) -> str:
+        """What a row is called in addresses: its primary key where that is a number, else a hash of it, since a key
+        may be someone's name; the number of the row where there is no key."""
+        values = [record[column] for column in self.selection.key if column in record]
+        if not values:
+            return f"row-{self.number}"
+        if all(isinstance(value, int) for value in values):
+            return "-".join(map(str, values))
+        return _short_hash(values)
+
+    def _group(self, record: Mapping[str, Any]) -> str:
+        """A hash, since groups are shown and never redacted; "" without `group_by`."""
+        return _short_hash(record[self.group_by]) if self.group_by else ""
+
+    def _leave_out(self, outcome: str, why: str) -> None:
+        self.chunks.waiting.leave_out("user", self.place, f"{self.selection.name}/row-{self.number}", outcome, why)
+
+
+def _short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, default=str).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any, facts: dict[str, int]) -> Any:
+    """A value as JSON holds it. Types that no one knows are written as the driver writes them; bytes that are no text
+    are left out and counted."""
+    if value is None or isinstance(value, bool | int | str):
+        return _conversation(value)
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else str(value)
+    if isinstance(value, Decimal):
+        return format(value, "f") if value.is_finite() else str(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return _bytes_text(bytes(value), facts)
+    if isinstance(value, dict):
+        return {str(name): _plain(inner, facts) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, facts) for inner in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(inner) for inner in value)
+    return str(value)
+
+
+def _conversation(value: Any) -> Any:
+    """A text that is a JSON list of objects, as databases without a JSON type keep conversations, as that list."""
+    if isinstance(value, str) and value.startswith("[{") and value.endswith("}]"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _bytes_text(data: bytes, facts: dict[str, int]) -> str | None:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if any(not character.isprintable() and character not in "\t\r\n" for character in text):
+        facts["binary_values"] += 1
+        return None
+    return text

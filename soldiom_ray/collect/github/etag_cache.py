@@ -1,0 +1,56 @@
+"""What GitHub answered before, with its ETags: asked again with them, an answer that is still true costs a 304.
+
+An ETag is good only for the token it was given to, so each answer keeps one for every identity that saw it.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from soldiom_ray.collect.github.accounts import FOLDER
+from soldiom_ray.errors import SoldiomError
+from soldiom_ray.storage import Storage
+
+SHAPES = 1
+"""Raise it when another part of an answer is kept: what was kept before is then asked for anew."""
+
+MAX_ETAG_CHARACTERS = 256
+
+
+@dataclass
+class Known:
+    """The part of an answer that is used, and its ETags by identity."""
+
+    value: Any
+    etags: dict[str, str] = field(default_factory=dict)
+
+
+class Answers:
+    """Known answers by address, in storage (sealed where storage is). One object for each address."""
+
+    def __init__(self, storage: Storage, server: str) -> None:
+        self.storage = storage
+        self.server = server
+
+    def read(self, url: str) -> Known | None:
+        """What is known of an address; None when nothing is, or when it cannot be read any more."""
+        try:
+            told = json.loads(self.storage.read(self._key(url)))
+            return Known(told["value"], dict(told["etags"]))
+        except (SoldiomError, ValueError, KeyError, TypeError):
+            return None
+
+    def learn(self, url: str, before: Known | None, value: Any, identity: str, headers: Mapping[str, str]) -> None:
+        """Keep a new answer. ETags of other identities stay while the value does."""
+        etag = headers.get("etag", "")
+        if not etag or len(etag) > MAX_ETAG_CHARACTERS or not etag.isprintable():
+            return
+        etags = before.etags if before is not None and before.value == value else {}
+        told = {"value": value, "etags": etags | {identity: etag}}
+        self.storage.write(self._key(url), json.dumps(told).encode())
+
+    def _key(self, url: str) -> str:
+        digest = hashlib.sha256(f"{SHAPES}\0{self.server}\0{url}".encode()).hexdigest()
+        return f"{FOLDER}/answers/{digest[:2]}/{digest[2:34]}.json"

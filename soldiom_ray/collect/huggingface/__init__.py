@@ -1,0 +1,183 @@
+"""Source `huggingface`: models and datasets of the Hugging Face Hub by downloads, likes, task and library."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.collect.huggingface.api import HubApi, open_hub
+from soldiom_ray.collect.huggingface.cards import CARDS_PER_TASK, ReadCards
+from soldiom_ray.collect.huggingface.limits import Limits
+from soldiom_ray.collect.huggingface.metadata import Listed, read_listed
+from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.schema import HuggingfaceSource
+from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.settings import Settings
+
+CODE = 2
+TAIL_PAGES = 2
+"""Pages at the end of a listing that are read again: what rose while it was paged can have passed over the end."""
+
+MAX_PASSES = 3
+_EXPAND_BOTH = [
+    "downloads",
+    "downloadsAllTime",
+    "likes",
+    "cardData",
+    "sha",
+    "lastModified",
+    "gated",
+    "disabled",
+    "private",
+    "tags",
+    "siblings",
+]
+_EXPAND_MODEL = [*_EXPAND_BOTH, "pipeline_tag", "library_name", "safetensors", "model-index", "evalResults", "config"]
+
+
+@dataclass
+class HuggingfacePlan:
+    """A listing that was read. The same repositories at the same commits are the same collection, on any day."""
+
+    declared: HuggingfaceSource
+    settings: Settings
+    collected_at: datetime
+    chosen: tuple[Listed, ...]
+    gathered: TaskResult
+    limits: Limits
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        listed = sorted((one.id, one.sha, one.gated) for one in self.chosen)
+        digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        return {"endpoint": self.settings.hf_endpoint, "listed": digest, "code": CODE}
+
+    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+        """Tasks that read the cards; one per repository where content comes too."""
+        per_task = 1 if self.declared.weights or self.declared.data else CARDS_PER_TASK
+        starts = range(0, len(self.chosen), per_task)
+        tasks: list[Task] = [
+            ReadCards(self.chosen[s : s + per_task], self.declared, self.settings, self.collected_at) for s in starts
+        ]
+        return TaskList(tasks, self.gathered, lambda: _pause_message(self.limits))
+
+
+def plan(declared: HuggingfaceSource, context: Context, collected_at: datetime) -> HuggingfacePlan:
+    """Read the listing. Raises InputError when the Hub refuses it, UnavailableError when it does not answer."""
+    api = open_hub(context.settings, lambda message: context.report(0.0, message))
+    gathered = TaskResult()
+    listing = Listing(api, declared, gathered, lambda count: context.report(0.0, f"{count} {declared.kind} listed"))
+    try:
+        found = listing.read()
+    except SkippedError as left:
+        raise _refused(api, left) from left
+    chosen = sorted(found.values(), key=lambda one: (-getattr(one, declared.order), one.id))
+    gathered.facts[f"{declared.kind}_found"] = len(chosen)
+    chosen = chosen[: declared.limit]
+    return HuggingfacePlan(declared, context.settings, collected_at, tuple(chosen), gathered, api.limits)
+
+
+@dataclass
+class Listing:
+    """Pages through the repositories that pass the filters and stops early; what was left out is counted once."""
+
+    api: HubApi
+    declared: HuggingfaceSource
+    gathered: TaskResult
+    report: Callable[[int], None]
+    left_out: set[str] = field(default_factory=set)
+
+    def read(self) -> dict[str, Listed]:
+        """By the Hub's key, of all pairs of task and library."""
+        found: dict[str, Listed] = {}
+        for task in self.declared.tasks or (None,):
+            for library in self.declared.libraries or (None,):
+                for _ in range(MAX_PASSES):
+                    before = self.gathered.facts["listing_repeats"]
+                    new = self._one_pass(task, library, found)
+                    # A repository met twice in one pass says that the order moved, so another may have been missed.
+                    if not new or self.gathered.facts["listing_repeats"] == before:
+                        break
+        return found
+
+    def _one_pass(self, task: str | None, library: str | None, found: dict[str, Listed]) -> int:
+        """How many repositories were new."""
+        path, parameters = f"/api/{self.declared.kind}", _parameters(self.declared, task, library)
+        query = " ".join([f"task={task}"] * bool(task) + [f"library={library}"] * bool(library))
+        met: set[str] = set()
+        tail: deque[dict[str, Any]] = deque(maxlen=TAIL_PAGES)
+        before, taken = len(found), 0
+        for asked, entries in self.api.pages(path, parameters):
+            tail.append(asked)
+            passed, ended = self._page(entries, query, found, met)
+            taken += passed
+            self.report(len(found))
+            if ended or (self.declared.limit is not None and taken >= self.declared.limit):
+                break
+        for asked in tail if len(tail) > 1 else ():
+            entries, _ = self.api.json(path, asked)
+            self._page(entries if isinstance(entries, list) else [], query, found, set())
+        return len(found) - before
+
+    def _page(self, entries: list[Any], query: str, found: dict[str, Listed], met: set[str]) -> tuple[int, bool]:
+        """How many passed the filters, and whether the listing went below its threshold."""
+        passed = 0
+        for entry in entries:
+            try:
+                one = read_listed(entry, query)
+            except SkippedError as left:
+                self._leave_out(str(entry.get("_id") or entry.get("id")) if isinstance(entry, dict) else "", left)
+                continue
+            if one.key in met:
+                self.gathered.facts["listing_repeats"] += 1
+                continue
+            met.add(one.key)
+            if getattr(one, self.declared.order) <= getattr(self.declared, f"min_{self.declared.order}"):
+                return passed, True
+            if one.downloads <= self.declared.min_downloads or one.likes <= self.declared.min_likes:
+                if one.key not in self.left_out:
+                    self.left_out.add(one.key)
+                    self.gathered.facts["below_thresholds"] += 1
+            elif one.state:
+                self._leave_out(one.id, SkippedError(one.state))
+            else:
+                found.setdefault(one.key, one)
+                passed += 1
+        return passed, False
+
+    def _leave_out(self, name: str, left: SkippedError) -> None:
+        if name not in self.left_out:
+            self.left_out.add(name)
+            self.gathered.leave_out("huggingface", name[:200], "", left.outcome, left.why)
+
+
+def _parameters(declared: HuggingfaceSource, task: str | None, library: str | None) -> dict[str, Any]:
+    """The query of a listing, in the words of the Hub's API; highest first is its only order."""
+    models = declared.kind == "models"
+    asked: dict[str, Any] = {"sort": declared.order, "expand": list(_EXPAND_MODEL if models else _EXPAND_BOTH)}
+    if models:
+        return asked | ({"pipeline_tag": task} if task else {}) | ({"filter": [library]} if library else {})
+    filters = [f"task_categories:{task}"] * bool(task) + [f"library:{library}"] * bool(library)
+    return asked | ({"filter": filters} if filters else {})
+
+
+def _refused(api: HubApi, left: SkippedError) -> InputError | UnavailableError:
+    if left.outcome == "unavailable":
+        return UnavailableError(
+            f"The Hugging Face Hub at {api.endpoint} does not give its listing: {left.why}.",
+            remedy="run it again later; cards that were read are kept",
+        )
+    return InputError(
+        f"The Hugging Face Hub refused the listing: {left.why}.",
+        remedy="correct tasks and libraries, and HF_ENDPOINT if it is set",
+    )
+
+
+def _pause_message(limits: Limits) -> str:
+    seconds = limits.paused_seconds()
+    return f"; the Hub's limit: {seconds:.0f} s to wait" if seconds > 1 else ""

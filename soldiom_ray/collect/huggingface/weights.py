@@ -1,0 +1,134 @@
+"""A model's weights: counted from the headers of its safetensors files, or kept when a user asks for them.
+
+Only safetensors, JSON and tokenizer files are ever fetched; pickles and code are not, and a model that asks for code of
+its own is left out whole.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from typing import Any
+
+from soldiom_ray.collect.huggingface.api import HubApi, file_path
+from soldiom_ray.collect.huggingface.hub_files import HubFile, HubFolder
+from soldiom_ray.collect.huggingface.metadata import Listed
+from soldiom_ray.collect.tasks import TaskResult
+from soldiom_ray.collect.text import SkippedError
+
+FIRST_BYTES = 100_000
+"""97 % of safetensors headers are shorter (huggingface_hub #1855)."""
+
+MAX_HEADER_BYTES = 25_000_000
+"""huggingface_hub's own bound."""
+
+MAX_SHARDS = 500
+_CODE_KEYS = ("auto_map", "trust_remote_code")
+_WEIGHT_FILES = re.compile(
+    r"(?:.*/)?(?:[^/]+\.safetensors|[^/]+\.safetensors\.index\.json|(?:[a-z_]+_)?config\.json|modules\.json"
+    r"|tokenizer[^/]*\.json|tokenizer\.model|spiece\.model|special_tokens_map\.json|vocab\.(?:json|txt)|merges\.txt"
+    r"|added_tokens\.json|chat_template\.jinja)"
+)
+
+
+def count_parameters(api: HubApi, listed: Listed) -> dict[str, Any]:
+    """`parameters` and `parameters_by_type` from the headers of the safetensors files; {} when there are none. Raises
+    SkippedError `damaged` for a header that is none."""
+    files = _weight_names(listed.files)
+    counts: Counter[str] = Counter()
+    for name in files:
+        counts += _counts(_header(api, file_path("models", listed.id, listed.sha, name)))
+    return {"parameters": sum(counts.values()), "parameters_by_type": dict(sorted(counts.items()))} if files else {}
+
+
+def keep_weights(folder: HubFolder, listed: Listed, gathered: TaskResult) -> None:
+    """Safetensors with configuration and tokenizer into storage, the configuration first. Each file that is left out is
+    counted by its own outcome, a model as a whole under the path `weights`."""
+    try:
+        files = [file for file in folder.listing() if _WEIGHT_FILES.fullmatch(file.path)]
+        if listed.own_code:
+            raise SkippedError("remote_code", "it asks for code of its own, which is never run")
+        if not any(file.path.endswith(".safetensors") for file in files):
+            raise SkippedError("not_safetensors", "no *.safetensors; other formats can run code and are not fetched")
+    except SkippedError as left:
+        gathered.leave_out("huggingface", listed.id, "weights", left.outcome, left.why)
+        return
+    whole = True
+    for file in sorted(files, key=lambda one: (one.path.endswith(".safetensors"), one.path)):
+        try:
+            _keep(folder, file)
+        except SkippedError as left:
+            whole = False
+            where = "weights" if left.outcome == "remote_code" else file.path
+            gathered.leave_out("huggingface", listed.id, where, left.outcome, left.why)
+            if left.outcome == "remote_code":
+                return
+        else:
+            gathered.facts["weights_bytes"] += file.size_bytes
+    gathered.facts["weights"] += whole
+
+
+def _keep(folder: HubFolder, file: HubFile) -> None:
+    folder.keep(file)
+    if file.path.endswith("config.json") and _asks_for_code(folder.record.bytes_of(file.path) or b""):
+        raise SkippedError(
+            "remote_code", f"{file.path.rpartition('/')[2]} asks for code of its own, which is never run"
+        )
+
+
+def _asks_for_code(data: bytes) -> bool:
+    try:
+        waiting = [json.loads(data)]
+    except (ValueError, RecursionError) as error:
+        raise SkippedError("damaged", "a configuration that is not JSON") from error
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            if any(value.get(key) for key in _CODE_KEYS):
+                return True
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+    return False
+
+
+def _weight_names(files: tuple[str, ...]) -> list[str]:
+    """The files that together are the model: `model.safetensors`, or its shards, or all safetensors of the top."""
+    top = sorted(name for name in files if name.endswith(".safetensors") and "/" not in name)
+    if "model.safetensors" in top:
+        return ["model.safetensors"]
+    shards = [name for name in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]
+    found = shards or top
+    if len(found) > MAX_SHARDS:
+        raise SkippedError("damaged", f"{len(found)} shards")
+    return found
+
+
+def _header(api: HubApi, path: str) -> dict[str, Any]:
+    """The JSON at the head of a safetensors file: eight bytes of length, little endian, then so many bytes."""
+    first = api.part(path, 0, FIRST_BYTES)
+    length = int.from_bytes(first[:8], "little")
+    if len(first) < 8 or not 0 < length <= MAX_HEADER_BYTES:
+        raise SkippedError("damaged", "no safetensors header")
+    text = first[8 : 8 + length]
+    if len(text) < length:
+        text += api.part(path, 8 + len(text), length - len(text))
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise SkippedError("damaged", "a safetensors header that is not JSON") from error
+    if not isinstance(header, dict):
+        raise SkippedError("damaged", "a safetensors header that names no tensors")
+    return header
+
+
+def _counts(header: dict[str, Any]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        shape = tensor.get("shape") if isinstance(tensor, dict) else None
+        if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < 1 << 48 for size in shape[:16]):
+            raise SkippedError("damaged", "a safetensors header with a tensor that has no shape")
+        counts[str(tensor.get("dtype"))[:16]] += math.prod(shape[:16])
+    return counts

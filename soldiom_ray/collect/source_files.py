@@ -1,0 +1,135 @@
+"""From a named file's bytes to a document: the part that local folders, packages and repositories share."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+from soldiom_ray.collect.label import label
+from soldiom_ray.collect.raw import keep_raw
+from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
+from soldiom_ray.collect.text import SkippedError, decode, notebook_text
+from soldiom_ray.records import Document, SourceName
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all files of one package, repository or folder share. "{}" in `url` stands for a file's path."""
+
+    source: SourceName
+    group: str
+    url: str
+    version: str = ""
+    commit: str = ""
+    license: str = ""
+    rule: str = ""
+    metadata: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file that is to be read: its path in the origin (with `/`), where it lies here, its size in bytes."""
+
+    path: str
+    place: Path
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class ReadFiles:
+    """A task: read these files of one origin."""
+
+    origin: Origin
+    entries: tuple[Entry, ...]
+    settings: Settings
+    collected_at: datetime
+    here: bool = True
+
+    def run(self) -> TaskResult:
+        gathered, storage = TaskResult(), open_storage(self.settings)
+        for entry in self.entries:
+            try:
+                data = entry.place.read_bytes()
+            except OSError as error:
+                gathered.leave_out(
+                    self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__
+                )
+                continue
+            add_file(gathered, self.origin, entry.path, data, self.collected_at, storage=storage)
+        return gathered
+
+
+def add_file(
+    gathered: TaskResult,
+    origin: Origin,
+    path: str,
+    data: bytes,
+    collected_at: datetime,
+    kinds: Iterable[str] | None = None,
+    storage: Storage | None = None,
+) -> None:
+    """Turn one file into a document, or count why not. `kinds`, when given, are the only kinds that are kept; the bytes
+    of a file that became a document are kept in `storage`."""
+    try:
+        text = file_text(path, data)
+    except SkippedError as left:
+        gathered.leave_out(origin.source, origin.group, path, left.outcome, left.why)
+        return
+    told = label(path, text)
+    if kinds is not None and told.kind not in kinds:
+        gathered.leave_out(origin.source, origin.group, path, "other_kind", told.kind)
+        return
+    sha256 = keep_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
+    url = origin.url.replace("{}", path)
+    gathered.outcomes[COLLECTED] += 1
+    gathered.documents.append(
+        Document(
+            id=document_id(origin.source, f"{origin.group}\0{url}", sha256),
+            text=text,
+            source=origin.source,
+            url=url,
+            path=path,
+            group=origin.group,
+            version=origin.version,
+            commit=origin.commit,
+            sha256=sha256,
+            license=origin.license,
+            kind=told.kind,
+            framework=told.framework,
+            language=told.language,
+            rule=origin.rule,
+            collected_at=collected_at,
+            metadata=origin.metadata,
+        )
+    )
+
+
+def file_text(path: str, data: bytes) -> str:
+    """The text of a file by its name: notebooks as code, a package's METADATA as its long description."""
+    name = PurePosixPath(path).name
+    if not data:
+        raise SkippedError("empty")
+    if name.endswith(".ipynb"):
+        return notebook_text(data)
+    if data.startswith(LFS_POINTER):
+        raise SkippedError("lfs_pointer", "the file itself lies in Git LFS")
+    text = decode(data)
+    if name == "METADATA":
+        text = text.replace("\r\n", "\n").partition("\n\n")[2]
+        if not text.strip():
+            raise SkippedError("empty", "no long description")
+    return text
+
+
+def wanted(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
+    """Whether a path passes the patterns; each is tried on the whole path and on the file's name."""
+    name = PurePosixPath(path).name
+    return any(fnmatch(name, p) or fnmatch(path, p) for p in include) and not any(
+        fnmatch(name, p) or fnmatch(path, p) for p in exclude
+    )

@@ -1,0 +1,364 @@
+"""Source `url`: an HTTP endpoint that gives JSON, JSON Lines, CSV or any document that files may be, page by page, once
+or again and again.
+
+The endpoint is asked while the plan is made, because what it says decides whether an earlier collection is still good.
+Every page's bytes are kept by their hash together with its ETag and time, so an endpoint that did not change costs one
+304 per page. A page gives collected records, is unchanged (it came before in this collection), or says why it gave
+nothing; the empty page after the last one is not counted.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+
+from soldiom_ray.artifacts import Context
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.sandbox import Sandbox
+from soldiom_ray.collect.files import data_type, parse_once
+from soldiom_ray.collect.raw import keep_raw, raw_key
+from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.collect.web.fetch import Answer, Fetcher
+from soldiom_ray.domains.connections import check_endpoint, headers_of, origin_of
+from soldiom_ray.domains.file_types import SUPPORTED
+from soldiom_ray.domains.schema import UrlSource
+from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
+from soldiom_ray.records import Document
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage
+
+PAGES_PER_TASK = 16
+RECORD_PARTS = ("row ", "record ")
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as it is kept: its address, the hash of its bytes, and a file name that says what they are."""
+
+    url: str
+    sha256: str
+    name: str
+    link: str = ""
+    etag: str = ""
+    modified: str = ""
+
+
+@dataclass(frozen=True)
+class ParsePages:
+    """A task: the documents of some pages."""
+
+    pages: tuple[Page, ...]
+    declared: UrlSource
+    settings: Settings
+    collected_at: datetime
+    here: bool = False
+
+    def run(self) -> TaskResult:
+        gathered, storage, declared = TaskResult(), open_storage(self.settings), self.declared
+        place = _place(declared.url)
+        with Sandbox() as sandbox:
+            for page in self.pages:
+                try:
+                    data = storage.read(raw_key(page.sha256))
+                    if declared.records:
+                        records = _found(_read_json(data), declared.records)
+                        data = json.dumps(records, ensure_ascii=False).encode(errors="surrogatepass")
+                    texts = parse_once(page.name, data, ParseOptions(declared.columns), sandbox, storage)
+                except SkippedError as left:
+                    gathered.leave_out("user", place, _path(page.url), left.outcome, left.why)
+                    continue
+                made = [_document(page, place, parsed, self.collected_at) for parsed in texts]
+                gathered.outcomes[COLLECTED] += len(made)
+                gathered.documents.extend(made)
+                gathered.facts[f"{data_type(page.name)}_files"] += 1
+                for role, column in sorted((texts[0].metadata.get("columns") or {}).items()):
+                    gathered.facts[f"column {role}={column}"] += 1
+        return gathered
+
+
+@dataclass
+class UrlPlan:
+    """The pages that came. `fingerprint` is the hash of their bytes, in their order, and how often none came."""
+
+    declared: UrlSource
+    settings: Settings
+    collected_at: datetime
+    pages: Sequence[Page]
+    gathered: TaskResult
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        shown = {name: count for name, count in sorted(self.gathered.outcomes.items()) if name != "unchanged"}
+        return {"pages": [page.sha256 for page in self.pages], "failed": shown}
+
+    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+        starts = range(0, len(self.pages), PAGES_PER_TASK)
+        tasks: list[Task] = [
+            ParsePages(tuple(self.pages[s : s + PAGES_PER_TASK]), self.declared, self.settings, self.collected_at)
+            for s in starts
+        ]
+        return TaskList(tasks, self.gathered)
+
+
+def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPlan:
+    """Ask the endpoint, as often as declared. InputError or UnavailableError when its very first page does not come."""
+    secret = headers_of(context.settings, context.tenant, declared.url, declared.headers)
+    lacking = sorted(set(declared.headers) - set(secret))
+    if lacking:
+        raise InputError(
+            f"No value is kept for the header {lacking[0]!r} of {origin_of(declared.url)}.",
+            remedy="give it with --header-env NAME=VARIABLE, or in the recipe's `headers`",
+        )
+    poller = Poller(declared, open_storage(context.settings), secret, context)
+    for number in range(declared.polls):
+        if number:
+            poller.pause(declared.interval_seconds)
+        poller.poll()
+    return UrlPlan(declared, context.settings, collected_at, list(poller.pages.values()), poller.gathered)
+
+
+@dataclass
+class Poller:
+    """Asks an endpoint for its pages. `pages` holds those that differ, by their hash, in the order they came."""
+
+    declared: UrlSource
+    storage: Storage
+    secret: Mapping[str, str]
+    context: Context
+    pages: dict[str, Page] = field(default_factory=dict)
+    gathered: TaskResult = field(default_factory=TaskResult)
+
+    def __post_init__(self) -> None:
+        settings, declared = self.context.settings, self.declared
+        self.place = _place(declared.url)
+        self.fetcher = Fetcher(
+            settings.private_hosts, declared.private, declared.max_bytes, declared.timeout_seconds, self.pause
+        )
+
+    def pause(self, seconds: float) -> None:
+        """Wait, and learn meanwhile that the job was asked to stop."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            self.context.report(0.0, f"{self.place}: {len(self.pages)} pages, waiting {left:.0f} s")
+            time.sleep(min(left, 1.0))
+
+    def poll(self) -> None:
+        """Ask for the first page and those that follow it."""
+        declared, asked, came = self.declared, set[str](), set[str]()
+        url = _with_parameter(declared.url, declared.page, "1") if declared.page else declared.url
+        for number in range(1, declared.max_pages + 1):
+            if url in asked:
+                self.gathered.leave_out("user", self.place, _path(url), "page_loop", "the pages lead back to this one")
+                return
+            asked.add(url)
+            self.context.report(0.0, f"{self.place}: page {number}")
+            try:
+                page = self._page(url)
+                following = self._following(page, number)
+            except SkippedError as left:
+                if not self.pages and not self.gathered.outcomes:
+                    raise _as_error(self.place, left) from left
+                self.gathered.leave_out("user", self.place, _path(url), left.outcome, left.why)
+                return
+            if page.sha256 in came:
+                self.gathered.leave_out("user", self.place, _path(url), "page_loop", "the same page came again")
+                return
+            came.add(page.sha256)
+            if page.sha256 in self.pages:
+                self.gathered.outcomes["unchanged"] += 1
+            elif following is not None:
+                self.pages[page.sha256] = page
+            if not following:
+                return
+            url = following
+        self.gathered.facts["more_pages"] += 1
+
+    def _page(self, url: str) -> Page:
+        """The page, from the endpoint or, when it says that nothing changed, from storage."""
+        told = [self.context.tenant, url, sorted(self.secret.items())]
+        key = f"kept/url/{hashlib.sha256(json.dumps(told).encode()).hexdigest()}.json"
+        before = Page(**json.loads(self.storage.read(key))) if self.storage.exists(key) else None
+        if before is not None and not self.storage.exists(raw_key(before.sha256)):
+            before = None
+        conditions = {}
+        if before is not None:
+            given = {"If-None-Match": before.etag, "If-Modified-Since": before.modified}
+            conditions = {name: value for name, value in given.items() if value}
+        answer = self.fetcher.get(url, conditions, self.secret)
+        if answer.status == 304:
+            if before is None:
+                raise SkippedError("damaged", "it answered 304 to a question without a condition")
+            self.gathered.facts["not_modified"] += 1
+            return before
+        page = self._kept(url, answer)
+        self.storage.write(key, json.dumps(asdict(page)).encode())
+        return page
+
+    def _kept(self, url: str, answer: Answer) -> Page:
+        name = _file_name(answer)
+        declared = self.declared
+        if name.endswith((".html", ".htm")) and not urlsplit(url).path.lower().endswith((".html", ".htm")):
+            raise SkippedError(
+                "wrong_type", "it answered with a web page where data was expected (a login or an error page?)"
+            )
+        if name.endswith(".json") or declared.records or declared.next or declared.page:
+            _read_json(answer.body)
+            name = name if name.endswith(".json") else "answer.json"
+        etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
+        link = answer.headers.get("link", "")[:8000]
+        return Page(url, keep_raw(self.storage, answer.body), name, link, etag, modified)
+
+    def _following(self, page: Page, number: int) -> str | None:
+        """The address of the page after this one, "" after the last, None when this one is empty and past the last."""
+        declared = self.declared
+        value = None
+        if declared.records or declared.next or declared.page:
+            value = _read_json(self.storage.read(raw_key(page.sha256)))
+        records = _found(value, declared.records) if declared.records else value
+        if declared.page:
+            if not isinstance(records, list):
+                raise SkippedError(
+                    "wrong_records", "`page` needs a list of records: say where it stands with `records`"
+                )
+            if not records:
+                return None if number > 1 else ""
+            return _with_parameter(page.url, declared.page, str(number + 1))
+        if declared.next:
+            given = _found(value, declared.next, missing=None)
+            if given in (None, "", False):
+                return ""
+            if isinstance(given, dict | list):
+                raise SkippedError(
+                    "wrong_records", f"what stands at {declared.next!r} is neither an address nor a cursor"
+                )
+            if declared.cursor:
+                return _with_parameter(declared.url, declared.cursor, str(given))
+            return self._checked(urljoin(page.url, str(given)))
+        linked = re.findall(r"<([^<>]*)>([^<]*)", page.link)
+        target = next((to for to, told in linked if re.search(r";\s*rel\s*=\s*\"?[\w ]*\bnext\b", told)), "")
+        return self._checked(urljoin(page.url, target)) if target else ""
+
+    def _checked(self, url: str) -> str:
+        """Pages stay at their origin: another one would be asked with the secrets of the first, or for other data."""
+        url = url.partition("#")[0]
+        try:
+            check_endpoint(url)
+        except ValueError as error:
+            raise SkippedError("wrong_records", "the next page's address is no http address") from error
+        if origin_of(url) != origin_of(self.declared.url):
+            raise SkippedError("wrong_records", f"the next page lies at another place: {origin_of(url)[:100]}")
+        return url
+
+
+def _as_error(place: str, left: SkippedError) -> SoldiomError:
+    what = f"{place} gave nothing: {left.why or left.outcome}."
+    if left.outcome in ("unavailable", "timeout"):
+        return UnavailableError(what, remedy="check the address, or run it again later")
+    remedies = {
+        "private_address": "an administrator allows it with SOLDIOM_PRIVATE_HOSTS or `private: true`",
+        "refused": "check the headers: --header-env NAME=VARIABLE",
+        "too_large": "ask for smaller pages, or raise `max_bytes`",
+        "wrong_records": "correct `records`, `next` or `page`",
+    }
+    return InputError(what, remedy=remedies.get(left.outcome, "check the address"))
+
+
+def _document(page: Page, place: str, parsed: ParsedText, collected_at: datetime) -> Document:
+    """A record is known by the endpoint and its text, so one that moves to another page is the same; other texts by
+    their page."""
+    digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest()
+    is_record = parsed.part.startswith(RECORD_PARTS)
+    part = f"#{parsed.part.replace(' ', '-')}" if parsed.part else ""
+    return Document(
+        id=document_id("user", place if is_record else f"{page.url}{part}", digest),
+        text=parsed.text,
+        source="user",
+        url=f"{page.url}{part}",
+        path=f"{_path(page.url)}{part}",
+        group=f"{place}#{digest[:16]}" if is_record else place,
+        sha256=digest,
+        kind="documentation" if data_type(page.name) == "text" else "other",
+        language="text",
+        rule="url",
+        collected_at=collected_at,
+        metadata=json.dumps(parsed.metadata | {"file_sha256": page.sha256}),
+    )
+
+
+def _file_name(answer: Answer) -> str:
+    """A name with an ending that says what the bytes are: by what they begin with, the media type, the address."""
+    media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
+    ending = PurePosixPath(urlsplit(answer.url).path.lower()).suffix
+    head = answer.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not answer.body.strip():
+        raise SkippedError("empty", "it answered with nothing")
+    if head.startswith((b"<!doctype html", b"<html")) or media in ("text/html", "application/xhtml+xml"):
+        return "answer.html"
+    if media in ("application/jsonl", "application/x-jsonlines", "application/jsonlines", "application/ndjson"):
+        return "answer.jsonl"
+    if media.endswith("+json") or media == "text/json":
+        return "answer.json"
+    known = next((suffix for suffix, type_ in SUPPORTED.items() if type_ == media), "")
+    if known and known != ".txt":
+        return f"answer{known}"
+    if ending in SUPPORTED:
+        return f"answer{ending}"
+    return "answer.json" if head.startswith((b"{", b"[")) and not known else "answer.txt"
+
+
+def _read_json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise SkippedError("damaged", "it is not UTF-8, as JSON has to be") from error
+    except RecursionError as error:
+        raise SkippedError("damaged", "it is nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise SkippedError("damaged", f"it is no JSON from character {error.pos} on") from error
+    except ValueError as error:
+        raise SkippedError("damaged", "it holds a number that is too large") from error
+
+
+_REQUIRED = object()
+
+
+def _found(value: Any, path: str, missing: Any = _REQUIRED) -> Any:
+    """What stands at a dotted path; without `missing`, a list that must be there."""
+    for name in path.split("."):
+        if isinstance(value, dict) and name in value:
+            value = value[name]
+        elif isinstance(value, list) and name.isdecimal() and len(name) < 9 and int(name) < len(value):
+            value = value[int(name)]
+        elif missing is not _REQUIRED:
+            return missing
+        else:
+            known = ", ".join(repr(str(key)[:40]) for key in list(value)[:10]) if isinstance(value, dict) else ""
+            raise SkippedError(
+                "wrong_records", f"nothing stands at {path!r}" + (f"; known there: {known}" if known else "")
+            )
+    if missing is _REQUIRED and not isinstance(value, list):
+        raise SkippedError("wrong_records", f"what stands at {path!r} is no list of records")
+    return value
+
+
+def _with_parameter(url: str, name: str, value: str) -> str:
+    parts = urlsplit(url)
+    kept = [(key, old) for key, old in parse_qsl(parts.query, keep_blank_values=True) if key != name]
+    return urlunsplit(parts._replace(query=urlencode([*kept, (name, value)]), fragment=""))
+
+
+def _place(url: str) -> str:
+    """The endpoint without its query, which may hold what is no one else's business."""
+    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
+
+
+def _path(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
