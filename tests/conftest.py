@@ -18,6 +18,8 @@ from collecting import github_world, hub_world
 from real_chroma import Chroma
 from stand_in import StandIn
 
+pytest_plugins = ["api_server"]
+
 NO_DASHBOARD = "http://127.0.0.1:9"
 """RAY_API_SERVER_ADDRESS of a Ray without dashboard: Ray Train, which asks it at its end, hears at once that none is
 there instead of waiting for 12 s."""
