@@ -24,7 +24,8 @@ import numpy as np
 import torch
 
 from soldiom_ray.embed.chunk import passages_of
-from soldiom_ray.models.embedder import BATCH, BATCH_TOKENS, Embedder, by_length, minilm_folder
+from soldiom_ray.models.embedder import BATCH, BATCH_TOKENS, Embedder, by_length
+from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.settings import load_settings
 
 THREADS = 2

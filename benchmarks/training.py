@@ -92,7 +92,7 @@ def train(job: dict[str, Any]) -> None:
     import numpy as np
     import torch
 
-    from soldiom_ray.models.attention import causal_blocks
+    from soldiom_ray.models.layers import causal_blocks
     from soldiom_ray.models.loss import CausalLoss
     from soldiom_ray.train.blocks import Blocks
     from soldiom_ray.train.loop import Loop, Schedule

@@ -25,7 +25,8 @@ from soldiom_ray.embed.chunk import Passage, passages_of
 from soldiom_ray.embed.encrypted_view import SHOWN, View
 from soldiom_ray.embed.select import Listed, choose
 from soldiom_ray.errors import CancelledError, DamagedError, InputError, NotFoundError
-from soldiom_ray.models.embedder import MINILM_SHA256, Embedder, check_minilm, minilm_folder
+from soldiom_ray.models.embedder import Embedder
+from soldiom_ray.models.minilm import MINILM_SHA256, check_minilm, minilm_folder
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 

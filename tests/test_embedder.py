@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.embedder import BATCH_TOKENS, Embedder, by_length, minilm_folder
+from soldiom_ray.models.embedder import BATCH_TOKENS, Embedder, by_length
+from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.models.pooling import read_pooling
 from soldiom_ray.settings import Settings, load_settings
 

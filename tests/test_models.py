@@ -112,13 +112,14 @@ def test_token_losses_are_those_of_the_whole_logits(base: Path, prompt_tuned: Pa
 def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None:
     import torch
 
-    from soldiom_ray.models.attention import causal_blocks
-    from soldiom_ray.models.loss import UNSCORED, CausalLoss
+    from soldiom_ray.models.labels import IGNORE_INDEX
+    from soldiom_ray.models.layers import causal_blocks
+    from soldiom_ray.models.loss import CausalLoss
 
     model, _ = load_model(base, dtype="float32")
     ids = torch.randint(0, 300, (3, 33))
     labels = ids[:, 1:].clone()
-    labels[0, :5] = UNSCORED
+    labels[0, :5] = IGNORE_INDEX
     loss = CausalLoss(model)
     assert loss.chunked
     with causal_blocks(model, 32):

@@ -19,7 +19,7 @@ from soldiom_ray.models.plan import Planner, check, plan, planner_for, settled
 from soldiom_ray.models.planning.headers import headers
 from soldiom_ray.models.planning.machine import GIB, Cluster, Node, given, of_ray, this_machine
 from soldiom_ray.models.planning.memory import footprint
-from soldiom_ray.models.planning.shape import KINDS, recompute_activations, shape_of
+from soldiom_ray.models.planning.shape import TASK_MODELS, recompute_activations, shape_of
 from soldiom_ray.models.planning.trace import Peak
 
 TINY = BUILTIN / "tiny"
@@ -77,7 +77,7 @@ def test_every_kind_of_model_is_planned(task: str) -> None:
 def test_the_planner_and_the_tasks_mean_the_same_models() -> None:
     from soldiom_ray.train.tasks import task_of
 
-    for name, kind in KINDS.items():
+    for name, kind in TASK_MODELS.items():
         task = task_of(name)
         assert (task.auto_class, task.peft_type, tuple(task.head)) == (kind.auto_class, kind.peft_type, kind.head)
 

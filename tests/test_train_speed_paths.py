@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from soldiom_ray.models.attention import causal_blocks
-from soldiom_ray.models.loss import UNSCORED, CausalLoss
+from soldiom_ray.models.labels import IGNORE_INDEX
+from soldiom_ray.models.layers import causal_blocks
+from soldiom_ray.models.loss import CausalLoss
 from soldiom_ray.models.weight_cache import copies_are_old, drop_copies, hold_copies, working_copy
 
 SHAPE = {
@@ -50,7 +51,7 @@ def adapted(model: Any, **more: Any) -> Any:
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(1)
     ids, labels = torch.randint(0, 301, (2, 3, POSITIONS))
-    labels[0, :50] = UNSCORED
+    labels[0, :50] = IGNORE_INDEX
     return ids, labels
 
 
@@ -126,7 +127,7 @@ def test_a_piece_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> No
 def test_a_batch_without_a_label_to_learn_has_no_loss_and_no_gradient() -> None:
     model, (ids, labels) = llama(), batch()
     with causal_blocks(model, POSITIONS):
-        loss = CausalLoss(model)(ids, torch.full_like(labels, UNSCORED))
+        loss = CausalLoss(model)(ids, torch.full_like(labels, IGNORE_INDEX))
     found = gradients(model, loss)
     assert loss.item() == 0 and not any(float(one.abs().max()) for one in found.values())
 

@@ -9,6 +9,7 @@ import typer
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table
 from soldiom_ray.cli.planning import plan
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.settings import Settings, load_settings
 
 jobs_app = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
@@ -96,8 +97,8 @@ def train(
         print_json(made)
         return
     _print_metrics(job["metrics"])
-    served = task in ("causal_lm", "preference")
-    print(f"Run {made['id']}, model {made['model_id']}." + f" Next: soldiom deploy {made['model_id']}" * served)
+    next_step = f" Next: soldiom deploy {made['model_id']}" if TASK_MODELS[task].generates else ""
+    print(f"Run {made['id']}, model {made['model_id']}.{next_step}")
 
 
 def _settings(options: list[str]) -> dict[str, Any]:

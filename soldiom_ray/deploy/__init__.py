@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -91,7 +92,7 @@ def restore(settings: Settings) -> dict[str, str]:
 
 def _generates(run: Manifest) -> None:
     """InputError for a model that does not write text: the endpoints generate."""
-    if run.details.get("auto_class", "AutoModelForCausalLM") != "AutoModelForCausalLM":
+    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
         raise InputError(
             f"The run {run.id} is a model for {run.details['task']}; endpoints serve causal language models so far.",
             remedy=f"load it with transformers' {run.details['auto_class']} from the run's weights",

@@ -80,7 +80,8 @@ class SearchService:
         return rows
 
     async def _embedder(self, name: str | None) -> Any:
-        from soldiom_ray.models.embedder import MINILM, Embedder
+        from soldiom_ray.models.embedder import Embedder
+        from soldiom_ray.models.minilm import MINILM
 
         name = name or MINILM
         async with self._loading:

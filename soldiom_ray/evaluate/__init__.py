@@ -4,7 +4,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.records import Manifest
 
-CODE_VERSION = 1
+STAGE_VERSION = 1
 """Raised when the same inputs would give other scores than before."""
 
 
@@ -18,7 +18,7 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
         "declared": declared.model_dump(mode="json"),
         "run": run.id,
         "dataset": dataset.id,
-        "code": CODE_VERSION,
+        "code": STAGE_VERSION,
     }
     draft = context.artifacts.draft("scores", made_from, (run.id, dataset.id))
     if (done := draft.finished()) is not None:
@@ -29,27 +29,27 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
     from soldiom_ray.evaluate.report import scores_json, write_report
     from soldiom_ray.evaluate.work import measure
 
-    measured = measure(context, run, dataset, declared)
+    measurement = measure(context, run, dataset, declared)
     context.report(0.95, "comparing")
     compared = compare(
-        measured.documents, resamples=declared.resamples, confidence=declared.gate.confidence, seed=declared.seed
+        measurement.documents, resamples=declared.resamples, confidence=declared.gate.confidence, seed=declared.seed
     )
     gate = judge(compared, metric=declared.gate.metric, beat=declared.gate.beat, confidence=declared.gate.confidence)
     shown = tuple(dict.fromkeys((*declared.metrics, declared.gate.metric)))
-    draft.write("scores.json", scores_json(measured, compared, gate, shown, declared))
-    draft.write("report.md", write_report(measured, compared, gate, shown, declared, run, dataset).encode())
+    draft.write("scores.json", scores_json(measurement, compared, gate, shown, declared))
+    draft.write("report.md", write_report(measurement, compared, gate, shown, declared, run, dataset).encode())
     context.report(1.0, gate["verdict"])
     return draft.commit(
-        counts={"tokens": measured.tokens, "documents": len(measured.documents), "groups": len(compared.groups)},
+        counts={"tokens": measurement.tokens, "documents": len(measurement.documents), "groups": len(compared.groups)},
         details={
             "run": run.id,
             "dataset": dataset.id,
-            "base_model": measured.base,
+            "base_model": measurement.base,
             "base": {name: compared.base[name] for name in shown},
             "tuned": {name: compared.tuned[name] for name in shown},
             "difference": {name: compared.difference[name].as_dict() for name in shown},
-            "tokens": measured.tokens,
-            "documents": len(measured.documents),
+            "tokens": measurement.tokens,
+            "documents": len(measurement.documents),
             "groups": len(compared.groups),
             "gate": gate,
         },

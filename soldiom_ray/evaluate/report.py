@@ -7,8 +7,9 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.compare import Compared
+from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement
 from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
-from soldiom_ray.evaluate.score import PRIOR, PROMPT_TOKENS, UNIFORM, Measured
+from soldiom_ray.evaluate.score import PROMPT_TOKENS
 from soldiom_ray.records import Manifest
 
 FEW_GROUPS = 10
@@ -16,36 +17,36 @@ FEW_GROUPS = 10
 
 
 def scores_json(
-    measured: Measured, compared: Compared, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
+    measurement: Measurement, compared: Compared, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
 ) -> bytes:
     """Everything that was counted, down to each document."""
     content = {
         "metrics": list(shown),
-        "base_model": measured.base,
+        "base_model": measurement.base,
         "base": compared.base,
         "tuned": compared.tuned,
         "difference": {name: interval.as_dict() for name, interval in compared.difference.items()},
         "difference_over_groups": {name: interval.as_dict() for name, interval in compared.over_groups.items()},
         "gate": gate,
         "groups": compared.groups,
-        "documents": [asdict(document) for document in measured.documents],
-        "completions": measured.completions,
+        "documents": [asdict(document) for document in measurement.documents],
+        "completions": measurement.completions,
         "method": {
-            "tokens": measured.tokens,
-            "blocks": measured.blocks,
-            "block_tokens": measured.block_tokens,
+            "tokens": measurement.tokens,
+            "blocks": measurement.blocks,
+            "block_tokens": measurement.block_tokens,
             "unit": "document",
             "resamples": declared.resamples,
             "confidence": declared.gate.confidence,
             "seed": declared.seed,
         },
-        "seconds": measured.seconds,
+        "seconds": measurement.seconds,
     }
     return json.dumps(content, indent=1, ensure_ascii=False).encode()
 
 
 def write_report(
-    measured: Measured,
+    measurement: Measurement,
     compared: Compared,
     gate: dict[str, Any],
     shown: Sequence[str],
@@ -57,9 +58,9 @@ def write_report(
     parts = [
         f"# Scores of {run.id}\n\n{gate['verdict']}",
         _numbers(compared, shown, declared.gate.confidence),
-        _method(measured, compared, declared, dataset),
+        _method(measurement, compared, declared, dataset),
         _groups(compared, gate["metric"]),
-        _completions(measured),
+        _completions(measurement),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -81,11 +82,11 @@ def _numbers(compared: Compared, shown: Sequence[str], confidence: float) -> str
     return "\n".join(lines)
 
 
-def _method(measured: Measured, compared: Compared, declared: Evaluate, dataset: Manifest) -> str:
+def _method(measurement: Measurement, compared: Compared, declared: Evaluate, dataset: Manifest) -> str:
     groups = len(compared.groups)
     text = (
-        f"Both models were scored on the same {measured.tokens} tokens ({measured.blocks} blocks of at most"
-        f" {measured.block_tokens} tokens from {compared.documents} documents in {groups} held-out group(s)) of the"
+        f"Both models were scored on the same {measurement.tokens} tokens ({measurement.blocks} blocks of at most"
+        f" {measurement.block_tokens} tokens from {compared.documents} documents in {groups} held-out group(s)) of the"
         f" test split of `{dataset.id}`, spread evenly over groups. Intervals are percentile intervals of a paired"
         f" bootstrap with {declared.resamples} resamples (seed {declared.seed}); the gate reads the one that draws"
         " documents."
@@ -103,12 +104,12 @@ def _method(measured: Measured, compared: Compared, declared: Evaluate, dataset:
             f" {len(torn)} of the groups also have documents in the training split, so the numbers say less about new"
             " sources than whole held-out groups would."
         )
-    if measured.base == PRIOR:
+    if measurement.base == PRIOR:
         text += (
             " A sample counts as one token. There is no base model that knows these labels; the baseline says of every"
             " sample how often each label occurs in the training split, and decides for the most frequent."
         )
-    if measured.base == UNIFORM:
+    if measurement.base == UNIFORM:
         text += (
             " The model was trained from random weights; its baseline is a guess that holds every token equally likely."
         )
@@ -139,13 +140,13 @@ def _groups(compared: Compared, metric: str) -> str:
     return "\n".join(lines)
 
 
-def _completions(measured: Measured) -> str:
-    if not measured.completions:
+def _completions(measurement: Measurement) -> str:
+    if not measurement.completions:
         return ""
     parts = [
         f"## Continuations\n\nGreedy, after up to {PROMPT_TOKENS} tokens of held-out text. Examples, not a measurement."
     ]
-    for sample in measured.completions:
+    for sample in measurement.completions:
         parts.append(f"### {str(sample['group']).splitlines()[0] if sample['group'] else 'no group'}")
         for title, text in (("Prompt", sample["prompt"]), ("Base", sample["base"]), ("Tuned", sample["tuned"])):
             if text:

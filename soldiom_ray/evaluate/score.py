@@ -3,7 +3,6 @@
 A block is a run of neighbouring tokens of one document. Its first token is only read, every later one is predicted.
 """
 
-import hashlib
 import heapq
 import json
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -13,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.measurement import UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.evaluate.score_samples import score_samples
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -27,12 +29,6 @@ LONGEST_BLOCK = 1024
 PROMPT_TOKENS, COMPLETION_TOKENS, COMPLETIONS = 32, 48, 3
 STEPS = 12
 """Reports of progress per model."""
-
-UNIFORM = "uniform"
-"""Baseline of a model trained from random weights, which has no base: a guess, every token equally likely."""
-
-PRIOR = "label frequencies"
-"""Baseline of a classification: its base model knows nothing of the labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +47,16 @@ class Block:
         return int(self.scored[1:].sum())
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """Sums per document for both models, and a few texts continued by both."""
-
-    documents: list[DocumentSums]
-    completions: list[dict[str, str]]
-    base: str
-    tokens: int
-    blocks: int
-    block_tokens: int
-    seconds: float = 0.0
-
-
 def score_run(
     settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterator[tuple[float, str] | Measured]:
-    """Yield (share done, message) as the work goes on and `Measured` at the end.
+) -> Iterator[tuple[float, str] | Measurement]:
+    """Yield (share done, message) as the work goes on and `Measurement` at the end.
 
     A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
     """
     from soldiom_ray.models.load import context_length, load_base, load_run
 
-    if run.details.get("task", "causal_lm") not in ("causal_lm", "preference"):
-        from soldiom_ray.evaluate.score_samples import score_samples
-
+    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
         yield from score_samples(settings, artifacts, run, dataset, declared)
         return
 
@@ -108,7 +89,7 @@ def score_run(
         base_name, base_texts = UNIFORM, [""] * len(prompts)
         base = _guess(blocks, guesses)
     documents = _by_document(blocks, base, tuned)
-    yield Measured(
+    yield Measurement(
         documents=documents,
         completions=[
             {"group": group, "prompt": prompt, "base": before, "tuned": after}
@@ -171,7 +152,7 @@ def _blocks_of_group(
 ) -> Iterator[Block]:
     from soldiom_ray.models.chat import encode_samples
 
-    ordered = sorted(rows, key=lambda row: rank(seed, row["id"]))
+    ordered = sorted(rows, key=lambda row: hash_order(seed, row["id"]))
     later: list[list[Block]] = []
     for start in range(0, len(ordered), 16):
         batch = ordered[start : start + 16]
@@ -180,7 +161,7 @@ def _blocks_of_group(
             places = [slice(at, at + block_tokens) for at in range(0, len(sample.ids), block_tokens)]
             pieces = [Block(group, row["id"], sample.ids[place], sample.scored[place]) for place in places]
             blocks = [block for block in pieces if block.predicted]
-            keys = {id(block): rank(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
+            keys = {id(block): hash_order(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
             if blocks:
                 yield blocks[0]
@@ -189,11 +170,6 @@ def _blocks_of_group(
         for blocks in later:
             if turn < len(blocks):
                 yield blocks[turn]
-
-
-def rank(seed: int, name: str) -> bytes:
-    """By what things are put into an order that nothing but the seed decides."""
-    return hashlib.sha256(f"{seed}:{name}".encode(errors="surrogatepass")).digest()
 
 
 def _block_length(run: Manifest, context: int) -> int:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
-from soldiom_ray.evaluate.score import PRIOR, UNIFORM, Measured, rank
-from soldiom_ray.models.labels import labels_of
+from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -31,8 +31,8 @@ Sums = tuple[int, float, float]
 
 def score_samples(
     settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterator[tuple[float, str] | Measured]:
-    """As `score_run`: progress, then `Measured`."""
+) -> Iterator[tuple[float, str] | Measurement]:
+    """As `score_run`: progress, then `Measurement`."""
     from soldiom_ray.models.load import load_base, load_run
 
     rows = _rows(artifacts, dataset, run, declared)
@@ -56,7 +56,7 @@ def score_samples(
         DocumentSums(row["id"], row["group"], after[0], before[1], before[2], after[1], after[2])
         for row, before, after in zip(rows, base, tuned, strict=True)
     ]
-    yield Measured(
+    yield Measurement(
         documents=documents,
         completions=[],
         base=str(name),
@@ -84,7 +84,7 @@ def _rows(artifacts: Artifacts, dataset: Manifest, run: Manifest, declared: Eval
             f"The dataset {dataset.id} holds no test samples that the task {run.details['task']} can score.",
             remedy="prepare it again with `split.test` above 0",
         )
-    found.sort(key=lambda row: rank(declared.seed, row["id"]))
+    found.sort(key=lambda row: hash_order(declared.seed, row["id"]))
     return found[: declared.max_tokens]
 
 
@@ -153,17 +153,18 @@ def _input(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict
 def _pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
     from torch.nn import functional
 
-    from soldiom_ray.models.loss import UNSCORED
     from soldiom_ray.models.tokens import encode_documents
 
     sources = encode_documents(processor, [row["source"] for row in rows])
     targets = encode_documents(processor, [row["target"] for row in rows])
     ids, mask = _padded(sources, length, int(processor.pad_token_id or 0))
-    labels, _ = _padded(targets, length, UNSCORED, keep_last=False)
+    labels, _ = _padded(targets, length, IGNORE_INDEX, keep_last=False)
     given = {"input_ids": ids, "attention_mask": mask, "labels": labels}
     logits = model(**{name: tensor.to(model.device) for name, tensor in given.items()}).logits.float().cpu()
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=UNSCORED, reduction="none").sum(1)
-    scored = labels != UNSCORED
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none").sum(
+        1
+    )
+    scored = labels != IGNORE_INDEX
     right = ((logits.argmax(-1) == labels) & scored).sum(1)
     return [
         (int(count), float(loss), float(hits)) for count, loss, hits in zip(scored.sum(1), losses, right, strict=True)

@@ -9,35 +9,36 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import SoldiomError, UnavailableError
-from soldiom_ray.evaluate.score import Measured, score_run
+from soldiom_ray.evaluate.measurement import Measurement
+from soldiom_ray.evaluate.score import score_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP's threads spin while they wait; on busy cores that made scoring 25 to 60 times slower (measured)."""
+"""OpenMP's threads spin while they wait; on busy cores that made scoring 25 to 60 times slower (measurement)."""
 
 
-def measure(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measured:
+def measure(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
     """Score both models, reporting progress; a cancelled job also stops the Ray task."""
     import ray
 
     started = time.monotonic()
     if ray.is_initialized():
-        measured = _on_ray(context, run, dataset, declared)
+        measurement = _on_ray(context, run, dataset, declared)
     else:
-        measured = _follow(context, score_run(context.settings, context.artifacts, run, dataset, declared))
-    return replace(measured, seconds=round(time.monotonic() - started, 3))
+        measurement = _follow(context, score_run(context.settings, context.artifacts, run, dataset, declared))
+    return replace(measurement, seconds=round(time.monotonic() - started, 3))
 
 
-def _follow(context: Context, events: Iterable[tuple[float, str] | Measured]) -> Measured:
+def _follow(context: Context, events: Iterable[tuple[float, str] | Measurement]) -> Measurement:
     for event in events:
-        if isinstance(event, Measured):
+        if isinstance(event, Measurement):
             return event
         context.report(*event)
     raise UnavailableError("The scoring ended without a result.", remedy="run the stage again")
 
 
-def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measured:
+def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
     import ray
 
     task = ray.remote(_score_task).options(
@@ -45,7 +46,7 @@ def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evalua
     )
     references = task.remote(context.settings, run, dataset, declared)
 
-    def events() -> Iterable[tuple[float, str] | Measured]:
+    def events() -> Iterable[tuple[float, str] | Measurement]:
         try:
             for reference in references:
                 yield ray.get(reference)
@@ -78,7 +79,7 @@ def _whole_node() -> dict[str, Any]:
 
 def _score_task(
     settings: Settings, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterable[tuple[float, str] | Measured]:
+) -> Iterable[tuple[float, str] | Measurement]:
     import ray
     import torch
 

@@ -1,81 +1,17 @@
-"""Causal attention for training packed blocks on a CPU, and the context in which a model reads through it.
+"""Causal attention for blocks without padding on a CPU.
 
 On the CPU torch's fused attention spends three quarters of its time in a backward pass that does not use the bf16
 units; plain matrix products over the query's two halves (the first half never looks at the second) took 27 ms where it
 took 60 ms (8 x 4 heads x 512 x 64, bf16, 2 cores). Four quarters are a fifth faster again than the whole at 512.
 """
 
-import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-log = logging.getLogger(__name__)
-NAME = "soldiom_causal"
-PLAIN = ("llama", "mistral", "qwen2", "qwen3")
-MOST_POSITIONS = 1024
-"""Beyond this the scores take more memory than the time is worth."""
 PART_POSITIONS, MOST_PARTS = 128, 4
-ALIKE = 0.05
-"""How far the faster layers' states may be from the plain ones in a bfloat16 model, as a share of their size (the root
-mean square of the difference): two orders of the same products differ by 0.01."""
-
-
-@contextmanager
-def causal_blocks(model: Any, positions: int) -> Iterator[None]:
-    """Let a model read blocks without padding in the fastest way: on the CPU, for the plain architectures, up to
-    MOST_POSITIONS, through attention that needs no mask and the layers of `layers`. Others stay as they are, and so do
-    models whose output is not the same on a try."""
-    from transformers import AttentionInterface
-
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, device = plain.config, next(plain.parameters()).device
-    simple = getattr(config, "model_type", "") in PLAIN and not getattr(config, "sliding_window", None)
-    if not simple or positions > MOST_POSITIONS or device.type != "cpu":
-        yield
-        return
-    AttentionInterface.register(NAME, causal_attention)
-    before = config._attn_implementation
-    with ExitStack() as stack:
-        stack.callback(plain.set_attn_implementation, before)
-        expected = _states(plain)
-        plain.set_attn_implementation(NAME)
-        patches = stack.enter_context(_faster_layers(plain))
-        difference = (_states(plain) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-        if not difference < ALIKE:
-            log.info("layers stay as transformers computes them", extra={"data": {"difference": float(difference)}})
-            patches.close()
-        yield
-
-
-@contextmanager
-def _faster_layers(model: nn.Module) -> Iterator[ExitStack]:
-    """Give modules the forward passes of `layers`; they get their own back at the end, or when the stack is closed."""
-    from soldiom_ray.models.layers import faster
-
-    with ExitStack() as stack:
-        for module in model.modules():
-            if (forward := faster(module)) is not None and "forward" not in vars(module):
-                module.forward = forward
-                stack.callback(delattr, module, "forward")
-        yield stack
-
-
-def _states(model: Any) -> Tensor:
-    """The last layer's output for a few tokens."""
-    ids = torch.arange(1, 33)[None] * 7 % model.config.vocab_size
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            states: Tensor = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)[0]
-            return states.float()
-    finally:
-        model.train(training)
 
 
 def causal_attention(

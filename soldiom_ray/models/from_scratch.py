@@ -4,7 +4,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 
 
 def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
@@ -12,7 +12,7 @@ def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
     import transformers
 
     given = dict(declared.architecture or {})
-    task = KINDS[declared.task]
+    task = TASK_MODELS[declared.task]
     kind = str(given.pop("model_type", task.architectures[0]))
     if kind not in task.architectures:
         raise InputError(

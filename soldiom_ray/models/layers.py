@@ -4,15 +4,77 @@ Under autocast each small step of transformers' layers (norm, rotation, gate, ad
 it for the backward pass, and casts weights again and again. Here each is one step that keeps its bfloat16 inputs.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from soldiom_ray.models.attention import rotated_attention
+from soldiom_ray.models.attention import causal_attention, rotated_attention
 from soldiom_ray.models.weight_cache import working_copy
+
+log = logging.getLogger(__name__)
+NAME = "soldiom_causal"
+PLAIN = ("llama", "mistral", "qwen2", "qwen3")
+MOST_POSITIONS = 1024
+"""Beyond this the scores take more memory than the time is worth."""
+ALIKE = 0.05
+"""How far the faster layers' states may be from the plain ones in a bfloat16 model, as a share of their size (the root
+mean square of the difference): two orders of the same products differ by 0.01."""
+
+
+@contextmanager
+def causal_blocks(model: Any, positions: int) -> Iterator[None]:
+    """Let a model read blocks without padding in the fastest way: on the CPU, for the plain architectures, up to
+    MOST_POSITIONS, through attention that needs no mask and the layers below. Others stay as they are, and so do
+    models whose output is not the same on a try."""
+    from transformers import AttentionInterface
+
+    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, device = plain.config, next(plain.parameters()).device
+    simple = getattr(config, "model_type", "") in PLAIN and not getattr(config, "sliding_window", None)
+    if not simple or positions > MOST_POSITIONS or device.type != "cpu":
+        yield
+        return
+    AttentionInterface.register(NAME, causal_attention)
+    before = config._attn_implementation
+    with ExitStack() as stack:
+        stack.callback(plain.set_attn_implementation, before)
+        expected = _states(plain)
+        plain.set_attn_implementation(NAME)
+        patches = stack.enter_context(_faster_layers(plain))
+        difference = (_states(plain) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        if not difference < ALIKE:
+            log.info("layers stay as transformers computes them", extra={"data": {"difference": float(difference)}})
+            patches.close()
+        yield
+
+
+@contextmanager
+def _faster_layers(model: nn.Module) -> Iterator[ExitStack]:
+    """Give modules their faster forward passes; they get their own back at the end, or when the stack is closed."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if (forward := faster(module)) is not None and "forward" not in vars(module):
+                module.forward = forward
+                stack.callback(delattr, module, "forward")
+        yield stack
+
+
+def _states(model: Any) -> Tensor:
+    """The last layer's output for a few tokens."""
+    ids = torch.arange(1, 33)[None] * 7 % model.config.vocab_size
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            states: Tensor = getattr(model, model.base_model_prefix)(input_ids=ids, use_cache=False)[0]
+            return states.float()
+    finally:
+        model.train(training)
 
 
 def faster(module: nn.Module) -> Callable[..., Any] | None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
-from soldiom_ray.models.embedder import MINILM, minilm_folder
+from soldiom_ray.models.minilm import MINILM, minilm_folder
+from soldiom_ray.models.task_models import CAUSAL_CLASS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -128,7 +129,7 @@ def load_model(
     adapter: Path | None = None,
     dtype: str = "auto",
     device: str | None = None,
-    auto_class: str = "AutoModelForCausalLM",
+    auto_class: str = CAUSAL_CLASS,
     **configuration: Any,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) ready for inference, the adapter of a LoRA or prompt run on top when one is given.
@@ -170,7 +171,7 @@ def load_model(
 NEW_HEADS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 """Tasks whose last layer is new, or of another size, when the training begins."""
 _KINDS = {
-    "AutoModelForCausalLM": "causal language",
+    CAUSAL_CLASS: "causal language",
     "AutoModelForSeq2SeqLM": "sequence-to-sequence",
     "AutoModelForSequenceClassification": "text classification",
     "AutoModelForImageClassification": "image classification",
@@ -194,7 +195,7 @@ def load_base(
     *,
     dtype: str = "auto",
     device: str | None = None,
-    auto_class: str = "AutoModelForCausalLM",
+    auto_class: str = CAUSAL_CLASS,
 ) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) of a base model by name."""
     with model_folder(settings, artifacts, name) as folder:
@@ -206,7 +207,7 @@ def load_run(
     artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
     """(model, tokenizer) as a run left them: whole weights, or the base with the run's adapter."""
-    kind = {"auto_class": run.details.get("auto_class", "AutoModelForCausalLM"), "dtype": dtype, "device": device}
+    kind = {"auto_class": run.details.get("auto_class", CAUSAL_CLASS), "dtype": dtype, "device": device}
     with ExitStack() as stack:
         weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
         if run.details["method"] == "full":

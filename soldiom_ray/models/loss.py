@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.weight_cache import working_copy
 
 CHUNK_POSITIONS = 1024
-UNSCORED = -100
-"""A label that is not scored."""
 
 
 class Objective(nn.Module):
@@ -48,7 +47,7 @@ class CausalLoss(Objective):
         if not self.chunked:
             logits = logits_of(self.model, ids)
             return functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNSCORED, reduction="sum"
+                logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
             )
         hidden = hidden_states(self.model, ids)
         head: Any = plain_model(self.model).get_output_embeddings()
@@ -149,7 +148,7 @@ class _ChunkedLoss(torch.autograd.Function):
         memory: Tensor,
     ) -> Tensor:
         needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
-        rows = (labels != UNSCORED).nonzero()[:, 0]
+        rows = (labels != IGNORE_INDEX).nonzero()[:, 0]
         every = len(rows) == len(labels)
         scored, wanted = (hidden, labels) if every else (hidden[rows], labels[rows])
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import (
     CHUNK_POSITIONS,
-    UNSCORED,
     Objective,
     hidden_states,
     is_chunkable,
@@ -24,8 +24,8 @@ class PreferenceLoss(Objective):
     """(ids, labels, reference) -> the summed loss of the pairs.
 
     Rows 0..n-1 of `ids` and `labels` [2n, positions] are chosen conversations, rows n..2n-1 their rejected ones; labels
-    are shifted (`labels[i]` follows `ids[i]`) and UNSCORED but for the answer. `reference` [2n] are the base model's
-    log-probabilities of the answers. `beta` is how strongly the model is held to them."""
+    are shifted (`labels[i]` follows `ids[i]`) and IGNORE_INDEX except in the answer. `reference` [2n] are the base
+    model's log-probabilities of the answers. `beta` is how strongly the model is held to them."""
 
     def __init__(self, model: Any, beta: float) -> None:
         super().__init__(model)
@@ -69,7 +69,7 @@ def answer_logs(model: Any, ids: Tensor, labels: Tensor, *, chunked: bool) -> Te
 
     Only positions with a scored label meet the output matrix, a thousand at a time; their logits are made again in the
     backward pass instead of being kept."""
-    scored = labels != UNSCORED
+    scored = labels != IGNORE_INDEX
     rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(labels)[scored]
     wanted = labels[scored]
     if chunked:

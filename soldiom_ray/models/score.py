@@ -29,7 +29,7 @@ def token_losses(
     import numpy as np
     import torch
 
-    from soldiom_ray.models.attention import causal_blocks
+    from soldiom_ray.models.layers import causal_blocks
     from soldiom_ray.models.loss import NextTokens
 
     device, scored = next(model.parameters()).device, {}

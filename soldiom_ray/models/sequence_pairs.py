@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from soldiom_ray.models.chat import ANSWERING, Message
-from soldiom_ray.models.loss import UNSCORED, Objective
+from soldiom_ray.models.labels import IGNORE_INDEX
+from soldiom_ray.models.loss import Objective
 
 
 def source_and_target(messages: Sequence[Message]) -> tuple[str, str] | None:
@@ -20,14 +21,14 @@ def source_and_target(messages: Sequence[Message]) -> tuple[str, str] | None:
 
 
 class PairLoss(Objective):
-    """(source ids, attention mask, target ids, UNSCORED where padded) -> the summed loss of the targets' tokens."""
+    """(source ids, attention mask, target ids, IGNORE_INDEX where padded) -> the summed loss of the targets' tokens."""
 
     def forward(self, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         return self._loss(self._logits(ids, mask, labels), labels)
 
     def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         ids, mask, labels = batch
-        logits, scored = self._logits(ids, mask, labels), labels != UNSCORED
+        logits, scored = self._logits(ids, mask, labels), labels != IGNORE_INDEX
         right = (logits.argmax(-1) == labels) & scored
         return self._loss(logits, labels), torch.stack([right.sum(), scored.sum()]).float()
 
@@ -43,5 +44,5 @@ class PairLoss(Objective):
     @staticmethod
     def _loss(logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=UNSCORED, reduction="sum"
+            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE_INDEX, reduction="sum"
         )

@@ -7,7 +7,7 @@ from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.records import Manifest
 
-CODE_VERSION = 1
+STAGE_VERSION = 1
 
 
 def register(
@@ -26,7 +26,7 @@ def register(
         "scores": scores.id if scores else None,
         "dataset": dataset.id,
         "tenant": context.tenant,
-        "code": CODE_VERSION,
+        "code": STAGE_VERSION,
     }
     parents = [run.id, *([scores.id] if scores else []), dataset.id]
     draft = context.artifacts.draft("version", made_from, parents)

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
+from soldiom_ray.models.labels import IGNORE_INDEX
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     Indices = npt.NDArray[np.int64]
-
-UNSCORED = -100
-"""A label that is not to be learnt, as the losses know it."""
 
 
 class Source(Protocol):
@@ -59,14 +58,14 @@ class Blocks:
         return np.full(len(indices), self.width, np.int64)
 
     def batch(self, indices: "Indices") -> tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]:
-        """(ids, labels), each [len(indices), width]; labels are the ids one place further, UNSCORED where they are not
-        to be learnt."""
+        """(ids, labels), each [len(indices), width]; labels are the ids one place further, IGNORE_INDEX where they are
+        not to be learnt."""
         import numpy as np
 
         rows = np.stack([self.stream[i * self.width : (i + 1) * self.width + 1] for i in indices]).astype(np.int64)
         labels = rows[:, 1:]
         if self.scored is not None:
-            labels = np.where(np.stack([self._scored(i) for i in indices]), labels, UNSCORED)
+            labels = np.where(np.stack([self._scored(i) for i in indices]), labels, IGNORE_INDEX)
         return rows[:, :-1], labels
 
     def learnt(self, indices: "Indices") -> int:

@@ -16,6 +16,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16, load_processor, model_folder
 from soldiom_ray.models.plan import Choice, check, planner_for, settled
 from soldiom_ray.models.planning.machine import connected, free_bytes
+from soldiom_ray.models.planning.memory import SHARDED
 from soldiom_ray.models.planning.shape import recompute_activations
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import FileEntry, Manifest
@@ -27,7 +28,7 @@ from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import folder_hash, tokenizer_hash
 from soldiom_ray.train.loop import Loop, Outcome, Record, Schedule
 from soldiom_ray.train.pictures import draw
-from soldiom_ray.train.strategies import SHARDED, Optimization, agreed, check_strategy, open_strategy, with_weights
+from soldiom_ray.train.strategies import Optimization, agreed, check_strategy, open_strategy, with_weights
 from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)

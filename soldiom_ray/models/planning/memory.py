@@ -19,6 +19,8 @@ BUCKET_BYTES = 4 * 50_000_000
 NF4_BYTES = 0.52
 """Per weight in 4 bits with doubly quantised scales (Dettmers et al. 2023)."""
 SHARDED = ("fsdp", "zero2", "zero3")
+"""Strategies that divide a model among the workers: each takes it whole on the CPU, and no worker holds it whole
+afterwards."""
 STRATEGIES = ("single", "ddp", *SHARDED)
 
 

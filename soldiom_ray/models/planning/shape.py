@@ -9,7 +9,7 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
 """How configurations name the number of layers."""
@@ -117,7 +117,7 @@ def shape_of(
     does not fit the task."""
     import transformers
 
-    auto_class, more = KINDS[declared.task].auto_class, dict(configuration or {})
+    auto_class, more = TASK_MODELS[declared.task].auto_class, dict(configuration or {})
     if folder is None:
         import torch
 
@@ -158,7 +158,7 @@ def _training(
     shape: Shape, model: Any, units: int, recompute: bool
 ) -> tuple[Any, Any, Any, AbstractContextManager[None]]:
     """(model, objective, batch, the context in which the model reads) as the training would have them."""
-    from soldiom_ray.models.attention import causal_blocks
+    from soldiom_ray.models.layers import causal_blocks
 
     _unstored(model)
     if recompute:
@@ -222,12 +222,12 @@ def _adapted(shape: Shape, config: Any) -> Any:
     import transformers
 
     frozen = shape.declared.method != "full" and shape.bfloat16
-    auto: Any = getattr(transformers, KINDS[shape.declared.task].auto_class)
+    auto: Any = getattr(transformers, TASK_MODELS[shape.declared.task].auto_class)
     with torch.device("meta"):
         model = auto.from_config(config, dtype=torch.bfloat16 if frozen else torch.float32)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
-        kind = KINDS[shape.declared.task]
+        kind = TASK_MODELS[shape.declared.task]
         model = with_adapter(model, shape.declared, peft_type=kind.peft_type, head=kind.head)
     for parameter in model.parameters():
         if parameter.requires_grad:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.planning.memory import SHARDED
 from soldiom_ray.train.strategies.strategy import Optimization, Strategy
 
 if TYPE_CHECKING:
@@ -11,10 +12,7 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
-__all__ = ["SHARDED", "Optimization", "Strategy", "agreed", "check_strategy", "open_strategy", "with_weights"]
-
-SHARDED = ("fsdp", "zero2", "zero3")
-"""They take a model on the CPU and put its parts where they belong; that model itself is not whole afterwards."""
+__all__ = ["Optimization", "Strategy", "agreed", "check_strategy", "open_strategy", "with_weights"]
 
 
 def check_strategy(name: str, *, workers: int, quantization: str) -> None:

@@ -8,7 +8,7 @@ from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
 from soldiom_ray.models.loss import CausalLoss, Objective
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
 from soldiom_ray.train.data import Streams, counted, nothing_to_learn, samples
@@ -21,7 +21,7 @@ class CausalTask(Task):
     """The next token of texts; of conversations, the assistant's tokens alone. Samples longer than a sequence go on in
     the next one, apart from their beginning; nothing of them is lost."""
 
-    kind = KINDS["causal_lm"]
+    kind = TASK_MODELS["causal_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -37,7 +37,7 @@ class CausalTask(Task):
         return CausalLoss(model)
 
     def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
-        from soldiom_ray.models.attention import causal_blocks
+        from soldiom_ray.models.layers import causal_blocks
 
         return causal_blocks(model, length)
 

@@ -9,7 +9,7 @@ from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.classification import ClassificationLoss
 from soldiom_ray.models.loss import Objective
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.models.tokens import encode_texts
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
@@ -30,7 +30,7 @@ CODE = 1
 class TextClassificationTask(Task):
     """A text to its label, or its labels."""
 
-    kind = KINDS["text_classification"]
+    kind = TASK_MODELS["text_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

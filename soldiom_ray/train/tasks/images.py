@@ -10,7 +10,7 @@ from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.classification import ClassificationLoss
 from soldiom_ray.models.loss import Objective
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
@@ -32,7 +32,7 @@ UNKNOWN_POSITIONS = 197
 class ImageClassificationTask(Task):
     """A picture to its label."""
 
-    kind = KINDS["image_classification"]
+    kind = TASK_MODELS["image_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import ANSWERING, encode_chat
+from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
-from soldiom_ray.train.blocks import UNSCORED, Source, shares
+from soldiom_ray.train.blocks import Source, shares
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.tasks.causal import CausalTask
@@ -34,7 +35,7 @@ PARTS = ("prompt", "chosen", "rejected")
 class PreferenceTask(CausalTask):
     """Conversations whose last answer has a rejected counterpart."""
 
-    kind = KINDS["preference"]
+    kind = TASK_MODELS["preference"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -151,7 +152,7 @@ class Comparisons:
 
         width = int(self.positions(indices).max()) // 2
         rows = np.full((2 * len(indices), width), self.pad, np.int64)
-        labels = np.full((2 * len(indices), width - 1), UNSCORED, np.int64)
+        labels = np.full((2 * len(indices), width - 1), IGNORE_INDEX, np.int64)
         for place, index in enumerate(indices.tolist()):
             answers = [side.row(index)[: self.length - 1] for side in (self.chosen, self.rejected)]
             prompt = self.prompts.row(index)

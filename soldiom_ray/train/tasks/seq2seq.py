@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.sequence_pairs import PairLoss, source_and_target
-from soldiom_ray.models.task_models import KINDS
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest
-from soldiom_ray.train.blocks import UNSCORED, Source
+from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
@@ -28,7 +29,7 @@ CODE = 1
 class Seq2SeqTask(Task):
     """The assistant's last words of a conversation, from all that was said before."""
 
-    kind = KINDS["seq2seq_lm"]
+    kind = TASK_MODELS["seq2seq_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -113,7 +114,7 @@ class Pairs:
 
         rows = self.sources.padded(indices, self.length, self.pad)
         mask = np.arange(rows.shape[1]) < self.sources.lengths(indices, self.length)[:, None]
-        return rows, mask.astype(np.int64), self.targets.padded(indices, self.length, UNSCORED, keep_last=False)
+        return rows, mask.astype(np.int64), self.targets.padded(indices, self.length, IGNORE_INDEX, keep_last=False)
 
     def learnt(self, indices: "Indices") -> int:
         """The targets' tokens."""

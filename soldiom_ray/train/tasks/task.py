@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from soldiom_ray.artifacts import Artifacts, Report
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.models.loss import Objective
-    from soldiom_ray.models.task_models import Kind
+    from soldiom_ray.models.task_models import TaskModel
     from soldiom_ray.records import Manifest
     from soldiom_ray.train.blocks import Indices, Source
     from soldiom_ray.train.strategies import Strategy
@@ -18,8 +18,8 @@ TRAIN, VALIDATION = "train", "validation"
 class Task:
     """One kind of training. It holds no state."""
 
-    kind: "Kind"
-    """Its models: see `models.kinds`."""
+    kind: "TaskModel"
+    """Its models: see `models.task_models`."""
 
     @property
     def auto_class(self) -> str:
