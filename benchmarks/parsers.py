@@ -111,8 +111,8 @@ def measure(files: Files, rounds: int) -> tuple[float, int]:
         for name, content in files:
             try:
                 texts += len(parse_bytes(name, content, ParseOptions(ocr=False)))
-            except SkippedError as left:
-                print(f"{name}: {left.outcome}, {left.why}", file=sys.stderr)
+            except SkippedError as skipped:
+                print(f"{name}: {skipped.reason}, {skipped.detail}", file=sys.stderr)
         best = min(best, time.perf_counter() - began)
     return best, texts
 

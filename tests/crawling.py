@@ -48,8 +48,8 @@ def open_api(server: StandIn, home: Path, tokens: str = "one") -> GithubApi:
 
 def find(server: StandIn, home: Path, **declared: Any) -> tuple[list[Found], TaskResult]:
     """A search by itself."""
-    gathered = TaskResult()
+    result = TaskResult()
     run = Search(
-        open_api(server, home), declare(**declared), date(2000, 1, 1), date(2026, 11, 24), gathered, lambda *_: None
+        open_api(server, home), declare(**declared), date(2000, 1, 1), date(2026, 11, 24), result, lambda *_: None
     )
-    return run.run(), gathered
+    return run.run(), result

@@ -64,7 +64,7 @@ def context(tmp_path: Path) -> Context:
     return make_context(tmp_path / "home")
 
 
-def gathered(context: Context, url: str, **declared: Any) -> tuple[Manifest, list[dict[str, Any]]]:
+def collected(context: Context, url: str, **declared: Any) -> tuple[Manifest, list[dict[str, Any]]]:
     manifest = collect(context, [DatabaseSource(url=url, private=True, **declared)])
     return manifest, documents_of(context, manifest)
 
@@ -72,7 +72,7 @@ def gathered(context: Context, url: str, **declared: Any) -> tuple[Manifest, lis
 def test_rows_with_questions_and_answers_become_documents_grouped_by_customer(
     server: tuple[str, Engine], context: Context
 ) -> None:
-    manifest, documents = gathered(context, server[0], tables=("talks",), group_by="who")
+    manifest, documents = collected(context, server[0], tables=("talks",), group_by="who")
     assert [document["text"] for document in documents] == [
         "What is a bond?\n\nA debt.",
         "And now?\n\nWait.",
@@ -86,14 +86,14 @@ def test_rows_with_questions_and_answers_become_documents_grouped_by_customer(
 
 
 def test_all_tables_are_read_and_an_empty_one_is_counted(server: tuple[str, Engine], context: Context) -> None:
-    manifest, documents = gathered(context, server[0])
+    manifest, documents = collected(context, server[0])
     assert manifest.details["outcomes"] == {"collected": 3, "empty": 1}
     assert len(documents) == 3
 
 
 def test_a_query_is_read_with_columns_that_the_user_names(server: tuple[str, Engine], context: Context) -> None:
     query = "SELECT who AS a, question AS b FROM talks WHERE question LIKE '%?' AND who <> ';' ORDER BY id;"
-    manifest, documents = gathered(context, server[0], query=query, columns={"text": "b"}, max_rows=2)
+    manifest, documents = collected(context, server[0], query=query, columns={"text": "b"}, max_rows=2)
     assert [document["text"] for document in documents] == ["What is a bond?", "Why?"]
     assert documents[0]["rule"].startswith("database:query-") and manifest.details["more_rows"] == 1
     assert json.loads(documents[0]["metadata"])["fields"] == {"a": "a@x.org"}
@@ -105,7 +105,7 @@ def test_a_limit_holds_for_every_table_of_a_snapshot(server: tuple[str, Engine],
         opened.execute(text("CREATE TABLE zoo (id INT PRIMARY KEY, question VARCHAR(20), answer VARCHAR(20))"))
         opened.execute(text("INSERT INTO zoo VALUES (1, 'Who?', 'Ann'), (2, 'When?', 'May'), (3, 'Why?', 'So')"))
     try:
-        manifest, documents = gathered(context, url, tables=("talks", "zoo"), max_rows=1)
+        manifest, documents = collected(context, url, tables=("talks", "zoo"), max_rows=1)
     finally:
         with owner.begin() as opened:
             opened.execute(text("DROP TABLE zoo"))
@@ -116,15 +116,15 @@ def test_an_unchanged_database_is_the_same_collection_and_a_changed_row_is_not(
     server: tuple[str, Engine], context: Context
 ) -> None:
     url, owner = server
-    first, _ = gathered(context, url, tables=("talks",))
-    assert gathered(context, url, tables=("talks",))[0] == first
+    first, _ = collected(context, url, tables=("talks",))
+    assert collected(context, url, tables=("talks",))[0] == first
     with owner.begin() as opened:
         opened.execute(text("UPDATE talks SET answer = 'Soon.' WHERE id = 3"))
-    second, documents = gathered(context, url, tables=("talks",))
+    second, documents = collected(context, url, tables=("talks",))
     assert second.id != first.id and documents[2]["text"] == "And now?\n\nSoon."
     with owner.begin() as opened:
         opened.execute(text("UPDATE talks SET answer = 'Wait.' WHERE id = 3"))
-    assert gathered(context, url, tables=("talks",))[0] == first
+    assert collected(context, url, tables=("talks",))[0] == first
 
 
 def test_no_document_and_no_manifest_holds_the_password_or_the_user(
@@ -162,14 +162,14 @@ def test_each_mistake_is_one_clear_error_without_the_password(
     server: tuple[str, Engine], context: Context, change: Callable[[str], dict[str, Any]], expected: str
 ) -> None:
     with pytest.raises(InputError, match=expected) as caught:
-        gathered(context, **change(server[0]))
+        collected(context, **change(server[0]))
     assert "hunter" not in str(caught.value)
 
 
 def test_a_query_that_takes_too_long_is_ended(server: tuple[str, Engine], context: Context) -> None:
     slow = "SELECT pg_sleep(30) AS text" if server[0].startswith("p") else "SELECT t.id, sleep(30) FROM talks t"
     with pytest.raises(InputError, match="longer than the time limit"):
-        gathered(context, server[0], query=slow, timeout_seconds=1)
+        collected(context, server[0], query=slow, timeout_seconds=1)
 
 
 def test_nothing_is_written_even_by_a_query_of_the_owner(server: tuple[str, Engine], context: Context) -> None:
@@ -184,7 +184,7 @@ def test_nothing_is_written_even_by_a_query_of_the_owner(server: tuple[str, Engi
         with owner.begin() as opened:
             opened.execute(text("CREATE SEQUENCE IF NOT EXISTS counting"))
     with pytest.raises(InputError, match=r"the query writes|refuses the query"):
-        gathered(context, address, query=query)
+        collected(context, address, query=query)
     with owner.connect() as opened:
         assert opened.execute(text("SELECT count(*) FROM talks")).scalar() == 3
 
@@ -192,7 +192,7 @@ def test_nothing_is_written_even_by_a_query_of_the_owner(server: tuple[str, Engi
 def test_a_server_that_is_not_there_or_may_not_be_reached_is_told(context: Context) -> None:
     for backend in ("postgresql", "mysql"):
         with pytest.raises(UnavailableError, match=f"{backend}://127.0.0.1:9/x cannot be reached") as caught:
-            gathered(context, f"{backend}://me:hunter2@127.0.0.1:9/x")
+            collected(context, f"{backend}://me:hunter2@127.0.0.1:9/x")
         assert "hunter2" not in str(caught.value)
         with pytest.raises(InputError, match="a private address") as refused:
             collect(context, [DatabaseSource(url=f"{backend}://me:hunter2@127.0.0.1/x")])
@@ -212,7 +212,7 @@ def test_every_type_of_postgresql_is_text_or_counted(server: tuple[str, Engine],
         " int4range(1, 5) AS j, point(1, 2) AS k, 'a=>b' AS l, interval '1 day' AS m, '{a,b}'::text[] AS n,"
         " 'NaN'::float8 AS o, gen_random_uuid() IS NOT NULL AS p, 9223372036854775807 AS q"
     )
-    manifest, documents = gathered(context, url, query=f"SELECT {values}")
+    manifest, documents = collected(context, url, query=f"SELECT {values}")
     shown = documents[0]["text"]
     for expected in ('b: {"k": [1, null]}', "d: [1, 2]", "e: 1.50", "f: NaN", "g: infinity", "h: 0044-03-15 BC"):
         assert expected in shown
@@ -239,7 +239,7 @@ def test_every_type_of_mysql_is_text_or_counted(server: tuple[str, Engine], cont
                 " 2020, ST_GeomFromText('POINT(1 2)'), 'Grüße 🙂', 0.5)"
             )
         )
-    manifest, documents = gathered(context, url, tables=("kinds",))
+    manifest, documents = collected(context, url, tables=("kinds",))
     shown = documents[0]["text"]
     for expected in ('a: {"k": 1}', "c: 0000-00-00 00:00:00", "d: 1.50", "e: -100:00:00", "j: Grüße 🙂", "k: 0.5"):
         assert expected in shown, shown
@@ -257,17 +257,17 @@ def test_conversations_kept_as_json_and_rows_that_are_too_large_are_understood(
         turns = json.dumps([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}])
         opened.executemany("INSERT INTO chats VALUES (?, ?)", [("ann", turns), ("bob", "x" * 2000), ("cy", None)])
     url = f"sqlite://{str(file).replace(' ', '%20')}"
-    manifest, documents = gathered(context, url, max_bytes=1000)
+    manifest, documents = collected(context, url, max_bytes=1000)
     assert documents[0]["text"] == "user: Hi\n\nassistant: Hello" and "ann" not in documents[0]["url"]
     assert manifest.details["outcomes"] == {"collected": 1, "empty": 1, "too_large": 1}
 
 
 @pytest.mark.skipif(not CHINOOK.is_file(), reason="the Chinook database is not here")
 def test_a_real_sqlite_file_is_read_whole_and_twice_the_same(context: Context) -> None:
-    manifest, documents = gathered(context, f"sqlite://{CHINOOK}")
+    manifest, documents = collected(context, f"sqlite://{CHINOOK}")
     assert manifest.details["rows"] == 15_607
     assert "Name: AC/DC" in next(d["text"] for d in documents if d["path"].startswith("Artist/"))
-    assert gathered(context, f"sqlite://{CHINOOK}")[0] == manifest
+    assert collected(context, f"sqlite://{CHINOOK}")[0] == manifest
 
 
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_hostile_queries_of_a_file_do_nothing(tmp_path: Path, context: Context, 
     with sqlite3.connect(file) as opened:
         opened.execute("CREATE TABLE t (x)")
     with pytest.raises(SoldiomError):
-        gathered(context, f"sqlite://{file}", query=query, timeout_seconds=1)
+        collected(context, f"sqlite://{file}", query=query, timeout_seconds=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4096])
@@ -293,9 +293,9 @@ def test_files_that_are_no_database_are_named(tmp_path: Path, context: Context, 
     file = tmp_path / "t.db"
     file.write_bytes(content)
     with pytest.raises(InputError, match=r"no SQLite file|has no tables"):
-        gathered(context, f"sqlite://{file}")
+        collected(context, f"sqlite://{file}")
     with pytest.raises(InputError, match="no SQLite file"):
-        gathered(context, f"sqlite://{tmp_path / 'missing.db'}")
+        collected(context, f"sqlite://{tmp_path / 'missing.db'}")
 
 
 @pytest.mark.parametrize(

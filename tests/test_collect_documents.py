@@ -38,7 +38,7 @@ def gather(home: Path, **declared: Any) -> tuple[Context, Manifest]:
 def outcome_of(name: str, data: bytes) -> str:
     with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data)
-    return raised.value.outcome
+    return raised.value.reason
 
 
 def docx_bytes() -> bytes:
@@ -144,16 +144,16 @@ def test_a_file_that_hangs_or_eats_memory_does_not_stop_the_others() -> None:
         first = sandbox.process
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("deep.json", deep)
-        assert raised.value.outcome in ("damaged", "crashed")
+        assert raised.value.reason in ("damaged", "crashed")
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("large.csv", b"a,b\n" + b"x,y\n" * 20_000_000)
-        assert raised.value.outcome in ("too_complex", "crashed", "timeout")
+        assert raised.value.reason in ("too_complex", "crashed", "timeout")
         assert sandbox.parse("b.txt", b"fine too")[0].text == "fine too"
         assert first is not None
         sandbox.wall_seconds = 0.0
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("c.pdf", pdf_bytes("x"))
-        assert raised.value.outcome == "timeout" and sandbox.process is None
+        assert raised.value.reason == "timeout" and sandbox.process is None
         sandbox.wall_seconds = 20
         assert sandbox.parse("c.pdf", pdf_bytes("x"))[0].text == "x"
 
@@ -173,7 +173,7 @@ def test_options_go_into_the_parsers_process_and_attachments_and_pictures_come_o
         assert (row.text, row.part, row.metadata["columns"]) == ("words", "row 1", {"text": "Body"})
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Story"}))
-        assert raised.value.outcome == "wrong_columns"
+        assert raised.value.reason == "wrong_columns"
     answer = {"texts": [["t", "", {}, [[{"second": 1}, 2], [{"second": 2}, 3]], 0], ["u", "p", {}, [], 4]]}
     first, second = _read_answer(answer, b"abcdefghi").texts
     assert [(a.data, a.metadata) for a in first.attachments] == [(b"ab", {"second": 1}), (b"cde", {"second": 2})]
@@ -304,7 +304,7 @@ def test_every_real_file_gives_its_text_or_says_why_not(tmp_path: Path) -> None:
         if isinstance(expected, SkippedError):
             with pytest.raises(SkippedError) as raised:
                 parse_bytes(name, files[name].read_bytes())
-            assert (raised.value.outcome, raised.value.why) == (expected.outcome, expected.why), name
+            assert (raised.value.reason, raised.value.detail) == (expected.reason, expected.detail), name
         else:
             assert expected in parse_bytes(name, files[name].read_bytes())[0].text, name
 

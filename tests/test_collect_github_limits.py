@@ -97,7 +97,7 @@ def test_many_workers_ask_one_after_the_other_and_stop_together(
 ) -> None:
     monkeypatch.setattr(limiter, "SECONDARY_SECONDS", 0.6)
     server.add(*(Repository(f"a/r{n}", FILES) for n in range(24)))
-    tasks = look(server, tmp_path).todo(lambda share, message: None).tasks
+    tasks = look(server, tmp_path).list_tasks(lambda share, message: None).tasks
     server.github.secondary = Secondary(most=10, window_seconds=5.0, silent_seconds=0.5)
     results: list[int] = []
 

@@ -106,7 +106,7 @@ def test_the_root_and_a_folder_are_json(api: GithubApi) -> None:
 def test_a_raw_file_is_not_taken_for_json(api: GithubApi) -> None:
     with pytest.raises(SkippedError) as left:
         api.get(f"{REPOSITORY}/contents/README.md", shape=whole)
-    assert left.value.outcome == "unavailable" and "not what was asked for" in left.value.why
+    assert left.value.reason == "unavailable" and "not what was asked for" in left.value.detail
 
 
 def test_a_search_tells_its_count_and_issues_are_not_repositories(replay: Replay, api: GithubApi) -> None:
@@ -131,7 +131,7 @@ def test_a_validation_error_is_told_for_a_search_and_left_out_elsewhere(replay: 
     refused = replay.exchanges["/repos/octokit-fixture-org/errors/labels"]
     with pytest.raises(SkippedError) as left:
         api.get("/repos/octokit-fixture-org/errors/labels", shape=whole)
-    assert (left.value.outcome, left.value.why) == ("refused", "GitHub answered 422")
+    assert (left.value.reason, left.value.detail) == ("refused", "GitHub answered 422")
     replay.exchanges["/search/repositories?q=x"] = refused
     with pytest.raises(InputError, match="Validation Failed"):
         api.get("/search/repositories", {"q": "x"}, shape=whole, resource="search")

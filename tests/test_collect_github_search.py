@@ -37,9 +37,9 @@ def test_every_planted_repository_is_found_past_the_cap_even_when_one_day_overfl
 ) -> None:
     planted = [*plant(1956), *plant(1500, first="2021-03-04", days=1)]
     server.add(*planted)
-    found, gathered = find(server, tmp_path)
+    found, result = find(server, tmp_path)
     assert {one.id for one in found} == {one.id for one in planted} and len(found) == 3456
-    facts = gathered.facts
+    facts = result.facts
     assert facts["search_expected"] == facts["search_fetched"] == 3456
     assert facts["search_cut"] == facts["search_missing"] == 0
     queries = [request.query["q"][0] for request in server.requests("^/search")]
@@ -49,8 +49,8 @@ def test_every_planted_repository_is_found_past_the_cap_even_when_one_day_overfl
 
 def test_what_cannot_be_sliced_any_further_is_counted(server: StandIn, tmp_path: Path) -> None:
     server.add(*(Repository(f"a/r{n}", stars=1500, created_at="2021-03-04T00:00:00Z") for n in range(1020)))
-    found, gathered = find(server, tmp_path)
-    assert len(found) == 1000 and gathered.facts["search_cut"] == 20
+    found, result = find(server, tmp_path)
+    assert len(found) == 1000 and result.facts["search_cut"] == 20
 
 
 def test_only_the_best_by_stars_are_read_when_a_few_are_asked_for(server: StandIn, tmp_path: Path) -> None:
@@ -79,34 +79,34 @@ def test_stars_that_change_between_pages_lose_no_repository(server: StandIn, tmp
             one.stars += dice.randrange(1, 500)
 
     server.github.on_page = move
-    found, gathered = find(server, tmp_path)
+    found, result = find(server, tmp_path)
     assert {one.id for one in found} == {one.id for one in planted}
-    assert gathered.facts["search_read_again"] >= 1 and gathered.facts["search_missing"] == 0
+    assert result.facts["search_read_again"] >= 1 and result.facts["search_missing"] == 0
 
 
 def test_a_count_that_never_fits_is_counted_and_not_asked_for_for_ever(server: StandIn, tmp_path: Path) -> None:
     twins = [Repository("a/twin", stars=2000), Repository("a/twin", stars=1900), Repository("a/b")]
     server.add(*twins)
-    found, gathered = find(server, tmp_path)
-    assert len(found) == 2 and gathered.facts["search_missing"] == 1 and len(server.requests("^/search")) == 2
+    found, result = find(server, tmp_path)
+    assert len(found) == 2 and result.facts["search_missing"] == 1 and len(server.requests("^/search")) == 2
 
 
 def test_an_incomplete_search_is_asked_again_and_then_sliced(server: StandIn, tmp_path: Path) -> None:
     planted = plant(80)
     server.add(*planted)
     server.github.incomplete_searches = 4
-    found, gathered = find(server, tmp_path)
-    assert len(found) == 80 and gathered.facts["search_incomplete"] == 0
+    found, result = find(server, tmp_path)
+    assert len(found) == 80 and result.facts["search_incomplete"] == 0
     server.github.incomplete_searches = 1_000_000
-    found, gathered = find(server, tmp_path / "again")
-    assert gathered.facts["search_incomplete"] > 0 and len(server.requests("^/search")) < 200
+    found, result = find(server, tmp_path / "again")
+    assert result.facts["search_incomplete"] > 0 and len(server.requests("^/search")) < 200
 
 
 def test_a_repository_of_several_queries_is_taken_once(server: StandIn, tmp_path: Path) -> None:
     both = Repository("a/both", topics=("ai", "deep-learning"))
     server.add(both, Repository("a/one", topics=("ai",)), Repository("a/two", topics=("deep-learning",)))
-    found, gathered = find(server, tmp_path, topics=("ai", "deep-learning"))
-    assert sorted(one.name for one in found) == ["a/both", "a/one", "a/two"] and gathered.facts["search_repeats"] == 1
+    found, result = find(server, tmp_path, topics=("ai", "deep-learning"))
+    assert sorted(one.name for one in found) == ["a/both", "a/one", "a/two"] and result.facts["search_repeats"] == 1
 
 
 def test_no_topic_or_language_means_any(server: StandIn, tmp_path: Path) -> None:

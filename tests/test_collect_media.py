@@ -45,7 +45,7 @@ def hear(data: bytes, model: str = "", use_ocr: bool = False) -> ParsedText:
 def outcome(module: Any, data: bytes) -> str:
     with pytest.raises(SkippedError) as raised:
         module.parse("a", data, ParseOptions())
-    return f"{raised.value.outcome}: {raised.value.why}"
+    return f"{raised.value.reason}: {raised.value.detail}"
 
 
 def tone(seconds: float, loudness: int = 8_000) -> Any:

@@ -25,8 +25,8 @@ ODF = " ".join(
 def outcome(name: str, data: bytes) -> str:
     with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data)
-    assert raised.value.why
-    return raised.value.outcome
+    assert raised.value.detail
+    return raised.value.reason
 
 
 def docx_bytes(words: str = "Words of a document.") -> bytes:
@@ -236,7 +236,7 @@ def test_entities_in_office_files_are_refused_and_never_read(tmp_path: Path, att
     }.items():
         with pytest.raises(SkippedError) as raised:
             parse_bytes(name, data)
-        assert raised.value.outcome == "unsafe_xml" and "canary" not in raised.value.why
+        assert raised.value.reason == "unsafe_xml" and "canary" not in raised.value.detail
     page = (prologue + b"<html><body><p>&e; words</p></body></html>").decode()
     (book,) = parse_bytes("a.epub", epub_bytes({"one": ""}, ["one"], {"OEBPS/text/one.xhtml": page}))
     assert "secret" not in book.text and "haha" not in book.text and "words" in book.text
@@ -302,5 +302,5 @@ def test_a_damaged_office_file_always_ends_in_an_outcome(make: object) -> None:
         for broken in (b"", b"<x/>", contents[name][: len(contents[name]) // 2]):
             try:
                 parse_bytes(f"a{ending}", replaced_in_zip(whole, {name: broken}))
-            except SkippedError as left:
-                assert left.outcome in ("damaged", "wrong_type", "empty"), (name, left)
+            except SkippedError as skipped:
+                assert skipped.reason in ("damaged", "wrong_type", "empty"), (name, skipped)

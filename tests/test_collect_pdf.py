@@ -164,7 +164,7 @@ def test_an_outline_that_runs_in_a_circle_ends() -> None:
 
 def test_an_owners_password_does_not_hinder_reading_and_a_users_does() -> None:
     assert parse(encrypted("Open to read", b"", b"owner")).text == "Open to read"
-    assert left_out(encrypted("Closed", b"secret", b"owner")).outcome == "encrypted"
+    assert left_out(encrypted("Closed", b"secret", b"owner")).reason == "encrypted"
 
 
 def test_a_scan_is_read_by_ocr_and_only_its_pages() -> None:
@@ -195,13 +195,13 @@ def test_pages_beyond_the_limit_of_ocr_are_counted(monkeypatch: pytest.MonkeyPat
 
 
 def test_each_file_without_text_says_why() -> None:
-    assert left_out(scan("Words"), use_ocr=False).outcome == "no_text"
-    assert left_out(scan("")).why == "1 pages are pictures, and OCR found no words on 1 of them"
+    assert left_out(scan("Words"), use_ocr=False).reason == "no_text"
+    assert left_out(scan("")).detail == "1 pages are pictures, and OCR found no words on 1 of them"
     blank = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]>>"
-    assert left_out(pdf_of(CATALOG, ONE_PAGE, blank)).outcome == "empty"
+    assert left_out(pdf_of(CATALOG, ONE_PAGE, blank)).reason == "empty"
     whole = pdf_of(CATALOG, ONE_PAGE, page(), words("Words"), FONT)
     for length in (0, 9, 100, 300):
-        assert left_out(whole[:length]).outcome == "damaged"
+        assert left_out(whole[:length]).reason == "damaged"
     assert parse(whole[:-10]).text == "Words"  # pdfium mends what it can
 
 
@@ -219,7 +219,7 @@ def test_a_page_tree_that_loops_or_lies_gives_the_pages_it_has(tree: bytes) -> N
     parsed = parse(pdf_of(CATALOG, tree, page(), words("Words"), FONT))
     assert parsed.text == "Words" and time.monotonic() - begun < 5
     assert parsed.metadata["pages"] - 1 == parsed.metadata.get("bad_pages", 0)
-    assert left_out(pdf_of(CATALOG, b"<</Type/Pages/Kids[2 0 R]/Count 1>>")).outcome == "damaged"
+    assert left_out(pdf_of(CATALOG, b"<</Type/Pages/Kids[2 0 R]/Count 1>>")).reason == "damaged"
 
 
 def test_a_hundred_thousand_pages_are_read_to_the_limit() -> None:
@@ -233,7 +233,7 @@ def test_a_hundred_thousand_pages_are_read_to_the_limit() -> None:
     "box", [b"0 0 1e9 1e9", b"0 0 1000000 1", b"0 0 -5 -5", b"0 0 0 0", b"0 0 99999999999999999999999 9", b"nan 0 9 9"]
 )
 def test_a_page_of_any_size_is_drawn_within_bounds(box: bytes) -> None:
-    assert left_out(scan("", box=box)).outcome == "no_text"
+    assert left_out(scan("", box=box)).reason == "no_text"
 
 
 def test_a_file_that_draws_itself_without_end_is_stopped_by_the_sandbox() -> None:
@@ -243,7 +243,7 @@ def test_a_file_that_draws_itself_without_end_is_stopped_by_the_sandbox() -> Non
     with Sandbox(cpu_seconds=3) as sandbox:
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("loop.pdf", looping)
-        assert raised.value.outcome == "timeout"
+        assert raised.value.reason == "timeout"
         assert sandbox.parse("a.pdf", pdf_of(CATALOG, ONE_PAGE, page(), words("x"), FONT))[0].text == "x"
 
 

@@ -93,14 +93,14 @@ def context(tmp_path: Path) -> Context:
     return make_context(tmp_path / "home")
 
 
-def gathered(context: Context, place: str, **declared: Any) -> tuple[Manifest, list[str]]:
+def collected(context: Context, place: str, **declared: Any) -> tuple[Manifest, list[str]]:
     manifest = collect(context, [UrlSource(url=place, private=True, **declared)])
     return manifest, [document["text"] for document in documents_of(context, manifest)]
 
 
 def test_records_are_taken_from_where_they_stand(world: World, context: Context) -> None:
     world.json("/items", {"data": {"items": rows(1, 2)}, "total": 2})
-    manifest, texts = gathered(context, f"{world.url}/items?limit=2", records="data.items")
+    manifest, texts = collected(context, f"{world.url}/items?limit=2", records="data.items")
     assert texts == ["Why 1?\n\nBecause 1.", "Why 2?\n\nBecause 2."]
     document = documents_of(context, manifest)[0]
     assert document["url"] == f"{world.url}/items?limit=2#record-1" and document["rule"] == "url"
@@ -132,36 +132,36 @@ def test_all_ways_of_going_from_page_to_page_end_at_the_last(world: World, conte
         "cursor": {"next": "after", "cursor": "after"},
         "page": {"page": "page"},
     }[how]
-    _, texts = gathered(context, f"{world.url}/items", records="items", **options)
+    _, texts = collected(context, f"{world.url}/items", records="items", **options)
     assert len(texts) == 3 and len(world.log) == (4 if how == "page" else 3)
 
 
 def test_an_unchanged_endpoint_costs_one_304_and_gives_the_same_collection(world: World, context: Context) -> None:
     world.json("/items", rows(1, 2), ETag='"a"')
-    first, _ = gathered(context, f"{world.url}/items")
-    again, _ = gathered(context, f"{world.url}/items")
+    first, _ = collected(context, f"{world.url}/items")
+    again, _ = collected(context, f"{world.url}/items")
     assert again == first and world.log[1][2]["if-none-match"] == '"a"'
     world.json("/items", rows(1, 2, 3), ETag='"b"')
-    changed, texts = gathered(context, f"{world.url}/items")
+    changed, texts = collected(context, f"{world.url}/items")
     assert changed.id != first.id and len(texts) == 3
 
 
 def test_polling_collects_each_record_once(world: World, context: Context) -> None:
     world.paths["/items"] = lambda world, *_: (200, {}, json.dumps(rows(*range(min(len(world.log), 2)), 9)).encode())
-    manifest, texts = gathered(context, f"{world.url}/items", polls=3, interval_seconds=0)
+    manifest, texts = collected(context, f"{world.url}/items", polls=3, interval_seconds=0)
     assert len(world.log) == 3 and sorted(texts) == [f"Why {n}?\n\nBecause {n}." for n in (0, 1, 9)]
     assert manifest.details["outcomes"] == {"collected": 3, "repeated": 2, "unchanged": 1}
 
 
 def test_other_documents_than_json_are_parsed_too(world: World, context: Context) -> None:
     world.paths["/t"] = lambda *_: (200, {"Content-Type": "text/csv; charset=utf-8"}, b"question;answer\nWhy?;So.\n")
-    assert gathered(context, f"{world.url}/t")[1] == ["Why?\n\nSo."]
+    assert collected(context, f"{world.url}/t")[1] == ["Why?\n\nSo."]
     lines = "\n".join(json.dumps(row) for row in rows(1, 2)).encode()
     world.paths["/a.jsonl"] = lambda *_: (200, {"Content-Type": "text/plain"}, lines)
-    assert len(gathered(context, f"{world.url}/a.jsonl")[1]) == 2
+    assert len(collected(context, f"{world.url}/a.jsonl")[1]) == 2
     packed = gzip.compress(json.dumps(rows(1)).encode())
     world.paths["/z"] = lambda *_: (200, {"Content-Encoding": "gzip"}, packed)
-    assert len(gathered(context, f"{world.url}/z")[1]) == 1
+    assert len(collected(context, f"{world.url}/z")[1]) == 1
 
 
 def test_a_secret_header_is_sent_to_its_own_place_only_and_stored_nowhere(world: World, context: Context) -> None:
@@ -176,10 +176,10 @@ def test_a_secret_header_is_sent_to_its_own_place_only_and_stored_nowhere(world:
     stored = [path for path in context.settings.home.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
     assert stored == [context.settings.keys_folder / "secrets.json"]
     assert "s3cret" not in manifest.model_dump_json()
-    gathered(context, f"{world.url}/moved", headers={"X-Key": ""})
+    collected(context, f"{world.url}/moved", headers={"X-Key": ""})
     assert world.log[-2][2]["x-key"] == "s3cret" and "x-key" not in world.log[-1][2]
     with pytest.raises(InputError, match="No value is kept for the header 'X-Key'"):
-        gathered(context, f"{other}/items", headers={"X-Key": ""})
+        collected(context, f"{other}/items", headers={"X-Key": ""})
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(world: World, context: Context) -> None:
@@ -190,13 +190,13 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(world: World, cont
 
     world.paths["/items"] = busy
     started = time.monotonic()
-    assert len(gathered(context, f"{world.url}/items")[1]) == 1
+    assert len(collected(context, f"{world.url}/items")[1]) == 1
     assert 2.0 <= time.monotonic() - started < 10
 
 
 def refuse(world: World, context: Context, **options: Any) -> str:
     with pytest.raises((InputError, UnavailableError)) as caught:
-        gathered(context, f"{world.url}/items", **options)
+        collected(context, f"{world.url}/items", **options)
     return str(caught.value)
 
 
@@ -264,18 +264,18 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World,
         started = time.monotonic()
         with pytest.raises(SkippedError) as caught:
             fetcher.get(f"http://127.0.0.1:{drip.socket.getsockname()[1]}/", {}, {})
-        assert caught.value.outcome == "timeout" and time.monotonic() - started < 3
+        assert caught.value.reason == "timeout" and time.monotonic() - started < 3
 
 
 def test_a_later_page_that_fails_is_counted_and_what_came_is_kept(world: World, context: Context) -> None:
     world.json("/items", {"items": rows(1), "next": "/gone"})
-    manifest, texts = gathered(context, f"{world.url}/items", records="items", next="next")
+    manifest, texts = collected(context, f"{world.url}/items", records="items", next="next")
     assert len(texts) == 1 and manifest.details["outcomes"] == {"collected": 1, "not_found": 1}
     world.json("/gone", {"items": rows(2), "next": "/items"})
-    manifest, texts = gathered(context, f"{world.url}/items", records="items", next="next")
+    manifest, texts = collected(context, f"{world.url}/items", records="items", next="next")
     assert len(texts) == 2 and manifest.details["outcomes"] == {"collected": 2, "page_loop": 1}
     world.json("/gone", {"items": rows(2), "next": "http://other.example/x"})
-    manifest, _ = gathered(context, f"{world.url}/items", records="items", next="next")
+    manifest, _ = collected(context, f"{world.url}/items", records="items", next="next")
     assert manifest.details["outcomes"]["wrong_records"] == 1
 
 
@@ -296,7 +296,7 @@ def test_waiting_between_polls_ends_when_the_job_is_cancelled(world: World, tmp_
 
     stopping = Context(made.settings, made.artifacts, report)
     with pytest.raises(CancelledError):
-        gathered(stopping, f"{world.url}/items", polls=2, interval_seconds=3600)
+        collected(stopping, f"{world.url}/items", polls=2, interval_seconds=3600)
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_waiting_between_polls_ends_when_the_job_is_cancelled(world: World, tmp_
 def test_private_addresses_in_any_spelling_are_refused(host: str) -> None:
     with pytest.raises(SkippedError) as caught:
         address.allowed_addresses(host, 443, (), private=False)
-    assert caught.value.outcome == "private_address"
+    assert caught.value.reason == "private_address"
 
 
 @pytest.mark.parametrize("host", ["8.8.8.8", "2001:4860:4860::8888", "64:ff9b::8.8.8.8"])

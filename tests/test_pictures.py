@@ -179,7 +179,7 @@ def test_hostile_and_foreign_arrays_are_left_out_with_a_reason(tmp_path: Path) -
     def refused(data: bytes) -> str:
         with pytest.raises(SkippedError) as raised:
             parse_bytes("a.npz", data, PICTURES)
-        return f"{raised.value.outcome}: {raised.value.why}"
+        return f"{raised.value.reason}: {raised.value.detail}"
 
     pixels = np.zeros((2, 3, 3), np.uint8)
     pickled = np.array([print, print], dtype=object)

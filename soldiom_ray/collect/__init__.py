@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from soldiom_ray.artifacts import Context, Draft
     from soldiom_ray.collect.document_writer import DocumentWriter
-    from soldiom_ray.collect.tasks import Plan
+    from soldiom_ray.collect.tasks import SourcePlan
     from soldiom_ray.domains.schema import Source
     from soldiom_ray.records import Manifest
 
@@ -19,7 +19,7 @@ COLUMN_FACT = "column "
 """Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
 
 PLANNING = 0.3
-"""Share of a source's progress that looking and searching takes."""
+"""Share of a source's progress that listing it takes."""
 
 
 def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
@@ -27,7 +27,7 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
 
     Manifest: counts `documents` and `outcome_<name>`; details outcomes, licenses, kinds, frameworks, groups, languages,
     sources (per source: what was declared, documents, outcomes), content_sha256 (of all documents but the time on
-    them) and, with GitHub, repositories. What was left out, with its reason, stands in `dropped/`. Raises InputError
+    them) and, with GitHub, repositories. What was skipped, with its reason, stands in `dropped/`. Raises InputError
     when a source is wrong or nothing was found.
     """
     from soldiom_ray.collect.document_writer import DocumentWriter
@@ -36,36 +36,38 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     collected_at = now()
     plans = [_plan(context, source, collected_at) for source in sources]
     declared = [source.model_dump(mode="json") for source in sources]
-    prints = [{"declared": dump, **plan.fingerprint} for dump, plan in zip(declared, plans, strict=True)]
-    draft = context.artifacts.draft("documents", {"stage": "collect", "code": CODE, "sources": prints})
-    if done := draft.finished():
-        return done
+    fingerprints = [{"declared": dump, **plan.fingerprint} for dump, plan in zip(declared, plans, strict=True)]
+    draft = context.artifacts.draft("documents", {"stage": "collect", "code": CODE, "sources": fingerprints})
+    if finished := draft.finished():
+        return finished
     for plan in plans:
-        plan.collected_at = _first_try(draft, collected_at)
-    shelf = DocumentWriter(draft)
-    told: list[dict[str, Any]] = []
+        plan.collected_at = _first_attempt(draft, collected_at)
+    writer = DocumentWriter(draft)
+    summaries: list[dict[str, Any]] = []
     facts: Counter[str] = Counter()
     for index, plan in enumerate(plans):
-        before = shelf.documents
-        report = _part_of(context.report, index, len(plans), sources[index].source)
-        outcomes = _collect_one(plan, shelf, facts, report)
-        told.append({"declared": declared[index], "documents": shelf.documents - before, "outcomes": dict(outcomes)})
-    shelf.close()
-    _refuse_empty(shelf, told)
-    outcomes = sum((Counter(part["outcomes"]) for part in told), Counter())
-    counts = {"documents": shelf.documents} | {f"outcome_{name}": count for name, count in sorted(outcomes.items())}
+        before = writer.documents
+        report = _share_of(context.report, index, len(plans), sources[index].source)
+        outcomes = _collect_source(plan, writer, facts, report)
+        summaries.append(
+            {"declared": declared[index], "documents": writer.documents - before, "outcomes": dict(outcomes)}
+        )
+    writer.close()
+    _refuse_empty(writer, summaries)
+    outcomes = sum((Counter(summary["outcomes"]) for summary in summaries), Counter())
+    counts = {"documents": writer.documents} | {f"outcome_{name}": count for name, count in sorted(outcomes.items())}
     details = {
         **{name: count for name, count in facts.items() if not name.startswith(COLUMN_FACT)},
         "columns": _columns(facts),
         "data_type": _data_type(facts),
         "outcomes": dict(sorted(outcomes.items())),
-        **shelf.details(),
-        "sources": told,
+        **writer.details(),
+        "sources": summaries,
     }
     context.artifacts.storage.remove(_marker(draft))
     # A collection with holes is another artifact than the whole one, so that the next run asks for what is missing.
-    made = draft.with_more(missing=sorted(shelf.missing)) if shelf.missing else draft
-    return made.commit(counts=counts, details=details)
+    final = draft.with_more(missing=sorted(writer.missing)) if writer.missing else draft
+    return final.commit(counts=counts, details=details)
 
 
 def _columns(facts: Counter[str]) -> dict[str, list[str]]:
@@ -80,7 +82,7 @@ def _data_type(facts: Counter[str]) -> str:
     return max(counts, key=counts.__getitem__)
 
 
-def _first_try(draft: "Draft", collected_at: datetime) -> datetime:
+def _first_attempt(draft: "Draft", collected_at: datetime) -> datetime:
     """When this very collection was first begun: one that was killed and goes on gives the same bytes as one that was
     not, the time on its documents included."""
     storage = draft.artifacts.storage
@@ -93,31 +95,31 @@ def _marker(draft: "Draft") -> str:
     return f"{draft.prefix}/began"
 
 
-def _collect_one(
-    plan: "Plan", shelf: "DocumentWriter", facts: Counter[str], report: Callable[[float, str], None]
+def _collect_source(
+    plan: "SourcePlan", writer: "DocumentWriter", facts: Counter[str], report: Callable[[float, str], None]
 ) -> Counter[str]:
     """Run one source's tasks; the outcomes of everything it looked at."""
     from soldiom_ray.collect.tasks import run_tasks
 
     report(0.0, "looking")
-    todo = plan.todo(lambda share, message: report(PLANNING * share, message))
-    outcomes = Counter(shelf.take(todo.gathered))
-    facts.update(todo.gathered.facts)
-    done, before = 0, shelf.documents
+    task_list = plan.list_tasks(lambda share, message: report(PLANNING * share, message))
+    outcomes = Counter(writer.add(task_list.result))
+    facts.update(task_list.result.facts)
+    finished, before = 0, writer.documents
 
     def tick() -> None:
-        share = PLANNING + (1 - PLANNING) * done / max(1, len(todo.tasks))
-        report(share, f"{shelf.documents - before} documents{todo.status()}")
+        share = PLANNING + (1 - PLANNING) * finished / max(1, len(task_list.tasks))
+        report(share, f"{writer.documents - before} documents{task_list.status()}")
 
-    for gathered in run_tasks(todo.tasks, tick):
-        outcomes.update(shelf.take(gathered))
-        facts.update(gathered.facts)
-        done += 1
+    for result in run_tasks(task_list.tasks, tick):
+        outcomes.update(writer.add(result))
+        facts.update(result.facts)
+        finished += 1
         tick()
     return outcomes
 
 
-def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan":
+def _plan(context: "Context", source: "Source", collected_at: datetime) -> "SourcePlan":
     from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, LocalSource, UrlSource
 
     if isinstance(source, LocalSource):
@@ -145,15 +147,15 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Plan
     return huggingface.plan(source, context, collected_at)
 
 
-def _refuse_empty(shelf: "DocumentWriter", told: Sequence[dict[str, Any]]) -> None:
+def _refuse_empty(writer: "DocumentWriter", summaries: Sequence[dict[str, Any]]) -> None:
     from soldiom_ray.errors import InputError, Problem, UnavailableError
 
-    if shelf.documents:
+    if writer.documents:
         return
     problems = []
-    for index, part in enumerate(told):
-        outcomes = ", ".join(_told(count, name, shelf) for name, count in sorted(part["outcomes"].items()))
-        declared = part["declared"]
+    for index, summary in enumerate(summaries):
+        outcomes = ", ".join(_outcome_text(count, name, writer) for name, count in sorted(summary["outcomes"].items()))
+        declared = summary["declared"]
         where = (
             declared.get("path")
             or declared.get("url")
@@ -161,7 +163,7 @@ def _refuse_empty(shelf: "DocumentWriter", told: Sequence[dict[str, Any]]) -> No
         )
         named = f"collect[{index}] ({declared['source']}{' ' + where if where else ''})"
         problems.append(Problem(named, outcomes or "nothing was found"))
-    if any(name.endswith("unavailable") for part in told for name in part["outcomes"]):
+    if any(name.endswith("unavailable") for summary in summaries for name in summary["outcomes"]):
         raise UnavailableError(
             "The sources did not answer, so there are no documents.", remedy="run it again later", problems=problems
         )
@@ -172,11 +174,13 @@ def _refuse_empty(shelf: "DocumentWriter", told: Sequence[dict[str, Any]]) -> No
     )
 
 
-def _told(count: int, outcome: str, shelf: "DocumentWriter") -> str:
-    """An outcome with its count and, for the first such thing, what was found."""
-    why = shelf.examples.get(outcome)
-    return f"{count} {outcome}" + (f" ({why})" if why else "")
+def _outcome_text(count: int, outcome: str, writer: "DocumentWriter") -> str:
+    """An outcome with its count and the detail of its first example."""
+    detail = writer.examples.get(outcome)
+    return f"{count} {outcome}" + (f" ({detail})" if detail else "")
 
 
-def _part_of(report: Callable[[float, str], None], index: int, count: int, source: str) -> Callable[[float, str], None]:
+def _share_of(
+    report: Callable[[float, str], None], index: int, count: int, source: str
+) -> Callable[[float, str], None]:
     return lambda share, message: report((index + min(1.0, share)) / count, f"{source}: {message}")

@@ -1,4 +1,4 @@
-"""Where gathered documents go: without repeats, counted, written in shards."""
+"""Writes collected documents into an artifact: without repeats, counted, in shards."""
 
 import hashlib
 import json
@@ -12,20 +12,20 @@ from soldiom_ray.records import Document, Drop
 SHARD_ROWS = 2000
 SHARD_BYTES = 8 << 20
 UNAVAILABLE = "unavailable"
-"""Outcomes that end so name what may come when it is asked for again."""
+"""Reasons that end so name what may come when it is asked for again."""
 
-MOST_VALUES, OTHERS = 2000, "(others)"
+MAX_VALUES, OTHERS = 2000, "(others)"
 """A table has a group for every row: what comes after so many different values is counted together."""
 
 UNHASHED = ("collected_at", "image")
-"""Fields that the content's hash leaves out: the time, and the picture, whose own hash is told beside it."""
+"""Fields that the content's hash leaves out: the time, and the picture, whose own hash stands beside it."""
 
 COUNTED = ("license", "kind", "framework", "group", "language")
 
 
 class DocumentWriter:
-    """Takes documents in the order they come; memory holds one shard. `missing` are ids of drops that another try may
-    bring, `examples` the first value of each reason to leave something out."""
+    """Takes documents in the order they come; memory holds one shard. `missing` are the ids of drops that
+    another attempt may bring, `examples` the first value of each reason for a drop."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
@@ -41,16 +41,17 @@ class DocumentWriter:
         self._drops: list[dict[str, Any]] = []
         self._drop_shards = 0
 
-    def take(self, gathered: TaskResult) -> Counter[str]:
-        """Keep what a task brought; its outcomes, with documents that were here before counted as `repeated`."""
-        outcomes = Counter(gathered.outcomes)
-        for document in gathered.documents:
+    def add(self, result: TaskResult) -> Counter[str]:
+        """Write the documents and drops of a task; its outcomes, where documents that came before
+        count as `repeated`."""
+        outcomes = Counter(result.outcomes)
+        for document in result.documents:
             if bytes.fromhex(document.id) in self._seen:
                 outcomes[COLLECTED] -= 1
                 outcomes["repeated"] += 1
             else:
-                self._add(document)
-        for drop in gathered.drops:
+                self._add_document(document)
+        for drop in result.drops:
             self._drops.append(drop.model_dump())
             self.examples.setdefault(drop.reason, drop.value)
             if drop.reason.endswith(UNAVAILABLE):
@@ -65,17 +66,17 @@ class DocumentWriter:
         return {**counts, "content_sha256": self._content.hexdigest()}
 
     def close(self) -> None:
-        """Write what is left, and what was left out."""
+        """Write the last shards of documents and drops."""
         self._write()
         if self._drops:
             self._write_drops()
 
-    def _add(self, document: Document) -> None:
+    def _add_document(self, document: Document) -> None:
         self._seen.add(bytes.fromhex(document.id))
         self.documents += 1
         for name, counter in self.counts.items():
             value = str(getattr(document, name)) or "unknown"
-            counter[value if value in counter or len(counter) < MOST_VALUES else OTHERS] += 1
+            counter[value if value in counter or len(counter) < MAX_VALUES else OTHERS] += 1
         row = document.model_dump()
         self._content.update(json.dumps([value for name, value in row.items() if name not in UNHASHED]).encode())
         self._rows.append(row)

@@ -68,23 +68,23 @@ class ParseFiles:
     options: ParseOptions
     max_bytes: int
     collected_at: datetime
-    here: bool
+    local_only: bool
 
     def run(self) -> TaskResult:
-        gathered, storage = TaskResult(), open_storage(self.settings)
+        result, storage = TaskResult(), open_storage(self.settings)
         with Sandbox() as sandbox:
             for given in self.files:
                 try:
                     data = self._bytes(given, storage)
                     texts = parse_once(given.name, data, self.options, sandbox, storage)
-                except SkippedError as left:
-                    gathered.leave_out("user", given.group, given.name, left.outcome, left.why)
+                except SkippedError as skipped:
+                    result.skip("user", given.group, given.name, skipped.reason, skipped.detail)
                     continue
                 sha256 = keep_raw(storage, data)
-                gathered.outcomes[COLLECTED] += 1
-                gathered.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
-                _note_facts(gathered, given, texts)
-        return gathered
+                result.outcomes[COLLECTED] += 1
+                result.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
+                _note_facts(result, given, texts)
+        return result
 
     def _bytes(self, given: Given, storage: Storage) -> bytes:
         if given.content is not None:
@@ -119,9 +119,9 @@ def parse_once(name: str, data: bytes, options: ParseOptions, sandbox: Sandbox, 
         return [ParsedText(text, part, metadata) for text, part, metadata in told["texts"]]
     try:
         texts = [_attachments_kept(parsed, storage) for parsed in sandbox.parse(name, data, options)]
-    except SkippedError as left:
-        if left.outcome not in MAY_BE_BETTER_NEXT_TIME:
-            storage.write(key, json.dumps({"outcome": left.outcome, "why": left.why}).encode())
+    except SkippedError as skipped:
+        if skipped.reason not in MAY_BE_BETTER_NEXT_TIME:
+            storage.write(key, json.dumps({"outcome": skipped.reason, "why": skipped.detail}).encode())
         raise
     if not any(parsed.image for parsed in texts):  # those are decoded sooner than they were written and read
         rows = [(parsed.text, parsed.part, parsed.metadata) for parsed in texts]
@@ -145,18 +145,18 @@ class FilesPlan:
     declared: FilesSource
     settings: Settings
     collected_at: datetime
-    gathered: TaskResult
+    result: TaskResult
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         declared = self.declared
         options = ParseOptions(declared.columns, declared.ocr, declared.speech_model, declared.pictures)
-        files = _with_tables(self.files, declared, self.gathered) if declared.pictures else self.files
-        here = any(given.place is not None for given in files)
+        files = _with_tables(self.files, declared, self.result) if declared.pictures else self.files
+        local_only = any(given.place is not None for given in files)
         tasks: list[Task] = [
-            ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, here)
+            ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, local_only)
             for group in _groups_of_files(files)
         ]
-        return TaskList(tasks, self.gathered)
+        return TaskList(tasks, self.result)
 
 
 def _groups_of_files(files: Sequence[Given]) -> Iterator[tuple[Given, ...]]:
@@ -172,10 +172,10 @@ def _groups_of_files(files: Sequence[Given]) -> Iterator[tuple[Given, ...]]:
         yield tuple(group)
 
 
-def _with_tables(files: Sequence[Given], declared: FilesSource, gathered: TaskResult) -> list[Given]:
+def _with_tables(files: Sequence[Given], declared: FilesSource, result: TaskResult) -> list[Given]:
     """The files but for tables of pictures, whose rows become metadata of the pictures that they name."""
     places = {given.place: given.name for given in files if given.place is not None}
-    told, tables = read_tables(places, declared.columns, declared.max_bytes, gathered)
+    told, tables = read_tables(places, declared.columns, declared.max_bytes, result)
     rest = [given for given in files if given.place not in tables]
     return [replace(given, metadata=json.dumps(told[given.place])) if given.place in told else given for given in rest]
 
@@ -187,7 +187,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         problems.append(Problem("collect.speech_model", why))
     license_ = _license(declared.license, problems)
     files: list[Given] = []
-    gathered = TaskResult()
+    result = TaskResult()
     prints: list[Any] = []
     for text in declared.paths:
         path = Path(text).expanduser().absolute()
@@ -199,7 +199,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
         chosen = [(name, file) for name, file in found if wanted(name, declared.include or ("*",), declared.exclude)]
-        gathered.outcomes["not_included"] += len(found) - len(chosen)
+        result.outcomes["not_included"] += len(found) - len(chosen)
         found = chosen
         for name, file in found:
             size = file.stat().st_size
@@ -212,8 +212,8 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         )
     digest = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
     fingerprint = {"files": digest, "inputs": hashes, "parsers": PARSERS}
-    gathered.outcomes += Counter()
-    return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, gathered)
+    result.outcomes += Counter()
+    return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, result)
 
 
 def _license(declared: str, problems: list[Problem]) -> str:
@@ -312,23 +312,23 @@ def data_type(name: str) -> str:
     return "structured" if family in STRUCTURED else "text"
 
 
-def _note_facts(gathered: TaskResult, given: Given, texts: Sequence[ParsedText]) -> None:
+def _note_facts(result: TaskResult, given: Given, texts: Sequence[ParsedText]) -> None:
     """What is told of a file beside its texts: counts, guessed columns, members of an archive that were left out."""
-    gathered.facts[f"{data_type(given.name)}_files"] += 1
+    result.facts[f"{data_type(given.name)}_files"] += 1
     first = texts[0].metadata
     for fact in COUNTED_FACTS:
         value = first.get(fact, 0)
-        gathered.facts[fact] += len(value) if isinstance(value, list) else int(value)
-    gathered.facts["encoding_guessed"] += "encoding" in first
+        result.facts[fact] += len(value) if isinstance(value, list) else int(value)
+    result.facts["encoding_guessed"] += "encoding" in first
     for metadata in (parsed.metadata for parsed in texts):
         for outcome, count in (metadata.get("left_out_counts") or {}).items():
-            gathered.outcomes[f"member_{outcome}"] += count
+            result.outcomes[f"member_{outcome}"] += count
         for member in metadata.get("left_out") or ():
             path = f"{given.name}!{member['name']}"
-            gathered.tell("user", given.group, path, f"member_{member['outcome']}", member["why"])
+            result.record_drop("user", given.group, path, f"member_{member['outcome']}", member["why"])
         for role, column in sorted((metadata.get("columns") or {}).items()):
-            gathered.facts[f"column {role}={column}"] += 1
-    gathered.facts += Counter()
+            result.facts[f"column {role}={column}"] += 1
+    result.facts += Counter()
 
 
 def _files_below(folder: Path) -> list[Path]:

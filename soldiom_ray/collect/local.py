@@ -46,7 +46,7 @@ class Place:
 
     origin: Origin
     entries: list[Entry]
-    gathered: TaskResult
+    result: TaskResult
 
 
 @dataclass
@@ -59,22 +59,22 @@ class LocalPlan:
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     places: Sequence[Place] = ()
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         """Tasks over the files, in the order group, path. With max_documents each place gives as evenly as it can."""
         places = self.places or [look_at_package(name, self.declared) for name in sorted(set(self.declared.packages))]
-        todo = TaskResult()
+        result = TaskResult()
         shares = even_shares([len(place.entries) for place in places], self.declared.max_documents)
         tasks: list[Task] = []
         for place, share in sorted(zip(places, shares, strict=True), key=lambda pair: pair[0].origin.group):
-            todo.outcomes.update(place.gathered.outcomes)
-            todo.drops.extend(place.gathered.drops)
+            result.outcomes.update(place.result.outcomes)
+            result.drops.extend(place.result.drops)
             chosen = spread(place.entries, share)
-            todo.outcomes["over_limit"] += len(place.entries) - len(chosen)
+            result.outcomes["over_limit"] += len(place.entries) - len(chosen)
             for start in range(0, len(chosen), FILES_PER_TASK):
                 files = tuple(chosen[start : start + FILES_PER_TASK])
                 tasks.append(ReadFiles(place.origin, files, self.settings, self.collected_at))
-        todo.outcomes += type(todo.outcomes)()
-        return TaskList(tasks, todo)
+        result.outcomes += type(result.outcomes)()
+        return TaskList(tasks, result)
 
 
 def plan(declared: LocalSource, context: Context, collected_at: datetime) -> LocalPlan:
@@ -240,17 +240,17 @@ def _sift(
     for path, file in sorted(found):
         readme = metadata_as_readme and path.endswith(".dist-info/METADATA")
         if not wanted("README.md" if readme else path, declared.include, declared.exclude):
-            place.gathered.outcomes["not_included"] += 1
+            place.result.outcomes["not_included"] += 1
             continue
         try:
             size = file.stat().st_size
         except OSError as error:
-            place.gathered.leave_out(origin.source, origin.group, path, "unreadable", type(error).__name__)
+            place.result.skip(origin.source, origin.group, path, "unreadable", type(error).__name__)
             continue
         if not size:
-            place.gathered.leave_out(origin.source, origin.group, path, "empty")
+            place.result.skip(origin.source, origin.group, path, "empty")
         elif size > declared.max_bytes:
-            place.gathered.leave_out(origin.source, origin.group, path, "too_large", str(size))
+            place.result.skip(origin.source, origin.group, path, "too_large", str(size))
         else:
             place.entries.append(Entry(path, file, size))
     return place

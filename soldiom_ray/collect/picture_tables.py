@@ -15,7 +15,7 @@ TOLD = ("label", "group", "license", "split")
 
 
 def read_tables(
-    places: Mapping[Path, str], columns: Mapping[str, str], max_bytes: int, gathered: TaskResult
+    places: Mapping[Path, str], columns: Mapping[str, str], max_bytes: int, result: TaskResult
 ) -> tuple[dict[Path, dict[str, Any]], set[Path]]:
     """What tables tell of pictures, by the pictures' paths, and the tables that told something. `places` are all files
     with their names. Rows whose picture is not there are counted as `missing_picture`, tables as `picture_table`."""
@@ -29,20 +29,20 @@ def read_tables(
             try:
                 rows = sandbox.parse(table.name, table.read_bytes(), options)
             except (SkippedError, OSError) as error:
-                if isinstance(error, SkippedError) and error.outcome == "wrong_columns":
+                if isinstance(error, SkippedError) and error.reason == "wrong_columns":
                     tables.add(table)
-                    gathered.leave_out("user", places[table], places[table], error.outcome, error.why)
+                    result.skip("user", places[table], places[table], error.reason, error.detail)
                 continue  # any other is met again, and counted, where all files are parsed
             named = [row for row in rows if row.metadata.get("image")]
             if named:
                 tables.add(table)
-                gathered.outcomes[READ] += 1
-                told |= dict(_pictures_of(table, named, places, gathered))
+                result.outcomes[READ] += 1
+                told |= dict(_pictures_of(table, named, places, result))
     return told, tables
 
 
 def _pictures_of(
-    table: Path, rows: Sequence[ParsedText], places: Mapping[Path, str], gathered: TaskResult
+    table: Path, rows: Sequence[ParsedText], places: Mapping[Path, str], result: TaskResult
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     by_name: dict[str, Path | None] = {}
     for below in places:
@@ -53,7 +53,7 @@ def _pictures_of(
         exact = Path(table.parent, image)
         place = exact if exact in places else by_name.get(Path(image).name)
         if place is None:
-            gathered.leave_out("user", places[table], image, "missing_picture", f"named in {places[table]}")
+            result.skip("user", places[table], image, "missing_picture", f"named in {places[table]}")
             continue
         about = {name: row.metadata[name] for name in TOLD if name in row.metadata}
         if set(row.metadata["columns"]) & {"text", "messages", "answer", "target"}:

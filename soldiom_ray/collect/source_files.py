@@ -49,24 +49,22 @@ class ReadFiles:
     entries: tuple[Entry, ...]
     settings: Settings
     collected_at: datetime
-    here: bool = True
+    local_only: bool = True
 
     def run(self) -> TaskResult:
-        gathered, storage = TaskResult(), open_storage(self.settings)
+        result, storage = TaskResult(), open_storage(self.settings)
         for entry in self.entries:
             try:
                 data = entry.place.read_bytes()
             except OSError as error:
-                gathered.leave_out(
-                    self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__
-                )
+                result.skip(self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__)
                 continue
-            add_file(gathered, self.origin, entry.path, data, self.collected_at, storage=storage)
-        return gathered
+            add_file(result, self.origin, entry.path, data, self.collected_at, storage=storage)
+        return result
 
 
 def add_file(
-    gathered: TaskResult,
+    result: TaskResult,
     origin: Origin,
     path: str,
     data: bytes,
@@ -78,17 +76,17 @@ def add_file(
     of a file that became a document are kept in `storage`."""
     try:
         text = file_text(path, data)
-    except SkippedError as left:
-        gathered.leave_out(origin.source, origin.group, path, left.outcome, left.why)
+    except SkippedError as skipped:
+        result.skip(origin.source, origin.group, path, skipped.reason, skipped.detail)
         return
     told = label(path, text)
     if kinds is not None and told.kind not in kinds:
-        gathered.leave_out(origin.source, origin.group, path, "other_kind", told.kind)
+        result.skip(origin.source, origin.group, path, "other_kind", told.kind)
         return
     sha256 = keep_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
     url = origin.url.replace("{}", path)
-    gathered.outcomes[COLLECTED] += 1
-    gathered.documents.append(
+    result.outcomes[COLLECTED] += 1
+    result.documents.append(
         Document(
             id=document_id(origin.source, f"{origin.group}\0{url}", sha256),
             text=text,

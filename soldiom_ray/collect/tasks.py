@@ -1,6 +1,7 @@
-"""How sources hand over their work: a plan, its tasks, what each gathered; run in this process or by Ray Data's actors.
+"""How sources hand over their work: a plan, its tasks, each task's result; run in this process or by Ray Data's actors.
 
-Every file or page that a source meets ends in exactly one counted outcome; "collected" is the one that made documents.
+Every file or page that a source meets is counted under exactly one outcome: "collected" when it made documents,
+else the reason why it was skipped.
 """
 
 import hashlib
@@ -18,9 +19,9 @@ COLLECTED = "collected"
 
 @dataclass
 class TaskResult:
-    """What one task brought: documents in a fixed order, and the outcome of everything it looked at.
+    """What one task made: documents in a fixed order, and the outcome of everything it looked at.
 
-    `drops` are the things left out that a person should be able to look up.
+    `drops` are the skipped things that a person should be able to look up.
     """
 
     documents: list[Document] = field(default_factory=list)
@@ -28,57 +29,58 @@ class TaskResult:
     facts: Counter[str] = field(default_factory=Counter)
     drops: list[Drop] = field(default_factory=list)
 
-    def leave_out(self, source: str, group: str, path: str, outcome: str, detail: str = "") -> None:
-        """Count a thing that made no document, and why."""
-        self.outcomes[outcome] += 1
-        self.tell(source, group, path, outcome, detail)
+    def skip(self, source: str, group: str, path: str, reason: str, detail: str = "") -> None:
+        """Count a file, row or page that made no document under its reason, and record it as a drop."""
+        self.outcomes[reason] += 1
+        self.record_drop(source, group, path, reason, detail)
 
-    def tell(self, source: str, group: str, path: str, outcome: str, detail: str = "") -> None:
-        """Tell of a thing that made no document and is counted already."""
-        place = document_id(source, f"{group}\0{path}", "")
-        self.drops.append(Drop(id=place, source=source, group=group, path=path, reason=outcome, value=detail[:200]))
+    def record_drop(self, source: str, group: str, path: str, reason: str, detail: str = "") -> None:
+        """Record a drop without counting it, where its count is kept elsewhere."""
+        drop_id = document_id(source, f"{group}\0{path}", "")
+        self.drops.append(Drop(id=drop_id, source=source, group=group, path=path, reason=reason, value=detail[:200]))
 
 
 class Task(Protocol):
-    """One unit of work that can travel to another process. `here` keeps it on the machine of the caller."""
+    """One unit of work that can travel to another process; `local_only` keeps it on the machine of the caller."""
 
     @property
-    def here(self) -> bool: ...
+    def local_only(self) -> bool: ...
 
     def run(self) -> TaskResult: ...
 
 
 @dataclass
 class TaskList:
-    """The tasks of a source, what was decided before any task runs, and a word on what they wait for, if anything."""
+    """The tasks of a source, the result of what was decided before any of them runs, and `status`: what they wait for,
+    to be shown beside the progress."""
 
     tasks: Sequence[Task]
-    gathered: TaskResult = field(default_factory=TaskResult)
+    result: TaskResult = field(default_factory=TaskResult)
     status: Callable[[], str] = str
 
 
-class Plan(Protocol):
-    """A source that was looked at: `fingerprint` decides whether an earlier collection is still good. `collected_at` is
-    the time its documents will bear; it is moved back to the first try's when an interrupted collection goes on."""
+class SourcePlan(Protocol):
+    """A source that was listed: `fingerprint` decides whether an earlier collection is still good. `collected_at` is
+    the time its documents will bear; it is moved back to the first attempt's when an interrupted collection goes on."""
 
     collected_at: datetime
 
     @property
     def fingerprint(self) -> Mapping[str, Any]: ...
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList: ...
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList: ...
 
 
-def document_id(source: str, place: str, sha256: str) -> str:
-    """The same text at the same place has the same id on every machine."""
-    return hashlib.sha256(f"{source}\0{place}\0{sha256}".encode()).hexdigest()[:32]
+def document_id(source: str, location: str, sha256: str) -> str:
+    """The same text at the same location has the same id on every machine."""
+    return hashlib.sha256(f"{source}\0{location}\0{sha256}".encode()).hexdigest()[:32]
 
 
 def run_tasks(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[TaskResult]:
     """The result of every task, in the order of the tasks, whatever the number of workers. `tick` is called every few
     seconds while waiting; it may raise to stop the work."""
-    return map_in_order(_run_one, tasks, tick, here=any(task.here for task in tasks))
+    return map_in_order(_run_task, tasks, tick, here=any(task.local_only for task in tasks))
 
 
-def _run_one(task: Task) -> TaskResult:
+def _run_task(task: Task) -> TaskResult:
     return task.run()

@@ -1,4 +1,4 @@
-"""Bytes of one file become text, or a named outcome."""
+"""Bytes of one file become text, or the reason why not."""
 
 import codecs
 import json
@@ -15,12 +15,13 @@ _MARKS = (
 
 
 class SkippedError(Exception):
-    """A file that makes no document: the outcome it is counted under, and why. It never leaves the stage."""
+    """Something that makes no document: the reason it is counted under, and what decided it. It never leaves the
+    stage."""
 
-    def __init__(self, outcome: str, why: str = "") -> None:
-        super().__init__(outcome, why)
-        self.outcome = outcome
-        self.why = why
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
 
 
 def decode(data: bytes) -> str:

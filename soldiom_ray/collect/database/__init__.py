@@ -17,7 +17,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database.reader import Reader, Selection, checked_query, open_reader
 from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, text_of
 from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
-from soldiom_ray.collect.task_cache import keep, read_cached
+from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.connections import password_of, read_database_url
@@ -41,15 +41,15 @@ class ReadChunk:
     key: str
     settings: Settings
     collected_at: datetime
-    here: bool = False
+    local_only: bool = False
 
     def run(self) -> TaskResult:
-        gathered = read_cached(open_storage(self.settings), self.key)
-        if gathered is None:
+        result = read_cached(open_storage(self.settings), self.key)
+        if result is None:
             raise InputError("Rows that were read are gone from storage.", remedy="run the collection again")
-        del gathered.facts["reused"]
-        dated = [document.model_copy(update={"collected_at": self.collected_at}) for document in gathered.documents]
-        return TaskResult(dated, gathered.outcomes, gathered.facts, gathered.drops)
+        del result.facts["reused"]
+        dated = [document.model_copy(update={"collected_at": self.collected_at}) for document in result.documents]
+        return TaskResult(dated, result.outcomes, result.facts, result.drops)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class DatabasePlan:
     def fingerprint(self) -> Mapping[str, Any]:
         return {"rows": hashlib.sha256("\n".join(self.keys).encode()).hexdigest()}
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         tasks: list[Task] = [ReadChunk(key, self.settings, self.collected_at) for key in self.keys]
         return TaskList(tasks)
 
@@ -92,7 +92,7 @@ def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> 
         for selection in selections:
             refused += _read(reader, selection, declared, chunks, context.report)
     if refused and len(refused) == len(selections):
-        raise InputError(f"{address.place}: {refused[0].why}.", remedy="correct `columns` or `group_by`")
+        raise InputError(f"{address.place}: {refused[0].detail}.", remedy="correct `columns` or `group_by`")
     return DatabasePlan(chunks.keys, settings, collected_at)
 
 
@@ -114,18 +114,18 @@ class Chunks:
 
     def close(self) -> None:
         """Keep what is waiting."""
-        gathered = self.waiting
+        result = self.waiting
         self.waiting, self.size_bytes = TaskResult(), 0
-        if not (gathered.documents or gathered.outcomes or gathered.facts):
+        if not (result.documents or result.outcomes or result.facts):
             return
         digest = hashlib.sha256()
-        for document in gathered.documents:
+        for document in result.documents:
             digest.update(document.model_dump_json().encode(errors="surrogatepass"))
-        told = [gathered.outcomes, gathered.facts, [drop.model_dump() for drop in gathered.drops]]
+        told = [result.outcomes, result.facts, [drop.model_dump() for drop in result.drops]]
         digest.update(json.dumps(told, sort_keys=True).encode())
         key = f"kept/database/{digest.hexdigest()}"
         if not self.storage.exists(f"{key}.json"):
-            keep(self.storage, key, gathered)
+            write_cached(self.storage, key, result)
         self.keys.append(key)
 
 
@@ -158,7 +158,7 @@ def _read(
     finally:
         rows.close()
     if writer is None:
-        chunks.waiting.leave_out("user", place, selection.name, "empty", "no rows")
+        chunks.waiting.skip("user", place, selection.name, "empty", "no rows")
     else:
         writer.close()
         chunks.waiting.facts["structured_files"] += 1
@@ -173,8 +173,8 @@ def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[dict[str, st
         refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {listed}")]
     try:
         return choose_columns(names, declared.columns), refused
-    except SkippedError as left:
-        return choose_columns(names, {}), [left]
+    except SkippedError as skipped:
+        return choose_columns(names, {}), [skipped]
 
 
 @dataclass
@@ -199,7 +199,7 @@ class RowWriter:
         record = {name: _plain(value, facts) for name, value in zip(names, values, strict=True)}
         size = sum(len(value) if isinstance(value, str) else 8 for value in record.values())
         if size > self.max_bytes:
-            self._leave_out("too_large", f"more than {self.max_bytes} bytes")
+            self._skip("too_large", f"more than {self.max_bytes} bytes")
             return
         facts["rows"] += 1
         key = self._key(record)
@@ -208,7 +208,7 @@ class RowWriter:
             return
         text = text_of(record, self.roles)
         if text is None or not text.strip():
-            self._leave_out("empty", "no text in its columns")
+            self._skip("empty", "no text in its columns")
             return
         for role, column in self.roles.items():
             facts[f"column {role}={column}"] += 1
@@ -272,8 +272,8 @@ class RowWriter:
         """A hash, since groups are shown and never redacted; "" without `group_by`."""
         return _short_hash(record[self.group_by]) if self.group_by else ""
 
-    def _leave_out(self, outcome: str, why: str) -> None:
-        self.chunks.waiting.leave_out("user", self.place, f"{self.selection.name}/row-{self.number}", outcome, why)
+    def _skip(self, outcome: str, why: str) -> None:
+        self.chunks.waiting.skip("user", self.place, f"{self.selection.name}/row-{self.number}", outcome, why)
 
 
 def _short_hash(value: Any) -> str:

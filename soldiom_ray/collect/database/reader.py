@@ -155,8 +155,8 @@ def open_reader(
     if address.host:
         try:
             addresses = allowed_addresses(address.host, address.port, allowed, private)
-        except SkippedError as left:
-            raise _unreachable(address, left) from left
+        except SkippedError as skipped:
+            raise _unreachable(address, skipped) from skipped
     if address.backend == "sqlite":
         engine = _sqlite(address)
     else:
@@ -251,8 +251,8 @@ def _mysql(address: DatabaseAddress, password: str | None, addresses: Sequence[s
         else:
             try:
                 opened.connect(connect(addresses, address.port, CONNECT_SECONDS))
-            except SkippedError as left:
-                raise _unreachable(address, left) from left
+            except SkippedError as skipped:
+                raise _unreachable(address, skipped) from skipped
         with opened.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute("SET time_zone = '+00:00'")
@@ -381,10 +381,10 @@ def _detail(name: str, error: BaseException, message: str) -> str:
     return ""
 
 
-def _unreachable(address: DatabaseAddress, left: SkippedError) -> SoldiomError:
-    if left.outcome == "private_address":
+def _unreachable(address: DatabaseAddress, skipped: SkippedError) -> SoldiomError:
+    if skipped.reason == "private_address":
         return InputError(
-            f"{address.place} may not be reached: {left.why}.",
+            f"{address.place} may not be reached: {skipped.detail}.",
             remedy="an administrator allows it with SOLDIOM_PRIVATE_HOSTS or `private: true`",
         )
-    return UnavailableError(f"{address.place} cannot be reached: {left.why}.", remedy="check host and port")
+    return UnavailableError(f"{address.place} cannot be reached: {skipped.detail}.", remedy="check host and port")

@@ -52,10 +52,10 @@ def _chapters(archive: zipfile.ZipFile, names: set[str], package: Any, folder: s
         try:
             source = _member(archive, names, path)
             texts.append(page_text(declared_text(source, _DECLARED.search(source[:200])).text)[0])
-        except SkippedError as left:
-            if left.outcome == "encrypted":
+        except SkippedError as skipped:
+            if skipped.reason == "encrypted":
                 raise
-            bad += left.outcome != "empty"
+            bad += skipped.reason != "empty"
     return texts, bad
 
 

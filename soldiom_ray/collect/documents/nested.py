@@ -97,8 +97,8 @@ class Members:
             finally:
                 left.depth -= 1
 
-    def leave_out(self, name: str, left: SkippedError) -> None:
-        self.left_out.append((name, left.outcome, left.why))
+    def leave_out(self, name: str, skipped: SkippedError) -> None:
+        self.left_out.append((name, skipped.reason, skipped.detail))
 
     def with_left_out(self, texts: Iterable[ParsedText]) -> list[ParsedText]:
         """The texts, the first of which tells what was left out: `left_out_counts` by outcome, and the first hundred

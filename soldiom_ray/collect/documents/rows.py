@@ -45,10 +45,10 @@ def tables_texts(tables: Iterable[Table], wished: Mapping[str, str], told: dict[
     for table in tables:
         try:
             texts.extend(table_texts(table, wished, told))
-        except SkippedError as left:
-            if left.outcome != "wrong_columns":
+        except SkippedError as skipped:
+            if skipped.reason != "wrong_columns":
                 raise
-            refused.append(left)
+            refused.append(skipped)
             texts.extend(table_texts(table, {}, told))
     if tables and len(refused) == len(tables):
         raise refused[0]

@@ -73,12 +73,12 @@ class Sandbox:
             if isinstance(error, BrokenPipeError):
                 process.wait(5)
         finally:
-            if answer is None or answer.outcome == "too_complex":
+            if answer is None or answer.reason == "too_complex":
                 self.stop()
         if answer is None:
             raise SkippedError("crashed", f"the parser's process died on it{_death(process)}")
-        if answer.outcome:
-            raise SkippedError(answer.outcome, answer.why)
+        if answer.reason:
+            raise SkippedError(answer.reason, answer.detail)
         return answer.texts
 
     def stop(self) -> None:
@@ -157,8 +157,8 @@ _ALIVE = (1 << 64) - 1
 @dataclass
 class _Answer:
     texts: list[ParsedText] = field(default_factory=list)
-    outcome: str = ""
-    why: str = ""
+    reason: str = ""
+    detail: str = ""
 
 
 def _read_answer(answer: dict[str, Any], blobs: bytes) -> _Answer:
@@ -216,8 +216,8 @@ def _answer(asked: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[byte
             for t in texts
         ]
         return json.dumps({"texts": shown}).encode(), b"".join(blobs)
-    except SkippedError as left:
-        answer = {"outcome": left.outcome, "why": left.why}
+    except SkippedError as skipped:
+        answer = {"outcome": skipped.reason, "why": skipped.detail}
     except MemoryError:
         answer = {"outcome": "too_complex", "why": f"more than {memory_bytes >> 20} MiB of memory"}
     except Exception as error:

@@ -23,7 +23,7 @@ from soldiom_ray.collect.github.search import Found, Search
 from soldiom_ray.collect.github.tree import Looked, Trees
 from soldiom_ray.collect.local import is_license_name
 from soldiom_ray.collect.source_files import Origin, add_file, wanted
-from soldiom_ray.collect.task_cache import keep, read_cached
+from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.schema import GithubSource, LocalSource
@@ -54,26 +54,26 @@ class ReadRepository:
     owners: tuple[str, ...]
     collected_at: datetime
     misses: int = 0
-    here: bool = False
+    local_only: bool = False
 
     def run(self) -> TaskResult:
         storage = open_storage(self.settings)
-        gathered = read_cached(storage, self._key)
-        if gathered is None:
-            gathered = TaskResult()
+        result = read_cached(storage, self._key)
+        if result is None:
+            result = TaskResult()
             try:
-                whole = self._read(gathered, storage)
-            except SkippedError as left:
-                whole = left.outcome != "unavailable"
-                gathered.leave_out("github", self.looked.found.name, "", f"repository_{left.outcome}", left.why)
-            gathered.facts["repositories"] = int(bool(gathered.documents))
+                whole = self._read(result, storage)
+            except SkippedError as skipped:
+                whole = skipped.reason != "unavailable"
+                result.skip("github", self.looked.found.name, "", f"repository_{skipped.reason}", skipped.detail)
+            result.facts["repositories"] = int(bool(result.documents))
             if whole:
-                keep(storage, self._key, gathered)
+                write_cached(storage, self._key, result)
             else:
                 miss(storage, self.looked, self.misses)
         metadata = _metadata(self.looked.found)
-        gathered.documents = [one.model_copy(update={"metadata": metadata}) for one in gathered.documents]
-        return gathered
+        result.documents = [one.model_copy(update={"metadata": metadata}) for one in result.documents]
+        return result
 
     @property
     def _key(self) -> str:
@@ -81,7 +81,7 @@ class ReadRepository:
         digest = hashlib.sha256(json.dumps([*decides, INCLUDE]).encode()).hexdigest()[:16]
         return f"{FOLDER}/read/{self.looked.found.id}/{digest}"
 
-    def _read(self, gathered: TaskResult, storage: Storage) -> bool:
+    def _read(self, result: TaskResult, storage: Storage) -> bool:
         """Whether the archive opened to its end; one that was cut short is fetched twice."""
         api = GithubApi(self.settings, Accounts(self.settings, self.owners), lambda message: None)
         found = self.looked.found
@@ -94,12 +94,12 @@ class ReadRepository:
             if not unpacked.damaged:
                 break
         if moved_to:
-            gathered.facts["renamed"] += not self.looked.renamed
+            result.facts["renamed"] += not self.looked.renamed
             found = Trees(api).current(found)
-        self._take(gathered, found, unpacked, storage)
+        self._take(result, found, unpacked, storage)
         return not unpacked.damaged
 
-    def _take(self, gathered: TaskResult, found: Found, unpacked: Unpacked, storage: Storage) -> None:
+    def _take(self, result: TaskResult, found: Found, unpacked: Unpacked, storage: Storage) -> None:
         commit = unpacked.commit or found.branch
         origin = Origin(
             source="github",
@@ -111,15 +111,15 @@ class ReadRepository:
         )
         for path, data in sorted(unpacked.files.items()):
             if wanted(path, INCLUDE, ()):
-                add_file(gathered, origin, path, data, self.collected_at, self.declared.kinds, storage)
+                add_file(result, origin, path, data, self.collected_at, self.declared.kinds, storage)
             else:
                 unpacked.not_wanted += 1
         for path, outcome, why in unpacked.left_out:
-            gathered.leave_out("github", found.name, path, outcome, why)
-        gathered.outcomes["not_included"] += unpacked.not_wanted
-        gathered.outcomes += Counter()
+            result.skip("github", found.name, path, outcome, why)
+        result.outcomes["not_included"] += unpacked.not_wanted
+        result.outcomes += Counter()
         if unpacked.case_colliding:
-            gathered.facts["case_colliding"] = unpacked.case_colliding
+            result.facts["case_colliding"] = unpacked.case_colliding
 
 
 @dataclass
@@ -131,39 +131,39 @@ class GithubPlan:
     collected_at: datetime
     owners: tuple[str, ...]
     looked: Sequence[Looked]
-    gathered: TaskResult
+    result: TaskResult
     misses: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
         """Which repositories, by number and name, with what in them."""
         told = sorted(
-            [one.found.id, one.found.name, one.outcome, one.sha, self.misses.get(_missed_name(one), 0)]
+            [one.found.id, one.found.name, one.reason, one.sha, self.misses.get(_missed_name(one), 0)]
             for one in self.looked
         )
         digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()
         return {"api": self.settings.github_api_url, "repositories": len(told), "sha256": digest}
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         """One task per repository that has something to read, most stars first."""
         tasks: list[Task] = []
         for one in self.looked:
             name = one.found.name
-            if one.outcome:
-                self.gathered.leave_out("github", name, "", f"repository_{one.outcome}", one.why)
+            if one.reason:
+                self.result.skip("github", name, "", f"repository_{one.reason}", one.detail)
                 continue
             for path, sha in one.submodules:
-                self.gathered.leave_out("github", name, path, "submodule", f"another repository, at {sha[:12]}")
+                self.result.skip("github", name, path, "submodule", f"another repository, at {sha[:12]}")
             if one.found.size_kib * 1024 > 4 * MAX_ARCHIVE_BYTES:
-                self.gathered.leave_out("github", name, "", "repository_too_large", f"{one.found.size_kib} KiB")
+                self.result.skip("github", name, "", "repository_too_large", f"{one.found.size_kib} KiB")
             elif one.has(INCLUDE):
                 misses = self.misses.get(_missed_name(one), 0)
                 tasks.append(ReadRepository(one, self.declared, self.settings, self.owners, self.collected_at, misses))
             else:
                 why = f"{one.files} files, none of a kind that is read"
-                self.gathered.leave_out("github", name, "", "repository_nothing_wanted", why)
+                self.result.skip("github", name, "", "repository_nothing_wanted", why)
         accounts = Accounts(self.settings, self.owners)
-        return TaskList(tasks, self.gathered, lambda: _pause_message(accounts))
+        return TaskList(tasks, self.result, lambda: _pause_message(accounts))
 
 
 def plan(declared: GithubSource, context: Context, collected_at: datetime) -> GithubPlan:
@@ -181,15 +181,15 @@ def plan(declared: GithubSource, context: Context, collected_at: datetime) -> Gi
 
     owners = learn_owners(settings, lambda one: GithubApi(one, Accounts(one), waiting).account())
     api = GithubApi(settings, Accounts(settings, owners), waiting)
-    gathered = TaskResult(facts=Counter(repositories=0))
+    result = TaskResult(facts=Counter(repositories=0))
     pushed = (collected_at - timedelta(days=declared.pushed_within_days)).date()
-    found = Search(api, declared, pushed, collected_at.date(), gathered, report).run()
+    found = Search(api, declared, pushed, collected_at.date(), result, report).run()
     looked = Trees(api).look_at_all(found, lambda number: report(0.0, f"looking at {number} of {len(found)}"))
-    gathered.facts["renamed"] = sum(one.renamed for one in looked)
-    gathered.facts["tree_truncated"] = sum(one.truncated for one in looked)
-    gathered.facts["requests_to_look"] = api.requests
-    gathered.facts["requests_unchanged"] = api.unchanged
-    return GithubPlan(declared, settings, collected_at, owners, looked, gathered, _misses(open_storage(settings)))
+    result.facts["renamed"] = sum(one.renamed for one in looked)
+    result.facts["tree_truncated"] = sum(one.truncated for one in looked)
+    result.facts["requests_to_look"] = api.requests
+    result.facts["requests_unchanged"] = api.unchanged
+    return GithubPlan(declared, settings, collected_at, owners, looked, result, _misses(open_storage(settings)))
 
 
 def miss(storage: Storage, looked: Looked, misses: int) -> None:

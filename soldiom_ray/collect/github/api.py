@@ -96,8 +96,8 @@ class GithubApi:
         """The id of the account that the token belongs to; "" when it may not ask. Raises SkippedError unavailable."""
         try:
             return str(self.get("/user", shape=lambda headers, data: int(data["id"]), fresh=True).value)
-        except SkippedError as left:
-            if left.outcome == "unavailable":
+        except SkippedError as skipped:
+            if skipped.reason == "unavailable":
                 raise
             return ""
 

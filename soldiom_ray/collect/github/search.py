@@ -95,7 +95,7 @@ class Search:
     declared: GithubSource
     pushed: date
     today: date
-    gathered: TaskResult
+    result: TaskResult
     report: Callable[[float, str], None]
     splits_left: int = 16
     """How many slices are halved only because search did not come to an end in them."""
@@ -108,14 +108,14 @@ class Search:
             label = part.query
             for item in self._read(part, number / len(slices), found).values():
                 if item["id"] in found:
-                    self.gathered.facts["search_repeats"] += 1
+                    self.result.facts["search_repeats"] += 1
                 elif self._fits(item):
                     found[item["id"]] = to_found(item, label)
                 else:
-                    self.gathered.facts["search_misfits"] += 1
+                    self.result.facts["search_misfits"] += 1
         self.report(1.0, f"GitHub has {len(found)} such repositories")
         ordered = sorted(found.values(), key=lambda one: (-one.stars, one.id))
-        self.gathered.facts["repositories_found"] = len(ordered)
+        self.result.facts["repositories_found"] = len(ordered)
         return ordered[: self.declared.max_repositories]
 
     def _queries(self) -> list[Slice]:
@@ -139,22 +139,22 @@ class Search:
             self.splits_left -= total <= SHOWN
             if halves:
                 return self._read(halves[0], share, found) | self._read(halves[1], share, found)
-            self.gathered.facts["search_cut"] += max(0, total - SHOWN)
-        self.gathered.facts["search_incomplete"] += incomplete
+            self.result.facts["search_cut"] += max(0, total - SHOWN)
+        self.result.facts["search_incomplete"] += incomplete
         read: dict[int, dict[str, Any]] = {}
         wanted = self._pages(part.query, (total, incomplete, items, more), limit if few else None, read)
         for _ in range(PASSES - 1):
             before = len(read)
             if before >= wanted:
                 break
-            self.gathered.facts["search_read_again"] += 1
+            self.result.facts["search_read_again"] += 1
             page = self._page(part.query, 1, fresh=True)
             wanted = self._pages(part.query, page, limit if few else None, read, fresh=True)
             if len(read) == before:
                 break
-        self.gathered.facts["search_expected"] += wanted
-        self.gathered.facts["search_fetched"] += len(read)
-        self.gathered.facts["search_missing"] += max(0, wanted - len(read))
+        self.result.facts["search_expected"] += wanted
+        self.result.facts["search_fetched"] += len(read)
+        self.result.facts["search_missing"] += max(0, wanted - len(read))
         return read
 
     def _pages(
@@ -181,11 +181,11 @@ class Search:
                 ).value
                 if not told["incomplete"]:
                     break
-        except SkippedError as left:
+        except SkippedError as skipped:
             raise UnavailableError(
-                f"GitHub's search does not answer: {left.why or left.outcome}.",
+                f"GitHub's search does not answer: {skipped.detail or skipped.reason}.",
                 remedy="run it again later; repositories that were read are kept",
-            ) from left
+            ) from skipped
         return told["total"], told["incomplete"], told["items"], told["more"] and number * PER_PAGE < SHOWN
 
     def _fits(self, item: Mapping[str, Any]) -> bool:

@@ -26,11 +26,11 @@ IN_A_ROW = 10
 @dataclass(frozen=True, slots=True)
 class Looked:
     """A repository after its tree was read: `found` has the name of today, `sha` stands for its content. With
-    `outcome` there is nothing to read. A truncated tree says nothing of what it left out."""
+    `reason` there is nothing to read. A truncated tree says nothing of what it left out."""
 
     found: Found
-    outcome: str = ""
-    why: str = ""
+    reason: str = ""
+    detail: str = ""
     sha: str = ""
     truncated: bool = False
     renamed: bool = False
@@ -58,20 +58,20 @@ class Trees:
         for number, one in enumerate(found):
             report(number)
             looked.append(self.look_at(one))
-            silent = silent + 1 if looked[-1].outcome == "unavailable" else 0
+            silent = silent + 1 if looked[-1].reason == "unavailable" else 0
             if silent >= IN_A_ROW:
                 raise UnavailableError(
-                    f"GitHub does not answer: {looked[-1].why}, for {IN_A_ROW} repositories in a row.",
+                    f"GitHub does not answer: {looked[-1].detail}, for {IN_A_ROW} repositories in a row.",
                     remedy="run it again later; it goes on from here",
                 )
         return looked
 
     def look_at(self, found: Found) -> Looked:
-        """One repository's tree, or the outcome that it ends in."""
+        """One repository's tree, or the reason why it is skipped."""
         try:
             return self._look_at(found)
-        except SkippedError as left:
-            return Looked(found, left.outcome, left.why)
+        except SkippedError as skipped:
+            return Looked(found, skipped.reason, skipped.detail)
 
     def current(self, found: Found) -> Found:
         """The repository as it is now, by its number. Raises SkippedError not_found when it is gone."""
@@ -83,8 +83,8 @@ class Trees:
             return self._by_name(found)
         try:
             told = self._tree(f"/repositories/{found.id}", found.branch)
-        except SkippedError as left:
-            if left.outcome != "not_found":
+        except SkippedError as skipped:
+            if skipped.reason != "not_found":
                 raise
             return self._once_more(found)
         return _looked(found, replace(found, name=told["name"] or found.name), told)
@@ -98,8 +98,8 @@ class Trees:
         if now.branch != found.branch:
             try:
                 return _looked(found, now, self._tree(f"/repositories/{now.id}", now.branch))
-            except SkippedError as left:
-                if left.outcome != "not_found":
+            except SkippedError as skipped:
+                if skipped.reason != "not_found":
                     raise
         told = self._tree(f"/repos/{now.name}", now.branch)
         self.by_name = True
@@ -108,8 +108,8 @@ class Trees:
     def _by_name(self, found: Found) -> Looked:
         try:
             answer = self.api.get(*_address(f"/repos/{found.name}", found.branch), shape=_shape)
-        except SkippedError as left:
-            now = self._named(found) if left.outcome == "not_found" else found
+        except SkippedError as skipped:
+            now = self._named(found) if skipped.reason == "not_found" else found
             if now.branch == found.branch:
                 raise
             return _looked(found, now, self._tree(f"/repos/{now.name}", now.branch))

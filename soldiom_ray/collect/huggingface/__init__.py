@@ -48,7 +48,7 @@ class HuggingfacePlan:
     settings: Settings
     collected_at: datetime
     chosen: tuple[Listed, ...]
-    gathered: TaskResult
+    result: TaskResult
     limits: Limits
 
     @property
@@ -57,29 +57,29 @@ class HuggingfacePlan:
         digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
         return {"endpoint": self.settings.hf_endpoint, "listed": digest, "code": CODE}
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         """Tasks that read the cards; one per repository where content comes too."""
         per_task = 1 if self.declared.weights or self.declared.data else CARDS_PER_TASK
         starts = range(0, len(self.chosen), per_task)
         tasks: list[Task] = [
             ReadCards(self.chosen[s : s + per_task], self.declared, self.settings, self.collected_at) for s in starts
         ]
-        return TaskList(tasks, self.gathered, lambda: _pause_message(self.limits))
+        return TaskList(tasks, self.result, lambda: _pause_message(self.limits))
 
 
 def plan(declared: HuggingfaceSource, context: Context, collected_at: datetime) -> HuggingfacePlan:
     """Read the listing. Raises InputError when the Hub refuses it, UnavailableError when it does not answer."""
     api = open_hub(context.settings, lambda message: context.report(0.0, message))
-    gathered = TaskResult()
-    listing = Listing(api, declared, gathered, lambda count: context.report(0.0, f"{count} {declared.kind} listed"))
+    result = TaskResult()
+    listing = Listing(api, declared, result, lambda count: context.report(0.0, f"{count} {declared.kind} listed"))
     try:
         found = listing.read()
-    except SkippedError as left:
-        raise _refused(api, left) from left
+    except SkippedError as skipped:
+        raise _refused(api, skipped) from skipped
     chosen = sorted(found.values(), key=lambda one: (-getattr(one, declared.order), one.id))
-    gathered.facts[f"{declared.kind}_found"] = len(chosen)
+    result.facts[f"{declared.kind}_found"] = len(chosen)
     chosen = chosen[: declared.limit]
-    return HuggingfacePlan(declared, context.settings, collected_at, tuple(chosen), gathered, api.limits)
+    return HuggingfacePlan(declared, context.settings, collected_at, tuple(chosen), result, api.limits)
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Listing:
 
     api: HubApi
     declared: HuggingfaceSource
-    gathered: TaskResult
+    result: TaskResult
     report: Callable[[int], None]
     left_out: set[str] = field(default_factory=set)
 
@@ -98,10 +98,10 @@ class Listing:
         for task in self.declared.tasks or (None,):
             for library in self.declared.libraries or (None,):
                 for _ in range(MAX_PASSES):
-                    before = self.gathered.facts["listing_repeats"]
+                    before = self.result.facts["listing_repeats"]
                     new = self._one_pass(task, library, found)
                     # A repository met twice in one pass says that the order moved, so another may have been missed.
-                    if not new or self.gathered.facts["listing_repeats"] == before:
+                    if not new or self.result.facts["listing_repeats"] == before:
                         break
         return found
 
@@ -130,11 +130,11 @@ class Listing:
         for entry in entries:
             try:
                 one = read_listed(entry, query)
-            except SkippedError as left:
-                self._leave_out(str(entry.get("_id") or entry.get("id")) if isinstance(entry, dict) else "", left)
+            except SkippedError as skipped:
+                self._skip(str(entry.get("_id") or entry.get("id")) if isinstance(entry, dict) else "", skipped)
                 continue
             if one.key in met:
-                self.gathered.facts["listing_repeats"] += 1
+                self.result.facts["listing_repeats"] += 1
                 continue
             met.add(one.key)
             if getattr(one, self.declared.order) <= getattr(self.declared, f"min_{self.declared.order}"):
@@ -142,18 +142,18 @@ class Listing:
             if one.downloads <= self.declared.min_downloads or one.likes <= self.declared.min_likes:
                 if one.key not in self.left_out:
                     self.left_out.add(one.key)
-                    self.gathered.facts["below_thresholds"] += 1
+                    self.result.facts["below_thresholds"] += 1
             elif one.state:
-                self._leave_out(one.id, SkippedError(one.state))
+                self._skip(one.id, SkippedError(one.state))
             else:
                 found.setdefault(one.key, one)
                 passed += 1
         return passed, False
 
-    def _leave_out(self, name: str, left: SkippedError) -> None:
+    def _skip(self, name: str, skipped: SkippedError) -> None:
         if name not in self.left_out:
             self.left_out.add(name)
-            self.gathered.leave_out("huggingface", name[:200], "", left.outcome, left.why)
+            self.result.skip("huggingface", name[:200], "", skipped.reason, skipped.detail)
 
 
 def _parameters(declared: HuggingfaceSource, task: str | None, library: str | None) -> dict[str, Any]:
@@ -166,14 +166,14 @@ def _parameters(declared: HuggingfaceSource, task: str | None, library: str | No
     return asked | ({"filter": filters} if filters else {})
 
 
-def _refused(api: HubApi, left: SkippedError) -> InputError | UnavailableError:
-    if left.outcome == "unavailable":
+def _refused(api: HubApi, skipped: SkippedError) -> InputError | UnavailableError:
+    if skipped.reason == "unavailable":
         return UnavailableError(
-            f"The Hugging Face Hub at {api.endpoint} does not give its listing: {left.why}.",
+            f"The Hugging Face Hub at {api.endpoint} does not give its listing: {skipped.detail}.",
             remedy="run it again later; cards that were read are kept",
         )
     return InputError(
-        f"The Hugging Face Hub refused the listing: {left.why}.",
+        f"The Hugging Face Hub refused the listing: {skipped.detail}.",
         remedy="correct tasks and libraries, and HF_ENDPOINT if it is set",
     )
 

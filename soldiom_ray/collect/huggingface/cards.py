@@ -39,38 +39,38 @@ class ReadCards:
     declared: HuggingfaceSource
     settings: Settings
     collected_at: datetime
-    here: bool = False
+    local_only: bool = False
 
     def run(self) -> TaskResult:
-        gathered = TaskResult()
+        result = TaskResult()
         storage, api = open_storage(self.settings), open_hub(self.settings)
         for one in self.listed:
-            self._one(one, api, storage, gathered)
-        return gathered
+            self._one(one, api, storage, result)
+        return result
 
-    def _one(self, one: Listed, api: HubApi, storage: Storage, gathered: TaskResult) -> None:
+    def _one(self, one: Listed, api: HubApi, storage: Storage, result: TaskResult) -> None:
         record = Record(storage, self.declared.kind, one.id, one.sha, one.license).load()
         folder = HubFolder(api, self.settings, record)
         outcome, text, told = COLLECTED, "", json.loads(one.told)
         try:
             text = self._card(one, folder)
-        except SkippedError as left:
-            outcome = left.outcome
+        except SkippedError as skipped:
+            outcome = skipped.reason
             if outcome not in WITHOUT_CARD:
-                gathered.leave_out("huggingface", self._group(one), "README.md", outcome, left.why)
+                result.skip("huggingface", self._group(one), "README.md", outcome, skipped.detail)
                 return
         if not one.gated:
             if self.declared.kind == "models" and "parameters" not in told:
-                told |= self._parameters(one, api, record, gathered)
+                told |= self._parameters(one, api, record, result)
             if self.declared.kind == "models" and self.declared.weights:
-                keep_weights(folder, one, gathered)
+                keep_weights(folder, one, result)
             if self.declared.kind == "datasets" and self.declared.data:
-                DataReader(folder, one, self.declared, self._rule(one), self.collected_at).read(gathered)
+                DataReader(folder, one, self.declared, self._rule(one), self.collected_at).read(result)
         if one.id in api.moved:
-            gathered.facts["renamed"] += 1
+            result.facts["renamed"] += 1
             told["renamed_to"] = api.moved[one.id]
-        gathered.outcomes[outcome] += 1
-        gathered.documents.append(self._document(one, told, text, outcome))
+        result.outcomes[outcome] += 1
+        result.documents.append(self._document(one, told, text, outcome))
 
     def _card(self, one: Listed, folder: HubFolder) -> str:
         if one.gated:
@@ -79,17 +79,19 @@ class ReadCards:
             raise SkippedError("no_card")
         try:
             return decode(folder.small_file("README.md", MAX_CARD_BYTES))
-        except SkippedError as left:
-            raise SkippedError("no_card" if left.outcome == "no_file" else left.outcome, left.why) from left
+        except SkippedError as skipped:
+            raise SkippedError(
+                "no_card" if skipped.reason == "no_file" else skipped.reason, skipped.detail
+            ) from skipped
 
-    def _parameters(self, one: Listed, api: HubApi, record: Record, gathered: TaskResult) -> dict[str, Any]:
+    def _parameters(self, one: Listed, api: HubApi, record: Record, result: TaskResult) -> dict[str, Any]:
         """Counted once per commit."""
         if "parameters" not in record.facts:
             try:
                 record.facts["parameters"] = count_parameters(api, one)
-            except SkippedError as left:
-                gathered.facts["parameters_unknown"] += 1
-                if left.outcome == "unavailable":
+            except SkippedError as skipped:
+                result.facts["parameters_unknown"] += 1
+                if skipped.reason == "unavailable":
                     return {}
                 record.facts["parameters"] = {}
             if record.facts["parameters"] or any(name.endswith(".safetensors") for name in one.files):

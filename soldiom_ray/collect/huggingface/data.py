@@ -14,7 +14,7 @@ from soldiom_ray.collect.huggingface.api import file_path
 from soldiom_ray.collect.huggingface.hub_files import HubFile, HubFolder
 from soldiom_ray.collect.huggingface.metadata import Listed
 from soldiom_ray.collect.raw import raw_key
-from soldiom_ray.collect.task_cache import keep, read_cached
+from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.schema import HuggingfaceSource
@@ -40,15 +40,15 @@ class DataReader:
     rule: str
     collected_at: datetime
 
-    def read(self, gathered: TaskResult) -> None:
+    def read(self, result: TaskResult) -> None:
         """Every data file within the limits, in the order of names; each ends in one outcome."""
         try:
             files = [file for file in self.folder.listing() if is_data(file.path)]
-        except SkippedError as left:
-            self._leave_out(gathered, "data", left)
+        except SkippedError as skipped:
+            self._skip(result, "data", skipped)
             return
         if not files:
-            self._leave_out(gathered, "data", SkippedError("no_data", f"no file ends in {', '.join(ENDINGS)}"))
+            self._skip(result, "data", SkippedError("no_data", f"no file ends in {', '.join(ENDINGS)}"))
         taken = 0
         with Sandbox() as sandbox:
             for file in files:
@@ -58,9 +58,9 @@ class DataReader:
                     if taken + file.size_bytes > self.declared.max_repository_bytes:
                         raise SkippedError("over_limit", "the files before it reach max_repository_bytes")
                     taken += file.size_bytes
-                    _add(gathered, self._file(file, sandbox))
-                except SkippedError as left:
-                    self._leave_out(gathered, file.path, left)
+                    _add(result, self._file(file, sandbox))
+                except SkippedError as skipped:
+                    self._skip(result, file.path, skipped)
 
     def _file(self, file: HubFile, sandbox: Sandbox) -> TaskResult:
         """What one file gives; kept, so that a run that goes on does not parse it again."""
@@ -69,17 +69,17 @@ class DataReader:
         kept = read_cached(storage, self._key(file))
         if kept is not None:
             return kept
-        gathered = TaskResult()
+        result = TaskResult()
         name = file.path.removesuffix(".gz").removesuffix(".zst")
         texts = sandbox.parse(name, self._bytes(file.path, storage, sha256))
-        gathered.outcomes[COLLECTED] += 1
-        gathered.documents.extend(self._document(file.path, sha256, text) for text in texts)
+        result.outcomes[COLLECTED] += 1
+        result.documents.extend(self._document(file.path, sha256, text) for text in texts)
         for fact in _FACTS:
-            gathered.facts[fact] += int(texts[0].metadata.get(fact, 0))
-        gathered.facts["data_bytes"] += file.size_bytes
-        gathered.facts += type(gathered.facts)()
-        keep(storage, self._key(file), gathered)
-        return gathered
+            result.facts[fact] += int(texts[0].metadata.get(fact, 0))
+        result.facts["data_bytes"] += file.size_bytes
+        result.facts += type(result.facts)()
+        write_cached(storage, self._key(file), result)
+        return result
 
     def _bytes(self, path: str, storage: Storage, sha256: str) -> bytes:
         stream = storage.read_stream(raw_key(sha256))
@@ -120,8 +120,8 @@ class DataReader:
         digest = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()[:16]
         return f"raw/huggingface/datasets/{self.listed.id}/{self.listed.sha}/{digest}"
 
-    def _leave_out(self, gathered: TaskResult, path: str, left: SkippedError) -> None:
-        gathered.leave_out("huggingface", f"datasets/{self.listed.id}", path, left.outcome, left.why)
+    def _skip(self, result: TaskResult, path: str, skipped: SkippedError) -> None:
+        result.skip("huggingface", f"datasets/{self.listed.id}", path, skipped.reason, skipped.detail)
 
 
 def is_data(path: str) -> bool:
@@ -133,11 +133,11 @@ def is_data(path: str) -> bool:
     return name.endswith(ENDINGS) and name not in _ABOUT and not hidden
 
 
-def _add(gathered: TaskResult, more: TaskResult) -> None:
-    gathered.documents.extend(more.documents)
-    gathered.outcomes.update(more.outcomes)
-    gathered.facts.update(more.facts)
-    gathered.drops.extend(more.drops)
+def _add(result: TaskResult, more: TaskResult) -> None:
+    result.documents.extend(more.documents)
+    result.outcomes.update(more.outcomes)
+    result.facts.update(more.facts)
+    result.drops.extend(more.drops)
 
 
 def _gunzipped(stream: Iterator[bytes]) -> Iterator[bytes]:

@@ -109,8 +109,8 @@ class HubFolder:
             raise SkippedError("no_file")
         try:
             data = self.api.small_file(self._path(name), max_bytes)
-        except SkippedError as left:
-            if left.outcome == "no_file":
+        except SkippedError as skipped:
+            if skipped.reason == "no_file":
                 self.record.missing.append(name)
                 self.record.save()
             raise
@@ -149,10 +149,10 @@ class HubFolder:
             for _ in range(2):
                 try:
                     self.api.download(self._path(file.path), part, file.size_bytes)
-                except SkippedError as left:
-                    if left.outcome != "wrong_hash":
+                except SkippedError as skipped:
+                    if skipped.reason != "wrong_hash":
                         raise
-                    why = left.why
+                    why = skipped.detail
                     continue
                 sha256, blob = _hashes(part)
                 if sha256 == file.sha256 if file.sha256 else blob == file.blob:

@@ -41,7 +41,7 @@ def count_parameters(api: HubApi, listed: Listed) -> dict[str, Any]:
     return {"parameters": sum(counts.values()), "parameters_by_type": dict(sorted(counts.items()))} if files else {}
 
 
-def keep_weights(folder: HubFolder, listed: Listed, gathered: TaskResult) -> None:
+def keep_weights(folder: HubFolder, listed: Listed, result: TaskResult) -> None:
     """Safetensors with configuration and tokenizer into storage, the configuration first. Each file that is left out is
     counted by its own outcome, a model as a whole under the path `weights`."""
     try:
@@ -50,22 +50,22 @@ def keep_weights(folder: HubFolder, listed: Listed, gathered: TaskResult) -> Non
             raise SkippedError("remote_code", "it asks for code of its own, which is never run")
         if not any(file.path.endswith(".safetensors") for file in files):
             raise SkippedError("not_safetensors", "no *.safetensors; other formats can run code and are not fetched")
-    except SkippedError as left:
-        gathered.leave_out("huggingface", listed.id, "weights", left.outcome, left.why)
+    except SkippedError as skipped:
+        result.skip("huggingface", listed.id, "weights", skipped.reason, skipped.detail)
         return
     whole = True
     for file in sorted(files, key=lambda one: (one.path.endswith(".safetensors"), one.path)):
         try:
             _keep(folder, file)
-        except SkippedError as left:
+        except SkippedError as skipped:
             whole = False
-            where = "weights" if left.outcome == "remote_code" else file.path
-            gathered.leave_out("huggingface", listed.id, where, left.outcome, left.why)
-            if left.outcome == "remote_code":
+            where = "weights" if skipped.reason == "remote_code" else file.path
+            result.skip("huggingface", listed.id, where, skipped.reason, skipped.detail)
+            if skipped.reason == "remote_code":
                 return
         else:
-            gathered.facts["weights_bytes"] += file.size_bytes
-    gathered.facts["weights"] += whole
+            result.facts["weights_bytes"] += file.size_bytes
+    result.facts["weights"] += whole
 
 
 def _keep(folder: HubFolder, file: HubFile) -> None:

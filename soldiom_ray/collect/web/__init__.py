@@ -58,10 +58,10 @@ class ParsePages:
     declared: UrlSource
     settings: Settings
     collected_at: datetime
-    here: bool = False
+    local_only: bool = False
 
     def run(self) -> TaskResult:
-        gathered, storage, declared = TaskResult(), open_storage(self.settings), self.declared
+        result, storage, declared = TaskResult(), open_storage(self.settings), self.declared
         place = _place(declared.url)
         with Sandbox() as sandbox:
             for page in self.pages:
@@ -71,16 +71,16 @@ class ParsePages:
                         records = _found(_read_json(data), declared.records)
                         data = json.dumps(records, ensure_ascii=False).encode(errors="surrogatepass")
                     texts = parse_once(page.name, data, ParseOptions(declared.columns), sandbox, storage)
-                except SkippedError as left:
-                    gathered.leave_out("user", place, _path(page.url), left.outcome, left.why)
+                except SkippedError as skipped:
+                    result.skip("user", place, _path(page.url), skipped.reason, skipped.detail)
                     continue
                 made = [_document(page, place, parsed, self.collected_at) for parsed in texts]
-                gathered.outcomes[COLLECTED] += len(made)
-                gathered.documents.extend(made)
-                gathered.facts[f"{data_type(page.name)}_files"] += 1
+                result.outcomes[COLLECTED] += len(made)
+                result.documents.extend(made)
+                result.facts[f"{data_type(page.name)}_files"] += 1
                 for role, column in sorted((texts[0].metadata.get("columns") or {}).items()):
-                    gathered.facts[f"column {role}={column}"] += 1
-        return gathered
+                    result.facts[f"column {role}={column}"] += 1
+        return result
 
 
 @dataclass
@@ -91,20 +91,20 @@ class UrlPlan:
     settings: Settings
     collected_at: datetime
     pages: Sequence[Page]
-    gathered: TaskResult
+    result: TaskResult
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        shown = {name: count for name, count in sorted(self.gathered.outcomes.items()) if name != "unchanged"}
+        shown = {name: count for name, count in sorted(self.result.outcomes.items()) if name != "unchanged"}
         return {"pages": [page.sha256 for page in self.pages], "failed": shown}
 
-    def todo(self, report: Callable[[float, str], None]) -> TaskList:
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         starts = range(0, len(self.pages), PAGES_PER_TASK)
         tasks: list[Task] = [
             ParsePages(tuple(self.pages[s : s + PAGES_PER_TASK]), self.declared, self.settings, self.collected_at)
             for s in starts
         ]
-        return TaskList(tasks, self.gathered)
+        return TaskList(tasks, self.result)
 
 
 def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPlan:
@@ -121,7 +121,7 @@ def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPl
         if number:
             poller.pause(declared.interval_seconds)
         poller.poll()
-    return UrlPlan(declared, context.settings, collected_at, list(poller.pages.values()), poller.gathered)
+    return UrlPlan(declared, context.settings, collected_at, list(poller.pages.values()), poller.result)
 
 
 @dataclass
@@ -133,7 +133,7 @@ class Poller:
     secret: Mapping[str, str]
     context: Context
     pages: dict[str, Page] = field(default_factory=dict)
-    gathered: TaskResult = field(default_factory=TaskResult)
+    result: TaskResult = field(default_factory=TaskResult)
 
     def __post_init__(self) -> None:
         settings, declared = self.context.settings, self.declared
@@ -155,30 +155,30 @@ class Poller:
         url = _with_parameter(declared.url, declared.page, "1") if declared.page else declared.url
         for number in range(1, declared.max_pages + 1):
             if url in asked:
-                self.gathered.leave_out("user", self.place, _path(url), "page_loop", "the pages lead back to this one")
+                self.result.skip("user", self.place, _path(url), "page_loop", "the pages lead back to this one")
                 return
             asked.add(url)
             self.context.report(0.0, f"{self.place}: page {number}")
             try:
                 page = self._page(url)
                 following = self._following(page, number)
-            except SkippedError as left:
-                if not self.pages and not self.gathered.outcomes:
-                    raise _as_error(self.place, left) from left
-                self.gathered.leave_out("user", self.place, _path(url), left.outcome, left.why)
+            except SkippedError as skipped:
+                if not self.pages and not self.result.outcomes:
+                    raise _as_error(self.place, skipped) from skipped
+                self.result.skip("user", self.place, _path(url), skipped.reason, skipped.detail)
                 return
             if page.sha256 in came:
-                self.gathered.leave_out("user", self.place, _path(url), "page_loop", "the same page came again")
+                self.result.skip("user", self.place, _path(url), "page_loop", "the same page came again")
                 return
             came.add(page.sha256)
             if page.sha256 in self.pages:
-                self.gathered.outcomes["unchanged"] += 1
+                self.result.outcomes["unchanged"] += 1
             elif following is not None:
                 self.pages[page.sha256] = page
             if not following:
                 return
             url = following
-        self.gathered.facts["more_pages"] += 1
+        self.result.facts["more_pages"] += 1
 
     def _page(self, url: str) -> Page:
         """The page, from the endpoint or, when it says that nothing changed, from storage."""
@@ -195,7 +195,7 @@ class Poller:
         if answer.status == 304:
             if before is None:
                 raise SkippedError("damaged", "it answered 304 to a question without a condition")
-            self.gathered.facts["not_modified"] += 1
+            self.result.facts["not_modified"] += 1
             return before
         page = self._kept(url, answer)
         self.storage.write(key, json.dumps(asdict(page)).encode())
@@ -257,9 +257,9 @@ class Poller:
         return url
 
 
-def _as_error(place: str, left: SkippedError) -> SoldiomError:
-    what = f"{place} gave nothing: {left.why or left.outcome}."
-    if left.outcome in ("unavailable", "timeout"):
+def _as_error(place: str, skipped: SkippedError) -> SoldiomError:
+    what = f"{place} gave nothing: {skipped.detail or skipped.reason}."
+    if skipped.reason in ("unavailable", "timeout"):
         return UnavailableError(what, remedy="check the address, or run it again later")
     remedies = {
         "private_address": "an administrator allows it with SOLDIOM_PRIVATE_HOSTS or `private: true`",
@@ -267,7 +267,7 @@ def _as_error(place: str, left: SkippedError) -> SoldiomError:
         "too_large": "ask for smaller pages, or raise `max_bytes`",
         "wrong_records": "correct `records`, `next` or `page`",
     }
-    return InputError(what, remedy=remedies.get(left.outcome, "check the address"))
+    return InputError(what, remedy=remedies.get(skipped.reason, "check the address"))
 
 
 def _document(page: Page, place: str, parsed: ParsedText, collected_at: datetime) -> Document:

@@ -60,8 +60,8 @@ class Fetcher:
             last = attempt == self.attempts
             try:
                 answer = self._follow(url, headers, secret)
-            except SkippedError as left:
-                if last or left.outcome not in ("unavailable", "timeout", "damaged"):
+            except SkippedError as skipped:
+                if last or skipped.reason not in ("unavailable", "timeout", "damaged"):
                     raise
                 asked = None
             else:
