@@ -22,12 +22,17 @@ class LocalSource(Record):
     """A folder, a git checkout, or installed Python packages by distribution name ("stdlib": the standard library)."""
 
     source: Literal["local"]
-    path: str | None = None
-    packages: tuple[str, ...] = ()
-    include: tuple[str, ...] = ("*.py", "*.pyi", "*.md", "*.rst", "*.txt", "*.ipynb", "*.yaml", "*.yml", "*.toml")
-    exclude: tuple[str, ...] = ()
-    max_documents: int | None = Field(None, ge=1)
-    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out, counted as too_large")
+    path: str | None = Field(None, description="a folder or a git checkout")
+    packages: tuple[str, ...] = Field(
+        (), description="installed Python packages by distribution name; stdlib: the standard library"
+    )
+    include: tuple[str, ...] = Field(
+        ("*.py", "*.pyi", "*.md", "*.rst", "*.txt", "*.ipynb", "*.yaml", "*.yml", "*.toml"),
+        description="file patterns to take",
+    )
+    exclude: tuple[str, ...] = Field((), description="file patterns to leave out")
+    max_documents: int | None = Field(None, ge=1, description="most documents to take, spread over the packages")
+    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out and counted as too_large")
 
     @model_validator(mode="after")
     def _names_something(self) -> "LocalSource":
@@ -40,20 +45,22 @@ class FilesSource(Record):
     """Documents uploaded before (ids of user inputs) or files and folders given by path."""
 
     source: Literal["files"] = "files"
-    paths: tuple[str, ...] = ()
-    inputs: tuple[str, ...] = ()
+    paths: tuple[str, ...] = Field((), description="files or folders")
+    inputs: tuple[str, ...] = Field((), description="ids of user inputs")
     include: tuple[str, ...] = Field((), description="file patterns to take; empty: all")
-    exclude: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = Field((), description="file patterns to leave out")
     columns: dict[str, str] = Field(
         default_factory=dict, description="role (text, question, answer, ...) -> name of a column or field"
     )
-    license: str = Field("", description="of these files (SPDX), where a record does not name its own")
+    license: str = Field("", description="license of these files (SPDX), where a record does not name its own")
     ocr: bool = Field(True, description="read scans and images")
     pictures: bool = Field(
         False, description="take pictures themselves and nothing else: images and arrays of them (.npz), with labels"
     )
-    speech_model: str = Field("", description="writes transcripts: pocketsphinx, or the folder of a Whisper model")
-    max_bytes: int = Field(50_000_000, ge=1)
+    speech_model: str = Field(
+        "", description="writes transcripts of speech: pocketsphinx, or the folder of a Whisper model"
+    )
+    max_bytes: int = Field(50_000_000, ge=1, description="larger files are left out and counted as too_large")
 
     @model_validator(mode="after")
     def _names_something(self) -> "FilesSource":
@@ -66,15 +73,23 @@ class GithubSource(Record):
     """Repositories of GitHub, by the search API: those of each topic in each language, each once."""
 
     source: Literal["github"] = "github"
-    topics: tuple[str, ...] = Field(("machine-learning", "deep-learning", "ai"), description="empty: any")
-    languages: tuple[str, ...] = Field(("Python", "Jupyter Notebook"), description="empty: any")
-    min_stars: int = Field(1000, ge=0, le=10_000_000, description="repositories with more stars than this")
-    pushed_within_days: int = Field(183, ge=1, le=40_000)
-    max_repositories: int | None = Field(None, ge=1, description="at most so many, those with most stars")
-    kinds: tuple[DocumentKind, ...] = Field(
-        ("architecture", "training", "configuration", "dataset", "documentation", "test", "other"), min_length=1
+    topics: tuple[str, ...] = Field(
+        ("machine-learning", "deep-learning", "ai"), description="topics of the repositories; empty: any"
     )
-    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out, counted as too_large")
+    languages: tuple[str, ...] = Field(
+        ("Python", "Jupyter Notebook"), description="main languages of the repositories; empty: any"
+    )
+    min_stars: int = Field(1000, ge=0, le=10_000_000, description="repositories with more stars than this")
+    pushed_within_days: int = Field(183, ge=1, le=40_000, description="repositories with a push in this many last days")
+    max_repositories: int | None = Field(
+        None, ge=1, description="most repositories to take, those with most stars first"
+    )
+    kinds: tuple[DocumentKind, ...] = Field(
+        ("architecture", "training", "configuration", "dataset", "documentation", "test", "other"),
+        min_length=1,
+        description="kinds of file to take",
+    )
+    max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out and counted as too_large")
 
     @model_validator(mode="after")
     def _search_can_say_it(self) -> "GithubSource":
@@ -95,18 +110,20 @@ class HuggingfaceSource(Record):
     """Model or dataset repositories of the Hugging Face Hub."""
 
     source: Literal["huggingface"] = "huggingface"
-    kind: Literal["models", "datasets"] = "models"
-    tasks: tuple[str, ...] = Field((), description="such as text-generation; empty: all")
-    libraries: tuple[str, ...] = Field((), description="such as transformers; empty: all")
-    min_downloads: int = Field(10_000, ge=0, description="downloads of the last 30 days, more than this")
-    min_likes: int = Field(100, ge=0, description="likes, more than this")
-    limit: int | None = Field(None, ge=1, description="at most so many, those of most downloads")
+    kind: Literal["models", "datasets"] = Field("models", description="which repositories of the Hub to take")
+    tasks: tuple[str, ...] = Field((), description="tasks of the repositories, such as text-generation; empty: all")
+    libraries: tuple[str, ...] = Field((), description="libraries of the models, such as transformers; empty: all")
+    min_downloads: int = Field(10_000, ge=0, description="repositories with more downloads than this in 30 days")
+    min_likes: int = Field(100, ge=0, description="repositories with more likes than this")
+    limit: int | None = Field(None, ge=1, description="most repositories to take, those with most downloads first")
     weights: bool = Field(False, description="fetch the models' weights too: safetensors with configuration, tokenizer")
     data: bool = Field(
         False, description="fetch the datasets' files too: Parquet, JSON Lines, JSON, CSV; a row a document"
     )
-    max_bytes: int = Field(64_000_000, ge=1, description="larger data files, packed or unpacked, are left out")
-    max_repository_bytes: int = Field(512_000_000, ge=1, description="data files of one dataset, all together")
+    max_bytes: int = Field(
+        64_000_000, ge=1, description="data files larger than this, packed or unpacked, are left out"
+    )
+    max_repository_bytes: int = Field(512_000_000, ge=1, description="most bytes of data files of one dataset together")
 
     @model_validator(mode="after")
     def _content_of_its_kind(self) -> "HuggingfaceSource":
@@ -130,15 +147,15 @@ class DatabaseSource(Record):
 
     source: Literal["database"] = "database"
     url: str = Field(max_length=2000, description="postgresql://, mysql:// or mariadb://USER:PASSWORD@HOST/DATABASE")
-    query: str = Field("", max_length=100_000, description="one SELECT")
-    tables: tuple[str, ...] = Field((), description="NAME or SCHEMA.NAME; empty: all of the default schema")
+    query: str = Field("", max_length=100_000, description="one SELECT, instead of tables")
+    tables: tuple[str, ...] = Field((), description="tables as NAME or SCHEMA.NAME; empty: all of the default schema")
     columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a column")
     group_by: str = Field(
         "", description="a column whose equal values are never torn apart: a customer, a conversation"
     )
-    max_rows: int | None = Field(None, ge=1, description="at most so many, of each table")
-    max_bytes: int = Field(10_000_000, ge=1, description="larger rows are left out, counted as too_large")
-    timeout_seconds: int = Field(600, ge=1, le=86_400, description="for each statement")
+    max_rows: int | None = Field(None, ge=1, description="most rows to read of each table")
+    max_bytes: int = Field(10_000_000, ge=1, description="larger rows are left out and counted as too_large")
+    timeout_seconds: int = Field(600, ge=1, le=86_400, description="time limit of each statement")
     private: bool = Field(False, description="administrators only: may reach private addresses and files")
 
     @model_validator(mode="after")
@@ -156,18 +173,20 @@ class UrlSource(Record):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     source: Literal["url"] = "url"
-    url: str = Field(max_length=2000)
+    url: str = Field(
+        max_length=2000, description="http:// or https:// address that gives JSON, JSON Lines, CSV or documents"
+    )
     records: str = Field("", description="path to the list of records in a JSON answer, such as data.items")
     next: str = Field("", description="path to the address (or cursor) of the next page; a Link header is followed too")
     cursor: str = Field("", description="query parameter that takes the cursor that `next` names")
     page: str = Field("", description="query parameter that counts the pages, from 1 to the first without records")
-    headers: dict[str, str] = Field(default_factory=dict, max_length=20)
+    headers: dict[str, str] = Field(default_factory=dict, max_length=20, description="request headers, such as a key")
     columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a field")
-    max_pages: int = Field(100, ge=1, le=100_000)
-    polls: int = Field(1, ge=1, le=100_000, description="how often the endpoint is asked")
-    interval_seconds: float = Field(60.0, ge=0, le=86_400, description="between two polls")
-    max_bytes: int = Field(20_000_000, ge=1, description="for each answer, unpacked")
-    timeout_seconds: float = Field(60.0, gt=0, le=3600, description="for each request, from start to end")
+    max_pages: int = Field(100, ge=1, le=100_000, description="most pages to read in each poll")
+    polls: int = Field(1, ge=1, le=100_000, description="how often the endpoint is polled")
+    interval_seconds: float = Field(60.0, ge=0, le=86_400, description="pause between two polls")
+    max_bytes: int = Field(20_000_000, ge=1, description="size limit of each answer, unpacked")
+    timeout_seconds: float = Field(60.0, gt=0, le=3600, description="time limit of each request, from start to end")
     private: bool = Field(False, description="administrators only: may reach private addresses")
 
     @model_validator(mode="after")
@@ -225,21 +244,27 @@ class SplitRule(Record):
     """How samples are divided. `by` names what must not be torn apart: a group (a package, a repository, a
     conversation) or a document; `time` holds out the newest."""
 
-    by: Literal["group", "repository", "conversation", "document", "time"] = "group"
-    test: float = Field(0.1, ge=0, lt=1)
-    validation: float = Field(0.05, ge=0, lt=1)
+    by: Literal["group", "repository", "conversation", "document", "time"] = Field(
+        "group", description="what is never divided between the splits; time: the newest samples are held out"
+    )
+    test: float = Field(0.1, ge=0, lt=1, description="share held out for the test")
+    validation: float = Field(0.05, ge=0, lt=1, description="share held out for validation while training")
     test_groups: tuple[str, ...] = Field(
         (), description="groups that are held out by name, besides or instead of a share"
     )
-    seed: int = 17
+    seed: int = Field(17, description="seed of the random choice of groups")
 
 
 class Prepare(Record):
     """Documents become a dataset."""
 
-    filters: tuple[FilterName, ...] = ("min_words", "line_length", "alphabetic", "generated", "near_duplicate")
+    filters: tuple[FilterName, ...] = Field(
+        ("min_words", "line_length", "alphabetic", "generated", "near_duplicate"), description="filters, in order"
+    )
     kinds: tuple[str, ...] = Field((), description="kinds of document kept; empty: all")
-    redact: tuple[RedactionName, ...] = ("secret", "email", "ip")
+    redact: tuple[RedactionName, ...] = Field(
+        ("secret", "email", "ip"), description="what is replaced by a placeholder"
+    )
     licences: LicensePolicy = LicensePolicy()
     split: SplitRule = SplitRule()
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
@@ -247,16 +272,16 @@ class Prepare(Record):
         "registry",
         description="drop what overlaps with the test side of every dataset that a registered model was scored on",
     )
-    max_documents: int | None = Field(None, ge=1)
+    max_documents: int | None = Field(None, ge=1, description="most documents to take")
 
 
 class Embed(Record):
     """A dataset becomes a searchable index."""
 
-    model: str = "all-MiniLM-L6-v2"
+    model: str = Field("all-MiniLM-L6-v2", description="embedding model")
     max_tokens: int = Field(128, ge=16, le=256, description="tokens per passage")
-    max_passages: int | None = Field(None, ge=1)
-    splits: tuple[str, ...] = ("train",)
+    max_passages: int | None = Field(None, ge=1, description="most passages to embed")
+    splits: tuple[str, ...] = Field(("train",), description="splits of the dataset to embed")
 
 
 Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]
@@ -271,7 +296,9 @@ class Train(Record):
     `architecture` the model starts from random weights and its tokenizer is trained on the dataset.
     """
 
-    base_model: str = "builtin/tiny"
+    base_model: str = Field(
+        "builtin/tiny", description="builtin/tiny, a Hugging Face folder or hub id, or a model of the registry"
+    )
     task: Task = Field(
         "causal_lm",
         description="preference: DPO on chosen and rejected answers; the classifications learn the samples' labels",
@@ -280,10 +307,10 @@ class Train(Record):
         None, description="configuration of a model from scratch; its `model_type` is llama, t5, bert or vit"
     )
     vocabulary_size: int = Field(4096, ge=300, description="only with `architecture`")
-    method: Method = "lora"
+    method: Method = Field("lora", description="what is trained: all weights, low-rank adapters, or a soft prompt")
     rank: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scale")
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout")
     target_modules: tuple[str, ...] = Field((), description="LoRA targets; empty: all linear layers")
     dora: bool = Field(False, description="LoRA with magnitude and direction apart (Liu et al. 2024)")
     rslora: bool = Field(False, description="LoRA scaled by alpha / sqrt(rank) (Kalajdzievski 2023)")
@@ -291,29 +318,29 @@ class Train(Record):
     virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
     multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
     beta: float = Field(0.1, gt=0, description="preference: how far the model may leave its base (DPO)")
-    epochs: float = Field(1.0, gt=0)
+    epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
-    sequence_length: int = Field(512, ge=8)
+    sequence_length: int = Field(512, ge=8, description="tokens per sequence")
     batch_tokens: int = Field(8192, ge=8, description="tokens per optimiser step over all workers")
     learning_rate: float | None = Field(None, gt=0, description="default: 3e-3 prompt, 1e-3 lora, 3e-4 full")
-    warmup_ratio: float = Field(0.03, ge=0, lt=1)
-    weight_decay: float = Field(0.01, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     validations: int = Field(
         8, ge=1, description="how often per run the validation loss is taken and a checkpoint kept"
     )
-    validation_tokens: int = Field(65_536, ge=1)
+    validation_tokens: int = Field(65_536, ge=1, description="tokens of the validation split that are scored")
     patience: int = Field(3, ge=1, description="validations without improvement before training stops")
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint is kept at least this often")
-    workers: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, description="Ray Train workers")
     min_workers: int | None = Field(
         None, ge=1, description="go on with fewer workers, down to these, while nodes are missing (strategy ddp)"
     )
     strategy: Strategy = Field("auto", description="how workers share the model; auto: what the planner finds")
     offload: bool = Field(False, description="optimiser state in the memory of the host (fsdp, zero2, zero3)")
     recompute: bool | None = Field(None, description="activations are made again for the backward pass; auto")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    seed: int = 17
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the computation")
+    seed: int = Field(17, description="seed of the data order, new weights and dropout")
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Train":
@@ -337,44 +364,46 @@ class Train(Record):
 class Gate(Record):
     """When a model may be promoted: its metric beats a baseline with this confidence."""
 
-    metric: Literal["loss", "token_accuracy"] = "loss"
-    beat: Literal["base"] = "base"
-    confidence: float = Field(0.95, gt=0.5, lt=1)
+    metric: Literal["loss", "token_accuracy"] = Field("loss", description="metric that decides")
+    beat: Literal["base"] = Field("base", description="baseline to beat")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="confidence of the interval")
 
 
 class Evaluate(Record):
     """A run becomes scores."""
 
-    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = ("loss", "perplexity", "token_accuracy")
+    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = Field(
+        ("loss", "perplexity", "token_accuracy"), description="metrics to report"
+    )
     max_tokens: int = Field(
         200_000, ge=1, description="tokens of the test split that are scored, spread over its groups"
     )
-    resamples: int = Field(2000, ge=100)
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
-    seed: int = 17
+    seed: int = Field(17, description="seed of the choice of tokens and of the bootstrap")
 
 
 class Register(Record):
     """A run becomes a version in the registry."""
 
-    family: Family = "fine-tuned"
+    family: Family = Field("fine-tuned", description="family of the model in the registry")
     name: str | None = Field(None, description="default: the recipe's name", pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
-    specialization: str | None = None
+    specialization: str | None = Field(None, description="what the model is a specialist for, such as legal")
 
 
 class Deploy(Record):
     """A version becomes an endpoint."""
 
-    replicas: int = Field(1, ge=1, le=64)
-    max_concurrent: int = Field(8, ge=1)
-    max_queued: int = Field(32, ge=1)
+    replicas: int = Field(1, ge=1, le=64, description="processes that serve the model")
+    max_concurrent: int = Field(8, ge=1, description="requests that one replica works on at a time")
+    max_queued: int = Field(32, ge=1, description="requests that may wait; more are refused with status 429")
 
 
 class Recipe(Record):
     """A workflow. The headings present are the stages that run; `dataset` or `run` stands in for earlier ones."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$")
-    domain: str | None = None
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$", description="name of what the workflow makes")
+    domain: str | None = Field(None, description="specialisation whose defaults apply")
     collect: tuple[Source, ...] | None = None
     documents: tuple[str, ...] = Field((), description="ids of documents collected before, instead of `collect`")
     prepare: Prepare | None = None
