@@ -29,7 +29,7 @@ async def _safe(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async for piece in pieces:
             yield piece
     except SoldiomError as error:
-        yield event(problems.content(error), "error")
+        yield event(error.to_problem(), "error")
     except Exception as error:
         problems.unexpected(error)
         yield event({"title": "Internal error", "status": 500}, "error")

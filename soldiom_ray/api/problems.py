@@ -14,21 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from soldiom_ray.errors import BusyError, SoldiomError
+from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
 
 MEDIA_TYPE = "application/problem+json"
 
 logger = logging.getLogger(__name__)
-
-
-def content(error: SoldiomError) -> dict[str, Any]:
-    """The members of the problem for one of our errors."""
-    shown = _members(error.status, error.title, error.what)
-    if error.problems:
-        shown["errors"] = [{"loc": each.loc, "msg": each.msg} for each in error.problems]
-    if error.remedy:
-        shown["remedy"] = error.remedy
-    return shown
 
 
 def answer(error: SoldiomError) -> Response:
@@ -40,12 +30,12 @@ def answer(error: SoldiomError) -> Response:
         headers["Retry-After"] = str(max(1, ceil(error.retry_after_seconds)))
     if error.status >= 500:
         logger.warning("request failed", extra={"data": {"error": type(error).__name__, "what": error.what}})
-    return _response(content(error), headers)
+    return _response(error.to_problem(), headers)
 
 
 def plain(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
     """The response for what the protocol itself refuses."""
-    return _response(_members(status, HTTPStatus(status).phrase, detail), headers)
+    return _response(problem_members(status, HTTPStatus(status).phrase, detail), headers)
 
 
 def unexpected(error: BaseException) -> Response:
@@ -63,9 +53,8 @@ def handle(app: FastAPI) -> None:
 
     def invalid(_: Request, error: Exception) -> Response:
         details: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-        members = _members(422, "Invalid input", "The request has mistakes; `errors` names each one.")
-        members["errors"] = [{"loc": _spell(detail["loc"]), "msg": str(detail["msg"])} for detail in details]
-        return _response(members)
+        mistakes = [Problem(_printable(format_location(each["loc"])), str(each["msg"])) for each in details]
+        return answer(InputError("The request has mistakes; `errors` names each one.", problems=mistakes))
 
     def protocol(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
@@ -78,19 +67,11 @@ def handle(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, protocol)
 
 
-def _members(status: int, title: str, detail: str) -> dict[str, Any]:
-    kind = f"urn:soldiom:problem:{title.lower().replace(' ', '-')}"
-    return {"type": kind, "title": title, "status": status, "detail": detail}
-
-
 def _response(members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     body = json.dumps(members, ensure_ascii=True, allow_nan=False).encode()
     return Response(body, status_code=members["status"], headers=dict(headers or {}), media_type=MEDIA_TYPE)
 
 
-def _spell(location: Sequence[Any]) -> str:
-    """`("body", "collect", 0, "path")` as `body.collect[0].path`, without characters that cannot be sent."""
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text.encode("ascii", "backslashreplace").decode()[:200]
+def _printable(location: str) -> str:
+    """A location that names fields as the client sent them, without characters that cannot be sent back."""
+    return location.encode("ascii", "backslashreplace").decode()[:200]

@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.errors import InputError, NotFoundError, Problem, SoldiomError, UnavailableError
+from soldiom_ray.errors import SoldiomError, UnavailableError
 from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 REMEDY = "run `soldiom up`, then `soldiom status`"
 
@@ -28,7 +31,7 @@ def call(settings: Settings, method: str, path: str, body: object = None, timeou
             f"The API at {settings.api_url} does not answer ({type(error).__name__}).", remedy=REMEDY
         ) from error
     if response.is_error:
-        raise _error(response.status_code, response.text)
+        raise _error(response, response.text)
     return response.json() if response.content else {}
 
 
@@ -41,7 +44,7 @@ def stream(settings: Settings, path: str, body: object) -> Iterator[dict[str, An
             "POST", settings.api_url + path, json=body, headers=_headers(settings), timeout=300.0, trust_env=False
         ) as response:
             if response.is_error:
-                raise _error(response.status_code, response.read().decode(errors="replace"))
+                raise _error(response, response.read().decode(errors="replace"))
             for line in response.iter_lines():
                 if line.startswith("data:") and (data := line.removeprefix("data:").strip()) != "[DONE]":
                     yield json.loads(data)
@@ -60,18 +63,12 @@ def _headers(settings: Settings) -> dict[str, str]:
         ) from error
 
 
-def _error(status: int, text: str) -> SoldiomError:
+def _error(response: "httpx.Response", text: str) -> SoldiomError:
+    """The error that an answer holds, which may be that of another program at this address."""
     try:
-        problem = json.loads(text)
+        members = json.loads(text)
     except ValueError:
-        problem = {}
-    what = str(problem.get("detail") or problem.get("title") or f"The API answered with status {status}.")
-    problems = [
-        Problem(
-            ".".join(map(str, e.get("loc", []))) if isinstance(e.get("loc"), list) else str(e.get("loc", "")),
-            str(e.get("msg", "")),
-        )
-        for e in problem.get("errors", [])
-    ]
-    kind = {404: NotFoundError, 422: InputError, 400: InputError, 503: UnavailableError}.get(status, SoldiomError)
-    return kind(what, problems=problems, remedy=str(problem.get("remedy", "")))
+        members = None
+    if not isinstance(members, dict) or not (members.get("detail") or members.get("title")):
+        members = {"detail": f"The API answered with status {response.status_code}."}
+    return SoldiomError.from_problem(members | {"status": response.status_code})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.output import FAILURES, Json, print_json, print_table
+from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import SoldiomError
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
@@ -87,7 +87,7 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         raise SoldiomError("The planner ended without an answer.", remedy="its messages stand above") from error
     if "error" in answer:
-        raise FAILURES.get(done.returncode, SoldiomError)(answer["error"], remedy=answer["remedy"])
+        raise SoldiomError.from_dict(answer["error"])
     return answer
 
 

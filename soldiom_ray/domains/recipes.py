@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from soldiom_ray.domains.schema import Recipe
-from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.errors import InputError, Problem, format_location
 
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
 Location = tuple[str | int, ...]
@@ -92,7 +92,7 @@ def _note_lines(node: yaml.Node, at: Location, lines: dict[Location, int], repea
             inner = (*at, str(key.value))
             lines[inner] = key.start_mark.line + 1
             if key.value in seen:
-                repeated.append(Problem(_spell(inner), "stands here a second time; keep one", lines[inner]))
+                repeated.append(Problem(format_location(inner), "stands here a second time; keep one", lines[inner]))
             seen.add(key.value)
             _note_lines(value, inner, lines, repeated)
     elif isinstance(node, yaml.SequenceNode):
@@ -116,7 +116,9 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
         choices = [tag.strip(" '") for tag in str(detail.get("ctx", {}).get("expected_tags", "")).split(",")]
         tag = str(detail.get("ctx", {}).get("tag", ""))
         return Problem(
-            _spell((*location, "source")), f"is {tag!r}; known: {', '.join(choices)}.{_suggest(tag, choices)}", line
+            format_location((*location, "source")),
+            f"is {tag!r}; known: {', '.join(choices)}.{_suggest(tag, choices)}",
+            line,
         )
     elif detail["type"] == "union_tag_not_found":
         message = "needs `source`: local, files, github, huggingface, database or url"
@@ -126,7 +128,7 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
         message = str(detail["msg"]).removeprefix("Value error, ")
     else:
         message = f"is {shown}: {detail['msg']}"
-    return Problem(_spell(location), message, line)
+    return Problem(format_location(location), message, line)
 
 
 def _walk(root: type[BaseModel], raw: tuple[str | int, ...]) -> tuple[Location, type[BaseModel] | None]:
@@ -173,10 +175,3 @@ def _by_tag(annotation: Any, part: str | int) -> type[BaseModel] | None:
 def _suggest(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
-
-
-def _spell(location: Location) -> str:
-    text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text

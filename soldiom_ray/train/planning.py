@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.errors import SoldiomError
 from soldiom_ray.models.load import load_processor
 from soldiom_ray.models.plan import plan, wants_bfloat16
 from soldiom_ray.models.planning import machine
@@ -108,7 +108,8 @@ def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
 
 
 def main() -> int:
-    """{"train": ..., "dataset": id or null, "cluster": {...}} from stdin; the plan, or {"error": ...}, to stdout."""
+    """{"train": ..., "dataset": id or null, "cluster": {...}} from stdin; to stdout the plan, or {"error": ...} with
+    `SoldiomError.to_dict()`."""
     request = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not stand in the document
     try:
@@ -116,7 +117,7 @@ def main() -> int:
             load_settings(), Train.model_validate(request["train"]), request.get("dataset"), request.get("cluster")
         )
     except SoldiomError as error:
-        json.dump({"error": error.what, "remedy": error.remedy, "wrong_use": isinstance(error, InputError)}, out)
+        json.dump({"error": error.to_dict()}, out)
         return error.exit_code
     json.dump(planned, out)
     return 0

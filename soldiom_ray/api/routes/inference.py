@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from soldiom_ray.api import endpoints, problems
+from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.events import DONE, event, respond
@@ -88,7 +88,7 @@ async def _alone(name: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         return _output((await endpoints.call(name, "generate", request))["outputs"][0])
     except SoldiomError as error:
-        return {"error": problems.content(error)}
+        return {"error": error.to_problem()}
 
 
 def _sum(outputs: list[dict[str, Any]]) -> dict[str, int]:

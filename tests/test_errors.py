@@ -1,0 +1,48 @@
+"""Errors on their way: between processes, into a row, to a client and back."""
+
+import pickle
+
+import pytest
+
+from soldiom_ray import errors
+from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, own_error
+
+TYPES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SoldiomError)]
+MISTAKES = [Problem("train.rank", "is 0", 7), Problem("name", "is missing")]
+
+
+@pytest.mark.parametrize("kind", TYPES, ids=lambda kind: kind.__name__)
+def test_an_error_arrives_as_it_was_raised_whichever_way_it_goes(kind: type[SoldiomError]) -> None:
+    error = kind("The recipe has mistakes.", remedy="correct them", problems=MISTAKES)
+    if isinstance(error, BusyError):
+        error.retry_after_seconds = 12.5
+    for arrived in (
+        SoldiomError.from_dict(error.to_dict()),
+        SoldiomError.from_problem(error.to_problem()),
+        pickle.loads(pickle.dumps(error)),
+    ):
+        assert type(arrived) is kind and str(arrived) == str(error) and arrived.problems == error.problems
+        assert arrived.to_dict() == error.to_dict()
+        assert (arrived.status, arrived.exit_code) == (kind.status, kind.exit_code)
+
+
+def test_every_problem_type_and_name_stands_for_one_error() -> None:
+    assert len({kind.title for kind in TYPES}) == len(TYPES) == len({kind.__name__ for kind in TYPES})
+
+
+def test_an_error_of_a_later_version_and_a_problem_of_another_program_keep_their_words() -> None:
+    later = SoldiomError.from_dict({"type": "QuotaError", "what": "The quota is used up.", "remedy": "wait"})
+    assert type(later) is SoldiomError and str(later) == "The quota is used up.\nRemedy: wait"
+    for status, exit_code in {400: 2, 413: 2, 422: 2, 503: 3, 404: 1, 418: 1, 500: 1}.items():
+        error = SoldiomError.from_problem({"status": status, "title": "Refused", "errors": ["odd"]})
+        assert (error.what, error.exit_code, error.problems) == ("Refused", exit_code, ())
+
+
+def test_what_ray_wraps_is_found_and_anything_else_is_not_ours() -> None:
+    from ray.exceptions import RayTaskError
+
+    error = InputError("No file.", remedy="name another")
+    wrapped = RayTaskError("work", "Traceback ...", error).as_instanceof_cause()
+    assert isinstance(wrapped, InputError) and own_error(wrapped) is error
+    assert type(SoldiomError.from_dict(error.to_dict())) is InputError
+    assert own_error(error) is error and own_error(ValueError("x")) is None
