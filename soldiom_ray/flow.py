@@ -21,9 +21,9 @@ from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
 from soldiom_ray.db.engine import session
-from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
 from soldiom_ray.records import ENDED, Manifest, now
 from soldiom_ray.settings import Settings, load_settings

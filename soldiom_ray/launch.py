@@ -14,9 +14,9 @@ from typing import Any
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
 from soldiom_ray.db.engine import session
-from soldiom_ray.domains.connections import hide_secrets
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
 from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
 from soldiom_ray.settings import Settings, job_environment, keep_secrets

@@ -1,20 +1,10 @@
-"""Addresses of databases and endpoints in recipes: what they may be, and where their secrets go.
-
-A secret (a password in a database's URL, the value of a header) never enters a stored recipe. It is kept in the home's
-owner-only secrets file under a reference that names tenant and destination, so that it is only ever sent where it was
-given for, and only for that tenant.
-"""
+"""Addresses of databases and endpoints in recipes: what they may be, read into their parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from soldiom_ray.errors import InputError
-from soldiom_ray.settings import Settings, connection_secret, keep_connection_secrets
-
-if TYPE_CHECKING:
-    from soldiom_ray.domains.schema import Recipe, Source
 
 BACKENDS = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
 """Schemes of servers and who speaks them."""
@@ -147,50 +137,3 @@ def origin_of(url: str) -> str:
     """Scheme, host and port of an endpoint: what a header's secret is bound to."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
-
-
-def hide_secrets(settings: Settings, recipe: "Recipe", tenant: str) -> "Recipe":
-    """The recipe without the secrets in its sources, which are kept for the jobs of this home."""
-    found: dict[str, str] = {}
-    sources = tuple(_hidden(source, tenant, found) for source in recipe.collect or ())
-    if found:
-        keep_connection_secrets(settings, found)
-    return recipe.model_copy(update={"collect": sources}) if recipe.collect else recipe
-
-
-def password_of(settings: Settings, tenant: str, address: DatabaseAddress) -> str | None:
-    """The password that was kept for this database and tenant."""
-    return connection_secret(settings, _database_reference(tenant, address))
-
-
-def headers_of(settings: Settings, tenant: str, url: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Headers with the values that were kept for this endpoint and tenant. A header whose value is missing is left
-    out."""
-    values = {
-        name: value or connection_secret(settings, _header_reference(tenant, url, name))
-        for name, value in names.items()
-    }
-    return {name: value for name, value in values.items() if value}
-
-
-def _hidden(source: "Source", tenant: str, found: dict[str, str]) -> "Source":
-    if source.source == "database":
-        address, password = read_database_url(source.url)
-        if password:
-            found[_database_reference(tenant, address)] = password
-        return source.model_copy(update={"url": address.url})
-    if source.source == "url" and source.headers:
-        for name, value in source.headers.items():
-            if value:
-                found[_header_reference(tenant, source.url, name)] = value
-        return source.model_copy(update={"headers": dict.fromkeys(source.headers, "")})
-    return source
-
-
-def _database_reference(tenant: str, address: DatabaseAddress) -> str:
-    place = address.socket or f"{address.host.lower()}:{address.port}"
-    return f"{tenant} {address.backend} {quote(address.user, safe='')}@{place}/{quote(address.database)}"
-
-
-def _header_reference(tenant: str, url: str, name: str) -> str:
-    return f"{tenant} header {origin_of(url)} {name.lower()}"

@@ -26,9 +26,10 @@ from soldiom_ray.collect.raw import keep_raw, raw_key
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.collect.web.fetch import Answer, Fetcher
-from soldiom_ray.domains.connections import check_endpoint, headers_of, origin_of
+from soldiom_ray.domains.connections import check_endpoint, origin_of
 from soldiom_ray.domains.file_types import SUPPORTED
 from soldiom_ray.domains.schema import UrlSource
+from soldiom_ray.domains.secrets import headers_of
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings
