@@ -21,7 +21,7 @@ from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
 from soldiom_ray.db.engine import session
-from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe
+from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
@@ -66,7 +66,7 @@ def run_job(job_id: str) -> int:
         job = jobs.get(connection, job_id)
         if job.status in ENDED:
             return 0
-        recipe, tenant = validate_recipe(job.config, f"job {job_id}"), job.tenant
+        recipe, tenant = read_stored_recipe(job.config, f"job {job_id}"), job.tenant
         jobs.update(connection, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     pulse = Heartbeat(settings, job_id, declared_stages(recipe))
     try:

@@ -143,13 +143,15 @@ def resident(name: str) -> float:
 
 
 def test_a_refusal_names_settings_that_fit_by_the_same_arithmetic() -> None:
-    declared = Train(method="full", sequence_length=512, batch_tokens=512, recompute=False)
+    declared = Train(method="full", sequence_length=512, batch_tokens=512, activation_checkpointing=False)
     least = planner_for(TINY, declared, cluster(8)).choose().footprint.total
     too_small = cluster(0.999 * least / 0.9 / GIB)
     with pytest.raises(InputError) as caught:
         check(planner_for(TINY, declared, too_small))
     assert "GiB per worker" in caught.value.what and "are free" in caught.value.what
-    assert "recompute: true" in str(caught.value.remedy) and "sequence_length: 256" in str(caught.value.remedy)
+    assert "activation_checkpointing: true" in str(caught.value.remedy) and "sequence_length: 256" in str(
+        caught.value.remedy
+    )
     assert check(planner_for(TINY, declared.model_copy(update={"sequence_length": 256}), too_small)).fits
 
 

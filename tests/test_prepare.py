@@ -178,7 +178,7 @@ def test_licences_and_kinds_are_policy(tmp_path: Path) -> None:
     ]
     documents = documents_of(context, rows)
     policy = LicensePolicy(use="commercial", allow_unknown=False)
-    dataset = prepare(context, [documents], Prepare(licences=policy))
+    dataset = prepare(context, [documents], Prepare(license=policy))
     reasons = {row["path"]: row["reason"] for row in context.artifacts.rows(dataset, "dropped/")}
     assert reasons["gpl/a.py"] == "license_denied"
     assert reasons["none/a.py"] == "license_unknown"

@@ -37,7 +37,9 @@ def plan(
     quantization: Annotated[str | None, typer.Option(help="none or nf4 (QLoRA, GPU).")] = None,
     strategy: Annotated[str | None, typer.Option(help="auto, single, ddp, fsdp, zero2 or zero3.")] = None,
     workers: Annotated[int | None, typer.Option(help="Workers (1).")] = None,
-    recompute: Annotated[bool | None, typer.Option(help="Make activations again instead of keeping them.")] = None,
+    activation_checkpointing: Annotated[
+        bool | None, typer.Option(help="Compute activations again in the backward pass instead of storing them.")
+    ] = None,
     offload: Annotated[bool | None, typer.Option(help="Optimiser in the host's memory.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="Plan for so many GPUs in each node.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="GiB of each GPU (80).")] = None,
@@ -49,7 +51,8 @@ def plan(
     declared = {
         "base_model": base, "method": method, "task": task, "sequence_length": sequence_length,
         "batch_tokens": batch_tokens, "max_tokens": max_tokens, "rank": rank, "quantization": quantization,
-        "strategy": strategy, "workers": workers, "recompute": recompute, "offload": offload,
+        "strategy": strategy, "workers": workers, "activation_checkpointing": activation_checkpointing,
+        "offload": offload,
     }  # fmt: skip
     asked = {"gpus": gpus, "gpu_memory": gpu_memory, "nodes": nodes, "memory": memory}
     request = {

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.schema import RENAMED_KEYS, Recipe, with_current_keys
 from soldiom_ray.errors import InputError, Problem, format_location
 
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
@@ -73,8 +73,13 @@ def validate_recipe(
     return recipe
 
 
+def read_stored_recipe(content: Mapping[str, Any], name: str) -> Recipe:
+    """The recipe in a job's row, which an earlier version may have written with the keys of its time."""
+    return validate_recipe(with_current_keys(content), name)
+
+
 def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values, headings that are absent left out; `validate_recipe` reads it back."""
+    """The recipe as plain JSON values, headings that are absent left out; `read_stored_recipe` reads it back."""
     content = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {key: value for key, value in content.items() if value != []}
 
@@ -107,7 +112,12 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     shown = repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
     if detail["type"] == "extra_forbidden" and owner is not None:
         known = [info.alias or name for name, info in owner.model_fields.items()]
-        message = f"is unknown; known: {', '.join(known)}.{_suggest(str(location[-1]), known)}"
+        current = RENAMED_KEYS.get(str(location[0]), {}).get(str(location[-1])) if len(location) == 2 else None
+        message = (
+            f"is called `{current}`"
+            if current
+            else f"is unknown; known: {', '.join(known)}.{_suggest(str(location[-1]), known)}"
+        )
     elif detail["type"] == "literal_error":
         expected = str(detail.get("ctx", {}).get("expected", ""))
         choices = [choice.strip("'\" ") for choice in expected.replace(" or ", ", ").split(",")]

@@ -1,6 +1,7 @@
 """The recipe: a whole workflow as a declaration whose headings are the stages. Every default stands here only."""
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -8,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from soldiom_ray.domains.connections import check_database_url, check_endpoint
 from soldiom_ray.records import DocumentKind, Family, Record
 
-Licences = Literal["any", "permissive", "commercial"]
+LicensedUse = Literal["any", "permissive", "commercial"]
 FilterName = Literal[
     "min_words", "line_length", "alphabetic", "generated", "language", "gopher_quality", "gopher_repetition", "c4",
     "fineweb", "alphanumeric", "encoded_data", "comments", "data_size", "xml", "html", "near_duplicate"
@@ -214,14 +215,14 @@ class LicensePolicy(Record):
     """Which licences may enter a dataset: a rule, and SPDX ids that it does not decide. "unknown" in a list stands for
     documents without a licence."""
 
-    use: Licences = "any"
+    use: LicensedUse = "any"
     allow_unknown: bool = Field(True, description="keep what no rule knows")
     allow: tuple[str, ...] = Field((), description="SPDX ids that are always kept")
     deny: tuple[str, ...] = Field((), description="SPDX ids that are always left out")
     ask: tuple[str, ...] = Field((), description="SPDX ids that stay out until a person moves them to `allow`")
 
     @model_validator(mode="after")
-    def _names_licences(self) -> "LicensePolicy":
+    def _names_known_licenses(self) -> "LicensePolicy":
         if not (self.allow or self.deny or self.ask):
             return self
         from soldiom_ray.licenses import UNKNOWN, normalize
@@ -265,7 +266,7 @@ class Prepare(Record):
     redact: tuple[RedactionName, ...] = Field(
         ("secret", "email", "ip"), description="what is replaced by a placeholder"
     )
-    licences: LicensePolicy = LicensePolicy()
+    license: LicensePolicy = LicensePolicy()
     split: SplitRule = SplitRule()
     near_duplicate_threshold: float = Field(0.8, gt=0, le=1, description="Jaccard similarity of word 5-grams")
     decontaminate: Literal["registry", "none"] = Field(
@@ -338,7 +339,9 @@ class Train(Record):
     )
     strategy: Strategy = Field("auto", description="how workers share the model; auto: what the planner finds")
     offload: bool = Field(False, description="optimiser state in the memory of the host (fsdp, zero2, zero3)")
-    recompute: bool | None = Field(None, description="activations are made again for the backward pass; auto")
+    activation_checkpointing: bool | None = Field(
+        None, description="compute activations again in the backward pass; empty: the planner decides"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the computation")
     seed: int = Field(17, description="seed of the data order, new weights and dropout")
 
@@ -432,3 +435,28 @@ class Recipe(Record):
         if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:
             raise ValueError("no stage is named; known: collect, prepare, embed, train, evaluate, register, deploy")
         return self
+
+
+RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
+    "prepare": {"licences": "license"},
+    "train": {"recompute": "activation_checkpointing"},
+}
+"""Heading -> former key -> its name today. Recipes have to use the new name, and the error for a former key says it.
+Stored recipes are read with either (`with_current_keys`). Artifact ids hash the former keys (`hash_input`), so that
+what was made before the change is found again."""
+
+
+def hash_input(heading: str, declared: Record) -> dict[str, Any]:
+    """What a heading declares, as the id of its artifact hashes it and the manifest's `made_from` stores it."""
+    former = {current: key for key, current in RENAMED_KEYS.get(heading, {}).items()}
+    return {former.get(key, key): value for key, value in declared.model_dump(mode="json").items()}
+
+
+def with_current_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored recipe with every former key under its name of today."""
+    return {
+        heading: {RENAMED_KEYS[heading].get(key, key): value for key, value in content.items()}
+        if heading in RENAMED_KEYS and isinstance(content, Mapping)
+        else content
+        for heading, content in recipe.items()
+    }

@@ -118,10 +118,12 @@ class Planner:
             elif declared.min_workers is not None and declared.workers > 1:
                 strategies = ("ddp",)
         for strategy in strategies:
-            for recompute in (False, True) if declared.recompute is None else (declared.recompute,):
+            for recompute in (
+                (False, True) if declared.activation_checkpointing is None else (declared.activation_checkpointing,)
+            ):
                 yield strategy, recompute, declared.offload
         if declared.strategy == "auto" and "fsdp" in strategies and self.device == "cuda" and not declared.offload:
-            yield "fsdp", declared.recompute is not False, True
+            yield "fsdp", declared.activation_checkpointing is not False, True
 
     def _footprint(self, units: int, strategy: str, recompute: bool, offload: bool) -> Footprint:
         if (units, recompute) not in self._peaks:
@@ -204,8 +206,8 @@ def alternatives(planner: Planner) -> Iterator[str]:
 
 def _nearby(planner: Planner) -> Iterator[tuple[dict[str, Any], str]]:
     declared, length = planner.declared, planner.shape.length
-    if declared.recompute is False:
-        yield {"recompute": None}, "recompute: true"
+    if declared.activation_checkpointing is False:
+        yield {"activation_checkpointing": None}, "activation_checkpointing: true"
     if declared.strategy not in ("auto", "fsdp", "zero3") and declared.workers > 1:
         yield {"strategy": "fsdp"}, "strategy: fsdp"
     if declared.task != "image_classification":

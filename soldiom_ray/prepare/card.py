@@ -44,8 +44,8 @@ def dataset_card(
         "What matches no known pattern is not found: this is no proof that nothing private is left.",
         "## Licences",
         _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
-        f"Policy: use `{declared.licences.use}`,"
-        f" unknown licences {'allowed' if declared.licences.allow_unknown else 'refused'}{_lists(declared)}.",
+        f"Policy: use `{declared.license.use}`,"
+        f" unknown licences {'allowed' if declared.license.allow_unknown else 'refused'}{_lists(declared)}.",
         "## Languages and kinds",
         _table(("language", "samples"), details["languages"].items()),
         _table(("kind", "samples"), details["kinds"].items()),
@@ -101,7 +101,7 @@ def histogram(lengths: Sequence[int]) -> str:
 
 def _lists(declared: Prepare) -> str:
     """Licences that the policy names one by one."""
-    named = {what: getattr(declared.licences, what) for what in ("allow", "deny", "ask")}
+    named = {what: getattr(declared.license, what) for what in ("allow", "deny", "ask")}
     return "".join(f"; {what}: {', '.join(names)}" for what, names in named.items() if names)
 
 

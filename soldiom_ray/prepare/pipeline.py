@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft, table_bytes
-from soldiom_ray.domains.schema import Prepare
+from soldiom_ray.domains.schema import Prepare, hash_input
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare import deduplication
 from soldiom_ray.prepare.card import dataset_card
@@ -54,7 +54,7 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
     """Make the dataset that these documents and this declaration give, or find it made already."""
     check_declaration(declared)
     parents = sorted({manifest.id for manifest in documents})
-    made_from: dict[str, Any] = {"declared": declared.model_dump(mode="json"), "stage_version": STAGE_VERSION}
+    made_from: dict[str, Any] = {"declared": hash_input("prepare", declared), "stage_version": STAGE_VERSION}
     made_from["evaluation_sets"] = evaluations = evaluation_sets(context, declared, made_from, parents)
     draft = context.artifacts.draft("dataset", made_from, parents)
     if done := draft.finished():
@@ -367,7 +367,7 @@ def _refuse_empty(ledger: Ledger, parents: Sequence[str], split: Split | None = 
         problems.append(Problem(reason, f"{count} documents, such as {ledger.name(example)} ({value})"))
     raise InputError(
         f"prepare leaves nothing to train on of the {len(ledger)} documents in {', '.join(parents)}.",
-        remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, licences or split)",
+        remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, license or split)",
         problems=problems,
     )
 

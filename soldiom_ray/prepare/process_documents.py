@@ -247,14 +247,14 @@ def _policy(row: Mapping[str, Any], declared: Prepare) -> tuple[str, tuple[str, 
     """What the licence policy says of a document, and the objection that follows, if any."""
     from soldiom_ray.licenses import verdict
 
-    said, why = verdict(row["license"], declared.licences)
+    said, why = verdict(row["license"], declared.license)
     if declared.kinds and row["kind"] not in declared.kinds:
         return said, ("kind", str(row["kind"]))
     return said, None if said == "allowed" or _is_tolerated(said, declared) else (f"license_{said}", why)
 
 
 def _is_tolerated(said: str, declared: Prepare) -> bool:
-    return said == "unknown" and declared.licences.allow_unknown
+    return said == "unknown" and declared.license.allow_unknown
 
 
 def _read(storage: Storage, manifest: Manifest, name: str) -> "pa.Table":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
-from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.models.load import context_length, has_bfloat16, load_processor, model_folder
 from soldiom_ray.models.plan import Choice, check, planner_for, settled
 from soldiom_ray.models.planning.machine import connected, free_bytes
@@ -96,7 +96,7 @@ def ready(
             fingerprint = tokens_by = tokenizer_id
         made_from = {
             "code": CODE,
-            "declared": declared.model_dump(mode="json"),
+            "declared": hash_input("train", declared),
             "dataset": dataset.id,
             "base": fingerprint,
         }

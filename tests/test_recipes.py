@@ -1,0 +1,42 @@
+"""Keys of recipes that were renamed: refused with the new name, read where they are stored, and hashed as before."""
+
+import pytest
+
+from soldiom_ray.domains.recipes import as_dict, parse_recipe, read_stored_recipe
+from soldiom_ray.domains.schema import Prepare, Train, hash_input
+from soldiom_ray.errors import InputError
+
+FORMER = """name: former
+dataset: dataset-1
+prepare: {licences: {use: commercial}}
+train: {recompute: true}
+"""
+
+
+def test_a_former_key_is_refused_and_its_new_name_said() -> None:
+    with pytest.raises(InputError) as caught:
+        parse_recipe(FORMER.replace("dataset: dataset-1", "documents: [documents-1]"))
+    assert [(problem.loc, problem.msg, problem.line) for problem in caught.value.problems] == [
+        ("prepare.licences", "is called `license`", 3),
+        ("train.recompute", "is called `activation_checkpointing`", 4),
+    ]
+
+
+def test_a_stored_recipe_may_have_former_keys() -> None:
+    stored = {
+        "name": "stored",
+        "documents": ["documents-1"],
+        "prepare": {"licences": {"use": "commercial"}},
+        "train": {"recompute": True},
+    }
+    recipe = read_stored_recipe(stored, "job 1")
+    assert recipe.prepare and recipe.prepare.license.use == "commercial"
+    assert recipe.train and recipe.train.activation_checkpointing is True
+    assert read_stored_recipe(as_dict(recipe), "job 2") == recipe
+
+
+def test_what_ids_hash_has_the_former_keys_so_that_artifacts_made_before_are_found() -> None:
+    prepare, train = hash_input("prepare", Prepare()), hash_input("train", Train(activation_checkpointing=True))
+    assert prepare.keys() - Prepare.model_fields.keys() == {"licences"}
+    assert train.keys() - Train.model_fields.keys() == {"recompute"} and train["recompute"] is True
+    assert prepare["licences"] == Prepare().license.model_dump(mode="json")
