@@ -62,10 +62,10 @@ def free_port() -> int:
 
 def newest(settings: Any, known: set[str]) -> str | None:
     from soldiom_ray.db import jobs
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(settings) as connection:
-        rows, _ = jobs.list_jobs(connection, "default", status=None, limit=5)
+    with open_session(settings) as session:
+        rows, _ = jobs.list_jobs(session, "default", status=None, limit=5)
         return next((row.id for row in rows if row.id not in known), None)
 
 

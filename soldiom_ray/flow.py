@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
@@ -62,12 +62,12 @@ def run_job(job_id: str) -> int:
     settings = load_settings()
     logs.start_logging()
     logs.job_id.set(job_id)
-    with session(settings) as connection:
-        job = jobs.get(connection, job_id)
+    with open_session(settings) as session:
+        job = jobs.get(session, job_id)
         if job.status in ENDED:
             return 0
         recipe, tenant = read_stored_recipe(job.config, f"job {job_id}"), job.tenant
-        jobs.update(connection, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
+        jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     pulse = Heartbeat(settings, job_id, declared_stages(recipe))
     try:
         compute.connect(settings)
@@ -112,10 +112,10 @@ class Heartbeat:
         """Stop beating and write the job's last state."""
         self._stopped.set()
         self._thread.join(timeout=10)
-        with session(self.settings) as connection:
+        with open_session(self.settings) as session:
             if self.stage and status != "completed":
-                jobs.set_stage(connection, self.job_id, self.stage, status=status)
-            jobs.update(connection, self.job_id, status=status, completed_at=now(), **values)
+                jobs.set_stage(session, self.job_id, self.stage, status=status)
+            jobs.update(session, self.job_id, status=status, completed_at=now(), **values)
         logger.info("job ended", extra={"data": {"status": status}})
         return exit_code
 
@@ -129,34 +129,32 @@ class Heartbeat:
     def _write(self) -> None:
         done = self.stages.index(self.stage) if self.stage in self.stages else 0
         progress = (done + self.fraction) / max(len(self.stages), 1)
-        with session(self.settings) as connection:
-            if jobs.beat(connection, self.job_id, progress, self.stage, self.message):
+        with open_session(self.settings) as session:
+            if jobs.beat(session, self.job_id, progress, self.stage, self.message):
                 self.cancelled.set()
             if self.stage:
-                jobs.set_stage(
-                    connection, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message
-                )
+                jobs.set_stage(session, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message)
 
 
 def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Heartbeat) -> dict[str, Any]:
     context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant, recipe.name)
     made = _given(context, recipe)
-    with session(settings) as connection:
+    with open_session(settings) as session:
         for position, stage in enumerate(pulse.stages):
-            jobs.set_stage(connection, job_id, stage, position=position, status="pending")
+            jobs.set_stage(session, job_id, stage, position=position, status="pending")
     for stage in pulse.stages:
         logs.stage.set(stage)
-        with session(settings) as connection:
-            jobs.set_stage(connection, job_id, stage, status="running")
+        with open_session(settings) as session:
+            jobs.set_stage(session, job_id, stage, status="running")
         pulse.begin(stage)
         began, started = now(), time.monotonic()
         manifest = RUN[stage](context, recipe, made)
         reused = manifest.created_at < began if manifest else bool((made.endpoint or {}).get("reused"))
         _record(context, recipe, stage, manifest)
         seconds = round(time.monotonic() - started, 2)
-        with session(settings) as connection:
+        with open_session(settings) as session:
             jobs.set_stage(
-                connection,
+                session,
                 job_id,
                 stage,
                 status="completed",
@@ -175,11 +173,11 @@ def _given(context: Context, recipe: Recipe) -> WorkflowState:
     """What the recipe names by id instead of making it."""
     made = WorkflowState()
     artifacts = context.artifacts
-    with session(context.settings) as connection:
+    with open_session(context.settings) as session:
         for name in recipe.documents:
-            made.documents.append(artifacts.get(datasets.get(connection, name, context.tenant).artifact_id))
+            made.documents.append(artifacts.get(datasets.get(session, name, context.tenant).artifact_id))
         if recipe.dataset:
-            made.dataset = artifacts.get(datasets.get(connection, recipe.dataset, context.tenant).artifact_id)
+            made.dataset = artifacts.get(datasets.get(session, recipe.dataset, context.tenant).artifact_id)
     if recipe.run:
         made.run = artifacts.get(recipe.run)
         made.dataset = made.dataset or artifacts.get(made.run.parents[0])
@@ -273,11 +271,11 @@ def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | N
         return
     names = {SOURCE_NAMES.get(source.source, source.source) for source in recipe.collect or ()}
     source = next(iter(sorted(names)), "local")
-    with session(context.settings) as connection:
+    with open_session(context.settings) as session:
         if stage == "collect":
-            documents.record(connection, manifest.id, context.artifacts.rows(manifest, "documents/", documents.COLUMNS))
+            documents.record(session, manifest.id, context.artifacts.rows(manifest, "documents/", documents.COLUMNS))
         datasets.record(
-            connection,
+            session,
             manifest,
             name=recipe.name,
             source=source,
@@ -334,25 +332,25 @@ def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> in
         content |= {k: v for k in ("documents", "dataset", "run", "version") if (v := getattr(options, k))}
         settings = load_settings()
         recipe = hide_secrets(settings, validate_recipe(content, str(options.recipe)), "default")
-        with session(settings) as connection:
+        with open_session(settings) as session:
             job = jobs.create(
-                connection,
+                session,
                 name=recipe.name,
                 kind=stage or "workflow",
                 config=as_dict(recipe),
                 base_model=recipe.train.base_model if recipe.train else None,
                 training_method=recipe.train.method if recipe.train else None,
             )
-            jobs.update(connection, job.id, submission_id=_submission_id())
+            jobs.update(session, job.id, submission_id=_submission_id())
             job_id = job.id
     except SoldiomError as error:
         print(error, file=sys.stderr)
         return error.exit_code
     print(f"job {job_id}", flush=True)
     code = run_job(job_id)
-    with session(settings) as connection:
-        job = jobs.get(connection, job_id)
-        print(json.dumps(jobs.as_dict(job, jobs.stages(connection, job_id)), indent=2, default=str))
+    with open_session(settings) as session:
+        job = jobs.get(session, job_id)
+        print(json.dumps(jobs.as_dict(job, jobs.stages(session, job_id)), indent=2, default=str))
     return code
 
 
@@ -364,8 +362,8 @@ def restore() -> int:
     settings = load_settings()
     logs.start_logging()
     compute.connect(settings)
-    with session(settings) as connection:
-        searchable = datasets.latest_index(connection, None) is not None
+    with open_session(settings) as session:
+        searchable = datasets.latest_index(session, None) is not None
     if searchable:
         serve_search(settings)
     restore_models(settings)

@@ -13,7 +13,7 @@ from typing import Any
 
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
@@ -50,9 +50,9 @@ def launch_job(
     keep_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     train = recipe.train
-    with session(settings) as connection:
+    with open_session(settings) as session:
         job = jobs.create(
-            connection,
+            session,
             name=recipe.name,
             kind=kind,
             config=as_dict(recipe),
@@ -66,7 +66,7 @@ def launch_job(
         fresh = job.submission_id is None and job.status == "pending"
         job_id = job.id
         if fresh:
-            jobs.update(connection, job_id, submission_id=job_id)
+            jobs.update(session, job_id, submission_id=job_id)
     if fresh:
         _submit(settings, job_id, recipe.name, kind)
     return show_job(settings, job_id, tenant)
@@ -76,16 +76,16 @@ def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "de
     """The unfinished job of the very same recipe, if there is one."""
     reconcile(settings)
     recipe = hide_secrets(settings, recipe, tenant)
-    with session(settings) as connection:
-        job = jobs.active(connection, tenant, kind, recipe.name, as_dict(recipe))
-        return jobs.as_dict(job, jobs.stages(connection, job.id)) if job else None
+    with open_session(settings) as session:
+        job = jobs.active(session, tenant, kind, recipe.name, as_dict(recipe))
+        return jobs.as_dict(job, jobs.stages(session, job.id)) if job else None
 
 
 def show_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, Any]:
     """The job as the API shows it, its stages included."""
-    with session(settings) as connection:
-        job = jobs.get(connection, job_id, tenant)
-        return jobs.as_dict(job, jobs.stages(connection, job.id))
+    with open_session(settings) as session:
+        job = jobs.get(session, job_id, tenant)
+        return jobs.as_dict(job, jobs.stages(session, job.id))
 
 
 def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, Any]:
@@ -93,21 +93,21 @@ def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str,
 
     ConflictError when it has already ended.
     """
-    with session(settings) as connection:
-        job = jobs.request_cancel(connection, job_id, tenant)
+    with open_session(settings) as session:
+        job = jobs.request_cancel(session, job_id, tenant)
         pending, submission = job.status == "pending", job.submission_id
     if pending and submission:
         _stop(settings, submission)
-        with session(settings) as connection:
-            if jobs.get(connection, job_id, tenant).status == "pending":
-                jobs.update(connection, job_id, status="cancelled", completed_at=now())
+        with open_session(settings) as session:
+            if jobs.get(session, job_id, tenant).status == "pending":
+                jobs.update(session, job_id, status="cancelled", completed_at=now())
     return show_job(settings, job_id, tenant)
 
 
 def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
     """What the job's driver has printed so far."""
-    with session(settings) as connection:
-        submission = jobs.get(connection, job_id, tenant).submission_id
+    with open_session(settings) as session:
+        submission = jobs.get(session, job_id, tenant).submission_id
     if not submission:
         return ""
     try:
@@ -154,10 +154,10 @@ def wait_for_job(settings: Settings, job_id: str, poll_seconds: float = 0.5) -> 
 
 def reconcile(settings: Settings) -> None:
     """End the rows of jobs whose processes are gone, and the processes of jobs that were asked to stop and did not."""
-    with session(settings) as connection:
+    with open_session(settings) as session:
         quiet = [
             (job.id, job.submission_id, job.status, job.cancel_requested, job.heartbeat_at or job.created_at)
-            for job in jobs.stale(connection, 0)
+            for job in jobs.stale(session, 0)
         ]
     for job_id, submission, status, cancelling, last_sign in quiet:
         silent = (now() - last_sign).total_seconds()
@@ -174,8 +174,8 @@ def reconcile(settings: Settings) -> None:
 
 def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
     """Stop serving a model. ConflictError when it is not served."""
-    with session(settings) as connection:
-        model = models.get(connection, model_id, tenant)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, tenant)
         if not model.deployed:
             raise ConflictError(f"Model {model.id} is not deployed.", remedy="`soldiom models list` shows what is")
         found = model.id
@@ -184,15 +184,15 @@ def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
 
     if application_name(found) in serve.status().applications:
         serve.delete(application_name(found))
-    with session(settings) as connection:
-        deployments.set_state(connection, found, "stopped")
+    with open_session(settings) as session:
+        deployments.set_state(session, found, "stopped")
 
 
 def restore_endpoints(settings: Settings) -> int:
     """Begin to serve again, in the background, what was served when the services stopped; how many endpoints lack."""
-    with session(settings) as connection:
-        wanted = [application_name(row.model_id) for row in deployments.running(connection)]
-        if datasets.latest_index(connection, None):
+    with open_session(settings) as session:
+        wanted = [application_name(row.model_id) for row in deployments.running(session)]
+        if datasets.latest_index(session, None):
             wanted.append(SEARCH_APPLICATION)
     missing = set(wanted) - compute.running_applications(settings) if wanted else set()
     if missing:
@@ -205,17 +205,17 @@ def restore_endpoints(settings: Settings) -> int:
 
 
 def _end(settings: Settings, job_id: str, cancelling: bool, state: str) -> None:
-    with session(settings) as connection:
-        if jobs.get(connection, job_id).status in ENDED:
+    with open_session(settings) as session:
+        if jobs.get(session, job_id).status in ENDED:
             return
         if cancelling:
-            jobs.update(connection, job_id, status="cancelled", completed_at=now())
+            jobs.update(session, job_id, status="cancelled", completed_at=now())
         else:
             error = (
                 f"The job's process ended without a word (Ray says {state.lower()})."
                 " What was finished is kept. Remedy: start the same job again; it goes on where this one stopped"
             )
-            jobs.update(connection, job_id, status="failed", completed_at=now(), error=error)
+            jobs.update(session, job_id, status="failed", completed_at=now(), error=error)
     logger.warning("job ended by reconciliation", extra={"data": {"job": job_id, "ray": state}})
 
 
@@ -229,8 +229,8 @@ def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
             metadata={"name": name, "kind": kind},
         )
     except Exception as error:
-        with session(settings) as connection:
-            jobs.update(connection, job_id, status="failed", completed_at=now(), error="Ray did not take the job.")
+        with open_session(settings) as session:
+            jobs.update(session, job_id, status="failed", completed_at=now(), error="Ray did not take the job.")
         if isinstance(error, SoldiomError):
             raise
         raise UnavailableError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import prefix_of
 from soldiom_ray.db import models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import ConflictError, UnavailableError
 from soldiom_ray.settings import Settings
 
@@ -78,8 +78,8 @@ def promote(settings: Settings, model_id: str, *, tenant: str | None = None, for
     ConflictError when its gate did not pass or it was never evaluated, unless `force`; a forced promotion stays visible
     in the version's gate.
     """
-    with session(settings) as connection:
-        row = models.get(connection, model_id, tenant)
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
     passed = bool(row.gate.get("passed"))
     if not passed and not force:
         reason = row.gate.get("verdict") or "It was never evaluated."
@@ -89,9 +89,9 @@ def promote(settings: Settings, model_id: str, *, tenant: str | None = None, for
     if row.mlflow_name is None or row.mlflow_version is None:
         raise ConflictError(f"Model {row.id} is not in MLflow yet.", remedy="run its workflow again, it goes on there")
     set_champion(settings, row.mlflow_name, row.mlflow_version)
-    with session(settings) as connection:
+    with open_session(settings) as session:
         gate = dict(row.gate) | {"promoted": True, "forced": not passed}
-        return models.as_dict(models.update(connection, row.id, tenant, gate=gate))
+        return models.as_dict(models.update(session, row.id, tenant, gate=gate))
 
 
 def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:
@@ -99,9 +99,9 @@ def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> N
 
     When MLflow cannot be reached the row stays, so that the call can be repeated.
     """
-    with session(settings) as connection:
-        row = models.get(connection, model_id, tenant)
-        models.delete(connection, row.id, tenant)
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
+        models.delete(session, row.id, tenant)
         if row.mlflow_name and row.mlflow_version:
             remove_version(settings, row.mlflow_name, row.mlflow_version)
 

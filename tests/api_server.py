@@ -15,7 +15,7 @@ from real_postgres import postgres
 
 from soldiom_ray.api.app import make_app
 from soldiom_ray.db import keys
-from soldiom_ray.db.engine import migrate, open_database, session
+from soldiom_ray.db.engine import migrate, open_database, open_session
 from soldiom_ray.records import ROLES, FileEntry, Manifest, now
 from soldiom_ray.settings import Settings, load_settings
 
@@ -59,9 +59,9 @@ def api_url(api_settings: Settings) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def api_keys(api_settings: Settings) -> dict[str, str]:
     """A key per role of the tenant "default", and an admin's of another tenant under "other"."""
-    with session(api_settings) as opened:
-        made = {role: keys.create(opened, role, role)[1] for role in ROLES}
-        return made | {"other": keys.create(opened, "admin", "other", "other")[1]}
+    with open_session(api_settings) as session:
+        made = {role: keys.create(session, role, role)[1] for role in ROLES}
+        return made | {"other": keys.create(session, "admin", "other", "other")[1]}
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from api_server import artifact, problem, routes, serve
 
 from soldiom_ray.api.auth import ROLE
 from soldiom_ray.db import audit, datasets, inputs, jobs, keys, models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.records import ROLES
 from soldiom_ray.settings import Settings
 
@@ -59,20 +59,20 @@ def test_a_refused_viewer_leaves_one_row_in_the_trail_that_an_admin_reads(
     )
     assert row["details"] == {"key": "viewer", "role": "viewer", "needs": "trainer"}
     assert api.get("/api/audit/verify").json() == {"holds": True, "first_bad": None}
-    with session(api_settings) as opened:
-        assert audit.verify(opened) is None
+    with open_session(api_settings) as session:
+        assert audit.verify(session) is None
 
 
 def test_another_tenants_things_are_not_found_whatever_the_verb_and_in_no_list(
     api_settings: Settings, api_url: str, api_keys: dict[str, str], api: httpx.Client
 ) -> None:
-    with session(api_settings) as opened:
-        job = jobs.create(opened, name="mine", kind="train", config={})
-        model = models.create(opened, family="fine-tuned", name="mine", deployed=True)
-        dataset = datasets.record(opened, artifact("dataset", 1), name="mine", source="local", stage="dataset")
-        mine = inputs.add(opened, user_id="u", input_type="text", content="x", sha256="0", size_bytes=1)
-        row, _ = keys.create(opened, "viewer", "mine")
-        jobs.set_stage(opened, job.id, "train", artifact_id="run-00000000000000aa")
+    with open_session(api_settings) as session:
+        job = jobs.create(session, name="mine", kind="train", config={})
+        model = models.create(session, family="fine-tuned", name="mine", deployed=True)
+        dataset = datasets.record(session, artifact("dataset", 1), name="mine", source="local", stage="dataset")
+        mine = inputs.add(session, user_id="u", input_type="text", content="x", sha256="0", size_bytes=1)
+        row, _ = keys.create(session, "viewer", "mine")
+        jobs.set_stage(session, job.id, "train", artifact_id="run-00000000000000aa")
     body = {"name": "x", "base_model": "builtin/tiny"}
     calls: list[tuple[str, str, Any]] = [
         ("GET", f"/api/training/jobs/{job.id}", None),

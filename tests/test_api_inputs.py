@@ -15,7 +15,7 @@ import pytest
 from api_server import UPLOAD, problem, serve
 
 from soldiom_ray.db import inputs
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage, raw_key
 
@@ -25,8 +25,8 @@ def test_texts_and_structured_values_are_kept(api_settings: Settings, api: httpx
         body = {"user_id": "u1", "input_type": kind, "content": content, "metadata": {"from": "test"}}
         answer = api.post(UPLOAD, json=body)
         assert answer.status_code == 201, answer.text
-        with session(api_settings) as opened:
-            row = inputs.get(opened, answer.json()["id"])
+        with open_session(api_settings) as session:
+            row = inputs.get(session, answer.json()["id"])
             assert (row.content, row.user_id, row.metadata_, row.size_bytes) == (
                 kept,
                 "u1",
@@ -64,9 +64,9 @@ def test_files_are_kept_under_generated_names_and_shown_under_clean_ones(
     assert [item["metadata"]["filename"] for item in items][:4] == ["a.txt", "a.txt", "atxt.pdf", "CON.docx"]
     assert len(items[4]["metadata"]["filename"]) == 200 and items[4]["metadata"]["batch"] == 7
     storage = open_storage(api_settings)
-    with session(api_settings) as opened:
+    with open_session(api_settings) as session:
         for item, (_, (_, content, _)) in zip(items, files, strict=True):
-            row = inputs.get(opened, item["id"])
+            row = inputs.get(session, item["id"])
             assert row.content == raw_key(hashlib.sha256(content).hexdigest()) and row.input_type == "file"
             assert storage.read(row.content) == content
 
@@ -174,8 +174,8 @@ def test_inputs_are_listed_in_pages_without_their_content_and_per_tenant(
 def test_quota_and_size_of_uploads_are_kept_with_clear_problems(
     api_settings: Settings, api_keys: dict[str, str]
 ) -> None:
-    with session(api_settings) as opened:
-        kept = inputs.kept_bytes(opened, "default")
+    with open_session(api_settings) as session:
+        kept = inputs.kept_bytes(session, "default")
     small = replace(api_settings, upload_max_bytes=5000, upload_quota_bytes=kept + 3000, rate_limit="1000/minute")
     server = serve(small)
     headers = {"Authorization": f"Bearer {api_keys['user']}"}

@@ -4,16 +4,16 @@ import httpx
 from api_server import artifact, problem
 
 from soldiom_ray.db import datasets, jobs, models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.settings import Settings
 
 
 def test_what_a_recipe_may_name_is_checked_before_a_job_begins(
     api_settings: Settings, api_url: str, api_keys: dict[str, str], api: httpx.Client
 ) -> None:
-    with session(api_settings) as opened:
-        dataset = datasets.record(opened, artifact("dataset", 2), name="ok", source="local", stage="dataset")
-        before = len(jobs.list_jobs(opened, "default", limit=200)[0])
+    with open_session(api_settings) as session:
+        dataset = datasets.record(session, artifact("dataset", 2), name="ok", source="local", stage="dataset")
+        before = len(jobs.list_jobs(session, "default", limit=200)[0])
     problem(api.post("/api/training/jobs", json={"name": "x", "dataset_id": "dataset-none"}), 404)
     body = {"name": "x", "dataset_id": dataset.id}
     for base in ("builtin/huge", "no-such", "../../etc", "/no/such/folder", "base/nothing", "a/b/c"):
@@ -32,17 +32,17 @@ def test_what_a_recipe_may_name_is_checked_before_a_job_begins(
     assert "admin" in problem(answer, 403)["detail"]
     shown = problem(api.post("/api/training/collect/github", json={"min_star": 5}), 422)
     assert shown["errors"][0]["loc"] == "body.min_star"
-    with session(api_settings) as opened:
-        assert len(jobs.list_jobs(opened, "default", limit=200)[0]) == before
+    with open_session(api_settings) as session:
+        assert len(jobs.list_jobs(session, "default", limit=200)[0]) == before
 
 
 def test_jobs_are_listed_in_pages_and_shown_with_stages_and_times_in_utc(
     api_settings: Settings, api: httpx.Client
 ) -> None:
-    with session(api_settings) as opened:
-        made = [jobs.create(opened, name=f"page{i}", kind="train", config={}).id for i in range(3)]
-        jobs.update(opened, made[0], status="failed", error="It broke.")
-        jobs.set_stage(opened, made[0], "train", details={"curves": [{"step": 1, "train_loss": 2.0}]})
+    with open_session(api_settings) as session:
+        made = [jobs.create(session, name=f"page{i}", kind="train", config={}).id for i in range(3)]
+        jobs.update(session, made[0], status="failed", error="It broke.")
+        jobs.set_stage(session, made[0], "train", details={"curves": [{"step": 1, "train_loss": 2.0}]})
     first = api.get("/api/training/jobs", params={"limit": 2}).json()
     assert [item["id"] for item in first["items"]] == [made[2], made[1]]
     second = api.get("/api/training/jobs", params={"limit": 2, "cursor": first["next"]}).json()
@@ -56,9 +56,9 @@ def test_jobs_are_listed_in_pages_and_shown_with_stages_and_times_in_utc(
 def test_models_are_shown_with_card_versions_and_endpoint_and_not_deleted_while_deployed(
     api_settings: Settings, api: httpx.Client
 ) -> None:
-    with session(api_settings) as opened:
-        one = models.create(opened, family="fine-tuned", name="shown", card="# Card", license="MIT", lineage={"a": 1})
-        two = models.create(opened, family="fine-tuned", name="shown", specialization="legal", deployed=True)
+    with open_session(api_settings) as session:
+        one = models.create(session, family="fine-tuned", name="shown", card="# Card", license="MIT", lineage={"a": 1})
+        two = models.create(session, family="fine-tuned", name="shown", specialization="legal", deployed=True)
     shown = api.get(f"/api/models/{one.id}").json()
     assert (shown["card"], shown["license"], shown["deployment"]) == ("# Card", "MIT", None)
     assert [each["version"] for each in shown["versions"]] == [2, 1]

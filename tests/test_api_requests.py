@@ -12,7 +12,7 @@ from api_server import UPLOAD, artifact, listen, problem, serve
 
 from soldiom_ray.api.middleware import HEADER_BYTES, JSON_BYTES, UPLOAD_BYTES
 from soldiom_ray.db import datasets
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -135,8 +135,8 @@ def test_a_database_that_goes_away_is_a_503_with_a_remedy(api_settings: Settings
 
 
 def test_an_unexpected_fault_is_a_500_that_tells_nothing(api_settings: Settings, api: httpx.Client) -> None:
-    with session(api_settings) as opened:
-        row = datasets.record(opened, artifact("dataset", 3), name="broken", source="local", stage="dataset")
+    with open_session(api_settings) as session:
+        row = datasets.record(session, artifact("dataset", 3), name="broken", source="local", stage="dataset")
     open_storage(api_settings).write(f"dataset/{row.artifact_id}/manifest.json", b'{"secret-word": 1}')
     answer = api.get(f"/api/datasets/{row.id}")
     assert "fault" in problem(answer, 500)["detail"]

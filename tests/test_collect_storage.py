@@ -18,7 +18,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.raw import raw_key
 from soldiom_ray.db import documents
-from soldiom_ray.db.engine import migrate, session
+from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.db.tables import CollectedDocument
 from soldiom_ray.domains.schema import FilesSource, LocalSource
 from soldiom_ray.storage import MAGIC
@@ -116,14 +116,14 @@ def test_every_document_has_a_row_that_says_where_it_came_from(tmp_path: Path) -
         source = LocalSource(source="local", packages=("rich", "typer"))
         manifest = collect(context, [source])
         rows = context.artifacts.rows(manifest, "documents/", documents.COLUMNS)
-        with session(context.settings) as opened:
-            assert documents.record(opened, manifest.id, rows) == manifest.counts["documents"]
-            assert documents.record(opened, manifest.id, ()) == 0
-        with session(context.settings) as opened:
-            some, cursor = documents.list_documents(opened, manifest.id, license="MIT", kind="test", limit=1)
-            total = opened.scalar(select(func.count()).select_from(CollectedDocument))
-            page, _ = documents.list_documents(opened, manifest.id, limit=10)
-            found, _ = documents.list_documents(opened, manifest.id, sha256=page[0].sha256)
+        with open_session(context.settings) as session:
+            assert documents.record(session, manifest.id, rows) == manifest.counts["documents"]
+            assert documents.record(session, manifest.id, ()) == 0
+        with open_session(context.settings) as session:
+            some, cursor = documents.list_documents(session, manifest.id, license="MIT", kind="test", limit=1)
+            total = session.scalar(select(func.count()).select_from(CollectedDocument))
+            page, _ = documents.list_documents(session, manifest.id, limit=10)
+            found, _ = documents.list_documents(session, manifest.id, sha256=page[0].sha256)
         assert total == manifest.counts["documents"] and not some and cursor is None
         shown = documents.as_dict(found[0])
         assert shown["source"] == "local" and shown["license"] == "MIT" and shown["rule"].startswith("local package")

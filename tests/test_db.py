@@ -17,7 +17,7 @@ from sqlalchemy import Double, Engine, Float, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
-from soldiom_ray.db.engine import downgrade, migrate, open_database, session
+from soldiom_ray.db.engine import downgrade, migrate, open_database, open_session
 from soldiom_ray.db.tables import AuditRow, Table
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.records import FileEntry, Manifest, new_id, now
@@ -84,20 +84,20 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_declares(settings:
 def test_migrations_go_up_keep_data_go_down_to_nothing_and_up_again(settings: Settings) -> None:
     other, engine = engine_of(settings, "updown")
     migrate(other)
-    with session(other) as opened:
-        job = jobs.create(opened, name="kept", kind="train", config={"b": 1, "a": [1.5, None]})
+    with open_session(other) as session:
+        job = jobs.create(session, name="kept", kind="train", config={"b": 1, "a": [1.5, None]})
     migrate(other)
-    with session(other) as opened:
-        kept = jobs.get(opened, job.id)
+    with open_session(other) as session:
+        kept = jobs.get(session, job.id)
         assert list(kept.config) == ["b", "a"]
         assert kept.created_at.utcoffset() == timedelta(0)
     downgrade(other, "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
-    with pytest.raises(UnavailableError, match="no tables"), session(other) as opened:
-        jobs.list_jobs(opened, "default")
+    with pytest.raises(UnavailableError, match="no tables"), open_session(other) as session:
+        jobs.list_jobs(session, "default")
     migrate(other)
-    with session(other) as opened:
-        assert jobs.list_jobs(opened, "default") == ([], None)
+    with open_session(other) as session:
+        assert jobs.list_jobs(session, "default") == ([], None)
 
 
 def test_eight_callers_that_migrate_at_once_do_not_trip_over_one_another(settings: Settings) -> None:
@@ -121,58 +121,58 @@ def test_eight_callers_that_migrate_at_once_do_not_trip_over_one_another(setting
 
 def test_no_database_and_an_unreachable_one_are_told_with_the_remedy_and_without_the_password(tmp_path: Path) -> None:
     empty = load_settings({"SOLDIOM_HOME": str(tmp_path)})
-    with pytest.raises(UnavailableError) as caught, session(empty):
+    with pytest.raises(UnavailableError) as caught, open_session(empty):
         pass
     assert "soldiom up" in caught.value.remedy
     dead = replace(empty, database_url="postgresql://me:hunter2@127.0.0.1:9/x")
-    for call in (lambda: migrate(dead), lambda: session(dead).__enter__().execute(text("SELECT 1"))):
+    for call in (lambda: migrate(dead), lambda: open_session(dead).__enter__().execute(text("SELECT 1"))):
         with pytest.raises(Exception) as refused:
             call()
         assert "hunter2" not in str(refused.value)
-    with pytest.raises(UnavailableError) as caught, session(dead) as opened:
-        opened.execute(text("SELECT 1"))
+    with pytest.raises(UnavailableError) as caught, open_session(dead) as session:
+        session.execute(text("SELECT 1"))
     assert "hunter2" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
 
 
 def test_an_error_rolls_the_whole_session_back_and_nul_is_an_input_error(settings: Settings) -> None:
-    with pytest.raises(RuntimeError), session(settings) as opened:
-        jobs.create(opened, name="gone", kind="train", config={}, tenant="rollback")
+    with pytest.raises(RuntimeError), open_session(settings) as session:
+        jobs.create(session, name="gone", kind="train", config={}, tenant="rollback")
         raise RuntimeError
-    with session(settings) as opened:
-        assert jobs.list_jobs(opened, "rollback") == ([], None)
+    with open_session(settings) as session:
+        assert jobs.list_jobs(session, "rollback") == ([], None)
     if "postgresql" in str(settings.database_url):  # MariaDB keeps NUL as it is.
-        with pytest.raises(InputError), session(settings) as opened:
-            jobs.create(opened, name="a\0b", kind="train", config={})
-    with pytest.raises(InputError), session(settings) as opened:
-        jobs.create(opened, name="a" * 129, kind="train", config={})
+        with pytest.raises(InputError), open_session(settings) as session:
+            jobs.create(session, name="a\0b", kind="train", config={})
+    with pytest.raises(InputError), open_session(settings) as session:
+        jobs.create(session, name="a" * 129, kind="train", config={})
 
 
 def test_a_job_lives_from_pending_to_its_end_and_stays_ended(settings: Settings) -> None:
-    with session(settings) as opened:
+    with open_session(settings) as session:
         job = jobs.create(
-            opened, name="one", kind="workflow", config={"x": 1}, tenant="life", base_model="builtin/tiny"
+            session, name="one", kind="workflow", config={"x": 1}, tenant="life", base_model="builtin/tiny"
         )
         assert job.status == "pending"
-        assert jobs.active(opened, "life", "workflow", "one", {"x": 1}) is job
-        assert jobs.active(opened, "life", "workflow", "one", {"x": 2}) is None
-    with session(settings) as opened:
-        jobs.update(opened, job.id, status="running")
-        assert jobs.beat(opened, job.id, 0.5, "train", "step 3") is False
-        jobs.set_stage(opened, job.id, "train", position=3, status="running")
+        assert jobs.active(session, "life", "workflow", "one", {"x": 1}) is job
+        assert jobs.active(session, "life", "workflow", "one", {"x": 2}) is None
+    with open_session(settings) as session:
+        jobs.update(session, job.id, status="running")
+        assert jobs.beat(session, job.id, 0.5, "train", "step 3") is False
+        jobs.set_stage(session, job.id, "train", position=3, status="running")
         jobs.set_stage(
-            opened, job.id, "collect", position=0, status="completed", reused=True, artifact_id="documents-1"
+            session, job.id, "collect", position=0, status="completed", reused=True, artifact_id="documents-1"
         )
-        jobs.set_stage(opened, job.id, "train", progress=0.4)
-    with session(settings) as opened:
-        jobs.request_cancel(opened, job.id, "life")
-        assert jobs.beat(opened, job.id, 0.6, "train", "step 4") is True
-        jobs.update(opened, job.id, status="cancelled")
-    with session(settings) as opened:
-        late = jobs.update(opened, job.id, status="completed", error="no", result={"late": True})
+        jobs.set_stage(session, job.id, "train", progress=0.4)
+    with open_session(settings) as session:
+        jobs.request_cancel(session, job.id, "life")
+        assert jobs.beat(session, job.id, 0.6, "train", "step 4") is True
+        jobs.update(session, job.id, status="cancelled")
+    with open_session(settings) as session:
+        late = jobs.update(session, job.id, status="completed", error="no", result={"late": True})
         assert (late.status, late.error, late.result) == ("cancelled", None, {"late": True})
         with pytest.raises(ConflictError, match="cancelled"):
-            jobs.request_cancel(opened, job.id, "life")
-        shown = jobs.as_dict(late, jobs.stages(opened, job.id))
+            jobs.request_cancel(session, job.id, "life")
+        shown = jobs.as_dict(late, jobs.stages(session, job.id))
     assert [row["stage"] for row in shown["stages"]] == ["collect", "train"]
     assert shown["stages"][1]["progress"] == 0.4 and shown["stages"][1]["status"] == "running"
     assert shown["completed_at"].endswith("+00:00") and shown["progress"] == 0.6 and "error" not in shown
@@ -184,9 +184,9 @@ def test_the_same_idempotency_key_gives_the_same_job_even_at_once_and_refuses_an
     made: list[str] = []
 
     def one() -> None:
-        with session(settings) as opened:
+        with open_session(settings) as session:
             made.append(
-                jobs.create(opened, name="n", kind="train", config={"a": 1}, tenant="idem", idempotency_key="k").id
+                jobs.create(session, name="n", kind="train", config={"a": 1}, tenant="idem", idempotency_key="k").id
             )
 
     threads = [threading.Thread(target=one) for _ in range(6)]
@@ -195,97 +195,97 @@ def test_the_same_idempotency_key_gives_the_same_job_even_at_once_and_refuses_an
     for thread in threads:
         thread.join()
     assert len(made) == 6 and len(set(made)) == 1
-    with session(settings) as opened:
+    with open_session(settings) as session:
         with pytest.raises(ConflictError):
-            jobs.create(opened, name="n", kind="train", config={"a": 2}, tenant="idem", idempotency_key="k")
+            jobs.create(session, name="n", kind="train", config={"a": 2}, tenant="idem", idempotency_key="k")
         assert (
-            jobs.create(opened, name="n", kind="train", config={"a": 2}, tenant="idem2", idempotency_key="k").id
+            jobs.create(session, name="n", kind="train", config={"a": 2}, tenant="idem2", idempotency_key="k").id
             != made[0]
         )
 
 
 def test_jobs_are_paged_newest_first_and_filtered(settings: Settings) -> None:
-    with session(settings) as opened:
-        ids = [jobs.create(opened, name=f"j{i}", kind="train", config={}, tenant="pages").id for i in range(5)]
-        jobs.update(opened, ids[0], status="failed", error="boom")
-    with session(settings) as opened:
+    with open_session(settings) as session:
+        ids = [jobs.create(session, name=f"j{i}", kind="train", config={}, tenant="pages").id for i in range(5)]
+        jobs.update(session, ids[0], status="failed", error="boom")
+    with open_session(settings) as session:
         seen, cursor = [], None
         while True:
-            rows, cursor = jobs.list_jobs(opened, "pages", cursor=cursor, limit=2)
+            rows, cursor = jobs.list_jobs(session, "pages", cursor=cursor, limit=2)
             seen += [row.id for row in rows]
             if cursor is None:
                 break
         assert seen == sorted(ids, reverse=True)
-        assert [row.id for row in jobs.list_jobs(opened, "pages", status="failed")[0]] == [ids[0]]
+        assert [row.id for row in jobs.list_jobs(session, "pages", status="failed")[0]] == [ids[0]]
 
 
 def test_a_running_job_without_a_heartbeat_is_stale_and_told_to_stop_once_it_is_failed(settings: Settings) -> None:
-    with session(settings) as opened:
-        job = jobs.create(opened, name="s", kind="train", config={}, tenant="stale")
-        jobs.update(opened, job.id, status="running")
-        jobs.update(opened, job.id, heartbeat_at=now() - timedelta(seconds=90))
-    with session(settings) as opened:
-        assert job.id in [row.id for row in jobs.stale(opened, 60)]
-        assert job.id not in [row.id for row in jobs.stale(opened, 120)]
-        jobs.update(opened, job.id, status="failed", error="lost")
-        assert jobs.beat(opened, job.id, 0.1, "train", "") is True
-        assert jobs.beat(opened, "no such job", 0.1, "train", "") is True
+    with open_session(settings) as session:
+        job = jobs.create(session, name="s", kind="train", config={}, tenant="stale")
+        jobs.update(session, job.id, status="running")
+        jobs.update(session, job.id, heartbeat_at=now() - timedelta(seconds=90))
+    with open_session(settings) as session:
+        assert job.id in [row.id for row in jobs.stale(session, 60)]
+        assert job.id not in [row.id for row in jobs.stale(session, 120)]
+        jobs.update(session, job.id, status="failed", error="lost")
+        assert jobs.beat(session, job.id, 0.1, "train", "") is True
+        assert jobs.beat(session, "no such job", 0.1, "train", "") is True
 
 
 def test_one_tenant_never_sees_what_belongs_to_another(settings: Settings) -> None:
-    with session(settings) as opened:
-        job = jobs.create(opened, name="x", kind="train", config={}, tenant="a")
-        dataset = datasets.record(opened, manifest(number=7), name="d", source="local", stage="dataset", tenant="a")
-        model = models.create(opened, family="fine-tuned", name="secret", tenant="a")
-        given = inputs.add(opened, user_id="u", input_type="text", content="hi", sha256="0", size_bytes=2, tenant="a")
-        key, _ = keys.create(opened, "user", "k", tenant="a")
+    with open_session(settings) as session:
+        job = jobs.create(session, name="x", kind="train", config={}, tenant="a")
+        dataset = datasets.record(session, manifest(number=7), name="d", source="local", stage="dataset", tenant="a")
+        model = models.create(session, family="fine-tuned", name="secret", tenant="a")
+        given = inputs.add(session, user_id="u", input_type="text", content="hi", sha256="0", size_bytes=2, tenant="a")
+        key, _ = keys.create(session, "user", "k", tenant="a")
         for find in (
-            lambda: jobs.get(opened, job.id, "b"),
-            lambda: jobs.request_cancel(opened, job.id, "b"),
-            lambda: datasets.get(opened, dataset.artifact_id, "b"),
-            lambda: models.get(opened, model.id, "b"),
-            lambda: models.get(opened, "secret", "b"),
-            lambda: models.delete(opened, model.id, "b"),
-            lambda: inputs.get(opened, given.id, "b"),
-            lambda: keys.revoke(opened, key.id, "b"),
+            lambda: jobs.get(session, job.id, "b"),
+            lambda: jobs.request_cancel(session, job.id, "b"),
+            lambda: datasets.get(session, dataset.artifact_id, "b"),
+            lambda: models.get(session, model.id, "b"),
+            lambda: models.get(session, "secret", "b"),
+            lambda: models.delete(session, model.id, "b"),
+            lambda: inputs.get(session, given.id, "b"),
+            lambda: keys.revoke(session, key.id, "b"),
         ):
             with pytest.raises(NotFoundError):
                 find()
         for rows, _ in (
-            jobs.list_jobs(opened, "b"),
-            datasets.list_datasets(opened, "b"),
-            models.list_models(opened, "b"),
-            inputs.list_inputs(opened, "b"),
-            keys.list_keys(opened, "b"),
+            jobs.list_jobs(session, "b"),
+            datasets.list_datasets(session, "b"),
+            models.list_models(session, "b"),
+            inputs.list_inputs(session, "b"),
+            keys.list_keys(session, "b"),
         ):
             assert rows == []
 
 
 def test_a_dataset_is_recorded_once_per_artifact_and_the_newest_index_is_found(settings: Settings) -> None:
-    with session(settings) as opened:
-        first = datasets.record(opened, manifest(samples=9), name="d", source="local", stage="dataset", tenant="ds")
+    with open_session(settings) as session:
+        first = datasets.record(session, manifest(samples=9), name="d", source="local", stage="dataset", tenant="ds")
         again = datasets.record(
-            opened, manifest(samples=9), name="renamed", source="local", stage="dataset", tenant="ds"
+            session, manifest(samples=9), name="renamed", source="local", stage="dataset", tenant="ds"
         )
         assert first.id == again.id and again.name == "renamed"
         assert (again.size_bytes, again.num_samples) == (42, 9)
-        assert datasets.get(opened, first.artifact_id, "ds") is datasets.get(opened, first.id, "ds")
-        assert datasets.latest_index(opened, "ds") is None
-        datasets.record(opened, manifest("index", 1, passages=3), name="i", source="local", stage="index", tenant="ds")
+        assert datasets.get(session, first.artifact_id, "ds") is datasets.get(session, first.id, "ds")
+        assert datasets.latest_index(session, "ds") is None
+        datasets.record(session, manifest("index", 1, passages=3), name="i", source="local", stage="index", tenant="ds")
         newest = datasets.record(
-            opened, manifest("index", 2, passages=4), name="i", source="local", stage="index", tenant="ds"
+            session, manifest("index", 2, passages=4), name="i", source="local", stage="index", tenant="ds"
         )
-        assert datasets.latest_index(opened, "ds") is newest
+        assert datasets.latest_index(session, "ds") is newest
         assert datasets.as_dict(newest)["num_samples"] == 4
 
 
 def test_versions_count_up_and_models_are_found_by_id_name_family_and_version(settings: Settings) -> None:
-    with session(settings) as opened:
-        base = models.create(opened, family="base", name="tiny", tenant="m")
+    with open_session(settings) as session:
+        base = models.create(session, family="base", name="tiny", tenant="m")
         one = models.create(
-            opened, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id, run_artifact="run-1"
+            session, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id, run_artifact="run-1"
         )
-        two = models.create(opened, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id)
+        two = models.create(session, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id)
         assert (one.version, two.version) == (1, 2)
         for name, expected in {
             one.id: one,
@@ -294,41 +294,41 @@ def test_versions_count_up_and_models_are_found_by_id_name_family_and_version(se
             "legal@1": one,
             "fine-tuned/legal@2": two,
         }.items():
-            assert models.get(opened, name, "m") is expected
+            assert models.get(session, name, "m") is expected
         for unknown in ("legal@3", "base/legal", "legal@x", "legal@99999999999999999999", "no"):
             with pytest.raises(NotFoundError):
-                models.get(opened, unknown, "m")
-        assert models.of_run(opened, "run-1", "m") is one
-        assert [row.id for row in models.list_models(opened, "m", family="base")[0]] == [base.id]
+                models.get(session, unknown, "m")
+        assert models.of_run(session, "run-1", "m") is one
+        assert [row.id for row in models.list_models(session, "m", family="base")[0]] == [base.id]
 
 
 def test_a_deployed_model_cannot_be_deleted_and_a_deleted_base_leaves_its_children(settings: Settings) -> None:
-    with session(settings) as opened:
-        base = models.create(opened, family="base", name="b", tenant="d")
-        child = models.create(opened, family="fine-tuned", name="c", tenant="d", base_model_id=base.id)
-        evaluations.record(opened, run_artifact="run-2", scores={"loss": 1.0}, model_id=base.id, tenant="d")
-        deployments.set_state(opened, base.id, "deploying", replicas=2)
+    with open_session(settings) as session:
+        base = models.create(session, family="base", name="b", tenant="d")
+        child = models.create(session, family="fine-tuned", name="c", tenant="d", base_model_id=base.id)
+        evaluations.record(session, run_artifact="run-2", scores={"loss": 1.0}, model_id=base.id, tenant="d")
+        deployments.set_state(session, base.id, "deploying", replicas=2)
         with pytest.raises(ConflictError):
-            models.delete(opened, base.id, "d")
-        deployments.set_state(opened, base.id, "running")
-        assert models.get(opened, base.id).deployed
-        assert [row.model_id for row in deployments.running(opened, "d")] == [base.id]
-        assert deployments.as_dict(deployments.running(opened, "d")[0])["replicas"] == 2
-        deployments.set_state(opened, base.id, "stopped")
-        models.delete(opened, base.id, "d")
-    with session(settings) as opened:
-        assert models.get(opened, child.id, "d").base_model_id is None
-        assert deployments.get(opened, base.id) is None
+            models.delete(session, base.id, "d")
+        deployments.set_state(session, base.id, "running")
+        assert models.get(session, base.id).deployed
+        assert [row.model_id for row in deployments.running(session, "d")] == [base.id]
+        assert deployments.as_dict(deployments.running(session, "d")[0])["replicas"] == 2
+        deployments.set_state(session, base.id, "stopped")
+        models.delete(session, base.id, "d")
+    with open_session(settings) as session:
+        assert models.get(session, child.id, "d").base_model_id is None
+        assert deployments.get(session, base.id) is None
 
 
 def test_a_key_is_found_only_whole_and_until_it_is_revoked_and_never_stored(settings: Settings) -> None:
-    with session(settings) as opened:
-        row, plain = keys.create(opened, "trainer", "ci", tenant="k")
+    with open_session(settings) as session:
+        row, plain = keys.create(session, "trainer", "ci", tenant="k")
         assert len(plain.split("_", 2)[2]) == 43 and plain not in str(vars(row))
         with pytest.raises(InputError, match="root"):
-            keys.create(opened, "root", "x")
-    with session(settings) as opened:
-        found = keys.find(opened, plain)
+            keys.create(session, "root", "x")
+    with open_session(settings) as session:
+        found = keys.find(session, plain)
         assert found is not None and (found.id, found.role, found.tenant) == (row.id, "trainer", "k")
         for wrong in (
             plain[:-1],
@@ -340,55 +340,55 @@ def test_a_key_is_found_only_whole_and_until_it_is_revoked_and_never_stored(sett
             "\udcff_a_b",
             plain[:13],
         ):
-            assert keys.find(opened, wrong) is None
+            assert keys.find(session, wrong) is None
         assert "hash" not in keys.as_dict(found)
-        keys.revoke(opened, row.id, "k")
-        assert keys.find(opened, plain) is None
+        keys.revoke(session, row.id, "k")
+        assert keys.find(session, plain) is None
 
 
 @pytest.mark.parametrize(
     "damage", ["UPDATE audit_log SET decision='allow' WHERE seq=3", "DELETE FROM audit_log WHERE seq=3"]
 )
 def test_a_changed_or_removed_audit_row_is_named(settings: Settings, damage: str) -> None:
-    with session(settings) as opened:
-        opened.execute(text("DELETE FROM audit_log"))
+    with open_session(settings) as session:
+        session.execute(text("DELETE FROM audit_log"))
         for number in range(5):
-            audit.append(opened, "key-1", "job.create", f"job-{number}", "deny", {"n": number, "f": 1e20, "t": "é"})
-    with session(settings) as opened:
-        assert audit.verify(opened) is None
-        assert [row.seq for row in audit.list_rows(opened, "default", limit=2)[0]] == [5, 4]
-        opened.execute(text(damage))
-    with session(settings) as opened:
-        assert audit.verify(opened) == 3
+            audit.append(session, "key-1", "job.create", f"job-{number}", "deny", {"n": number, "f": 1e20, "t": "é"})
+    with open_session(settings) as session:
+        assert audit.verify(session) is None
+        assert [row.seq for row in audit.list_rows(session, "default", limit=2)[0]] == [5, 4]
+        session.execute(text(damage))
+    with open_session(settings) as session:
+        assert audit.verify(session) == 3
 
 
 def test_rival_writers_keep_the_audit_chain_whole(settings: Settings) -> None:
-    with session(settings) as opened:
-        opened.execute(text("DELETE FROM audit_log"))
+    with open_session(settings) as session:
+        session.execute(text("DELETE FROM audit_log"))
 
     def many() -> None:
         for _ in range(10):
-            with session(settings) as opened:
-                audit.append(opened, "a", "b", "c", "allow")
+            with open_session(settings) as session:
+                audit.append(session, "a", "b", "c", "allow")
 
     threads = [threading.Thread(target=many) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    with session(settings) as opened:
-        assert opened.query(AuditRow).count() == 40
-        assert audit.verify(opened) is None
+    with open_session(settings) as session:
+        assert session.query(AuditRow).count() == 40
+        assert audit.verify(session) is None
 
 
 def test_cursors_are_kept_replaced_and_removed(settings: Settings) -> None:
     for value in ({"page": 1}, {"page": 2}):
-        with session(settings) as opened:
-            cursors.put(opened, "github/x", value)
-    with session(settings) as opened:
-        assert cursors.get(opened, "github/x") == {"page": 2}
-        cursors.remove(opened, "github/x")
-        assert cursors.get(opened, "github/x") is None
+        with open_session(settings) as session:
+            cursors.put(session, "github/x", value)
+    with open_session(settings) as session:
+        assert cursors.get(session, "github/x") == {"page": 2}
+        cursors.remove(session, "github/x")
+        assert cursors.get(session, "github/x") is None
 
 
 def test_ids_of_one_process_sort_in_the_order_they_were_made() -> None:

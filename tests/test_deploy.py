@@ -13,7 +13,7 @@ from small_models import CONTEXT, code, small_base, small_context, small_dataset
 from soldiom_ray import launch
 from soldiom_ray.artifacts import prefix_of
 from soldiom_ray.db import deployments, models
-from soldiom_ray.db.engine import migrate, session
+from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy, restore
 from soldiom_ray.deploy.batching import Batcher, Options
 from soldiom_ray.deploy.requests import read_request
@@ -71,8 +71,8 @@ def endpoint(context, model_id):
 
 
 def a_model(context, run, name, base=None):
-    with session(context.settings) as connection:
-        row = models.create(connection, family="fine-tuned", name=name, run_artifact=run, base_model=base)
+    with open_session(context.settings) as session:
+        row = models.create(session, family="fine-tuned", name=name, run_artifact=run, base_model=base)
         return row.id
 
 
@@ -88,8 +88,8 @@ def ask(model_id, *inputs, **parameters):
 
 
 def state_of(context, model_id):
-    with session(context.settings) as connection:
-        return deployments.get(connection, model_id), models.get(connection, model_id).deployed
+    with open_session(context.settings) as session:
+        return deployments.get(session, model_id), models.get(session, model_id).deployed
 
 
 def test_a_deployed_model_has_answered_and_is_written_down(context, endpoint, model_id, folders):

@@ -13,7 +13,7 @@ from conftest import free_port
 from small_models import small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 from soldiom_ray.db import evaluations, models
-from soldiom_ray.db.engine import migrate, session
+from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.register import register
@@ -100,10 +100,10 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(contex
     version = register(context, "first", run, scores, dataset, Register(specialization="legal"))
     details = version.details
     assert (details["family"], details["name"], details["version"]) == ("fine-tuned", "first", 1)
-    with session(context.settings) as connection:
-        row = models.get(connection, details["model_id"])
-        base = models.get(connection, row.base_model_id)
-        scored = evaluations.of_model(connection, row.id)
+    with open_session(context.settings) as session:
+        row = models.get(session, details["model_id"])
+        base = models.get(session, row.base_model_id)
+        scored = evaluations.of_model(session, row.id)
     assert (row.family, row.name, row.run_artifact, row.specialization) == ("fine-tuned", "first", run.id, "legal")
     assert row.performance_metrics["tuned"] == {"loss": 2.5} and row.gate["passed"] and row.gate["promoted"]
     assert row.license == "Apache-2.0 AND MIT" and not row.deployed
@@ -132,9 +132,9 @@ def test_registering_twice_gives_the_same_version_and_one_base(context, folders,
     context.artifacts.delete(first.id)
     third = register(context, "twice", run, scores, dataset, Register())
     assert third.details["model_id"] == first.details["model_id"]
-    with session(context.settings) as connection:
-        assert len(models.list_models(connection, None, name="twice")[0]) == 1
-        assert len(models.list_models(connection, None, family="base", name=base_name(str(folders["base"])))[0]) == 1
+    with open_session(context.settings) as session:
+        assert len(models.list_models(session, None, name="twice")[0]) == 1
+        assert len(models.list_models(session, None, family="base", name=base_name(str(folders["base"])))[0]) == 1
     client = MlflowClient(services["MLFLOW_TRACKING_URI"])
     assert len(client.search_model_versions("name='fine-tuned.twice'")) == 1
 
@@ -172,8 +172,8 @@ def test_mlflow_being_down_loses_nothing(context, folders):
 def test_a_half_registered_version_is_finished_by_the_next_run(context, folders):
     run, scores, dataset = made(context, folders, "half")
     details = register(context, "half", run, scores, dataset, Register()).details
-    with session(context.settings) as connection:
-        models.update(connection, details["model_id"], mlflow_name=None, mlflow_version=None)
+    with open_session(context.settings) as session:
+        models.update(session, details["model_id"], mlflow_name=None, mlflow_version=None)
     again = register(context, "half", run, scores, dataset, Register()).details
     assert (again["model_id"], again["mlflow_version"]) == (details["model_id"], details["mlflow_version"])
 
@@ -181,18 +181,18 @@ def test_a_half_registered_version_is_finished_by_the_next_run(context, folders)
 def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(context, folders):
     run, scores, dataset = made(context, folders, "removed")
     details = register(context, "removed", run, scores, dataset, Register()).details
-    with session(context.settings) as connection:
-        models.update(connection, details["model_id"], deployed=True)
+    with open_session(context.settings) as session:
+        models.update(session, details["model_id"], deployed=True)
     with pytest.raises(ConflictError, match="deployed"):
         remove(context.settings, details["model_id"])
-    with session(context.settings) as connection:
-        models.update(connection, details["model_id"], deployed=False)
+    with open_session(context.settings) as session:
+        models.update(session, details["model_id"], deployed=False)
     down = replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}")
     with pytest.raises(UnavailableError):
         remove(down, details["model_id"])
     remove(context.settings, details["model_id"])
-    with session(context.settings) as connection, pytest.raises(NotFoundError):
-        models.get(connection, details["model_id"])
+    with open_session(context.settings) as session, pytest.raises(NotFoundError):
+        models.get(session, details["model_id"])
     again = register(context, "removed", run, scores, dataset, Register()).details
     assert again["model_id"] != details["model_id"]
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.db import audit, keys
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import BusyError, DeniedError, UnauthenticatedError
 from soldiom_ray.records import ROLES
 from soldiom_ray.settings import Settings
@@ -108,8 +108,8 @@ def _caller(settings: Settings, header: str) -> Caller:
         raise UnauthenticatedError(
             "This call needs a key.", remedy="send it as `Authorization: Bearer sld_…`; `soldiom keys create` makes one"
         )
-    with session(settings) as opened:
-        row = keys.find(opened, plain.strip())
+    with open_session(settings) as session:
+        row = keys.find(session, plain.strip())
         if row is None:
             raise UnauthenticatedError("The key is unknown or revoked.", remedy="`soldiom keys create` makes a new one")
         return Caller(row.id, row.name, row.role, row.tenant)
@@ -118,9 +118,9 @@ def _caller(settings: Settings, header: str) -> Caller:
 def _note(request: Request, caller: Caller, decision: str, wanted: str) -> None:
     details = {"key": caller.name, "role": caller.role, "needs": wanted}
     route = getattr(request.scope.get("route"), "path", request.url.path)
-    with session(settings_of(request)) as opened:
+    with open_session(settings_of(request)) as session:
         audit.append(
-            opened, caller.key_id, f"{request.method} {route}", request.url.path, decision, details, caller.tenant
+            session, caller.key_id, f"{request.method} {route}", request.url.path, decision, details, caller.tenant
         )
 
 

@@ -12,7 +12,7 @@ from soldiom_ray import launch
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.db import datasets, inputs, jobs, models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.schema import DatabaseSource, FilesSource, LocalSource, Recipe, UrlSource
 from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
@@ -27,8 +27,8 @@ def start(
     settings: Settings, caller: Caller, recipe: Recipe, kind: str, idempotency_key: str | None, response: Response
 ) -> dict[str, Any]:
     """Launch the recipe for the caller; sets the `Location` of the job."""
-    with session(settings) as opened:
-        _check_references(opened, recipe, caller)
+    with open_session(settings) as session:
+        _check_references(session, recipe, caller)
     job = launch.launch_job(
         settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
     )
@@ -86,14 +86,14 @@ def _body_names(body: TrainingBody) -> Callable[[str], str]:
     return spell
 
 
-def _check_references(opened: Session, recipe: Recipe, caller: Caller) -> None:
+def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
     """Everything named by id exists and is the caller's; what is read on the server itself is for admins."""
     for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
-        datasets.get(opened, name, caller.tenant)
-    if recipe.run and not jobs.made(opened, recipe.run, caller.tenant):
+        datasets.get(session, name, caller.tenant)
+    if recipe.run and not jobs.made(session, recipe.run, caller.tenant):
         raise NotFoundError(f"No run {recipe.run!r}.", remedy="its id stands in the result of the job that trained it")
     if recipe.version:
-        models.get(opened, recipe.version, caller.tenant)
+        models.get(session, recipe.version, caller.tenant)
     for source in recipe.collect or ():
         local = (isinstance(source, LocalSource) and source.path) or (isinstance(source, FilesSource) and source.paths)
         if local and not caller.may("admin"):
@@ -108,12 +108,12 @@ def _check_references(opened: Session, recipe: Recipe, caller: Caller) -> None:
             )
         if isinstance(source, FilesSource):
             for name in source.inputs:
-                inputs.get(opened, name, caller.tenant)
+                inputs.get(session, name, caller.tenant)
     if recipe.train is not None and recipe.train.architecture is None:
-        _check_base(opened, recipe.train.base_model, caller)
+        _check_base(session, recipe.train.base_model, caller)
 
 
-def _check_base(opened: Session, name: str, caller: Caller) -> None:
+def _check_base(session: Session, name: str, caller: Caller) -> None:
     """Refuse early a base model that cannot exist; whether a hub id does is found out by the job."""
     if name.startswith("builtin/"):
         known = sorted(path.name for path in BUILTIN_FOLDER.glob("*") if path.is_dir()) or ["tiny"]
@@ -126,11 +126,11 @@ def _check_base(opened: Session, name: str, caller: Caller) -> None:
         if Path(name).is_absolute() and Path(name).is_dir():
             return
         tried = "no such folder on the server (give its absolute path)"
-    elif RUN_ID.fullmatch(name) and jobs.made(opened, name, caller.tenant):
+    elif RUN_ID.fullmatch(name) and jobs.made(session, name, caller.tenant):
         return
     else:
         try:
-            models.get(opened, name, caller.tenant)
+            models.get(session, name, caller.tenant)
             return
         except NotFoundError:
             if HUB_ID.fullmatch(name) and not name.startswith(("base/", "fine-tuned/", "specialized/")):

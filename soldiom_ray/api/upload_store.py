@@ -13,7 +13,7 @@ from typing import IO, Any
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import inputs, locks, requests
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import StorageFullError
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import CHUNK_BYTES, Storage, open_storage, raw_key
@@ -48,29 +48,29 @@ def keep_files(
     """Store the files and note them; with a key that was used before, what that request made. StorageFullError when
     the tenant's quota does not hold them; ConflictError when the key was used for something else."""
     print_ = fingerprint("files", user_id, [[each.sha256, each.metadata] for each in given])
-    with session(settings) as opened:
-        known = requests.find(opened, tenant, idempotency_key, print_) if idempotency_key else None
+    with open_session(settings) as session:
+        known = requests.find(session, tenant, idempotency_key, print_) if idempotency_key else None
         if known is not None:
-            return _shown(opened, tenant, known)
-        _check_quota(opened, settings, tenant, given)
+            return _shown(session, tenant, known)
+        _check_quota(session, settings, tenant, given)
     storage = open_storage(settings)
     keys = sorted({each.key for each in given})
     try:
         for each in given:
             _write(storage, each)
-        with session(settings) as opened:
+        with open_session(settings) as session:
             for lock in sorted({_lock_of(key) for key in keys}):
-                locks.hold(opened, lock)
-            locks.hold(opened, f"uploads/{tenant}")
-            known = requests.find(opened, tenant, idempotency_key, print_) if idempotency_key else None
+                locks.hold(session, lock)
+            locks.hold(session, f"uploads/{tenant}")
+            known = requests.find(session, tenant, idempotency_key, print_) if idempotency_key else None
             if known is not None:
-                return _shown(opened, tenant, known)
-            _check_quota(opened, settings, tenant, given)
+                return _shown(session, tenant, known)
+            _check_quota(session, settings, tenant, given)
             for each in given:
                 _write(storage, each)
-            rows = [_noted(opened, tenant, user_id, each) for each in given]
+            rows = [_noted(session, tenant, user_id, each) for each in given]
             if idempotency_key:
-                requests.record(opened, tenant, idempotency_key, print_, [row["id"] for row in rows])
+                requests.record(session, tenant, idempotency_key, print_, [row["id"] for row in rows])
             return rows
     except BaseException:
         forget_unnamed(settings, keys)
@@ -81,9 +81,9 @@ def forget_unnamed(settings: Settings, keys: Sequence[str]) -> None:
     """Remove those objects that no row names, whoever uploaded them."""
     storage = open_storage(settings)
     for key in keys:
-        with session(settings) as opened:
-            locks.hold(opened, _lock_of(key))
-            if not inputs.names_file(opened, key):
+        with open_session(settings) as session:
+            locks.hold(session, _lock_of(key))
+            if not inputs.names_file(session, key):
                 storage.remove(key)
 
 
@@ -92,9 +92,9 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _noted(opened: Session, tenant: str, user_id: str, given: Given) -> dict[str, Any]:
+def _noted(session: Session, tenant: str, user_id: str, given: Given) -> dict[str, Any]:
     row = inputs.add(
-        opened,
+        session,
         user_id=user_id,
         input_type="file",
         content=given.key,
@@ -106,12 +106,12 @@ def _noted(opened: Session, tenant: str, user_id: str, given: Given) -> dict[str
     return inputs.as_dict(row)
 
 
-def _shown(opened: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    return [inputs.as_dict(inputs.get(opened, each, tenant)) for each in ids]
+def _shown(session: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    return [inputs.as_dict(inputs.get(session, each, tenant)) for each in ids]
 
 
-def _check_quota(opened: Session, settings: Settings, tenant: str, given: Sequence[Given]) -> None:
-    kept, more = inputs.kept_bytes(opened, tenant), sum(each.size_bytes for each in given)
+def _check_quota(session: Session, settings: Settings, tenant: str, given: Sequence[Given]) -> None:
+    kept, more = inputs.kept_bytes(session, tenant), sum(each.size_bytes for each in given)
     if kept + more > settings.upload_quota_bytes:
         raise StorageFullError(
             f"The tenant keeps {kept} bytes; with these {more} it would be over its {settings.upload_quota_bytes}.",

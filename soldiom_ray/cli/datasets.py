@@ -21,10 +21,10 @@ def add_commands(app: typer.Typer) -> None:
 def list_datasets(json: Json = False) -> None:
     """Show collected documents, prepared datasets and indexes."""
     from soldiom_ray.db import datasets
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        rows, _ = datasets.list_datasets(connection, "default", limit=200)
+    with open_session(load_settings()) as session:
+        rows, _ = datasets.list_datasets(session, "default", limit=200)
         items = [datasets.as_dict(row) for row in rows]
     print_items(
         items,
@@ -106,11 +106,11 @@ def list_documents(
 ) -> None:
     """Show where each collected document came from, under which licence and by which rule."""
     from soldiom_ray.db import datasets, documents
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        artifact = datasets.get(connection, dataset, "default").artifact_id
-        rows, _ = documents.list_documents(connection, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
+    with open_session(load_settings()) as session:
+        artifact = datasets.get(session, dataset, "default").artifact_id
+        rows, _ = documents.list_documents(session, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
         items = [documents.as_dict(row) for row in rows]
     print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No such document.")
 
@@ -127,11 +127,11 @@ def _picture(item: dict[str, Any]) -> str:
 def _open(dataset: str) -> tuple[Any, Any]:
     from soldiom_ray.artifacts import Artifacts
     from soldiom_ray.db import datasets
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.storage import open_storage
 
     settings = load_settings()
-    with session(settings) as connection:
-        artifact = datasets.get(connection, dataset, "default").artifact_id
+    with open_session(settings) as session:
+        artifact = datasets.get(session, dataset, "default").artifact_id
     artifacts = Artifacts(open_storage(settings))
     return artifacts.get(artifact), artifacts

@@ -25,10 +25,10 @@ def list_models(
 ) -> None:
     """Show registered models."""
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        rows, _ = models.list_models(connection, "default", family=family, limit=200)
+    with open_session(load_settings()) as session:
+        rows, _ = models.list_models(session, "default", family=family, limit=200)
         items = [models.as_dict(row) for row in rows]
     print_items(
         items,
@@ -156,7 +156,7 @@ def _ask(quiet: bool) -> str:
 
 def _get(model: str) -> dict[str, Any]:
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        return models.as_dict(models.get(connection, model, "default"), whole=True)
+    with open_session(load_settings()) as session:
+        return models.as_dict(models.get(session, model, "default"), whole=True)

@@ -95,12 +95,12 @@ def env(json: Json = False) -> None:
 def audit(limit: Annotated[int, typer.Option(help="How many entries, newest first.")] = 50, json: Json = False) -> None:
     """Show the audit trail and check that it was not changed."""
     from soldiom_ray.db import audit as trail
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        rows, _ = trail.list_rows(connection, None, limit=limit)
+    with open_session(load_settings()) as session:
+        rows, _ = trail.list_rows(session, None, limit=limit)
         items = [trail.as_dict(row) for row in rows]
-        bad = trail.verify(connection)
+        bad = trail.verify(session)
     if json:
         print_json({"items": items, "first_bad_seq": bad})
     else:
@@ -117,13 +117,13 @@ def create_key(
 ) -> None:
     """Make a key; it is shown this once."""
     from soldiom_ray.db import keys
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.records import ROLES
 
     if role not in ROLES:
         raise InputError(f"Role is {role!r}; known: {', '.join(ROLES)}.", remedy="give one of them with --role")
-    with session(load_settings()) as connection:
-        row, key = keys.create(connection, role=role, name=name, tenant=tenant)
+    with open_session(load_settings()) as session:
+        row, key = keys.create(session, role=role, name=name, tenant=tenant)
         made = keys.as_dict(row) | {"key": key}
     if json:
         print_json(made)
@@ -135,10 +135,10 @@ def create_key(
 def list_keys(json: Json = False) -> None:
     """Show all keys, without their secrets."""
     from soldiom_ray.db import keys
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        items = [keys.as_dict(row) for row in keys.list_keys(connection)[0]]
+    with open_session(load_settings()) as session:
+        items = [keys.as_dict(row) for row in keys.list_keys(session)[0]]
     print_items(items, ["id", "name", "role", "tenant", "prefix", "created_at", "revoked_at"], json, "No keys.")
 
 
@@ -146,22 +146,22 @@ def list_keys(json: Json = False) -> None:
 def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], json: Json = False) -> None:
     """End a key at once."""
     from soldiom_ray.db import keys
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        row: dict[str, Any] = keys.as_dict(keys.revoke(connection, key_id))
+    with open_session(load_settings()) as session:
+        row: dict[str, Any] = keys.as_dict(keys.revoke(session, key_id))
     print_json(row) if json else print(f"Key {key_id} is revoked.")
 
 
 def _local_key(settings: Settings) -> str | None:
     """Make the admin key of this home on the first `up`; None when it is there and still good."""
     from soldiom_ray.db import keys
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(settings) as connection:
-        if settings.local_key_path.exists() and keys.find(connection, settings.local_key_path.read_text().strip()):
+    with open_session(settings) as session:
+        if settings.local_key_path.exists() and keys.find(session, settings.local_key_path.read_text().strip()):
             return None
-        _, key = keys.create(connection, role="admin", name="local command line", tenant="default")
+        _, key = keys.create(session, role="admin", name="local command line", tenant="default")
     write_private(settings.local_key_path, key)
     return key
 

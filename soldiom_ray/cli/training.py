@@ -145,10 +145,10 @@ def list_jobs(
 ) -> None:
     """Show jobs, newest first."""
     from soldiom_ray.db import jobs
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(load_settings()) as connection:
-        rows, _ = jobs.list_jobs(connection, "default", status=status, limit=100)
+    with open_session(load_settings()) as session:
+        rows, _ = jobs.list_jobs(session, "default", status=status, limit=100)
         items = [jobs.as_dict(row) for row in rows]
     print_items(
         items, ["id", "kind", "name", "status", "progress", "stage", "created_at", "error"], json, "No jobs yet."

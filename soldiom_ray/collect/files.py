@@ -227,13 +227,13 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
     if not ids:
         return [], {}
     from soldiom_ray.db import inputs
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
     files, hashes = [], {}
-    with session(context.settings) as opened:
+    with open_session(context.settings) as session:
         for name in dict.fromkeys(ids):
             try:
-                row = inputs.get(opened, name, context.tenant)
+                row = inputs.get(session, name, context.tenant)
             except NotFoundError:
                 problems.append(Problem("collect.inputs", f"no user input {name!r}"))
                 continue

@@ -74,17 +74,17 @@ def _settle_mysql(connection: Any, _: object) -> None:
 
 
 @contextmanager
-def session(settings: Settings) -> Iterator[Session]:
+def open_session(settings: Settings) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back on any error. Faults of the database become our errors."""
     engine = open_database(settings)
     try:
-        with Session(engine, expire_on_commit=False) as opened, opened.begin():
-            yield opened
+        with Session(engine, expire_on_commit=False) as session, session.begin():
+            yield session
     except (DBAPIError, PoolTimeoutError) as error:
-        known = _ours(error, engine)
-        if known is None:
+        translated = _translate(error, engine)
+        if translated is None:
             raise
-        raise known from error
+        raise translated from error
 
 
 def migrate(settings: Settings) -> None:
@@ -105,10 +105,10 @@ def _run(settings: Settings, step: Callable[[Config], None]) -> None:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
             step(alembic_config(connection))
     except (DBAPIError, PoolTimeoutError) as error:
-        known = _ours(error, engine)
-        if known is None:
+        translated = _translate(error, engine)
+        if translated is None:
             raise
-        raise known from error
+        raise translated from error
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
-def _ours(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomError | None:
+def _translate(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomError | None:
     """Our error for a fault of the database, or None for what only a mistake in our code can cause."""
     where = engine.url.render_as_string(hide_password=True)
     if isinstance(error, PoolTimeoutError):

@@ -26,15 +26,15 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     goes on as it was.
     """
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.deploy import rollout
     from soldiom_ray.records import application_name
 
     started = time.monotonic()
     if version_id.startswith("version-"):
         version_id = str(context.artifacts.get(version_id).details["model_id"])
-    with session(context.settings) as connection:
-        row = models.get(connection, version_id, context.tenant)
+    with open_session(context.settings) as session:
+        row = models.get(session, version_id, context.tenant)
     endpoint = _endpoint(row, declared)
     if endpoint.run:
         _generates(context.artifacts.get(endpoint.run))
@@ -109,27 +109,27 @@ def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":
 
 def _kept_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
     from soldiom_ray.db import deployments
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(settings) as connection:
-        kept = deployments.get(connection, model_id)
+    with open_session(settings) as session:
+        kept = deployments.get(session, model_id)
         return dict(kept.config) if kept and kept.status == "running" else None
 
 
 def _wanted(settings: Settings) -> list[tuple["Model", Deploy]]:
     """Models that are, or were coming, up, each with the declaration it was deployed with."""
     from soldiom_ray.db import deployments, models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
     found = {}
-    with session(settings) as connection:
-        rows = {row.model_id for row in deployments.running(connection)}
+    with open_session(settings) as session:
+        rows = {row.model_id for row in deployments.running(session)}
         cursor = None
         while True:
-            page, cursor = models.list_models(connection, None, cursor=cursor, limit=200)
+            page, cursor = models.list_models(session, None, cursor=cursor, limit=200)
             for row in page:
                 if row.deployed or row.id in rows:
-                    kept = deployments.get(connection, row.id)
+                    kept = deployments.get(session, row.id)
                     found[row.id] = (row, Deploy.model_validate(kept.config if kept and kept.config else {}))
             if cursor is None:
                 return list(found.values())
@@ -138,13 +138,13 @@ def _wanted(settings: Settings) -> list[tuple["Model", Deploy]]:
 def _give_up(settings: Settings, row: "Model", before: bool, error: BaseException) -> None:
     """After a failed roll-out: bring Serve back to what it served, or take the ruin away, and write it down."""
     from soldiom_ray.db import deployments
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.deploy import rollout
 
     what = error.what if isinstance(error, SoldiomError) else type(error).__name__
     try:
-        with session(settings) as connection:
-            kept = deployments.get(connection, row.id)
+        with open_session(settings) as session:
+            kept = deployments.get(session, row.id)
         if before and kept is not None and kept.config:
             rollout.start(settings, _endpoint(row, Deploy.model_validate(kept.config)))
         elif not before:
@@ -164,8 +164,8 @@ def _failed(settings: Settings, model_id: str, error: SoldiomError) -> str:
 def _note(settings: Settings, model_id: str, status: str, *, serving: bool, **values: Any) -> None:
     """Write an endpoint's state; `models.deployed` says whether something answers, also while a new one comes up."""
     from soldiom_ray.db import deployments, models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(settings) as connection:
-        deployments.set_state(connection, model_id, status, **values)
-        models.update(connection, model_id, deployed=serving)
+    with open_session(settings) as session:
+        deployments.set_state(session, model_id, status, **values)
+        models.update(session, model_id, deployed=serving)

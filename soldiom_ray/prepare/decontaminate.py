@@ -24,10 +24,10 @@ def evaluation_sets(
         decided: list[str] = json.loads(storage.read(key))
         return decided
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(context.settings) as opened:
-        known = models.evaluation_datasets(opened, context.tenant)
+    with open_session(context.settings) as session:
+        known = models.evaluation_datasets(session, context.tenant)
     chosen = [name for name in known if not _is_form_of(context, name, made_from, parents)]
     storage.write(key, json.dumps(chosen).encode())
     return chosen

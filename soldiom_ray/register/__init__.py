@@ -49,11 +49,11 @@ def register(
 def _still_registered(context: Context, version: Manifest) -> bool:
     """Whether the row that a finished version artifact speaks of was not deleted since."""
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
     try:
-        with session(context.settings) as connection:
-            row = models.get(connection, str(version.details["model_id"]), context.tenant)
+        with open_session(context.settings) as session:
+            row = models.get(session, str(version.details["model_id"]), context.tenant)
             return row.id == version.details["model_id"] and row.mlflow_version is not None
     except NotFoundError:
         return False

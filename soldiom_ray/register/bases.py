@@ -53,13 +53,13 @@ def base_name(model: str) -> str:
 def _registered(context: Context, name: str) -> "Model | None":
     """A base that is itself in the registry: given by its id, or as the run artifact it came from."""
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(context.settings) as connection:
+    with open_session(context.settings) as session:
         if name.startswith("run-"):
-            return models.of_run(connection, name, context.tenant)
+            return models.of_run(session, name, context.tenant)
         try:
-            row = models.get(connection, name, context.tenant)
+            row = models.get(session, name, context.tenant)
         except NotFoundError:
             return None
         return row if row.id == name else None
@@ -67,19 +67,19 @@ def _registered(context: Context, name: str) -> "Model | None":
 
 def _register_base(context: Context, name: str) -> "Model":
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.models.load import model_folder
 
     with model_folder(context.settings, context.artifacts, name) as folder:
         fingerprint = weights_fingerprint(folder)
         card, license_ = _card_and_license(folder, name)
-    with session(context.settings) as connection:
+    with open_session(context.settings) as session:
         slug = base_name(name)
-        for row in _versions(connection, slug, context.tenant):
+        for row in _versions(session, slug, context.tenant):
             if row.lineage.get("fingerprint") == fingerprint:
                 return row
         return models.create(
-            connection,
+            session,
             family="base",
             name=slug,
             tenant=context.tenant,
@@ -105,7 +105,7 @@ def _versions(connection: Any, name: str, tenant: str) -> Iterator["Model"]:
 
 def _put_in_mlflow(context: Context, row: "Model") -> "Model":
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
     from soldiom_ray.registry import put_version, registered_name, source_of
 
     name = registered_name("base", row.name, context.tenant)
@@ -119,8 +119,8 @@ def _put_in_mlflow(context: Context, row: "Model") -> "Model":
         tags={"family": row.family, "tenant": context.tenant, "model_id": row.id, "license": row.license[:500]},
         description=f"Base model {row.base_model}",
     )
-    with session(context.settings) as connection:
-        return models.update(connection, row.id, context.tenant, mlflow_name=name, mlflow_version=version)
+    with open_session(context.settings) as session:
+        return models.update(session, row.id, context.tenant, mlflow_name=name, mlflow_version=version)
 
 
 def weights_fingerprint(folder: Path) -> str:

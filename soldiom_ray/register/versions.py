@@ -28,7 +28,7 @@ def register_run(
 ) -> dict[str, Any]:
     """Make (or find) the row and the MLflow version; returns the version artifact's details, with `card`."""
     from soldiom_ray.db import models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
     check_weights(run)
     sources = data_sources(context.artifacts, dataset)
@@ -53,8 +53,8 @@ def register_run(
     mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate)
     promoted = bool(gate.get("passed"))
     known = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promoted}}
-    with session(context.settings) as connection:
-        row = models.update(connection, row.id, context.tenant, **known)
+    with open_session(context.settings) as session:
+        row = models.update(session, row.id, context.tenant, **known)
     return {
         "model_id": row.id,
         "family": row.family,
@@ -73,15 +73,15 @@ def register_run(
 def _write_row(context: Context, family: str, name: str, values: dict[str, Any], scores: Manifest | None) -> "Model":
     """The row of an earlier, perhaps interrupted, registration of the same run and scores, or a new one."""
     from soldiom_ray.db import evaluations, models
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(context.settings) as connection:
-        row = _existing(connection, context.tenant, family, name, values)
+    with open_session(context.settings) as session:
+        row = _existing(session, context.tenant, family, name, values)
         if row is None:
-            row = models.create(connection, family=family, name=name, tenant=context.tenant, **values)
+            row = models.create(session, family=family, name=name, tenant=context.tenant, **values)
         if scores:
             evaluations.record(
-                connection,
+                session,
                 run_artifact=values["run_artifact"],
                 scores=scores.details,
                 scores_artifact=scores.id,

@@ -101,10 +101,10 @@ def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
     if found is not None:
         return found
     from soldiom_ray.db import datasets
-    from soldiom_ray.db.engine import session
+    from soldiom_ray.db.engine import open_session
 
-    with session(settings) as connection:
-        return artifacts.get(datasets.get(connection, name, "default").artifact_id)
+    with open_session(settings) as session:
+        return artifacts.get(datasets.get(session, name, "default").artifact_id)
 
 
 def main() -> int:

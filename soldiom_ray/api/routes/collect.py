@@ -19,7 +19,7 @@ from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.api.upload_store import fingerprint, forget_unnamed, keep_files, read_given
 from soldiom_ray.api.uploads import check_upload, shown_name
 from soldiom_ray.db import inputs, locks, requests
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, Recipe, UrlSource
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import new_id
@@ -121,8 +121,8 @@ def list_user_inputs(
     caller: Who, settings: Config, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
     """What users of the tenant gave, newest first, without its content."""
-    with session(settings) as opened:
-        rows, following = inputs.list_inputs(opened, caller.tenant, user_id, cursor, limit)
+    with open_session(settings) as session:
+        rows, following = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit)
         return {"items": [inputs.as_dict(row) for row in rows], "next": following}
 
 
@@ -130,8 +130,8 @@ def list_user_inputs(
 def delete_user_input(input_id: str, caller: Who, settings: Config) -> None:
     """Remove an input. A file's bytes go when no other input is of the same bytes; documents that were made of it
     stay."""
-    with session(settings) as opened:
-        row = inputs.remove(opened, input_id, caller.tenant)
+    with open_session(settings) as session:
+        row = inputs.remove(session, input_id, caller.tenant)
     if row.input_type == "file":
         forget_unnamed(settings, [row.content])
 
@@ -150,14 +150,14 @@ def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempot
     data = content.encode()
     sha256, tenant = hashlib.sha256(data).hexdigest(), caller.tenant
     asked = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
-    with session(settings) as opened:
+    with open_session(settings) as session:
         if idempotency_key:
-            locks.hold(opened, f"uploads/{tenant}")
-            if known := requests.find(opened, tenant, idempotency_key, asked):
-                return inputs.as_dict(inputs.get(opened, known[0], tenant))
+            locks.hold(session, f"uploads/{tenant}")
+            if known := requests.find(session, tenant, idempotency_key, asked):
+                return inputs.as_dict(inputs.get(session, known[0], tenant))
         input_id = new_id()
         row = inputs.add(
-            opened,
+            session,
             id=input_id,
             user_id=body.user_id,
             input_type=body.input_type,
@@ -168,7 +168,7 @@ def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempot
             tenant=tenant,
         )
         if idempotency_key:
-            requests.record(opened, tenant, idempotency_key, asked, [row.id])
+            requests.record(session, tenant, idempotency_key, asked, [row.id])
         return inputs.as_dict(row)
 
 

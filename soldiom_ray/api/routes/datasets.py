@@ -12,7 +12,7 @@ from soldiom_ray.api.bodies import SearchBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import datasets, documents
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import SEARCH_APPLICATION, DocumentKind, Manifest, Split
 from soldiom_ray.settings import Settings
@@ -30,16 +30,16 @@ def list_datasets(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Collected documents, prepared datasets and indexes, newest first."""
-    with session(settings) as opened:
-        rows, following = datasets.list_datasets(opened, caller.tenant, stage, cursor, limit)
+    with open_session(settings) as session:
+        rows, following = datasets.list_datasets(session, caller.tenant, stage, cursor, limit)
         return {"items": [datasets.as_dict(row) for row in rows], "next": following}
 
 
 @router.get("/api/datasets/{dataset_id}", openapi_extra=needs("viewer"))
 def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """One dataset, by its id or its artifact's, with the card of its artifact."""
-    with session(settings) as opened:
-        shown = datasets.as_dict(datasets.get(opened, dataset_id, caller.tenant))
+    with open_session(settings) as session:
+        shown = datasets.as_dict(datasets.get(session, dataset_id, caller.tenant))
     artifacts = Artifacts(open_storage(settings))
     manifest = artifacts.find(shown["artifact_id"])
     has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
@@ -59,10 +59,10 @@ def list_documents(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Where each collected document came from, under which licence and by which rule; not its text."""
-    with session(settings) as opened:
-        artifact = datasets.get(opened, dataset_id, caller.tenant).artifact_id
+    with open_session(settings) as session:
+        artifact = datasets.get(session, dataset_id, caller.tenant).artifact_id
         rows, following = documents.list_documents(
-            opened, artifact, sha256=sha256, license=license, kind=kind, cursor=cursor, limit=limit
+            session, artifact, sha256=sha256, license=license, kind=kind, cursor=cursor, limit=limit
         )
         return {"items": [documents.as_dict(row) for row in rows], "next": following}
 
@@ -114,16 +114,16 @@ async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, A
 
 
 def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Manifest, Artifacts]:
-    with session(settings) as opened:
-        artifact = datasets.get(opened, dataset_id, caller.tenant).artifact_id
+    with open_session(settings) as session:
+        artifact = datasets.get(session, dataset_id, caller.tenant).artifact_id
     artifacts = Artifacts(open_storage(settings))
     return artifacts.get(artifact), artifacts
 
 
 def _index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
     """The id of an index and its artifact's."""
-    with session(settings) as opened:
-        row = datasets.get(opened, index, caller.tenant) if index else datasets.latest_index(opened, caller.tenant)
+    with open_session(settings) as session:
+        row = datasets.get(session, index, caller.tenant) if index else datasets.latest_index(session, caller.tenant)
         if row is None:
             raise NotFoundError("There is no index yet.", remedy="run a recipe with `embed:`")
         if row.stage != "index":

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 
 from soldiom_ray.api import pages
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, Config, GuardedRoute, needs
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings
@@ -66,8 +66,8 @@ async def docs(request: Request) -> Response:
 
 def _database(settings: Settings) -> str:
     try:
-        with session(settings) as opened:
-            opened.execute(text("SELECT 1 FROM alembic_version"))
+        with open_session(settings) as session:
+            session.execute(text("SELECT 1 FROM alembic_version"))
     except SoldiomError:
         return "unreachable" if settings.database_url else "not set up"
     return "running"

@@ -13,7 +13,7 @@ from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import ConflictError, InputError, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
@@ -61,8 +61,8 @@ async def infer_batch(model_id: str, body: BatchBody, caller: Who, settings: Con
 
 def _deployed(settings: Settings, model_id: str, caller: Caller) -> str:
     """The id of the model, which has to be deployed and the caller's."""
-    with session(settings) as opened:
-        model = models.get(opened, model_id, caller.tenant)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
         if not model.deployed:
             raise ConflictError(
                 f"Model {model.id} is not deployed.",

@@ -15,7 +15,7 @@ from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.api.events import event, respond
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import jobs
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import BusyError
 from soldiom_ray.records import JobStatus
 from soldiom_ray.storage import open_storage
@@ -48,8 +48,8 @@ def list_jobs(
     caller: Who, settings: Config, status: JobStatus | None = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
     """Jobs, newest first."""
-    with session(settings) as opened:
-        rows, following = jobs.list_jobs(opened, caller.tenant, status, cursor, limit)
+    with open_session(settings) as session:
+        rows, following = jobs.list_jobs(session, caller.tenant, status, cursor, limit)
         return {"items": [jobs.as_dict(row) for row in rows], "next": following}
 
 
@@ -89,9 +89,9 @@ async def _follow(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> Asyn
 @router.get("/api/training/jobs/{job_id}/metrics", openapi_extra=needs("viewer"))
 def show_metrics(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """The scores of the job, and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
-    with session(settings) as opened:
-        job = jobs.get(opened, job_id, caller.tenant)
-        trained = next((row for row in jobs.stages(opened, job_id) if row.stage == "train"), None)
+    with open_session(settings) as session:
+        job = jobs.get(session, job_id, caller.tenant)
+        trained = next((row for row in jobs.stages(session, job_id) if row.stage == "train"), None)
         curves = trained.details.get("curves", []) if trained else []
         run, metrics = trained.artifact_id if trained else None, job.metrics
     if run:

@@ -8,7 +8,7 @@ from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
 from soldiom_ray.api.bodies import KeyBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import audit, keys
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import DeniedError
 
 router = APIRouter(route_class=GuardedRoute, tags=["keys"])
@@ -20,37 +20,37 @@ def create_key(body: KeyBody, caller: Who, settings: Config) -> dict[str, Any]:
     tenant = body.tenant or caller.tenant
     if tenant != caller.tenant and caller.tenant != "default":
         raise DeniedError("Keys of other tenants are made by an admin of the tenant 'default'.")
-    with session(settings) as opened:
-        row, plain = keys.create(opened, body.role, body.name, tenant)
+    with open_session(settings) as session:
+        row, plain = keys.create(session, body.role, body.name, tenant)
         return keys.as_dict(row) | {"key": plain}
 
 
 @router.get("/api/keys", openapi_extra=needs("admin"))
 def list_keys(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
     """Keys of the tenant, revoked ones too."""
-    with session(settings) as opened:
-        rows, following = keys.list_keys(opened, caller.tenant, cursor, limit)
+    with open_session(settings) as session:
+        rows, following = keys.list_keys(session, caller.tenant, cursor, limit)
         return {"items": [keys.as_dict(row) for row in rows], "next": following}
 
 
 @router.delete("/api/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
 def revoke_key(key_id: str, caller: Who, settings: Config) -> None:
     """Refuse the key from now on."""
-    with session(settings) as opened:
-        keys.revoke(opened, key_id, caller.tenant)
+    with open_session(settings) as session:
+        keys.revoke(session, key_id, caller.tenant)
 
 
 @router.get("/api/audit", openapi_extra=needs("admin"))
 def list_audit(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
     """Decisions about the tenant's keys, newest first."""
-    with session(settings) as opened:
-        rows, following = audit.list_rows(opened, caller.tenant, cursor, limit)
+    with open_session(settings) as session:
+        rows, following = audit.list_rows(session, caller.tenant, cursor, limit)
         return {"items": [audit.as_dict(row) for row in rows], "next": following}
 
 
 @router.get("/api/audit/verify", openapi_extra=needs("admin"))
 def verify_audit(caller: Who, settings: Config) -> dict[str, Any]:
     """Whether the trail is as it was written; `first_bad` is the first row that is not."""
-    with session(settings) as opened:
-        first_bad = audit.verify(opened)
+    with open_session(settings) as session:
+        first_bad = audit.verify(session)
     return {"holds": first_bad is None, "first_bad": first_bad}

@@ -10,7 +10,7 @@ from soldiom_ray.api import submit
 from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import deployments, evaluations, models
-from soldiom_ray.db.engine import session
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Deploy, Recipe
 from soldiom_ray.records import Family
 
@@ -27,9 +27,9 @@ def list_models(
     limit: Limit = 50,
 ) -> dict[str, Any]:
     """Versions of models, newest first."""
-    with session(settings) as opened:
+    with open_session(settings) as session:
         rows, following = models.list_models(
-            opened, caller.tenant, family=family, specialization=specialization, cursor=cursor, limit=limit
+            session, caller.tenant, family=family, specialization=specialization, cursor=cursor, limit=limit
         )
         return {"items": [models.as_dict(row) for row in rows], "next": following}
 
@@ -37,10 +37,10 @@ def list_models(
 @router.get("/api/models/{model_id}", openapi_extra=needs("viewer"))
 def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """One version (by id, name or name@version): card, lineage, licence, its sisters, its endpoint."""
-    with session(settings) as opened:
-        model = models.get(opened, model_id, caller.tenant)
-        sisters, _ = models.list_models(opened, caller.tenant, family=model.family, name=model.name, limit=200)
-        endpoint = deployments.get(opened, model.id)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
+        sisters, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
+        endpoint = deployments.get(session, model.id)
         return models.as_dict(model, whole=True) | {
             "versions": [{"id": each.id, "version": each.version, "deployed": each.deployed} for each in sisters],
             "deployment": deployments.as_dict(endpoint) if endpoint else None,
@@ -50,9 +50,9 @@ def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
 @router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """How the model scored."""
-    with session(settings) as opened:
-        model = models.get(opened, model_id, caller.tenant)
-        rows = evaluations.of_model(opened, model.id, caller.tenant)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
+        rows = evaluations.of_model(session, model.id, caller.tenant)
         scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
         return {"id": model.id, "metrics": model.performance_metrics, "gate": model.gate, "evaluations": scored}
 
@@ -67,8 +67,8 @@ def deploy_model(
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> dict[str, Any]:
     """Serve the model, as one job."""
-    with session(settings) as opened:
-        model = models.get(opened, model_id, caller.tenant)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
     recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
     return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
 
@@ -76,8 +76,8 @@ def deploy_model(
 @router.delete("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """Stop serving the model."""
-    with session(settings) as opened:
-        model = models.get(opened, model_id, caller.tenant)
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
     launch.undeploy(settings, model.id, caller.tenant)
     return {"id": model.id, "deployed": False}
 
