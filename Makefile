@@ -10,12 +10,13 @@ DEV := $(VENV)/.dev-$(PINS)
 # the 4,000 that are used 6 s.
 PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
-# The part of the tests that `make check` runs; `make test` runs all of them.
-FAST_TESTS := tests/test_layers.py tests/test_cluster_yaml.py
+# Two processes of tests: much of their time is waiting for services. tests/conftest.py groups the files.
+PROCESSES ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training first_step
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test check bench environment up down base-model clean help
+.PHONY: quickstart test check endurance bench environment up down base-model clean help
 
 quickstart: ## environment, services, the whole workflow on real input, a model you can call
 	@began=$$(date +%s); \
@@ -26,13 +27,16 @@ quickstart: ## environment, services, the whole workflow on real input, a model 
 	echo "make quickstart took $$(($$(date +%s) - began)) s"
 
 test: $(DEV) ## every test that needs no GPU and no network (ARGS="-k name" chooses)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
-check: $(DEV) ## format, lint, types and the fast tests; CI runs this, then `make test`
+check: $(DEV) ## format, lint, types and every test that starts no service
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest $(FAST_TESTS)
+	@$(PYTEST) -m "not service and not endurance" $(ARGS)
+
+endurance: $(DEV) ## kills again and again, long soaks, losses of nodes at length: an hour and more
+	@$(BIN)/python -m pytest -m endurance $(ARGS)
 
 bench: $(DEV) ## every benchmark in its short form, without peers (benchmarks/README.md has the long ones)
 	@for name in $(BENCHMARKS); do \

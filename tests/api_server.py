@@ -11,7 +11,6 @@ import httpx
 import pytest
 import uvicorn
 from fastapi.routing import APIRoute
-from real_postgres import postgres
 
 from soldiom_ray.api.app import make_app
 from soldiom_ray.db import keys
@@ -23,13 +22,12 @@ UPLOAD = "/api/training/collect/user-input"
 
 
 @pytest.fixture(scope="module")
-def api_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with postgres() as database:
-        home = str(tmp_path_factory.mktemp("home"))
-        made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": database})
-        migrate(made)
-        yield made
-        open_database(made).dispose()
+def api_settings(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    home = str(tmp_path_factory.mktemp("home"))
+    settings = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": postgres_url})
+    migrate(settings)
+    yield settings
+    open_database(settings).dispose()
 
 
 def serve(settings: Settings) -> Iterator[str]:

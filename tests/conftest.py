@@ -7,15 +7,19 @@ import socket
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import guard
 import httpx
 import pytest
 from collecting import github_world, hub_world
 from real_chroma import Chroma
+from real_mariadb import mariadb
+from real_postgres import postgres
 from stand_in import StandIn
 
 pytest_plugins = ["api_server"]
@@ -139,13 +143,82 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chroma]:
+    """One server for all modules: a collection is named after an index, and an index after what made it."""
     server = Chroma(tmp_path_factory.mktemp("chroma"))
     yield server
     server.stop()
 
 
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    with postgres() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[str]:
+    with mariadb() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgres_url(postgres_server: str) -> str:
+    """The URL of a new database for this module."""
+    import psycopg
+
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return postgres_server.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture(scope="module")
+def mariadb_url(mariadb_server: str) -> str:
+    """The URL of a new database for this module; the user root has no password."""
+    import pymysql
+    from sqlalchemy.engine import make_url
+
+    url, name = make_url(mariadb_server), f"test_{uuid.uuid4().hex[:12]}"
+    with pymysql.connect(host=url.host, port=url.port or 0, user=url.username) as connection:
+        connection.cursor().execute(f"CREATE DATABASE {name}")
+    return url.set(database=name).render_as_string()
+
+
+SERVICE_FIXTURES = {"home", "ray_cluster", "chroma", "postgres_server", "mariadb_server"}
+GROUPS = {
+    "test_train_nodes": "nodes",
+    "test_prepare_nodes": "nodes",
+    "test_workflow": "home",
+    "test_two_nodes": "home",
+}
+"""Files that share what is expensive to start run one after the other in one process; every other is its own group."""
+FIRST = ("nodes", "home", "test_services", "test_deploy", "test_strategies", "test_train", "test_embed")
+"""The groups that take longest come first, so that no process is left waiting at the end; `nodes` before all others: a
+process that was part of another Ray before loses its actors there."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests that lose nodes come first: a process that was part of another Ray before loses its actors there."""
-    items.sort(key=lambda item: item.path.name != "test_train_nodes.py")
+    """Mark what needs a service, group the files for several processes, and bring the long groups to the front."""
+    for item in items:
+        if SERVICE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.service)
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    ranks = {group: rank for rank, group in enumerate(FIRST)}
+    items.sort(key=lambda item: ranks.get(group_of(item), len(ranks)))
+
+
+def group_of(item: pytest.Item) -> str:
+    return GROUPS.get(item.path.stem, item.path.stem)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    guard.allow_services(item.get_closest_marker("service") is not None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown() -> None:
+    guard.allow_services(True)  # what a module shares is stopped here, whichever test was its last

@@ -4,14 +4,11 @@ no password is told."""
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from collecting import documents_of, make_context
-from real_mariadb import mariadb
-from real_postgres import postgres
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 
@@ -28,36 +25,36 @@ from soldiom_ray.records import Manifest
 CHINOOK = Path(__file__).parents[2] / "shared" / "data" / "db_chinook" / "Chinook_Sqlite.sqlite"
 ROWS = [(1, "a@x.org", "What is a bond?", "A debt."), (2, "b@x.org", "Why?", None), (3, "a@x.org", "And now?", "Wait.")]
 
+SERVERS = [pytest.param(name, marks=pytest.mark.service) for name in ("postgresql", "mysql")]
 
-@pytest.fixture(scope="module", params=["postgresql", "mysql"])
+
+@pytest.fixture(scope="module", params=SERVERS)
 def server(request: pytest.FixtureRequest) -> Iterator[tuple[str, Engine]]:
     """The URL of a database with one table of questions, for a user who may read only, and its owner's engine."""
-    with ExitStack() as stack:
+    if request.param == "postgresql":
+        owner = make_url(request.getfixturevalue("postgres_server")).set(drivername="postgresql+psycopg")
+        reader = f"postgresql://reader:hunter2@/talk?socket={owner.query['host']}"
+        grants = ["CREATE ROLE reader LOGIN PASSWORD 'hunter2'", "GRANT pg_read_all_data TO reader"]
+    else:
+        owner = make_url(request.getfixturevalue("mariadb_server")).set(drivername="mysql+pymysql")
+        reader = f"mysql://reader:hunter2@127.0.0.1:{owner.port}/talk"
+        grants = ["CREATE USER reader@'%' IDENTIFIED BY 'hunter2'", "GRANT SELECT ON talk.* TO reader@'%'"]
+    with create_engine(owner, isolation_level="AUTOCOMMIT").connect() as opened:
+        opened.execute(text("CREATE DATABASE talk" + " CHARACTER SET utf8mb4" * (request.param == "mysql")))
+    engine = create_engine(owner.set(database="talk"))
+    with engine.begin() as opened:
+        opened.execute(text("CREATE TABLE talks (id int PRIMARY KEY, who text, question text, answer text)"))
+        opened.execute(text("CREATE TABLE nothing (id int PRIMARY KEY)"))
+        for row in ROWS:
+            opened.execute(text("INSERT INTO talks VALUES (:a, :b, :c, :d)"), dict(zip("abcd", row, strict=True)))
+        for grant in grants:
+            opened.execute(text(grant))
         if request.param == "postgresql":
-            owner = make_url(stack.enter_context(postgres())).set(drivername="postgresql+psycopg")
-            reader = f"postgresql://reader:hunter2@/postgres?socket={owner.query['host']}"
-            grants = ["CREATE ROLE reader LOGIN PASSWORD 'hunter2'", "GRANT pg_read_all_data TO reader"]
-        else:
-            owner = make_url(stack.enter_context(mariadb())).set(drivername="mysql+pymysql")
-            reader = f"mysql://reader:hunter2@127.0.0.1:{owner.port}/talk"
-            grants = ["CREATE USER reader@'%' IDENTIFIED BY 'hunter2'", "GRANT SELECT ON talk.* TO reader@'%'"]
-            with create_engine(owner).begin() as opened:
-                opened.execute(text("CREATE DATABASE talk CHARACTER SET utf8mb4"))
-            owner = owner.set(database="talk")
-        engine = create_engine(owner)
-        with engine.begin() as opened:
-            opened.execute(text("CREATE TABLE talks (id int PRIMARY KEY, who text, question text, answer text)"))
-            opened.execute(text("CREATE TABLE nothing (id int PRIMARY KEY)"))
-            for row in ROWS:
-                opened.execute(text("INSERT INTO talks VALUES (:a, :b, :c, :d)"), dict(zip("abcd", row, strict=True)))
-            for grant in grants:
-                opened.execute(text(grant))
-            if request.param == "postgresql":
-                rules = Path(str(opened.execute(text("SHOW hba_file")).scalar()))
-                rules.write_text("local all reader scram-sha-256\n" + rules.read_text())
-                opened.execute(text("SELECT pg_reload_conf()"))
-        yield reader, engine
-        engine.dispose()
+            rules = Path(str(opened.execute(text("SHOW hba_file")).scalar()))
+            rules.write_text("local all reader scram-sha-256\n" + rules.read_text())
+            opened.execute(text("SELECT pg_reload_conf()"))
+    yield reader, engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -148,7 +145,7 @@ def test_no_document_and_no_manifest_holds_the_password_or_the_user(
     ("change", "expected"),
     [
         (lambda url: {"url": url.replace("hunter2", "hunter3")}, "refuses the user or the password"),
-        (lambda url: {"url": url.replace("/postgres?", "/no?").replace("/talk", "/no")}, "has no such database"),
+        (lambda url: {"url": url.replace("/talk", "/no")}, "has no such database"),
         (lambda url: {"url": url, "tables": ("tallks",)}, "has no table 'tallks'"),
         (lambda url: {"url": url, "query": "SELECT x FROM talks"}, "has no such column: x"),
         (lambda url: {"url": url, "query": "SELECT * FROM missing"}, "has no such table: (talk.)?missing"),
@@ -177,7 +174,7 @@ def test_nothing_is_written_even_by_a_query_of_the_owner(server: tuple[str, Engi
     url, owner = server
     mine = owner.url
     if url.startswith("postgresql"):
-        address = f"postgresql://{mine.username}@/postgres?socket={mine.query['host']}"
+        address = f"postgresql://{mine.username}@/talk?socket={mine.query['host']}"
         query = "WITH gone AS (DELETE FROM talks RETURNING *) SELECT * FROM gone"
     else:
         address = f"mysql://root@127.0.0.1:{mine.port}/talk"

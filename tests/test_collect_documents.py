@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 from collecting import documents_of, make_context
-from real_postgres import postgres
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
@@ -320,32 +319,25 @@ def test_a_folder_of_real_documents_is_collected(tmp_path: Path) -> None:
     assert dropped["derived/empty.pdf"] == "empty" and dropped["derived/not_a_pdf.pdf"] == "wrong_type"
 
 
-def test_inputs_of_users_are_read_from_database_and_storage(tmp_path: Path) -> None:
+def test_inputs_of_users_are_read_from_database_and_storage(tmp_path: Path, postgres_url: str) -> None:
     from soldiom_ray.db import inputs
     from soldiom_ray.db.engine import migrate, open_session
 
-    with postgres() as url:
-        context = make_context(tmp_path, SOLDIOM_DATABASE_URL=url)
-        migrate(context.settings)
-        context.artifacts.storage.write("inputs/lease", docx_bytes())
-        told = {"sha256": "0" * 64, "size_bytes": 1, "user_id": "ann"}
-        with open_session(context.settings) as session:
-            ids = [
-                inputs.add(session, input_type="text", content="Only words.", **told).id,
-                inputs.add(
-                    session, input_type="structured", content='{"question": "Why?", "answer": "So."}', **told
-                ).id,
-                inputs.add(
-                    session, input_type="file", content="inputs/lease", metadata={"file_name": "l.docx"}, **told
-                ).id,
-                inputs.add(
-                    session, input_type="file", content="inputs/gone", metadata={"file_name": "g.pdf"}, **told
-                ).id,
-            ]
-            foreign = inputs.add(session, input_type="text", content="x", tenant="other", **told).id
-        manifest = collect(context, [FilesSource(source="files", inputs=tuple(ids))])
-        texts = [row["text"] for row in documents_of(context, manifest)]
-        assert texts[:2] == ["Only words.", "Why?\n\nSo."] and texts[2].startswith("# Lease")
-        assert manifest.details["outcomes"] == {"collected": 3, "unreadable": 1}
-        with pytest.raises(InputError, match=foreign):
-            collect(context, [FilesSource(source="files", inputs=(foreign,))])
+    context = make_context(tmp_path, SOLDIOM_DATABASE_URL=postgres_url)
+    migrate(context.settings)
+    context.artifacts.storage.write("inputs/lease", docx_bytes())
+    told = {"sha256": "0" * 64, "size_bytes": 1, "user_id": "ann"}
+    with open_session(context.settings) as session:
+        ids = [
+            inputs.add(session, input_type="text", content="Only words.", **told).id,
+            inputs.add(session, input_type="structured", content='{"question": "Why?", "answer": "So."}', **told).id,
+            inputs.add(session, input_type="file", content="inputs/lease", metadata={"file_name": "l.docx"}, **told).id,
+            inputs.add(session, input_type="file", content="inputs/gone", metadata={"file_name": "g.pdf"}, **told).id,
+        ]
+        foreign = inputs.add(session, input_type="text", content="x", tenant="other", **told).id
+    manifest = collect(context, [FilesSource(source="files", inputs=tuple(ids))])
+    texts = [row["text"] for row in documents_of(context, manifest)]
+    assert texts[:2] == ["Only words.", "Why?\n\nSo."] and texts[2].startswith("# Lease")
+    assert manifest.details["outcomes"] == {"collected": 3, "unreadable": 1}
+    with pytest.raises(InputError, match=foreign):
+        collect(context, [FilesSource(source="files", inputs=(foreign,))])

@@ -115,6 +115,7 @@ def begun(home: Path) -> bool:
     return any((home / "storage").rglob("began"))
 
 
+@pytest.mark.service
 def test_workers_that_are_killed_leave_no_trace_in_the_result(
     world: tuple[Path, dict[str, str]], undisturbed: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:

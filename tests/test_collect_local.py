@@ -190,6 +190,7 @@ print(json.dumps([len(rows), digest, manifest.details["repositories"]]))
 """
 
 
+@pytest.mark.service
 def test_the_result_is_the_same_with_and_without_workers(tmp_path: Path) -> None:
     with StandIn() as server:
         server.add(*github_world())

@@ -11,7 +11,6 @@ import pytest
 from collecting import documents_of, make_context
 from conftest import free_port
 from moto.server import ThreadedMotoServer
-from real_postgres import postgres
 from sqlalchemy import func, select
 
 from soldiom_ray.artifacts import Context
@@ -109,22 +108,21 @@ def test_an_interrupted_collection_goes_on_to_the_same_bytes(tmp_path: Path) -> 
     assert not context.artifacts.storage.exists(f"documents/{one.id}/began")
 
 
-def test_every_document_has_a_row_that_says_where_it_came_from(tmp_path: Path) -> None:
-    with postgres() as url:
-        context = make_context(tmp_path, SOLDIOM_DATABASE_URL=url)
-        migrate(context.settings)
-        source = LocalSource(source="local", packages=("rich", "typer"))
-        manifest = collect(context, [source])
-        rows = context.artifacts.rows(manifest, "documents/", documents.COLUMNS)
-        with open_session(context.settings) as session:
-            assert documents.record(session, manifest.id, rows) == manifest.counts["documents"]
-            assert documents.record(session, manifest.id, ()) == 0
-        with open_session(context.settings) as session:
-            some, cursor = documents.list_documents(session, manifest.id, license="MIT", kind="test", limit=1)
-            total = session.scalar(select(func.count()).select_from(CollectedDocument))
-            page, _ = documents.list_documents(session, manifest.id, limit=10)
-            found, _ = documents.list_documents(session, manifest.id, sha256=page[0].sha256)
-        assert total == manifest.counts["documents"] and not some and cursor is None
-        shown = documents.as_dict(found[0])
-        assert shown["source"] == "local" and shown["license"] == "MIT" and shown["rule"].startswith("local package")
-        assert len(page) == 10 and "text" not in shown and os.sep in shown["path"]
+def test_every_document_has_a_row_that_says_where_it_came_from(tmp_path: Path, postgres_url: str) -> None:
+    context = make_context(tmp_path, SOLDIOM_DATABASE_URL=postgres_url)
+    migrate(context.settings)
+    source = LocalSource(source="local", packages=("rich", "typer"))
+    manifest = collect(context, [source])
+    rows = context.artifacts.rows(manifest, "documents/", documents.COLUMNS)
+    with open_session(context.settings) as session:
+        assert documents.record(session, manifest.id, rows) == manifest.counts["documents"]
+        assert documents.record(session, manifest.id, ()) == 0
+    with open_session(context.settings) as session:
+        some, cursor = documents.list_documents(session, manifest.id, license="MIT", kind="test", limit=1)
+        total = session.scalar(select(func.count()).select_from(CollectedDocument))
+        page, _ = documents.list_documents(session, manifest.id, limit=10)
+        found, _ = documents.list_documents(session, manifest.id, sha256=page[0].sha256)
+    assert total == manifest.counts["documents"] and not some and cursor is None
+    shown = documents.as_dict(found[0])
+    assert shown["source"] == "local" and shown["license"] == "MIT" and shown["rule"].startswith("local package")
+    assert len(page) == 10 and "text" not in shown and os.sep in shown["path"]

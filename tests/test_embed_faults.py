@@ -26,6 +26,7 @@ from soldiom_ray.embed import embed, parts
 from soldiom_ray.errors import SoldiomError, UnavailableError
 from soldiom_ray.prepare import prepare
 
+pytestmark = pytest.mark.service
 ROUNDS = 5
 DECLARED = Embed(max_tokens=32)
 PROGRAM = """

@@ -2,7 +2,6 @@
 
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -239,7 +238,7 @@ def test_unknown_metrics_are_refused_by_the_schema():
     assert Gate().metric == "loss"
 
 
-def test_ray_scores_as_this_process_does(context, folders, tmp_path, ray_here: Path):
+def test_ray_scores_as_this_process_does(context, folders, ray_cluster):
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], folders["base"])
     reports: list[tuple[float, str]] = []
@@ -250,18 +249,3 @@ def test_ray_scores_as_this_process_does(context, folders, tmp_path, ray_here: P
     empty = small_dataset(context, {"train": {"alpha": 1}})
     with pytest.raises(InputError, match="holds no test samples"):
         evaluate(watched, run, empty, Evaluate())
-
-
-@pytest.fixture
-def ray_here(tmp_path_factory, monkeypatch):
-    """A local Ray of its own with two CPUs."""
-    import shutil
-    import tempfile
-
-    import ray
-
-    folder = Path(tempfile.mkdtemp(prefix="r-ev", dir="/tmp"))
-    ray.init(address="local", num_cpus=2, _temp_dir=str(folder), include_dashboard=False, log_to_driver=False)
-    yield folder
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)

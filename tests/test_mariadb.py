@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from real_mariadb import mariadb
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
@@ -17,16 +16,15 @@ from soldiom_ray.settings import Settings, load_settings
 
 
 @pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    with mariadb() as url:
-        with create_engine(url.replace("mysql:", "mysql+pymysql:")).begin() as opened:
-            opened.execute(text("CREATE DATABASE soldiom CHARACTER SET latin1"))
-        home = str(tmp_path_factory.mktemp("home"))
-        address = url.replace("mysql:", "mariadb:").replace("/mysql", "/soldiom")
-        made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": address})
-        migrate(made)
-        yield made
-        open_database(made).dispose()
+def settings(mariadb_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    with create_engine(mariadb_server.replace("mysql:", "mysql+pymysql:")).begin() as connection:
+        connection.execute(text("CREATE DATABASE latin CHARACTER SET latin1"))
+    address = mariadb_server.replace("mysql:", "mariadb:").replace("/mysql", "/latin")
+    home = str(tmp_path_factory.mktemp("home"))
+    made = load_settings({"SOLDIOM_HOME": home, "SOLDIOM_DATABASE_URL": address})
+    migrate(made)
+    yield made
+    open_database(made).dispose()
 
 
 def test_keys_that_differ_in_case_or_in_a_space_at_the_end_are_different(settings: Settings) -> None:

@@ -248,6 +248,7 @@ def test_a_plan_with_data_tells_what_would_be_cut_and_how_long_it_takes(tmp_path
     assert longer["samples"]["cut_samples"] == 0
 
 
+@pytest.mark.service
 def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

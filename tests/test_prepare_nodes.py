@@ -15,6 +15,7 @@ import pytest
 from nodes import Nodes, ray_nodes
 from preparing import context_in, documents_of, package_documents
 
+pytestmark = pytest.mark.service
 KILLS = 3
 """Of workers, and of nodes. 20 of each were survived when this was written."""
 

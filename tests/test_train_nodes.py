@@ -26,6 +26,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.fit import ready, run_locally
 
+pytestmark = pytest.mark.service
 STEPS, INTERVAL = 500, 50
 
 
