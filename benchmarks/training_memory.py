@@ -1,8 +1,8 @@
 """Predicted against measured peak memory of trainings on a CPU.
 
-Each case is a whole training in a forked process of its own (`train.fit.run_locally`: tokens, plan, steps, validation,
-checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and mapped files
-included. Predicted is what the planner says before. Models have random weights.
+Each case is a whole training in a forked process of its own (`train.driver.run_locally`: tokens, plan, steps,
+validation, checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and
+mapped files included. Predicted is what the planner says before. Models have random weights.
 
     .venv/bin/python benchmarks/training_memory.py [--quick] [--only NAME]
 """
@@ -105,7 +105,7 @@ def run(name: str, folder: str) -> dict[str, Any]:
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.settings import load_settings
     from soldiom_ray.storage import open_storage
-    from soldiom_ray.train.fit import run_locally
+    from soldiom_ray.train.driver import run_locally
 
     settings = load_settings({"SOLDIOM_HOME": f"{folder}/home"})
     context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)

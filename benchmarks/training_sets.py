@@ -26,7 +26,7 @@ from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
-from soldiom_ray.train.fit import run_locally
+from soldiom_ray.train.driver import run_locally
 
 MINILM = "builtin/all-MiniLM-L6-v2"
 STORIES = "model_stories260k/hf"

@@ -22,7 +22,8 @@ from training import context_in, dataset_in, declared, two_layer_model
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.models.load import load_run
-from soldiom_ray.train.fit import Work, finish, ready, run_locally
+from soldiom_ray.train.driver import finish, run_locally
+from soldiom_ray.train.work import Work, prepare_work
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"
@@ -79,7 +80,7 @@ def trained(
     loop = Loop(chosen, Blocks(words, LENGTH), Blocks(words[: 9 * LENGTH], LENGTH), schedule, keeper, report)
     with contextlib.suppress(CancelledError):
         loop.run()
-    whole = chosen.weights() | chosen.moments()
+    whole = chosen.weights() | chosen.optimizer_state()
     held = bytes_held(chosen)
     chosen.close()
     return {
@@ -195,9 +196,11 @@ def test_bfloat16_begins_from_the_weights_as_they_were(strategy: str, base: Path
 
 def worked(work: Work) -> None:
     """What one worker of a training does."""
-    from soldiom_ray.train.fit import open_artifacts, worker
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+    from soldiom_ray.train.worker import run_worker
 
-    worker(work, open_artifacts(work.settings), lambda fraction, message: None, lambda record: None)
+    run_worker(work, Artifacts(open_storage(work.settings)), lambda fraction, message: None, lambda record: None)
 
 
 def task_rows(task: str) -> list[dict[str, Any]]:
@@ -220,7 +223,7 @@ ARCHITECTURES = {
 def trained_by_two(pair: Group, home: Path, task: str, chosen: Train) -> tuple[dict[str, Any], dict[str, Any]]:
     """(what the run says of itself, its weights), by two workers."""
     context = context_in(home)
-    draft, work = ready(context, dataset_of(context.artifacts, task_rows(task)), chosen)
+    draft, work = prepare_work(context, dataset_of(context.artifacts, task_rows(task)), chosen)
     assert work is not None
     pair.run(worked, work=work)
     run = finish(context, draft, work)
@@ -253,7 +256,7 @@ def test_preferences_begin_without_any_in_bfloat16_too(
     context = context_in(tmp_path)
     values: dict[str, Any] = {"task": "preference", "max_tokens": 800, "batch_tokens": 400, "validations": 2}
     chosen = declared(base, **values, method=method, workers=2, strategy=strategy, precision="bfloat16")
-    draft, work = ready(context, dataset_of(context.artifacts, task_rows("preference")), chosen)
+    draft, work = prepare_work(context, dataset_of(context.artifacts, task_rows("preference")), chosen)
     assert work is not None
     pair.run(worked, work=work)
     curves = json.loads(context.artifacts.read(finish(context, draft, work), "curves.json"))
@@ -283,7 +286,7 @@ def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Pa
         ({"strategy": "fsdp", "method": "lora", "quantization": "nf4"}, "fsdp cannot divide weights in 4 bits"),
     ):
         with pytest.raises(InputError, match=said):
-            ready(context, dataset, declared(base, **values))
+            prepare_work(context, dataset, declared(base, **values))
 
 
 def test_zero_without_deepspeed_names_the_package(monkeypatch: pytest.MonkeyPatch, base: Path, tmp_path: Path) -> None:

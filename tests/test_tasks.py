@@ -14,7 +14,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.records import Manifest, Sample
-from soldiom_ray.train.fit import run_locally
+from soldiom_ray.train.driver import run_locally
 
 ANIMALS, TOOLS = ("cat", "dog", "horse", "mouse"), ("saw", "hammer", "drill", "file")
 WORDS = ("the", "a", "small", "big", "old", "sleeps", "falls", "here", "there", "again")

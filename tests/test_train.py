@@ -14,8 +14,9 @@ from training import STEPS, context_in, dataset_in, declared, quiet, two_layer_m
 from soldiom_ray.errors import CancelledError, InputError, StorageFullError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.storage import FolderPlace
-from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.fit import ready, run_locally, worker
+from soldiom_ray.train.driver import run_locally
+from soldiom_ray.train.work import prepare_work
+from soldiom_ray.train.worker import run_worker
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "model_stories260k" / "hf"
 
@@ -108,7 +109,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from dataclasses import replace
-from soldiom_ray.train.fit import run_locally
+from soldiom_ray.train.driver import run_locally
 from training import context_in, declared
 def report(fraction, message):
     if message.startswith("step 7/"):
@@ -129,12 +130,12 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     dataset = dataset_in(context.artifacts)
     with pytest.raises(CancelledError):
         run_locally(replace(context, report=stopping_at(9)), dataset, declared(base))
-    _, work = ready(context, dataset, declared(base))
+    _, work = prepare_work(context, dataset, declared(base))
     assert work is not None
-    checkpoints = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+    checkpoints = work.checkpoints(context.artifacts)
     newest, place = checkpoints.steps()[-1], context.artifacts.storage.place
     assert newest == 9 and isinstance(place, FolderPlace)
-    weights = place.path(f"{work.checkpoints_prefix}/{newest:08d}/weights.safetensors")
+    weights = place.path(f"{checkpoints.prefix}/{newest:08d}/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
     found = checkpoints.newest()
     assert found is not None and found[0].step == 8
@@ -145,7 +146,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
 def test_a_full_disk_keeps_the_earlier_checkpoints(base: Path, tmp_path: Path) -> None:
     context = context_in(tmp_path / "home")
     dataset = dataset_in(context.artifacts)
-    _, work = ready(context, dataset, declared(base))
+    _, work = prepare_work(context, dataset, declared(base))
     assert work is not None
     disk = tmp_path / "home" / "storage" / "run" / work.run
     disk.mkdir(parents=True)
@@ -154,8 +155,8 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(base: Path, tmp_path: Path) -
         pytest.skip("mounting a small disk needs root")
     try:
         with pytest.raises(StorageFullError, match="No space left"):
-            worker(work, context.artifacts, quiet, lambda record: None)
-        checkpoints = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+            run_worker(work, context.artifacts, quiet, lambda record: None)
+        checkpoints = work.checkpoints(context.artifacts)
         found = checkpoints.newest()
         assert found is not None and found[0].step == checkpoints.steps()[-1] > 0
         del found  # its tensors are mapped from that disk
@@ -229,8 +230,8 @@ def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, 
     dataset, long = dataset_in(context.artifacts), declared(base, workers=1, max_tokens=512 * 5000, patience=1000)
     with pytest.raises(CancelledError):
         train(replace(context, report=_cancel_when_stepping), dataset, long)
-    _, work = ready(context, dataset, long)
-    assert work is not None and Checkpoints(context.artifacts.storage, work.checkpoints_prefix).newest() is not None
+    _, work = prepare_work(context, dataset, long)
+    assert work is not None and work.checkpoints(context.artifacts).newest() is not None
     assert all_given_back()
 
 

@@ -24,9 +24,11 @@ from soldiom_ray.storage import FolderPlace, Storage, open_storage
 from soldiom_ray.train import checkpoints as checkpoints_module
 from soldiom_ray.train import tensors as tensors_module
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.fit import ready, run_locally
-from soldiom_ray.train.loop import LeavingError, Loop, Position, Schedule
+from soldiom_ray.train.driver import run_locally
+from soldiom_ray.train.loop import Loop, PreemptedError, Schedule
 from soldiom_ray.train.saving import Saver
+from soldiom_ray.train.state import Position
+from soldiom_ray.train.work import prepare_work
 
 OUTAGE_SECONDS = 15.0
 
@@ -255,9 +257,9 @@ def test_an_s3_that_is_away_while_training_writes_and_reads_costs_nothing_but_ti
     with pytest.raises(CancelledError):
         run_locally(replace(context, report=report), dataset, train)
     assert time.monotonic() - began > OUTAGE_SECONDS  # what was cancelled had to wait until its state was kept
-    _, work = ready(context, dataset, train)
+    _, work = prepare_work(context, dataset, train)
     assert work is not None
-    kept = Checkpoints(context.artifacts.storage, work.checkpoints_prefix)
+    kept = work.checkpoints(context.artifacts)
     s3.away(how, 2)
     found = kept.newest()
     assert found is not None and found[0].step == 8
@@ -279,7 +281,7 @@ class Recording:
     def __init__(self, error: Exception | None = None) -> None:
         self.error, self.kept, self.gate = error, {}, threading.Event()  # type: ignore[var-annotated]
 
-    def write(self, position: Position, weights: Mapping[str, Any], moments: Mapping[str, Any]) -> None:
+    def write(self, position: Position, weights: Mapping[str, Any], optimizer_state: Mapping[str, Any]) -> None:
         self.gate.wait(10)
         if self.error:
             raise self.error
@@ -371,9 +373,9 @@ def test_a_machine_that_is_taken_away_is_left_with_the_state_kept(
     from soldiom_ray.train import loop as loop_module
     from soldiom_ray.train.blocks import Blocks
 
-    monkeypatch.setattr(loop_module, "LOOK_SECONDS", 0.0)
-    loop, kept = a_loop(tmp_path, base, Blocks, report=quiet, leaving=lambda: loop.position.step >= 2)
-    with pytest.raises(LeavingError):
+    monkeypatch.setattr(loop_module, "PREEMPTION_CHECK_SECONDS", 0.0)
+    loop, kept = a_loop(tmp_path, base, Blocks, report=quiet, is_preempted=lambda: loop.position.step >= 2)
+    with pytest.raises(PreemptedError):
         loop.run()
     found = kept.newest()
     assert found is not None and found[0].step == 2

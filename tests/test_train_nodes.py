@@ -23,8 +23,8 @@ from training import context_in, dataset_in, declared, two_layer_model
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError
 from soldiom_ray.records import Manifest
-from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.fit import ready, run_locally
+from soldiom_ray.train.driver import run_locally
+from soldiom_ray.train.work import prepare_work
 
 pytestmark = pytest.mark.service
 STEPS, INTERVAL = 500, 50
@@ -290,9 +290,9 @@ def test_the_whole_cluster_and_its_driver_may_be_lost(
         environ = os.environ | {"RAY_TMPDIR": folder, "OMP_NUM_THREADS": "1"}
         done = subprocess.run([sys.executable, "-c", KILLED_CLUSTER, *arguments], env=environ, timeout=500)
     assert done.returncode == -signal.SIGKILL
-    _, work = ready(context, dataset, long(base))
+    _, work = prepare_work(context, dataset, long(base))
     assert work is not None
-    newest = Checkpoints(context.artifacts.storage, work.checkpoints_prefix).steps()[-1]
+    newest = work.checkpoints(context.artifacts).steps()[-1]
     watch = Watch([])
     run = train_under(watch, tmp_path / "home", long(base))
     assert newest >= INTERVAL and watch.steps[0] >= newest

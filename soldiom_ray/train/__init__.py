@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the loop below this package needs torch, transformers and peft alone
+if TYPE_CHECKING:  # the loop in this package needs torch, transformers and peft alone
     from soldiom_ray.artifacts import Context
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.records import Manifest
@@ -11,9 +11,9 @@ if TYPE_CHECKING:  # the loop below this package needs torch, transformers and p
 def train(context: "Context", dataset: "Manifest", declared: "Train") -> "Manifest":
     """Train on the connected Ray cluster; a run made before from the same inputs is returned at once.
 
-    Killed or cancelled, a second call goes on from the newest checkpoint. Raises InputError for an unknown base model,
+    Killed or cancelled, a second call resumes from the newest checkpoint. Raises InputError for an unknown base model,
     an empty train split or a model that does not fit the memory; StorageFullError with the earlier checkpoints kept;
     CancelledError after a last checkpoint."""
-    from soldiom_ray.train.distributed import fit
+    from soldiom_ray.train.driver import run_on_ray
 
-    return fit(context, dataset, declared)
+    return run_on_ray(context, dataset, declared)

@@ -27,7 +27,7 @@ class Source(Protocol):
         """The arrays that the task's objective takes, a row for each unit, padded to the longest."""
         ...
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """How many labels of these units are to be learnt: what a summed loss is divided by."""
         ...
 
@@ -68,7 +68,7 @@ class Blocks:
             labels = np.where(np.stack([self._scored(i) for i in indices]), labels, IGNORE_INDEX)
         return rows[:, :-1], labels
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """How many labels of these blocks are to be learnt."""
         if self.scored is None:
             return len(indices) * self.width

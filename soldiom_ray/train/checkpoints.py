@@ -15,7 +15,7 @@ from pydantic import ConfigDict
 from soldiom_ray.errors import DamagedError, NotFoundError, SoldiomError, UnavailableError
 from soldiom_ray.records import FileEntry, Record
 from soldiom_ray.storage import Storage
-from soldiom_ray.train.loop import Position
+from soldiom_ray.train.state import Position
 from soldiom_ray.train.tensors import in_shards, safetensors_bytes
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-MANIFEST, WEIGHTS, MOMENTS = "manifest.json", "weights", "optimizer"
+MANIFEST, WEIGHTS, OPTIMIZER = "manifest.json", "weights", "optimizer"
 KEPT = 2
 """Newest checkpoints kept besides the best one: the second stands in when the first is damaged."""
 PATIENCE_SECONDS = 300.0
@@ -47,7 +47,9 @@ class Checkpoints:
         self.storage = storage
         self.prefix = prefix.rstrip("/")
 
-    def write(self, position: Position, weights: Mapping[str, "Tensor"], moments: Mapping[str, "Tensor"]) -> None:
+    def write(
+        self, position: Position, weights: Mapping[str, "Tensor"], optimizer_state: Mapping[str, "Tensor"]
+    ) -> None:
         """Keep this state, then remove what is neither among the newest nor the best. The tensors are read once and
         never copied. StorageFullError when the disk is full: the half-written one goes, the earlier ones stay."""
         folder = self._folder(position.step)
@@ -55,7 +57,7 @@ class Checkpoints:
             self._patiently(lambda: self.storage.remove(f"{folder}/{MANIFEST}"))
             entries = [
                 self._write_shard(f"{folder}/{name}", shard)
-                for stem, tensors in ((WEIGHTS, weights), (MOMENTS, moments))
+                for stem, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer_state))
                 for name, shard in in_shards(stem, tensors)
             ]
             content = _Manifest(position=position, files=tuple(entries)).model_dump_json()
@@ -85,10 +87,11 @@ class Checkpoints:
         return None
 
     def read(self, step: int) -> tuple[Position, dict[str, "Tensor"], dict[str, "Tensor"]]:
-        """One checkpoint: position, weights and moments by name (see `Strategy.moments`). ValueError when its bytes
-        have changed. The tensors are mapped from files: memory is taken for what is in use only."""
-        position, tensors = self._read(step, (WEIGHTS, MOMENTS))
-        return position, tensors[WEIGHTS], tensors[MOMENTS]
+        """One checkpoint: position, weights and optimizer state by name (see `Strategy.optimizer_state`).
+
+        ValueError when its bytes have changed. Tensors are mapped from files: only those in use take memory."""
+        position, tensors = self._read(step, (WEIGHTS, OPTIMIZER))
+        return position, tensors[WEIGHTS], tensors[OPTIMIZER]
 
     def best_weights(self, position: Position) -> dict[str, "Tensor"] | None:
         """The weights of the best validation, when that checkpoint can still be read."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import FileEntry, Manifest
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
+from soldiom_ray.train.splits import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,7 +8,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.labels import labels_of
 from soldiom_ray.records import Manifest
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
+from soldiom_ray.train.splits import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     import numpy as np

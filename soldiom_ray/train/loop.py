@@ -6,13 +6,14 @@ It needs torch, transformers and peft alone, so that it can be profiled and meas
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from soldiom_ray.errors import CancelledError
 from soldiom_ray.train.blocks import Order, Source, shares, spread
 from soldiom_ray.train.saving import Saver
+from soldiom_ray.train.state import CheckpointStore, Metrics, Position
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,22 +22,22 @@ if TYPE_CHECKING:
     from soldiom_ray.train.strategies import Strategy
 
 log = logging.getLogger(__name__)
-Record = dict[str, float | int]
-POINTS = 200
-"""Points of the training curve."""
-ASK_SECONDS = 2.0
+CURVE_POINTS = 200
+STOP_CHECK_SECONDS = 2.0
 """About how often the loop asks within a step, or a validation, whether it is to stop."""
-LOOK_SECONDS = 5.0
-"""How often the loop looks whether its machine will be taken away."""
+PREEMPTION_CHECK_SECONDS = 5.0
+"""How often the loop asks whether its node is about to be preempted."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how: numbers only, so that a test can say them."""
+    """How long and how: numbers only, so that a test can state them."""
 
     steps: int
     units_per_step: int
+    """Of all ranks together."""
     positions_at_once: int
+    """The most positions, padding included, in one forward pass of one rank."""
     learning_rate: float
     warmup_steps: int
     validate_every: int
@@ -46,25 +47,11 @@ class Schedule:
     checkpoint_seconds: float = 120.0
 
     def rate(self, step: int) -> float:
-        """The learning rate of a step: linear warm-up, then half a cosine down to a tenth."""
+        """The learning rate of a step (counted from 0): linear warm-up, then half a cosine down to a tenth."""
         if step < self.warmup_steps:
             return self.learning_rate * (step + 1) / self.warmup_steps
         share = (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * min(1.0, share))))
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a training stands, besides its tensors."""
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    best_step: int = 0
-    best_loss: float = math.inf
-    bad_validations: int = 0
-    validated_step: int = -1
-    curves: tuple[Record, ...] = ()
 
 
 @dataclass
@@ -78,30 +65,19 @@ class Outcome:
     seconds: float
     tokens_per_second: float
     stopped_early: bool
-    curves: list[Record] = field(default_factory=list)
+    curves: list[Metrics] = field(default_factory=list)
 
 
-class LeavingError(Exception):
-    """This machine will be taken away. The state is kept: the training can go on elsewhere."""
-
-
-class Keeper(Protocol):
-    """Where a training's states are kept: see `checkpoints`."""
-
-    def write(self, position: Position, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor]") -> None: ...
-
-    def newest(self) -> "tuple[Position, dict[str, Tensor], dict[str, Tensor]] | None": ...
-
-    def read(self, step: int) -> "tuple[Position, dict[str, Tensor], dict[str, Tensor]]": ...
-
-    def best_weights(self, position: Position) -> "dict[str, Tensor] | None": ...
+class PreemptedError(Exception):
+    """This node is about to be preempted. A checkpoint is stored: the training can resume elsewhere."""
 
 
 class Loop:
-    """One training of one model. `report(fraction, message)` may raise CancelledError: a checkpoint is written first.
+    """One training of one model; every rank runs one.
 
-    `observe` is called on rank 0 with every new point of the curves. `leaving` is called by all ranks alike now and
-    then: whether this machine will be taken away, which ends the run with LeavingError after a checkpoint."""
+    `report(fraction, message)` is called on rank 0 and may raise CancelledError: a checkpoint is written first.
+    `observe` is called on rank 0 with every new point of the curves. Every rank polls `is_preempted()`; True means this
+    node is about to be preempted: checkpoint, then raise PreemptedError."""
 
     def __init__(
         self,
@@ -109,26 +85,26 @@ class Loop:
         train: Source,
         validation: Source,
         schedule: Schedule,
-        checkpoints: Keeper,
+        checkpoints: CheckpointStore,
         report: Callable[[float, str], None],
-        observe: Callable[[Record], None] = lambda record: None,
-        leaving: Callable[[], bool] = lambda: False,
+        observe: Callable[[Metrics], None] = lambda point: None,
+        is_preempted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.strategy, self.schedule, self.checkpoints = strategy, schedule, checkpoints
-        self.report, self.observe, self.leaving = report, observe, leaving
+        self.report, self.observe, self.is_preempted = report, observe, is_preempted
         self.saver = Saver(checkpoints)
         self.train_units, self.validation_units = train, validation
         self.order = Order(len(train), schedule.units_per_step, schedule.seed)
         self.position = Position()
-        self.curves: list[Record] = []
-        self._saved_at = self._begun_at = self._looked_at = time.monotonic()
+        self.curves: list[Metrics] = []
+        self._saved_at = self._begun_at = self._preemption_checked_at = time.monotonic()
         self._begun_step = 0
         self._saved: Position | None = None
-        self._seconds_per_batch, self._ask_every = 0.0, 1
+        self._seconds_per_batch, self._batches_per_check = 0.0, 1
 
     @property
     def rank(self) -> int:
-        """This process among those that train together; 0 speaks for all."""
+        """This process among those that train together; rank 0 reports and writes checkpoints."""
         return self.strategy.rank
 
     def run(self) -> Outcome:
@@ -137,7 +113,7 @@ class Loop:
         started, tokens_before = time.monotonic(), self.position.tokens
         try:
             self._train(started - self.position.seconds)
-        except (CancelledError, LeavingError):
+        except (CancelledError, PreemptedError):
             self._save()
             self.saver.settle()
             raise
@@ -160,50 +136,49 @@ class Loop:
         self._saved_at = self._begun_at = time.monotonic()
         self._begun_step = self.position.step
         self._validate_when_due()
-        waiting: list[tuple[float, int]] = []
-        every, mark = max(1, self.schedule.steps // POINTS), self.position
+        losses: list[tuple[float, int]] = []
+        every, last_point = max(1, self.schedule.steps // CURVE_POINTS), self.position
         while self.position.step < self.schedule.steps and self.position.bad_validations < self.schedule.patience:
-            if self._ask():
+            if self._poll_driver():
                 self._save()
             step = self.position.step + 1
-            loss, learnt, tokens = self._step(step - 1)
-            waiting.append((loss, learnt))
+            loss, label_count, tokens = self._step(step - 1)
+            losses.append((loss, label_count))
             seconds = time.monotonic() - started
             self.position = replace(self.position, step=step, tokens=self.position.tokens + tokens, seconds=seconds)
             if step % every == 0 or step == self.schedule.steps:
-                mean = sum(a for a, _ in waiting) / sum(b for _, b in waiting)
-                speed = (self.position.tokens - mark.tokens) / max(seconds - mark.seconds, 1e-9)
-                waiting, mark = [], self.position
+                mean = sum(loss for loss, _ in losses) / sum(count for _, count in losses)
+                speed = (self.position.tokens - last_point.tokens) / max(seconds - last_point.seconds, 1e-9)
+                losses, last_point = [], self.position
                 rate = self.schedule.rate(step - 1)
-                self._note({"train_loss": mean, "learning_rate": rate, "tokens_per_second": round(speed, 1)})
+                self._add_point({"train_loss": mean, "learning_rate": rate, "tokens_per_second": round(speed, 1)})
             if self._validate_when_due():
-                mark = replace(mark, seconds=time.monotonic() - started)
+                last_point = replace(last_point, seconds=time.monotonic() - started)
                 self._save()
 
     def _step(self, number: int) -> tuple[float, int, int]:
-        """One optimiser step over this rank's share of its units; (summed loss, labels learnt, positions) of all."""
+        """One optimiser step over this rank's share of its units; (summed loss, labels, positions) of all ranks."""
         import torch
 
         schedule, strategy = self.schedule, self.strategy
         torch.manual_seed(schedule.seed * 1_000_003 + number * strategy.world + strategy.rank)
-        everyones = self.order.step(number)
-        learnt = max(1, self.train_units.learnt(everyones))
+        step_indices = self.order.step(number)
+        label_count = max(1, self.train_units.label_count(step_indices))
         total = torch.zeros((), device=strategy.device)
-        batches = shares(self.train_units, everyones, strategy.world, schedule.positions_at_once)[strategy.rank]
+        batches = shares(self.train_units, step_indices, strategy.world, schedule.positions_at_once)[strategy.rank]
         began = time.monotonic()
-        for place, indices in enumerate(batches, 1):
-            if place > 1:
-                self._ask_within(place)
+        for batch_number, indices in enumerate(batches, 1):
+            if batch_number > 1:
+                self._poll_between_batches(batch_number)
             batch = self._batch(self.train_units, indices)
-            total += strategy.backward(batch, 1 / learnt, last=place == len(batches))
+            total += strategy.backward(batch, 1 / label_count, last=batch_number == len(batches))
         strategy.step(schedule.rate(number))
         loss = float(strategy.sum(total))
         self._seconds_per_batch = (time.monotonic() - began) / len(batches)
-        return loss, learnt, int(self.train_units.positions(everyones).sum())
+        return loss, label_count, int(self.train_units.positions(step_indices).sum())
 
     def _validate_when_due(self) -> bool:
-        """Validate where the schedule says so and it is not done yet (it was, or it was broken off, before a restart);
-        whether it was done now."""
+        """Validate where the schedule says so, unless it was done before a restart; whether it was done now."""
         step = self.position.step
         due = step % self.schedule.validate_every == 0 or step == self.schedule.steps
         if not due or self.position.validated_step == step:
@@ -214,8 +189,8 @@ class Loop:
     def _validate(self, step: int) -> None:
         """Take the validation loss on its fixed units (the train loss decides when there are none)."""
         if len(self.validation_units):
-            value, metrics = self._judge(self.validation_units)
-            self._note({"validation_loss": value, **metrics})
+            value, metrics = self._evaluate(self.validation_units)
+            self._add_point({"validation_loss": value, **metrics})
         else:
             value = self.curves[-1]["train_loss"] if self.curves else math.inf
         better = value < self.position.best_loss or bool(step and not self.position.best_step)
@@ -227,102 +202,104 @@ class Loop:
             validated_step=step,
         )
 
-    def _judge(self, units: Source) -> tuple[float, dict[str, float]]:
+    def _evaluate(self, units: Source) -> tuple[float, dict[str, float]]:
         """(loss per label, the task's metrics) over units spread evenly."""
         import torch
 
         strategy, schedule = self.strategy, self.schedule
         indices = spread(units, schedule.validation_tokens)
-        total, counted = torch.zeros((), device=strategy.device), None
+        total, total_counts = torch.zeros((), device=strategy.device), None
         strategy.objective.eval()
         batches = shares(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]
-        for place, mine in enumerate(batches, 1):
-            self._ask_within(place)
-            loss, counts = strategy.judge(self._batch(units, mine if len(mine) else indices[:1]))
-            total += loss * bool(len(mine))
-            counts = counts.float() * bool(len(mine))
-            counted = counts if counted is None else counted + counts
+        for batch_number, share in enumerate(batches, 1):
+            self._poll_between_batches(batch_number)
+            # A rank without a unit passes another's: sharded weights are gathered by all ranks together.
+            loss, counts = strategy.evaluate(self._batch(units, share if len(share) else indices[:1]))
+            total += loss * bool(len(share))
+            counts = counts.float() * bool(len(share))
+            total_counts = counts if total_counts is None else total_counts + counts
         strategy.objective.train()
-        value = float(strategy.sum(total)) / max(1, units.learnt(indices))
-        metrics = strategy.objective.metrics(strategy.sum(counted).cpu()) if counted is not None else {}
+        value = float(strategy.sum(total)) / max(1, units.label_count(indices))
+        metrics = strategy.objective.metrics(strategy.sum(total_counts).cpu()) if total_counts is not None else {}
         return value, {f"validation_{name}": number for name, number in metrics.items()}
 
-    def _note(self, values: Record) -> None:
-        record: Record = {
+    def _add_point(self, values: Metrics) -> None:
+        """Add to the curves at the current step."""
+        point: Metrics = {
             "step": self.position.step,
             "tokens": self.position.tokens,
             **values,
             "seconds": round(self.position.seconds, 2),
         }
-        if self.curves and self.curves[-1]["step"] == record["step"]:
-            record = self.curves.pop() | record
-        self.curves.append(record)
+        if self.curves and self.curves[-1]["step"] == point["step"]:
+            point = self.curves.pop() | point
+        self.curves.append(point)
         if self.rank == 0:
-            self.observe(record)
+            self.observe(point)
 
     def _save(self) -> None:
-        """Keep the state as it is now, unless it is kept already."""
+        """Write a checkpoint, unless the last one holds this very position."""
         self._saved_at = time.monotonic()
         if self._saved == self.position:
             return
         self._saved = self.position
-        weights, moments = self.strategy.weights(), self.strategy.moments()
+        weights, optimizer_state = self.strategy.weights(), self.strategy.optimizer_state()
         if self.rank == 0:
             position = replace(self.position, curves=tuple(self.curves))
-            self.saver.save(position, weights, moments, shared=self.strategy.device.type == "cpu")
+            self.saver.save(position, weights, optimizer_state, shared=self.strategy.device.type == "cpu")
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint that verifies: rank 0 finds it, the others read the same."""
-        found = self.checkpoints.newest() if self.rank == 0 else None
-        step = int(self._of_rank_0((-1.0 if found is None else float(found[0].step),))[0])
+        """Resume from the newest checkpoint that verifies: rank 0 finds it, the other ranks read the same."""
+        newest = self.checkpoints.newest() if self.rank == 0 else None
+        step = int(self._from_rank_0((-1.0 if newest is None else float(newest[0].step),))[0])
         if step < 0:
             return
-        position, weights, moments = found or self.checkpoints.read(step)
-        self.strategy.put(weights, moments)
-        self.position, self.curves = replace(position, curves=()), [dict(record) for record in position.curves]
+        position, weights, optimizer_state = newest or self.checkpoints.read(step)
+        self.strategy.load_state(weights, optimizer_state)
+        self.position, self.curves = replace(position, curves=()), [dict(point) for point in position.curves]
         self._saved = self.position
         if self.rank == 0:
-            for record in self.curves:
-                self.observe(record)
-            log.info("training goes on from a checkpoint", extra={"data": {"step": step, "of": self.schedule.steps}})
+            for point in self.curves:
+                self.observe(point)
+            log.info("training resumes from a checkpoint", extra={"data": {"step": step, "of": self.schedule.steps}})
 
     def _restore_best(self) -> None:
         if self.position.best_step in (0, self.position.step):
             return
         best = self.checkpoints.best_weights(self.position)
         if not self._any(best is None) and best is not None:
-            self.strategy.put(best)
+            self.strategy.load_state(best)
 
-    def _ask_within(self, place: int) -> None:
-        """Ask between the batches of a step or a validation, not more often than about every ASK_SECONDS."""
-        if place % self._ask_every == 0:
-            self._ask()
+    def _poll_between_batches(self, batch_number: int) -> None:
+        """Poll within a step or a validation, not more often than about every STOP_CHECK_SECONDS."""
+        if batch_number % self._batches_per_check == 0:
+            self._poll_driver()
 
-    def _ask(self) -> bool:
-        """What rank 0 hears, told to all ranks in one exchange: raises CancelledError or LeavingError when it is to
-        stop; returns whether it is time for a checkpoint."""
+    def _poll_driver(self) -> bool:
+        """What rank 0 hears from the driver, sent to all ranks in one exchange: raises CancelledError or PreemptedError
+        when the training is to stop; returns whether it is time for a checkpoint."""
         error, now = None, time.monotonic()
-        told = (0.0, 0.0, 0.0, 0.0)
+        signals = (0.0, 0.0, 0.0, 0.0)
         if self.rank == 0:
             try:
                 self.report(self.position.step / self.schedule.steps, self._message())
             except CancelledError as caught:
                 error = caught
             save = now - self._saved_at > self.schedule.checkpoint_seconds
-            look = now - self._looked_at > LOOK_SECONDS
-            told = (float(error is not None), float(save), float(look), self._seconds_per_batch)
-        stop, save_now, look_now, seconds = self._of_rank_0(told)
-        self._ask_every = max(1, min(int(ASK_SECONDS / seconds), 1_000_000)) if seconds else 1
+            check = now - self._preemption_checked_at > PREEMPTION_CHECK_SECONDS
+            signals = (float(error is not None), float(save), float(check), self._seconds_per_batch)
+        stop, save_now, check_now, seconds = self._from_rank_0(signals)
+        self._batches_per_check = max(1, min(int(STOP_CHECK_SECONDS / seconds), 1_000_000)) if seconds else 1
         if stop:
             raise error or CancelledError("The training was asked to stop.")
-        if look_now:
-            self._looked_at = now
-            if self.leaving():
-                raise LeavingError
+        if check_now:
+            self._preemption_checked_at = now
+            if self.is_preempted():
+                raise PreemptedError
         return bool(save_now)
 
     def _message(self) -> str:
-        last = next((record for record in reversed(self.curves) if "train_loss" in record), None)
+        last = next((point for point in reversed(self.curves) if "train_loss" in point), None)
         loss = f", loss {last['train_loss']:.3f}" if last else ""
         done = self.position.step - self._begun_step
         left = ""
@@ -332,19 +309,19 @@ class Loop:
         return f"step {self.position.step}/{self.schedule.steps}{loss}{left}"
 
     def _batch(self, units: Source, indices: "Indices") -> "tuple[Tensor, ...]":
+        """The tensors of `Source.batch` on this rank's device."""
         import torch
 
         return tuple(torch.from_numpy(array).to(self.strategy.device) for array in units.batch(indices))
 
-    def _any(self, mine: bool) -> bool:
+    def _any(self, flag: bool) -> bool:
         """Whether it is so on any rank: what all ranks must do together is decided together."""
-        return self._of_all((float(mine),))[0] > 0
+        return self._sum_over_ranks((float(flag),))[0] > 0
 
-    def _of_rank_0(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        return self._of_all(values if self.rank == 0 else tuple(0.0 for _ in values))
+    def _from_rank_0(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        return self._sum_over_ranks(values if self.rank == 0 else tuple(0.0 for _ in values))
 
-    def _of_all(self, values: tuple[float, ...]) -> tuple[float, ...]:
-        """Their sums over ranks."""
+    def _sum_over_ranks(self, values: tuple[float, ...]) -> tuple[float, ...]:
         if self.strategy.world == 1:
             return values
         import torch

@@ -1,118 +1,120 @@
-"""Where a training's workers and its driver meet: progress goes one way, the wish to stop the other."""
+"""Actor through which training workers report progress to the driver and receive the stop signal."""
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soldiom_ray.errors import CancelledError, SoldiomError
+from soldiom_ray.train.state import Metrics
 
-Point = dict[str, float | int]
 POST_SECONDS = 0.5
 WAITING = "waiting for workers"
 
 
 @dataclass(frozen=True)
 class ProgressUpdate:
-    """What has come in since it was last asked for."""
+    """Progress since the driver last asked."""
 
-    fraction: float
-    message: str
-    records: list[Point]
-    usage: list[tuple[str, Point]]
-    """(worker, what it uses): see `usage`."""
-    begun: bool
-    """Whether the workers train: there may be something to keep when they are stopped."""
-    leaving: bool
-    """Whether the workers gave up their places because a machine is taken away."""
+    fraction: float = 0.0
+    message: str = WAITING
+    curve_points: tuple[Metrics, ...] = ()
+    usage: tuple[tuple[str, Metrics], ...] = ()
+    """(worker, sample of what it uses): see `usage`."""
+    started: bool = False
+    """Whether the workers train: from then on a stop may leave a checkpoint."""
+    preempted: bool = False
+    """Whether the workers left their node because it is about to be preempted."""
+    error: SoldiomError | None = None
+    """What ended the training."""
 
 
 class ProgressActor:
-    """The actor, on the driver's node and gone with the driver. Its methods are called by several threads."""
+    """Runs on the driver's node and ends with the driver. Its methods are called by several threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._news = ProgressUpdate(0.0, WAITING, [], [], begun=False, leaving=False)
+        self._update = ProgressUpdate()
         self._stopping = False
         self._work: Any = None
-        self._error: SoldiomError | None = None
-        self._lives: dict[str, float] = {}
+        self._worker_seconds: dict[str, float] = {}
 
-    def give(self, work: Any) -> None:
+    def set_work(self, work: Any) -> None:
         """From the driver: what the workers are to do."""
         self._work = work
 
-    def work(self) -> Any:
-        """From a worker: what to do, None as long as that is not known."""
+    def get_work(self) -> Any:
+        """From a worker: what to do; None until the driver has set it."""
         return self._work
 
-    def post(self, fraction: float, message: str, records: list[Point]) -> bool:
+    def post_progress(self, fraction: float, message: str, curve_points: list[Metrics]) -> bool:
         """From rank 0: progress and new points of the curves. Returns whether to stop."""
         with self._lock:
-            self._change(fraction=fraction, message=message, records=self._news.records + records, begun=True)
+            points = (*self._update.curve_points, *curve_points)
+            self._change(fraction=fraction, message=message, curve_points=points, started=True)
             return self._stopping
 
-    def use(self, life: str, worker: str, seconds: float, sample: Point) -> None:
-        """From every worker: what it uses; `seconds` since this life of it began."""
+    def post_usage(self, process: str, worker: str, seconds: float, sample: Metrics) -> None:
+        """From every worker: what it uses; `seconds` since this process of it began."""
         with self._lock:
-            self._lives[life] = max(seconds, self._lives.get(life, 0.0))
-            self._change(usage=[*self._news.usage, (worker, sample)])
+            self._worker_seconds[process] = max(seconds, self._worker_seconds.get(process, 0.0))
+            self._change(usage=(*self._update.usage, (worker, sample)))
 
-    def leave(self) -> None:
-        """From a worker: its machine is taken away, the state is kept."""
+    def post_preemption(self) -> None:
+        """From a worker: it has left a checkpoint, because its node is about to be preempted."""
         with self._lock:
-            self._change(leaving=True)
+            self._change(preempted=True)
 
-    def fail(self, error: SoldiomError) -> None:
-        """From a worker: an error that trying again does not cure."""
+    def post_error(self, error: SoldiomError) -> None:
+        """From a worker: an error that trying again does not cure. The first one counts."""
         with self._lock:
-            self._error = self._error or error
+            self._change(error=self._update.error or error)
 
-    def take(self) -> ProgressUpdate:
-        """From the driver: the newest progress, and what has not been taken yet."""
+    def take_update(self) -> ProgressUpdate:
+        """From the driver: the newest progress; points and usage are handed out once."""
         with self._lock:
-            news = self._news
-            self._change(records=[], usage=[])
-            return news
+            update = self._update
+            self._change(curve_points=(), usage=())
+            return update
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """From the driver: ask the workers to stop."""
         self._stopping = True
 
-    def verdict(self) -> tuple[bool, SoldiomError | None]:
-        """(whether to stop, the error that ended the training)."""
-        return self._stopping, self._error
+    def is_ended(self) -> bool:
+        """From a worker that starts: whether there is nothing left to do, after a stop or an error."""
+        return self._stopping or self._update.error is not None
 
     def worker_seconds(self) -> float:
-        """How long workers were there, all together, those that were lost too."""
+        """How long all workers ran, added up, including those that were lost."""
         with self._lock:
-            return sum(self._lives.values())
+            return sum(self._worker_seconds.values())
 
     def _change(self, **values: Any) -> None:
-        self._news = ProgressUpdate(**(self._news.__dict__ | values))
+        self._update = replace(self._update, **values)
 
 
 class Reporter:
-    """Rank 0's side of the board: few calls, and CancelledError when the driver wants to stop."""
+    """Rank 0's connection to the ProgressActor: posts seldom; raises CancelledError when the driver asks to stop."""
 
-    def __init__(self, board: Any) -> None:
-        self.board = board
-        self.waiting: list[Point] = []
-        self.posted = 0.0
+    def __init__(self, progress_actor: Any) -> None:
+        self.progress_actor = progress_actor
+        self._unposted: list[Metrics] = []
+        self._posted_at = 0.0
 
     def report(self, fraction: float, message: str) -> None:
-        """Post when the last post is some time ago."""
-        if time.monotonic() - self.posted >= POST_SECONDS:
+        """Post, but not more often than every POST_SECONDS."""
+        if time.monotonic() - self._posted_at >= POST_SECONDS:
             self.flush(fraction, message)
 
     def flush(self, fraction: float, message: str) -> None:
         """Post now."""
         import ray
 
-        records, self.waiting, self.posted = self.waiting, [], time.monotonic()
-        if ray.get(self.board.post.remote(fraction, message, records)):
+        points, self._unposted, self._posted_at = self._unposted, [], time.monotonic()
+        if ray.get(self.progress_actor.post_progress.remote(fraction, message, points)):
             raise CancelledError("The training was asked to stop.")
 
-    def observe(self, record: Point) -> None:
-        """Keep a point of the curves for the next post."""
-        self.waiting.append(record)
+    def observe(self, point: Metrics) -> None:
+        """Hold a point of the curves for the next post."""
+        self._unposted.append(point)

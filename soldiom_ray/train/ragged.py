@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    Indices = npt.NDArray[np.int64]
+    from soldiom_ray.train.blocks import Indices
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.train.progress import Point
+from soldiom_ray.train.state import Metrics
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -67,7 +67,7 @@ class Tracker:
         self._wake.set()
         threading.Thread(target=self._work, daemon=True, name="mlflow").start()
 
-    def add(self, records: Iterable[Point]) -> None:
+    def add(self, records: Iterable[Metrics]) -> None:
         """Points of the curves, their step as MLflow's step. A point that is told twice counts once."""
         self._queue(
             _Point(key, float(value), int(record["step"]), time.time())
@@ -76,7 +76,7 @@ class Tracker:
             if key != "step"
         )
 
-    def use(self, usage: Iterable[tuple[str, Point]]) -> None:
+    def use(self, usage: Iterable[tuple[str, Metrics]]) -> None:
         """What workers use, among MLflow's system metrics."""
         self._queue(
             _Point(f"system/{worker}/{key}", float(value), None, time.time())

@@ -56,15 +56,15 @@ class Fsdp(Sharded):
         (loss * (scale * self.world)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
-        answer = super().ask(what, batch)
-        self.door.reshard()  # without a backward pass the root would stay gathered, and be old after `put`
+    def call(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+        answer = super().call(what, batch)
+        self.door.reshard()  # without a backward pass the root would stay gathered, and be old after `load_state`
         return answer
 
     def weights(self) -> "dict[str, Tensor]":
         return self._whole(dict(self.parameters))
 
-    def moments(self) -> "dict[str, Tensor]":
+    def optimizer_state(self) -> "dict[str, Tensor]":
         import torch
 
         states = {name: self.optimizer.state.get(parameter) for name, parameter in self.parameters.items()}
@@ -73,19 +73,21 @@ class Fsdp(Sharded):
         found = {f"{moment}/{name}": state[moment] for name, state in known.items() for moment in MOMENTS}
         return self._whole(found) | {"step": torch.tensor(max(steps, default=0.0))}
 
-    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
+    def load_state(
+        self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None
+    ) -> None:
         import torch
 
         self.check_names(weights)
         for name, parameter in self.parameters.items():
             self._take(parameter, weights[name])
-        if moments is None or not float(moments["step"]):
+        if optimizer_state is None or not float(optimizer_state["step"]):
             return
         for name, parameter in self.parameters.items():
             state = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in MOMENTS}
             for moment in MOMENTS:
-                self._take(state[moment], moments[f"{moment}/{name}"])
-            self.optimizer.state[parameter] = {"step": moments["step"].clone().to(parameter.device), **state}
+                self._take(state[moment], optimizer_state[f"{moment}/{name}"])
+            self.optimizer.state[parameter] = {"step": optimizer_state["step"].clone().to(parameter.device), **state}
 
     def _whole(self, shares: "Mapping[str, Any]") -> "dict[str, Tensor]":
         """Gather tensors one after the other; rank 0 keeps them, on the CPU."""

@@ -45,7 +45,7 @@ class Replicas(Strategy):
     def weights(self) -> "dict[str, Tensor]":
         return {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
 
-    def moments(self) -> "dict[str, Tensor]":
+    def optimizer_state(self) -> "dict[str, Tensor]":
         import torch
 
         state = self.optimizer.state
@@ -58,7 +58,9 @@ class Replicas(Strategy):
         steps = [float(state[parameter]["step"]) for parameter in self.parameters.values() if parameter in state]
         return found | {"step": torch.tensor(max(steps, default=0.0))}
 
-    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
+    def load_state(
+        self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None
+    ) -> None:
         import torch
 
         self.check_names(weights)
@@ -66,10 +68,10 @@ class Replicas(Strategy):
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
         copies_are_old(self.parameters.values())
-        if moments is None or not float(moments["step"]):
+        if optimizer_state is None or not float(optimizer_state["step"]):
             return
         for name, parameter in self.parameters.items():
             self.optimizer.state[parameter] = {
-                "step": moments["step"].clone().to(parameter.device),
-                **{moment: moments[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in MOMENTS},
+                "step": optimizer_state["step"].clone().to(parameter.device),
+                **{moment: optimizer_state[f"{moment}/{name}"].to(parameter.device, copy=True) for moment in MOMENTS},
             }

@@ -30,7 +30,7 @@ class Sharded(Strategy):
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
-    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+    def call(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
         import torch
 
         with torch.no_grad():

@@ -61,12 +61,12 @@ class Strategy:
         self.optimizer.step()
         self.optimizer.zero_grad()
 
-    def judge(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
+    def evaluate(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
         """This rank's summed loss and its counts for the task's metrics, without gradients, in evaluation mode."""
-        judged: tuple[Tensor, Tensor] = self.ask("judge", batch)
+        judged: tuple[Tensor, Tensor] = self.call("judge", batch)
         return judged
 
-    def ask(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+    def call(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
         """Call a method of the objective without gradients, at the training's precision."""
         import torch
 
@@ -77,13 +77,15 @@ class Strategy:
         """The trainable parameters, whole, on the CPU. On ranks other than 0 what is returned means nothing."""
         raise NotImplementedError
 
-    def moments(self) -> "dict[str, Tensor]":
+    def optimizer_state(self) -> "dict[str, Tensor]":
         """The optimiser's state, whole, on the CPU: `exp_avg/NAME`, `exp_avg_sq/NAME` for each parameter, and `step`.
         The same names and shapes under every strategy. On ranks other than 0 what is returned means nothing."""
         raise NotImplementedError
 
-    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
-        """Take weights, and the optimiser's state when it is given: what `weights` and `moments` returned."""
+    def load_state(
+        self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None
+    ) -> None:
+        """Take weights, and the optimiser's state when it is given: what `weights` and `optimizer_state` returned."""
         raise NotImplementedError
 
     def close(self) -> None:

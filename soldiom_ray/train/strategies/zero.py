@@ -69,7 +69,7 @@ class Zero(Sharded):
 
         return dict(self._each(safe_get_full_fp32_param))
 
-    def moments(self) -> "dict[str, Tensor]":
+    def optimizer_state(self) -> "dict[str, Tensor]":
         import torch
         from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -82,17 +82,19 @@ class Zero(Sharded):
                 found |= {f"{moment}/{name}": tensor for name, tensor in whole}
         return found
 
-    def put(self, weights: "Mapping[str, Tensor]", moments: "Mapping[str, Tensor] | None" = None) -> None:
+    def load_state(
+        self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None
+    ) -> None:
         self.check_names(weights)
         for name in self.parameters:
             self._take(name, weights[name], None)
         self._spread_weights(weights)
-        if moments is None or not float(moments["step"]):
+        if optimizer_state is None or not float(optimizer_state["step"]):
             return
-        self._begin_state(moments["step"])
+        self._begin_state(optimizer_state["step"])
         for name in self.parameters:
             for moment in MOMENTS:
-                self._take(name, moments[f"{moment}/{name}"], moment)
+                self._take(name, optimizer_state[f"{moment}/{name}"], moment)
 
     def close(self) -> None:
         import deepspeed

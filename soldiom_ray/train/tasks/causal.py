@@ -12,9 +12,10 @@ from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
 from soldiom_ray.train.data import Streams, counted, nothing_to_learn, samples
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+from soldiom_ray.train.splits import TRAIN, VALIDATION
+from soldiom_ray.train.tasks.task import Task
 
-CODE = 2
+TOKENS_VERSION = 2
 
 
 class CausalTask(Task):
@@ -48,7 +49,7 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, r
     For each split `<split>.bin` holds ids, `<split>.lengths.bin` the samples' tokens (uint32), and where conversations
     are among them `<split>.scored.bin` a byte per id: 1 for what is to be learnt. Raises InputError when the train
     split is empty."""
-    made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by}
+    made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by}
     draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
     if done := draft.finished():
         return done

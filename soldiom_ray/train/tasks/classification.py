@@ -16,7 +16,8 @@ from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted
 from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
 from soldiom_ray.train.ragged import Ragged
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+from soldiom_ray.train.splits import TRAIN, VALIDATION
+from soldiom_ray.train.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from soldiom_ray.train.blocks import Indices
 
-CODE = 1
+TOKENS_VERSION = 1
 
 
 class TextClassificationTask(Task):
@@ -38,7 +39,13 @@ class TextClassificationTask(Task):
         """For each split `<split>.bin` holds the ids, `<split>.lengths.bin` their counts, `<split>.labels.bin` the
         labels' numbers."""
         several = declared.multi_label
-        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task, "several": several}
+        made_from = {
+            "code": TOKENS_VERSION,
+            "dataset": dataset.id,
+            "tokenizer": by,
+            "task": declared.task,
+            "several": several,
+        }
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if done := draft.finished():
             return done
@@ -112,6 +119,6 @@ class Texts:
         mask = np.arange(rows.shape[1]) < self.positions(indices)[:, None]
         return rows, mask.astype(np.int64), self.labels[indices]
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """Every text counts once."""
         return len(indices)

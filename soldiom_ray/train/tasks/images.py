@@ -16,7 +16,8 @@ from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
 from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
 from soldiom_ray.train.ragged import Ragged
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+from soldiom_ray.train.splits import TRAIN, VALIDATION
+from soldiom_ray.train.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from soldiom_ray.train.blocks import Indices
 
-CODE = 1
+TOKENS_VERSION = 1
 UNKNOWN_POSITIONS = 197
 """Of a picture where the model's configuration names no patches: those of a ViT of 224 pixels and patches of 16."""
 
@@ -39,7 +40,7 @@ class ImageClassificationTask(Task):
     ) -> Manifest:
         """For each split `<split>.bin` holds the encoded pictures, `<split>.lengths.bin` their bytes,
         `<split>.labels.bin` the labels' numbers. They are decoded when they are read."""
-        made_from = {"code": CODE, "dataset": dataset.id, "task": declared.task}
+        made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if done := draft.finished():
             return done
@@ -131,6 +132,6 @@ class Pictures:
         ]
         return self.processor(images=pictures, return_tensors="np")["pixel_values"], self.labels[indices]
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """Every picture counts once."""
         return len(indices)

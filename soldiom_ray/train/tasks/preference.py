@@ -18,8 +18,8 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source, shares
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
 from soldiom_ray.train.ragged import Ragged
+from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.causal import CausalTask
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from soldiom_ray.train.blocks import Indices
     from soldiom_ray.train.strategies import Strategy
 
-CODE = 1
+TOKENS_VERSION = 1
 PARTS = ("prompt", "chosen", "rejected")
 
 
@@ -42,7 +42,7 @@ class PreferenceTask(CausalTask):
     ) -> Manifest:
         """For each split the ids of the prompts, the chosen and the rejected answers: `<split>.<part>.bin` with
         `.lengths.bin`. A prompt reaches as far as both conversations have the same tokens."""
-        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
+        made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if done := draft.finished():
             return done
@@ -82,7 +82,7 @@ class PreferenceTask(CausalTask):
     ) -> AbstractContextManager[tuple[Source, Source]]:
         return self._open(artifacts, tokens, length, processor)
 
-    def refer(self, strategy: "Strategy", units: Source, positions: int) -> Source:
+    def with_reference_logprobs(self, strategy: "Strategy", units: Source, positions: int) -> Source:
         """Log-probabilities under the base model: the model itself before the first step, without its adapter. The
         strategy computes them as it computes the training's: another rounding of the weights would be a difference."""
         if not isinstance(units, Comparisons):
@@ -166,7 +166,7 @@ class Comparisons:
             reference = self.reference[indices].T.reshape(-1)
         return rows[:, :-1], labels, reference
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """Every pair counts once."""
         return len(indices)
 
@@ -182,7 +182,7 @@ def _reference(strategy: "Strategy", units: Comparisons, positions: int) -> "npt
     for mine in shares(units, everyones, strategy.world, positions)[strategy.rank] if len(units) else ():
         # A rank without a pair reads another's: divided weights are gathered by all ranks together.
         ids, labels, _ = (torch.from_numpy(array) for array in units.batch(mine if len(mine) else everyones[:1]))
-        logs = strategy.ask("refer", (ids.to(strategy.device), labels.to(strategy.device)))
+        logs = strategy.call("refer", (ids.to(strategy.device), labels.to(strategy.device)))
         if len(mine):
             found[torch.from_numpy(mine)] = logs.view(2, -1).T
     strategy.objective.train()

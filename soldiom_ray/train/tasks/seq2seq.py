@@ -16,14 +16,15 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
 from soldiom_ray.train.ragged import Ragged
-from soldiom_ray.train.tasks.task import TRAIN, VALIDATION, Task
+from soldiom_ray.train.splits import TRAIN, VALIDATION
+from soldiom_ray.train.tasks.task import Task
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
     from soldiom_ray.train.blocks import Indices
 
-CODE = 1
+TOKENS_VERSION = 1
 
 
 class Seq2SeqTask(Task):
@@ -36,7 +37,7 @@ class Seq2SeqTask(Task):
     ) -> Manifest:
         """For each split `<split>.source.bin` and `<split>.target.bin` hold ids with their terminators, each with
         `.lengths.bin`."""
-        made_from = {"code": CODE, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
+        made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if done := draft.finished():
             return done
@@ -116,6 +117,6 @@ class Pairs:
         mask = np.arange(rows.shape[1]) < self.sources.lengths(indices, self.length)[:, None]
         return rows, mask.astype(np.int64), self.targets.padded(indices, self.length, IGNORE_INDEX, keep_last=False)
 
-    def learnt(self, indices: "Indices") -> int:
+    def label_count(self, indices: "Indices") -> int:
         """The targets' tokens."""
         return int(self.targets.lengths(indices, self.length).sum())

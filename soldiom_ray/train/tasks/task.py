@@ -3,6 +3,10 @@
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.train.data import lengths_of
+from soldiom_ray.train.ragged import cut
+from soldiom_ray.train.splits import TRAIN
+
 if TYPE_CHECKING:
     from soldiom_ray.artifacts import Artifacts, Report
     from soldiom_ray.domains.schema import Train
@@ -11,8 +15,6 @@ if TYPE_CHECKING:
     from soldiom_ray.records import Manifest
     from soldiom_ray.train.blocks import Indices, Source
     from soldiom_ray.train.strategies import Strategy
-
-TRAIN, VALIDATION = "train", "validation"
 
 
 class Task:
@@ -61,7 +63,7 @@ class Task:
         """The units with what only the model tells of their size."""
         return units
 
-    def refer(self, strategy: "Strategy", units: "Source", positions: int) -> "Source":
+    def with_reference_logprobs(self, strategy: "Strategy", units: "Source", positions: int) -> "Source":
         """The units with what the untrained model says of them, where the task compares with it. All ranks call it;
         at most `positions` are in one forward pass."""
         return units
@@ -76,12 +78,8 @@ class Task:
 
     def lengths(self, artifacts: "Artifacts", tokens: "Manifest") -> "Indices":
         """Tokens of each training sample, as they count for the sequence length."""
-        from soldiom_ray.train.data import lengths_of
-
         return lengths_of(artifacts, tokens, TRAIN)
 
     def cuts(self, artifacts: "Artifacts", tokens: "Manifest", length: int) -> dict[str, int]:
         """How the training samples fit `length` positions: `samples`, `longest_tokens`, `cut_samples`, `cut_tokens`."""
-        from soldiom_ray.train.ragged import cut
-
         return cut(self.lengths(artifacts, tokens), length)

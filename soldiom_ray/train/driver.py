@@ -1,0 +1,261 @@
+"""What runs where the job runs: prepare the work, start workers, follow them, try again, make the run."""
+
+import json
+import logging
+import math
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from soldiom_ray.artifacts import Context, Draft
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.errors import CancelledError, UnavailableError
+from soldiom_ray.records import FileEntry, Manifest, new_id
+from soldiom_ray.train.pictures import draw
+from soldiom_ray.train.progress import ProgressUpdate
+from soldiom_ray.train.ray_train import (
+    FAILURES,
+    WORKER_GROUP_ERROR,
+    Placement,
+    placement_of,
+    recount_resources,
+    release_placements,
+    start_runner,
+)
+from soldiom_ray.train.state import Metrics
+from soldiom_ray.train.tracking import Origin, Tracker
+from soldiom_ray.train.work import Work, prepare_work
+from soldiom_ray.train.worker import run_worker
+
+log = logging.getLogger(__name__)
+CURVES_PICTURE = "curves.png"
+POLL_SECONDS = 0.5
+STOP_SECONDS = 25.0
+"""How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
+RETRY_SECONDS = 2.0
+DYING_SECONDS = 1.0
+MARKS = 1 << 20
+""""Bytes of memory" by which the placement groups of one attempt are told from all others."""
+
+
+def run_locally(
+    context: Context, dataset: Manifest, declared: Train, observe: Callable[[Metrics], None] = lambda point: None
+) -> Manifest:
+    """Train in this process, without Ray."""
+    draft, work = prepare_work(context, dataset, declared)
+    if work is None:
+        return context.artifacts.get(draft.id)
+    run_worker(work, context.artifacts, context.report, observe)
+    return finish(context, draft, work)
+
+
+def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest:
+    """Train on the connected Ray and make the run.
+
+    The workers start, and read their libraries, while the dataset is still being tokenised."""
+    attempt = _Attempt(context, declared)
+    try:
+        draft, work = prepare_work(context, dataset, declared, before_tokenising=attempt.start)
+    except BaseException:
+        attempt.end()
+        raise
+    if work is None:
+        return context.artifacts.get(draft.id)
+    tracker = Tracker(context.settings.mlflow_url, context.recipe or "soldiom", draft.id, _origin(work, dataset, draft))
+    status, numbers, pictures = "FAILED", {}, {}
+    try:
+        hours = _train_until_done(context, work, tracker, attempt)
+        more = {"mlflow_run_id": tracker.settle(), "device_hours": round(hours, 4)}
+        manifest = finish(context, draft, work, more)
+        status = "FINISHED"
+        numbers = _numbers(manifest.details)
+        pictures = {CURVES_PICTURE: context.artifacts.read(manifest, CURVES_PICTURE)}
+    except CancelledError:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.end(status, numbers, pictures)
+    return manifest
+
+
+def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | None = None) -> Manifest:
+    """Make the run from what rank 0 left in storage, then remove the checkpoints. `more` goes into its details."""
+    checkpoints = work.checkpoints(context.artifacts)
+    result = checkpoints.result()
+    draft.add(FileEntry.model_validate(entry) for entry in result["files"])
+    draft.write("curves.json", json.dumps(result["curves"]).encode())
+    draft.write(CURVES_PICTURE, draw(result["curves"], result["details"]["best_step"]))
+    details = result["details"] | {"base_path_hash": draft.made_from["base"]} | (more or {})
+    if work.declared.architecture:
+        details["base_model"] = draft.id
+    if details["sequence_length"] < work.declared.sequence_length:
+        details["notice"] = (
+            f"sequence_length {work.declared.sequence_length} was lowered to the model's {details['sequence_length']}"
+        )
+    manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)
+    checkpoints.clear()
+    return manifest
+
+
+def _train_until_done(context: Context, work: Work, tracker: Tracker, attempt: "_Attempt") -> float:
+    """Train to the end, however often workers, nodes or Ray Train's controller are lost; the hours that workers ran,
+    added up. Raises when nothing comes of it FAILURES times in a row."""
+    failures, furthest, seconds = 0, 0.0, 0.0
+    while True:
+        try:
+            failure = attempt.run(work, tracker)
+        finally:
+            seconds += attempt.worker_seconds
+        fraction = attempt.update.fraction
+        if failure is None and not attempt.update.preempted:
+            return seconds / 3600
+        if attempt.update.preempted:
+            log.info("a node is about to be preempted; the training continues elsewhere")
+        elif failure is not None:
+            kind, text = failure
+            log.warning("Ray Train ended with an error", extra={"data": {"kind": kind, "error": text[-4000:]}})
+            failures = 0 if fraction > furthest else failures + 1
+            furthest = max(furthest, fraction)
+            if failures > FAILURES or (failures and kind == WORKER_GROUP_ERROR):  # Ray Train has tried FAILURES times
+                raise UnavailableError(
+                    f"The training's workers failed {FAILURES + 1} times in a row ({kind}); its checkpoints are kept.",
+                    remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last"
+                    " checkpoint",
+                )
+            _wait(context, fraction, RETRY_SECONDS * (1 + failures))
+        attempt = attempt.again()
+
+
+class _Attempt:
+    """The driver's side of one run of Ray Train: groups of workers, one after the other, until the training is done or
+    Ray Train gives up."""
+
+    def __init__(self, context: Context, declared: Train, placement: Placement | None = None) -> None:
+        self.context, self.declared, self.placement = context, declared, placement
+        self.update = ProgressUpdate()
+        self.worker_seconds = 0.0
+        self._mark = 1 + secrets.randbelow(MARKS)
+        self._name = f"train-{new_id()}"
+        self._home = context.settings.home / "ray-train"
+        self._alive: set[str] = set()
+        self._runner: Any = None
+        self._ended: Any = None
+
+    def start(self) -> None:
+        """Let workers start; they wait for their work."""
+        if self.placement is None:  # decided once: when nodes are lost later, their return is waited for
+            self.placement = placement_of(self.declared)
+        self._look_at_nodes()
+        self._runner = start_runner()
+        self._ended = self._runner.run.remote(self.declared, self._name, str(self._home), self.placement, self._mark)
+
+    def again(self) -> "_Attempt":
+        """Start another attempt with the same placement."""
+        attempt = _Attempt(self.context, self.declared, self.placement)
+        attempt.start()
+        return attempt
+
+    def run(self, work: Work, tracker: Tracker) -> tuple[str, str] | None:
+        """(type, text) of its failure; None when the training is done, or the workers were preempted.
+
+        Passes progress on; stops the workers when the job is cancelled. Raises what a worker raised on purpose."""
+        import ray
+
+        try:
+            ray.get(self._runner.set_work.remote(work))
+            self._follow(tracker)
+            self._receive(tracker)
+            if self.update.error is not None:
+                raise self.update.error
+            failure: tuple[str, str] | None = ray.get(self._ended)
+            return failure
+        except ray.exceptions.RayError as error:
+            return type(error).__name__, str(error)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        """Leave nothing of it: no process, no reservation, no file."""
+        import ray
+
+        if self._runner is None:
+            return
+        ended = bool(ray.wait([self._ended], timeout=0)[0])
+        ray.kill(self._runner)
+        release_placements(self._mark)
+        if not ended:  # Ray Train's controller dies a moment later, and may have reserved more until then
+            time.sleep(DYING_SECONDS)
+            release_placements(self._mark)
+        shutil.rmtree(self._home / self._name, ignore_errors=True)
+
+    def _follow(self, tracker: Tracker) -> None:
+        """Return when it has ended. CancelledError when the job is cancelled and the workers have ended or used up
+        STOP_SECONDS."""
+        import ray
+
+        cancelled: CancelledError | None = None
+        deadline = math.inf
+        while not ray.wait([self._ended], timeout=POLL_SECONDS)[0]:
+            self._receive(tracker)
+            self._look_at_nodes()
+            if cancelled is None:
+                try:
+                    self.context.report(self.update.fraction, self.update.message)
+                except CancelledError as error:
+                    cancelled, deadline = error, time.monotonic() + STOP_SECONDS
+                    ray.get(self._runner.request_stop.remote())
+            if cancelled and (not self.update.started or time.monotonic() > deadline):
+                break
+        if cancelled:
+            self._receive(tracker)
+            raise cancelled
+
+    def _look_at_nodes(self) -> None:
+        import ray
+
+        if self.declared.min_workers is None:
+            return
+        alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        if alive != self._alive:
+            recount_resources()
+        self._alive = alive
+
+    def _receive(self, tracker: Tracker) -> None:
+        import ray
+
+        self.update = ray.get(self._runner.take_update.remote())
+        self.worker_seconds = ray.get(self._runner.worker_seconds.remote())
+        tracker.add(self.update.curve_points)
+        tracker.use(self.update.usage)
+
+
+def _wait(context: Context, fraction: float, seconds: float) -> None:
+    """Wait; CancelledError when the job is cancelled meanwhile."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        context.report(fraction, "starting workers again")
+        time.sleep(POLL_SECONDS)
+
+
+def _origin(work: Work, dataset: Manifest, draft: Draft) -> Origin:
+    declared = work.declared.model_dump(mode="json", exclude_none=True)
+    tags = {
+        "soldiom.dataset": dataset.id,
+        "soldiom.tokens": work.tokens,
+        "soldiom.base_model": work.declared.base_model,
+        "soldiom.base_hash": str(draft.made_from["base"]),
+    }
+    return Origin(declared | {"dataset": dataset.id}, tags, dataset.id, dataset.counts)
+
+
+def _numbers(details: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a run's details, nested ones under dotted names."""
+    numbers: dict[str, float] = {}
+    for key, value in details.items():
+        if isinstance(value, Mapping):
+            numbers |= _numbers(value, f"{prefix}{key}.")
+        elif isinstance(value, int | float):
+            numbers[prefix + key] = float(value)
+    return numbers

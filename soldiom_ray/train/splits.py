@@ -1,0 +1,3 @@
+"""Names of the splits of a dataset that a training reads."""
+
+TRAIN, VALIDATION = "train", "validation"

@@ -1,0 +1,180 @@
+"""What every worker of a training does, from the prepared work to weights in storage."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, Draft, Report
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.load import context_length, has_bfloat16
+from soldiom_ray.models.plan import Choice, planner_for, settled
+from soldiom_ray.models.planning.machine import connected, free_bytes
+from soldiom_ray.models.planning.memory import SHARDED
+from soldiom_ray.models.planning.shape import recompute_activations
+from soldiom_ray.records import FileEntry
+from soldiom_ray.train import methods
+from soldiom_ray.train.blocks import Source
+from soldiom_ray.train.loop import Loop, Outcome, Schedule
+from soldiom_ray.train.state import Metrics
+from soldiom_ray.train.strategies import Optimization, agreed, open_strategy, with_weights
+from soldiom_ray.train.tasks import task_of
+from soldiom_ray.train.work import TOKENISING_SHARE, Work, open_base, part_of
+
+
+def run_worker(
+    work: Work,
+    artifacts: Artifacts,
+    report: Report,
+    observe: Callable[[Metrics], None],
+    is_preempted: Callable[[], bool] = lambda: False,
+) -> None:
+    """Train as one rank of torch's process group, or alone where none stands.
+
+    Rank 0 leaves the weights and `result.json` in storage. `report`, `observe` and `is_preempted`: see `Loop`."""
+    import torch
+
+    declared, task = work.declared, task_of(work.declared.task)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bfloat16 = declared.precision == "bfloat16" or (declared.precision == "auto" and has_bfloat16(device))
+    checkpoints = work.checkpoints(artifacts)
+    tokens = artifacts.get(work.tokens)
+    configuration = task.configure(tokens)
+    with ExitStack() as stack:
+        folder, processor = stack.enter_context(open_base(work, artifacts))
+        planner = planner_for(folder, declared, connected(), processor=processor)
+        choice = settled(work.choice, free_bytes(device), planner)
+        sharded = choice.strategy in SHARDED
+        build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
+        model = build(device="cpu" if sharded else device)
+        if choice.recompute:
+            recompute_activations(model)
+        length = min(declared.sequence_length, context_length(model))
+        if not sharded:  # the fast layers hold on to weights that sharding takes away and brings back
+            stack.enter_context(task.reading(model, length))
+        train, validation = stack.enter_context(task.open(artifacts, tokens, length, processor))
+        train, validation = (task.measure(model, units) for units in (train, validation))
+        schedule = schedule_of(declared, train, agreed(choice.positions))
+        optimization = Optimization(
+            schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
+        )
+        sizes = _sizes(model)
+        strategy = open_strategy(choice.strategy, task.objective(model, tokens, declared), optimization)
+        stack.callback(strategy.close)
+        train, validation = (
+            task.with_reference_logprobs(strategy, units, schedule.positions_at_once) for units in (train, validation)
+        )
+        steps_report = part_of(report, TOKENISING_SHARE, 1.0)
+        loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
+        outcome = loop.run()
+        weights = strategy.weights() if sharded else {}
+        if loop.rank == 0:
+            details = {
+                "auto_class": task.auto_class,
+                "configuration": configuration,
+                "sequence_length": length,
+                "cuts": task.cuts(artifacts, tokens, length),
+                "precision": "bfloat16" if bfloat16 else "float32",
+                "workers": strategy.world,
+                **_run_details(declared, choice, outcome),
+                **_process_usage(),
+                **sizes,
+            }
+            if sharded:
+                model = with_weights(build(device="cpu"), weights)
+            entries = _store_weights(artifacts, work, model, processor, bfloat16)
+            checkpoints.put_result(
+                {"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]}
+            )
+
+
+def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
+    """The declaration in steps over these units; `positions` is how many fit one forward pass."""
+    import numpy as np
+
+    epoch = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
+    wanted = min(declared.epochs * epoch, declared.max_tokens or math.inf)
+    mean = epoch / len(train)
+    per_step = max(1, min(int(declared.batch_tokens / mean), len(train)))
+    per_step = max(1, per_step // declared.workers) * declared.workers
+    steps = max(1, math.ceil(wanted / (per_step * mean)))
+    return Schedule(
+        steps=steps,
+        units_per_step=per_step,
+        positions_at_once=positions,
+        learning_rate=methods.learning_rate(declared),
+        warmup_steps=max(1, round(declared.warmup_ratio * steps)),
+        validate_every=math.ceil(steps / declared.validations),
+        validation_tokens=declared.validation_tokens,
+        patience=declared.patience,
+        seed=declared.seed,
+        checkpoint_seconds=declared.checkpoint_seconds,
+    )
+
+
+def _run_details(declared: Train, choice: Choice, outcome: Outcome) -> dict[str, Any]:
+    """The part of the run's details that says what was declared, how it was trained and what came of it."""
+    return {
+        "task": declared.task,
+        "method": declared.method,
+        "base_model": None if declared.architecture else declared.base_model,
+        "strategy": choice.strategy,
+        "recompute": choice.recompute,
+        "predicted_mib": round(choice.footprint.total / 2**20),
+        "steps": outcome.steps,
+        "tokens": outcome.tokens,
+        "best_step": outcome.best_step,
+        "best_validation_loss": outcome.best_loss if math.isfinite(outcome.best_loss) else None,
+        "best_validation": _best_validation(outcome),
+        "seconds": round(outcome.seconds, 2),
+        "tokens_per_second": round(outcome.tokens_per_second, 1),
+        "stopped_early": outcome.stopped_early,
+    }
+
+
+def _sizes(model: Any) -> dict[str, int]:
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+    }
+
+
+def _best_validation(outcome: Outcome) -> Metrics:
+    """The metrics of the best validation."""
+    points = [point for point in outcome.curves if point["step"] == outcome.best_step]
+    return {key: value for point in points for key, value in point.items() if key.startswith("validation_")}
+
+
+def _process_usage() -> dict[str, float]:
+    """CPU seconds and peak memory of this process so far."""
+    import resource
+
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "max_resident_mib": round(usage.ru_maxrss / 1024, 1),
+    }
+
+
+def _store_weights(
+    artifacts: Artifacts, work: Work, model: Any, processor: Any, bfloat16: bool
+) -> tuple[FileEntry, ...]:
+    draft = Draft(artifacts, "run", work.run, {}, ())
+    with tempfile.TemporaryDirectory(prefix="soldiom-") as name:
+        folder = Path(name)
+        methods.save(model, processor, folder, method=work.declared.method, bfloat16=bfloat16)
+        if work.declared.method != "full":
+            _name_base_as_declared(folder, work.declared.base_model)
+        draft.write_folder(folder, "weights")
+    return tuple(draft.files.values())
+
+
+def _name_base_as_declared(folder: Path, base_model: str) -> None:
+    """Otherwise an adapter names a path of the machine that trained it."""
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text()) | {"base_model_name_or_path": base_model}
+    path.write_text(json.dumps(config, indent=2))
