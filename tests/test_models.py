@@ -178,6 +178,32 @@ def test_a_stream_never_shows_half_a_character(generator: Generator) -> None:
     assert not any("\ufffd" in piece for piece in pieces) and "🚀" in pieces
 
 
+def test_bytes_that_never_become_a_character_are_shown_and_a_prompt_is_never_repeated(generator: Generator) -> None:
+    from soldiom_ray.models.generate import REPLACEMENT, _Answer
+
+    tokens = generator.tokenizer("ab €")["input_ids"]
+    answer = _Answer(generator, generator.prompt_ids(f"cut off: {REPLACEMENT}"), ())
+    for token in tokens[:-1]:
+        answer.add(token)
+    assert answer.take() == "ab "
+    answer.end("length")
+    assert answer.result().text == generator.tokenizer.decode(tokens[:-1]) != "ab "
+
+
+def test_single_bytes_that_turn_out_to_be_no_character_do_not_end_the_answer() -> None:
+    from tokenizers import Tokenizer, decoders
+    from tokenizers.models import BPE
+    from transformers import PreTrainedTokenizerFast
+
+    from soldiom_ray.models.generate import _Detokenizer
+
+    core = Tokenizer(BPE(vocab={"<0x41>": 0, "<0xE6>": 1, "b": 2}, merges=[], byte_fallback=True))
+    core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    detokenizer = _Detokenizer(PreTrainedTokenizerFast(tokenizer_object=core), [2])
+    text = "".join(detokenizer.add(token) for token in (0, 1, 2, 2)) + detokenizer.flush()
+    assert text.startswith("A") and text.endswith("bb")
+
+
 def test_a_prompt_longer_than_the_context_is_refused_and_a_long_answer_ends(generator: Generator) -> None:
     with pytest.raises(InputError, match="context is 64"):
         generator.generate(["word " * 100])

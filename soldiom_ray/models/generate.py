@@ -1,14 +1,15 @@
 """Text from a model: greedy or sampled, one prompt or a batch, whole or as a stream.
 
-The decoding loop is our own so that plain, LoRA and prompt-tuned models, batches and streams take the same path, and a
-prompt's answer does not depend on the others of its batch.
+The decoding loop is our own so that plain, LoRA and prompt-tuned models, batches and streams take the same path, and
+every prompt has a random generator of its own. Logits are processed by transformers, tokens become text by tokenizers'
+DecodeStream.
 """
 
 import inspect
 import secrets
 from collections.abc import Generator as Stream
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from soldiom_ray.errors import InputError
@@ -20,10 +21,8 @@ from soldiom_ray.models.tokens import terminator
 if TYPE_CHECKING:
     from torch import Tensor
 
-UNFINISHED = "\ufffd"
-"""How a tokenizer shows bytes that are no whole character yet."""
-LOOK_BACK = 6
-"""Tokens decoded together with new ones, so that a joint (a space, a character of several tokens) comes out right."""
+REPLACEMENT = "\ufffd"
+"""How a tokenizer shows bytes that are no whole character (yet)."""
 
 
 @dataclass(frozen=True)
@@ -110,44 +109,47 @@ class Generator:
         if not answers:
             return
         width = max(len(answer.prompt) for answer in answers)
-        ids = torch.tensor([[0] * (width - len(a.prompt)) + a.prompt for a in answers], device=self.device)
+        # Padded on the left with a token of its own, so that a repetition penalty reaches no other.
+        rows = torch.tensor([[a.prompt[0]] * (width - len(a.prompt)) + a.prompt for a in answers])
         mask = torch.tensor([[0] * (width - len(a.prompt)) + [1] * len(a.prompt) for a in answers], device=self.device)
+        processors = self._processors(temperature, top_p)
         samplers = (
             [torch.Generator().manual_seed(secrets.randbits(63) if seed is None else seed) for _ in answers]
             if temperature > 0
             else []
         )
         cache: Any = None
+        ids = rows.to(self.device)
         for count in range(max(0, limit)):
             with torch.inference_mode():
                 logits, cache, mask = self._forward(ids, mask, cache)
-            chosen = [
-                _choose(self._penalised(row, answers[i]), temperature, top_p, samplers[i] if samplers else None)
-                for i, row in enumerate(logits.float().cpu())
-            ]
-            for answer, token in zip(answers, chosen, strict=True):
+                chosen = _choose(processors(rows, logits.float().cpu()), samplers)
+            for answer, token in zip(answers, chosen.tolist(), strict=True):
                 answer.add(token)
                 if len(answer.prompt) + count + 1 >= self.context:
                     answer.end("length")
             yield
             if all(answer.finish for answer in answers):
                 break
-            ids = torch.tensor(chosen, device=self.device)[:, None]
+            rows = torch.cat((rows, chosen[:, None]), dim=1)
+            ids = chosen.to(self.device)[:, None]
             mask = torch.cat((mask, mask.new_ones(len(answers), 1)), dim=1)
         for answer in answers:
             answer.end("length")
 
-    def _penalised(self, logits: "Tensor", answer: "_Answer") -> "Tensor":
-        """Tokens that were there already made less likely, as the model's own generation_config asks (Keskar et al.
-        2019, CTRL)."""
-        import torch
+    def _processors(self, temperature: float, top_p: float) -> Any:
+        """What changes the logits [batch, vocabulary] before a token is chosen: the repetition penalty that the model's
+        own generation_config asks for (Keskar et al. 2019), temperature, nucleus (Holtzman et al. 2020)."""
+        from transformers.generation import logits_process
 
-        if self.repetition_penalty == 1.0:
-            return logits
-        seen = torch.tensor(sorted({*answer.prompt, *answer.tokens}))
-        values = logits[seen]
-        logits[seen] = torch.where(values > 0, values / self.repetition_penalty, values * self.repetition_penalty)
-        return logits
+        processors: Any = logits_process.LogitsProcessorList()
+        if self.repetition_penalty != 1.0:
+            processors.append(logits_process.RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if temperature > 0:
+            processors.append(logits_process.TemperatureLogitsWarper(float(temperature)))
+            if top_p < 1:
+                processors.append(logits_process.TopPLogitsWarper(top_p))
+        return processors
 
     def _forward(self, ids: "Tensor", mask: "Tensor", cache: Any) -> tuple["Tensor", Any, "Tensor"]:
         """(logits of the last position, cache, mask with a tuned prompt's positions in front)."""
@@ -173,87 +175,105 @@ class Generator:
         return made.logits[:, -1], made.past_key_values, mask
 
 
-def _choose(logits: "Tensor", temperature: float, top_p: float, sampler: Any) -> int:
-    """One token: the likeliest, or one drawn from the smallest set that holds `top_p` (Holtzman et al. 2020)."""
+def _choose(scores: "Tensor", samplers: Sequence[Any]) -> "Tensor":
+    """One token for each row of scores [batch, vocabulary]: the likeliest, or one drawn with the row's generator."""
     import torch
 
-    if temperature <= 0:
-        return int(logits.argmax())
-    chances = (logits / temperature).softmax(-1)
-    if top_p < 1:
-        ordered, places = chances.sort(descending=True)
-        kept = ordered.cumsum(0) - ordered < top_p
-        kept[0] = True
-        return int(places[torch.multinomial(ordered * kept, 1, generator=sampler)])
-    return int(torch.multinomial(chances, 1, generator=sampler))
+    if not samplers:
+        return scores.argmax(-1)
+    chances = scores.softmax(-1)
+    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in zip(chances, samplers, strict=True)])
 
 
-@dataclass
+class _Detokenizer:
+    """Tokens of one answer become text, each character when it is whole.
+
+    The prompt is decoded before them, so that a joint (a space between words) comes out right. Tokenizers written in
+    Python have no stream: their text comes whole, from `flush`."""
+
+    def __init__(self, tokenizer: Any, prompt: Sequence[int]) -> None:
+        from tokenizers.decoders import DecodeStream
+
+        self.tokenizer, self.backend = tokenizer, getattr(tokenizer, "backend_tokenizer", None)
+        self.waiting: list[int] = []
+        # A stream that starts with half a character would repeat the prompt with the answer.
+        whole = not tokenizer.decode(prompt, skip_special_tokens=True).endswith(REPLACEMENT)
+        self.stream = DecodeStream(ids=list(prompt) if whole else [], skip_special_tokens=True)
+
+    def add(self, token: int) -> str:
+        """The text that a token completes, which may be none."""
+        from tokenizers.decoders import DecodeStream
+
+        self.waiting.append(token)
+        if self.backend is None:
+            return ""
+        try:
+            piece = self.stream.step(self.backend, token)
+        except Exception as error:  # what the library raises when bytes turn out to be no character after all
+            if "Invalid prefix" not in str(error):
+                raise
+            self.stream = DecodeStream(skip_special_tokens=True)
+            piece = self.stream.step(self.backend, token)
+        if piece is None:
+            return ""
+        self.waiting = []
+        return piece
+
+    def flush(self) -> str:
+        """What is left at the end: bytes that never became a character, as the tokenizer shows them."""
+        rest: str = self.tokenizer.decode(self.waiting, skip_special_tokens=True) if self.waiting else ""
+        self.waiting = []
+        return rest
+
+
 class _Answer:
     """One answer in the making: its tokens, its text so far, and how much of the text was handed out."""
 
-    owner: Generator
-    prompt: list[int]
-    stop: Sequence[str]
-    tokens: list[int] = field(default_factory=list)
-    text: str = ""
-    given: int = 0
-    decoded: int = 0
-    finish: Literal["stop", "length"] | None = None
+    def __init__(self, owner: Generator, prompt: list[int], stop: Sequence[str]) -> None:
+        self.ends, self.prompt, self.stop = owner.ends, prompt, [text for text in stop if text]
+        self.detokenizer = _Detokenizer(owner.tokenizer, prompt)
+        self.tokens: list[int] = []
+        self.text = ""
+        self.handed_out = 0
+        self.finish: Literal["stop", "length"] | None = None
 
     def add(self, token: int) -> None:
+        """Take the next token; nothing happens once the answer has ended."""
         if self.finish:
             return
-        if token in self.owner.ends:
-            self.tokens.append(token)
-            self.end("stop")
-            return
         self.tokens.append(token)
-        piece = self._new_text()
-        if not piece.endswith(UNFINISHED):
+        if token in self.ends:
+            self.end("stop")
+        elif piece := self.detokenizer.add(token):
             self._append(piece)
 
     def end(self, reason: Literal["stop", "length"]) -> None:
-        """Finish (once); bytes that never became a character are shown as the tokenizer shows them."""
+        """Finish, once."""
         if self.finish:
             return
-        if self.decoded < len(self.tokens):
-            self._append(self._new_text())
+        self._append(self.detokenizer.flush())
         self.finish = self.finish or reason
 
     def take(self) -> str:
         """Text not handed out yet, without an end that may become a stop text."""
         held = 0
         if not self.finish:
-            most = max((len(text) for text in self.stop), default=1) - 1
-            held = next(
-                (
-                    size
-                    for size in range(most, 0, -1)
-                    if any(s.startswith(self.text[-size:]) for s in self.stop if len(s) > size)
-                ),
-                0,
-            )
-        ready = max(self.given, len(self.text) - held)
-        piece, self.given = self.text[self.given : ready], ready
+            longest = max((len(text) for text in self.stop), default=1) - 1
+            held = next((size for size in range(longest, 0, -1) if self._may_stop(self.text[-size:])), 0)
+        ready = max(self.handed_out, len(self.text) - held)
+        piece, self.handed_out = self.text[self.handed_out : ready], ready
         return piece
 
     def result(self) -> Generated:
         return Generated(self.text, len(self.prompt), len(self.tokens), self.finish or "length")
 
-    def _new_text(self) -> str:
-        """The text of the tokens not decoded yet, seen behind a few earlier ones."""
-        tokens = [token for token in self.tokens if token not in self.owner.ends]
-        before = (self.prompt + tokens[: self.decoded])[-LOOK_BACK:]
-        decode = self.owner.tokenizer.decode
-        whole: str = decode(before + tokens[self.decoded :], skip_special_tokens=True)
-        return whole[len(decode(before, skip_special_tokens=True)) :]
+    def _may_stop(self, ending: str) -> bool:
+        return any(text.startswith(ending) for text in self.stop if len(text) > len(ending))
 
     def _append(self, piece: str) -> None:
         start = max(0, len(self.text) - max((len(text) for text in self.stop), default=0))
         self.text += piece
-        self.decoded = len(self.tokens)
-        found = [place for text in self.stop if text and (place := self.text.find(text, start)) >= 0]
-        if found:
-            self.text = self.text[: min(found)]
+        positions = [position for text in self.stop if (position := self.text.find(text, start)) >= 0]
+        if positions:
+            self.text = self.text[: min(positions)]
             self.finish = "stop"
