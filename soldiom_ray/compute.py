@@ -9,7 +9,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from soldiom_ray.errors import UnavailableError
+from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError, own_error
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,6 +89,26 @@ def running_applications(settings: Settings) -> set[str]:
 
     found: dict[str, Any] = dict(serve.status().applications)
     return {name for name, application in found.items() if str(application.status.value) == "RUNNING"}
+
+
+def serve_error(error: Exception, endpoint: str, seconds: float) -> SoldiomError | None:
+    """Our error for what a call of a Serve application raises: the one that the replica raised, or the one that stands
+    for a full queue, no answer within `seconds`, or a replica that died. None for anything else. `endpoint` is what
+    messages call it."""
+    from ray.exceptions import RayActorError
+    from ray.serve.exceptions import BackPressureError
+
+    if (own := own_error(error)) is not None:
+        return own
+    if isinstance(error, TimeoutError):
+        return UnavailableError(
+            f"The {endpoint} did not answer within {seconds:.0f} s.", remedy="ask for fewer tokens, or try again"
+        )
+    if isinstance(error, BackPressureError):
+        return BusyError(f"The queue of the {endpoint} is full.", remedy="try again, or deploy more replicas")
+    if isinstance(error, RayActorError):
+        return UnavailableError(f"The process of the {endpoint} died while it answered.", remedy="try again")
+    return None
 
 
 def _reach(address: str, what: str) -> None:

@@ -6,6 +6,8 @@ Between processes an error travels as `to_dict()`; to a client it goes as `to_pr
 user's text are never put into an error.
 """
 
+import re
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -115,6 +117,14 @@ def own_error(error: BaseException) -> SoldiomError | None:
     if isinstance(cause, SoldiomError):
         return cause
     return error if isinstance(error, SoldiomError) else None
+
+
+def origin(error: BaseException) -> str:
+    """Where in this package an exception arose, in this process or in the one that Ray passed it on from, such as
+    `soldiom_ray/prepare/clean.py:41`; "" when none of its places is ours."""
+    frames = "".join(traceback.format_tb(error.__traceback__)) + str(getattr(error, "traceback_str", ""))
+    places = re.findall(r'File "[^"\n]*?(soldiom_ray/[\w/]+\.py)", line (\d+)', frames)
+    return ":".join(places[-1]) if places else ""
 
 
 def format_location(location: Sequence[str | int]) -> str:

@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from sqlalchemy.orm import Session
+
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
@@ -24,7 +26,7 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
-from soldiom_ray.errors import CancelledError, InputError, SoldiomError
+from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin, own_error
 from soldiom_ray.records import ENDED, Manifest, now
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
@@ -33,14 +35,18 @@ STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deplo
 BEAT_SECONDS = 2.0
 SOURCE_NAMES = {"files": "user", "database": "user", "url": "user"}
 """Under which source a dataset's row stands, where that is not the name of the recipe's source."""
-Thing = TypeVar("Thing")
+Value = TypeVar("Value")
+
+MEMORY_FAILURES = ("MemoryError", "OutOfMemoryError", "WorkerCrashedError", "ActorDiedError")
+"""Exceptions whose usual cause is memory that ran out: Python's, torch's and Ray's, and what Ray says of a process that
+the kernel killed."""
 
 logger = logging.getLogger("soldiom_ray.flow")
 
 
 @dataclass
 class WorkflowState:
-    """What the stages have made so far."""
+    """What the stages have made so far, or the recipe has named."""
 
     documents: list[Manifest] = field(default_factory=list)
     dataset: Manifest | None = None
@@ -66,38 +72,50 @@ def run_job(job_id: str) -> int:
         job = jobs.get(session, job_id)
         if job.status in ENDED:
             return 0
-        recipe, tenant = read_stored_recipe(job.config, f"job {job_id}"), job.tenant
         jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
-    pulse = Heartbeat(settings, job_id, declared_stages(recipe))
+    heartbeat = Heartbeat(settings, job_id)
     try:
+        recipe = read_stored_recipe(job.config, f"job {job_id}")
         compute.connect(settings)
-        signal.signal(signal.SIGTERM, lambda *_: pulse.cancelled.set())
-        result = _run_stages(settings, job_id, tenant, recipe, pulse)
+        signal.signal(signal.SIGTERM, lambda *_: heartbeat.cancelled.set())
+        outcome = _run_stages(settings, job_id, job.tenant, recipe, heartbeat)
     except CancelledError:
-        return pulse.end("cancelled", 0)
-    except SoldiomError as error:
-        logger.error("job failed", extra={"data": {"error": str(error)}})
-        return pulse.end("failed", error.exit_code, error=str(error), result={"exit_code": error.exit_code})
+        return heartbeat.end("cancelled")
     except Exception as error:
-        # The message may hold a user's text, so the row names the type only; the traceback stays in the job's log.
-        logger.exception("job failed unexpectedly")
-        what = f"{type(error).__name__} in stage {pulse.stage or 'start'}; `soldiom jobs logs {job_id}` has the details"
-        return pulse.end("failed", 1, error=what)
-    return pulse.end("completed", 0, progress=1.0, **result)
+        own = own_error(error)
+        if own is not None:
+            logger.error("job failed", extra={"data": {"type": type(own).__name__, "error": str(own)}})
+        else:
+            logger.exception("job failed unexpectedly")
+        return heartbeat.fail(own or _unexpected(error, heartbeat.stage, job_id))
+    return heartbeat.end("completed", progress=1.0, **outcome)
+
+
+def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
+    """What the row says of an exception that nobody foresaw: its type and place. Its message, which may hold a user's
+    text, stays in the job's log."""
+    cause = getattr(error, "cause", None)
+    name = type(cause if isinstance(cause, Exception) else error).__name__
+    place = f", at {place}" if (place := origin(error)) else ""
+    remedy = f"`soldiom jobs logs {job_id}` shows the message and the traceback"
+    if name in MEMORY_FAILURES:
+        remedy = f"free memory or ask for less of it (fewer workers, shorter sequences, smaller batches); {remedy}"
+    return SoldiomError(f"{name} in stage {stage or 'start'}{place}.", remedy=remedy)
 
 
 class Heartbeat:
-    """The job's heart: writes progress to the database and learns there that the job was asked to stop."""
+    """Thread that writes a job's progress to its row every BEAT_SECONDS and learns there that the job is to stop."""
 
-    def __init__(self, settings: Settings, job_id: str, stages: Sequence[str]) -> None:
-        self.settings, self.job_id, self.stages = settings, job_id, list(stages)
+    def __init__(self, settings: Settings, job_id: str) -> None:
+        self.settings, self.job_id = settings, job_id
+        self.stages: list[str] = []
         self.stage, self.fraction, self.message = "", 0.0, ""
         self.cancelled, self._stopped = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="pulse")
+        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._thread.start()
 
     def report(self, fraction: float, message: str) -> None:
-        """Progress of the stage in hand. Raises CancelledError when the job was asked to stop."""
+        """Progress of the running stage, 0 to 1. Raises CancelledError when the job was asked to stop."""
         self.fraction, self.message = min(max(fraction, 0.0), 1.0), message
         if self.cancelled.is_set():
             raise CancelledError(f"Job {self.job_id} was cancelled.")
@@ -108,16 +126,32 @@ class Heartbeat:
         self._write()
         self.report(0.0, "")
 
-    def end(self, status: str, exit_code: int, **values: Any) -> int:
-        """Stop beating and write the job's last state."""
+    def end(self, status: str, **columns: Any) -> int:
+        """Stop, and write how the job ended; the process's exit code, 0."""
+        self._stop()
+        with open_session(self.settings) as session:
+            if status != "completed":
+                self._end_stage(session, status)
+            jobs.update(session, self.job_id, status=status, completed_at=now(), **columns)
+        logger.info("job ended", extra={"data": {"status": status}})
+        return 0
+
+    def fail(self, error: SoldiomError) -> int:
+        """Stop, and write what ended the job; the process's exit code."""
+        self._stop()
+        with open_session(self.settings) as session:
+            self._end_stage(session, "failed")
+            jobs.fail(session, self.job_id, error)
+        logger.info("job ended", extra={"data": {"status": "failed"}})
+        return error.exit_code
+
+    def _stop(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=10)
-        with open_session(self.settings) as session:
-            if self.stage and status != "completed":
-                jobs.set_stage(session, self.job_id, self.stage, status=status)
-            jobs.update(session, self.job_id, status=status, completed_at=now(), **values)
-        logger.info("job ended", extra={"data": {"status": status}})
-        return exit_code
+
+    def _end_stage(self, session: Session, status: str) -> None:
+        if self.stage:
+            jobs.set_stage(session, self.job_id, self.stage, status=status)
 
     def _beat(self) -> None:
         while not self._stopped.wait(BEAT_SECONDS):
@@ -127,8 +161,8 @@ class Heartbeat:
                 logger.warning("heartbeat not written", extra={"data": {"error": error.what}})
 
     def _write(self) -> None:
-        done = self.stages.index(self.stage) if self.stage in self.stages else 0
-        progress = (done + self.fraction) / max(len(self.stages), 1)
+        finished = self.stages.index(self.stage) if self.stage in self.stages else 0
+        progress = (finished + self.fraction) / max(len(self.stages), 1)
         with open_session(self.settings) as session:
             if jobs.beat(session, self.job_id, progress, self.stage, self.message):
                 self.cancelled.set()
@@ -136,111 +170,118 @@ class Heartbeat:
                 jobs.set_stage(session, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message)
 
 
-def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, pulse: Heartbeat) -> dict[str, Any]:
-    context = Context(settings, Artifacts(open_storage(settings)), pulse.report, job_id, tenant, recipe.name)
-    made = _given(context, recipe)
+def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:
+    """Run what the recipe declares; the columns `metrics` and `result` of the job's row."""
+    context = Context(settings, Artifacts(open_storage(settings)), heartbeat.report, job_id, tenant, recipe.name)
+    state = _initial_state(context, recipe)
+    heartbeat.stages = declared_stages(recipe)
     with open_session(settings) as session:
-        for position, stage in enumerate(pulse.stages):
+        for position, stage in enumerate(heartbeat.stages):
             jobs.set_stage(session, job_id, stage, position=position, status="pending")
-    for stage in pulse.stages:
+    for stage in heartbeat.stages:
         logs.stage.set(stage)
         with open_session(settings) as session:
             jobs.set_stage(session, job_id, stage, status="running")
-        pulse.begin(stage)
-        began, started = now(), time.monotonic()
-        manifest = RUN[stage](context, recipe, made)
-        reused = manifest.created_at < began if manifest else bool((made.endpoint or {}).get("reused"))
-        _record(context, recipe, stage, manifest)
-        seconds = round(time.monotonic() - started, 2)
-        with open_session(settings) as session:
-            jobs.set_stage(
-                session,
-                job_id,
-                stage,
-                status="completed",
-                progress=1.0,
-                message="",
-                seconds=seconds,
-                reused=reused,
-                artifact_id=manifest.id if manifest else None,
-                details=_stage_details(stage, manifest, made),
-            )
-        logger.info("stage done", extra={"data": {"seconds": seconds, "reused": reused}})
-    return {"metrics": made.scores.details if made.scores else {}, "result": _result(made)}
+        heartbeat.begin(stage)
+        _run_stage(context, recipe, stage, state)
+    return {"metrics": state.scores.details if state.scores else {}, "result": _result(state)}
 
 
-def _given(context: Context, recipe: Recipe) -> WorkflowState:
-    """What the recipe names by id instead of making it."""
-    made = WorkflowState()
+def _run_stage(context: Context, recipe: Recipe, stage: str, state: WorkflowState) -> None:
+    """Run one stage and record what it made."""
+    began, started = now(), time.monotonic()
+    manifest = RUN[stage](context, recipe, state)
+    reused = manifest.created_at < began if manifest else bool((state.endpoint or {}).get("reused"))
+    _record(context, recipe, stage, manifest)
+    seconds = round(time.monotonic() - started, 2)
+    with open_session(context.settings) as session:
+        jobs.set_stage(
+            session,
+            context.job_id,
+            stage,
+            status="completed",
+            progress=1.0,
+            message="",
+            seconds=seconds,
+            reused=reused,
+            artifact_id=manifest.id if manifest else None,
+            details=_stage_details(stage, manifest, state),
+        )
+    logger.info("stage done", extra={"data": {"seconds": seconds, "reused": reused}})
+
+
+def _initial_state(context: Context, recipe: Recipe) -> WorkflowState:
+    """The artifacts that the recipe names by id instead of making them."""
+    state = WorkflowState()
     artifacts = context.artifacts
     with open_session(context.settings) as session:
         for name in recipe.documents:
-            made.documents.append(artifacts.get(datasets.get(session, name, context.tenant).artifact_id))
+            state.documents.append(artifacts.get(datasets.get(session, name, context.tenant).artifact_id))
         if recipe.dataset:
-            made.dataset = artifacts.get(datasets.get(session, recipe.dataset, context.tenant).artifact_id)
+            state.dataset = artifacts.get(datasets.get(session, recipe.dataset, context.tenant).artifact_id)
     if recipe.run:
-        made.run = artifacts.get(recipe.run)
-        made.dataset = made.dataset or artifacts.get(made.run.parents[0])
+        state.run = artifacts.get(recipe.run)
+        state.dataset = state.dataset or artifacts.get(state.run.parents[0])
     if recipe.version:
-        made.model_id = recipe.version
-    return made
+        state.model_id = recipe.version
+    return state
 
 
-def _collect(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _collect(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.collect import collect
 
     collected = collect(context, recipe.collect or ())
-    made.documents.insert(0, collected)
+    state.documents.insert(0, collected)
     return collected
 
 
-def _prepare(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _prepare(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.prepare import prepare
 
-    made.dataset = prepare(context, made.documents, _need(recipe.prepare, "prepare"))
-    return made.dataset
+    state.dataset = prepare(context, state.documents, _require(recipe.prepare, "prepare"))
+    return state.dataset
 
 
-def _embed(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _embed(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.embed import embed
     from soldiom_ray.embed.serve import serve_search
 
-    made.index = embed(context, _need(made.dataset, "dataset"), _need(recipe.embed, "embed"))
+    state.index = embed(context, _require(state.dataset, "dataset"), _require(recipe.embed, "embed"))
     serve_search(context.settings)
-    return made.index
+    return state.index
 
 
-def _train(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.train import train
 
-    made.run = train(context, _need(made.dataset, "dataset"), _need(recipe.train, "train"))
-    return made.run
+    state.run = train(context, _require(state.dataset, "dataset"), _require(recipe.train, "train"))
+    return state.run
 
 
-def _evaluate(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.evaluate import evaluate
 
-    made.scores = evaluate(
-        context, _need(made.run, "run"), _need(made.dataset, "dataset"), _need(recipe.evaluate, "evaluate")
+    state.scores = evaluate(
+        context, _require(state.run, "run"), _require(state.dataset, "dataset"), _require(recipe.evaluate, "evaluate")
     )
-    return made.scores
+    return state.scores
 
 
-def _register(context: Context, recipe: Recipe, made: WorkflowState) -> Manifest:
+def _register(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.register import register
 
-    declared = _need(recipe.register_, "register")
+    declared = _require(recipe.register_, "register")
     name = declared.name or recipe.name
-    run, dataset = _need(made.run, "run"), _need(made.dataset, "dataset")
-    made.version = register(context, name, run, made.scores, dataset, declared)
-    made.model_id = str(made.version.details["model_id"])
-    return made.version
+    run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
+    state.version = register(context, name, run, state.scores, dataset, declared)
+    state.model_id = str(state.version.details["model_id"])
+    return state.version
 
 
-def _deploy(context: Context, recipe: Recipe, made: WorkflowState) -> None:
+def _deploy(context: Context, recipe: Recipe, state: WorkflowState) -> None:
     from soldiom_ray.deploy import deploy
 
-    made.endpoint = dict(deploy(context, _need(made.model_id, "version"), _need(recipe.deploy, "deploy")))
+    state.endpoint = dict(deploy(context, _require(state.model_id, "version"), _require(recipe.deploy, "deploy")))
 
 
 RUN: dict[str, Callable[[Context, Recipe, WorkflowState], Manifest | None]] = {
@@ -254,10 +295,10 @@ RUN: dict[str, Callable[[Context, Recipe, WorkflowState], Manifest | None]] = {
 }
 
 
-def _need(thing: Thing | None, what: str) -> Thing:
-    if thing is None:
-        raise InputError(f"The recipe names no {what}.", remedy=f"add the stage that makes a {what}, or its id")
-    return thing
+def _require(value: Value | None, name: str) -> Value:
+    if value is None:
+        raise InputError(f"The recipe names no {name}.", remedy=f"add the stage that makes a {name}, or its id")
+    return value
 
 
 def _declaration(recipe: Recipe, stage: str) -> object:
@@ -285,25 +326,25 @@ def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | N
         )
 
 
-def _stage_details(stage: str, manifest: Manifest | None, made: WorkflowState) -> dict[str, Any]:
+def _stage_details(stage: str, manifest: Manifest | None, state: WorkflowState) -> dict[str, Any]:
     if stage == "deploy":
-        return made.endpoint or {}
+        return state.endpoint or {}
     if manifest is None:
         return {}
     small = {key: value for key, value in manifest.details.items() if len(json.dumps(value, default=str)) < 2000}
     return {"counts": manifest.counts, **small}
 
 
-def _result(made: WorkflowState) -> dict[str, Any]:
+def _result(state: WorkflowState) -> dict[str, Any]:
     return {
-        "documents": [manifest.id for manifest in made.documents],
-        "dataset": made.dataset.id if made.dataset else None,
-        "index": made.index.id if made.index else None,
-        "run": made.run.id if made.run else None,
-        "scores": made.scores.id if made.scores else None,
-        "version": made.version.id if made.version else None,
-        "model_id": made.model_id,
-        "endpoint": made.endpoint,
+        "documents": [manifest.id for manifest in state.documents],
+        "dataset": state.dataset.id if state.dataset else None,
+        "index": state.index.id if state.index else None,
+        "run": state.run.id if state.run else None,
+        "scores": state.scores.id if state.scores else None,
+        "version": state.version.id if state.version else None,
+        "model_id": state.model_id,
+        "endpoint": state.endpoint,
     }
 
 

@@ -6,6 +6,7 @@ Our database says what state a job is in. Ray's own word is only asked to notice
 import logging
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
-from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
+from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
 from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
 from soldiom_ray.settings import Settings, job_environment, keep_secrets
 
@@ -155,21 +156,21 @@ def wait_for_job(settings: Settings, job_id: str, poll_seconds: float = 0.5) -> 
 def reconcile(settings: Settings) -> None:
     """End the rows of jobs whose processes are gone, and the processes of jobs that were asked to stop and did not."""
     with open_session(settings) as session:
-        quiet = [
+        unfinished = [
             (job.id, job.submission_id, job.status, job.cancel_requested, job.heartbeat_at or job.created_at)
             for job in jobs.stale(session, 0)
         ]
-    for job_id, submission, status, cancelling, last_sign in quiet:
-        silent = (now() - last_sign).total_seconds()
-        if silent < (START_SECONDS if status == "pending" else 5.0):
+    for job_id, submission, status, cancelling, last_sign in unfinished:
+        silent_seconds = (now() - last_sign).total_seconds()
+        if silent_seconds < (START_SECONDS if status == "pending" else 5.0):
             continue
-        state = _ray_state(settings, submission)
-        gone = state in ("SUCCEEDED", "FAILED", "STOPPED", "UNKNOWN")
-        if not gone and cancelling and silent > CANCEL_SECONDS and submission:
+        ray_status, exit_code = _ray_status(settings, submission)
+        gone = ray_status in ("SUCCEEDED", "FAILED", "STOPPED", "UNKNOWN")
+        if not gone and cancelling and silent_seconds > CANCEL_SECONDS and submission:
             _stop(settings, submission)
             gone = True
-        if gone and not (state == "UNKNOWN" and silent < SILENT_SECONDS):
-            _end(settings, job_id, cancelling, state)
+        if gone and not (ray_status == "UNKNOWN" and silent_seconds < SILENT_SECONDS):
+            _end(settings, job_id, cancelling, ray_status, exit_code)
 
 
 def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
@@ -204,19 +205,33 @@ def restore_endpoints(settings: Settings) -> int:
     return len(missing)
 
 
-def _end(settings: Settings, job_id: str, cancelling: bool, state: str) -> None:
+def _end(settings: Settings, job_id: str, cancelling: bool, ray_status: str, exit_code: int | None) -> None:
+    """End the row of a job whose process is gone, unless the process has done so itself."""
     with open_session(settings) as session:
         if jobs.get(session, job_id).status in ENDED:
             return
         if cancelling:
             jobs.update(session, job_id, status="cancelled", completed_at=now())
         else:
-            error = (
-                f"The job's process ended without a word (Ray says {state.lower()})."
-                " What was finished is kept. Remedy: start the same job again; it goes on where this one stopped"
-            )
-            jobs.update(session, job_id, status="failed", completed_at=now(), error=error)
-    logger.warning("job ended by reconciliation", extra={"data": {"job": job_id, "ray": state}})
+            jobs.fail(session, job_id, _exit_error(job_id, ray_status, exit_code))
+    logger.warning("job ended by reconciliation", extra={"data": {"job": job_id, "ray": ray_status}})
+
+
+def _exit_error(job_id: str, ray_status: str, exit_code: int | None) -> SoldiomError:
+    """What the row says of a process that ended without writing why. A shell gives the signal as 128 + its number."""
+    ended = f"Ray status: {ray_status.lower()}"
+    number = -exit_code if exit_code and exit_code < 0 else exit_code - 128 if exit_code and exit_code > 128 else 0
+    memory = ""
+    if number in set(signal.Signals):
+        ended += f", killed by {signal.Signals(number).name}"
+        memory = "free memory if the machine ran out of it; " if number == signal.SIGKILL else ""
+    elif exit_code is not None:
+        ended += f", exit code {exit_code}"
+    return SoldiomError(
+        f"The job's process exited unexpectedly ({ended}). What was finished is kept.",
+        remedy=f"see `soldiom jobs logs {job_id}` for the cause; {memory}"
+        "start the same job again; it goes on where this one stopped",
+    )
 
 
 def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
@@ -229,13 +244,13 @@ def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
             metadata={"name": name, "kind": kind},
         )
     except Exception as error:
+        refusal = own_error(error) or UnavailableError(
+            f"Ray did not accept job {job_id}: {type(error).__name__}.",
+            remedy="run `soldiom status`, then `soldiom up`",
+        )
         with open_session(settings) as session:
-            jobs.update(session, job_id, status="failed", completed_at=now(), error="Ray did not take the job.")
-        if isinstance(error, SoldiomError):
-            raise
-        raise UnavailableError(
-            f"Ray did not take job {job_id}: {type(error).__name__}.", remedy="run `soldiom status`, then `soldiom up`"
-        ) from error
+            jobs.fail(session, job_id, refusal)
+        raise refusal from error
 
 
 def _python(settings: Settings) -> str:
@@ -243,13 +258,15 @@ def _python(settings: Settings) -> str:
     return shlex.quote(sys.executable) if "ray" not in settings.external else "python"
 
 
-def _ray_state(settings: Settings, submission: str | None) -> str:
+def _ray_status(settings: Settings, submission: str | None) -> tuple[str, int | None]:
+    """Ray's status of a job, "UNKNOWN" when Ray has none of it, and the exit code of a driver that has ended."""
     if not submission:
-        return "UNKNOWN"
+        return "UNKNOWN", None
     try:
-        return str(compute.job_client(settings).get_job_status(submission).value)
+        details = compute.job_client(settings).get_job_info(submission)
     except RuntimeError:
-        return "UNKNOWN"
+        return "UNKNOWN", None
+    return str(details.status.value), details.driver_exit_code
 
 
 def _stop(settings: Settings, submission: str) -> None:

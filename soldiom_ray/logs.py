@@ -1,8 +1,10 @@
-"""Logs as JSON lines on stderr, each with the job and stage it belongs to. User text and secrets never go in."""
+"""Logs as JSON lines on stderr, each with the job and stage it belongs to; the same for people. User text and secrets
+never go in."""
 
 import json
 import logging
 import sys
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
@@ -41,3 +43,42 @@ def start_logging(level: int = logging.INFO) -> None:
         handler.setFormatter(JsonLines())
         logger.addHandler(handler)
         logger.propagate = False
+
+
+def readable(pieces: Iterable[str]) -> Iterator[str]:
+    """A job's log for people, line by line, from pieces that may end anywhere. Lines of ours show time (UTC), stage,
+    level, message and fields, a traceback below them; what libraries printed stays as it is."""
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            yield _readable_line(line)
+    if rest:
+        yield _readable_line(rest)
+
+
+def _readable_line(line: str) -> str:
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return line
+    if not isinstance(entry, dict) or not {"time", "level", "message"} <= entry.keys():
+        return line
+    time = str(entry["time"])[:19].replace("T", " ")
+    data = entry["data"] if isinstance(entry.get("data"), dict) else {}
+    fields = [f"{name}={_field(value)}" for name, value in data.items() if not _is_block(value)]
+    head = f"{time}  {entry.get('stage', ''):<9} {entry['level']:<7}  {'  '.join([str(entry['message']), *fields])}"
+    blocks = [f"{name}:\n{value}" for name, value in data.items() if _is_block(value)]
+    if entry.get("exception"):
+        blocks.append(str(entry["exception"]))
+    return "\n".join([head, *(f"    {part}" for block in blocks for part in block.splitlines())])
+
+
+def _is_block(value: object) -> bool:
+    return isinstance(value, str) and "\n" in value
+
+
+def _field(value: object) -> str:
+    if isinstance(value, str):
+        return value if value and not set(value) & set(' "=') else json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
 from soldiom_ray.db.engine import downgrade, migrate, open_database, open_session
 from soldiom_ray.db.tables import AuditRow, Table
-from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.errors import ConflictError, InputError, NotFoundError, Problem, SoldiomError, UnavailableError
 from soldiom_ray.records import FileEntry, Manifest, new_id, now
 from soldiom_ray.settings import Settings, load_settings
 
@@ -168,6 +168,32 @@ def test_a_job_lives_from_pending_to_its_end_and_stays_ended(settings: Settings)
     assert [row["stage"] for row in shown["stages"]] == ["collect", "train"]
     assert shown["stages"][1]["progress"] == 0.4 and shown["stages"][1]["status"] == "running"
     assert shown["completed_at"].endswith("+00:00") and shown["progress"] == 0.6 and "error" not in shown
+
+
+def test_what_ended_a_job_is_kept_whole_and_nothing_that_comes_later_replaces_it(settings: Settings) -> None:
+    error = InputError("The recipe has mistakes.", remedy="correct them", problems=[Problem("train.rank", "is 0", 7)])
+    with open_session(settings) as session:
+        job = jobs.create(session, name="wrong", kind="train", config={}, tenant="failures")
+        jobs.fail(session, job.id, error)
+    with open_session(settings) as session:
+        jobs.update(session, job.id, status="cancelled", failure=None)
+        shown = jobs.as_dict(jobs.get(session, job.id))
+    assert shown["status"] == "failed" and shown["error"] == str(error)
+    assert shown["problem"] == error.to_problem() and shown["problem"]["errors"][0]["line"] == 7
+    assert type(SoldiomError.from_problem(shown["problem"])) is InputError
+
+
+def test_a_failed_job_of_an_earlier_version_is_shown_with_its_text(settings: Settings) -> None:
+    other, _ = engine_of(settings, "earlier")
+    migrate(other)
+    with open_session(other) as session:
+        job = jobs.create(session, name="old", kind="train", config={})
+        jobs.update(session, job.id, status="failed", error="No disk.\nRemedy: buy one")
+    downgrade(other, "0003")
+    migrate(other)
+    with open_session(other) as session:
+        shown = jobs.as_dict(jobs.get(session, job.id))
+    assert shown["error"] == shown["problem"]["detail"] == "No disk.\nRemedy: buy one"
 
 
 def test_the_same_idempotency_key_gives_the_same_job_even_at_once_and_refuses_another_request(

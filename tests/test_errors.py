@@ -1,11 +1,12 @@
 """Errors on their way: between processes, into a row, to a client and back."""
 
 import pickle
+import re
 
 import pytest
 
 from soldiom_ray import errors
-from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, own_error
+from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, origin, own_error
 
 TYPES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SoldiomError)]
 MISTAKES = [Problem("train.rank", "is 0", 7), Problem("name", "is missing")]
@@ -46,3 +47,14 @@ def test_what_ray_wraps_is_found_and_anything_else_is_not_ours() -> None:
     assert isinstance(wrapped, InputError) and own_error(wrapped) is error
     assert type(SoldiomError.from_dict(error.to_dict())) is InputError
     assert own_error(error) is error and own_error(ValueError("x")) is None
+
+
+def test_the_place_of_an_unforeseen_error_is_ours_and_tells_nothing_of_its_text() -> None:
+    from ray.exceptions import RayTaskError
+
+    with pytest.raises(AttributeError) as caught:
+        SoldiomError.from_dict("a user's text")  # type: ignore[arg-type]
+    assert re.fullmatch(r"soldiom_ray/errors\.py:\d+", origin(caught.value))
+    remote = 'File "/x/soldiom_ray/prepare/clean.py", line 3, in f\n  File "/x/re.py", line 9, in g\nValueError: secret'
+    assert origin(RayTaskError("work", remote, ValueError("secret"))) == "soldiom_ray/prepare/clean.py:3"
+    assert origin(ValueError("secret")) == ""

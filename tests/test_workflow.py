@@ -281,7 +281,7 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
     driver = next(p for p in processes(home) if p.cmdline()[-2:] == ["soldiom_ray.flow", job])
     os.kill(driver.pid, signal.SIGKILL)
     _, err = running.communicate(timeout=120)
-    assert running.returncode == 1 and "start the same job again" in err
+    assert running.returncode == 1 and "SIGKILL" in err and "start the same job again" in err
     again = home.json("run", path)
     reused = {stage["stage"]: stage["reused"] for stage in again["stages"]}
     assert reused["collect"] and reused["prepare"] and reused["embed"] and not reused["train"]
@@ -295,8 +295,25 @@ def test_an_unknown_base_model_is_refused_by_name(home: Home, finished: dict[str
 
 def test_an_empty_folder_is_a_clear_error(home: Home, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    done = home.run("collect", "local", str(tmp_path / "empty"), code=None)
-    assert done.returncode in (1, 2) and "empty" in done.stderr and "Traceback" not in done.stderr
+    done = home.run("collect", "local", str(tmp_path / "empty"), code=2)
+    assert "empty" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_ended_a_job_is_the_same_to_the_api_the_command_line_and_its_log(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "nothing").mkdir()
+    done = home.run("collect", "local", str(tmp_path / "nothing"), code=2)
+    job = home.json("jobs", "list")["items"][0]
+    shown = home.call("GET", f"/api/training/jobs/{job['id']}").json()
+    problem = shown["problem"]
+    assert (problem["type"], problem["status"]) == ("urn:soldiom:problem:invalid-input", 422)
+    assert job["problem"] == problem and shown["error"].startswith(problem["detail"])
+    assert f"Job {job['id']} failed: {problem['detail']}" in done.stderr
+    assert f"Remedy: {problem['remedy']}" in done.stderr
+    assert "Invalid input: " in home.run("jobs", "show", job["id"]).stdout
+    log = home.run("jobs", "logs", job["id"]).stdout
+    assert "error    job failed  type=InputError" in log and f"    Remedy: {problem['remedy']}" in log
+    lines = [line for line in home.json("jobs", "logs", job["id"])["logs"].splitlines() if line.startswith("{")]
+    assert {"job failed", "job ended"} <= {json.loads(line)["message"] for line in lines}
 
 
 def test_a_wrong_key_is_refused(home: Home) -> None:

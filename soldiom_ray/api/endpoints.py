@@ -7,7 +7,8 @@ from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
-from soldiom_ray.errors import BusyError, ConflictError, SoldiomError, UnavailableError
+from soldiom_ray import compute
+from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
 from soldiom_ray.records import SEARCH_APPLICATION
 
 ANSWER_SECONDS = 600.0
@@ -24,7 +25,7 @@ async def call(name: str, method: str, *arguments: Any) -> Any:
         async with asyncio.timeout(ANSWER_SECONDS):
             return await getattr(handle, method).remote(*arguments)
     except Exception as error:
-        raise _ours(name, error) from error
+        raise _translate(name, error) from error
 
 
 async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
@@ -39,7 +40,7 @@ async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
                 return
             yield piece
     except Exception as error:
-        raise _ours(name, error) from error
+        raise _translate(name, error) from error
 
 
 async def _handle(name: str) -> Any:
@@ -70,25 +71,14 @@ def _absent(name: str) -> SoldiomError:
     )
 
 
-def _ours(name: str, error: Exception) -> Exception:
+def _translate(name: str, error: Exception) -> Exception:
     """Our error for what a call can meet, else the error itself."""
     from ray.exceptions import RayActorError
-    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+    from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, SoldiomError):
-        return cause
-    if isinstance(error, SoldiomError):
-        return error
-    if isinstance(error, TimeoutError):
-        return UnavailableError(
-            f"No answer within {ANSWER_SECONDS:.0f} s.", remedy="ask for fewer tokens, or try again"
-        )
-    if isinstance(error, BackPressureError):
-        return BusyError("The endpoint's queue is full.", remedy="try again, or deploy more replicas")
-    if isinstance(error, (DeploymentUnavailableError, RayServeException)):
-        return _absent(name)
     if isinstance(error, RayActorError):
         _handles.pop(name, None)
-        return UnavailableError("The endpoint's process died while it answered.", remedy="try again")
-    return error
+    known = compute.serve_error(error, "endpoint", ANSWER_SECONDS)
+    if known is None and isinstance(error, (DeploymentUnavailableError, RayServeException)):
+        return _absent(name)
+    return known or error

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.errors import CancelledError, InputError, SoldiomError, UnavailableError
+from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -41,10 +41,6 @@ def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bo
         print_table(items, columns)
     else:
         print(empty)
-
-
-FAILURES: dict[int | None, type[SoldiomError]] = {2: InputError, 3: UnavailableError}
-"""What a job that ended so is to the command line: the same exit code as if the command itself had met it."""
 
 
 def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,8 +82,9 @@ def _ended(job: dict[str, Any]) -> dict[str, Any]:
             f"Job {job['id']} was cancelled.", remedy="start it again to go on from its last checkpoint"
         )
     if job["status"] == "failed":
-        kind = FAILURES.get((job.get("result") or {}).get("exit_code"), SoldiomError)
-        raise kind(f"Job {job['id']} failed: {job.get('error') or 'no reason was written'}")
+        error = SoldiomError.from_problem(job.get("problem") or {"detail": "no reason was written"})
+        what = f"Job {job['id']} failed: {error.what}"
+        raise type(error)(what, remedy=error.remedy, problems=error.problems)
     return job
 
 

@@ -164,7 +164,10 @@ def show_job(job: Annotated[str, typer.Argument(help="Its id.")], json: Json = F
     if json:
         print_json(shown)
         return
-    print_table([{"what": k, "value": v} for k, v in shown.items() if k not in ("stages", "config")], ["what", "value"])
+    rows = {name: value for name, value in shown.items() if name not in ("stages", "config", "problem")}
+    if "problem" in shown:
+        rows["error"] = f"{shown['problem']['title']}: {shown['error']}"
+    print_table([{"what": name, "value": value} for name, value in rows.items()], ["what", "value"])
     print_table(shown["stages"], ["stage", "status", "seconds", "reused", "artifact_id", "message"])
 
 
@@ -174,17 +177,25 @@ def job_logs(
     follow_log: Annotated[bool, typer.Option("--follow", help="Go on until the job has ended.")] = False,
     json: Json = False,
 ) -> None:
-    """Print what a job's process has written."""
+    """Print what a job's process has written, for people; with --json the JSON lines (in one document, unless
+    followed)."""
     from soldiom_ray import launch
+    from soldiom_ray.logs import readable
 
     settings = load_settings()
-    if json:
+    if json and not follow_log:
         print_json({"id": job, "logs": launch.job_logs(settings, job, "default")})
-    elif follow_log:
-        for piece in launch.follow_logs(settings, job, "default"):
+        return
+    if follow_log:
+        pieces = launch.follow_logs(settings, job, "default")
+    else:
+        pieces = iter([launch.job_logs(settings, job, "default")])
+    if json:
+        for piece in pieces:
             print(piece, end="", flush=True)
     else:
-        print(launch.job_logs(settings, job, "default"), end="")
+        for line in readable(pieces):
+            print(line, flush=True)
 
 
 @jobs_app.command("cancel")

@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db.tables import Job, JobStage
-from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.errors import ConflictError, NotFoundError, SoldiomError
 from soldiom_ray.records import ENDED, now
 
 
@@ -83,7 +83,7 @@ def update(session: Session, job_id: str, **values: Any) -> Job:
     job = _locked(session, job_id)
     status = values.get("status")
     if job.status in ENDED and status is not None and status != job.status:
-        values = {name: value for name, value in values.items() if name not in ("status", "error", "progress")}
+        values = {name: value for name, value in values.items() if name not in _OUTCOME}
         status = None
     for name, value in values.items():
         if name not in Job.__table__.columns:
@@ -98,6 +98,22 @@ def update(session: Session, job_id: str, **values: Any) -> Job:
         job.progress = 1.0
     session.flush()
     return job
+
+
+_OUTCOME = ("status", "error", "failure", "progress")
+
+
+def fail(session: Session, job_id: str, error: SoldiomError) -> Job:
+    """End a job with what ended it: its text in `error`, the whole in `failure`."""
+    result = {"exit_code": error.exit_code}
+    return update(session, job_id, status="failed", error=str(error), failure=error.to_dict(), result=result)
+
+
+def failure(job: Job) -> SoldiomError | None:
+    """What ended a failed job. A row of an earlier version has only its text."""
+    if job.failure:
+        return SoldiomError.from_dict(job.failure)
+    return SoldiomError(job.error) if job.error else None
 
 
 def set_stage(session: Session, job_id: str, stage: str, **values: Any) -> JobStage:
@@ -173,7 +189,8 @@ def stale(session: Session, older_than_seconds: float) -> list[Job]:
 
 
 def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
-    """The job as the API and the CLI show it; times are ISO 8601 in UTC."""
+    """The job as the API and the CLI show it; times are ISO 8601 in UTC. What ended a failed one is there as a text
+    (`error`) and as a problem of RFC 9457 (`problem`)."""
     shown: dict[str, Any] = {
         name: getattr(job, name)
         for name in ("id", "name", "kind", "base_model", "training_method", "status", "progress", "stage", "message")
@@ -182,8 +199,8 @@ def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
     for name in ("created_at", "started_at", "completed_at"):
         at = getattr(job, name)
         shown[name] = at.isoformat() if at else None
-    if job.error:
-        shown["error"] = job.error
+    if (error := failure(job)) is not None:
+        shown |= {"error": job.error, "problem": error.to_problem()}
     if stages is not None:
         names = ("stage", "status", "artifact_id", "reused", "seconds", "progress", "message", "details")
         shown["stages"] = [{name: getattr(row, name) for name in names} for row in stages]

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from soldiom_ray import compute
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError
+from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment
 
@@ -65,25 +66,15 @@ def wait(endpoint: Endpoint, report: Callable[[float, str], None], seconds: floa
 def warm_up(endpoint: Endpoint) -> dict[str, Any]:
     """The first request, through the handle that the API uses: {prompt, text, seconds}."""
     from ray import serve
-    from ray.exceptions import RayError, RayTaskError
-    from ray.serve.exceptions import BackPressureError
 
     handle = serve.get_app_handle(application_name(endpoint.model_id))
     started = time.monotonic()
     request = {"inputs": [WARM_PROMPT], "parameters": {"max_tokens": 16}}
     try:
         answer = handle.generate.remote(request).result(timeout_s=WARM_SECONDS)
-    except BackPressureError as error:
-        raise BusyError(f"Model {endpoint.model_id} is up and its queue is full.", remedy="try again") from error
-    except RayTaskError as error:
-        if isinstance(error.cause, SoldiomError):
-            raise error.cause from None
-        raise UnavailableError(
-            f"Model {endpoint.model_id} was loaded but does not answer: {type(error.cause).__name__}.",
-            remedy="see the replica's log in the Ray dashboard",
-        ) from error
-    except (RayError, TimeoutError) as error:
-        raise UnavailableError(
+    except Exception as error:
+        known = compute.serve_error(error, f"endpoint of model {endpoint.model_id}", WARM_SECONDS)
+        raise known or UnavailableError(
             f"Model {endpoint.model_id} was loaded but does not answer: {type(error).__name__}.",
             remedy="see the replica's log in the Ray dashboard",
         ) from error
