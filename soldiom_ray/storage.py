@@ -2,7 +2,8 @@
 
 Keys are relative paths with `/`. A write is whole or does not happen. With an encryption key every object is sealed
 with AES-256-GCM in chunks bound to the object's key, its position and its end, so that swapped, changed or shortened
-objects are refused (the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar 2015).
+objects are refused (the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar 2015). An object without a seal is
+read as it is, with a key too: it was written before there was one (see docs/settings.md).
 """
 
 import base64
@@ -28,61 +29,71 @@ TAG_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """What a write stored: size in bytes and SHA-256 of the content as given (before sealing)."""
+class StoredContent:
+    """Size in bytes and SHA-256 of what was written, before it was sealed."""
 
     size_bytes: int
     sha256: str
 
 
-class Place(Protocol):
-    """Where objects lie: the part that differs between a folder and S3."""
+class Backend(Protocol):
+    """What differs between a folder and S3. Keys are checked and bytes are sealed already."""
 
-    def open(self, key: str) -> IO[bytes]: ...
-    def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None: ...
-    def size(self, key: str) -> int | None: ...
-    def keys(self, prefix: str) -> Iterator[str]: ...
-    def remove(self, key: str) -> None: ...
+    def open(self, key: str) -> IO[bytes]:
+        """The object's bytes; NotFoundError when there is none."""
+
+    def write(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
+        """Store an object whole or not at all; `durable`: return when the disk has it."""
+
+    def size(self, key: str) -> int | None:
+        """Size in bytes, or None when there is no such object."""
+
+    def keys(self, prefix: str) -> Iterator[str]:
+        """All keys that start with the prefix."""
+
+    def remove(self, key: str) -> None:
+        """Remove an object if it is there."""
 
 
 class Storage:
     """The verbs. Raises NotFoundError, StorageFullError, UnavailableError, DamagedError."""
 
-    def __init__(self, place: Place, encryption_key: bytes | None = None) -> None:
-        self.place = place
+    def __init__(self, backend: Backend, encryption_key: bytes | None = None) -> None:
+        self.backend = backend
         self.encryption_key = encryption_key
 
-    def write(self, key: str, data: bytes) -> Written:
+    def write(self, key: str, data: bytes) -> StoredContent:
         """Store bytes under a key, replacing what was there in one step."""
         return self.write_stream(key, (data,))
 
-    def keep(self, key: str, data: bytes) -> None:
-        """Store bytes under a key that only they can have, unless they are there. Not waited for until the disk has
-        them (3.5 ms a file): after a power cut a shorter object is written again when the same bytes come again."""
+    def write_once(self, key: str, data: bytes) -> None:
+        """Store bytes under a key that is their hash, unless they are stored already. Returns before the disk has them
+        (waiting takes 3.5 ms a file): after a power cut a shorter object is written again when the same bytes come
+        again."""
         _check_key(key)
-        size = self.place.size(key)
+        size = self.backend.size(key)
         if size is None or size < len(data):
-            whole = (data,)
-            sealed = _seal(whole, key, self.encryption_key) if self.encryption_key else whole
-            self.place.put(key, sealed, durable=False)
+            chunks = (data,)
+            sealed = _seal(chunks, key, self.encryption_key) if self.encryption_key else chunks
+            self.backend.write(key, sealed, durable=False)
 
-    def write_stream(self, key: str, chunks: Iterable[bytes]) -> Written:
+    def write_stream(self, key: str, chunks: Iterable[bytes]) -> StoredContent:
         """Store a stream; memory use does not grow with its length."""
         _check_key(key)
         digest, size = hashlib.sha256(), 0
 
-        def counted() -> Iterator[bytes]:
+        def hashed() -> Iterator[bytes]:
             nonlocal size
             for chunk in chunks:
                 digest.update(chunk)
                 size += len(chunk)
                 yield chunk
 
-        sealed = _seal(counted(), key, self.encryption_key) if self.encryption_key else counted()
-        self.place.put(key, sealed, durable=True)
-        return Written(size, digest.hexdigest())
+        sealed = _seal(hashed(), key, self.encryption_key) if self.encryption_key else hashed()
+        self.backend.write(key, sealed, durable=True)
+        return StoredContent(size, digest.hexdigest())
 
-    def write_file(self, key: str, path: Path) -> Written:
+    def write_file(self, key: str, path: Path) -> StoredContent:
         """Store a local file."""
         with path.open("rb") as file:
             return self.write_stream(key, iter(lambda: file.read(CHUNK_BYTES), b""))
@@ -94,7 +105,7 @@ class Storage:
     def read_stream(self, key: str) -> Iterator[bytes]:
         """The object in chunks."""
         _check_key(key)
-        with self.place.open(key) as file:
+        with self.backend.open(key) as file:
             head = file.read(len(MAGIC))
             if head == MAGIC:
                 yield from _unseal(file, key, self.encryption_key)
@@ -105,19 +116,19 @@ class Storage:
 
     def exists(self, key: str) -> bool:
         """Whether an object is stored under this key."""
-        return self.place.size(key) is not None
+        return self.backend.size(key) is not None
 
     def keys(self, prefix: str) -> list[str]:
-        """All keys that start with `prefix/`, sorted."""
-        return sorted(self.place.keys(prefix.rstrip("/") + "/"))
+        """All keys below a prefix, sorted: those that start with `prefix/`."""
+        return sorted(self.backend.keys(prefix.rstrip("/") + "/"))
 
     def remove(self, prefix: str) -> int:
-        """Remove one object, or all below a prefix; how many went."""
+        """Remove one object, or all below a prefix; returns how many there were."""
         keys = self.keys(prefix)
         if self.exists(prefix):
             keys.append(prefix)
         for key in keys:
-            self.place.remove(key)
+            self.backend.remove(key)
         return len(keys)
 
     @contextmanager
@@ -127,8 +138,8 @@ class Storage:
         keys = self.keys(prefix)
         if not keys:
             raise NotFoundError(f"Storage holds nothing below {prefix!r}.")
-        if isinstance(self.place, FolderPlace) and not any(self._is_sealed(key) for key in keys):
-            yield self.place.path(prefix)
+        if isinstance(self.backend, FolderBackend) and not any(self._is_sealed(key) for key in keys):
+            yield self.backend.path(prefix)
             return
         with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
             for key in keys:
@@ -140,17 +151,18 @@ class Storage:
             yield Path(folder)
 
     def _is_sealed(self, key: str) -> bool:
-        with self.place.open(key) as file:
+        with self.backend.open(key) as file:
             return file.read(len(MAGIC)) == MAGIC
 
 
-class FolderPlace:
+class FolderBackend:
     """Objects as files below a folder that only its owner can read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def path(self, key: str) -> Path:
+        """The file that holds an object."""
         return self.root / key
 
     def open(self, key: str) -> IO[bytes]:
@@ -159,7 +171,7 @@ class FolderPlace:
         except (FileNotFoundError, IsADirectoryError) as error:
             raise NotFoundError(f"Storage holds no object {key!r}.") from error
 
-    def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
+    def write(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
         target = self.path(key)
         draft: str | None = None
         try:
@@ -207,7 +219,7 @@ class FolderPlace:
                 break
 
 
-class S3Place:
+class S3Backend:
     """Objects in a bucket. Credentials come from boto3's own chain (environment, profile, instance role)."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:
@@ -220,27 +232,27 @@ class S3Place:
         self.client: Any = boto3.client("s3", endpoint_url=endpoint, config=config)
 
     def open(self, key: str) -> IO[bytes]:
-        with self._errors(key):
+        with self._translated_errors(key):
             body = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"]
-        return cast("IO[bytes]", _Body(body, lambda: self._errors(key)))
+        return cast("IO[bytes]", _ObjectBody(body, lambda: self._translated_errors(key)))
 
-    def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
+    def write(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
         with tempfile.SpooledTemporaryFile(max_size=16 * CHUNK_BYTES) as spool:
             for chunk in chunks:
                 spool.write(chunk)
             spool.seek(0)
-            with self._errors(key):
+            with self._translated_errors(key):
                 self.client.upload_fileobj(spool, self.bucket, self.prefix + key)
 
     def size(self, key: str) -> int | None:
         try:
-            with self._errors(key):
+            with self._translated_errors(key):
                 return int(self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"])
         except NotFoundError:
             return None
 
     def keys(self, prefix: str) -> Iterator[str]:
-        with self._errors(prefix):
+        with self._translated_errors(prefix):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=self.prefix + prefix
             )
@@ -249,11 +261,11 @@ class S3Place:
                     yield str(item["Key"]).removeprefix(self.prefix)
 
     def remove(self, key: str) -> None:
-        with self._errors(key):
+        with self._translated_errors(key):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     @contextmanager
-    def _errors(self, key: str) -> Iterator[None]:
+    def _translated_errors(self, key: str) -> Iterator[None]:
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -282,14 +294,14 @@ class S3Place:
 
 
 @dataclass(frozen=True)
-class _Body:
-    """An object of S3 that is being read. botocore's own body, entered as a context, gives the bare stream, which takes
-    a connection that breaks off for the end of the object."""
+class _ObjectBody:
+    """An S3 object that is being read. botocore's own body, used as a context manager, gives the bare stream, which
+    takes a connection that breaks off for the end of the object."""
 
     body: Any
     errors: Callable[[], AbstractContextManager[None]]
 
-    def __enter__(self) -> "_Body":
+    def __enter__(self) -> "_ObjectBody":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -303,33 +315,34 @@ class _Body:
 def open_storage(settings: Settings) -> Storage:
     """The storage that the settings name."""
     parts = urlsplit(settings.storage)
-    place: Place
+    backend: Backend
     if parts.scheme == "file":
-        place = FolderPlace(Path(unquote(parts.path)))
+        backend = FolderBackend(Path(unquote(parts.path)))
     else:
-        place = S3Place(parts.netloc, parts.path.strip("/"), settings.s3_endpoint)
-    return Storage(place, settings.encryption_key)
+        backend = S3Backend(parts.netloc, parts.path.strip("/"), settings.s3_endpoint)
+    return Storage(backend, settings.encryption_key)
 
 
 def raw_key(sha256: str) -> str:
-    """Where raw bytes with this hash lie, whoever brought them: uploads and collected files alike."""
+    """The key of raw bytes with this hash, whether they were uploaded or collected."""
     return f"raw/sha256/{sha256[:2]}/{sha256}"
 
 
-SEALED = "sealed:"
-"""What a sealed text begins with."""
+SEALED_PREFIX = "sealed:"
+"""How a sealed text in the database starts."""
 
 
 def seal_text(text: str, name: str, encryption_key: bytes | None) -> str:
     """A text as it may stand in a database: sealed and bound to `name` when there is a key, else as it is."""
     if encryption_key is None:
         return text
-    return SEALED + base64.b64encode(b"".join(_seal((text.encode(),), name, encryption_key))).decode()
+    return SEALED_PREFIX + base64.b64encode(b"".join(_seal((text.encode(),), name, encryption_key))).decode()
 
 
 def open_text(text: str, name: str, encryption_key: bytes | None) -> str:
-    """What `seal_text` was given. DamagedError when the text was changed or moved, or the key is another one."""
-    if not text.startswith(SEALED) or not (data := _sealed_bytes(text)).startswith(MAGIC):
+    """The text that `seal_text` sealed, or one that never was. DamagedError when it was changed or moved, or the key is
+    another one."""
+    if not text.startswith(SEALED_PREFIX) or not (data := _sealed_bytes(text)).startswith(MAGIC):
         return text
     file = io.BytesIO(data)
     file.seek(len(MAGIC))
@@ -338,7 +351,7 @@ def open_text(text: str, name: str, encryption_key: bytes | None) -> str:
 
 def _sealed_bytes(text: str) -> bytes:
     try:
-        return base64.b64decode(text.removeprefix(SEALED), validate=True)
+        return base64.b64decode(text.removeprefix(SEALED_PREFIX), validate=True)
     except ValueError:
         return b""
 
@@ -354,15 +367,15 @@ def _check_key(key: str) -> None:
 def _seal(chunks: Iterable[bytes], key: str, secret: bytes) -> Iterator[bytes]:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-    cipher, prefix = AESGCM(secret), os.urandom(7)
-    yield MAGIC + prefix
-    index, waiting = 0, b""
-    for piece in _even(chunks):
-        if waiting:
-            yield cipher.encrypt(_nonce(prefix, index, False), waiting, key.encode())
+    cipher, nonce_prefix = AESGCM(secret), os.urandom(7)
+    yield MAGIC + nonce_prefix
+    index, held_back = 0, b""  # the last chunk is sealed as such, so each one waits for the next
+    for chunk in _rechunk(chunks):
+        if held_back:
+            yield cipher.encrypt(_nonce(nonce_prefix, index, False), held_back, key.encode())
             index += 1
-        waiting = piece
-    yield cipher.encrypt(_nonce(prefix, index, True), waiting, key.encode())
+        held_back = chunk
+    yield cipher.encrypt(_nonce(nonce_prefix, index, True), held_back, key.encode())
 
 
 def _unseal(file: IO[bytes], key: str, secret: bytes | None) -> Iterator[bytes]:
@@ -374,12 +387,12 @@ def _unseal(file: IO[bytes], key: str, secret: bytes | None) -> Iterator[bytes]:
             f"Object {key!r} is encrypted and no key is set.",
             remedy="set SOLDIOM_ENCRYPTION_KEY to the key it was written with",
         )
-    cipher, prefix = AESGCM(secret), file.read(7)
-    index, piece = 0, _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
+    cipher, nonce_prefix = AESGCM(secret), file.read(7)
+    index, chunk = 0, _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
     while True:
         following = _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
         try:
-            yield cipher.decrypt(_nonce(prefix, index, not following), piece, key.encode())
+            yield cipher.decrypt(_nonce(nonce_prefix, index, not following), chunk, key.encode())
         except InvalidTag as error:
             raise DamagedError(
                 f"Object {key!r} does not open: it was changed, moved or cut short, or the key is another one.",
@@ -387,23 +400,23 @@ def _unseal(file: IO[bytes], key: str, secret: bytes | None) -> Iterator[bytes]:
             ) from error
         if not following:
             return
-        index, piece = index + 1, following
+        index, chunk = index + 1, following
 
 
 def _nonce(prefix: bytes, index: int, last: bool) -> bytes:
     return prefix + index.to_bytes(4, "big") + (b"\1" if last else b"\0")
 
 
-def _even(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in pieces of CHUNK_BYTES, the last one shorter."""
-    waiting = bytearray()
+def _rechunk(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks of CHUNK_BYTES, the last one shorter."""
+    buffer = bytearray()
     for chunk in chunks:
-        waiting += chunk
-        while len(waiting) >= CHUNK_BYTES:
-            yield bytes(waiting[:CHUNK_BYTES])
-            del waiting[:CHUNK_BYTES]
-    if waiting:
-        yield bytes(waiting)
+        buffer += chunk
+        while len(buffer) >= CHUNK_BYTES:
+            yield bytes(buffer[:CHUNK_BYTES])
+            del buffer[:CHUNK_BYTES]
+    if buffer:
+        yield bytes(buffer)
 
 
 def _read_exactly(file: IO[bytes], count: int) -> bytes:

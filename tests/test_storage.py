@@ -14,7 +14,7 @@ from conftest import ROOT, free_port
 from moto.server import ThreadedMotoServer
 
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError, UnavailableError
-from soldiom_ray.storage import CHUNK_BYTES, FolderPlace, S3Place, Storage, open_text, seal_text
+from soldiom_ray.storage import CHUNK_BYTES, FolderBackend, S3Backend, Storage, open_text, seal_text
 
 KEY = bytes(range(32))
 
@@ -32,8 +32,8 @@ def s3() -> Iterator[str]:
 
 @pytest.fixture(params=["folder", "s3", "folder sealed", "s3 sealed"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> Storage:
-    place = S3Place("bucket", tmp_path.name, s3) if "s3" in request.param else FolderPlace(tmp_path / "storage")
-    return Storage(place, KEY if "sealed" in request.param else None)
+    backend = S3Backend("bucket", tmp_path.name, s3) if "s3" in request.param else FolderBackend(tmp_path / "storage")
+    return Storage(backend, KEY if "sealed" in request.param else None)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 7])
@@ -66,7 +66,7 @@ def test_a_key_that_leaves_the_storage_is_refused(storage: Storage, key: str) ->
 
 @pytest.mark.parametrize("harm", ["flip", "swap", "cut", "wrong key", "no key"])
 def test_sealed_objects_that_were_changed_do_not_open(tmp_path: Path, harm: str) -> None:
-    storage = Storage(FolderPlace(tmp_path), KEY)
+    storage = Storage(FolderBackend(tmp_path), KEY)
     secret = b"patient 4711 " * (CHUNK_BYTES // 4)
     storage.write("one", secret)
     storage.write("two", b"other")
@@ -80,9 +80,23 @@ def test_sealed_objects_that_were_changed_do_not_open(tmp_path: Path, harm: str)
         (tmp_path / "two").replace(path)
     elif harm == "cut":
         path.write_bytes(path.read_bytes()[: 13 + 2 * (CHUNK_BYTES + 16)])
-    reader = Storage(FolderPlace(tmp_path), {"wrong key": bytes(32), "no key": None}.get(harm, KEY))
+    reader = Storage(FolderBackend(tmp_path), {"wrong key": bytes(32), "no key": None}.get(harm, KEY))
     with pytest.raises(InputError if harm == "no key" else DamagedError):
         reader.read("one")
+
+
+def test_what_was_written_before_the_key_was_set_stays_readable_and_is_sealed_when_it_is_written_again(
+    tmp_path: Path,
+) -> None:
+    earlier, later = Storage(FolderBackend(tmp_path)), Storage(FolderBackend(tmp_path), KEY)
+    earlier.write("a/one", b"plain text")
+    assert later.read("a/one") == b"plain text"
+    with later.local_folder("a") as folder:
+        assert (folder / "one").read_bytes() == b"plain text"
+    later.write("a/one", later.read("a/one"))
+    assert b"plain" not in (tmp_path / "a" / "one").read_bytes()
+    with later.local_folder("a") as folder:
+        assert (folder / "one").read_bytes() == b"plain text"
 
 
 def test_a_write_that_breaks_off_leaves_the_old_object(storage: Storage) -> None:
@@ -103,7 +117,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
         import errno, os, sys
         from pathlib import Path
         from soldiom_ray.errors import StorageFullError
-        from soldiom_ray.storage import FolderPlace, Storage
+        from soldiom_ray.storage import FolderBackend, Storage
 
         def chunks():
             yield b"x" * 100
@@ -112,7 +126,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
 
         root = Path(sys.argv[1])
         try:
-            Storage(FolderPlace(root)).write_stream("big", chunks())
+            Storage(FolderBackend(root)).write_stream("big", chunks())
         except StorageFullError as error:
             print(error)
             print("left:", sorted(p.name for p in root.rglob("*")))
@@ -126,7 +140,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_a_stream_of_any_length_is_stored_with_flat_memory(tmp_path: Path) -> None:
-    storage = Storage(FolderPlace(tmp_path), KEY)
+    storage = Storage(FolderBackend(tmp_path), KEY)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     written = storage.write_stream("large", (b"x" * CHUNK_BYTES for _ in range(200)))
     assert written.size_bytes == 200 * CHUNK_BYTES
@@ -135,7 +149,7 @@ def test_a_stream_of_any_length_is_stored_with_flat_memory(tmp_path: Path) -> No
 
 def test_an_absent_bucket_and_an_absent_server_are_clear_errors(s3: str) -> None:
     with pytest.raises(UnavailableError, match="nowhere"):
-        Storage(S3Place("nowhere", "", s3)).write("a", b"x")
+        Storage(S3Backend("nowhere", "", s3)).write("a", b"x")
 
 
 def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
@@ -155,13 +169,13 @@ def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
 
 def test_bytes_are_kept_once_and_again_where_a_power_cut_left_less(storage: Storage) -> None:
     data = os.urandom(5000)
-    storage.keep("raw/a", data)
+    storage.write_once("raw/a", data)
     assert storage.read("raw/a") == data
-    before = storage.place.size("raw/a")
-    storage.keep("raw/a", data)
-    assert storage.place.size("raw/a") == before
-    storage.place.put("raw/a", (b"",), durable=True)
-    storage.keep("raw/a", data)
+    before = storage.backend.size("raw/a")
+    storage.write_once("raw/a", data)
+    assert storage.backend.size("raw/a") == before
+    storage.backend.write("raw/a", (b"",), durable=True)
+    storage.write_once("raw/a", data)
     assert storage.read("raw/a") == data
 
 
@@ -184,7 +198,7 @@ def test_an_answer_that_breaks_off_is_not_taken_for_the_object() -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), BreakingOff)
     Thread(target=server.serve_forever, daemon=True).start()
     try:
-        storage = Storage(S3Place("bucket", "", f"http://127.0.0.1:{server.server_port}"))
+        storage = Storage(S3Backend("bucket", "", f"http://127.0.0.1:{server.server_port}"))
         with pytest.raises(UnavailableError):
             storage.read("thing")
     finally:

@@ -13,7 +13,7 @@ from training import STEPS, context_in, dataset_in, declared, quiet, two_layer_m
 
 from soldiom_ray.errors import CancelledError, InputError, StorageFullError
 from soldiom_ray.models.load import load_run
-from soldiom_ray.storage import FolderPlace
+from soldiom_ray.storage import FolderBackend
 from soldiom_ray.train.driver import run_locally
 from soldiom_ray.train.work import prepare_work
 from soldiom_ray.train.worker import run_worker
@@ -133,9 +133,9 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     _, work = prepare_work(context, dataset, declared(base))
     assert work is not None
     checkpoints = work.checkpoints(context.artifacts)
-    newest, place = checkpoints.steps()[-1], context.artifacts.storage.place
-    assert newest == 9 and isinstance(place, FolderPlace)
-    weights = place.path(f"{checkpoints.prefix}/{newest:08d}/weights.safetensors")
+    newest, backend = checkpoints.steps()[-1], context.artifacts.storage.backend
+    assert newest == 9 and isinstance(backend, FolderBackend)
+    weights = backend.path(f"{checkpoints.prefix}/{newest:08d}/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
     found = checkpoints.newest()
     assert found is not None and found[0].step == 8

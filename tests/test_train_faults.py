@@ -20,7 +20,7 @@ from werkzeug.serving import BaseWSGIServer, make_server
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.errors import CancelledError, StorageFullError, UnavailableError
 from soldiom_ray.settings import load_settings
-from soldiom_ray.storage import FolderPlace, Storage, open_storage
+from soldiom_ray.storage import FolderBackend, Storage, open_storage
 from soldiom_ray.train import checkpoints as checkpoints_module
 from soldiom_ray.train import tensors as tensors_module
 from soldiom_ray.train.checkpoints import Checkpoints
@@ -51,7 +51,7 @@ def same(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
 
 
 def checkpoints_in(folder: Path) -> Checkpoints:
-    return Checkpoints(Storage(FolderPlace(folder)), "run/x/checkpoints")
+    return Checkpoints(Storage(FolderBackend(folder)), "run/x/checkpoints")
 
 
 def test_a_large_state_lies_in_shards_that_safetensors_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +74,7 @@ def test_a_large_state_lies_in_shards_that_safetensors_reads(tmp_path: Path, mon
 
 
 def test_a_sealed_state_is_read_back_after_its_files_are_gone(tmp_path: Path) -> None:
-    kept = Checkpoints(Storage(FolderPlace(tmp_path), bytes(range(32))), "run/x/checkpoints")
+    kept = Checkpoints(Storage(FolderBackend(tmp_path), bytes(range(32))), "run/x/checkpoints")
     kept.write(Position(step=1), state(1), state(2))
     found = kept.newest()
     kept.clear()
@@ -133,7 +133,7 @@ def test_the_newest_checkpoint_that_verifies_is_taken_and_the_log_names_the_othe
     assert kept.steps() == [6]
 
 
-class Shaky(FolderPlace):
+class Shaky(FolderBackend):
     """A folder on a file server that is away until `until`."""
 
     until, refused = 0.0, 0
@@ -143,9 +143,9 @@ class Shaky(FolderPlace):
             self.refused += 1
             raise OSError(5, "Input/output error")
 
-    def put(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
+    def write(self, key: str, chunks: Iterable[bytes], durable: bool) -> None:
         self._check()
-        super().put(key, chunks, durable)
+        super().write(key, chunks, durable)
 
     def open(self, key: str) -> IO[bytes]:
         self._check()
@@ -155,18 +155,18 @@ class Shaky(FolderPlace):
 def test_a_file_server_that_is_away_is_waited_for_and_nothing_is_thrown_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = Shaky(tmp_path)
-    kept = Checkpoints(Storage(place), "run/x/checkpoints")
-    place.until = time.monotonic() + 1
+    backend = Shaky(tmp_path)
+    kept = Checkpoints(Storage(backend), "run/x/checkpoints")
+    backend.until = time.monotonic() + 1
     kept.write(Position(step=1), state(1), state(2))
-    place.until = time.monotonic() + 1
+    backend.until = time.monotonic() + 1
     found = kept.newest()
-    assert found is not None and found[0].step == 1 and place.refused >= 2
+    assert found is not None and found[0].step == 1 and backend.refused >= 2
     monkeypatch.setattr(checkpoints_module, "PATIENCE_SECONDS", 0.5)
-    place.until = time.monotonic() + 60
+    backend.until = time.monotonic() + 60
     with pytest.raises(OSError, match="Input/output"):
         kept.newest()
-    place.until = 0
+    backend.until = 0
     assert kept.steps() == [1]
 
 

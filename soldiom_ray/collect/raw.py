@@ -11,5 +11,5 @@ __all__ = ["keep_raw", "raw_key"]
 def keep_raw(storage: Storage, data: bytes) -> str:
     """Keep bytes unless they are kept already; their SHA-256."""
     sha256 = hashlib.sha256(data).hexdigest()
-    storage.keep(raw_key(sha256), data)
+    storage.write_once(raw_key(sha256), data)
     return sha256
