@@ -1,7 +1,9 @@
-"""Imports point down: every import of the package, those inside functions too, against the table of layers."""
+"""Imports point down and in no circle: every import of the package, also those inside functions and for types only,
+against the table of layers and from file to file."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -123,3 +125,50 @@ def test_the_doors_and_launch_import_no_torch() -> None:
         if name.split(".")[0] in ("torch", "transformers", "peft")
     ]
     assert not wrong, "\n".join(wrong)
+
+
+KNOWN_CIRCLES = {
+    frozenset({"soldiom_ray.train.data", "soldiom_ray.train.tasks.task"}),
+    frozenset({"soldiom_ray.train.loop", "soldiom_ray.train.saving"}),
+    frozenset({"soldiom_ray.cli.data", "soldiom_ray.cli.own_data"}),
+}
+"""To be removed."""
+
+
+def test_no_file_imports_itself_by_way_of_others() -> None:
+    modules = {module_of(path): path for path in FOLDER.rglob("*.py")}
+    imports = {module: set(imported_modules(path, modules)) - {module} for module, path in modules.items()}
+    circles = [circle for circle in circles_of(imports) if frozenset(circle) not in KNOWN_CIRCLES]
+    assert not circles, "\n".join(" -> ".join(circle) for circle in circles)
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(FOLDER.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_modules(path: Path, modules: Mapping[str, Path]) -> Iterator[str]:
+    """The files of ours that a file imports: a name that is no module is in the `__init__.py` of its package."""
+    for _, name in imported(path):
+        if name in modules:
+            yield name
+        elif (package := name.rpartition(".")[0]) in modules:
+            yield package
+
+
+def circles_of(imports: dict[str, set[str]]) -> Iterator[list[str]]:
+    """One circle after the other, each taken apart when it was found."""
+    while True:
+        try:
+            TopologicalSorter(imports).prepare()
+            return
+        except CycleError as error:
+            circle = error.args[1][::-1]  # graphlib names each node's predecessor
+            yield circle[:-1]
+            imports[circle[0]] = imports[circle[0]] - {circle[1]}
+
+
+def test_a_circle_of_three_files_is_found() -> None:
+    imports = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set()}
+    (circle,) = circles_of(imports)
+    assert set(circle) == {"a", "b", "c"}
