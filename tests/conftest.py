@@ -17,6 +17,7 @@ import guard
 import httpx
 import pytest
 from collecting import github_world, hub_world
+from nodes import Nodes, ray_nodes
 from real_chroma import Chroma
 from real_mariadb import mariadb
 from real_postgres import postgres
@@ -144,6 +145,13 @@ def ray_cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def node_cluster() -> Iterator[Nodes]:
+    """A Ray of one node and those that tests add, in processes of their own."""
+    with ray_nodes() as nodes:
+        yield nodes
+
+
+@pytest.fixture(scope="session")
 def chroma(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chroma]:
     """One server for all modules: a collection is named after an index, and an index after what made it."""
     server = Chroma(tmp_path_factory.mktemp("chroma"))
@@ -186,14 +194,15 @@ def mariadb_url(mariadb_server: str) -> str:
     return url.set(database=name).render_as_string()
 
 
-SERVICE_FIXTURES = {"home", "ray_cluster", "chroma", "postgres_server", "mariadb_server"}
+SERVICE_FIXTURES = {"home", "ray_cluster", "node_cluster", "chroma", "postgres_server", "mariadb_server"}
 GROUPS = {
     "test_train_nodes": "nodes",
     "test_prepare_nodes": "nodes",
+    "test_collect_kills": "nodes",
     "test_workflow": "home",
     "test_two_nodes": "home",
 }
-"""Files that share what is expensive to start run one after the other in one process; every other is its own group."""
+"""Files that share what is expensive to start run in one process, in this order; every other is a group of its own."""
 FIRST = ("nodes", "home", "test_services", "test_deploy", "test_strategies", "test_train", "test_embed")
 """The groups that take longest come first, so that no process is left waiting at the end; `nodes` before all others: a
 process that was part of another Ray before loses its actors there."""
@@ -206,8 +215,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if SERVICE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
         item.add_marker(pytest.mark.xdist_group(group_of(item)))
-    ranks = {group: rank for rank, group in enumerate(FIRST)}
-    items.sort(key=lambda item: ranks.get(group_of(item), len(ranks)))
+    groups = {group: rank for rank, group in enumerate(FIRST)}
+    files = {file: rank for rank, file in enumerate(GROUPS)}
+    items.sort(key=lambda item: (groups.get(group_of(item), len(groups)), files.get(item.path.stem, 0)))
 
 
 def group_of(item: pytest.Item) -> str:

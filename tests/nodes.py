@@ -30,15 +30,17 @@ class Nodes:
 
     address: str
     process: subprocess.Popen[str]
+    count: int = 1
 
     def add(self, count: int = 1) -> None:
-        """Wait until so many nodes more are there."""
+        """Wait until so many nodes more are there; none when `count` is below one."""
         assert self.process.stdin is not None and self.process.stdout is not None
         for _ in range(count):
             self.process.stdin.write("add\n")
             self.process.stdin.flush()
             while self.process.stdout.readline().strip() != "added":
                 assert self.process.poll() is None
+            self.count += 1
 
     def workers(self, name: str = "MapWorker") -> list[psutil.Process]:
         """The actors of Ray Data's pools that run now."""
@@ -62,6 +64,7 @@ class Nodes:
         for process in (node, *node.children(recursive=True)):
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self.count -= 1
         return True
 
     def _descendants(self) -> list[psutil.Process]:
@@ -69,8 +72,8 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def ray_nodes(count: int = 1) -> Iterator[Nodes]:
-    """So many nodes, for as long as the block lasts."""
+def ray_nodes() -> Iterator[Nodes]:
+    """One node, for as long as the block lasts."""
     folder = Path(f"/tmp/nodes-{os.getpid()}")
     environ = os.environ | {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     with subprocess.Popen(
@@ -78,9 +81,7 @@ def ray_nodes(count: int = 1) -> Iterator[Nodes]:
     ) as process:
         assert process.stdout is not None and process.stdin is not None
         try:
-            nodes = Nodes(process.stdout.readline().strip(), process)
-            nodes.add(count - 1)
-            yield nodes
+            yield Nodes(process.stdout.readline().strip(), process)
         finally:
             process.stdin.close()
             process.wait(timeout=60)

@@ -1,12 +1,10 @@
-"""Killing a collection at random moments, its workers too: what it gives in the end is the same to the byte."""
+"""Killing a collection, its workers too: what it gives in the end is the same to the byte."""
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any
 
 import pytest
 from collecting import MODEL, TRAIN
-from nodes import ray_nodes
+from nodes import Nodes
+from programs import MOMENTS, expect_death, finish, result_in, start
 from stand_in import Repository, StandIn
 
 ROUNDS = 12
@@ -25,6 +24,7 @@ from soldiom_ray import actors, records
 actors.START_SECONDS = 0
 records.now = lambda: datetime.datetime(2026, 11, 24, 9, 0, int(sys.argv[4]), tzinfo=datetime.UTC)
 from collecting import make_context
+from programs import mortal
 from soldiom_ray.collect import collect
 from soldiom_ray.domains.schema import FilesSource, GithubSource, LocalSource
 home, folder, variables = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
@@ -36,7 +36,7 @@ sources = [
     FilesSource(source="files", paths=(folder,)),
     GithubSource(topics=("machine-learning",), languages=("Python",), pushed_within_days=40000),
 ]
-manifest = collect(make_context(home, **variables), sources)
+manifest = collect(mortal(make_context(home, **variables)), sources)
 print(json.dumps({"id": manifest.id, "files": [list(map(str, dict(f).values())) for f in manifest.files],
                   "outcomes": manifest.details["outcomes"]}))
 """
@@ -56,29 +56,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict
         yield folder, {"SOLDIOM_GITHUB_API_URL": server.url, "SOLDIOM_GITHUB_TOKEN": "one"}
 
 
-def start(home: Path, world: tuple[Path, Mapping[str, str]], second: int, address: str = "") -> subprocess.Popen[str]:
+def arguments(home: Path, world: tuple[Path, Mapping[str, str]], second: int) -> list[str]:
+    """Of the program, which collects at this second of its day."""
     folder, variables = world
-    here = Path(__file__).parent
-    arguments = [str(home), str(folder), json.dumps(variables), str(second), *([address] if address else [])]
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *arguments],
-        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return told_by(out)
-
-
-def told_by(out: str) -> dict[str, Any]:
-    """What the program printed, among Ray's own words."""
-    told: dict[str, Any] = json.loads(next(line for line in out.splitlines() if line.startswith('{"id"')))
-    return told
+    return [str(home), str(folder), json.dumps(variables), str(second)]
 
 
 @pytest.fixture(scope="module")
@@ -86,28 +67,39 @@ def undisturbed(
     world: tuple[Path, dict[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], float]:
     """What a quiet run gives, and how many seconds it takes."""
-    began = time.monotonic()
-    told = finish(start(tmp_path_factory.mktemp("quiet"), world, 0))
-    return told, time.monotonic() - began
+    started = time.monotonic()
+    result = finish(start(PROGRAM, *arguments(tmp_path_factory.mktemp("quiet"), world, 0)))
+    return result, time.monotonic() - started
 
 
+def test_a_collection_that_is_killed_three_times_ends_with_the_same_bytes(
+    world: tuple[Path, dict[str, str]], undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+) -> None:
+    for number, moment in enumerate(MOMENTS):
+        expect_death(start(PROGRAM, *arguments(tmp_path, world, number), killed_at=moment))
+        assert begun(tmp_path)
+    assert finish(start(PROGRAM, *arguments(tmp_path, world, 59))) == undisturbed[0]
+
+
+@pytest.mark.endurance
 def test_a_collection_that_is_killed_again_and_again_ends_with_the_same_bytes(
     world: tuple[Path, dict[str, str]], undisturbed: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:
     expected, seconds = undisturbed
     dice, killed = random.Random(17), 0
     for number in range(1, ROUNDS + 1):
-        process = start(tmp_path, world, number if begun(tmp_path) else 0)
+        process = start(PROGRAM, *arguments(tmp_path, world, number if begun(tmp_path) else 0))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=dice.uniform(0.2, 0.9) * seconds)
         process.kill()
         out, _ = process.communicate()
         if process.returncode == 0:
-            assert told_by(out) == expected
+            assert result_in(out) == expected
             shutil.rmtree(tmp_path / "storage")
         else:
             killed += 1
-    assert finish(start(tmp_path, world, 59 if begun(tmp_path) else 0)) == expected and killed >= ROUNDS / 2
+    last = start(PROGRAM, *arguments(tmp_path, world, 59 if begun(tmp_path) else 0))
+    assert finish(last) == expected and killed >= ROUNDS / 2
 
 
 def begun(home: Path) -> bool:
@@ -115,15 +107,19 @@ def begun(home: Path) -> bool:
     return any((home / "storage").rglob("began"))
 
 
-@pytest.mark.service
+@pytest.mark.parametrize("kills", [2, pytest.param(8, marks=pytest.mark.endurance)])
 def test_workers_that_are_killed_leave_no_trace_in_the_result(
-    world: tuple[Path, dict[str, str]], undisturbed: tuple[dict[str, Any], float], tmp_path: Path
+    world: tuple[Path, dict[str, str]],
+    undisturbed: tuple[dict[str, Any], float],
+    node_cluster: Nodes,
+    tmp_path: Path,
+    kills: int,
 ) -> None:
     expected, _ = undisturbed
     dice, killed = random.Random(18), 0
-    with ray_nodes(2) as nodes:
-        process = start(tmp_path, world, 0, nodes.address)
-        while process.poll() is None and killed < 8:
-            time.sleep(dice.uniform(0.2, 1.2))
-            killed += nodes.kill_a_worker(dice)
-        assert finish(process) == expected and killed
+    node_cluster.add(2 - node_cluster.count)
+    process = start(PROGRAM, *arguments(tmp_path, world, 0), node_cluster.address)
+    while process.poll() is None and killed < kills:
+        time.sleep(dice.uniform(0.2, 1.2))
+        killed += node_cluster.kill_a_worker(dice)
+    assert finish(process) == expected and killed

@@ -1,11 +1,9 @@
 """Embedding that is killed at random moments, and a Chroma that dies, is emptied, or answers with errors."""
 
 import json
-import os
 import random
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from preparing import context_in, document, documents_of, package_documents
+from programs import MOMENTS, expect_death, finish, start
 from real_chroma import Chroma
 
 from soldiom_ray import vectors
@@ -32,10 +31,11 @@ DECLARED = Embed(max_tokens=32)
 PROGRAM = """
 import json, sys
 from preparing import context_in
+from programs import mortal
 from soldiom_ray.domains.schema import Embed
 from soldiom_ray.embed import embed, parts
 parts.PART_BYTES = 4_000
-context = context_in(sys.argv[1], SOLDIOM_CHROMA_URL=sys.argv[2])
+context = mortal(context_in(sys.argv[1], SOLDIOM_CHROMA_URL=sys.argv[2]))
 print("begun", flush=True)
 made = embed(context, context.artifacts.get(sys.argv[3]), Embed(max_tokens=32))
 print(json.dumps({"id": made.id, "counts": made.counts, "files": [[f.name, f.sha256] for f in made.files]}))
@@ -62,17 +62,6 @@ def home(prepared: tuple[Path, str], tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def start(home: Path, url: str, dataset: str) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(home), url, dataset],
-        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
 def held(context: Context, index: str) -> dict[str, tuple[str, bytes]]:
     collection = vectors.find_collection(context.settings, index)
     rows = collection.get(include=["metadatas", "embeddings"])
@@ -81,18 +70,47 @@ def held(context: Context, index: str) -> dict[str, tuple[str, bytes]]:
     return dict(zip(rows["ids"], zip(values, embedded, strict=True), strict=True))
 
 
-def test_killed_again_and_again_index_and_collection_are_the_same(
-    prepared: tuple[Path, str], home: Path, tmp_path: Path
+def embedded(alone: Context, dataset: str, result: dict[str, Any], context: Context) -> None:
+    """What the program gave is what comes of it undisturbed: files, rows and vectors."""
+    expected = embed(alone, alone.artifacts.get(dataset), DECLARED)
+    assert result["files"] == [[entry.name, entry.sha256] for entry in expected.files]
+    assert (result["id"], result["counts"]) == (expected.id, expected.counts)
+    assert held(context, expected.id) == held(alone, expected.id)
+    assert len(held(alone, expected.id)) == expected.counts["passages"] > 100
+
+
+@pytest.fixture
+def alone(prepared: tuple[Path, str], chroma: Chroma, tmp_path: Path) -> Context:
+    """Another home with the dataset, and another Chroma."""
+    return context_in(shutil.copytree(prepared[0], tmp_path / "other"), SOLDIOM_CHROMA_URL=chroma.url)
+
+
+def test_killed_three_times_index_and_collection_are_the_same(
+    prepared: tuple[Path, str], home: Path, alone: Context, tmp_path: Path
 ) -> None:
-    dataset = prepared[1]
-    quiet, chroma = Chroma(tmp_path / "quiet"), Chroma(tmp_path / "chroma")
+    server = Chroma(tmp_path / "chroma")
+    arguments = (str(home), server.url, prepared[1])
     try:
-        alone = context_in(shutil.copytree(prepared[0], tmp_path / "other"), SOLDIOM_CHROMA_URL=quiet.url)
-        began = time.monotonic()
-        expected = embed(alone, alone.artifacts.get(dataset), DECLARED)
-        seconds, dice, killed = time.monotonic() - began, random.Random(5), 0
+        for moment in MOMENTS:
+            expect_death(start(PROGRAM, *arguments, killed_at=moment))
+        result = finish(start(PROGRAM, *arguments))
+        embedded(alone, prepared[1], result, context_in(home, SOLDIOM_CHROMA_URL=server.url))
+    finally:
+        server.stop()
+
+
+@pytest.mark.endurance
+def test_killed_again_and_again_index_and_collection_are_the_same(
+    prepared: tuple[Path, str], home: Path, alone: Context, tmp_path: Path
+) -> None:
+    server = Chroma(tmp_path / "chroma")
+    arguments = (str(home), server.url, prepared[1])
+    try:
+        started = time.monotonic()
+        embed(alone, alone.artifacts.get(prepared[1]), DECLARED)
+        seconds, dice, killed = time.monotonic() - started, random.Random(5), 0
         for _ in range(ROUNDS):
-            process = start(home, chroma.url, dataset)
+            process = start(PROGRAM, *arguments)
             assert process.stdout and process.stdout.readline() == "begun\n"
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=dice.uniform(0.2, 0.8) * seconds)
@@ -101,16 +119,11 @@ def test_killed_again_and_again_index_and_collection_are_the_same(
             killed += process.returncode != 0
             if process.returncode == 0:
                 shutil.rmtree(home / "storage" / "index")
-        out, _ = start(home, chroma.url, dataset).communicate(timeout=300)
-        told = json.loads(out.splitlines()[-1])
-        assert told["files"] == [[entry.name, entry.sha256] for entry in expected.files] and killed
-        assert (told["id"], told["counts"]) == (expected.id, expected.counts)
-        context = context_in(home, SOLDIOM_CHROMA_URL=chroma.url)
-        assert held(context, expected.id) == held(alone, expected.id)
-        assert len(held(alone, expected.id)) == expected.counts["passages"] > 100
+        result = finish(start(PROGRAM, *arguments))
+        assert killed
+        embedded(alone, prepared[1], result, context_in(home, SOLDIOM_CHROMA_URL=server.url))
     finally:
-        quiet.stop()
-        chroma.stop()
+        server.stop()
 
 
 def interrupting(context: Context, fraction: float, act: Any) -> Context:

@@ -1,18 +1,16 @@
-"""A preparation that is killed at random moments gives the same dataset, and does no finished part again."""
+"""A preparation that is killed gives the same dataset, and does no finished part again."""
 
 import contextlib
-import json
-import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from preparing import context_in, documents_of, package_documents
+from programs import MOMENTS, expect_death, finish, start
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Prepare
@@ -23,51 +21,50 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from preparing import context_in
+from programs import mortal
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare import pipeline
-context = context_in(Path(sys.argv[1]))
+context = mortal(context_in(Path(sys.argv[1])))
 pipeline.PART_BYTES = 20_000
 made = pipeline.prepare(context, [context.artifacts.get(sys.argv[2])], Prepare())
 print(json.dumps({"id": made.id, "files": [[f.name, f.sha256] for f in made.files]}))
 """
 
 
-def start(home: Path, documents: str) -> subprocess.Popen[str]:
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(home), documents],
-        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+@pytest.fixture
+def homes(tmp_path: Path) -> tuple[Path, Path, str]:
+    """Two homes with the same documents, and these documents' id."""
+    documents = documents_of(context_in(tmp_path / "home"), package_documents(most=60)).id
+    return tmp_path / "home", shutil.copytree(tmp_path / "home", tmp_path / "quiet"), documents
 
 
-def finish(process: subprocess.Popen[str]) -> Any:
-    out, _ = process.communicate(timeout=200)
-    assert process.returncode == 0
-    return json.loads(out)
+def test_killed_three_times_the_dataset_is_the_same(homes: tuple[Path, Path, str]) -> None:
+    home, quiet, documents = homes
+    for moment in MOMENTS:
+        expect_death(start(PROGRAM, str(home), documents, killed_at=moment))
+    assert finish(start(PROGRAM, str(home), documents)) == finish(start(PROGRAM, str(quiet), documents))
+    assert not context_in(home).artifacts.storage.keys("work")
 
 
-def test_killed_again_and_again_the_dataset_is_the_same(tmp_path: Path) -> None:
-    context = context_in(tmp_path / "home")
-    documents = documents_of(context, package_documents(most=60)).id
-    shutil.copytree(tmp_path / "home", tmp_path / "quiet")
+@pytest.mark.endurance
+def test_killed_again_and_again_the_dataset_is_the_same(homes: tuple[Path, Path, str]) -> None:
+    home, quiet, documents = homes
     began = time.monotonic()
-    expected = finish(start(tmp_path / "quiet", documents))
+    expected = finish(start(PROGRAM, str(quiet), documents))
     seconds, dice, killed = time.monotonic() - began, random.Random(7), 0
     for _ in range(ROUNDS):
-        process = start(tmp_path / "home", documents)
+        process = start(PROGRAM, str(home), documents)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=dice.uniform(0.3, 1.0) * seconds)
         process.kill()
         process.communicate()
         if process.returncode == 0:
-            shutil.rmtree(tmp_path / "home" / "storage" / "dataset")
-            shutil.rmtree(tmp_path / "home" / "storage" / "parts")
+            shutil.rmtree(home / "storage" / "dataset")
+            shutil.rmtree(home / "storage" / "parts")
         else:
             killed += 1
-    assert finish(start(tmp_path / "home", documents)) == expected and killed
-    assert not context.artifacts.storage.keys("work")
+    assert finish(start(PROGRAM, str(home), documents)) == expected and killed
+    assert not context_in(home).artifacts.storage.keys("work")
 
 
 def test_a_part_that_was_treated_is_not_treated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,24 +1,19 @@
 """Preparation on a cluster: the same bytes from one, two and four nodes, and when workers and nodes are killed, with no
 finished part done again."""
 
-import json
-import os
 import random
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from nodes import Nodes, ray_nodes
+from nodes import Nodes
 from preparing import context_in, documents_of, package_documents
+from programs import finish, start
 
 pytestmark = pytest.mark.service
-KILLS = 3
-"""Of workers, and of nodes. 20 of each were survived when this was written."""
-
 PROGRAM = """
 import json, sys
 from pathlib import Path
@@ -37,59 +32,44 @@ print(json.dumps({"id": made.id, "files": [[f.name, f.sha256] for f in made.file
 """
 
 
-def start(home: Path, address: str = "") -> subprocess.Popen[str]:
+def begin(home: Path, address: str = "") -> subprocess.Popen[str]:
     """A preparation of the same documents in a home of its own."""
     documents = documents_of(context_in(home), package_documents(most=25)).id
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(home), documents, *([address] if address else [])],
-        env=os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> Any:
-    out, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors[-3000:]
-    return json.loads(next(line for line in out.splitlines() if line.startswith('{"id"')))
+    return start(PROGRAM, str(home), documents, *([address] if address else []))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a run without Ray gives."""
-    return finish(start(tmp_path_factory.mktemp("quiet")))
+    return finish(begin(tmp_path_factory.mktemp("quiet")))
 
 
-@pytest.fixture(scope="module")
-def nodes() -> Iterator[Nodes]:
-    with ray_nodes() as made:
-        yield made
+def test_one_two_and_four_nodes_give_the_same_bytes(undisturbed: Any, node_cluster: Nodes, tmp_path: Path) -> None:
+    for count in (1, 2, 4):
+        node_cluster.add(count - node_cluster.count)
+        assert node_cluster.count == count
+        assert finish(begin(tmp_path / str(count), node_cluster.address)) == undisturbed
 
 
-def test_one_two_and_four_nodes_give_the_same_bytes(undisturbed: Any, nodes: Nodes, tmp_path: Path) -> None:
-    for count, more in ((1, 0), (2, 1), (4, 2)):
-        nodes.add(more)
-        assert finish(start(tmp_path / str(count), nodes.address)) == undisturbed
-
-
+@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.endurance)])
 @pytest.mark.parametrize("victims", ["workers", "nodes"])
 def test_killed_workers_and_nodes_change_no_byte_and_no_finished_part_is_done_again(
-    undisturbed: Any, nodes: Nodes, tmp_path: Path, victims: str
+    undisturbed: Any, node_cluster: Nodes, tmp_path: Path, victims: str, kills: int
 ) -> None:
+    """20 of each were survived when this was written."""
+    nodes = node_cluster
     kill: Callable[[random.Random], bool] = nodes.kill_a_worker if victims == "workers" else nodes.kill_a_node
-    dice, killed, tried = random.Random(len(victims)), 0, 0
-    while killed < KILLS:
-        home, tried = tmp_path / str(tried), tried + 1
+    dice, killed, rounds = random.Random(len(victims)), 0, 0
+    while killed < kills:
+        home, rounds = tmp_path / str(rounds), rounds + 1
         finished: dict[str, int] = {}
-        process = start(home, nodes.address)
+        process = begin(home, nodes.address)
         while process.poll() is None:
             time.sleep(dice.uniform(0.1, 1.0))
             now = times_of_finished_parts(home)
             assert all(now.get(name, time_) == time_ for name, time_ in finished.items())
             finished |= now
-            if killed < KILLS and nodes.workers() and kill(dice):
+            if killed < kills and nodes.workers() and kill(dice):
                 killed += 1
                 nodes.add(victims == "nodes")
         assert finish(process) == undisturbed

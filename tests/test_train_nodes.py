@@ -121,15 +121,15 @@ class Watch:
 
     deeds: list[tuple[float, Callable[[], object]]]
     steps: list[int] = field(default_factory=list)
-    told: str = ""
-    """The message at the last deed: it stays until the training goes on."""
+    message: str = ""
+    """The one at the last deed: it stays until the training goes on."""
 
     def report(self, fraction: float, message: str) -> None:
         if not message.startswith("step "):
             return
         self.steps.append(int(message.split()[1].partition("/")[0]))
-        if self.deeds and fraction >= self.deeds[0][0] and message != self.told:
-            self.told = message
+        if self.deeds and fraction >= self.deeds[0][0] and message != self.message:
+            self.message = message
             self.deeds.pop(0)[1]()
 
     @property
@@ -153,6 +153,27 @@ def same_end(run: Manifest, undisturbed: Manifest, within: float = 2e-3) -> bool
     return run.details["steps"] == STEPS and abs(one - other) < within
 
 
+def test_a_worker_the_controller_and_a_node_may_be_lost_in_one_training(
+    nodes: Nodes, base: Path, undisturbed: Manifest, tmp_path: Path
+) -> None:
+    killed: list[int] = []
+
+    def lose_node() -> None:
+        nodes.lose(nodes.training()[0])
+        nodes.add()
+
+    losses = [
+        (0.2, lambda: killed.append(nodes.kill("RayTrainWorker"))),
+        (0.4, lambda: killed.append(nodes.kill("TrainController"))),
+        (0.6, lose_node),
+    ]
+    watch = Watch(losses)
+    run = train_under(watch, tmp_path, long(base))
+    assert killed == [1, 1] and not losses and watch.repeated <= INTERVAL
+    assert same_end(run, undisturbed)
+
+
+@pytest.mark.endurance
 def test_workers_lost_at_random_steps_cost_one_interval_each(
     nodes: Nodes, base: Path, undisturbed: Manifest, tmp_path: Path
 ) -> None:
@@ -164,6 +185,7 @@ def test_workers_lost_at_random_steps_cost_one_interval_each(
     assert same_end(run, undisturbed)
 
 
+@pytest.mark.endurance
 def test_ray_trains_controller_may_be_lost(nodes: Nodes, base: Path, undisturbed: Manifest, tmp_path: Path) -> None:
     killed: list[int] = []
     watch = Watch([(0.4, lambda: killed.append(nodes.kill("TrainController")))])
@@ -172,6 +194,7 @@ def test_ray_trains_controller_may_be_lost(nodes: Nodes, base: Path, undisturbed
     assert same_end(run, undisturbed)
 
 
+@pytest.mark.endurance
 def test_the_node_that_trains_may_be_lost(nodes: Nodes, base: Path, undisturbed: Manifest, tmp_path: Path) -> None:
     watch = Watch([(0.4, lambda: nodes.lose(nodes.training()[0]))])
     run = train_under(watch, tmp_path, long(base))
@@ -203,8 +226,8 @@ def test_a_node_that_will_be_taken_away_is_left_in_time_and_nothing_is_repeated(
         drain(drained[0], 600)
 
     watch = Watch([(0.1, notice)])
-    slow = {"max_tokens": 512 * 6 * STEPS, "validations": 5}
-    run = train_under(watch, tmp_path, long(base, **slow))
+    # A worker looks for such a notice every 5 s: there must be steps left when it does.
+    run = train_under(watch, tmp_path, long(base, max_tokens=512 * 4 * STEPS, validations=5))
     nodes.lose(drained[0])
     nodes.add()
     assert watch.repeated == 0 and not run.details["stopped_early"]
@@ -220,11 +243,12 @@ def test_a_training_begins_with_a_node_short_and_goes_on_when_another_is_lost(
         nodes.lose(nodes.training()[0])
 
     watch = Watch([(0.4, lose)])
-    run = train_under(watch, tmp_path, long(base, workers=3, min_workers=1))
+    short = {"max_tokens": 512 * STEPS // 2, "validations": STEPS // 2 // INTERVAL, "learning_rate": 3e-3}
+    run = train_under(watch, tmp_path, long(base, workers=3, min_workers=1, **short))
     nodes.add()
     assert at_once == [2] and run.details["workers"] == 1
-    steps = math.ceil(STEPS * 8 / 6)  # of 6 units, which three workers share evenly, to the end
-    assert run.details["steps"] == steps and watch.repeated <= math.ceil(steps * INTERVAL / STEPS)
+    steps = math.ceil(STEPS / 2 * 8 / 6)  # of 6 units, which three workers share evenly, to the end
+    assert run.details["steps"] == steps and watch.repeated <= math.ceil(steps * INTERVAL * 2 / STEPS)
     assert run.details["best_validation_loss"] < 1
 
 
@@ -241,18 +265,18 @@ def test_a_training_is_cancelled_while_its_workers_cannot_start(nodes: Nodes, ba
 
     holders = [Holder.remote() for _ in range(2)]
     ray.get([holder.hold.remote() for holder in holders])
-    asked: list[float] = []
+    waits: list[str] = []
 
     def report(fraction: float, message: str) -> None:
         if message == "waiting for workers":
-            asked.append(time.monotonic())
-            if asked[-1] - asked[0] > 3:
+            waits.append(message)
+            if len(waits) > 5:
                 raise CancelledError("stop")
 
     context = replace(context_in(tmp_path), report=report)
     with pytest.raises(CancelledError):
         train(context, dataset_in(context.artifacts), long(base))
-    assert time.monotonic() - asked[-1] < 10
+    assert len(waits) == 6  # not asked again once it was cancelled
     for holder in holders:
         ray.kill(holder)
 
@@ -280,6 +304,7 @@ train(replace(context, report=report), context.artifacts.get(sys.argv[3]), long(
 """
 
 
+@pytest.mark.endurance
 def test_the_whole_cluster_and_its_driver_may_be_lost(
     nodes: Nodes, base: Path, undisturbed: Manifest, tmp_path: Path
 ) -> None:
