@@ -20,7 +20,7 @@ from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
 from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
-from soldiom_ray.settings import Settings, job_environment, keep_secrets
+from soldiom_ray.settings import Settings, job_environment, save_secrets
 
 SILENT_SECONDS = 60.0
 """A running job whose heart has not beaten for so long is looked up in Ray."""
@@ -48,7 +48,7 @@ def launch_job(
     The same idempotency key of one tenant gives the job it made the first time (ConflictError when the recipe
     differs). UnavailableError when the database or Ray cannot be reached; the row then says `failed`.
     """
-    keep_secrets(settings)
+    save_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     train = recipe.train
     with open_session(settings) as session:

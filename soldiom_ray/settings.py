@@ -39,7 +39,8 @@ JOB_VARIABLES = (
 
 UPLOAD_MAX_BYTES = 512 << 20
 UPLOAD_QUOTA_BYTES = 20 << 30
-_NO_HOST = "holds {!r}; write host names, addresses or networks such as db.example.org, 10.1.2.3, 10.1.0.0/16"
+GITHUB_API_URL = "https://api.github.com"
+HF_ENDPOINT = "https://huggingface.co"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,108 +105,127 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read every setting; raise one `InputError` that names each wrong variable, its value and what it may be."""
     environ = os.environ if environ is None else environ
     home = Path(environ.get("SOLDIOM_HOME") or "~/.soldiom").expanduser().absolute()
-    addresses = _read_json(home / "run" / "addresses.json")
-    secrets = _read_json(home / "keys" / "secrets.json")
-    problems: list[Problem] = []
-
-    def text(name: str) -> str | None:
-        return (environ.get(name) or "").strip() or None
-
-    def secret(name: str) -> str | None:
-        return text(name) or secrets.get(name)
-
-    def url(name: str, schemes: tuple[str, ...]) -> str | None:
-        value = secret(name) if name in SECRET_VARIABLES else text(name)
-        if value and urlsplit(value).scheme not in schemes:
-            problems.append(Problem(name, f"its scheme is {urlsplit(value).scheme!r}; known: {', '.join(schemes)}"))
-        return value
-
-    def path(name: str) -> Path | None:
-        value = text(name)
-        if value and not Path(value).is_file():
-            problems.append(Problem(name, f"no file at {value!r}"))
-        return Path(value) if value else None
-
-    storage = url("SOLDIOM_STORAGE", ("file", "s3")) or (home / "storage").as_uri()
-    database_url = url(
-        "SOLDIOM_DATABASE_URL", ("postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb")
+    variables = _Variables(environ, home)
+    addresses = variables.addresses
+    urls = variables.service_urls()
+    settings = Settings(
+        home=home,
+        storage=variables.url("SOLDIOM_STORAGE", "file", "s3") or (home / "storage").as_uri(),
+        database_url=urls["postgres"] or addresses.get("postgres"),
+        chroma_url=urls["chroma"] or addresses.get("chroma"),
+        mlflow_url=urls["mlflow"] or addresses.get("mlflow"),
+        ray_address=addresses.get("ray") if urls["ray"] in (None, addresses.get("dashboard")) else urls["ray"],
+        dashboard_url=urls["ray"] if (urls["ray"] or "").startswith("http") else addresses.get("dashboard"),
+        s3_endpoint=variables.url("SOLDIOM_S3_ENDPOINT", "http", "https"),
+        github_api_url=(variables.url("SOLDIOM_GITHUB_API_URL", "http", "https") or GITHUB_API_URL).rstrip("/"),
+        github_tokens=variables.parts("SOLDIOM_GITHUB_TOKEN"),
+        hf_endpoint=(variables.url("HF_ENDPOINT", "http", "https") or HF_ENDPOINT).rstrip("/"),
+        hf_token=variables.text("HF_TOKEN"),
+        encryption_key=variables.encryption_key(),
+        api_host=variables.text("SOLDIOM_API_HOST") or addresses.get("api_host") or "127.0.0.1",
+        api_port=variables.port("SOLDIOM_API_PORT", str(addresses.get("api_port", "8000"))),
+        tls_cert=variables.file("SOLDIOM_TLS_CERT"),
+        tls_key=variables.file("SOLDIOM_TLS_KEY"),
+        rate_limit=variables.rate_limit(),
+        private_hosts=variables.hosts("SOLDIOM_PRIVATE_HOSTS"),
+        upload_max_bytes=variables.size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES),
+        upload_quota_bytes=variables.size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES),
+        external=frozenset(name for name, url in urls.items() if url and url not in set(addresses.values())),
     )
-    chroma_url = url("SOLDIOM_CHROMA_URL", ("http", "https"))
-    mlflow_url = url("MLFLOW_TRACKING_URI", ("http", "https"))
-    ray_address = text("RAY_ADDRESS")
-    given = {"postgres": database_url, "chroma": chroma_url, "mlflow": mlflow_url, "ray": ray_address}
-    own = set(addresses.values())
-    external = frozenset(name for name, value in given.items() if value and value not in own)
-
-    port_text = text("SOLDIOM_API_PORT") or str(addresses.get("api_port", "8000"))
-    if not (port_text.isdecimal() and 0 < int(port_text) < 65536):
-        problems.append(Problem("SOLDIOM_API_PORT", f"is {port_text!r}; it must be a number from 1 to 65535"))
-    key = None
-    key_text = secret("SOLDIOM_ENCRYPTION_KEY")
-    if key_text:
-        key = _key_bytes(key_text)
-        if key is None:
-            problems.append(
-                Problem(
-                    "SOLDIOM_ENCRYPTION_KEY",
-                    "must be 32 bytes written as 64 hex digits: make one with `openssl rand -hex 32`",
-                )
-            )
-    tls_cert, tls_key = path("SOLDIOM_TLS_CERT"), path("SOLDIOM_TLS_KEY")
-    if (tls_cert is None) != (tls_key is None):
+    problems = variables.problems
+    if (settings.tls_cert is None) != (settings.tls_key is None):
         problems.append(Problem("SOLDIOM_TLS_CERT", "and SOLDIOM_TLS_KEY belong together; only one of them is set"))
-    rate_limit = text("SOLDIOM_RATE_LIMIT") or "600/minute"
-    count, _, period = rate_limit.partition("/")
-    if not (count.isdecimal() and int(count) > 0 and period in ("second", "minute", "hour")):
-        problems.append(
-            Problem("SOLDIOM_RATE_LIMIT", f"is {rate_limit!r}; write it as COUNT/second, COUNT/minute or COUNT/hour")
-        )
-    private_hosts = tuple(
-        part.strip().lower() for part in (text("SOLDIOM_PRIVATE_HOSTS") or "").split(",") if part.strip()
-    )
-    problems.extend(
-        Problem("SOLDIOM_PRIVATE_HOSTS", _NO_HOST.format(host)) for host in private_hosts if not _is_host(host)
-    )
-
-    def size(name: str, default: int) -> int:
-        value = text(name) or str(default)
-        if not (value.isdecimal() and 0 < len(value) < 19 and int(value)):
-            problems.append(Problem(name, f"is {value!r}; it must be a number of bytes, such as {default}"))
-            return default
-        return int(value)
-
-    upload_max_bytes = size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES)
-    upload_quota_bytes = size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES)
-    github_api_url = url("SOLDIOM_GITHUB_API_URL", ("http", "https")) or "https://api.github.com"
-    hf_endpoint = url("HF_ENDPOINT", ("http", "https")) or "https://huggingface.co"
     if problems:
         raise InputError(
             "The environment holds settings that cannot be used.", remedy="correct or unset them", problems=problems
         )
-    return Settings(
-        home=home,
-        storage=storage,
-        database_url=database_url or addresses.get("postgres"),
-        chroma_url=chroma_url or addresses.get("chroma"),
-        mlflow_url=mlflow_url or addresses.get("mlflow"),
-        ray_address=addresses.get("ray") if ray_address in (None, addresses.get("dashboard")) else ray_address,
-        dashboard_url=ray_address if ray_address and ray_address.startswith("http") else addresses.get("dashboard"),
-        s3_endpoint=url("SOLDIOM_S3_ENDPOINT", ("http", "https")),
-        github_api_url=github_api_url.rstrip("/"),
-        github_tokens=tuple(t.strip() for t in (secret("SOLDIOM_GITHUB_TOKEN") or "").split(",") if t.strip()),
-        hf_endpoint=hf_endpoint.rstrip("/"),
-        hf_token=secret("HF_TOKEN"),
-        encryption_key=key,
-        api_host=text("SOLDIOM_API_HOST") or addresses.get("api_host") or "127.0.0.1",
-        api_port=int(port_text),
-        tls_cert=tls_cert,
-        tls_key=tls_key,
-        rate_limit=rate_limit,
-        private_hosts=private_hosts,
-        upload_max_bytes=upload_max_bytes,
-        upload_quota_bytes=upload_quota_bytes,
-        external=external,
-    )
+    return settings
+
+
+class _Variables:
+    """The environment, and what this home has written down. Each reader returns a usable value and adds to `problems`
+    what is wrong with the variable."""
+
+    def __init__(self, environ: Mapping[str, str], home: Path) -> None:
+        self.environ = environ
+        self.addresses = _read_json(home / "run" / "addresses.json")
+        self.secrets = _read_json(home / "keys" / "secrets.json")
+        self.problems: list[Problem] = []
+
+    def text(self, name: str) -> str | None:
+        """A variable; a secret that is not set, as this home keeps it."""
+        value = (self.environ.get(name) or "").strip() or None
+        return value or (self.secrets.get(name) if name in SECRET_VARIABLES else None)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """A list, separated by commas."""
+        return tuple(part.strip() for part in (self.text(name) or "").split(",") if part.strip())
+
+    def url(self, name: str, *schemes: str) -> str | None:
+        value = self.text(name)
+        if value and urlsplit(value).scheme not in schemes:
+            self._add(name, f"its scheme is {urlsplit(value).scheme!r}; known: {', '.join(schemes)}")
+        return value
+
+    def service_urls(self) -> dict[str, str | None]:
+        """Where the environment places each service."""
+        return {
+            "postgres": self.url(
+                "SOLDIOM_DATABASE_URL", "postgresql", "postgresql+psycopg", "mysql", "mysql+pymysql", "mariadb"
+            ),
+            "chroma": self.url("SOLDIOM_CHROMA_URL", "http", "https"),
+            "mlflow": self.url("MLFLOW_TRACKING_URI", "http", "https"),
+            "ray": self.text("RAY_ADDRESS"),
+        }
+
+    def file(self, name: str) -> Path | None:
+        value = self.text(name)
+        if value and not Path(value).is_file():
+            self._add(name, f"no file at {value!r}")
+        return Path(value) if value else None
+
+    def port(self, name: str, default: str) -> int:
+        value = self.text(name) or default
+        if value.isdecimal() and 0 < int(value) < 65536:
+            return int(value)
+        self._add(name, f"is {value!r}; it must be a number from 1 to 65535")
+        return 0
+
+    def size(self, name: str, default: int) -> int:
+        value = self.text(name) or str(default)
+        if value.isdecimal() and len(value) < 19 and int(value):
+            return int(value)
+        self._add(name, f"is {value!r}; it must be a number of bytes, such as {default}")
+        return default
+
+    def encryption_key(self) -> bytes | None:
+        text = self.text("SOLDIOM_ENCRYPTION_KEY")
+        key = _key_bytes(text) if text else None
+        if text and key is None:
+            remedy = "make one with `openssl rand -hex 32`"
+            self._add("SOLDIOM_ENCRYPTION_KEY", f"must be 32 bytes written as 64 hex digits: {remedy}")
+        return key
+
+    def rate_limit(self) -> str:
+        value = self.text("SOLDIOM_RATE_LIMIT") or "600/minute"
+        count, _, period = value.partition("/")
+        if not (count.isdecimal() and int(count) > 0 and period in ("second", "minute", "hour")):
+            self._add("SOLDIOM_RATE_LIMIT", f"is {value!r}; write it as COUNT/second, COUNT/minute or COUNT/hour")
+        return value
+
+    def hosts(self, name: str) -> tuple[str, ...]:
+        hosts = tuple(part.lower() for part in self.parts(name))
+        for host in hosts:
+            if not _is_host(host):
+                self._add(
+                    name,
+                    f"holds {host!r}; write host names, addresses or networks such as db.example.org, 10.1.2.3,"
+                    " 10.1.0.0/16",
+                )
+        return hosts
+
+    def _add(self, name: str, message: str) -> None:
+        self.problems.append(Problem(name, message))
 
 
 def job_environment(settings: Settings, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -215,33 +235,33 @@ def job_environment(settings: Settings, environ: Mapping[str, str] | None = None
     return variables | {"SOLDIOM_HOME": str(settings.home)}
 
 
-def keep_secrets(
+def save_secrets(
     settings: Settings, environ: Mapping[str, str] | None = None, *, forget: tuple[str, ...] = ()
 ) -> Settings:
-    """Write the secrets of this environment where the jobs of this home read them (owner only); the settings that
-    follow. Those named in `forget` are dropped where this environment does not set them."""
+    """Write the secrets of this environment where the jobs of this home read them (owner only); returns the settings as
+    they are then. Those named in `forget` are dropped where this environment does not set them."""
     environ = os.environ if environ is None else environ
-    found = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
-    _change_secrets(settings, lambda known: {k: v for k, v in known.items() if k not in forget} | found)
+    secrets = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
+    _change_secrets(settings, lambda stored: {k: v for k, v in stored.items() if k not in forget} | secrets)
     return load_settings(environ)
 
 
-def keep_connection_secrets(settings: Settings, secrets: Mapping[str, str]) -> None:
-    """Keep secrets of collected databases and endpoints beside those of the environment, each under its reference."""
-    _change_secrets(settings, lambda known: known | {"connections": known.get("connections", {}) | dict(secrets)})
+def save_connection_secrets(settings: Settings, secrets: Mapping[str, str]) -> None:
+    """Store secrets of collected databases and endpoints beside those of the environment, each under its reference."""
+    _change_secrets(settings, lambda stored: stored | {"connections": stored.get("connections", {}) | dict(secrets)})
 
 
 def connection_secret(settings: Settings, reference: str) -> str | None:
-    """What was kept under a reference."""
+    """The secret that was saved under a reference."""
     value = _read_json(settings.keys_folder / "secrets.json").get("connections", {}).get(reference)
     return value if isinstance(value, str) else None
 
 
 def _change_secrets(settings: Settings, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """One change at a time, over all processes of this machine: none is lost."""
+    """Change the stored secrets, one process of this machine at a time, so that no change is lost."""
     path = settings.keys_folder / "secrets.json"
-    known = _read_json(path)
-    if change(known) == known:
+    stored = _read_json(path)
+    if change(stored) == stored:
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with os.fdopen(os.open(path.with_name(".secrets.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:

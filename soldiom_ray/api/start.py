@@ -7,7 +7,7 @@ from typing import Any
 from soldiom_ray import compute
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.logs import start_logging
-from soldiom_ray.settings import Settings, job_environment, keep_secrets, load_settings
+from soldiom_ray.settings import Settings, job_environment, load_settings, save_secrets
 
 REQUEST_SECONDS = 900.0
 """Serve cuts streams, too, after this time."""
@@ -19,7 +19,7 @@ def start(settings: Settings) -> None:
     from ray.serve.config import HTTPOptions
 
     compute.connect(settings)
-    keep_secrets(settings)
+    save_secrets(settings)
     serve.start(
         proxy_location="HeadOnly",
         http_options=HTTPOptions(

@@ -8,7 +8,7 @@ import typer
 
 from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table
 from soldiom_ray.errors import InputError, UnavailableError
-from soldiom_ray.settings import Settings, keep_secrets, load_settings, write_private
+from soldiom_ray.settings import Settings, load_settings, save_secrets, write_private
 
 keys_app = typer.Typer(help="Keys of the API: create, list, revoke.", no_args_is_help=True)
 
@@ -27,7 +27,7 @@ def up(json: Json = False) -> None:
 
     began = time.monotonic()
     # A database elsewhere is used as long as the environment of `up` names it; other secrets stay until replaced.
-    settings = keep_secrets(load_settings(), forget=("SOLDIOM_DATABASE_URL",))
+    settings = save_secrets(load_settings(), forget=("SOLDIOM_DATABASE_URL",))
     services.up(settings, note, prepare=migrate)
     settings = load_settings()
     new_key = _local_key(settings)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from soldiom_ray.domains.connections import DatabaseAddress, origin_of, read_database_url
 from soldiom_ray.domains.schema import Recipe, Source
-from soldiom_ray.settings import Settings, connection_secret, keep_connection_secrets
+from soldiom_ray.settings import Settings, connection_secret, save_connection_secrets
 
 
 def hide_secrets(settings: Settings, recipe: Recipe, tenant: str) -> Recipe:
@@ -17,7 +17,7 @@ def hide_secrets(settings: Settings, recipe: Recipe, tenant: str) -> Recipe:
     secrets: dict[str, str] = {}
     sources = tuple(_move_secrets(source, tenant, secrets) for source in recipe.collect or ())
     if secrets:
-        keep_connection_secrets(settings, secrets)
+        save_connection_secrets(settings, secrets)
     return recipe.model_copy(update={"collect": sources}) if recipe.collect else recipe
 
 
