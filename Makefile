@@ -54,7 +54,7 @@ base-model: $(DEV) ## train builtin/tiny anew (an hour or more on two cores) and
 	@$(BIN)/soldiom up
 	@run=$$($(BIN)/soldiom run recipes/base-tiny.yaml --json | \
 	  $(BIN)/python -c 'import json, sys; print(json.load(sys.stdin)["result"]["run"])') && \
-	  $(BIN)/python -m soldiom_ray.models.ship "$$run" tiny
+	  $(BIN)/python -m soldiom_ray.models.package_model "$$run" tiny
 
 clean: down ## stop the services, remove the environment and the caches; data stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache build dist *.egg-info

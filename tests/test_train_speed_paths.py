@@ -10,7 +10,7 @@ from torch.nn import functional
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.layers import causal_blocks
 from soldiom_ray.models.loss import CausalLoss
-from soldiom_ray.models.weight_cache import copies_are_old, drop_copies, hold_copies, working_copy
+from soldiom_ray.models.weight_cache import cache_weights, compute_weight, invalidate_weights
 
 SHAPE = {
     "vocab_size": 301,
@@ -143,16 +143,14 @@ def test_a_model_whose_output_would_differ_keeps_its_own_layers(monkeypatch: pyt
 
 def test_a_copy_follows_its_weight() -> None:
     weight = torch.nn.Parameter(torch.randn(50, 8))
-    assert working_copy(weight, torch.bfloat16) is not working_copy(weight, torch.bfloat16)
-    hold_copies([weight])
-    first = working_copy(weight, torch.bfloat16, aligned=True)
+    assert compute_weight(weight, torch.bfloat16) is not compute_weight(weight, torch.bfloat16)
+    cache_weights([weight])
+    first = compute_weight(weight, torch.bfloat16, aligned=True)
     assert first.shape == (64, 8) and not first[50:].any()
-    assert working_copy(weight, torch.bfloat16).data_ptr() == first.data_ptr()
+    assert compute_weight(weight, torch.bfloat16).data_ptr() == first.data_ptr()
     with torch.no_grad():
         weight.add_(1)
-    torch.testing.assert_close(working_copy(weight, torch.bfloat16), weight.detach().bfloat16())
+    torch.testing.assert_close(compute_weight(weight, torch.bfloat16), weight.detach().bfloat16())
     weight.data.mul_(2)
-    copies_are_old([weight])
-    torch.testing.assert_close(working_copy(weight, torch.bfloat16), weight.detach().bfloat16())
-    drop_copies([weight])
-    assert working_copy(weight, torch.bfloat16).shape == (50, 8)
+    invalidate_weights([weight])
+    torch.testing.assert_close(compute_weight(weight, torch.bfloat16), weight.detach().bfloat16())

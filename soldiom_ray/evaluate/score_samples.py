@@ -115,7 +115,7 @@ def _score(
 def _labels(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
     import torch
 
-    from soldiom_ray.models.classification import losses_of
+    from soldiom_ray.models.classification import sample_losses
 
     given = {name: tensor.to(model.device) for name, tensor in _input(processor, rows, length).items()}
     logits = model(**given).logits.float().cpu()
@@ -124,12 +124,12 @@ def _labels(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: 
         wanted = torch.zeros_like(logits)
         for row, sample in zip(wanted, rows, strict=True):
             row[[place[name] for name in sample["labels"] if name in place]] = 1
-        losses = losses_of(logits, wanted)
+        losses = sample_losses(logits, wanted)
         right = ((logits > 0) == (wanted > 0)).all(1)
     else:
         aims = torch.tensor([place.get(sample["labels"][0], -1) for sample in rows])
         known = aims >= 0
-        losses = losses_of(logits, aims.clamp_min(0))
+        losses = sample_losses(logits, aims.clamp_min(0))
         losses[~known] = math.log(len(place)) + 10  # a label that training never saw cannot be said
         right = (logits.argmax(1) == aims) & known
     return [(1, float(loss), float(hit)) for loss, hit in zip(losses, right, strict=True)]

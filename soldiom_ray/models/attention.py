@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-PART_POSITIONS, MOST_PARTS = 128, 4
+RANGE_POSITIONS, MAX_RANGES = 128, 4
+"""Least number of queries that are computed together, and most ranges that a block's queries are cut into."""
 
 
 def causal_attention(
@@ -24,9 +25,10 @@ def causal_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [batch, heads, positions, width] -> [batch, positions, heads, width].
+    """transformers' attention interface: query [batch, heads, positions, width], key and value with as many heads or a
+    divisor of them -> [batch, positions, heads, width] in value's dtype.
 
-    Every position sees itself and all before it; the mask argument is not looked at, so only blocks without padding.
+    Every position sees itself and all before it; `attention_mask` is not looked at, so only for blocks without padding.
     """
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
@@ -42,6 +44,7 @@ def causal_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, start: int, end: int, dropout: float) -> Tensor:
+    """Queries start..end, all [batch, heads, positions, width] -> [batch, heads, end - start, width]."""
     scores = query[:, :, start:end] @ key[:, :, :end].transpose(-1, -2)
     future = torch.full((end - start, end), -torch.inf, dtype=scores.dtype, device=scores.device).triu(start + 1)
     weights = scores.add_(future).softmax(-1).to(value.dtype)
@@ -51,66 +54,67 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, start: int, end: int, dro
 
 
 def rotated_attention(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
-    """Causal attention of queries and keys that are still to be turned by their positions (RoPE, Su et al. 2021).
+    """Causal attention of queries and keys that are still to be rotated by their positions (RoPE, Su et al. 2021).
 
     query [batch, positions, heads, width], key and value with as many heads or a divisor of them, cos and sin [1 or
-    batch, positions, width] -> [batch, positions, heads * width]."""
+    batch, positions, width] -> [batch, positions, heads * width] in query's dtype. `scale` multiplies the scores."""
     repeats = query.shape[2] // key.shape[2]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
-    result: Tensor = _Rotated.apply(query, key, value, cos, sin, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _RotatedAttention.apply(query, key, value, cos, sin, scale)  # type: ignore[no-untyped-call]
     return result
 
 
-class _Rotated(torch.autograd.Function):
-    """Keeps the turned queries and keys, the values and the weights of the parts."""
+class _RotatedAttention(torch.autograd.Function):
+    """Keeps the rotated queries and keys, the values, and the attention weights of each range of queries."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
         batch, positions, heads, width = query.shape
         half = width // 2
-        turns = [table[:, :, None, :half].transpose(1, 2).to(query.dtype) for table in (cos, sin)]
-        query, key = (_turned(one.transpose(1, 2), *turns) for one in (query, key))
+        rotation = [table[:, :, None, :half].transpose(1, 2).to(query.dtype) for table in (cos, sin)]
+        query, key = (_rotate(states.transpose(1, 2), *rotation) for states in (query, key))
         value = value.transpose(1, 2).contiguous().view(-1, positions, width)
-        read, weights = torch.empty_like(value), []
-        for start, end in _parts(positions):
+        output, weights = torch.empty_like(value), []
+        for start, end in _query_ranges(positions):
             scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2)).mul_(scale)
             future = scores.new_full((end - start, end - start), -torch.inf).triu_(1)
             scores[:, :, start:].add_(future)
             torch.softmax(scores, -1, out=scores)
-            read[:, start:end] = torch.bmm(scores, value[:, :end])
+            output[:, start:end] = torch.bmm(scores, value[:, :end])
             weights.append(scores)
-        ctx.save_for_backward(query, key, value, *turns, *weights)
+        ctx.save_for_backward(query, key, value, *rotation, *weights)
         ctx.scale, ctx.shape = scale, (batch, heads, positions, width)
-        return read.view(batch, heads, positions, width).transpose(1, 2).reshape(batch, positions, -1)
+        return output.view(batch, heads, positions, width).transpose(1, 2).reshape(batch, positions, -1)
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         query, key, value, cos, sin, *weights = ctx.saved_tensors
         batch, heads, positions, width = ctx.shape
-        given = outer[0].view(batch, positions, heads, width).transpose(1, 2).reshape(-1, positions, width)
-        for_query, for_key, for_value = (torch.zeros_like(one) for one in (query, key, value))
-        for (start, end), part in zip(_parts(positions), weights, strict=True):
-            out = given[:, start:end]
-            for_value[:, :end] += torch.bmm(part.transpose(1, 2), out)
+        gradient = outer[0].view(batch, positions, heads, width).transpose(1, 2).reshape(-1, positions, width)
+        for_query, for_key, for_value = (torch.zeros_like(states) for states in (query, key, value))
+        for (start, end), attended in zip(_query_ranges(positions), weights, strict=True):
+            out = gradient[:, start:end]
+            for_value[:, :end] += torch.bmm(attended.transpose(1, 2), out)
             scores = torch.bmm(out, value[:, :end].transpose(1, 2))
-            scores = torch._softmax_backward_data(scores, part, -1, part.dtype).mul_(ctx.scale)
+            scores = torch._softmax_backward_data(scores, attended, -1, attended.dtype).mul_(ctx.scale)
             for_query[:, start:end] = torch.bmm(scores, key[:, :end])
             for_key[:, :end] += torch.bmm(scores.transpose(1, 2), query[:, start:end])
-        turned = (one.view(batch, heads, positions, width) for one in (for_query, for_key))
-        back = [_turned(one, cos, -sin).view(batch, heads, positions, width).transpose(1, 2) for one in turned]
+        rotated = (states.view(batch, heads, positions, width) for states in (for_query, for_key))
+        back = [_rotate(states, cos, -sin).view(batch, heads, positions, width).transpose(1, 2) for states in rotated]
         return back[0], back[1], for_value.view(batch, heads, positions, width).transpose(1, 2), None, None, None
 
 
-def _parts(positions: int) -> list[tuple[int, int]]:
-    """Ranges of queries, none of which looks beyond its end."""
-    count = max(1, min(MOST_PARTS, positions // PART_POSITIONS))
-    cuts = [positions * part // count for part in range(count + 1)]
+def _query_ranges(positions: int) -> list[tuple[int, int]]:
+    """Ranges [start, end) of queries, none of which looks beyond its end."""
+    count = max(1, min(MAX_RANGES, positions // RANGE_POSITIONS))
+    cuts = [positions * number // count for number in range(count + 1)]
     return list(pairwise(cuts))
 
 
-def _turned(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """States [batch, heads, positions, width] turned by their positions, [batch * heads, positions, width]."""
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """States [batch, heads, positions, width] rotated by their positions, [batch * heads, positions, width]; cos and
+    sin are [1 or batch, 1, positions, width / 2]."""
     result = states.new_empty(states.shape)
     half = states.shape[-1] // 2
     first, second = states[..., :half], states[..., half:]

@@ -14,40 +14,40 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from soldiom_ray.models.attention import causal_attention, rotated_attention
-from soldiom_ray.models.weight_cache import working_copy
+from soldiom_ray.models.weight_cache import compute_weight
 
 log = logging.getLogger(__name__)
-NAME = "soldiom_causal"
-PLAIN = ("llama", "mistral", "qwen2", "qwen3")
-MOST_POSITIONS = 1024
+ATTENTION = "soldiom_causal"
+ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+MAX_POSITIONS = 1024
 """Beyond this the scores take more memory than the time is worth."""
-ALIKE = 0.05
+MAX_DIFFERENCE = 0.05
 """How far the faster layers' states may be from the plain ones in a bfloat16 model, as a share of their size (the root
 mean square of the difference): two orders of the same products differ by 0.01."""
 
 
 @contextmanager
 def causal_blocks(model: Any, positions: int) -> Iterator[None]:
-    """Let a model read blocks without padding in the fastest way: on the CPU, for the plain architectures, up to
-    MOST_POSITIONS, through attention that needs no mask and the layers below. Others stay as they are, and so do
-    models whose output is not the same on a try."""
+    """While it is open, the model reads token blocks [batch, positions] without padding in the fastest way: on the CPU,
+    for the ARCHITECTURES, up to MAX_POSITIONS, through attention that needs no mask and the layers below. Other models
+    stay as they are, and so do those whose output differs on a trial."""
     from transformers import AttentionInterface
 
-    plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    config, device = plain.config, next(plain.parameters()).device
-    simple = getattr(config, "model_type", "") in PLAIN and not getattr(config, "sliding_window", None)
-    if not simple or positions > MOST_POSITIONS or device.type != "cpu":
+    language_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config, device = language_model.config, next(language_model.parameters()).device
+    supported = getattr(config, "model_type", "") in ARCHITECTURES and not getattr(config, "sliding_window", None)
+    if not supported or positions > MAX_POSITIONS or device.type != "cpu":
         yield
         return
-    AttentionInterface.register(NAME, causal_attention)
+    AttentionInterface.register(ATTENTION, causal_attention)
     before = config._attn_implementation
     with ExitStack() as stack:
-        stack.callback(plain.set_attn_implementation, before)
-        expected = _states(plain)
-        plain.set_attn_implementation(NAME)
-        patches = stack.enter_context(_faster_layers(plain))
-        difference = (_states(plain) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
-        if not difference < ALIKE:
+        stack.callback(language_model.set_attn_implementation, before)
+        expected = _probe_states(language_model)
+        language_model.set_attn_implementation(ATTENTION)
+        patches = stack.enter_context(_faster_layers(language_model))
+        difference = (_probe_states(language_model) - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+        if not difference < MAX_DIFFERENCE:
             log.info("layers stay as transformers computes them", extra={"data": {"difference": float(difference)}})
             patches.close()
         yield
@@ -55,17 +55,18 @@ def causal_blocks(model: Any, positions: int) -> Iterator[None]:
 
 @contextmanager
 def _faster_layers(model: nn.Module) -> Iterator[ExitStack]:
-    """Give modules their faster forward passes; they get their own back at the end, or when the stack is closed."""
+    """Give modules their faster forward passes. Their own return at the end, or when the stack that is given is
+    closed."""
     with ExitStack() as stack:
         for module in model.modules():
-            if (forward := faster(module)) is not None and "forward" not in vars(module):
+            if (forward := faster_forward(module)) is not None and "forward" not in vars(module):
                 module.forward = forward
                 stack.callback(delattr, module, "forward")
         yield stack
 
 
-def _states(model: Any) -> Tensor:
-    """The last layer's output for a few tokens."""
+def _probe_states(model: Any) -> Tensor:
+    """The last layer's output for a few tokens, [1, 32, width] in float32."""
     ids = torch.arange(1, 33)[None] * 7 % model.config.vocab_size
     training = model.training
     model.eval()
@@ -77,40 +78,41 @@ def _states(model: Any) -> Tensor:
         model.train(training)
 
 
-def faster(module: nn.Module) -> Callable[..., Any] | None:
-    """The forward pass that takes the place of this module's own, None where its own is as good or not known."""
-    kind = type(module)
-    name, known = kind.__name__, kind.__module__.startswith("transformers.models.")
-    if kind is nn.Linear:
+def faster_forward(module: nn.Module) -> Callable[..., Any] | None:
+    """The forward pass that takes the place of this module's own; None where its own is as good, or the module is not
+    known."""
+    module_class = type(module)
+    name, known = module_class.__name__, module_class.__module__.startswith("transformers.models.")
+    if module_class is nn.Linear:
         return lambda x: linear(module, x)
-    if kind is nn.Embedding and module.max_norm is None:
+    if module_class is nn.Embedding and module.max_norm is None:
         own = module.forward
-        return lambda ids: own(ids).to(_kind(module.weight))
+        return lambda ids: own(ids).to(_compute_dtype(module.weight))
     if known and name.endswith("RMSNorm") and hasattr(module, "variance_epsilon"):
-        return lambda x: _Norm.apply(x, module.weight, module.variance_epsilon, _kind(x))  # type: ignore[no-untyped-call]
+        return lambda x: _Norm.apply(x, module.weight, module.variance_epsilon, _compute_dtype(x))  # type: ignore[no-untyped-call]
     if known and name.endswith("MLP") and type(getattr(module, "act_fn", None)).__name__ in ("SiLUActivation", "SiLU"):
         gated: Any = module
         return lambda x: gated.down_proj(_Gate.apply(gated.gate_proj(x), gated.up_proj(x)))  # type: ignore[no-untyped-call]
     if known and name.endswith("Attention") and hasattr(module, "q_proj") and not module.attention_dropout:
-        return _attention(module)
-    if name == "Linear" and kind.__module__ == "peft.tuners.lora.layer":
-        return _adapted(module)
+        return _attention_forward(module)
+    if name == "Linear" and module_class.__module__ == "peft.tuners.lora.layer":
+        return _lora_forward(module)
     return None
 
 
 def linear(module: Any, x: Tensor) -> Tensor:
-    """A linear layer; torch's own where the weight needs no cast."""
+    """A linear layer: x [..., in] -> [..., out] in the compute dtype; torch's own where the weight needs no cast."""
     weight, bias = module.weight, module.bias
-    kind = _kind(weight)
-    x = x.to(kind)
-    if weight.dtype == kind:
-        return functional.linear(x, weight, None if bias is None else bias.to(kind))
-    result: Tensor = _Linear.apply(x, weight, working_copy(weight, kind), bias)  # type: ignore[no-untyped-call]
+    dtype = _compute_dtype(weight)
+    x = x.to(dtype)
+    if weight.dtype == dtype:
+        return functional.linear(x, weight, None if bias is None else bias.to(dtype))
+    result: Tensor = _Linear.apply(x, weight, compute_weight(weight, dtype), bias)  # type: ignore[no-untyped-call]
     return result
 
 
-def _adapted(module: Any) -> Callable[..., Any] | None:
-    """A plain LoRA layer with one adapter and no dropout."""
+def _lora_forward(module: Any) -> Callable[..., Any] | None:
+    """Of a plain LoRA layer with one adapter and no dropout; None for others."""
     base, names = module.base_layer, module.active_adapters
     if len(names) != 1 or type(base) is not nn.Linear or base.weight.requires_grad or names[0] in module.lora_variant:
         return None
@@ -122,14 +124,15 @@ def _adapted(module: Any) -> Callable[..., Any] | None:
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Any:
         if module.merged or module.disable_adapters or args or kwargs:
             return own(x, *args, **kwargs)
-        kind = _kind(base.weight)
-        copies = (working_copy(base.weight, kind), working_copy(down, kind), working_copy(up, kind))
-        return _Adapted.apply(x.to(kind), down, up, *copies, base.bias, module.scaling[name])  # type: ignore[no-untyped-call]
+        dtype = _compute_dtype(base.weight)
+        copies = (compute_weight(base.weight, dtype), compute_weight(down, dtype), compute_weight(up, dtype))
+        return _LoraLinear.apply(x.to(dtype), down, up, *copies, base.bias, module.scaling[name])  # type: ignore[no-untyped-call]
 
     return forward
 
 
-def _attention(module: Any) -> Callable[..., Any]:
+def _attention_forward(module: Any) -> Callable[..., Any]:
+    """hidden_states [batch, positions, width] -> (the same shape, None); with a cache the module's own is called."""
     own, norms = module.forward, hasattr(module, "q_norm")
 
     def forward(hidden_states: Tensor, position_embeddings: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -142,20 +145,21 @@ def _attention(module: Any) -> Callable[..., Any]:
         cos, sin = position_embeddings
         if norms:
             query, key = module.q_norm(query), module.k_norm(key)
-        read = rotated_attention(query, key, value, cos, sin, module.scaling)
-        return module.o_proj(read), None
+        output = rotated_attention(query, key, value, cos, sin, module.scaling)
+        return module.o_proj(output), None
 
     return forward
 
 
-def _kind(like: Tensor) -> torch.dtype:
-    """The kind of number that products are made in."""
-    device = like.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+def _compute_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of products with a weight: autocast's where it is on."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
 class _Linear(torch.autograd.Function):
-    """`x @ copy.T + bias`; the gradient is `weight`'s, whose copy it multiplies with."""
+    """`x @ copy.T + bias`: x [..., in], weight and its copy [out, in] -> [..., out]. The gradient is `weight`'s, whose
+    copy is multiplied with."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, copy: Tensor, bias: Tensor | None) -> Tensor:
@@ -175,8 +179,9 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _Adapted(torch.autograd.Function):
-    """`x @ base.T + bias + scale * (x @ down.T) @ up.T`; gradients for x, down and up."""
+class _LoraLinear(torch.autograd.Function):
+    """`x @ base.T + bias + scale * (x @ down.T) @ up.T`: x [..., in], base [out, in], down [rank, in], up [out, rank]
+    -> [..., out]. Gradients for x, down and up."""
 
     @staticmethod
     def forward(
@@ -210,14 +215,15 @@ class _Adapted(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """Root mean square normalisation (Zhang and Sennrich 2019), reckoned in float32."""
+    """Root mean square normalisation over the last dimension (Zhang and Sennrich 2019), computed in float32, returned
+    in `dtype`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, kind: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float, dtype: torch.dtype) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         scale = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
-        result: Tensor = (x * scale).mul_(weight).to(kind)
+        result: Tensor = (x * scale).mul_(weight).to(dtype)
         return result
 
     @staticmethod
@@ -233,7 +239,7 @@ class _Norm(torch.autograd.Function):
 
 
 class _Gate(torch.autograd.Function):
-    """`silu(gate) * up` (SwiGLU, Shazeer 2020)."""
+    """`silu(gate) * up`, elementwise (SwiGLU, Shazeer 2020)."""
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:

@@ -15,13 +15,13 @@ from soldiom_ray.models.loss import (
     Objective,
     hidden_states,
     is_chunkable,
-    logits_of,
-    plain_model,
+    language_model,
+    position_logits,
 )
 
 
 class PreferenceLoss(Objective):
-    """(ids, labels, reference) -> the summed loss of the pairs.
+    """(ids, labels, reference) -> the summed loss of the pairs, a float32 scalar.
 
     Rows 0..n-1 of `ids` and `labels` [2n, positions] are chosen conversations, rows n..2n-1 their rejected ones; labels
     are shifted (`labels[i]` follows `ids[i]`) and IGNORE_INDEX except in the answer. `reference` [2n] are the base
@@ -35,18 +35,19 @@ class PreferenceLoss(Objective):
         chosen, rejected = self._rewards(ids, labels, reference)
         return -functional.logsigmoid(chosen - rejected).sum()
 
-    def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         chosen, rejected = self._rewards(*batch)
         margin = chosen - rejected
         counts = [torch.tensor(float(len(margin))), (margin > 0).sum(), margin.sum(), chosen.sum(), rejected.sum()]
-        return -functional.logsigmoid(margin).sum(), torch.stack([one.to(margin) for one in counts])
+        return -functional.logsigmoid(margin).sum(), torch.stack([value.to(margin) for value in counts])
 
-    def refer(self, ids: Tensor, labels: Tensor) -> Tensor:
-        """What the base model says of the answers: the model without its adapter, [2n]."""
+    def reference_logprobs(self, ids: Tensor, labels: Tensor) -> Tensor:
+        """Log-probabilities of the answers under the base model, which is the model without its adapter: [2n] in
+        float32, from ids and labels [2n, positions]."""
         model: Any = self.model
         base = model.disable_adapter() if hasattr(model, "disable_adapter") else contextlib.nullcontext()
         with base:
-            return answer_logs(self.model, ids, labels, chunked=self.chunked)
+            return answer_logprobs(self.model, ids, labels, chunked=self.chunked)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         pairs, right, margin, chosen, rejected = counts.tolist()
@@ -59,32 +60,34 @@ class PreferenceLoss(Objective):
         }
 
     def _rewards(self, ids: Tensor, labels: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        rewards = self.beta * (answer_logs(self.model, ids, labels, chunked=self.chunked) - reference)
+        rewards = self.beta * (answer_logprobs(self.model, ids, labels, chunked=self.chunked) - reference)
         chosen, rejected = rewards.chunk(2)
         return chosen, rejected
 
 
-def answer_logs(model: Any, ids: Tensor, labels: Tensor, *, chunked: bool) -> Tensor:
-    """The log-probability of the scored labels of each row, summed, [rows] in float32.
+def answer_logprobs(model: Any, ids: Tensor, labels: Tensor, *, chunked: bool) -> Tensor:
+    """Log-probability of each row's labels that are not IGNORE_INDEX, summed: ids and labels [rows, positions] ->
+    [rows] in float32.
 
-    Only positions with a scored label meet the output matrix, a thousand at a time; their logits are made again in the
-    backward pass instead of being kept."""
-    scored = labels != IGNORE_INDEX
-    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(labels)[scored]
-    wanted = labels[scored]
+    Only positions with such a label meet the output matrix, a thousand at a time; their logits are computed again in
+    the backward pass instead of being stored."""
+    loss_mask = labels != IGNORE_INDEX
+    rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(labels)[loss_mask]
+    targets = labels[loss_mask]
     if chunked:
-        head = plain_model(model).get_output_embeddings()
-        states = hidden_states(model, ids)[scored]
-        parts = zip(torch.split(states, CHUNK_POSITIONS), torch.split(wanted, CHUNK_POSITIONS), strict=True)
-        logs = torch.cat([checkpoint(_logs, part, head, aim, use_reentrant=False) for part, aim in parts])
+        head = language_model(model).get_output_embeddings()
+        states = hidden_states(model, ids)[loss_mask]
+        parts = zip(torch.split(states, CHUNK_POSITIONS), torch.split(targets, CHUNK_POSITIONS), strict=True)
+        logprobs = torch.cat([checkpoint(_state_logprobs, part, head, aim, use_reentrant=False) for part, aim in parts])
     else:
-        logs = _picked(logits_of(model, ids)[scored], wanted)
-    return torch.zeros(len(ids), dtype=torch.float32, device=ids.device).index_add(0, rows, logs)
+        logprobs = _target_logprobs(position_logits(model, ids)[loss_mask], targets)
+    return torch.zeros(len(ids), dtype=torch.float32, device=ids.device).index_add(0, rows, logprobs)
 
 
-def _logs(states: Tensor, head: Any, wanted: Tensor) -> Tensor:
-    return _picked(head(states.to(head.weight.dtype)), wanted)
+def _state_logprobs(states: Tensor, head: Any, targets: Tensor) -> Tensor:
+    return _target_logprobs(head(states.to(head.weight.dtype)), targets)
 
 
-def _picked(logits: Tensor, wanted: Tensor) -> Tensor:
-    return -functional.cross_entropy(logits.float(), wanted, reduction="none")
+def _target_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits [n, vocabulary], targets [n] -> [n] in float32."""
+    return -functional.cross_entropy(logits.float(), targets, reduction="none")

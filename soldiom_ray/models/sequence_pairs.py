@@ -13,24 +13,27 @@ from soldiom_ray.models.loss import Objective
 
 
 def source_and_target(messages: Sequence[Message]) -> tuple[str, str] | None:
-    """A conversation that ends with an answer as a pair: all that was said before, a line each, and the answer. None
-    for others."""
+    """A conversation that ends with an answer as (source, target): the contents of all earlier messages, a line each,
+    and the answer. None for other conversations."""
     if len(messages) < 2 or messages[-1]["role"] != ANSWERING:
         return None
     return "\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"]
 
 
 class PairLoss(Objective):
-    """(source ids, attention mask, target ids, IGNORE_INDEX where padded) -> the summed loss of the targets' tokens."""
+    """(source ids, attention mask, labels) -> the summed loss of the labels, a float32 scalar.
+
+    Ids and mask are [pairs, longest source], labels (the target's ids, IGNORE_INDEX where padded) [pairs, longest
+    target], all in int64."""
 
     def forward(self, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
         return self._loss(self._logits(ids, mask, labels), labels)
 
-    def judge(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
+    def evaluate(self, *batch: Tensor) -> tuple[Tensor, Tensor]:
         ids, mask, labels = batch
-        logits, scored = self._logits(ids, mask, labels), labels != IGNORE_INDEX
-        right = (logits.argmax(-1) == labels) & scored
-        return self._loss(logits, labels), torch.stack([right.sum(), scored.sum()]).float()
+        logits, loss_mask = self._logits(ids, mask, labels), labels != IGNORE_INDEX
+        right = (logits.argmax(-1) == labels) & loss_mask
+        return self._loss(logits, labels), torch.stack([right.sum(), loss_mask.sum()]).float()
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
         return {"token_accuracy": float(counts[0] / counts[1].clamp_min(1))}

@@ -1,6 +1,6 @@
-"""Copies of weights in the kind of number that is multiplied, kept until the weights change.
+"""Compute-dtype copies of the weights, cached until the optimizer updates them.
 
-Autocast casts every float32 weight anew in each forward pass. A copy that is refreshed once for each optimiser step
+Autocast casts every float32 weight anew in each forward pass. A copy that is refreshed once for each optimizer step
 costs the same memory and a read of it instead.
 """
 
@@ -11,45 +11,40 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-COPY = "_soldiom_copy"
+CACHE = "_soldiom_copy"
+"""Attribute of a cached parameter: [state of the weight that was copied, the copy]."""
 ALIGNED_ROWS = 64
 """Products with a matrix of 50,257 rows took 119 ms where 50,304 took 98 ms (bf16, one core)."""
 
 
-def working_copy(weight: "Tensor", kind: "torch.dtype", *, aligned: bool = False) -> "Tensor":
-    """The weight in another kind of number, without gradient; the weight itself when it is of that kind.
+def compute_weight(weight: "Tensor", dtype: "torch.dtype", *, aligned: bool = False) -> "Tensor":
+    """The weight in another dtype, without gradient; the weight itself when it has that dtype.
 
-    `aligned`: rows of zeros may follow, up to a multiple of ALIGNED_ROWS. Kept only for weights given to `hold_copies`;
-    made anew after `copies_are_old`, or when torch knows that the weight was written to."""
+    `weight` is [rows, ...]; with `aligned`, rows of zeros may follow, up to a multiple of ALIGNED_ROWS. The copy is
+    cached only for weights given to `cache_weights`, and made anew after `invalidate_weights`, or when torch knows that
+    the weight was written to."""
     plain = weight.detach()
-    held: list[Any] | None = getattr(weight, COPY, None)
-    if plain.dtype == kind or held is None:
-        return plain.to(kind)
-    state = (weight._version, weight.data_ptr(), kind)
+    cache: list[Any] | None = getattr(weight, CACHE, None)
+    if plain.dtype == dtype or cache is None:
+        return plain.to(dtype)
+    state = (weight._version, weight.data_ptr(), dtype)
     rows = -(-len(plain) // ALIGNED_ROWS) * ALIGNED_ROWS if aligned else len(plain)
-    if held[0] != state or len(held[1]) < rows:
-        if held[1] is None or held[1].dtype != kind or len(held[1]) < rows:
-            held[1] = plain.new_zeros(rows, *plain.shape[1:], dtype=kind)
-        held[1][: len(plain)].copy_(plain)
-        held[0] = state
-    copy: Tensor = held[1]
+    if cache[0] != state or len(cache[1]) < rows:
+        if cache[1] is None or cache[1].dtype != dtype or len(cache[1]) < rows:
+            cache[1] = plain.new_zeros(rows, *plain.shape[1:], dtype=dtype)
+        cache[1][: len(plain)].copy_(plain)
+        cache[0] = state
+    copy: Tensor = cache[1]
     return copy if aligned else copy[: len(plain)]
 
 
-def hold_copies(parameters: "Iterable[nn.Parameter]") -> None:
-    """Keep copies of these from now on: their owner promises to call `copies_are_old` when it changes them."""
+def cache_weights(parameters: "Iterable[nn.Parameter]") -> None:
+    """Cache copies of these from now on: their owner promises to call `invalidate_weights` when it changes them."""
     for parameter in parameters:
-        setattr(parameter, COPY, [None, None])
+        setattr(parameter, CACHE, [None, None])
 
 
-def copies_are_old(parameters: "Iterable[nn.Parameter]") -> None:
-    """The weights have changed."""
+def invalidate_weights(parameters: "Iterable[nn.Parameter]") -> None:
+    """Have the copies of these cached weights made anew: the weights have changed."""
     for parameter in parameters:
-        getattr(parameter, COPY)[0] = None
-
-
-def drop_copies(parameters: "Iterable[nn.Parameter]") -> None:
-    """Keep none any longer."""
-    for parameter in parameters:
-        if hasattr(parameter, COPY):
-            delattr(parameter, COPY)
+        getattr(parameter, CACHE)[0] = None

@@ -189,7 +189,7 @@ def _objective(declared: Train, model: Any) -> Callable[..., Any]:
     if declared.task == "seq2seq_lm":
         return PairLoss(model)
     names = ("pixel_values",) if declared.task == "image_classification" else ("input_ids", "attention_mask")
-    return ClassificationLoss(model, names, several=declared.multi_label)
+    return ClassificationLoss(model, names, multi_label=declared.multi_label)
 
 
 def _batch(shape: Shape, units: int) -> tuple[Any, ...]:

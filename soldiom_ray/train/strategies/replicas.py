@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.models.weight_cache import copies_are_old, hold_copies
+from soldiom_ray.models.weight_cache import cache_weights, invalidate_weights
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization, Strategy
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Replicas(Strategy):
         import torch
 
         super().__init__(objective, optimization)
-        hold_copies(self.parameters.values())
+        cache_weights(self.parameters.values())
         self.optimizer = torch.optim.AdamW(self.groups(), lr=optimization.learning_rate, betas=BETAS, fused=True)
         self.module: Any = objective
         if self.world > 1:
@@ -40,7 +40,7 @@ class Replicas(Strategy):
 
     def step(self, learning_rate: float) -> None:
         super().step(learning_rate)
-        copies_are_old(self.parameters.values())
+        invalidate_weights(self.parameters.values())
 
     def weights(self) -> "dict[str, Tensor]":
         return {name: parameter.detach().cpu().contiguous() for name, parameter in self.parameters.items()}
@@ -67,7 +67,7 @@ class Replicas(Strategy):
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(weights[name])
-        copies_are_old(self.parameters.values())
+        invalidate_weights(self.parameters.values())
         if optimizer_state is None or not float(optimizer_state["step"]):
             return
         for name, parameter in self.parameters.items():

@@ -46,7 +46,7 @@ class Sharded(Strategy):
         """The objective as a module of one call: `forward(what, *batch)`.
 
         Weights at the root of a model (embeddings, output matrix) are gathered by the hooks of the outermost module's
-        call. Objectives use such weights themselves (the chunked loss) and have other entries (`judge`); so all go
+        call. Objectives use such weights themselves (the chunked loss) and have other entries (`evaluate`); so all go
         through this one, where the outermost hooks are."""
         from torch import nn
 

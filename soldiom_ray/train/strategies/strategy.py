@@ -63,8 +63,8 @@ class Strategy:
 
     def evaluate(self, batch: "tuple[Tensor, ...]") -> "tuple[Tensor, Tensor]":
         """This rank's summed loss and its counts for the task's metrics, without gradients, in evaluation mode."""
-        judged: tuple[Tensor, Tensor] = self.call("judge", batch)
-        return judged
+        loss_and_counts: tuple[Tensor, Tensor] = self.call("evaluate", batch)
+        return loss_and_counts
 
     def call(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
         """Call a method of the objective without gradients, at the training's precision."""

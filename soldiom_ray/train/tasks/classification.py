@@ -87,7 +87,7 @@ class TextClassificationTask(Task):
             yield train, validation
 
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
-        return ClassificationLoss(model, ("input_ids", "attention_mask"), several=declared.multi_label)
+        return ClassificationLoss(model, ("input_ids", "attention_mask"), multi_label=declared.multi_label)
 
     def configure(self, tokens: Manifest) -> dict[str, Any]:
         return configuration(tokens.details["labels"], several=tokens.details["several"]) | {

@@ -182,9 +182,9 @@ def _reference(strategy: "Strategy", units: Comparisons, positions: int) -> "npt
     for mine in shares(units, everyones, strategy.world, positions)[strategy.rank] if len(units) else ():
         # A rank without a pair reads another's: divided weights are gathered by all ranks together.
         ids, labels, _ = (torch.from_numpy(array) for array in units.batch(mine if len(mine) else everyones[:1]))
-        logs = strategy.call("refer", (ids.to(strategy.device), labels.to(strategy.device)))
+        logprobs = strategy.call("reference_logprobs", (ids.to(strategy.device), labels.to(strategy.device)))
         if len(mine):
-            found[torch.from_numpy(mine)] = logs.view(2, -1).T
+            found[torch.from_numpy(mine)] = logprobs.view(2, -1).T
     strategy.objective.train()
     reference: npt.NDArray[np.float32] = strategy.sum(found).cpu().numpy()
     return reference
