@@ -12,13 +12,13 @@ from typing import Any
 from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
-from soldiom_ray.collect.documents.pictures import told_by_path
+from soldiom_ray.collect.documents.pictures import metadata_from_path
 from soldiom_ray.collect.documents.sandbox import Sandbox
-from soldiom_ray.collect.documents.speech import why_not
+from soldiom_ray.collect.documents.speech import speech_model_problem
 from soldiom_ray.collect.label import LANGUAGES, label
 from soldiom_ray.collect.picture_tables import read_tables
-from soldiom_ray.collect.raw import keep_raw
-from soldiom_ray.collect.source_files import wanted
+from soldiom_ray.collect.raw import store_raw
+from soldiom_ray.collect.source_files import is_included
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SUPPORTED
@@ -80,7 +80,7 @@ class ParseFiles:
                 except SkippedError as skipped:
                     result.skip("user", given.group, given.name, skipped.reason, skipped.detail)
                     continue
-                sha256 = keep_raw(storage, data)
+                sha256 = store_raw(storage, data)
                 result.outcomes[COLLECTED] += 1
                 result.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
                 _note_facts(result, given, texts)
@@ -132,7 +132,7 @@ def parse_once(name: str, data: bytes, options: ParseOptions, sandbox: Sandbox, 
 def _attachments_kept(parsed: ParsedText, storage: Storage) -> ParsedText:
     if not parsed.attachments:
         return parsed
-    told = [{"sha256": keep_raw(storage, one.data), **one.metadata} for one in parsed.attachments]
+    told = [{"sha256": store_raw(storage, one.data), **one.metadata} for one in parsed.attachments]
     return replace(parsed, metadata=parsed.metadata | {"attachments": told}, attachments=())
 
 
@@ -183,7 +183,7 @@ def _with_tables(files: Sequence[Given], declared: FilesSource, result: TaskResu
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
     """Find all files and inputs; InputError names everything that is missing."""
     problems: list[Problem] = []
-    if declared.speech_model and (why := why_not(declared.speech_model)):
+    if declared.speech_model and (why := speech_model_problem(declared.speech_model)):
         problems.append(Problem("collect.speech_model", why))
     license_ = _license(declared.license, problems)
     files: list[Given] = []
@@ -198,7 +198,9 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         else:
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
-        chosen = [(name, file) for name, file in found if wanted(name, declared.include or ("*",), declared.exclude)]
+        chosen = [
+            (name, file) for name, file in found if is_included(name, declared.include or ("*",), declared.exclude)
+        ]
         result.outcomes["not_included"] += len(found) - len(chosen)
         found = chosen
         for name, file in found:
@@ -272,7 +274,7 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
         kind = "documentation" if data_type(given.name) == "text" else "other"
     metadata = json.loads(given.metadata) | parsed.metadata | ({"file_sha256": file_sha256} if parsed.part else {})
     if parsed.image:
-        metadata = told_by_path(parsed.part or given.name.partition("/")[2]) | metadata
+        metadata = metadata_from_path(parsed.part or given.name.partition("/")[2]) | metadata
     return Document(
         id=document_id("user", url, digest),
         text=metadata.pop("caption", "") if parsed.image else parsed.text,

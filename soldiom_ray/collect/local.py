@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
-from soldiom_ray.collect.source_files import Entry, Origin, ReadFiles, wanted
+from soldiom_ray.collect.source_files import Entry, Origin, ReadFiles, is_included
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.domains.schema import LocalSource
 from soldiom_ray.errors import InputError, Problem
@@ -239,7 +239,7 @@ def _sift(
     place = Place(origin, [], TaskResult())
     for path, file in sorted(found):
         readme = metadata_as_readme and path.endswith(".dist-info/METADATA")
-        if not wanted("README.md" if readme else path, declared.include, declared.exclude):
+        if not is_included("README.md" if readme else path, declared.include, declared.exclude):
             place.result.outcomes["not_included"] += 1
             continue
         try:

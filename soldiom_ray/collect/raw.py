@@ -5,10 +5,10 @@ import hashlib
 
 from soldiom_ray.storage import Storage, raw_key
 
-__all__ = ["keep_raw", "raw_key"]
+__all__ = ["raw_key", "store_raw"]
 
 
-def keep_raw(storage: Storage, data: bytes) -> str:
+def store_raw(storage: Storage, data: bytes) -> str:
     """Keep bytes unless they are kept already; their SHA-256."""
     sha256 = hashlib.sha256(data).hexdigest()
     storage.write_once(raw_key(sha256), data)

@@ -8,7 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 
 from soldiom_ray.collect.label import label
-from soldiom_ray.collect.raw import keep_raw
+from soldiom_ray.collect.raw import store_raw
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError, decode, notebook_text
 from soldiom_ray.records import Document, SourceName
@@ -83,7 +83,7 @@ def add_file(
     if kinds is not None and told.kind not in kinds:
         result.skip(origin.source, origin.group, path, "other_kind", told.kind)
         return
-    sha256 = keep_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
+    sha256 = store_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
     url = origin.url.replace("{}", path)
     result.outcomes[COLLECTED] += 1
     result.documents.append(
@@ -125,7 +125,7 @@ def file_text(path: str, data: bytes) -> str:
     return text
 
 
-def wanted(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
+def is_included(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
     """Whether a path passes the patterns; each is tried on the whole path and on the file's name."""
     name = PurePosixPath(path).name
     return any(fnmatch(name, p) or fnmatch(path, p) for p in include) and not any(

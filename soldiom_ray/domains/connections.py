@@ -28,7 +28,7 @@ class DatabaseAddress:
     socket: str = ""
 
     @property
-    def place(self) -> str:
+    def public_url(self) -> str:
         """The address for people and for provenance: without user, password and options."""
         if self.backend == "sqlite":
             return f"sqlite://{self.database}"
@@ -43,7 +43,7 @@ class DatabaseAddress:
             return f"sqlite://{self.database}"
         options = {"sslmode": self.sslmode if self.sslmode != "prefer" else "", "socket": self.socket}
         tail = urlencode({name: value for name, value in options.items() if value})
-        scheme, _, rest = self.place.partition("//")
+        scheme, _, rest = self.public_url.partition("//")
         user = f"{quote(self.user, safe='')}@" if self.user else ""
         return f"{scheme}//{user}{rest}{'?' if tail else ''}{tail}"
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database.reader import Reader, Selection, checked_query, open_reader
-from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, text_of
+from soldiom_ray.collect.documents.columns import choose_columns, fields_text, record_metadata, text_of
 from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
@@ -93,7 +93,7 @@ def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> 
         for selection in selections:
             refused += _read(reader, selection, declared, chunks, context.report)
     if refused and len(refused) == len(selections):
-        raise InputError(f"{address.place}: {refused[0].detail}.", remedy="correct `columns` or `group_by`")
+        raise InputError(f"{address.public_url}: {refused[0].detail}.", remedy="correct `columns` or `group_by`")
     return DatabasePlan(chunks.keys, settings, collected_at)
 
 
@@ -141,7 +141,7 @@ def _read(
     them."""
     refused: list[SkippedError] = []
     writer: RowWriter | None = None
-    count, place = 0, reader.address.place
+    count, place = 0, reader.address.public_url
     rows = reader.rows(selection)
     try:
         for names, values in rows:
@@ -213,7 +213,7 @@ class RowWriter:
             return
         for role, column in self.roles.items():
             facts[f"column {role}={column}"] += 1
-        told = {"columns": self.roles, **about_record(record, self.roles)}
+        told = {"columns": self.roles, **record_metadata(record, self.roles)}
         self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", told)
 
     def close(self) -> None:

@@ -93,12 +93,12 @@ class Reader:
                 chosen.append((schema, bare))
             else:
                 raise InputError(
-                    f"{self.address.place} has no table {name[:100]!r}.",
+                    f"{self.address.public_url} has no table {name[:100]!r}.",
                     remedy=f"tables of the default schema: {', '.join(known[:30]) or 'none'}",
                 )
         if not chosen:
             raise InputError(
-                f"{self.address.place} has no tables that this user sees.", remedy="name them, or give a query"
+                f"{self.address.public_url} has no tables that this user sees.", remedy="name them, or give a query"
             )
         return chosen
 
@@ -270,7 +270,7 @@ def _sqlite(address: DatabaseAddress) -> "Engine":
 
     def connect_once() -> Any:
         if not stat.S_ISREG(os.stat(address.database).st_mode):
-            raise InputError(f"{address.place} is no file.", remedy="give the path of an SQLite file")
+            raise InputError(f"{address.public_url} is no file.", remedy="give the path of an SQLite file")
         opened = sqlite3.connect(f"file:{quote(address.database)}?mode=ro", uri=True, timeout=CONNECT_SECONDS)
         opened.text_factory = lambda data: data.decode(errors="replace")
         opened.execute("PRAGMA trusted_schema = OFF")
@@ -312,7 +312,7 @@ def _told(address: DatabaseAddress) -> Iterator[None]:
         raise _ours(address, error) from None
     except SQLAlchemyError as error:
         raise InputError(
-            f"{address.place} cannot be read ({type(error).__name__}).", remedy="name the tables, or give a query"
+            f"{address.public_url} cannot be read ({type(error).__name__}).", remedy="name the tables, or give a query"
         ) from None
 
 
@@ -352,19 +352,20 @@ def _ours(address: DatabaseAddress, error: BaseException) -> SoldiomError:
     if found is None:
         if address.backend == "sqlite":
             return InputError(
-                f"{address.place} is no SQLite file that can be opened.", remedy="check the path and the file"
+                f"{address.public_url} is no SQLite file that can be opened.", remedy="check the path and the file"
             )
         if isinstance(error, OSError) or type(error).__name__ in ("OperationalError", "InterfaceError"):
             return UnavailableError(
-                f"{address.place} cannot be reached ({type(error).__name__}).", remedy="check host, port and network"
+                f"{address.public_url} cannot be reached ({type(error).__name__}).",
+                remedy="check host, port and network",
             )
         return InputError(
-            f"{address.place} refuses the query ({type(error).__name__}{f' {code}' if code else ''}).",
+            f"{address.public_url} refuses the query ({type(error).__name__}{f' {code}' if code else ''}).",
             remedy="try the query in another client",
         )
     name, _, what, remedy = found
     kind = UnavailableError if name == "busy" else InputError
-    return kind(f"{address.place} {what}{_detail(name, error, message)}.", remedy=remedy)
+    return kind(f"{address.public_url} {what}{_detail(name, error, message)}.", remedy=remedy)
 
 
 def _detail(name: str, error: BaseException, message: str) -> str:
@@ -384,7 +385,7 @@ def _detail(name: str, error: BaseException, message: str) -> str:
 def _unreachable(address: DatabaseAddress, skipped: SkippedError) -> SoldiomError:
     if skipped.reason == "private_address":
         return InputError(
-            f"{address.place} may not be reached: {skipped.detail}.",
+            f"{address.public_url} may not be reached: {skipped.detail}.",
             remedy="an administrator allows it with SOLDIOM_PRIVATE_HOSTS or `private: true`",
         )
-    return UnavailableError(f"{address.place} cannot be reached: {skipped.detail}.", remedy="check host and port")
+    return UnavailableError(f"{address.public_url} cannot be reached: {skipped.detail}.", remedy="check host and port")

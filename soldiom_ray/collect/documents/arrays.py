@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
-from soldiom_ray.collect.documents.columns import side_of
+from soldiom_ray.collect.documents.columns import split_from_name
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.pictures import MAX_PICTURE_BYTES, encoded
 from soldiom_ray.collect.documents.progress import beat
@@ -80,7 +80,7 @@ def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
     if not dtype.hasobject and size != left:
         raise SkippedError("damaged", f"{member.filename} holds {left} bytes where its header tells of {size}")
     parts = re.split(r"[_\-.]", member.filename.removesuffix(".npy"))
-    return _Array(member, next((side for part in parts if (side := side_of(part))), ""), shape, dtype)
+    return _Array(member, next((side for part in parts if (side := split_from_name(part))), ""), shape, dtype)
 
 
 def _has_part(name: str, words: Sequence[str]) -> bool:

@@ -123,7 +123,7 @@ def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None
     return "\n\n".join(parts) or None
 
 
-def about_record(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+def record_metadata(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
     """What metadata tells of a record beside its text: `messages` where it is a conversation or a question with its
     answer, [{role, content}, ...], and the answer that was `rejected`; its `label` (several as a list); its `time`,
     `group`, `license`, `image` and `split` where columns hold them; small other `fields`."""
@@ -133,11 +133,11 @@ def about_record(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
     if told["messages"] and "rejected" in columns:
         told |= _rejected(record, columns)
     told |= {role: plain(record.get(columns[role])).strip() for role in _OWN if role in columns}
-    told["split"] = side_of(told.get("split", ""))
+    told["split"] = split_from_name(told.get("split", ""))
     return {name: value for name, value in told.items() if value or name == "label"} | other_fields(record, columns)
 
 
-def side_of(name: str) -> str:
+def split_from_name(name: str) -> str:
     """train, validation or test, for a usual name of one; else ""."""
     return next((side for side, names in _SIDES.items() if name.strip().lower() in names), "")
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, guess_columns, text_of
+from soldiom_ray.collect.documents.columns import choose_columns, fields_text, guess_columns, record_metadata, text_of
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import pack
@@ -46,7 +46,7 @@ def record_texts(values: Sequence[Any], wished: Mapping[str, str], told: dict[st
     texts = []
     for number, (value, roles, text) in enumerate(zip(values, columns, own, strict=True), 1):
         if text:
-            about = {"columns": roles} | about_record(value, roles) if roles else {}
+            about = {"columns": roles} | record_metadata(value, roles) if roles else {}
             texts.append(ParsedText(text, "" if len(values) == 1 else f"record {number}", told | about))
     return texts
 

@@ -10,7 +10,6 @@ from soldiom_ray.collect.text import SkippedError
 _ENTRY_BYTES = 128
 _NO_ENTRY = 0xFFFFFFFF
 _LAST_SECTOR = 0xFFFFFFFA
-_MINI_BYTES = 64
 _STREAM, _ROOT = 2, 5
 _OTHER = (
     ("WordDocument", "an old Word file; save it as .docx"),

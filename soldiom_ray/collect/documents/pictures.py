@@ -6,7 +6,7 @@ import re
 from pathlib import PurePosixPath
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import side_of
+from soldiom_ray.collect.documents.columns import split_from_name
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.text import SkippedError
 
@@ -58,12 +58,12 @@ def encoded(image: Any, form: str = "PNG") -> bytes:
     return sink.getvalue()
 
 
-def told_by_path(path: str) -> dict[str, str]:
+def metadata_from_path(path: str) -> dict[str, str]:
     """What a picture's path below the folder that was given tells: the folder it lies in is its `label`, one named
     train, val or the like its `split`."""
     folders = PurePosixPath(path).parts[:-1]
-    sides = [side for name in folders if (side := side_of(name))]
-    labels = [name for name in folders if not side_of(name) and name.lower() not in _GENERAL]
+    sides = [side for name in folders if (side := split_from_name(name))]
+    labels = [name for name in folders if not split_from_name(name) and name.lower() not in _GENERAL]
     return ({"label": labels[-1]} if labels else {}) | ({"split": sides[-1]} if sides else {})
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import about_record, choose_columns, fields_text, plain, text_of
+from soldiom_ray.collect.documents.columns import choose_columns, fields_text, plain, record_metadata, text_of
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.text import SkippedError
 
@@ -122,7 +122,7 @@ def _one_per_row(
     for number, (record, text) in enumerate(zip(records, own, strict=True), 1):
         if text is not None:
             part = f"row {number} of {name}" if name else f"row {number}"
-            yield ParsedText(text, part, told | about_record(record, chosen))
+            yield ParsedText(text, part, told | record_metadata(record, chosen))
 
 
 def _many_to_a_text(name: str, records: Sequence[Mapping[str, Any]], about: dict[str, Any]) -> list[ParsedText]:

@@ -29,7 +29,7 @@ class Transcript:
     seconds: float = 0.0
 
 
-def why_not(model: str) -> str:
+def speech_model_problem(model: str) -> str:
     """Why this speech model cannot write transcripts here; "" when it can."""
     if not model:
         return "no speech model is set (speech_model)"
@@ -44,7 +44,7 @@ def transcribe(sound: Iterator[Any], model: str) -> Transcript:
     """The words in arrays of samples, which come one after the other and may be as many as there are.
 
     Raises OSError or ValueError when the model's folder does not load."""
-    reason = why_not(model)
+    reason = speech_model_problem(model)
     if reason:
         return Transcript("", f"no transcript, because {reason}")
     texts, seconds, silent = [], 0.0, True

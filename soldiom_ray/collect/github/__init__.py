@@ -22,7 +22,7 @@ from soldiom_ray.collect.github.archive import Unpacked, unpack
 from soldiom_ray.collect.github.search import Found, Search
 from soldiom_ray.collect.github.tree import Looked, Trees
 from soldiom_ray.collect.local import is_license_name
-from soldiom_ray.collect.source_files import Origin, add_file, wanted
+from soldiom_ray.collect.source_files import Origin, add_file, is_included
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
@@ -110,7 +110,7 @@ class ReadRepository:
             rule=f"github {found.query}",
         )
         for path, data in sorted(unpacked.files.items()):
-            if wanted(path, INCLUDE, ()):
+            if is_included(path, INCLUDE, ()):
                 add_file(result, origin, path, data, self.collected_at, self.declared.kinds, storage)
             else:
                 unpacked.not_wanted += 1
@@ -212,7 +212,7 @@ def _pause_message(accounts: Accounts) -> str:
 
 
 def _is_read(path: str) -> bool:
-    return wanted(path, INCLUDE, ()) or ("/" not in path and is_license_name(path))
+    return is_included(path, INCLUDE, ()) or ("/" not in path and is_license_name(path))
 
 
 def _metadata(found: Found) -> str:

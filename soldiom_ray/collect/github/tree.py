@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from soldiom_ray.collect.github.api import GithubApi
 from soldiom_ray.collect.github.search import NAME, Found, repository_shape, to_found
-from soldiom_ray.collect.source_files import wanted
+from soldiom_ray.collect.source_files import is_included
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import UnavailableError
 
@@ -41,7 +41,7 @@ class Looked:
     def has(self, include: Iterable[str]) -> bool:
         """Whether some file's ending may pass the patterns."""
         unsure = self.truncated or len(self.endings) >= MAX_ENDINGS
-        return unsure or any(wanted(f"x{ending}", include, ()) for ending in self.endings)
+        return unsure or any(is_included(f"x{ending}", include, ()) for ending in self.endings)
 
 
 @dataclass

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.collect.huggingface.api import HubApi, file_path
-from soldiom_ray.collect.raw import keep_raw, raw_key
+from soldiom_ray.collect.raw import raw_key, store_raw
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import StorageFullError
 from soldiom_ray.settings import Settings
@@ -88,7 +88,7 @@ class Record:
 
     def keep_bytes(self, name: str, data: bytes) -> None:
         """Keep a small file."""
-        self.files[name] = {"sha256": keep_raw(self.storage, data), "size_bytes": len(data)}
+        self.files[name] = {"sha256": store_raw(self.storage, data), "size_bytes": len(data)}
         self.save()
 
 

@@ -22,7 +22,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.files import data_type, parse_once
-from soldiom_ray.collect.raw import keep_raw, raw_key
+from soldiom_ray.collect.raw import raw_key, store_raw
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.collect.web.fetch import Answer, Fetcher
@@ -214,7 +214,7 @@ class Poller:
             name = name if name.endswith(".json") else "answer.json"
         etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
         link = answer.headers.get("link", "")[:8000]
-        return Page(url, keep_raw(self.storage, answer.body), name, link, etag, modified)
+        return Page(url, store_raw(self.storage, answer.body), name, link, etag, modified)
 
     def _following(self, page: Page, number: int) -> str | None:
         """The address of the page after this one, "" after the last, None when this one is empty and past the last."""
