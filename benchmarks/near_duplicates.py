@@ -27,7 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from near_duplicates_truth import exact_pairs, judged
 
-from soldiom_ray.prepare import deduplication
+from soldiom_ray.prepare.deduplication import words as word_hashes
+from soldiom_ray.prepare.deduplication.minhash import recall, signatures
+from soldiom_ray.prepare.deduplication.near_copies import near_copies
+from soldiom_ray.prepare.deduplication.words import content_digest, hash_words, shingles, shingles_of, words_of
 
 THRESHOLD = 0.8
 PART = 200
@@ -52,9 +55,9 @@ def source_files(most: int) -> list[str]:
 
 def part_signatures(source: Path, row_group: int) -> tuple[list[str], list[bytes], list[int]]:
     texts = pq.ParquetFile(source).read_row_group(row_group, columns=["text"]).column("text").to_pylist()
-    words = [deduplication.words_of(text) for text in texts]
-    signatures = deduplication.signatures([deduplication.shingles(deduplication.hash_words(one)) for one in words])
-    return [deduplication.content_digest(one) for one in words], signatures, list(map(len, texts))
+    words = [words_of(text) for text in texts]
+    fingerprints = signatures([shingles(hash_words(some)) for some in words])
+    return [content_digest(some) for some in words], fingerprints, list(map(len, texts))
 
 
 def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
@@ -62,19 +65,16 @@ def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
     written: the steps of the pipeline, without Ray."""
     numbers = range(pq.read_metadata(source).num_row_groups)
     parts = list((pool.map if pool else map)(part_signatures, [source] * len(numbers), numbers))
-    digests, signatures, sizes = ([one for part in parts for one in part[at]] for at in range(3))
+    digests, fingerprints, sizes = ([one for part in parts for one in part[at]] for at in range(3))
     order = sorted({digest: at for at, digest in reversed(list(enumerate(digests)))}.values())
     table = pq.read_table(source)
     texts = table.column("text")
 
     def load(positions: set[int]) -> dict[int, Any]:
         wanted = {at: texts[order[at]].as_py() for at in positions}
-        return {
-            at: deduplication.shingles(deduplication.hash_words(deduplication.words_of(text)))
-            for at, text in wanted.items()
-        }
+        return {at: shingles_of(text) for at, text in wanted.items()}
 
-    copies = deduplication.near_copies([signatures[at] for at in order], THRESHOLD, load, [sizes[at] for at in order])
+    copies = near_copies([fingerprints[at] for at in order], THRESHOLD, load, [sizes[at] for at in order])
     kept = [row for at, row in enumerate(order) if at not in copies]
     pq.write_table(table.take(kept), target / "kept.parquet", compression="zstd")
 
@@ -82,7 +82,7 @@ def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
 def timed_runs(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, float, set[int]]]:
     with ProcessPoolExecutor(options.workers) as pool:
         list(pool.map(part_signatures, [folder / "in.parquet"] * options.workers, [0] * options.workers))
-        deduplication._word_hashes.clear()
+        word_hashes._word_hashes.clear()
         start = time.perf_counter()
         ours(folder / "in.parquet", folder, pool if options.workers > 1 else None)
         seconds = time.perf_counter() - start
@@ -125,10 +125,10 @@ def main() -> None:
     print(f"{len(texts)} files, {megabytes:.0f} MB, {len(pairs)} pairs at {THRESHOLD}, {options.workers} worker(s)\n")
     print("| | seconds | ours is faster | kept | precision | recall | wrong drops |\n|---|---|---|---|---|---|---|")
     for side, (seconds, kept) in best.items():
-        precision, recall, wrong = judged(pairs, kept, len(texts))
+        precision, found_share, wrong = judged(pairs, kept, len(texts))
         ratio = seconds / best["ours"][0]
-        print(f"| {side} | {seconds:.2f} | {ratio:.1f} | {len(kept)} | {precision:.4f} | {recall:.4f} | {wrong} |")
-    print(f"\nA pair at the threshold is compared with probability {deduplication.recall(THRESHOLD, THRESHOLD):.5f}.")
+        print(f"| {side} | {seconds:.2f} | {ratio:.1f} | {len(kept)} | {precision:.4f} | {found_share:.4f} | {wrong} |")
+    print(f"\nA pair at the threshold is compared with probability {recall(THRESHOLD, THRESHOLD):.5f}.")
 
 
 if __name__ == "__main__":

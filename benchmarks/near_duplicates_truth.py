@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from soldiom_ray.prepare.deduplication import words_of
+from soldiom_ray.prepare.deduplication.words import words_of
 
 
 def exact_pairs(texts: Sequence[str], threshold: float) -> Any:

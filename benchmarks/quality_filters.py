@@ -51,19 +51,20 @@ def timed(judges: dict[str, Callable[[str], list[Reason]]], texts: list[str], fr
 
 
 def our_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[], None]]:
-    from soldiom_ray.prepare.filters import FILTERS, Text, prose_tokens
+    from soldiom_ray.prepare.filters import FILTERS, prose_tokens
+    from soldiom_ray.prepare.filters.filter_text import FilterText
 
     def judge(names: tuple[str, ...]) -> Callable[[str], list[Reason]]:
         filters = [FILTERS[name] for name in names]
 
         def apply(text: str) -> list[Reason]:
-            document = Text(text, False)
+            document = FilterText(text, False)
             return [one(document) for one in filters]
 
         return apply
 
     def fresh() -> None:
-        prose_tokens._chunks = prose_tokens._Chunks()
+        prose_tokens._chunks = prose_tokens._ChunkTable()
 
     return {name: judge((name,)) for name in ALONE} | {ALL: judge(ALONE)}, fresh
 

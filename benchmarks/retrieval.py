@@ -37,7 +37,7 @@ import numpy as np
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Embed
 from soldiom_ray.embed import embed
-from soldiom_ray.embed.chunk import Definition, definitions, passages_of
+from soldiom_ray.embed.chunk import Definition, passages_of, python_definitions
 from soldiom_ray.embed.serve import SearchService
 from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.settings import load_settings
@@ -90,7 +90,7 @@ def without_docstrings(text: str) -> tuple[str, list[tuple[str, str]]]:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return "", []
-    named = {id(node): symbol for node, symbol in definitions(tree)}
+    named = {id(node): symbol for node, symbol in python_definitions(tree)}
     lines, found = text.split("\n"), []
     for node in ast.walk(tree):
         if not isinstance(node, Definition) or isinstance(node, ast.ClassDef) or not ast.get_docstring(node):

@@ -4,7 +4,7 @@
     python benchmarks/secret_detection.py --peers /tmp/peers
 
 Input: text files of the packages installed beside this interpreter. Into each of a seeded choice one generated secret
-is written, in a line as people write it, every shape equally often. A secret counts as found when the place found
+is written, in a line as people write it, every kind equally often. A secret counts as found when the place found
 covers it (ours), or when its line is reported (detect-secrets, which gives lines). Both run on one core, in turns.
 """
 
@@ -21,7 +21,7 @@ from pathlib import Path
 
 from secret_planting import plant
 
-from soldiom_ray.prepare.redaction import FINDERS, anchors
+from soldiom_ray.prepare.redaction import FINDERS, literal_index
 from soldiom_ray.prepare.redaction.scan import Scan
 
 SUFFIXES = {".py", ".md", ".rst", ".txt", ".json", ".yaml", ".yml", ".toml", ".cfg", ".js", ".sh"}
@@ -40,7 +40,7 @@ print(json.dumps([time.perf_counter() - start, found]))
 
 
 def ours(paths: list[str]) -> tuple[float, dict[str, list[tuple[int, int]]]]:
-    known, found = anchors(("secret",)), {}
+    known, found = literal_index(("secret",)), {}
     list(FINDERS["secret"](Scan("import numpy", known)))
     start = time.perf_counter()
     for path in paths:
@@ -59,7 +59,7 @@ def theirs(peers: Path, paths: list[str]) -> tuple[float, dict[str, list[int]]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peers", type=Path, help="virtual environment with detect-secrets")
-    parser.add_argument("--per-shape", type=int, default=20)
+    parser.add_argument("--per-kind", type=int, default=20)
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     draw = random.Random(17)
@@ -67,7 +67,7 @@ def main() -> None:
     files = [path for path in files if 200 < path.stat().st_size < 100_000]
     draw.shuffle(files)
     with tempfile.TemporaryDirectory() as folder:
-        planted = plant(files, Path(folder), 2 if options.quick else options.per_shape, draw)
+        planted = plant(files, Path(folder), 2 if options.quick else options.per_kind, draw)
         size = sum(Path(path).stat().st_size for path in planted) / 1e6
         runs = [
             (ours(list(planted)), theirs(options.peers, list(planted)) if options.peers else None)

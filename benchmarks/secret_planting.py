@@ -11,7 +11,7 @@ URLSAFE = ALNUM + "-_"
 HEX = "0123456789abcdef"
 
 
-def shapes(draw: random.Random) -> dict[str, str]:
+def secret_lines(draw: random.Random) -> dict[str, str]:
     """Kind -> a line with a generated secret, which stands between the marks."""
 
     def of(alphabet: str, length: int) -> str:
@@ -56,12 +56,12 @@ def shapes(draw: random.Random) -> dict[str, str]:
     }
 
 
-def plant(files: list[Path], folder: Path, per_shape: int, draw: random.Random) -> dict[str, tuple[str, str, int]]:
+def plant(files: list[Path], folder: Path, per_kind: int, draw: random.Random) -> dict[str, tuple[str, str, int]]:
     """Copies of files, each with one secret: path -> (kind, secret, line number)."""
     planted: dict[str, tuple[str, str, int]] = {}
-    kinds = [kind for kind in shapes(draw) for _ in range(per_shape)]
+    kinds = [kind for kind in secret_lines(draw) for _ in range(per_kind)]
     for at, (kind, source) in enumerate(zip(kinds, files, strict=False)):
-        line = shapes(draw)[kind]
+        line = secret_lines(draw)[kind]
         lines = source.read_text(errors="replace").split("\n")
         number = draw.randrange(len(lines) + 1)
         lines.insert(number, line.replace("«", "").replace("»", ""))

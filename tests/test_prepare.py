@@ -11,7 +11,8 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import FilterName, LicensePolicy, Prepare, RedactionName, SplitRule
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.prepare import prepare
-from soldiom_ray.prepare.deduplication import hash_words, jaccard, shingles, words_of
+from soldiom_ray.prepare.deduplication.minhash import jaccard
+from soldiom_ray.prepare.deduplication.words import hash_words, shingles, words_of
 from soldiom_ray.prepare.filters import COMPARING, FILTERS
 from soldiom_ray.prepare.redaction import FINDERS
 from soldiom_ray.records import Manifest

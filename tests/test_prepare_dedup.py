@@ -2,7 +2,6 @@
 
 import random
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,26 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soldiom_ray.prepare import deduplication
-from soldiom_ray.prepare.deduplication import (
-    band_rows,
-    content_digest,
-    hash_words,
-    jaccard,
-    near_copies,
-    recall,
-    runs,
-    shingles,
-    signatures,
-    words_of,
-)
-from soldiom_ray.prepare.deduplication.lsh import shared_bands
+from soldiom_ray.prepare.deduplication import minhash, words
+from soldiom_ray.prepare.deduplication import near_copies as near_copies_module
+from soldiom_ray.prepare.deduplication.lsh import shared_buckets
+from soldiom_ray.prepare.deduplication.minhash import band_rows, jaccard, recall, signatures
+from soldiom_ray.prepare.deduplication.near_copies import LoadShingles, near_copies
+from soldiom_ray.prepare.deduplication.words import content_digest, hash_words, ngram_hashes, shingles, words_of
 
 THRESHOLD = 0.8
-Load = Callable[[set[int]], dict[int, Any]]
 
 
-def loader(sets: list[Any], asked: list[int] | None = None) -> Load:
+def loader(sets: list[Any], asked: list[int] | None = None) -> LoadShingles:
     def load(positions: set[int]) -> dict[int, Any]:
         if asked is not None:
             asked.append(len(positions))
@@ -51,13 +41,13 @@ def one_by_one(sets: list[Any], threshold: float) -> dict[int, tuple[int, float]
     """What `near_copies` would find without any index."""
     kept: list[int] = []
     copies: dict[int, tuple[int, float]] = {}
-    for at, one in enumerate(sets):
-        found = ((other, jaccard(one, sets[other])) for other in kept if len(one))
-        first = next((pair for pair in found if pair[1] >= threshold), None)
+    for position, own in enumerate(sets):
+        similarities = ((other, jaccard(own, sets[other])) for other in kept if len(own))
+        first = next((pair for pair in similarities if pair[1] >= threshold), None)
         if first:
-            copies[at] = first
+            copies[position] = first
         else:
-            kept.append(at)
+            kept.append(position)
     return copies
 
 
@@ -73,17 +63,17 @@ def test_small_pieces_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch,
     sets += [shingles(hash_words(base[cut:] + [f"own{cut}"] * cut)) for cut in range(0, 120, 3)]
     expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
     asked: list[int] = []
-    monkeypatch.setattr(deduplication, "PIECE_DOCUMENTS", most)
+    monkeypatch.setattr(near_copies_module, "BATCH_DOCUMENTS", most)
     assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked)) == expected
     assert max(asked) <= most
 
 
 def test_pieces_are_bounded_by_the_characters_of_their_texts_too(monkeypatch: pytest.MonkeyPatch) -> None:
     sets = package_sets(30)
-    sizes = [8 * len(one) for one in sets]
+    sizes = [8 * len(some) for some in sets]
     expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
     asked: list[int] = []
-    monkeypatch.setattr(deduplication, "PIECE_CHARACTERS", 2 * max(sizes))
+    monkeypatch.setattr(near_copies_module, "BATCH_CHARACTERS", 2 * max(sizes))
     assert near_copies(signatures(sets), THRESHOLD, loader(sets, asked), sizes) == expected
     assert len(asked) > 5
 
@@ -96,11 +86,11 @@ def test_no_document_is_dropped_whose_similarity_to_a_kept_one_is_below_the_thre
     random_ = random.Random(seed)
     texts = [[f"w{random_.randrange(40)}" for _ in range(random_.randrange(60))] for _ in range(6)]
     for _ in range(14):
-        words = list(random_.choice(texts))
+        text = list(random_.choice(texts))
         for _ in range(random_.randrange(8)):
-            words.insert(random_.randrange(len(words) + 1), f"w{random_.randrange(60)}")
-        texts.append(words)
-    sets = [shingles(hash_words(words)) for words in texts]
+            text.insert(random_.randrange(len(text) + 1), f"w{random_.randrange(60)}")
+        texts.append(text)
+    sets = [shingles(hash_words(text)) for text in texts]
     copies = near_copies(signatures(sets), threshold, loader(sets))
     for at, (original, similarity) in copies.items():
         assert original < at
@@ -111,17 +101,17 @@ def test_no_document_is_dropped_whose_similarity_to_a_kept_one_is_below_the_thre
 def test_the_chance_to_miss_a_pair_is_the_stated_one() -> None:
     """Pairs of similarity 0.6 at a threshold of 0.8: their share of common bands against the formula."""
     random_ = np.random.default_rng(7)
-    pairs, shared, own = 400, 600, 200
+    pairs, common, own = 400, 600, 200
     sets = []
     for _ in range(pairs):
-        members = random_.integers(0, 2**63, shared + 2 * own, dtype=np.uint64)
-        sets += [np.sort(members[: shared + own]), np.sort(np.concatenate((members[:shared], members[shared + own :])))]
-    found = shared_bands(signatures(sets), band_rows(THRESHOLD), deduplication.PERMUTATIONS)
-    expected = recall(shared / (shared + 2 * own), THRESHOLD)
-    assert len(found.documents) / 2 / pairs == pytest.approx(
+        members = random_.integers(0, 2**63, common + 2 * own, dtype=np.uint64)
+        sets += [np.sort(members[: common + own]), np.sort(np.concatenate((members[:common], members[common + own :])))]
+    shared = shared_buckets(signatures(sets), band_rows(THRESHOLD), minhash.PERMUTATIONS)
+    expected = recall(common / (common + 2 * own), THRESHOLD)
+    assert len(shared.documents) / 2 / pairs == pytest.approx(
         expected, abs=4 * (expected * (1 - expected) / pairs) ** 0.5
     )
-    assert recall(THRESHOLD, THRESHOLD) >= deduplication.RECALL
+    assert recall(THRESHOLD, THRESHOLD) >= minhash.RECALL
 
 
 def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_compared(
@@ -135,19 +125,21 @@ def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_c
         compared.append(1)
         return jaccard(left, right)
 
-    monkeypatch.setattr(deduplication, "jaccard", counted)
+    monkeypatch.setattr(near_copies_module, "jaccard", counted)
     assert near_copies(signatures(sets), THRESHOLD, loader(sets)) == {}
     assert len(compared) < 200 * 199 / 2 / 10
 
 
 def test_bands_hold_arrays_and_no_more_than_twelve_bytes_for_each_membership() -> None:
     random_ = np.random.default_rng(1)
-    one = random_.integers(0, 2**32, (2000, 128), dtype=np.uint32).astype("<u4")
-    found = shared_bands([row.tobytes() for row in np.concatenate((one, one))], 5, 128)
-    assert len(found.documents) == 4000
-    assert found.components.tolist() == [at for at in range(2000) for _ in range(2)]
-    assert len(found.shelves) == 4000 * 25
-    assert found.documents.nbytes + found.components.nbytes + found.starts.nbytes + found.shelves.nbytes < 12 * 100_000
+    rows = random_.integers(0, 2**32, (2000, 128), dtype=np.uint32).astype("<u4")
+    shared = shared_buckets([row.tobytes() for row in np.concatenate((rows, rows))], 5, 128)
+    assert len(shared.documents) == 4000
+    assert shared.components.tolist() == [at for at in range(2000) for _ in range(2)]
+    assert len(shared.buckets) == 4000 * 25
+    assert (
+        shared.documents.nbytes + shared.components.nbytes + shared.starts.nbytes + shared.buckets.nbytes < 12 * 100_000
+    )
 
 
 def test_long_chains_of_similar_documents_are_one_component() -> None:
@@ -155,9 +147,9 @@ def test_long_chains_of_similar_documents_are_one_component() -> None:
     for at in range(1, 5000):
         band = slice(5 * (at % 2), 5 * (at % 2) + 5)
         rows[at, band] = rows[at - 1, band]
-    found = shared_bands([row.tobytes() for row in np.random.default_rng(3).permutation(rows)], 5, 128)
-    assert len(found.documents) == 5000
-    assert set(found.components.tolist()) == {0}
+    shared = shared_buckets([row.tobytes() for row in np.random.default_rng(3).permutation(rows)], 5, 128)
+    assert len(shared.documents) == 5000
+    assert set(shared.components.tolist()) == {0}
 
 
 def test_nothing_and_documents_without_words_are_no_copies() -> None:
@@ -181,17 +173,17 @@ def test_words_are_the_runs_of_word_characters_in_lower_case(text: str) -> None:
     ids=["one word", "punctuation", "one word repeated", "NULs and surrogates", "empty", "one foreign word"],
 )
 def test_hostile_texts_get_signatures_and_leave_little_behind(text: str) -> None:
-    words = words_of(text)
-    content_digest(words)
-    sets = [shingles(hash_words(words))] * 2
+    own_words = words_of(text)
+    content_digest(own_words)
+    sets = [shingles(hash_words(own_words))] * 2
     copies = near_copies(signatures(sets), THRESHOLD, loader(sets))
-    assert copies == ({1: (0, 1.0)} if words else {})
-    assert max(map(len, deduplication._word_hashes), default=0) <= deduplication.LONGEST_REMEMBERED
+    assert copies == ({1: (0, 1.0)} if own_words else {})
+    assert max(map(len, words._word_hashes), default=0) <= words.LONGEST_CACHED_WORD
 
 
 def test_shingles_are_a_sorted_set() -> None:
     hashes = hash_words(words_of("a b c d e " * 50))
-    found = shingles(hashes)
-    assert all(left < right for left, right in pairwise(found.tolist()))
-    assert set(found.tolist()) == set(runs(hashes, 5).tolist())
+    distinct = shingles(hashes)
+    assert all(left < right for left, right in pairwise(distinct.tolist()))
+    assert set(distinct.tolist()) == set(ngram_hashes(hashes, 5).tolist())
     assert len(shingles(hash_words(["one"]))) == 1

@@ -67,17 +67,17 @@ def test_killed_again_and_again_the_dataset_is_the_same(homes: tuple[Path, Path,
     assert not context_in(home).artifacts.storage.keys("work")
 
 
-def test_a_part_that_was_treated_is_not_treated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_was_processed_is_not_processed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from soldiom_ray.prepare import pipeline, process_documents
 
-    treated: list[int] = []
-    real = process_documents._treat
+    processed: list[int] = []
+    real = process_documents._process_part
 
     def counted(storage: Any, part: Any, declared: Prepare) -> int:
-        treated.append(part.number)
+        processed.append(part.number)
         return real(storage, part, declared)
 
-    monkeypatch.setattr(process_documents, "_treat", counted)
+    monkeypatch.setattr(process_documents, "_process_part", counted)
     monkeypatch.setattr(pipeline, "PART_BYTES", 20_000)
     context = context_in(tmp_path)
     documents = documents_of(context, package_documents(["rich", "httpx"], most=30))
@@ -88,9 +88,9 @@ def test_a_part_that_was_treated_is_not_treated_again(tmp_path: Path, monkeypatc
 
     with pytest.raises(KeyboardInterrupt):
         prepare(Context(context.settings, context.artifacts, stop), [documents], Prepare())
-    first = len(treated)
+    first = len(processed)
     prepare(context, [documents], Prepare())
-    assert first > 1 and len(treated) == first
+    assert first > 1 and len(processed) == first
 
 
 def test_versions_of_a_dataset_share_the_shards_that_did_not_change(

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soldiom_ray.prepare.filters import FILTERS, Text, prose_tokens
+from soldiom_ray.prepare.filters import FILTERS, prose_tokens
 from soldiom_ray.prepare.filters.code import comment_share
-from soldiom_ray.prepare.filters.prose import sentences_in
+from soldiom_ray.prepare.filters.filter_text import FilterText
+from soldiom_ray.prepare.filters.prose import count_sentences
 from soldiom_ray.prepare.filters.prose_tokens import split_chunk, tokens_of
 from soldiom_ray.prepare.filters.repetition import repeated_words
 
@@ -30,7 +31,7 @@ NUMBERS = " ".join(f"{at}.5" for at in range(100, 300))
 
 
 def test_good_prose_passes_every_filter() -> None:
-    assert [name for name, judge in FILTERS.items() if judge(Text(GOOD, False)) is not None] == []
+    assert [name for name, judge in FILTERS.items() if judge(FilterText(GOOD, False)) is not None] == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_good_prose_passes_every_filter() -> None:
     ],
 )
 def test_a_rule_of_a_web_corpus_refuses_what_it_is_for(name: str, text: str, value: str | None) -> None:
-    assert FILTERS[name](Text(text, False)) == value
+    assert FILTERS[name](FilterText(text, False)) == value
 
 
 HTML = "<!DOCTYPE html><html><script>" + "var a = 1;" * 90 + "</script><body>{}</body></html>"
@@ -104,12 +105,12 @@ CODE = '"""Adds numbers."""\n\n\ndef add(left, right):\n    # Both must be numbe
     ],
 )
 def test_a_rule_of_a_code_corpus_refuses_what_it_is_for(name: str, path: str, text: str, refused: bool) -> None:
-    assert (FILTERS[name](Text(text, True, path)) is not None) is refused
+    assert (FILTERS[name](FilterText(text, True, path)) is not None) is refused
 
 
 def test_rules_for_prose_let_code_through_and_those_for_code_let_prose_through() -> None:
-    assert {name: FILTERS[name](Text("x", True, "a.py")) for name in CORPORA} == dict.fromkeys(CORPORA)
-    assert {name: FILTERS[name](Text(HTML, False, "a.md")) for name in OF_CODE} == dict.fromkeys(OF_CODE)
+    assert {name: FILTERS[name](FilterText("x", True, "a.py")) for name in CORPORA} == dict.fromkeys(CORPORA)
+    assert {name: FILTERS[name](FilterText(HTML, False, "a.md")) for name in OF_CODE} == dict.fromkeys(OF_CODE)
 
 
 @pytest.mark.parametrize(
@@ -161,10 +162,13 @@ def test_splitting_loses_and_adds_nothing(text: str) -> None:
 def test_a_verdict_does_not_depend_on_what_was_judged_before(texts: list[str]) -> None:
     def verdicts() -> list[str | None]:
         return [
-            judge(Text(text, code, "a.py")) for text in texts for judge in FILTERS.values() for code in (True, False)
+            judge(FilterText(text, code, "a.py"))
+            for text in texts
+            for judge in FILTERS.values()
+            for code in (True, False)
         ]
 
-    prose_tokens._chunks = prose_tokens._Chunks()
+    prose_tokens._chunks = prose_tokens._ChunkTable()
     alone = verdicts()
     tokens_of(GOOD + NUMBERS)
     texts.reverse()
@@ -175,8 +179,8 @@ def test_a_verdict_does_not_depend_on_what_was_judged_before(texts: list[str]) -
 
 def test_what_is_remembered_is_forgotten_in_time_and_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tokens_of(GOOD + NUMBERS)
-    monkeypatch.setattr(prose_tokens, "CHUNKS_AT_A_TIME", 7)
-    monkeypatch.setattr(prose_tokens, "REMEMBERED_CHUNKS", 20)
+    monkeypatch.setattr(prose_tokens, "CHUNK_BATCH", 7)
+    monkeypatch.setattr(prose_tokens, "CACHED_CHUNKS", 20)
     in_pieces = tokens_of(GOOD + NUMBERS)
     assert len(prose_tokens._chunks) <= 27
     assert (whole.hashes == in_pieces.hashes).all()
@@ -186,8 +190,9 @@ def test_what_is_remembered_is_forgotten_in_time_and_changes_nothing(monkeypatch
 
 def test_another_process_gives_the_same_verdicts_and_hashes() -> None:
     program = (
-        "import sys; from soldiom_ray.prepare.filters import FILTERS, Text; text = sys.stdin.read();"
-        "document = Text(text, False); print([judge(document) for judge in FILTERS.values()]);"
+        "import sys; from soldiom_ray.prepare.filters.filter_text import FilterText;"
+        "from soldiom_ray.prepare.filters import FILTERS; text = sys.stdin.read();"
+        "document = FilterText(text, False); print([judge(document) for judge in FILTERS.values()]);"
         "print(int(document.tokens.hashes.sum()))"
     )
     text = GOOD + GOOD + NUMBERS
@@ -202,7 +207,7 @@ def test_another_process_gives_the_same_verdicts_and_hashes() -> None:
         ).stdout
         for seed in ("1", "2")
     }
-    document = Text(text, False)
+    document = FilterText(text, False)
     verdicts = [judge(document) for judge in FILTERS.values()]
     assert outputs == {f"{verdicts}\n{int(document.tokens.hashes.sum())}\n"}
 
@@ -220,8 +225,8 @@ def test_repeated_runs_are_counted_as_reading_on_behind_each_of_them(words: int)
     characters = covered * 3
     limits = dict.fromkeys(range(5, 11), 1.0) | {words: 0.3333}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_REPEATED_RUNS", limits)
-        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_TOP_RUN", dict.fromkeys((2, 3, 4), 9.0))
+        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_REPEATED_NGRAMS", limits)
+        patch.setattr("soldiom_ray.prepare.filters.repetition.MAX_TOP_NGRAM", dict.fromkeys((2, 3, 4), 9.0))
         assert (
             repeated_words(tokens_of(text), characters) == f"0.33 of its characters are repeated runs of {words} words"
         )
@@ -241,7 +246,7 @@ def test_repeated_runs_are_counted_as_reading_on_behind_each_of_them(words: int)
     ],
 )
 def test_sentences_are_counted(line: str, count: int) -> None:
-    assert sentences_in(line) == count
+    assert count_sentences(line) == count
 
 
 def test_docstrings_and_comments_count_as_comments_and_strings_do_not() -> None:
@@ -271,7 +276,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_texts_get_a_verdict_from_every_filter(text: str) -> None:
-    for document in (Text(text, False, "a.md"), Text(text, True, "a.py")):
+    for document in (FilterText(text, False, "a.md"), FilterText(text, True, "a.py")):
         verdicts = [judge(document) for judge in FILTERS.values()]
         assert all(verdict is None or len(verdict) < 100 for verdict in verdicts)
     assert 0 <= (comment_share(text, ".js") or 0) <= 1

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from soldiom_ray.prepare.redaction import redact
-from soldiom_ray.prepare.redaction.scan import Anchors, Literals, Scan
-from soldiom_ray.prepare.redaction.secret_patterns import SHAPES
+from soldiom_ray.prepare.redaction.scan import LiteralIndex, Literals, Scan
+from soldiom_ray.prepare.redaction.secret_patterns import SECRET_PATTERNS
 
 DRAW = random.Random(3)
 ALNUM = string.ascii_letters + string.digits
@@ -84,8 +84,8 @@ def test_redacting_again_changes_nothing() -> None:
 
 
 def test_literals_of_shapes_are_long_enough_to_be_searched_for() -> None:
-    assert {literal for literal in SHAPES if len(literal) < 3} == set()
-    assert {literal for literal, kinds in SHAPES.items() if any(back for back, _ in kinds)} == {
+    assert {literal for literal in SECRET_PATTERNS if len(literal) < 3} == set()
+    assert {literal for literal, kinds in SECRET_PATTERNS.items() if any(back for back, _ in kinds)} == {
         ".atlasv1.",
         ":AA",
         "-us",
@@ -93,16 +93,16 @@ def test_literals_of_shapes_are_long_enough_to_be_searched_for() -> None:
 
 
 def test_literals_are_found_wherever_they_stand() -> None:
-    anchors = Anchors({"a": Literals(exact=("sk-", "AKIA"), words=("password",)), "b": Literals(words=("mr ",))})
+    anchors = LiteralIndex({"a": Literals(exact=("sk-", "AKIA"), words=("password",)), "b": Literals(words=("mr ",))})
     text = "\u20ac PassWord akia AKIA sk-a sk- Mr Bond \U0001f600 password"
     scan = Scan(text, anchors)
-    assert scan.places("a") == [(2, "password"), (16, "AKIA"), (21, "sk-"), (40, "password")]
-    assert scan.places("b") == [(30, "mr ")]
-    assert Scan("ab", anchors).places("a") == []
+    assert scan.literals("a") == [(2, "password"), (16, "AKIA"), (21, "sk-"), (40, "password")]
+    assert scan.literals("b") == [(30, "mr ")]
+    assert Scan("ab", anchors).literals("a") == []
 
 
 def test_groups_of_digits_are_found_with_their_separators() -> None:
-    scan = Scan("12 345-6789, x 1 2 3 4 5 6 7\n+49 (0)30 901820 0", Anchors({}))
+    scan = Scan("12 345-6789, x 1 2 3 4 5 6 7\n+49 (0)30 901820 0", LiteralIndex({}))
     assert [(scan.text[start:end], count) for start, end, count in scan.numbers] == [
         ("12 345-6789", 9),
         ("1 2 3 4 5 6 7", 7),

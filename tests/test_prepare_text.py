@@ -5,19 +5,12 @@ from collections import Counter
 import pytest
 
 from soldiom_ray.prepare.clean import clean
-from soldiom_ray.prepare.deduplication import (
-    band_rows,
-    hash_words,
-    jaccard,
-    near_copies,
-    recall,
-    runs,
-    shingles,
-    signatures,
-    words_of,
-)
-from soldiom_ray.prepare.filters import FILTERS, Text
-from soldiom_ray.prepare.ngram_overlap import Windows
+from soldiom_ray.prepare.deduplication.minhash import band_rows, jaccard, recall, signatures
+from soldiom_ray.prepare.deduplication.near_copies import near_copies
+from soldiom_ray.prepare.deduplication.words import hash_words, ngram_hashes, shingles, words_of
+from soldiom_ray.prepare.filters import FILTERS
+from soldiom_ray.prepare.filters.filter_text import FilterText
+from soldiom_ray.prepare.ngram_overlap import NgramSet
 from soldiom_ray.prepare.redaction import redact
 
 PROSE = "The committee met on Tuesday to discuss how the new policy would affect the schools of the district. "
@@ -61,7 +54,7 @@ def test_text_is_made_regular_and_stays_so(raw: str, cleaned: str) -> None:
     ],
 )
 def test_a_filter_refuses_what_it_is_for_and_nothing_else(name: str, text: str, is_code: bool, refused: bool) -> None:
-    assert (FILTERS[name](Text(text, is_code)) is not None) is refused
+    assert (FILTERS[name](FilterText(text, is_code)) is not None) is refused
 
 
 PEM = "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\nIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
@@ -120,7 +113,7 @@ def test_code_that_only_looks_private_is_left_alone(text: str) -> None:
 def test_the_same_words_give_the_same_hashes_and_signatures_in_every_process() -> None:
     hashed = hash_words(words_of("How is attention masked in a decoder"))
     assert int(hashed[0]) == int(hash_words(["how"])[0]) == int.from_bytes(bytes.fromhex("aa88dcb9370785cc"), "big")
-    assert len(runs(hashed, 5)) == len(hashed) - 4
+    assert len(ngram_hashes(hashed, 5)) == len(hashed) - 4
     assert signatures([shingles(hashed)]) == signatures([shingles(hashed)])
     assert signatures([shingles(hash_words([])), shingles(hashed)])[0] == b""
 
@@ -144,16 +137,16 @@ def test_a_pair_at_the_threshold_is_found_almost_surely() -> None:
 
 
 def test_verbatim_stretches_are_measured_in_words() -> None:
-    known = Windows.of([" ".join(f"test{at}" for at in range(100))])
+    ngrams = NgramSet.of([" ".join(f"test{at}" for at in range(100))])
     text = [
         *(f"own{at}" for at in range(60)),
         *(f"test{at}" for at in range(10, 50)),
         *(f"own{at}" for at in range(60)),
     ]
-    share, longest = known.shared_with(" ".join(text))
+    share, longest = ngrams.overlap(" ".join(text))
     assert longest == 40
     assert share == pytest.approx(21 / 141)
-    assert known.shared_with("too short") == Windows.of([]).shared_with(" ".join(text)) == (0.0, 0)
+    assert ngrams.overlap("too short") == NgramSet.of([]).overlap(" ".join(text)) == (0.0, 0)
 
 
 def test_windows_are_those_that_few_texts_share_and_every_one_of_them_is_found() -> None:
@@ -161,9 +154,9 @@ def test_windows_are_those_that_few_texts_share_and_every_one_of_them_is_found()
 
     header = " ".join(f"licence{at}" for at in range(30))
     texts = [f"{header} " + " ".join(f"w{number}x{at}" for at in range(300)) for number in range(6)]
-    known = Windows.of(texts)
-    counted = Counter(int(one) for text in texts for one in np.unique(runs(hash_words(text.split()), 20)))
-    assert known.hashes.tolist() == sorted(one for one, count in counted.items() if count <= 5)
-    assert len(known) == len(counted) - 11
-    assert all(known.shared_with(text)[1] == 319 for text in texts) and known.shared_with(header) == (0.0, 0)
-    assert len(Windows.of(texts[:5])) == len(Windows.of(texts[:5]).hashes) == 11 + 5 * 300
+    ngrams = NgramSet.of(texts)
+    counted = Counter(int(ngram) for text in texts for ngram in np.unique(ngram_hashes(hash_words(text.split()), 20)))
+    assert ngrams.hashes.tolist() == sorted(ngram for ngram, count in counted.items() if count <= 5)
+    assert len(ngrams) == len(counted) - 11
+    assert all(ngrams.overlap(text)[1] == 319 for text in texts) and ngrams.overlap(header) == (0.0, 0)
+    assert len(NgramSet.of(texts[:5])) == len(NgramSet.of(texts[:5]).hashes) == 11 + 5 * 300

@@ -1,4 +1,4 @@
-"""Documents become a dataset: cleaned, filtered, redacted, without copies, divided without leaks."""
+"""Documents become a dataset: cleaned, filtered, redacted, deduplicated, split without leaks."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

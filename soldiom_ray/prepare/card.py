@@ -1,4 +1,4 @@
-"""The dataset's card: where its texts come from, what was left out and why, in Markdown for people."""
+"""The dataset's card in Markdown: where its texts come from, what was left out and why."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from soldiom_ray.domains.schema import Prepare
 
 LENGTHS_PICTURE, COUNTS_PICTURE = "lengths.png", "counts.png"
 BAR_CHARACTERS = 40
-MOST_GROUPS = 40
+MAX_GROUP_ROWS = 40
 
 
 def dataset_card(
@@ -18,7 +18,7 @@ def dataset_card(
     lengths: Mapping[str, Sequence[int]],
     declared: Prepare,
 ) -> str:
-    """The card's text. `lengths` are the samples' characters, per split."""
+    """The card as Markdown. `lengths` are the characters of the samples, per split."""
     characters = details["characters"]
     split = details["split"]
     groups = list(details["groups"].items())
@@ -27,7 +27,7 @@ def dataset_card(
         f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,}"
         f" documents were kept, {sum(characters.values()):,} characters.",
         "## Splits",
-        _table(("split", "samples", "characters"), [(one, counts[one], characters[one]) for one in characters]),
+        _table(("split", "samples", "characters"), [(name, counts[name], characters[name]) for name in characters]),
         f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
         *(f"- {note}" for note in split["notes"]),
         *_pictures(counts),
@@ -53,14 +53,14 @@ def dataset_card(
         _table(
             ("group", "version", "licence", "split", "samples"),
             [
-                (group, known["version"], known["license"], known["split"], known["samples"])
-                for group, known in groups[:MOST_GROUPS]
+                (group, entry["version"], entry["license"], entry["split"], entry["samples"])
+                for group, entry in groups[:MAX_GROUP_ROWS]
             ],
         ),
-        f"... and {len(groups) - MOST_GROUPS} more, in `manifest.json`." if len(groups) > MOST_GROUPS else "",
+        f"... and {len(groups) - MAX_GROUP_ROWS} more, in `manifest.json`." if len(groups) > MAX_GROUP_ROWS else "",
         "## Length of samples",
         "Characters; of pictures, bytes." if counts.get("pictures") else "",
-        f"```\n{histogram([length for some in lengths.values() for length in some])}\n```",
+        f"```\n{histogram([length for of_split in lengths.values() for length in of_split])}\n```",
         f"![Characters per sample]({LENGTHS_PICTURE})",
         f"![Samples by licence, kind and language, and what was left out]({COUNTS_PICTURE})",
     ]
@@ -82,12 +82,12 @@ def _label_counts(details: Mapping[str, Any]) -> list[str]:
     if not labels:
         return []
     rows = [(label, *(counts.get(split, 0) for split in splits)) for label, counts in labels.items()]
-    more = f"... and more: {len(labels)} are counted in `manifest.json`." if len(labels) > MOST_GROUPS else ""
-    return ["## Labels", _table(("label", *splits), rows[:MOST_GROUPS]), *([more] if more else [])]
+    more = f"... and more: {len(labels)} are counted in `manifest.json`." if len(labels) > MAX_GROUP_ROWS else ""
+    return ["## Labels", _table(("label", *splits), rows[:MAX_GROUP_ROWS]), *([more] if more else [])]
 
 
 def histogram(lengths: Sequence[int]) -> str:
-    """Characters per sample in doubling classes, as bars."""
+    """Bars of text: samples per class of length in characters, each class twice as wide as the one before."""
     classes: dict[int, int] = {}
     for length in lengths:
         classes[length.bit_length()] = classes.get(length.bit_length(), 0) + 1
@@ -100,7 +100,7 @@ def histogram(lengths: Sequence[int]) -> str:
 
 
 def _lists(declared: Prepare) -> str:
-    """Licences that the policy names one by one."""
+    """The licenses that the policy names singly."""
     named = {what: getattr(declared.license, what) for what in ("allow", "deny", "ask")}
     return "".join(f"; {what}: {', '.join(names)}" for what, names in named.items() if names)
 

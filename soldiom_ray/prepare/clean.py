@@ -1,4 +1,4 @@
-"""Text made regular: encoding damage, Unicode form, newlines, control characters, trailing space."""
+"""Text is normalized: encoding damage, Unicode form, newlines, control characters, trailing space."""
 
 import re
 import unicodedata
@@ -22,7 +22,7 @@ def clean(text: str) -> str:
         if not unicodedata.is_normalized("NFC", text):
             text = unicodedata.normalize("NFC", text)
     if _has_invisible(text):
-        text = INVISIBLE.sub(_visible, text)
+        text = INVISIBLE.sub(_newline_or_nothing, text)
     if " \n" in text or "\t\n" in text or text.endswith((" ", "\t")):
         text = "\n".join([line.rstrip(" \t") for line in text.split("\n")])
     if "\n\n\n\n" in text:
@@ -33,13 +33,12 @@ def clean(text: str) -> str:
 
 def _has_invisible(text: str) -> bool:
     data = text.encode("utf-8", "replace")
-    without = data.translate(None, ASCII_CONTROLS)
-    if len(without) < len(data):
+    if len(data.translate(None, ASCII_CONTROLS)) < len(data):
         return True
     return not text.isascii() and INVISIBLE.search(data.translate(None, ASCII).decode()) is not None
 
 
-def _visible(match: re.Match[str]) -> str:
+def _newline_or_nothing(match: re.Match[str]) -> str:
     return "\n" if match[0] in "\x0b\x0c\x85\u2028\u2029" else ""
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.records import Split
+
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
@@ -10,12 +12,16 @@ if TYPE_CHECKING:
 
     Positions = NDArray[np.int64]
 
-NO_SIDE = -1
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+"""A split's number is its place in this."""
+
+NO_SPLIT = -1
 
 
-class Ledger:
-    """A document is its position in the order of the stage. `sides` are numbers of splits; `rows`,
-    `characters`, `image_bytes` and `sizes` (of both) belong to those that passed."""
+class DocumentTable:
+    """A document is its position in the order of the stage; all arrays are [documents]. `splits` (int8) are numbers of
+    splits or NO_SPLIT; `rows`, `characters`, `image_bytes` and `sizes` (of both; int64) belong to those that passed the
+    filters, and `rows` is negative for the others."""
 
     def __init__(self, facts: "pa.Table") -> None:
         import numpy as np
@@ -26,45 +32,45 @@ class Ledger:
         self.characters: NDArray[np.int64] = facts.column("characters").to_numpy()
         self.image_bytes: NDArray[np.int64] = facts.column("image_bytes").to_numpy()
         self.sizes = self.characters + self.image_bytes
-        self.sides = np.full(len(facts), NO_SIDE, np.int8)
-        self._is_kept = self.rows >= 0
+        self.splits = np.full(len(facts), NO_SPLIT, np.int8)
+        self._remains = self.rows >= 0
         self._drops: dict[int, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def kept(self, side: int | None = None) -> "Positions":
-        """Documents not dropped so far, in order; all, or those of one side."""
+    def remaining(self, split: int | None = None) -> "Positions":
+        """Positions of the documents not dropped so far, ascending; all, or those of one split."""
         import numpy as np
 
-        return np.flatnonzero(self._is_kept if side is None else self._is_kept & (self.sides == side))
+        return np.flatnonzero(self._remains if split is None else self._remains & (self.splits == split))
 
     def dropped(self) -> "Positions":
-        """Documents dropped so far, in order."""
+        """Positions of the documents dropped so far, ascending."""
         import numpy as np
 
-        return np.flatnonzero(~self._is_kept)
+        return np.flatnonzero(~self._remains)
 
     def drop(self, position: int, reason: str, value: str) -> None:
-        """Leave a document out, and say why."""
-        self._is_kept[position] = False
+        """Drop a document for a reason, with the value that decided."""
+        self._remains[position] = False
         self._drops[position] = (reason, value)
 
-    def set_sides(self, positions: "Positions", sides: Sequence[int]) -> None:
-        """The split of each of these."""
-        self.sides[positions] = sides
+    def set_splits(self, positions: "Positions", splits: Sequence[int]) -> None:
+        """Set the split of each of these documents."""
+        self.splits[positions] = splits
 
     def column(self, name: str, positions: "Positions") -> list[Any]:
-        """Values of one column."""
+        """Values of a column of the facts at these positions."""
         values: list[Any] = self._facts.column(name).take(positions).to_pylist()
         return values
 
     def reason(self, position: int) -> str:
-        """Why a document was dropped; empty for one that was not."""
+        """Why a document was dropped; empty when it was not."""
         return self._drops[position][0] if position in self._drops else self._cell("reason", position)
 
     def value(self, position: int) -> str:
-        """The value that decided."""
+        """The value that decided; empty when the document was not dropped."""
         return self._drops[position][1] if position in self._drops else self._cell("value", position)
 
     def name(self, position: int) -> str:
@@ -72,17 +78,17 @@ class Ledger:
         return f"{self._cell('group', position)}/{self._cell('path', position)}"
 
     def by_part(self, positions: "Iterable[int] | Positions") -> "list[tuple[int, Positions]]":
-        """Positions by the work file they lie in, the files in the order of their first document."""
+        """Positions by their part, the parts in the order of their first document."""
         import numpy as np
 
         all_positions = np.asarray(list(positions), np.int64)
-        found: dict[int, list[int]] = {}
+        members: dict[int, list[int]] = {}
         for position, part in zip(all_positions.tolist(), self.parts[all_positions].tolist(), strict=True):
-            found.setdefault(part, []).append(position)
-        return [(part, np.asarray(members, np.int64)) for part, members in found.items()]
+            members.setdefault(part, []).append(position)
+        return [(part, np.asarray(some, np.int64)) for part, some in members.items()]
 
-    def drops_as_rows(self, positions: "Positions") -> Iterator[dict[str, str]]:
-        """Rows of the dropped table."""
+    def drop_rows(self, positions: "Positions") -> Iterator[dict[str, str]]:
+        """Rows of the artifact's table of dropped documents."""
         names = ("id", "source", "group", "path")
         columns = [self.column(name, positions) for name in names]
         for position, *values in zip(positions.tolist(), *columns, strict=True):

@@ -1,9 +1,10 @@
-"""Runs of 20 words that texts share: those of some texts (a test side) as sorted hashes, looked up for all others."""
+"""N-grams of 20 words that texts share: those of some texts (a test split) as sorted hashes, looked up for all
+others."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.prepare import deduplication
+from soldiom_ray.prepare.deduplication.words import hash_words, ngram_hashes, words_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,78 +12,80 @@ if TYPE_CHECKING:
 
     Hashes = NDArray[np.uint64]
 
-WINDOW_WORDS = 20
-COMMON_WINDOW = 5
-"""A run of words that more texts than this share is boilerplate (a licence header) and betrays none."""
+NGRAM_WORDS = 20
+COMMON_NGRAM = 5
+"""An n-gram that more texts than this share is boilerplate (a license header) and shows no overlap."""
 
-BITS_EACH = 16
-FEWEST_BITS, MOST_BITS = 13, 28
-PIECE_HASHES = 1 << 18
+BITS_PER_NGRAM = 16
+MIN_TABLE_BITS, MAX_TABLE_BITS = 13, 28
+CHUNK_HASHES = 1 << 18
 
 
-class Windows:
-    """Known runs of words, sorted. A hash is first asked of a table of bits, in which one of sixteen is set: a binary
-    search among 3 million hashes takes 1.07 ms for a text of 16 kB, the table and a search for the rest 0.10 ms."""
+class NgramSet:
+    """Hashes of n-grams, ascending uint64 [n-grams]. A look-up first asks a table of bits, of which one in sixteen is
+    set: a binary search among 3 million hashes takes 1.07 ms for a text of 16 kB, the table and a search for the rest
+    0.10 ms."""
 
     def __init__(self, hashes: "Hashes") -> None:
         import numpy as np
 
         self.hashes = hashes
-        bits = min(MOST_BITS, max(FEWEST_BITS, (BITS_EACH * len(hashes)).bit_length()))
+        bits = min(MAX_TABLE_BITS, max(MIN_TABLE_BITS, (BITS_PER_NGRAM * len(hashes)).bit_length()))
         self._shift = np.uint64(64 - bits)
         self._table = np.zeros(1 << (bits - 3), np.uint8)
-        for start in range(0, len(hashes), PIECE_HASHES):
-            places, marks = self._places(hashes[start : start + PIECE_HASHES])
-            np.bitwise_or.at(self._table, places, marks)
+        for start in range(0, len(hashes), CHUNK_HASHES):
+            offsets, masks = self._table_bits(hashes[start : start + CHUNK_HASHES])
+            np.bitwise_or.at(self._table, offsets, masks)
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> "Windows":
-        """Those of these texts, without the ones that many of them share."""
+    def of(cls, texts: Iterable[str]) -> "NgramSet":
+        """The n-grams of these texts, without those that more than COMMON_NGRAM of them share."""
         import numpy as np
 
         pieces = [
-            np.unique(deduplication.runs(deduplication.hash_words(words), WINDOW_WORDS))
+            np.unique(ngram_hashes(hash_words(words), NGRAM_WORDS))
             for text in texts
-            if len(words := deduplication.words_of(text)) >= WINDOW_WORDS
+            if len(words := words_of(text)) >= NGRAM_WORDS
         ]
-        every = np.empty(sum(map(len, pieces)), np.uint64)
-        end = len(every)
-        while pieces:  # each is given up when it is copied: of a large test side there are never two copies
+        hashes = np.empty(sum(map(len, pieces)), np.uint64)
+        end = len(hashes)
+        while pieces:  # each is freed when it is copied: there are never two copies of a large test split
             piece = pieces.pop()
-            every[end - len(piece) : end] = piece
+            hashes[end - len(piece) : end] = piece
             end -= len(piece)
-        every.sort()
-        is_rare = np.ones(len(every), np.bool_)
-        is_rare[1:] = every[1:] != every[:-1]
-        is_rare[:-COMMON_WINDOW] &= every[COMMON_WINDOW:] != every[:-COMMON_WINDOW]
-        return cls(every[is_rare])
+        hashes.sort()
+        is_rare = np.ones(len(hashes), np.bool_)
+        is_rare[1:] = hashes[1:] != hashes[:-1]
+        is_rare[:-COMMON_NGRAM] &= hashes[COMMON_NGRAM:] != hashes[:-COMMON_NGRAM]
+        return cls(hashes[is_rare])
 
     def __len__(self) -> int:
         return len(self.hashes)
 
-    def shared_with(self, text: str) -> tuple[float, int]:
-        """Of a text's runs: the share that is known, and the longest unbroken stretch of them in words."""
+    def overlap(self, text: str) -> tuple[float, int]:
+        """The share of a text's n-grams that are in the set, and the longest unbroken stretch of them in words."""
         import numpy as np
 
-        words = deduplication.hash_words(deduplication.words_of(text))
-        if len(words) < WINDOW_WORDS or not len(self):
+        words = hash_words(words_of(text))
+        if len(words) < NGRAM_WORDS or not len(self):
             return 0.0, 0
-        windows = deduplication.runs(words, WINDOW_WORDS)
-        places, marks = self._places(windows)
-        maybe = np.flatnonzero(self._table.take(places) & marks)
-        found = np.searchsorted(self.hashes, windows[maybe])
-        found[found == len(self)] = 0
-        hits = np.zeros(len(windows), np.int8)
-        hits[maybe] = self.hashes[found] == windows[maybe]
+        ngrams = ngram_hashes(words, NGRAM_WORDS)
+        offsets, masks = self._table_bits(ngrams)
+        candidates = np.flatnonzero(self._table.take(offsets) & masks)
+        indices = np.searchsorted(self.hashes, ngrams[candidates])
+        indices[indices == len(self)] = 0
+        hits = np.zeros(len(ngrams), np.int8)
+        hits[candidates] = self.hashes[indices] == ngrams[candidates]
         if not hits.any():
             return 0.0, 0
         edges = np.flatnonzero(np.diff(np.concatenate(([0], hits, [0]))))
-        return float(hits.mean()), int((edges[1::2] - edges[::2]).max()) + WINDOW_WORDS - 1
+        return float(hits.mean()), int((edges[1::2] - edges[::2]).max()) + NGRAM_WORDS - 1
 
-    def _places(self, hashes: "Hashes") -> "tuple[NDArray[np.int64], NDArray[np.uint8]]":
-        """Where in the table a hash has its bit: the byte, and the bit as a mask."""
+    def _table_bits(self, hashes: "Hashes") -> "tuple[NDArray[np.int64], NDArray[np.uint8]]":
+        """The bit of each hash in the table: offset of its byte, int64 [hashes], and mask in that byte, uint8
+        [hashes]."""
         import numpy as np
 
         bits = hashes >> self._shift
-        marks: Any = np.left_shift(np.uint8(1), (bits & np.uint64(7)).astype(np.uint8))
-        return (bits >> np.uint64(3)).astype(np.int64), marks
+        masks: Any = np.left_shift(np.uint8(1), (bits & np.uint64(7)).astype(np.uint8))
+        return (bits >> np.uint64(3)).astype(np.int64), masks

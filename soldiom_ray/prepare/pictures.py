@@ -1,4 +1,4 @@
-"""The card's pictures: how long samples are, and how many there are of each kind."""
+"""The pictures of a dataset's card: how long samples are, and how many there are of each kind."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-MOST_BARS, FEWEST_BARS = 12, 6
+MAX_BARS, MIN_BARS = 12, 6
 COLORS = {"train": "#3b6ea5", "validation": "#e0a030", "test": "#b5493a"}
 BAR_COLOR = "#3b6ea5"
 
 
 def draw(details: Mapping[str, Any], lengths: Mapping[str, Sequence[int]]) -> dict[str, bytes]:
-    """PNG pictures by file name. `lengths` are characters per sample, by split."""
+    """PNG files by name. `lengths` are characters per sample, by split."""
     return {LENGTHS_PICTURE: _lengths(lengths), COUNTS_PICTURE: _counts(details)}
 
 
@@ -24,16 +24,16 @@ def _lengths(lengths: Mapping[str, Sequence[int]]) -> bytes:
     import numpy as np
 
     figure, (axes,) = _figure(1, 8.0, 3.2)
-    longest = max((max(some) for some in lengths.values() if some), default=1)
-    shortest = min((min(some) for some in lengths.values() if some), default=1)
+    longest = max((max(counts) for counts in lengths.values() if counts), default=1)
+    shortest = min((min(counts) for counts in lengths.values() if counts), default=1)
     edges = np.geomspace(max(1, shortest), max(2, longest) * 1.01, 40)
-    filled = [(split, some) for split, some in lengths.items() if some]
+    filled = [(split, counts) for split, counts in lengths.items() if counts]
     axes.hist(
-        [some for _, some in filled],
+        [counts for _, counts in filled],
         bins=edges.tolist(),
         stacked=True,
         color=[COLORS[split] for split, _ in filled],
-        label=[f"{split} ({len(some):,})" for split, some in filled],
+        label=[f"{split} ({len(counts):,})" for split, counts in filled],
     )
     axes.set_xscale("log")
     axes.set_xlabel("characters per sample")
@@ -51,21 +51,21 @@ def _counts(details: Mapping[str, Any]) -> bytes:
 
 
 def _bars(axes: "Axes", title: str, counts: Mapping[str, int]) -> None:
-    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = most[: MOST_BARS if len(most) <= MOST_BARS else MOST_BARS - 1]
-    if len(most) > len(shown):
-        shown.append((f"{len(most) - len(shown)} others", sum(count for _, count in most[len(shown) :])))
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ordered[: MAX_BARS if len(ordered) <= MAX_BARS else MAX_BARS - 1]
+    if len(ordered) > len(shown):
+        shown.append((f"{len(ordered) - len(shown)} others", sum(count for _, count in ordered[len(shown) :])))
     names = [name if len(name) <= 24 else f"{name[:23]}…" for name, _ in shown]
     bars = axes.barh(range(len(shown)), [count for _, count in shown], color=BAR_COLOR)
     axes.bar_label(bars, padding=2, fontsize=7)
     axes.set_yticks(range(len(shown)), names, fontsize=7)
-    axes.set_ylim(max(len(shown), FEWEST_BARS) - 0.5, -0.5)
+    axes.set_ylim(max(len(shown), MIN_BARS) - 0.5, -0.5)
     axes.set_title(title, fontsize=9)
     axes.margins(x=0.2)
 
 
 def _figure(columns: int, width: float, height: float) -> "tuple[Figure, list[Axes]]":
-    """Inches. Without pyplot: no window system, no state that outlives the picture."""
+    """A row of axes; sizes in inches. Without pyplot: no window system, no state that outlives the picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""A document as the pieces that stay apart while its text changes: turns of a conversation, pages, or the whole."""
+"""A document as the pieces that stay separate while its text changes: turns of a conversation, pages, or the whole."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
-PAGES_APART = "\n"
+PAGE_SEPARATOR = "\n"
 
 
 @dataclass(frozen=True)
@@ -18,24 +18,25 @@ class Pieces:
     is_paged: bool = False
 
     @classmethod
-    def of(cls, text: str, about: Mapping[str, Any]) -> "Pieces":
-        """By what a document's metadata tells: `messages`, or `page_starts` (character offsets)."""
-        if messages := about.get("messages"):
-            return cls(tuple(str(one["content"]) for one in messages), tuple(str(one["role"]) for one in messages))
-        if starts := about.get("page_starts"):
+    def of(cls, text: str, metadata: Mapping[str, Any]) -> "Pieces":
+        """By a document's metadata: `messages`, or `page_starts` (character offsets)."""
+        if messages := metadata.get("messages"):
+            contents = tuple(str(message["content"]) for message in messages)
+            return cls(contents, tuple(str(message["role"]) for message in messages))
+        if starts := metadata.get("page_starts"):
             return cls(tuple(_cut(text, starts)), is_paged=True)
         return cls((text,))
 
-    def treated(self, function: Callable[[str], str]) -> "Pieces":
-        """The same with `function` of every piece."""
+    def mapped(self, function: Callable[[str], str]) -> "Pieces":
+        """The same pieces, each changed by `function`."""
         changed = tuple(function(piece) for piece in self.pieces)
         return replace(self, pieces=tuple(piece.strip("\n") for piece in changed) if self.roles else changed)
 
     def text(self) -> str:
-        """The whole as one text. A question with its answer stands without roles; a longer conversation, or one that a
-        system's words begin, with them."""
+        """The whole as one text. A question and its answer are joined without roles; a longer conversation, or one that
+        begins with a system message, with them."""
         if not self.roles:
-            return PAGES_APART.join(self.pieces)
+            return PAGE_SEPARATOR.join(self.pieces)
         if len(self.roles) == 2 and "system" not in self.roles:
             return "\n\n".join(self.pieces) + "\n"
         return "\n\n".join(f"{role}: {piece}" for role, piece in zip(self.roles, self.pieces, strict=True)) + "\n"
@@ -49,13 +50,13 @@ class Pieces:
         """Where the pages of `text()` begin, in characters; empty for other texts."""
         if not self.is_paged:
             return {}
-        starts, at = [], 0
+        starts, start = [], 0
         for piece in self.pieces:
-            starts.append(at)
-            at += len(piece) + len(PAGES_APART)
+            starts.append(start)
+            start += len(piece) + len(PAGE_SEPARATOR)
         return {"page_starts": starts}
 
 
 def _cut(text: str, starts: Sequence[int]) -> list[str]:
-    borders = [*sorted({min(max(0, int(start)), len(text)) for start in starts} | {0}), len(text)]
-    return [text[start:end] for start, end in pairwise(borders)]
+    offsets = [*sorted({min(max(0, int(start)), len(text)) for start in starts} | {0}), len(text)]
+    return [text[start:end] for start, end in pairwise(offsets)]

@@ -1,8 +1,8 @@
-"""Documents become a dataset: treat each document, compare them, divide, keep the test side clean, write, account.
+"""Documents become a dataset: process each document, split them, drop copies and what overlaps test text, write.
 
-Every order in here is by (group, path, id) and every choice by a seeded hash, so the dataset's bytes do not depend on
-how many workers made it. Texts wait in work files, so memory holds one shard of them, and the facts as
-columns. A run that was killed goes on after the parts that were treated.
+Every order in this stage is by (group, path, id) and every choice by a seeded hash, so the dataset's bytes do not
+depend on how many workers made it. Texts wait in samples files, so memory holds one shard of them, and the facts as
+columns. A run that was killed continues after the parts that were processed.
 """
 
 import dataclasses
@@ -16,14 +16,22 @@ from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft, table_bytes
 from soldiom_ray.domains.schema import Prepare, hash_input
 from soldiom_ray.errors import InputError, Problem
-from soldiom_ray.prepare import deduplication
 from soldiom_ray.prepare.card import dataset_card
 from soldiom_ray.prepare.decontaminate import evaluation_sets
-from soldiom_ray.prepare.document_table import Ledger
-from soldiom_ray.prepare.ngram_overlap import WINDOW_WORDS, Windows
+from soldiom_ray.prepare.deduplication.near_copies import near_copies
+from soldiom_ray.prepare.deduplication.words import shingles_of
+from soldiom_ray.prepare.document_table import SPLITS, DocumentTable
+from soldiom_ray.prepare.ngram_overlap import NGRAM_WORDS, NgramSet
 from soldiom_ray.prepare.pictures import draw
-from soldiom_ray.prepare.process_documents import FindOverlaps, Part, TreatPart, read_facts, read_work, total_redactions
+from soldiom_ray.prepare.process_documents import (
+    MeasureOverlap,
+    Part,
+    ProcessPart,
+    read_facts,
+    read_samples,
+)
 from soldiom_ray.prepare.split import Member, divide
+from soldiom_ray.prepare.summary import counts_and_details
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
 from soldiom_ray.settings import Settings
 
@@ -35,23 +43,15 @@ STAGE_VERSION = 5
 PART_BYTES = 3 << 20
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
-MOST_GROUPS = 2000
-"""Groups that the manifest names, the largest: a table has one for every row."""
+SPLIT_RANK = {"test": 0, "validation": 1, "train": 2}
+"""Of two copies the one in the split of the lower rank stays, so that copies never weaken the test."""
 
-MOST_LABELS, LONGEST_LABEL = 200, 60
-"""Labels that the manifest counts, the most frequent: not every column of this name holds classes, and a text is none.
-"""
-
-SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-KEPT_FIRST = {"test": 0, "validation": 1, "train": 2}
-"""Of two copies the one on the side that comes first stays, so that copies never weaken the test."""
-
-MAX_SHARED_WINDOWS = 0.5
+MAX_SHARED_NGRAMS = 0.5
 MAX_SHARED_WORDS = 300
 
 
 def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) -> Manifest:
-    """Make the dataset that these documents and this declaration give, or find it made already."""
+    """Make the dataset of these documents, or find it made already."""
     check_declaration(declared)
     parents = sorted({manifest.id for manifest in documents})
     made_from: dict[str, Any] = {"declared": hash_input("prepare", declared), "stage_version": STAGE_VERSION}
@@ -61,26 +61,26 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
         return done
     settings, work = _for_workers(context.settings), f"work/{draft.id}"
     parts = _parts(documents, work)
-    _treat_all(context, TreatPart(settings, declared), parts)
-    ledger = Ledger(read_facts(context.artifacts.storage, parts))
+    _process_all(context, ProcessPart(settings, declared), parts)
+    document_table = DocumentTable(read_facts(context.artifacts.storage, parts))
     try:
-        _refuse_empty(ledger, parents)
-        context.report(0.6, f"comparing {len(ledger.kept())} documents")
-        how = _divide(ledger, declared)
-        _drop_exact_copies(ledger)
-        _drop_near_copies(context, ledger, parts, declared)
-        context.report(0.7, "looking for test text in the training side")
-        _drop_overlaps(context, settings, ledger, parts)
-        _drop_contaminated(context, settings, ledger, parts, evaluations)
-        _limit(ledger, declared)
-        _refuse_empty(ledger, parents, "train")
+        _refuse_empty(document_table, parents)
+        context.report(0.6, f"comparing {len(document_table.remaining())} documents")
+        how_split = _split(document_table, declared)
+        _drop_exact_copies(document_table)
+        _drop_near_copies(context, document_table, parts, declared)
+        context.report(0.7, "looking for test text in the training split")
+        _drop_test_overlaps(context, settings, document_table, parts)
+        _drop_contaminated(context, settings, document_table, parts, evaluations)
+        _limit(document_table, declared)
+        _refuse_empty(document_table, parents, "train")
     except InputError:
         context.artifacts.storage.remove(work)
         raise
     context.report(0.85, "writing")
     for split in SPLITS:
-        _write_split(context, draft, split, ledger, parts)
-    manifest = _finish(context, draft, ledger, how, declared)
+        _write_split(context, draft, split, document_table, parts)
+    manifest = _finish(context, draft, document_table, how_split, declared)
     context.artifacts.storage.remove(work)
     return manifest
 
@@ -100,7 +100,9 @@ def check_declaration(declared: Prepare) -> None:
 
 def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:
     parts: list[Part] = []
-    for manifest in sorted({manifest.id: manifest for manifest in documents}.values(), key=lambda one: one.id):
+    for manifest in sorted(
+        {manifest.id: manifest for manifest in documents}.values(), key=lambda manifest: manifest.id
+    ):
         for entry in manifest.files:
             if entry.name.endswith(".parquet") and entry.name.startswith("documents/"):
                 count = 1 + entry.size_bytes // PART_BYTES
@@ -110,157 +112,167 @@ def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:
     return parts
 
 
-def _treat_all(context: Context, function: Callable[[Part], int], parts: Sequence[Part]) -> None:
-    treated = 0
+def _process_all(context: Context, function: Callable[[Part], int], parts: Sequence[Part]) -> None:
+    documents = 0
 
-    def tick(done: int = 0) -> None:
-        context.report(0.6 * done / len(parts), f"treated {treated} documents")
+    def report(done: int = 0) -> None:
+        context.report(0.6 * done / len(parts), f"processed {documents} documents")
 
-    for done, count in enumerate(map_in_order(function, parts, tick), 1):
-        treated += count
-        tick(done)
+    for done, count in enumerate(map_in_order(function, parts, report), 1):
+        documents += count
+        report(done)
 
 
-def _divide(ledger: Ledger, declared: Prepare) -> dict[str, Any]:
-    """Give every kept document its side; how that came about."""
-    kept = ledger.kept()
-    columns = [ledger.column(name, kept) for name in ("id", "group", "time", "own_split")]
+def _split(document_table: DocumentTable, declared: Prepare) -> dict[str, Any]:
+    """Assign every remaining document its split; returns how that was done, for the manifest."""
+    remaining = document_table.remaining()
+    columns = [document_table.column(name, remaining) for name in ("id", "group", "time", "own_split")]
     members = [
-        Member(name, group, size, time, side)
-        for name, group, time, side, size in zip(*columns, ledger.sizes[kept].tolist(), strict=True)
+        Member(name, group, size, time, own_split)
+        for name, group, time, own_split, size in zip(*columns, document_table.sizes[remaining].tolist(), strict=True)
     ]
-    splits, how = divide(members, declared.split)
-    ledger.set_sides(kept, [SPLITS.index(split) for split in splits])
-    return how
+    splits, how_split = divide(members, declared.split)
+    document_table.set_splits(remaining, [SPLITS.index(split) for split in splits])
+    return how_split
 
 
-def _order(ledger: Ledger) -> "NDArray[np.int64]":
-    """Kept documents, those first that stay when two are alike."""
+def _by_rank(document_table: DocumentTable) -> "NDArray[np.int64]":
+    """Positions of the remaining documents, int64 [remaining], those first that stay when two are alike."""
     import numpy as np
 
-    kept = ledger.kept()
-    first = np.array([KEPT_FIRST[split] for split in SPLITS])[ledger.sides[kept]]
-    return kept[np.argsort(first, kind="stable")]
+    remaining = document_table.remaining()
+    ranks = np.array([SPLIT_RANK[split] for split in SPLITS])[document_table.splits[remaining]]
+    return remaining[np.argsort(ranks, kind="stable")]
 
 
-def _drop_exact_copies(ledger: Ledger) -> None:
+def _drop_exact_copies(document_table: DocumentTable) -> None:
     import numpy as np
 
-    order = _order(ledger)
-    digests = np.frombuffer(b"".join(ledger.column("digest", order)), dtype=np.dtype("V16"))
+    order = _by_rank(document_table)
+    digests = np.frombuffer(b"".join(document_table.column("digest", order)), dtype=np.dtype("V16"))
     _, firsts, inverse = np.unique(digests, return_index=True, return_inverse=True)
     for position, original in zip(order, order[firsts[inverse]], strict=True):
         if position != original:
-            what = "picture" if ledger.image_bytes[position] else "words"
-            ledger.drop(int(position), "exact_duplicate", f"same {what} as {ledger.name(int(original))}")
+            what = "picture" if document_table.image_bytes[position] else "words"
+            document_table.drop(
+                int(position), "exact_duplicate", f"same {what} as {document_table.name(int(original))}"
+            )
 
 
-def _drop_near_copies(context: Context, ledger: Ledger, parts: Sequence[Part], declared: Prepare) -> None:
-    """Near copies go when the filter is named, and always when they stand on two sides."""
-    order = _order(ledger)
+def _drop_near_copies(
+    context: Context, document_table: DocumentTable, parts: Sequence[Part], declared: Prepare
+) -> None:
+    """Near copies are dropped when the filter is named, and always when they are in two splits."""
+    order = _by_rank(document_table)
 
-    def load(positions: set[int]) -> dict[int, Any]:
-        wanted = sorted(positions)
-        texts = _texts(context, ledger, parts, [int(order[position]) for position in wanted])
-        at = {int(order[position]): position for position in wanted}
-        return {
-            at[one]: deduplication.shingles(deduplication.hash_words(deduplication.words_of(text)))
-            for one, text in texts
-        }
+    def load_shingles(ranks: set[int]) -> dict[int, Any]:
+        rank_of = {int(order[rank]): rank for rank in sorted(ranks)}
+        texts = _texts(context, document_table, parts, list(rank_of))
+        return {rank_of[position]: shingles_of(text) for position, text in texts}
 
-    signatures = ledger.column("signature", order)
-    characters = ledger.characters[order].tolist()
-    copies = deduplication.near_copies(signatures, declared.near_duplicate_threshold, load, characters)
-    for position, (original_position, similarity) in copies.items():
-        one, original = int(order[position]), int(order[original_position])
-        crosses = ledger.sides[one] != ledger.sides[original]
-        if crosses or "near_duplicate" in declared.filters:
-            reason = f"overlaps_{SPLITS[ledger.sides[original]]}" if crosses else "near_duplicate"
-            ledger.drop(one, reason, f"{similarity:.2f} like {ledger.name(original)}")
+    signatures = document_table.column("signature", order)
+    characters = document_table.characters[order].tolist()
+    copies = near_copies(signatures, declared.near_duplicate_threshold, load_shingles, characters)
+    for rank, (original_rank, similarity) in copies.items():
+        position, original = int(order[rank]), int(order[original_rank])
+        crosses_splits = document_table.splits[position] != document_table.splits[original]
+        if crosses_splits or "near_duplicate" in declared.filters:
+            reason = f"overlaps_{SPLITS[document_table.splits[original]]}" if crosses_splits else "near_duplicate"
+            document_table.drop(position, reason, f"{similarity:.2f} like {document_table.name(original)}")
 
 
-def _drop_overlaps(context: Context, settings: Settings, ledger: Ledger, parts: Sequence[Part]) -> None:
-    """Training and validation documents that hold much of the test text word for word go, also when they are no near
+def _drop_test_overlaps(
+    context: Context, settings: Settings, document_table: DocumentTable, parts: Sequence[Part]
+) -> None:
+    """Drop training and validation documents that hold much of the test text word for word, also when they are no near
     copy as a whole."""
-    test = ledger.kept(SPLITS.index("test"))
-    windows = Windows.of(text for _, text in _texts(context, ledger, parts, test.tolist()))
-    _drop_holders(context, settings, ledger, parts, windows, "overlaps_test")
+    test = document_table.remaining(SPLITS.index("test"))
+    ngrams = NgramSet.of(text for _, text in _texts(context, document_table, parts, test.tolist()))
+    _drop_overlaps(context, settings, document_table, parts, ngrams, "overlaps_test")
 
 
 def _drop_contaminated(
-    context: Context, settings: Settings, ledger: Ledger, parts: Sequence[Part], evaluations: Sequence[str]
+    context: Context,
+    settings: Settings,
+    document_table: DocumentTable,
+    parts: Sequence[Part],
+    evaluations: Sequence[str],
 ) -> None:
-    """So do those that hold much of what registered models were scored on."""
+    """Drop those, too, that hold much of the test text that registered models were scored on."""
     for name in evaluations:
         manifest = context.artifacts.find(name)
         if manifest is not None:
-            windows = Windows.of(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
-            _drop_holders(context, settings, ledger, parts, windows, "overlaps_evaluation", f" of {name}")
+            ngrams = NgramSet.of(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
+            _drop_overlaps(context, settings, document_table, parts, ngrams, "overlaps_evaluation", f" of {name}")
 
 
-def _drop_holders(
+def _drop_overlaps(
     context: Context,
     settings: Settings,
-    ledger: Ledger,
+    document_table: DocumentTable,
     parts: Sequence[Part],
-    windows: Windows,
+    ngrams: NgramSet,
     reason: str,
-    of: str = "",
+    origin: str = "",
 ) -> None:
-    others = [int(one) for one in ledger.kept() if SPLITS[ledger.sides[one]] != "test"]
-    if not len(windows) or not others:
+    remaining = document_table.remaining()
+    candidates = remaining[document_table.splits[remaining] != SPLITS.index("test")]
+    if not len(ngrams) or not len(candidates):
         return
-    by_part = ledger.by_part(others)
-    pieces = [(parts[number].work, ledger.rows[members].tolist()) for number, members in by_part]
-    found = map_in_order(FindOverlaps(settings, windows), pieces)
-    for done, ((_, members), overlaps) in enumerate(zip(by_part, found, strict=True)):
-        for one, (share, longest) in zip(members, overlaps, strict=True):
-            if share > MAX_SHARED_WINDOWS or longest > MAX_SHARED_WORDS:
-                value = f"{share:.2f} of its {WINDOW_WORDS}-word runs{of}, longest {longest} words"
-                ledger.drop(int(one), reason, value)
-        context.report(0.7 + 0.15 * done / len(pieces), "looking for test text in the training side")
+    by_part = document_table.by_part(candidates)
+    work_rows = [(parts[number].work, document_table.rows[members].tolist()) for number, members in by_part]
+    overlaps_of_parts = map_in_order(MeasureOverlap(settings, ngrams), work_rows)
+    for done, ((_, members), overlaps) in enumerate(zip(by_part, overlaps_of_parts, strict=True)):
+        for position, (share, longest) in zip(members, overlaps, strict=True):
+            if share > MAX_SHARED_NGRAMS or longest > MAX_SHARED_WORDS:
+                value = f"{share:.2f} of its {NGRAM_WORDS}-word runs{origin}, longest {longest} words"
+                document_table.drop(int(position), reason, value)
+        context.report(0.7 + 0.15 * done / len(work_rows), "looking for test text in the training split")
 
 
-def _limit(ledger: Ledger, declared: Prepare) -> None:
-    """Keep `max_documents`, each side its share, by a seeded hash."""
-    remaining = len(ledger.kept())
+def _limit(document_table: DocumentTable, declared: Prepare) -> None:
+    """Keep `max_documents`, each split its share, chosen by a seeded hash."""
+    remaining = len(document_table.remaining())
     if declared.max_documents is None or remaining <= declared.max_documents:
         return
-    for side in range(len(SPLITS)):
-        members = ledger.kept(side)
+    for split in range(len(SPLITS)):
+        members = document_table.remaining(split)
         quota = round(declared.max_documents * len(members) / remaining) or min(1, len(members))
         hashes = [
-            hashlib.sha256(f"{declared.split.seed}:limit:{one}".encode()).digest()
-            for one in ledger.column("id", members)
+            hashlib.sha256(f"{declared.split.seed}:limit:{name}".encode()).digest()
+            for name in document_table.column("id", members)
         ]
-        for place in sorted(range(len(members)), key=hashes.__getitem__)[quota:]:
-            ledger.drop(int(members[place]), "over_limit", f"max_documents {declared.max_documents}")
+        for index in sorted(range(len(members)), key=hashes.__getitem__)[quota:]:
+            document_table.drop(int(members[index]), "over_limit", f"max_documents {declared.max_documents}")
 
 
 def _texts(
-    context: Context, ledger: Ledger, parts: Sequence[Part], positions: Sequence[int]
+    context: Context, document_table: DocumentTable, parts: Sequence[Part], positions: Sequence[int]
 ) -> Iterator[tuple[int, str]]:
-    """The texts of documents that passed, one work file in memory at a time."""
-    for number, members in ledger.by_part(positions):
-        table = read_work(context.artifacts.storage, parts[number].work, ["text"])
-        texts = table.column("text").take(ledger.rows[members])
-        yield from zip((int(one) for one in members), map(str, texts), strict=True)
+    """Positions and texts of documents that passed the filters, one samples file in memory at a time."""
+    for number, members in document_table.by_part(positions):
+        samples = read_samples(context.artifacts.storage, parts[number].work, ["text"])
+        texts = samples.column("text").take(document_table.rows[members])
+        yield from zip((int(position) for position in members), map(str, texts), strict=True)
 
 
-def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, parts: Sequence[Part]) -> None:
-    """Shards in order, each kept once for all versions of a dataset that hold it. Each work file is read once per shard
-    that needs it."""
+def _write_split(
+    context: Context, draft: Draft, split: Split, document_table: DocumentTable, parts: Sequence[Part]
+) -> None:
+    """Write the shards of a split in order. A shard is stored once for all versions of a dataset that hold it; each
+    samples file is read once per shard that needs it."""
     import numpy as np
     import pyarrow as pa
 
-    for number, shard in enumerate(_shards(ledger, SPLITS.index(split))):
-        tables, places = [], []
-        for part, members in ledger.by_part(shard):
-            tables.append(read_work(context.artifacts.storage, parts[part].work).take(ledger.rows[members]))
-            places.append(members)
+    for number, shard in enumerate(_shards(document_table, SPLITS.index(split))):
+        tables, positions = [], []
+        for part, members in document_table.by_part(shard):
+            samples = read_samples(context.artifacts.storage, parts[part].work)
+            tables.append(samples.take(document_table.rows[members]))
+            positions.append(members)
         # Parts without pictures have no column for them.
         table = pa.concat_tables(tables, promote_options="default")
-        table = table.take(np.argsort(np.concatenate(places), kind="stable"))
+        table = table.take(np.argsort(np.concatenate(positions), kind="stable"))
         if "image" in table.column_names and table.column("image").null_count == len(table):
             table = table.drop_columns("image")
         column = table.schema.get_field_index("split")
@@ -268,15 +280,15 @@ def _write_split(context: Context, draft: Draft, split: Split, ledger: Ledger, p
         draft.share(f"{split}/{number:05d}.parquet", table_bytes(table))
 
 
-def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:
-    """Documents of a side, cut where the id of one says so: a document more or less changes the shard it is in and
-    leaves the others as they were (content-defined chunking), which all are of SHARD_CHARACTERS, give or take half."""
+def _shards(document_table: DocumentTable, split: int) -> Iterator[list[int]]:
+    """Positions of the documents of each shard, of SHARD_CHARACTERS, give or take half. Shards are cut where the id of
+    a document decides it (content-defined chunking), so a document more or less changes its own shard only."""
     shard: list[int] = []
     size = 0
-    members = ledger.kept(side)
-    for one, name in zip(members.tolist(), ledger.column("id", members), strict=True):
-        shard.append(one)
-        own_size = int(ledger.sizes[one])
+    members = document_table.remaining(split)
+    for position, name in zip(members.tolist(), document_table.column("id", members), strict=True):
+        shard.append(position)
+        own_size = int(document_table.sizes[position])
         size += own_size
         may_end = size >= SHARD_CHARACTERS / 2
         chance = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64
@@ -287,86 +299,43 @@ def _shards(ledger: Ledger, side: int) -> Iterator[list[int]]:
         yield shard
 
 
-def _finish(context: Context, draft: Draft, ledger: Ledger, how: dict[str, Any], declared: Prepare) -> Manifest:
-    dropped = ledger.dropped()
+def _finish(
+    context: Context, draft: Draft, document_table: DocumentTable, how_split: dict[str, Any], declared: Prepare
+) -> Manifest:
+    """Write the dropped documents, the card and its pictures, and commit the dataset."""
+    dropped = document_table.dropped()
     for number, start in enumerate(range(0, len(dropped), DROP_ROWS)):
-        draft.write_rows(
-            f"dropped/{number:05d}.parquet", list(ledger.drops_as_rows(dropped[start : start + DROP_ROWS])), Drop
-        )
-    kept = ledger.kept()
-    drops = Counter(ledger.reason(int(one)) for one in dropped)
-    redactions = total_redactions(ledger.column("redactions", kept))
-    chosen = {split: ledger.kept(side) for side, split in enumerate(SPLITS)}
-    counts = {
-        "documents": len(ledger),
-        "kept": len(kept),
-        **{split: len(members) for split, members in chosen.items()},
-        "dropped": len(dropped),
-        **{f"dropped_{reason}": count for reason, count in sorted(drops.items())},
-        **{f"redacted_{name}": redactions[name] for name in declared.redact},
-        **({"pictures": pictures} if (pictures := int((ledger.image_bytes[kept] > 0).sum())) else {}),
+        rows = list(document_table.drop_rows(dropped[start : start + DROP_ROWS]))
+        draft.write_rows(f"dropped/{number:05d}.parquet", rows, Drop)
+    members = {split: document_table.remaining(number) for number, split in enumerate(SPLITS)}
+    counts, details = counts_and_details(document_table, members, declared)
+    details["split"] = how_split
+    lengths: dict[str, list[int]] = {
+        str(split): document_table.sizes[positions].tolist() for split, positions in members.items()
     }
-    details: dict[str, Any] = {
-        "drops": dict(sorted(drops.items())),
-        "redactions": {name: redactions[name] for name in declared.redact},
-        **{
-            f"{name}s": dict(sorted(Counter(one or "unknown" for one in ledger.column(name, kept)).items()))
-            for name in ("license", "kind", "language")
-        },
-        "labels": _labels(ledger, chosen),
-        "groups": _groups(ledger, chosen),
-        "characters": {split: int(ledger.characters[members].sum()) for split, members in chosen.items()},
-        "split": how,
-    }
-    lengths: dict[str, list[int]] = {str(split): ledger.sizes[members].tolist() for split, members in chosen.items()}
     for name, picture in draw(details, lengths).items():
         draft.write(name, picture)
     draft.write("card.md", dataset_card(draft.id, draft.parents, counts, details, lengths, declared).encode())
-    context.report(1.0, f"{len(kept)} samples of {len(ledger)} documents")
+    context.report(1.0, f"{counts['kept']} samples of {len(document_table)} documents")
     return draft.commit(counts=counts, details=details)
 
 
-def _labels(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, int]]:
-    """Samples per label and split, the most frequent first; empty where samples have none."""
-    counts: dict[str, dict[str, int]] = {}
-    for split, members in chosen.items():
-        found = Counter(label for lines in ledger.column("labels", members) for label in lines.split("\n"))
-        for label, count in found.items():
-            if 0 < len(label) <= LONGEST_LABEL:
-                counts.setdefault(label, {})[split] = count
-    most = sorted(counts, key=lambda label: (-sum(counts[label].values()), label))[:MOST_LABELS]
-    return {label: counts[label] for label in most}
-
-
-def _groups(ledger: Ledger, chosen: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, Any]]:
-    groups: dict[str, dict[str, Any]] = {}
-    for split, members in chosen.items():
-        columns = [ledger.column(name, members) for name in ("group", "version", "license")]
-        for group, version, license_ in zip(*columns, strict=True):
-            known = groups.setdefault(group, {"version": version, "license": license_, "split": split, "samples": 0})
-            known["samples"] += 1
-            if split not in known["split"].split("+"):
-                known["split"] += f"+{split}"
-    largest = sorted(groups, key=lambda name: (-groups[name]["samples"], name))[:MOST_GROUPS]
-    return {name: groups[name] for name in sorted(largest)}
-
-
-def _refuse_empty(ledger: Ledger, parents: Sequence[str], split: Split | None = None) -> None:
-    if len(ledger.kept(SPLITS.index(split) if split else None)):
+def _refuse_empty(document_table: DocumentTable, parents: Sequence[str], split: Split | None = None) -> None:
+    if len(document_table.remaining(SPLITS.index(split) if split else None)):
         return
-    if not len(ledger):
+    if not len(document_table):
         raise InputError(
             f"prepare was given no document: {', '.join(parents) or 'no artifact'} holds none.",
             remedy="collect documents first",
         )
-    reasons = [ledger.reason(one) or "held out" for one in range(len(ledger))]
+    reasons = [document_table.reason(position) or "held out" for position in range(len(document_table))]
     problems = []
     for reason, count in Counter(reasons).most_common():
         example = reasons.index(reason)
-        value = ledger.value(example) or "not in train"
-        problems.append(Problem(reason, f"{count} documents, such as {ledger.name(example)} ({value})"))
+        value = document_table.value(example) or "not in train"
+        problems.append(Problem(reason, f"{count} documents, such as {document_table.name(example)} ({value})"))
     raise InputError(
-        f"prepare leaves nothing to train on of the {len(ledger)} documents in {', '.join(parents)}.",
+        f"prepare leaves nothing to train on of the {len(document_table)} documents in {', '.join(parents)}.",
         remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, license or split)",
         problems=problems,
     )

@@ -1,6 +1,6 @@
-"""The work on single documents: policy, clean, filter, redact, fingerprint. One call treats one part of one shard, in
-this process or on any node. What passed lies in a work file, what is known of every document in a facts file beside it,
-written last; a part whose facts are there is done."""
+"""The work on single documents: license policy, clean, filter, redact, fingerprint. One call processes one part of one
+shard, in this process or on any node. The samples of a part are written to a samples file, what is known of every
+document to a facts file beside it, last; a part whose facts exist is done."""
 
 import hashlib
 import io
@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, parquet_bytes
 from soldiom_ray.domains.file_types import SUPPORTED
 from soldiom_ray.domains.schema import Prepare
-from soldiom_ray.prepare import deduplication
 from soldiom_ray.prepare.clean import clean
-from soldiom_ray.prepare.filters import Text, detect_language, first_objection, is_code
-from soldiom_ray.prepare.ngram_overlap import Windows
+from soldiom_ray.prepare.deduplication.minhash import signatures
+from soldiom_ray.prepare.deduplication.words import content_digest, hash_words, shingles, words_of
+from soldiom_ray.prepare.filters import first_refusal
+from soldiom_ray.prepare.filters.filter_text import FilterText, is_code
+from soldiom_ray.prepare.filters.language import detect_language
+from soldiom_ray.prepare.ngram_overlap import NgramSet
 from soldiom_ray.prepare.pieces import Pieces
 from soldiom_ray.prepare.redaction import redact
 from soldiom_ray.records import Manifest, Record, Sample
@@ -30,21 +33,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One piece of work: part `index` of `count` of a documents shard. `work` is the storage key of its two files,
-    without their endings; `number` is the part's place among all."""
+    """Part `index` of `count` of a documents shard, and part `number` of the whole stage. `work` is the storage key of
+    its two files, without their endings."""
 
     manifest: Manifest
-    name: str
+    shard: str
     index: int
     count: int
     work: str
     number: int
 
 
-class Facts(Record):
-    """What is known of a document without its text. `reason` is empty for one that passed; then `row` says where in the
-    work file of its `part` its text lies. `redactions` is JSON, or empty for none; `labels` are lines. `own_split` is
-    the side that a set's own division tells."""
+class DocumentFacts(Record):
+    """What is known of a document without its text. `reason` is empty for one that passed; then `row` is the row of its
+    sample in the samples file of `part`. `digest` is 16 bytes of a digest of its words or its picture, `signature` its
+    MinHash signature. `redactions` is JSON, or empty for none; `labels` are lines. `own_split` is the split that the
+    data set itself assigns."""
 
     id: str
     source: str
@@ -68,141 +72,147 @@ class Facts(Record):
     own_split: str
 
 
-ABOUT_SAMPLE = ("label", "width", "height", "format")
-"""What metadata of a document says of its sample too."""
+SAMPLE_METADATA = ("label", "width", "height", "format")
+"""Metadata of a document that its sample has too."""
 
 COPIED = ("id", "source", "group", "path", "version", "license", "kind", "language")
 
 
 @dataclass(frozen=True)
-class TreatPart:
-    """The function that treats a part; it travels to the workers with what all parts share."""
+class ProcessPart:
+    """The function that processes a part; it travels to the workers with what all parts share."""
 
     settings: Settings
     declared: Prepare
 
     def __call__(self, part: Part) -> int:
-        """Treat a part's documents in order; how many there were."""
+        """Process a part's documents in order; returns how many there are."""
         storage = open_storage(self.settings)
-        done = _rows_of_facts(storage, part)
-        return done if done is not None else _treat(storage, part, self.declared)
+        done = _count_facts(storage, part)
+        return done if done is not None else _process_part(storage, part, self.declared)
 
 
-def _treat(storage: Storage, part: Part, declared: Prepare) -> int:
-    table = _read(storage, part.manifest, part.name)
-    start, stop = (table.num_rows * at // part.count for at in (part.index, part.index + 1))
-    facts: list[dict[str, Any]] = []
-    passed: list[dict[str, Any]] = []
-    sets = []
-    for row in table.slice(start, stop - start).to_pylist():
-        known: dict[str, Any] = {name: row[name] for name in COPIED}
-        known |= {"reason": "", "value": "", "time": "", "part": part.number, "row": -1, "characters": 0}
-        known |= {"image_bytes": 0, "digest": b"", "signature": b"", "redactions": "", "labels": "", "own_split": ""}
-        facts.append(known)
-        sample = treat(row, known, declared)
+def _process_part(storage: Storage, part: Part, declared: Prepare) -> int:
+    shard = _read_shard(storage, part)
+    start, stop = (shard.num_rows * index // part.count for index in (part.index, part.index + 1))
+    all_facts: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    shingle_sets = []
+    for document in shard.slice(start, stop - start).to_pylist():
+        facts = _initial_facts(document, part)
+        all_facts.append(facts)
+        sample = process_document(document, facts, declared)
         if sample is not None:
-            known["row"] = len(passed)
-            words = deduplication.words_of(sample["text"]) if sample["image"] is None else []
-            digest = (
-                deduplication.content_digest(words) if words else hashlib.sha256(sample["image"] or b"").hexdigest()
-            )
-            known["digest"] = bytes.fromhex(digest)[:16]
-            sets.append(deduplication.shingles(deduplication.hash_words(words)))
-            passed.append(sample)
-    for known, signature in zip(
-        (one for one in facts if not one["reason"]), deduplication.signatures(sets), strict=True
-    ):
-        known["signature"] = signature
-    storage.write(f"{part.work}.parquet", parquet_bytes(passed, Sample))
-    storage.write(f"{part.work}.facts.parquet", parquet_bytes(facts, Facts))
-    return len(facts)
+            facts["row"] = len(samples)
+            words = words_of(sample["text"]) if sample["image"] is None else []
+            digest = content_digest(words) if words else hashlib.sha256(sample["image"] or b"").hexdigest()
+            facts["digest"] = bytes.fromhex(digest)[:16]
+            shingle_sets.append(shingles(hash_words(words)))
+            samples.append(sample)
+    passed = (facts for facts in all_facts if not facts["reason"])
+    for facts, signature in zip(passed, signatures(shingle_sets), strict=True):
+        facts["signature"] = signature
+    storage.write(f"{part.work}.parquet", parquet_bytes(samples, Sample))
+    storage.write(f"{part.work}.facts.parquet", parquet_bytes(all_facts, DocumentFacts))
+    return len(all_facts)
 
 
-def treat(row: Mapping[str, Any], known: dict[str, Any], declared: Prepare) -> dict[str, Any] | None:
-    """The sample that a document becomes (its split still open), or None; `known` then says why."""
-    verdict, objection = _policy(row, declared)
-    if objection:
-        known["reason"], known["value"] = objection
+def _initial_facts(document: Mapping[str, Any], part: Part) -> dict[str, Any]:
+    facts: dict[str, Any] = {name: document[name] for name in COPIED}
+    facts |= {"reason": "", "value": "", "time": "", "part": part.number, "row": -1, "characters": 0}
+    facts |= {"image_bytes": 0, "digest": b"", "signature": b"", "redactions": "", "labels": "", "own_split": ""}
+    return facts
+
+
+def process_document(document: Mapping[str, Any], facts: dict[str, Any], declared: Prepare) -> dict[str, Any] | None:
+    """The sample that a document becomes (its split is decided later), or None when it is refused; `facts` is filled in
+    either way."""
+    verdict, refusal = _apply_policy(document, declared)
+    if refusal:
+        facts["reason"], facts["value"] = refusal
         return None
-    about, image = json.loads(row["metadata"]), row.get("image")
-    known["time"], known["own_split"] = str(about.get("time") or ""), str(about.get("split") or "")
-    pieces = Pieces.of(row["text"], about).treated(clean)
-    text, code = pieces.text(), _is_code(row)
-    if objection := _objection(text, code, row, about, declared):
-        known["reason"], known["value"] = objection
+    metadata, image = json.loads(document["metadata"]), document.get("image")
+    facts["time"], facts["own_split"] = str(metadata.get("time") or ""), str(metadata.get("split") or "")
+    pieces = Pieces.of(document["text"], metadata).mapped(clean)
+    text, code = pieces.text(), _is_code(document)
+    if refusal := _refusal(text, code, document, metadata, declared):
+        facts["reason"], facts["value"] = refusal
         return None
-    counts: Counter[str] = Counter()
+    redactions: Counter[str] = Counter()
 
-    def without_private(piece: str) -> str:
-        redacted, found = redact(piece, declared.redact)
-        counts.update(found)
-        return redacted
+    def redacted(piece: str) -> str:
+        public, counts = redact(piece, declared.redact)
+        redactions.update(counts)
+        return public
 
-    pieces = pieces.treated(without_private)
+    pieces = pieces.mapped(redacted)
     text = pieces.text()
-    told = pieces.metadata() | {name: about[name] for name in ABOUT_SAMPLE if about.get(name) is not None}
-    if rejected := about.get("rejected"):
-        told["rejected"] = without_private(clean(rejected)).strip("\n")
-    known["language"] = row["language"] or ("" if code or not text else detect_language(text)[0])
-    known["redactions"], known["characters"] = json.dumps(counts) if counts else "", len(text)
-    known["image_bytes"], known["labels"] = len(image or b""), _label_lines(told)
-    copied = {name: row[name] for name in Sample.model_fields if name in row}
+    sample_metadata = pieces.metadata() | {
+        name: metadata[name] for name in SAMPLE_METADATA if metadata.get(name) is not None
+    }
+    if rejected := metadata.get("rejected"):
+        sample_metadata["rejected"] = redacted(clean(rejected)).strip("\n")
+    facts["language"] = document["language"] or ("" if code or not text else detect_language(text)[0])
+    facts["redactions"], facts["characters"] = json.dumps(redactions) if redactions else "", len(text)
+    facts["image_bytes"], facts["labels"] = len(image or b""), _label_lines(sample_metadata)
+    copied = {name: document[name] for name in Sample.model_fields if name in document}
     return copied | {
         "text": text,
         "split": "train",
-        "language": known["language"],
+        "language": facts["language"],
         "verdict": verdict,
         "messages": pieces.messages(),
-        "metadata": json.dumps(told),
+        "metadata": json.dumps(sample_metadata),
         "image": image,
     }
 
 
-def _objection(
-    text: str, code: bool, row: Mapping[str, Any], about: Mapping[str, Any], declared: Prepare
+def _refusal(
+    text: str, code: bool, document: Mapping[str, Any], metadata: Mapping[str, Any], declared: Prepare
 ) -> tuple[str, str] | None:
-    """Why a cleaned document is left out, if it is. What filters ask of texts they do not ask of pictures."""
-    if row.get("image") is not None:
+    """Reason and value for which a cleaned document is refused, if it is. Pictures are not filtered."""
+    if document.get("image") is not None:
         return None
     if not text.strip():
         return "empty", "0 characters"
-    if rejected := about.get("rejected"):
-        if about.get("other_prompt"):
+    if rejected := metadata.get("rejected"):
+        if metadata.get("other_prompt"):
             return "other_prompt", "chosen and rejected answer different conversations"
-        if clean(rejected).strip() == clean(about["messages"][-1]["content"]).strip():
+        if clean(rejected).strip() == clean(metadata["messages"][-1]["content"]).strip():
             return "rejected_is_chosen", f"the same {len(rejected)} characters"
-    return first_objection(Text(text, code, row["path"]), declared.filters)
+    return first_refusal(FilterText(text, code, document["path"]), declared.filters)
 
 
-def _is_code(row: Mapping[str, Any]) -> bool:
-    """Data and pages that users gave are no code, whatever their ending: their parsers made text of them."""
-    ending = PurePosixPath(row["path"].lower()).suffix
-    parsed = row["source"] == "user" and ending in SUPPORTED and ending != ".ipynb"
-    return is_code(row["path"]) and not parsed
+def _is_code(document: Mapping[str, Any]) -> bool:
+    """Files of data and pages that users gave are not code, whatever their ending: their parsers made text of them."""
+    ending = PurePosixPath(document["path"].lower()).suffix
+    is_parsed = document["source"] == "user" and ending in SUPPORTED and ending != ".ipynb"
+    return is_code(document["path"]) and not is_parsed
 
 
-def _label_lines(told: Mapping[str, Any]) -> str:
-    """A sample's labels, one a line."""
-    label = told.get("label", "")
-    return "\n".join(" ".join(one.split()) for one in (label if isinstance(label, list) else [label]))
+def _label_lines(metadata: Mapping[str, Any]) -> str:
+    """A sample's labels, each on its own line."""
+    label = metadata.get("label", "")
+    return "\n".join(" ".join(name.split()) for name in (label if isinstance(label, list) else [label]))
 
 
 @dataclass(frozen=True)
-class FindOverlaps:
-    """The function that measures how much of some texts stands verbatim among the known windows."""
+class MeasureOverlap:
+    """The function that measures how much of a part's texts occurs verbatim in a set of n-grams."""
 
     settings: Settings
-    known: Windows
+    ngrams: NgramSet
 
-    def __call__(self, piece: tuple[str, Sequence[int]]) -> list[tuple[float, int]]:
-        """For each row of a work file: the share of its windows that are known, the longest stretch in words."""
-        work, rows = piece
-        texts = read_work(open_storage(self.settings), work).column("text").take(list(rows)).to_pylist()
-        return [self.known.shared_with(text) for text in texts]
+    def __call__(self, rows_of_part: tuple[str, Sequence[int]]) -> list[tuple[float, int]]:
+        """For each row of a samples file: the share of its n-grams that are in the set, the longest stretch in
+        words."""
+        work, rows = rows_of_part
+        texts = read_samples(open_storage(self.settings), work, ["text"]).column("text").take(list(rows)).to_pylist()
+        return [self.ngrams.overlap(text) for text in texts]
 
 
-def read_work(storage: Storage, work: str, columns: Sequence[str] | None = None) -> "pa.Table":
-    """A part's work file as a table of samples."""
+def read_samples(storage: Storage, work: str, columns: Sequence[str] | None = None) -> "pa.Table":
+    """A part's samples file."""
     import pyarrow.parquet as pq
 
     return pq.read_table(io.BytesIO(storage.read(f"{work}.parquet")), columns=list(columns) if columns else None)
@@ -220,44 +230,32 @@ def read_facts(storage: Storage, parts: Iterable[Part]) -> "pa.Table":
     return table.sort_by([(name, "ascending") for name in ("group", "path", "id")]).combine_chunks()
 
 
-def total_redactions(told: Iterable[str]) -> Counter[str]:
-    """Redactions by type, over the facts' own words."""
-    counts: Counter[str] = Counter()
-    for one in told:
-        if one:
-            counts.update(json.loads(one))
-    return counts
-
-
 def _facts_schema() -> "pa.Schema":
     import pyarrow.parquet as pq
 
-    return pq.read_schema(io.BytesIO(parquet_bytes([], Facts)))
+    return pq.read_schema(io.BytesIO(parquet_bytes([], DocumentFacts)))
 
 
-def _rows_of_facts(storage: Storage, part: Part) -> int | None:
-    """How many documents a part has that was treated before."""
+def _count_facts(storage: Storage, part: Part) -> int | None:
+    """How many documents a part has that an earlier run processed; None when it did not."""
     import pyarrow.parquet as pq
 
     key = f"{part.work}.facts.parquet"
     return int(pq.read_metadata(io.BytesIO(storage.read(key))).num_rows) if storage.exists(key) else None
 
 
-def _policy(row: Mapping[str, Any], declared: Prepare) -> tuple[str, tuple[str, str] | None]:
-    """What the licence policy says of a document, and the objection that follows, if any."""
+def _apply_policy(document: Mapping[str, Any], declared: Prepare) -> tuple[str, tuple[str, str] | None]:
+    """The verdict of the license policy on a document, and the refusal that follows, if any."""
     from soldiom_ray.licenses import verdict
 
-    said, why = verdict(row["license"], declared.license)
-    if declared.kinds and row["kind"] not in declared.kinds:
-        return said, ("kind", str(row["kind"]))
-    return said, None if said == "allowed" or _is_tolerated(said, declared) else (f"license_{said}", why)
+    answer, why = verdict(document["license"], declared.license)
+    if declared.kinds and document["kind"] not in declared.kinds:
+        return answer, ("kind", str(document["kind"]))
+    is_tolerated = answer == "unknown" and declared.license.allow_unknown
+    return answer, None if answer == "allowed" or is_tolerated else (f"license_{answer}", why)
 
 
-def _is_tolerated(said: str, declared: Prepare) -> bool:
-    return said == "unknown" and declared.license.allow_unknown
-
-
-def _read(storage: Storage, manifest: Manifest, name: str) -> "pa.Table":
+def _read_shard(storage: Storage, part: Part) -> "pa.Table":
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(Artifacts(storage).read(manifest, name)))
+    return pq.read_table(io.BytesIO(Artifacts(storage).read(part.manifest, part.shard)))

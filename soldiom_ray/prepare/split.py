@@ -1,4 +1,4 @@
-"""Which samples train, validate and test. What belongs together (a package, a repository) goes to one side whole."""
+"""Which samples train, validate and test. What belongs together (a package, a repository) is in one split, whole."""
 
 import difflib
 import hashlib
@@ -12,99 +12,112 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.records import Split
 
 LARGEST_SHARE = 0.34
-"""A held-out side may not take more than this of all text to keep groups whole; rather documents are held out."""
+"""A held-out split may not take more than this of all text to keep groups whole; rather documents are held out."""
 
-GROUPS_FOR_VALIDATION = 4
-HELD: tuple[Split, ...] = ("test", "validation")
+MIN_GROUPS = {"test": 2, "validation": 4}
+"""With fewer groups documents are held out instead."""
+
+HELD_OUT: tuple[Split, ...] = ("test", "validation")
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What splitting needs to know of a sample. `time` is ISO 8601 in UTC, `side` what the set's own division says;
-    both are empty where that is not known. A picture counts its bytes as characters."""
+    """What splitting needs to know of a sample. `time` is ISO 8601 in UTC, `own_split` what the data set itself
+    assigns; both are empty where that is unknown. A picture counts its bytes as characters."""
 
     id: str
     group: str
     characters: int
     time: str = ""
-    side: str = ""
+    own_split: str = ""
 
 
 def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
-    """The split of each member, and how it came about (for the manifest). Depends on nothing but the set of members and
+    """The split of each member, and how it was found (for the manifest). Depends on nothing but the set of members and
     the rule, not on their order. Raises InputError for a test group that does not exist, or when nothing is left to
     train on."""
     if rule.by == "time":
         return _by_time(members, rule)
-    own = {member.id: side for member in members for side in HELD if member.side == side}
-    if own:
-        return _by_own_division(members, rule, own)
-    total = sum(member.characters for member in members)
-    sizes: dict[str, int] = defaultdict(int)
+    assigned = {member.id: split for member in members for split in HELD_OUT if member.own_split == split}
+    if assigned:
+        return _by_own_split(members, rule, assigned)
+    group_sizes: dict[str, int] = defaultdict(int)
     for member in members:
-        sizes[member.group] += member.characters
-    named = _named_groups(rule.test_groups, sizes)
+        group_sizes[member.group] += member.characters
+    named = _named_groups(rule.test_groups, group_sizes)
+    held_out: dict[str, Split] = {}
+    unit: dict[str, str] = {}
     notes: list[str] = []
-    held: dict[str, Split] = {}
-    sides: tuple[tuple[Split, float], ...] = (("test", rule.test), ("validation", rule.validation))
-    by: dict[str, str] = {}
-    for side, share in sides:
-        chosen = set(named) if side == "test" else set()
-        wanted = share * total - sum(sizes[group] for group in chosen)
-        free_groups = {group: size for group, size in sizes.items() if group not in held and group not in chosen}
-        by[side] = "group"
-        if rule.by != "document" and wanted > 0 and not (chosen and wanted < share * total / 4):
-            needed = 2 if side == "test" else GROUPS_FOR_VALIDATION
-            more = choose(free_groups, wanted, total, f"{rule.seed}:{side}") if len(free_groups) >= needed else set()
-            if not more and not chosen:
-                by[side] = "document"
-                notes.append(
-                    f"{side}: single documents are held out, because {len(free_groups)} groups are too few or too large"
-                    f" to hold out {share:.0%} of the text whole; near copies across the border are dropped"
-                )
-            chosen |= more
-        elif rule.by == "document" and wanted > 0:
-            by[side] = "document"
-        if by[side] == "document":
-            free = {
-                m.id: m.characters
-                for m in members
-                if m.group not in held and m.group not in chosen and m.id not in held
-            }
-            chosen |= choose(free, wanted, total, f"{rule.seed}:{side}")
-        held |= dict.fromkeys(chosen, side)
-    splits: list[Split] = [held.get(member.id) or held.get(member.group) or "train" for member in members]
+    shares: tuple[tuple[Split, float], ...] = (("test", rule.test), ("validation", rule.validation))
+    for split, share in shares:
+        chosen, unit[split], note = _hold_out(
+            members, group_sizes, held_out, rule, split, share, set(named) if split == "test" else set()
+        )
+        held_out |= dict.fromkeys(chosen, split)
+        notes += note
+    splits: list[Split] = [held_out.get(member.id) or held_out.get(member.group) or "train" for member in members]
     if members and "train" not in splits:
         raise InputError(
-            f"The split leaves nothing to train on: all {len(sizes)} groups are held out.",
+            f"The split leaves nothing to train on: all {len(group_sizes)} groups are held out.",
             remedy="name fewer groups in prepare.split.test_groups, or lower prepare.split.test",
         )
-    return splits, {
-        "by": rule.by,
-        "seed": rule.seed,
-        "test_by": by["test"],
-        "validation_by": by["validation"],
-        "notes": notes,
-    }
+    how = {"by": rule.by, "seed": rule.seed, "test_by": unit["test"], "validation_by": unit["validation"]}
+    return splits, how | {"notes": notes}
 
 
-def _by_own_division(
-    members: Sequence[Member], rule: SplitRule, own: Mapping[str, Split]
+def _hold_out(
+    members: Sequence[Member],
+    group_sizes: Mapping[str, int],
+    held_out: Mapping[str, Split],
+    rule: SplitRule,
+    split: Split,
+    share: float,
+    named: set[str],
+) -> tuple[set[str], str, list[str]]:
+    """The groups and documents of one held-out split, whether its unit is the group or the document, and notes. `named`
+    are groups that belong to it in any case."""
+    total = sum(group_sizes.values())
+    target = share * total - sum(group_sizes[group] for group in named)
+    chosen, unit = set(named), "group"
+    notes: list[str] = []
+    if rule.by == "document":
+        unit = "document" if target > 0 else "group"
+    elif target > 0 and not (named and target < share * total / 4):
+        free = {group: size for group, size in group_sizes.items() if group not in held_out and group not in named}
+        more = choose(free, target, total, f"{rule.seed}:{split}") if len(free) >= MIN_GROUPS[split] else set()
+        if not more and not named:
+            unit = "document"
+            notes.append(
+                f"{split}: single documents are held out, because {len(free)} groups are too few or too large"
+                f" to hold out {share:.0%} of the text whole; near copies across the border are dropped"
+            )
+        chosen |= more
+    if unit == "document":
+        free = {
+            member.id: member.characters
+            for member in members
+            if member.group not in held_out and member.group not in chosen and member.id not in held_out
+        }
+        chosen |= choose(free, target, total, f"{rule.seed}:{split}")
+    return chosen, unit, notes
+
+
+def _by_own_split(
+    members: Sequence[Member], rule: SplitRule, assigned: Mapping[str, Split]
 ) -> tuple[list[Split], dict[str, Any]]:
-    """What a set's own division holds out stays so; a side that it does not name is drawn from the rest."""
-    named = set(own.values())
-    shares: dict[str, Any] = {side: 0.0 if side in named else getattr(rule, side) for side in HELD}
-    rest = [member for member in members if member.id not in own]
-    left = rule.model_copy(update=shares)
-    splits, told = divide([replace(member, side="") for member in rest], left)
+    """What the data set itself holds out stays held out; a split that it does not have is drawn from the rest."""
+    own = set(assigned.values())
+    shares: dict[str, Any] = {split: 0.0 if split in own else getattr(rule, split) for split in HELD_OUT}
+    rest = [member for member in members if member.id not in assigned]
+    splits, how = divide([replace(member, own_split="") for member in rest], rule.model_copy(update=shares))
     drawn = dict(zip((member.id for member in rest), splits, strict=True))
-    told |= {f"{side}_by": "the set's own division" for side in named}
-    return [drawn.get(member.id) or own[member.id] for member in members], told
+    how |= {f"{split}_by": "the set's own division" for split in own}
+    return [drawn.get(member.id) or assigned[member.id] for member in members], how
 
 
 def _by_time(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
-    """The newest groups test, the next newest validate; a group is as new as its newest member. What bears no time
-    trains."""
+    """The newest groups test, the next newest validate; a group is as new as its newest member. Groups without a time
+    train."""
     newest: dict[str, str] = {}
     sizes: dict[str, int] = defaultdict(int)
     for member in members:
@@ -117,40 +130,41 @@ def _by_time(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], d
             remedy="name the column that holds it (columns: {time: NAME} in the source), or split by group",
         )
     total, reached = sum(sizes.values()), 0
-    held: dict[str, Split] = {}
-    borders: tuple[tuple[Split, float], ...] = (("test", rule.test), ("validation", rule.test + rule.validation))
-    borders = tuple(border for border, share in zip(borders, (rule.test, rule.validation), strict=True) if share)
+    held_out: dict[str, Split] = {}
+    limits: tuple[tuple[Split, float], ...] = (("test", rule.test), ("validation", rule.test + rule.validation))
+    limits = tuple(limit for limit, share in zip(limits, (rule.test, rule.validation), strict=True) if share)
     for _, group in reversed(dated):
-        side = next((side for side, share in borders if reached < share * total), None)
-        if side is None or len(held) + 1 >= len(newest):
+        split = next((split for split, limit in limits if reached < limit * total), None)
+        if split is None or len(held_out) + 1 >= len(newest):
             break
-        held[group] = side
+        held_out[group] = split
         reached += sizes[group]
-    splits: list[Split] = [held.get(member.group, "train") for member in members]
+    splits: list[Split] = [held_out.get(member.group, "train") for member in members]
     undated = sum(not time for time in newest.values())
     notes = [f"{undated} groups bear no time and train"] if undated else []
-    first = {side: min(newest[group] for group, other in held.items() if other == side) for side in held.values()}
-    notes += [f"{side} begins at {time}" for side, time in sorted(first.items())]
-    told = {"by": "time", "seed": rule.seed, "test_by": "time", "validation_by": "time", "notes": notes}
-    return splits, told
+    oldest = {
+        split: min(newest[group] for group, other in held_out.items() if other == split) for split in held_out.values()
+    }
+    notes += [f"{split} begins at {time}" for split, time in sorted(oldest.items())]
+    return splits, {"by": "time", "seed": rule.seed, "test_by": "time", "validation_by": "time", "notes": notes}
 
 
-def choose(sizes: Mapping[str, int], wanted: float, total: int, seed: str) -> set[str]:
-    """Units in the order of a seeded hash until about `wanted` characters are reached, skipping those that would
+def choose(sizes: Mapping[str, int], target: float, total: int, seed: str) -> set[str]:
+    """Units in the order of a seeded hash until about `target` characters are reached, skipping those that would
     overshoot by more than a quarter; else the one unit that comes nearest; always leaving one. Empty when even the
     nearest takes more than LARGEST_SHARE of the total."""
     order = sorted(sizes, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     chosen: set[str] = set()
     reached = 0
     for name in order:
-        if reached >= 0.75 * wanted or len(chosen) + 1 >= len(sizes):
+        if reached >= 0.75 * target or len(chosen) + 1 >= len(sizes):
             break
-        if reached + sizes[name] <= 1.25 * wanted:
+        if reached + sizes[name] <= 1.25 * target:
             chosen.add(name)
             reached += sizes[name]
-    if reached < 0.5 * wanted and len(sizes) - len(chosen) > 1:
+    if reached < 0.5 * target and len(sizes) - len(chosen) > 1:
         nearest = min(
-            (name for name in order if name not in chosen), key=lambda name: abs(reached + sizes[name] - wanted)
+            (name for name in order if name not in chosen), key=lambda name: abs(reached + sizes[name] - target)
         )
         if reached + sizes[nearest] <= LARGEST_SHARE * total:
             chosen.add(nearest)

@@ -1,4 +1,4 @@
-"""What a filter sees of a document: its text and what several filters count in it, computed once, when first asked."""
+"""What a filter sees of a document: its text and what several filters count in it, computed once, on first use."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,9 +7,23 @@ from pathlib import PurePosixPath
 
 from soldiom_ray.prepare.filters.prose_tokens import Tokens, tokens_of
 
+CODE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("py", "pyi", "pyx", "ipynb", "js", "mjs", "jsx", "ts", "tsx", "c", "h", "cc", "cpp", "hpp", "cu", "cuh"),
+        *("java", "go", "rs", "rb", "php", "cs", "swift", "kt", "scala", "sh", "bash", "ps1", "sql", "r", "jl", "lua"),
+        *("pl", "yaml", "yml", "toml", "cfg", "ini", "json", "css", "scss", "html", "xml", "proto", "cmake"),
+    )
+)
+
+
+def is_code(path: str) -> bool:
+    """Whether a path names code, configuration or markup rather than prose."""
+    return PurePosixPath(path).suffix.lower() in CODE_SUFFIXES
+
 
 @dataclass(frozen=True)
-class Text:
+class FilterText:
     """A document's text, whether it is code (by the suffix of its path), and the path when it is known."""
 
     text: str
@@ -18,6 +32,7 @@ class Text:
 
     @property
     def suffix(self) -> str:
+        """Of the path, in lower case and with its dot."""
         return PurePosixPath(self.path).suffix.lower()
 
     @cached_property
@@ -32,7 +47,7 @@ class Text:
 
     @cached_property
     def filled_lines(self) -> list[str]:
-        """Those of `lines` that hold more than blanks."""
+        """Those of `lines` that are not blank."""
         return list(compress(self.lines, map(str.strip, self.lines)))
 
     @cached_property

@@ -1,5 +1,5 @@
 """Filters for prose with the thresholds of the published web corpora. Each looks at one document, lets code through,
-and gives the first value that refuses it. They are meant for English.
+and returns the first value that refuses it. They are meant for English.
 
 The order of rules and the counts follow datatrove 0.10 (pipeline/filters), so that a corpus made here compares with
 FineWeb. C4's line rules only judge the document here: no filter changes a text.
@@ -7,7 +7,7 @@ FineWeb. C4's line rules only judge the document here: no filter changes a text.
 
 import re
 
-from soldiom_ray.prepare.filters.filter_text import Text
+from soldiom_ray.prepare.filters.filter_text import FilterText
 from soldiom_ray.prepare.filters.prose_tokens import (
     ENDS_SENTENCE,
     FIRST_STOP_WORD,
@@ -19,21 +19,21 @@ from soldiom_ray.prepare.filters.prose_tokens import (
 )
 from soldiom_ray.prepare.filters.repetition import duplicated, repeated_words
 
-FEWEST_WORDS, MOST_WORDS = 50, 100_000
-SHORTEST_MEAN_WORD, LONGEST_MEAN_WORD = 3, 10
+MIN_WORDS, MAX_WORDS = 50, 100_000
+MIN_MEAN_WORD_CHARACTERS, MAX_MEAN_WORD_CHARACTERS = 3, 10
 MAX_SYMBOLS_PER_WORD = 0.1
 MAX_BULLET_LINES = 0.9
 MAX_ELLIPSIS_LINES = 0.3
 MIN_WORDS_WITH_LETTERS = 0.8
-FEWEST_STOP_WORDS = 2
+MIN_STOP_WORDS = 2
 
 MAX_DUPLICATE_LINES = MAX_DUPLICATE_PARAGRAPHS = 0.3
 MAX_DUPLICATE_LINE_CHARACTERS = MAX_DUPLICATE_PARAGRAPH_CHARACTERS = 0.2
 
 C4_LINE_ENDS = (".", "?", "!", '"', "'")
-FEWEST_SENTENCES = 5
-FEWEST_WORDS_IN_LINE = 3
-LONGEST_WORD = 1000
+MIN_SENTENCES = 5
+MIN_WORDS_IN_LINE = 3
+MAX_WORD_CHARACTERS = 1000
 CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 POLICY = re.compile("terms of use|privacy policy|cookie policy|uses cookies|use of cookies|use cookies")
 SENTENCE_END_INSIDE = re.compile(f"[{re.escape(''.join(SENTENCE_ENDS))}]\\W*\\s")
@@ -45,7 +45,7 @@ MAX_REPEATED_LINE_CHARACTERS = 0.01
 MAX_LINES_PER_WORD = 0.3
 
 
-def gopher_quality(document: Text) -> str | None:
+def gopher_quality(document: FilterText) -> str | None:
     """Gopher's quality rules (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1): words, their mean length, symbols,
     bullets, ellipses, letters, stop words."""
     if document.is_code:
@@ -53,10 +53,10 @@ def gopher_quality(document: Text) -> str | None:
     text, tokens = document.text, document.tokens
     is_word = (tokens.flags & IS_WORD).astype(bool)
     words = int(is_word.sum())
-    if not FEWEST_WORDS <= words <= MOST_WORDS:
+    if not MIN_WORDS <= words <= MAX_WORDS:
         return f"{words} words"
     mean = int(tokens.lengths[is_word].sum()) / words
-    if not SHORTEST_MEAN_WORD <= mean <= LONGEST_MEAN_WORD:
+    if not MIN_MEAN_WORD_CHARACTERS <= mean <= MAX_MEAN_WORD_CHARACTERS:
         return f"mean word {mean:.2f} characters"
     for name, count in (("hashes", text.count("#")), ("ellipses", text.count("...") + text.count("…"))):
         if count / len(tokens) > MAX_SYMBOLS_PER_WORD:
@@ -72,7 +72,7 @@ def _gopher_lines(lines: list[str]) -> str | None:
     return f"{ellipses:.2f} of its lines end in an ellipsis" if ellipses > MAX_ELLIPSIS_LINES else None
 
 
-def _gopher_words(document: Text) -> str | None:
+def _gopher_words(document: FilterText) -> str | None:
     import numpy as np
 
     flags = document.tokens.flags
@@ -80,33 +80,33 @@ def _gopher_words(document: Text) -> str | None:
     if share < MIN_WORDS_WITH_LETTERS:
         return f"{share:.2f} of its words have letters"
     stop_words = (int(np.bitwise_or.reduce(flags)) // FIRST_STOP_WORD).bit_count()
-    return f"{stop_words} stop words" if stop_words < FEWEST_STOP_WORDS else None
+    return f"{stop_words} stop words" if stop_words < MIN_STOP_WORDS else None
 
 
-def gopher_repetition(document: Text) -> str | None:
+def gopher_repetition(document: FilterText) -> str | None:
     """Gopher's repetition rules (Rae et al. 2021, table A1): repeated paragraphs, lines, and runs of words, by number
     and by characters."""
     if document.is_code:
         return None
     text = document.text
     paragraphs = re.split(r"\n{2,}", text.strip())
-    found, characters = duplicated(paragraphs)
-    if found / len(paragraphs) > MAX_DUPLICATE_PARAGRAPHS:
-        return f"{found / len(paragraphs):.2f} of its paragraphs are repeated"
+    repeated, characters = duplicated(paragraphs)
+    if repeated / len(paragraphs) > MAX_DUPLICATE_PARAGRAPHS:
+        return f"{repeated / len(paragraphs):.2f} of its paragraphs are repeated"
     if characters > MAX_DUPLICATE_PARAGRAPH_CHARACTERS * len(text):
         return f"{characters / len(text):.2f} of its characters are repeated paragraphs"
     # Split at runs of line feeds, a text that begins or ends with one has an empty first or last line.
     edges = [""] * (text.startswith("\n") + text.endswith("\n"))
     lines = [*filter(None, document.lines), *edges]
-    found, characters = duplicated(lines)
-    if lines and found / len(lines) > MAX_DUPLICATE_LINES:
-        return f"{found / len(lines):.2f} of its lines are repeated"
+    repeated, characters = duplicated(lines)
+    if lines and repeated / len(lines) > MAX_DUPLICATE_LINES:
+        return f"{repeated / len(lines):.2f} of its lines are repeated"
     if characters > MAX_DUPLICATE_LINE_CHARACTERS * len(text):
         return f"{characters / len(text):.2f} of its characters are repeated lines"
     return repeated_words(document.tokens, len(text))
 
 
-def c4(document: Text) -> str | None:
+def c4(document: FilterText) -> str | None:
     """C4's rules (Raffel et al. 2020, section 2.2, and its code, tensorflow_datasets text/c4_utils.py): at least five
     sentences in lines that end like sentences; no lorem ipsum and no curly bracket in them. Lines about javascript,
     cookies and terms of use, with two words or with a word over 1,000 characters do not count."""
@@ -114,28 +114,28 @@ def c4(document: Text) -> str | None:
         return None
     sentences = 0
     for line in map(str.strip, document.any_lines):
-        kept = CITATION.sub("", line) if "[" in line else line
-        if not kept.endswith(C4_LINE_ENDS) or kept.endswith("...") or not _has_c4_words(line):
+        uncited = CITATION.sub("", line) if "[" in line else line
+        if not uncited.endswith(C4_LINE_ENDS) or uncited.endswith("...") or not _has_c4_words(line):
             continue
-        lower = kept.lower()
+        lower = uncited.lower()
         if "lorem ipsum" in lower:
             return "lorem ipsum"
         if "javascript" in lower:
             continue
-        if "{" in kept:
+        if "{" in uncited:
             return "curly bracket"
-        if not POLICY.search(lower) and sentences < FEWEST_SENTENCES:
-            sentences += sentences_in(kept)
-    return f"{sentences} sentences" if sentences < FEWEST_SENTENCES else None
+        if not POLICY.search(lower) and sentences < MIN_SENTENCES:
+            sentences += count_sentences(uncited)
+    return f"{sentences} sentences" if sentences < MIN_SENTENCES else None
 
 
 def _has_c4_words(line: str) -> bool:
-    if len(line.split(None, FEWEST_WORDS_IN_LINE)) < FEWEST_WORDS_IN_LINE:
+    if len(line.split(None, MIN_WORDS_IN_LINE)) < MIN_WORDS_IN_LINE:
         return False
-    return len(line) <= LONGEST_WORD or max(map(len, line.split())) <= LONGEST_WORD
+    return len(line) <= MAX_WORD_CHARACTERS or max(map(len, line.split())) <= MAX_WORD_CHARACTERS
 
 
-def sentences_in(line: str) -> int:
+def count_sentences(line: str) -> int:
     """Sentences as spaCy's sentencizer counts them: after a token that ends one, the next that is no punctuation begins
     another."""
     if not SENTENCE_END_INSIDE.search(line):
@@ -149,7 +149,7 @@ def sentences_in(line: str) -> int:
     return count
 
 
-def fineweb(document: Text) -> str | None:
+def fineweb(document: FilterText) -> str | None:
     """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6): lines that end in punctuation, short
     lines, characters in repeated lines, line breaks per word."""
     if document.is_code:

@@ -2,9 +2,10 @@
 
 The thresholds of Gopher and FineWeb were set on words that a tokenizer splits from their punctuation, so the same
 rules are followed here: those of spaCy's blank English pipeline (spaCy 3.8, lang/punctuation.py and
-lang/en/tokenizer_exceptions.py, MIT), which datatrove uses. What stands between blanks is split once and remembered.
-Of 430,000 tokens of package files 99.98 % were the same. Left out: emoticons with letters, symbols inside words, and
-chunks over LONGEST_CHUNK characters, which a plain regular expression splits, so that time stays linear in the text.
+lang/en/tokenizer_exceptions.py, MIT), which datatrove uses. A chunk (what stands between blanks) is split once and its
+tokens are cached. Of 430,000 tokens of package files 99.98 % were the same. Left out: emoticons with letters, symbols
+inside words, and chunks over MAX_CHUNK_CHARACTERS, which a plain regular expression splits, so that time stays linear
+in the text.
 """
 
 import re
@@ -13,22 +14,22 @@ from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.prepare.deduplication import word_hash
+from soldiom_ray.prepare.deduplication.words import word_hash
 from soldiom_ray.prepare.filters.contractions import EMOTICONS, SPECIAL
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-REMEMBERED_CHUNKS = 300_000
-CHUNKS_AT_A_TIME = 100_000
-LONGEST_CHUNK = 512
+CACHED_CHUNKS = 300_000
+CHUNK_BATCH = 100_000
+MAX_CHUNK_CHARACTERS = 512
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """Gopher (Rae et al. 2021, appendix A.1.1)."""
 
 IS_WORD, HAS_LETTER, ENDS_SENTENCE, IS_PUNCTUATION, FIRST_STOP_WORD = 1, 2, 4, 8, 16
-STOP_WORD_FLAGS = {word: FIRST_STOP_WORD << at for at, word in enumerate(STOP_WORDS)}
+STOP_WORD_FLAGS = {word: FIRST_STOP_WORD << bit for bit, word in enumerate(STOP_WORDS)}
 
 SENTENCE_ENDS = frozenset("!.?։؟۔܀܁܂‼‽।॥၊။።፧፨᙮᜵᜶᠃᠉᥄᥅⁇⁈⁉⸮。꓿．！？｡")
 """The marks that end a sentence for spaCy's sentencizer and stand in a script in wider use."""
@@ -47,7 +48,7 @@ AFTER = frozenset(MARKS)
 UNITS = re.compile(
     r"(?<=[0-9])(?:[kcdmnµ]?m[²³]?|ha|yd|in|ft|[kmµ]?g|t|lb|oz|m/s|km/h|kmh|mph|hPa|Pa|mbar|[mkgt]b|[MKGT]B|[TGMK]|%)$"
 )
-LONGEST_UNIT = 4
+MAX_UNIT_CHARACTERS = 4
 DOTS_BEFORE, DOTS_AFTER = re.compile(r"\.\.+"), re.compile(r"\.\.+$")
 INSIDE = re.compile(
     r"\.\.+|…|(?<=[0-9])[+\-*^](?=[0-9-])"
@@ -66,7 +67,7 @@ PLAIN = re.compile(r"\w+|[^\w\s]")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """A text's tokens: characters, flags and 64-bit hashes of each, in order."""
+    """A text's tokens in order: their lengths in characters, flags and hashes, each an array [tokens]."""
 
     lengths: "NDArray[np.int64]"
     flags: "NDArray[np.uint16]"
@@ -77,26 +78,26 @@ class Tokens:
 
 
 def tokens_of(text: str) -> Tokens:
-    """Split a text. Equal in every process, whatever was split before."""
+    """Split a text. The result is the same in every process, whatever was split before."""
     import numpy as np
 
     global _chunks
     chunks = text.split()
     parts = []
-    for start in range(0, max(1, len(chunks)), CHUNKS_AT_A_TIME):
-        if len(_chunks) > REMEMBERED_CHUNKS:
-            _chunks = _Chunks()
-        parts.append(_chunks.gather(chunks[start : start + CHUNKS_AT_A_TIME]))
+    for start in range(0, max(1, len(chunks)), CHUNK_BATCH):
+        if len(_chunks) > CACHED_CHUNKS:
+            _chunks = _ChunkTable()
+        parts.append(_chunks.gather(chunks[start : start + CHUNK_BATCH]))
     if len(parts) == 1:
         return Tokens(*parts[0])
     return Tokens(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def split_chunk(chunk: str) -> list[str]:
-    """The tokens of what stands between two blanks."""
+    """The tokens of a chunk: of what stands between two blanks."""
     if chunk.isalpha() and chunk not in SPECIAL:
         return [chunk]
-    if len(chunk) > LONGEST_CHUNK:
+    if len(chunk) > MAX_CHUNK_CHARACTERS:
         return PLAIN.findall(chunk) or [chunk]
     before: list[str] = []
     after: list[str] = []
@@ -148,35 +149,39 @@ def _after(core: str) -> int:
         return 2
     if before.isdigit() and (last == "+" or last in CURRENCY):
         return 1
-    if (last.isalpha() or last in "%²³") and not core.isalpha() and (unit := UNITS.search(core[-LONGEST_UNIT - 1 :])):
+    if (
+        (last.isalpha() or last in "%²³")
+        and not core.isalpha()
+        and (unit := UNITS.search(core[-MAX_UNIT_CHARACTERS - 1 :]))
+    ):
         return len(unit[0])
     return int(not last.isascii() and unicodedata.category(last) == "So")
 
 
 def _inside(core: str) -> list[str]:
-    found = INSIDE.search(core) if MAY_SPLIT.search(core) else None
-    if found is None:
+    match = INSIDE.search(core) if MAY_SPLIT.search(core) else None
+    if match is None:
         return [core] if core else []
     if ADDRESS.fullmatch(core):
         return [core]
     parts = []
     start = 0
-    while found is not None:
-        parts += [core[start : found.start()], found[0]]
-        start = found.end()
-        found = INSIDE.search(core, start)
+    while match is not None:
+        parts += [core[start : match.start()], match[0]]
+        start = match.end()
+        match = INSIDE.search(core, start)
     return [part for part in (*parts, core[start:]) if part]
 
 
 def _joined(tokens: list[str]) -> list[str]:
     """Tokens that make an emoticon together become one, the longest first."""
     joined: list[str] = []
-    at = 0
-    while at < len(tokens):
-        pieces = (tokens[at : at + length] for length in (4, 3, 2))
-        taken = next((piece for piece in pieces if "".join(piece) in EMOTICONS), tokens[at : at + 1])
+    position = 0
+    while position < len(tokens):
+        candidates = (tokens[position : position + length] for length in (4, 3, 2))
+        taken = next((some for some in candidates if "".join(some) in EMOTICONS), tokens[position : position + 1])
         joined.append("".join(taken))
-        at += len(taken)
+        position += len(taken)
     return joined
 
 
@@ -190,13 +195,13 @@ def _flags(token: str) -> int:
         return flags | HAS_LETTER
     if token in SENTENCE_ENDS:
         flags |= ENDS_SENTENCE
-    if all(unicodedata.category(one)[0] == "P" for one in token):
+    if all(unicodedata.category(character)[0] == "P" for character in token):
         flags |= IS_PUNCTUATION
     return flags
 
 
-class _Seen(dict[str, int]):
-    """Each different token and its number, which is its row in the columns."""
+class _TokenTable(dict[str, int]):
+    """Every distinct token -> its number, which is its row in the columns `lengths`, `flags` and `hashes`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,12 +215,13 @@ class _Seen(dict[str, int]):
         return number
 
 
-class _Chunks(dict[str, int]):
-    """Each different chunk and its number n; its tokens are tokens[starts[n] : starts[n] + counts[n]]."""
+class _ChunkTable(dict[str, int]):
+    """Every distinct chunk -> its number n; its tokens are `tokens[starts[n] : starts[n] + counts[n]]`, numbers in
+    `token_table`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen, self.tokens = _Seen(), array("q")
+        self.token_table, self.tokens = _TokenTable(), array("q")
         self.starts, self.counts = array("q"), array("q")
 
     def __missing__(self, chunk: str) -> int:
@@ -223,11 +229,11 @@ class _Chunks(dict[str, int]):
         number = self[chunk] = len(self.starts)
         self.starts.append(len(self.tokens))
         self.counts.append(len(tokens))
-        self.tokens.extend(map(self.seen.__getitem__, tokens))
+        self.tokens.extend(map(self.token_table.__getitem__, tokens))
         return number
 
     def gather(self, chunks: list[str]) -> tuple[Any, Any, Any]:
-        """Lengths, flags and hashes of the tokens of these chunks."""
+        """Lengths (int64), flags (uint16) and hashes (uint64) of the tokens of these chunks, each [tokens]."""
         import numpy as np
 
         if not chunks:
@@ -238,10 +244,10 @@ class _Chunks(dict[str, int]):
         rows = np.repeat(np.frombuffer(self.starts, np.int64)[numbers] - (ends - counts), counts)
         rows += np.arange(ends[-1])
         tokens = np.frombuffer(self.tokens, np.int64)[rows]
-        seen = self.seen
-        columns = ((seen.lengths, np.int64), (seen.flags, np.uint16), (seen.hashes, np.uint64))
-        lengths, flags, hashes = (np.frombuffer(column, kind)[tokens] for column, kind in columns)
+        table = self.token_table
+        columns = ((table.lengths, np.int64), (table.flags, np.uint16), (table.hashes, np.uint64))
+        lengths, flags, hashes = (np.frombuffer(column, dtype)[tokens] for column, dtype in columns)
         return lengths, flags, hashes
 
 
-_chunks = _Chunks()
+_chunks = _ChunkTable()

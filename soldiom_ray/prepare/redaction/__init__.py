@@ -1,7 +1,8 @@
 """Secrets and personal data become typed placeholders (`<SECRET>`, `<EMAIL>`, ...), counted by type.
 
-Each finder is a fast search for what must be there (a literal, a group of digits), then a check of the candidate: a
-code's own hashes, versions and matrix products stay. What no rule knows is not found; this is no proof of absence.
+Each finder is a fast search for what a match must contain (a literal, a group of digits), then a check of the
+candidate: hashes, versions and matrix products in code stay. What matches no rule is not found, so a redacted text is
+not proven to be free of private data.
 """
 
 from collections import Counter
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
 from soldiom_ray.prepare.redaction import contacts, numbers, person_names, secrets
-from soldiom_ray.prepare.redaction.scan import Anchors, Scan, Span
+from soldiom_ray.prepare.redaction.scan import LiteralIndex, Scan, Span
 
 FINDERS: dict[str, Callable[[Scan], Iterator[Span]]] = {
     "secret": secrets.find_secrets,
@@ -29,31 +30,31 @@ LITERALS = {
     "person_name": person_names.NAME_LITERALS,
     "birth_date": person_names.BIRTH_LITERALS,
 }
-ORDER = {name: place for place, name in enumerate(FINDERS)}
+RANK = {name: rank for rank, name in enumerate(FINDERS)}
 
 
 def redact(text: str, names: Sequence[str]) -> tuple[str, Counter[str]]:
-    """The text with what the named finders found replaced by placeholders, and how often each did. Of places that
-    overlap the one that begins first gives the type, and of those the longest."""
-    scan = Scan(text, anchors(tuple(names)))
-    spans = sorted((start, -end, ORDER[name], name) for name in names for start, end in FINDERS[name](scan))
+    """The text with the matches of the named finders replaced by placeholders, and their number by finder. Of matches
+    that overlap the first gives the placeholder, and of those that begin together the longest."""
+    scan = Scan(text, literal_index(tuple(names)))
+    spans = sorted((start, -end, RANK[name], name) for name in names for start, end in FINDERS[name](scan))
     if not spans:
         return text, Counter()
     counts: Counter[str] = Counter()
     parts: list[str] = []
-    done = 0
+    last_end = 0
     for start, negative_end, _, name in spans:
-        if start < done:
-            done = max(done, -negative_end)
+        if start < last_end:
+            last_end = max(last_end, -negative_end)
             continue
-        parts += (text[done:start], f"<{name.upper()}>")
+        parts += (text[last_end:start], f"<{name.upper()}>")
         counts[name] += 1
-        done = -negative_end
-    parts.append(text[done:])
+        last_end = -negative_end
+    parts.append(text[last_end:])
     return "".join(parts), counts
 
 
 @lru_cache
-def anchors(names: tuple[str, ...]) -> Anchors:
-    """What these finders look for together."""
-    return Anchors({name: LITERALS[name] for name in names if name in LITERALS})
+def literal_index(names: tuple[str, ...]) -> LiteralIndex:
+    """The literals of these finders together."""
+    return LiteralIndex({name: LITERALS[name] for name in names if name in LITERALS})

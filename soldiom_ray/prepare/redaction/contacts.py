@@ -1,16 +1,16 @@
-"""Where someone can be reached: e-mail addresses, public IP addresses, telephone numbers."""
+"""Finders of contact data: e-mail addresses, public IP addresses, telephone numbers."""
 
 import ipaddress
 import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, among, words
+from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, words
 
 LATIN = r"A-Za-z0-9\u00c0-\u024f"
-AFTER_AT = re.compile(rf"@((?:[{LATIN}](?:[{LATIN}-]{{0,62}}[{LATIN}])?\.)+([A-Za-z]{{2,24}}))(?![A-Za-z0-9_(\[-])")
-BEFORE_AT = re.compile(rf"[{LATIN}](?:[{LATIN}._+%-]{{0,62}}[{LATIN}_+%-])?\Z")
-LONG_DOMAINS = frozenset(
+DOMAIN = re.compile(rf"@((?:[{LATIN}](?:[{LATIN}-]{{0,62}}[{LATIN}])?\.)+([A-Za-z]{{2,24}}))(?![A-Za-z0-9_(\[-])")
+MAILBOX = re.compile(rf"[{LATIN}](?:[{LATIN}._+%-]{{0,62}}[{LATIN}_+%-])?\Z")
+LONG_TOP_LEVEL_DOMAINS = frozenset(
     words("""
     com org net edu gov mil int info biz name dev app cloud tech online site ai example test email company solutions
     aero agency asia bank berlin bio blog cafe cat center church city club community consulting coop design digital
@@ -21,8 +21,8 @@ LONG_DOMAINS = frozenset(
     """)
 )
 
-DIGIT = among("0123456789")
-HEX_DIGIT = among("0123456789abcdefABCDEF")
+DIGIT = character_class("0123456789")
+HEX_DIGIT = character_class("0123456789abcdefABCDEF")
 IPV4 = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}(?![\w\-]|\.\w)")
 IPV6 = re.compile(r"[23][0-9A-Fa-f]{3}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])")
 INSIDE_WORD = re.compile(r"[\w.:\-]\Z")
@@ -81,24 +81,24 @@ CALLING_CODES = frozenset(
 
 
 def find_emails(scan: Scan) -> Iterator[Span]:
-    """Addresses with a plausible top domain; `q@k.mT` (a product) and `git@host` (a login) are none."""
+    """Addresses with a plausible top-level domain; `q@k.mT` (a product) and `git@host` (a login) are none."""
     text = scan.text
     if "@" not in text:
         return
-    for match in AFTER_AT.finditer(text):
-        before = BEFORE_AT.search(text, max(0, match.start() - 64), match.start())
+    for match in DOMAIN.finditer(text):
+        mailbox = MAILBOX.search(text, max(0, match.start() - 64), match.start())
         top = match[2]
-        known = (len(top) == 2 and (top.islower() or top.isupper())) or top.lower() in LONG_DOMAINS
-        is_login = before is not None and text.endswith("//", 0, before.start())
-        if before and known and not is_login and before[0] != "git" and not _is_matrix_product(before[0], match[1]):
-            yield before.start(), match.end()
+        is_domain = (len(top) == 2 and (top.islower() or top.isupper())) or top.lower() in LONG_TOP_LEVEL_DOMAINS
+        is_login = mailbox is not None and (mailbox[0] == "git" or text.endswith("//", 0, mailbox.start()))
+        if mailbox and is_domain and not is_login and not _is_matrix_product(mailbox[0], match[1]):
+            yield mailbox.start(), match.end()
 
 
 def find_addresses(scan: Scan) -> Iterator[Span]:
-    """Public IP addresses. Private, loopback, documentation and other special ranges tell nothing and stay, and so does
-    what stands where a version would."""
+    """Public IP addresses. Private, loopback, documentation and other special ranges identify nobody and stay, and so
+    does what stands where a version would."""
     text = scan.text
-    for pattern, starts in ((IPV4, _dotted(scan)), (IPV6, _hextets(scan))):
+    for pattern, starts in ((IPV4, _ipv4_starts(scan)), (IPV6, _ipv6_starts(scan))):
         outside = NOT_ADDRESS if pattern is IPV4 else INSIDE_WORD
         for start in starts:
             match = pattern.match(text, start)
@@ -120,24 +120,24 @@ def find_phones(scan: Scan) -> Iterator[Span]:
     """Telephone numbers in international form (+49 30 ...), as (415) 555-0100 and 415-555-0100, and in any other form
     after a word that announces one."""
     text, data = scan.text, scan.data
-    announced = [start for start, _ in scan.places("phone")]
+    announced = [start for start, _ in scan.literals("phone")]
     for start, end, count in scan.numbers:
         opened = start - (data[start - 1 : start] == b"(")
-        found = False
+        has_match = False
         if opened < start or data[start - 1 : start] == b"+" or b"-" in data[start:end] or b")" in data[start:end]:
             for match in PHONE.finditer(text, max(0, start - 2), end + 1):
                 digits = sum(map(str.isdigit, match[0]))
                 if 8 <= digits <= 15 and (not match["code"] or _is_international(match[0])):
-                    found = True
+                    has_match = True
                     yield match.span()
         near = bisect_left(announced, start)
-        if not found and count <= 15 and near and start - announced[near - 1] <= 30:
+        if not has_match and count <= 15 and near and start - announced[near - 1] <= 30:
             local = LOCAL_PHONE.match(text, opened)
             if local and PHONE_WORDS.search(text, max(0, opened - 30), opened):
                 yield local.span()
 
 
-def _dotted(scan: Scan) -> list[int]:
+def _ipv4_starts(scan: Scan) -> list[int]:
     """Starts of four groups of digits with dots between them, three digits at most each."""
     import numpy as np
 
@@ -147,12 +147,12 @@ def _dotted(scan: Scan) -> list[int]:
     dotted = (starts[1:] - ends[:-1] == 1) & (scan.codes[ends[:-1]] == ord("."))
     short = ends - starts <= 3
     likely = dotted[:-2] & dotted[1:-1] & dotted[2:] & short[:-3] & short[1:-2] & short[2:-1] & short[3:]
-    found: list[int] = starts[:-3][np.flatnonzero(likely)].tolist()
-    return found
+    positions: list[int] = starts[:-3][np.flatnonzero(likely)].tolist()
+    return positions
 
 
-def _hextets(scan: Scan) -> list[int]:
-    """Starts of `2xxx:` and `3xxx:` in hexadecimal, the beginnings of all public IPv6 addresses."""
+def _ipv6_starts(scan: Scan) -> list[int]:
+    """Starts of `2xxx:` and `3xxx:` in hexadecimal: all public IPv6 addresses begin so."""
     import numpy as np
 
     codes, hexadecimal = scan.codes, scan.inside(HEX_DIGIT)
@@ -162,8 +162,8 @@ def _hextets(scan: Scan) -> list[int]:
     first = codes[colons]
     likely = ((first == ord("2")) | (first == ord("3"))) & hexadecimal[colons + 1]
     likely &= hexadecimal[colons + 2] & hexadecimal[colons + 3]
-    found: list[int] = colons[likely].tolist()
-    return found
+    positions: list[int] = colons[likely].tolist()
+    return positions
 
 
 def _is_international(number: str) -> bool:
@@ -180,8 +180,8 @@ def _is_matrix_product(left: str, right: str) -> bool:
 
 
 def _is_no_version(address: str) -> bool:
-    """Two parts of 20 or more: of 1,000 random addresses two are lost, but sections,
-    versions and object identifiers go."""
+    """Two parts of 20 or more: that loses two of 1,000 random addresses, and rules out sections, versions and object
+    identifiers."""
     return sum(int(part) >= 20 for part in address.split(".")) >= 2
 
 

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, among, words
+from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, words
 
 CARD = re.compile(
     r"(?<![\w.\-])(?:[2-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{2,4}|3\d{3}[ -]?\d{6}[ -]?\d{4,5})(?![\w\-]|\.\d)"
@@ -29,8 +29,8 @@ IBAN_LENGTHS = {
 """Characters of an IBAN by country (SWIFT's registry, ISO 13616)."""
 
 BEFORE, AFTER = r"(?<![\w.\-])", r"(?![\w\-]|\.\d)"
-DIGIT = among("0123456789")
-UPPER = among("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+DIGIT = character_class("0123456789")
+UPPER = character_class("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 CONTEXT_CHARACTERS = 60
 
 
@@ -73,8 +73,8 @@ def find_ibans(scan: Scan) -> Iterator[Span]:
 def find_national_numbers(scan: Scan) -> Iterator[Span]:
     """Identity, tax and insurance numbers of persons, each by its own check."""
     text = scan.text
-    announced = [start for start, _ in scan.places("national_number")]
-    for start, end in _places(scan):
+    announced = [start for start, _ in scan.literals("national_number")]
+    for start, end in _candidates(scan):
         first, last = max(0, start - 8), min(len(text), end + 10)
         for match in ALONE.finditer(text, first, last):
             if any(kind.alone and kind.alone.fullmatch(match[0]) and kind.check(match[0]) for kind in NATIONAL):
@@ -127,7 +127,7 @@ def _end_of(match: re.Match[str], length: int) -> int:
     return 0
 
 
-def _places(scan: Scan) -> Iterator[Span]:
+def _candidates(scan: Scan) -> Iterator[Span]:
     """Groups with eight digits or more, and runs of four to seven digits between capitals (as in AB123456C)."""
     for start, end, counted in scan.numbers:
         if counted >= 8:

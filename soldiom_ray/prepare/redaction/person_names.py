@@ -1,4 +1,4 @@
-"""Who is meant: names of people where a rule can tell one, and birth dates.
+"""Finders of names of people, where a rule can tell one, and of birth dates.
 
 A name is found after a salutation, in a signature, in a form's field and before an e-mail address. A name in running
 prose is not found; nor is one in a copyright line, which the licence asks to keep.
@@ -44,7 +44,7 @@ TITLES = frozenset(
 ) | frozenset(("None", "True", "False", "String", "Unknown", "Optional", "Any", "The"))
 """Words that no name begins with where a rule expects one: offices and values of code."""
 
-SCANS = ("MR ", "MS ")
+NOT_SALUTATIONS = ("MR ", "MS ")
 """Magnetic resonance, mass spectrometry."""
 
 NAME_LITERALS = Literals(
@@ -134,11 +134,11 @@ BIRTH_LITERALS = Literals(
 def find_names(scan: Scan) -> Iterator[Span]:
     """Names after salutations and in signatures, in fields of forms, and as display names of e-mail addresses."""
     text = scan.text
-    for start, word in scan.places("person_name"):
+    for start, word in scan.literals("person_name"):
         begin = start + word.startswith("\n")
         if text[begin - 1 : begin].isalnum() and not word.startswith("name"):
             continue
-        if text[start : start + 3] in SCANS:
+        if text[start : start + 3] in NOT_SALUTATIONS:
             continue
         for pattern in (SALUTATION, FIELD, PART_FIELD, SIGNATURE, SIGNED):
             match = pattern.match(text, begin)
@@ -153,7 +153,7 @@ def find_names(scan: Scan) -> Iterator[Span]:
 
 def find_birth_dates(scan: Scan) -> Iterator[Span]:
     """Dates right after words such as "born", "date of birth", "DOB", "geb."."""
-    for start, _ in scan.places("birth_date"):
+    for start, _ in scan.literals("birth_date"):
         if scan.text[max(0, start - 1) : start].isalpha():
             continue
         if match := BIRTH.match(scan.text, start):

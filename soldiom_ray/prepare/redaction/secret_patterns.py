@@ -1,4 +1,4 @@
-"""Published shapes of keys and tokens: the literals they begin with (or hold) and what follows.
+"""Published patterns of keys and tokens: the literals they begin with (or contain) and what follows.
 
 Sources: the services' documentation of their token formats and the patterns their partners register with GitHub secret
 scanning. A row is (prefixes, pattern of the rest); a third field says how many characters may stand before the literal.
@@ -113,13 +113,13 @@ _BEFORE = {".atlasv1.": r"[A-Za-z0-9]{14}", ":AA": r"\d{8,10}", "-us": r"[a-f0-9
 
 
 def _compiled() -> dict[str, list[tuple[int, re.Pattern[str]]]]:
-    shapes: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
+    patterns: dict[str, list[tuple[int, re.Pattern[str]]]] = {}
     for prefixes, rest, *back in _DECLARED:
         for literal in prefixes.split():
             pattern = re.compile(rf"{_START}{_BEFORE.get(literal, '')}{re.escape(literal)}{rest}")
-            shapes.setdefault(literal, []).append((int(back[0]) if back else 0, pattern))
-    return shapes
+            patterns.setdefault(literal, []).append((int(back[0]) if back else 0, pattern))
+    return patterns
 
 
-SHAPES = _compiled()
+SECRET_PATTERNS = _compiled()
 """Literal -> (characters that may stand before it, the whole pattern)."""

@@ -1,7 +1,7 @@
-"""Keys, tokens and passwords in a text: published shapes, URLs, and values of names that say "secret".
+"""Finder of keys, tokens and passwords: published patterns, URLs, and values of names that say "secret".
 
-The shapes are those that the services document or that their own scanners look for. A shape decides alone; a value
-behind a name must also look random, since code is full of `token = "bos"`.
+The patterns are those that the services document or that their own scanners look for. A pattern decides alone; the
+value of a name must also look random, since code is full of `token = "bos"`.
 """
 
 import math
@@ -9,8 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, among
-from soldiom_ray.prepare.redaction.secret_patterns import SHAPES
+from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class
+from soldiom_ray.prepare.redaction.secret_patterns import SECRET_PATTERNS
 
 WORDS = (
     *("password", "passwort", "passwd", "passphrase", "_pass=", "_pass:", '_pass"', "_pass'", "_pass "),
@@ -53,48 +53,48 @@ NOT_SECRET = re.compile(
 SEQUENCE = re.compile(r"(?i)abcdef|012345|123456")
 PLAIN_PASSWORDS = frozenset(("password", "pass", "pwd", "passwd", "secret", "user", "pw", "passwort", "port", "tiger"))
 
-LITERALS = Literals(tuple(SHAPES), WORDS)
-BASE64 = among("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-")
+LITERALS = Literals(tuple(SECRET_PATTERNS), WORDS)
+BASE64 = character_class("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-")
 QUOTES = b"\"'`"
 MIN_HEX = 24
-MIN_OPAQUE = 32
-MAX_OPAQUE = 100
+MIN_RANDOM = 32
+MAX_RANDOM = 100
 
 
 def find_secrets(scan: Scan) -> Iterator[Span]:
-    """Keys and tokens of published shapes, passwords in URLs, values of secret-like names and quoted strings that look
-    random."""
-    yield from _anchored(scan)
+    """Keys and tokens of published patterns, passwords in URLs, values of secret-like names, and quoted strings that
+    look random."""
+    yield from _at_literals(scan)
     yield from _in_urls(scan.text)
-    yield from _opaque(scan)
+    yield from _random_strings(scan)
     yield from _bot_tokens(scan)
 
 
-def _anchored(scan: Scan) -> Iterator[Span]:
+def _at_literals(scan: Scan) -> Iterator[Span]:
     text = scan.text
-    done = 0
-    for start, literal in scan.places("secret"):
-        if shapes := SHAPES.get(literal):
-            for back, pattern in shapes:
-                if match := _around(pattern, text, start, back):
+    last_end = 0
+    for start, literal in scan.literals("secret"):
+        if patterns := SECRET_PATTERNS.get(literal):
+            for back, pattern in patterns:
+                if match := _match_around(pattern, text, start, back):
                     yield match.span(match.lastindex or 0)
-        elif start < done:
+        elif start < last_end:
             continue
         elif literal == "-----begin ":
-            if found := _private_key(text, start):
-                done = found[1]
-                yield found
+            if span := _private_key(text, start):
+                last_end = span[1]
+                yield span
         elif literal in ("bearer ", "basic "):
             match = (BEARER if literal == "bearer " else BASIC).match(text, start)
             if match and _looks_secret(match[1], is_password=False):
                 yield match.span(1)
-        elif found := _value_of(text, start, literal):
-            done = found[1]
-            yield found
+        elif span := _value_of(text, start, literal):
+            last_end = span[1]
+            yield span
 
 
-def _around(pattern: re.Pattern[str], text: str, start: int, back: int) -> re.Match[str] | None:
-    """The match of a shape whose literal stands at `start`, and which begins at most `back` characters before."""
+def _match_around(pattern: re.Pattern[str], text: str, start: int, back: int) -> re.Match[str] | None:
+    """The match of a pattern whose literal stands at `start`, and which begins at most `back` characters before."""
     for begin in range(max(0, start - back), start + 1):
         if match := pattern.match(text, begin):
             return match
@@ -102,7 +102,7 @@ def _around(pattern: re.Pattern[str], text: str, start: int, back: int) -> re.Ma
 
 
 def _value_of(text: str, start: int, word: str) -> Span | None:
-    """The value that a secret-like name at `start` has, when it looks like a secret."""
+    """The value of the secret-like name at `start`, when it looks like a secret."""
     end = start + len(word.rstrip(" \"'=:"))
     is_password = word.startswith(PASSWORD_WORDS)
     if match := QUOTED_VALUE.match(text, end):
@@ -128,19 +128,19 @@ def _private_key(text: str, start: int) -> Span | None:
 def _in_urls(text: str) -> Iterator[Span]:
     if "@" not in text:
         return
-    at = text.find("://")
-    while at >= 0:
-        match = URL_PASSWORD.match(text, at + 3)
+    position = text.find("://")
+    while position >= 0:
+        match = URL_PASSWORD.match(text, position + 3)
         if match and match[1].lower() not in PLAIN_PASSWORDS and not NOT_SECRET.search(match[1]):
             yield match.span(1)
-        at = text.find("://", at + 3)
+        position = text.find("://", position + 3)
 
 
-def _opaque(scan: Scan) -> Iterator[Span]:
-    """Quoted strings of 32 to 100 characters of the Base64 alphabets with the entropy of random ones. Hexadecimal ones
-    are left: code is full of hashes, and nothing tells one from a key."""
+def _random_strings(scan: Scan) -> Iterator[Span]:
+    """Quoted strings of 32 to 100 characters of the Base64 alphabets with the entropy of random ones. Hexadecimal
+    strings stay: code is full of hashes, and nothing tells a hash from a key."""
     starts, ends = scan.runs(scan.inside(BASE64))
-    long = (ends - starts >= MIN_OPAQUE) & (ends - starts <= MAX_OPAQUE) & (starts > 0) & (ends < len(scan.data))
+    long = (ends - starts >= MIN_RANDOM) & (ends - starts <= MAX_RANDOM) & (starts > 0) & (ends < len(scan.data))
     data = scan.data
     for start, end in zip(starts[long].tolist(), ends[long].tolist(), strict=True):
         if data[end] not in QUOTES or data[start - 1] != data[end] or not _looks_random(scan.text[start:end]):
@@ -151,7 +151,7 @@ def _opaque(scan: Scan) -> Iterator[Span]:
 
 
 def _bot_tokens(scan: Scan) -> Iterator[Span]:
-    """Discord's three parts: an id in Base64, six characters, 27 or more; only the dots stand at known places."""
+    """Discord's bot tokens of three parts: an id in Base64, six characters, 27 or more. The dots lead to them."""
     import numpy as np
 
     dots = np.flatnonzero(scan.codes == ord("."))
@@ -163,7 +163,8 @@ def _bot_tokens(scan: Scan) -> Iterator[Span]:
 
 
 def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bool:
-    """Random enough for a key: letters and digits, high entropy per character, no path, no name, no placeholder."""
+    """Whether a value is random enough for a key: letters and digits, high entropy per character, no path, no name, no
+    placeholder."""
     if not SECRET_ALPHABET.match(value) or NOT_SECRET.search(value):
         return False
     digits, letters = sum(map(str.isdigit, value)), sum(map(str.isalpha, value))
@@ -186,7 +187,8 @@ def _looks_secret(value: str, *, is_password: bool, is_bare: bool = False) -> bo
 
 
 def _looks_random(value: str) -> bool:
-    """Without a name to say so: mixed case and digits, spread as in a random string, no words, no hash's prefix."""
+    """Whether a string is random enough for a key that has no name: mixed case and digits, spread as in a random
+    string, no words, no prefix of a hash."""
     body = value.rstrip("=")
     if (
         HEX.match(body)
@@ -195,7 +197,7 @@ def _looks_random(value: str) -> bool:
         or value.startswith(("sha256-", "sha384-", "sha512-"))
     ):
         return False
-    digits, upper, lower = (sum(map(kind, body)) for kind in (str.isdigit, str.isupper, str.islower))
+    digits, upper, lower = (sum(map(is_class, body)) for is_class in (str.isdigit, str.isupper, str.islower))
     if digits < 2 or upper < 6 or lower < 6 or upper + lower + digits < 0.9 * len(body):
         return False
     return sum(map(len, LONG_PART.findall(body))) <= 0.4 * len(body) and entropy(body) >= 4.2
