@@ -54,7 +54,7 @@ def members(folder: Path) -> set[int]:
     return {
         pid
         for name in ("postgres", "chroma", "mlflow", "ray")
-        for pid in processes.family(settings, name, FOLDERS[name](settings) if name in FOLDERS else None)
+        for pid in processes.service_processes(settings, name, FOLDERS[name](settings) if name in FOLDERS else None)
     }
 
 
@@ -181,7 +181,7 @@ def test_up_repairs_a_service_that_was_killed(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("program", ["gcs_server", "raylet"])
 def test_up_repairs_ray_after_its_heart_was_killed(folder: Path, program: str) -> None:
-    for pid in named(processes.family(settings_of(folder), "ray"), program):
+    for pid in named(processes.service_processes(settings_of(folder), "ray"), program):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while states(folder)["ray"] != "failed" and time.monotonic() < deadline:

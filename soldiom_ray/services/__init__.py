@@ -1,6 +1,6 @@
 """The services of one home: Ray, PostgreSQL, Chroma, MLflow and the API on this machine.
 
-Nothing here runs longer than the call that asked for it: services are plain detached processes, written down in
+Nothing here runs longer than the call that asked for it: services are plain detached processes, recorded in
 `$SOLDIOM_HOME/run`, so any later process of the same user can probe, repair or stop them.
 """
 

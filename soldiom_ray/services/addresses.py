@@ -1,4 +1,4 @@
-"""Where the services of one home listen: chosen once, remembered in `run/addresses.json`, chosen anew when taken."""
+"""Where the services of one home listen: chosen once, stored in `run/addresses.json`, chosen again when taken."""
 
 import hashlib
 import json
@@ -19,12 +19,13 @@ SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket on Linux (sun_path of 108 bytes with its end)."""
 
 BLOCK, FIRST_BLOCK, LAST_BLOCK = 1000, 20000, 31000
-"""Ray's internal ports of one home are one block of ports below the range that Linux gives to outgoing connections."""
+"""Ray's internal ports of one home: one block of ports, below the range that Linux gives to outgoing connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports of one home. `ray_block` is the first port of Ray's block; `node_ip` is known once Ray runs."""
+    """The ports of one home. `ray_block` is the first port of Ray's block; `node_ip` is known once Ray runs. The
+    properties are the addresses that clients use."""
 
     chroma_port: int = 8001
     mlflow_port: int = 5000
@@ -50,33 +51,33 @@ class Addresses:
         return f"{self.node_ip}:{self.gcs_port}"
 
 
-OWN: Mapping[str, tuple[str, ...]] = {
+SERVICE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "chroma": ("chroma_port",),
     "mlflow": ("mlflow_port",),
     "ray": ("dashboard_port", "gcs_port", "ray_block", "node_ip"),
 }
-"""Which fields of `Addresses` are whose."""
+"""The fields of `Addresses` that belong to each service."""
 
 
-def remembered(settings: Settings) -> Addresses | None:
-    """What an earlier `up` chose, or None."""
+def load_addresses(settings: Settings) -> Addresses | None:
+    """The addresses that an earlier `up` chose, or None."""
     try:
-        known = json.loads(_path(settings).read_text())
-        node_ip, _, gcs_port = str(known["ray"]).rpartition(":")
+        stored = json.loads(_path(settings).read_text())
+        node_ip, _, gcs_port = str(stored["ray"]).rpartition(":")
         return Addresses(
-            chroma_port=urlsplit(known["chroma"]).port or 0,
-            mlflow_port=urlsplit(known["mlflow"]).port or 0,
-            dashboard_port=urlsplit(known["dashboard"]).port or 0,
+            chroma_port=urlsplit(stored["chroma"]).port or 0,
+            mlflow_port=urlsplit(stored["mlflow"]).port or 0,
+            dashboard_port=urlsplit(stored["dashboard"]).port or 0,
             gcs_port=int(gcs_port),
             node_ip=node_ip,
-            ray_block=int(known["ray_block"]),
+            ray_block=int(stored["ray_block"]),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def remember(settings: Settings, addresses: Addresses) -> None:
-    """Write the addresses down where `load_settings` finds them."""
+def save_addresses(settings: Settings, addresses: Addresses) -> None:
+    """Store the addresses where `load_settings` reads them."""
     values = {
         "postgres": database_url(settings),
         "chroma": addresses.chroma,
@@ -90,22 +91,22 @@ def remember(settings: Settings, addresses: Addresses) -> None:
     write_private(_path(settings), json.dumps(values, indent=2))
 
 
-def remembered_api(settings: Settings) -> tuple[str, int] | None:
-    """Host and port that the API was last given, or None."""
+def load_api_address(settings: Settings) -> tuple[str, int] | None:
+    """Host and port of the API at the last `up`, or None."""
     try:
-        known = json.loads(_path(settings).read_text())
-        return str(known["api_host"]), int(known["api_port"])
+        stored = json.loads(_path(settings).read_text())
+        return str(stored["api_host"]), int(stored["api_port"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def renewed(settings: Settings, addresses: Addresses, service: str) -> Addresses:
-    """The same addresses, with a free port in place of each one of a stopped service that another program has."""
-    names = OWN.get(service, ())
+def reassign_ports(settings: Settings, addresses: Addresses, service: str) -> Addresses:
+    """The addresses with a free port in place of each port of this stopped service that another program has taken."""
+    names = SERVICE_FIELDS.get(service, ())
     for name in [name for name in names if name.endswith("_port")]:
         others = {
             settings.api_port,
-            *(getattr(addresses, other) for names in OWN.values() for other in names if other != name),
+            *(getattr(addresses, other) for names in SERVICE_FIELDS.values() for other in names if other != name),
         }
         port = getattr(addresses, name)
         while port in others or not is_free(port):
@@ -114,10 +115,10 @@ def renewed(settings: Settings, addresses: Addresses, service: str) -> Addresses
     return replace(addresses, ray_block=_free_block(addresses.ray_block)) if "ray_block" in names else addresses
 
 
-def merged(addresses: Addresses, found: Mapping[str, Addresses]) -> Addresses:
-    """One set of addresses from what each service found for its own part."""
-    parts = {name: getattr(other, name) for service, other in found.items() for name in OWN[service]}
-    return replace(addresses, **parts)
+def merge(addresses: Addresses, by_service: Mapping[str, Addresses]) -> Addresses:
+    """The addresses with each service's fields taken from its own entry."""
+    fields = {name: getattr(own, name) for service, own in by_service.items() for name in SERVICE_FIELDS[service]}
+    return replace(addresses, **fields)
 
 
 def is_free(port: int) -> bool:
@@ -131,38 +132,39 @@ def is_free(port: int) -> bool:
     return True
 
 
-def check_api_port(settings: Settings, own: Callable[[], set[int]], patience_seconds: float) -> None:
-    """The API's port is a promise, so it is never replaced: ConflictError when a process that is not ours has it.
+def check_api_port(settings: Settings, own_processes: Callable[[], set[int]], patience_seconds: float) -> None:
+    """Raise ConflictError when a process that is not this home's has the API's port, which clients rely on and which
+    is therefore never replaced.
 
-    `own` gives our processes. A dying one holds the port longer than it can be asked who it is, so a port whose holder
-    is not known is looked at again for `patience_seconds`.
+    A process that is ending holds the port for longer than its name can be read, so a port whose holder is unknown is
+    checked again for `patience_seconds`.
     """
     deadline = time.monotonic() + patience_seconds
     while not is_free(settings.api_port):
-        ours = own()
-        others = [(pid, name) for pid, name in listeners(settings.api_port) if pid not in ours]
-        if not others:
+        own = own_processes()
+        foreign = [(pid, name) for pid, name in listeners(settings.api_port) if pid not in own]
+        if not foreign:
             return
-        pid, name = others[0]
+        pid, name = foreign[0]
         if pid or time.monotonic() > deadline:
-            who = f"process {pid} ({name})" if pid else "a process of another user"
+            holder = f"process {pid} ({name})" if pid else "a process of another user"
             raise ConflictError(
-                f"Port {settings.api_port} of the API is in use by {who}.",
+                f"Port {settings.api_port} of the API is in use by {holder}.",
                 remedy=f"stop it, or choose another port: SOLDIOM_API_PORT={_next_free(settings.api_port)} soldiom up",
             )
         time.sleep(0.1)
 
 
-def socket_folder(settings: Settings, name: str, needed: int) -> Path:
-    """A folder for Unix sockets: `$SOLDIOM_HOME/<name>` when a path of `needed` more bytes fits into a socket address
-    there, else one of this home's own below /tmp that only its owner can enter."""
+def socket_folder(settings: Settings, name: str, suffix_bytes: int) -> Path:
+    """A folder for Unix sockets: `$SOLDIOM_HOME/<name>` when a path of `suffix_bytes` more fits into a socket address,
+    else one of this home's own below /tmp that only its owner can enter."""
     folder = settings.home / name
-    if len(os.fsencode(folder)) + needed <= SOCKET_PATH_BYTES:
+    if len(os.fsencode(folder)) + suffix_bytes <= SOCKET_PATH_BYTES:
         return folder
     short = short_folder(settings)
     short.mkdir(mode=0o711, exist_ok=True)
-    found = short.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o066:
+    state = short.lstat()
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o066:
         raise UnavailableError(
             f"{short} exists and is not a private folder of this user, so sockets cannot be put there.",
             remedy=f"remove it, or use a shorter SOLDIOM_HOME than {str(settings.home)!r}",
@@ -173,7 +175,7 @@ def socket_folder(settings: Settings, name: str, needed: int) -> Path:
 def short_folder(settings: Settings) -> Path:
     """This home's own folder below /tmp, used when the home's path is too long for sockets."""
     digest = hashlib.sha256(os.fsencode(settings.home)).hexdigest()[:12]
-    return Path(f"/tmp/soldiom-{digest}")  # noqa: S108 - whoever uses it checks owner and mode
+    return Path(f"/tmp/soldiom-{digest}")  # noqa: S108 - `socket_folder` checks owner and mode
 
 
 def postgres_sockets(settings: Settings) -> Path:

@@ -1,4 +1,4 @@
-"""What is wrong, or may soon be wrong, with this machine and this home."""
+"""Checks of this machine and this home: what is wrong, or may soon be."""
 
 import shutil
 import stat
@@ -24,7 +24,7 @@ Finding = dict[str, Any]
 
 
 def doctor(settings: Settings) -> list[Finding]:
-    """One finding per thing looked at: check, state (ok, warning, error), detail, remedy."""
+    """One finding per check: check, state (ok, warning, error), detail, remedy."""
     checks: tuple[Callable[[Settings], Iterable[Finding]], ...] = (
         _python, _packages, _disk, _memory, _shared_memory, _modes, _encryption, _clock, _services, _open_ports,
     )  # fmt: skip
@@ -36,17 +36,18 @@ def _finding(check: str, state: str, detail: str, remedy: str = "") -> Finding:
 
 
 def _python(settings: Settings) -> Iterator[Finding]:
-    found = ".".join(map(str, sys.version_info[:3]))
-    good = sys.version_info >= (3, 11)
-    yield _finding("python", "ok" if good else "error", found, "" if good else "install Python 3.11 or newer")
+    installed = ".".join(map(str, sys.version_info[:3]))
+    supported = sys.version_info >= (3, 11)
+    remedy = "" if supported else "install Python 3.11 or newer"
+    yield _finding("python", "ok" if supported else "error", installed, remedy)
 
 
 def _packages(settings: Settings) -> Iterator[Finding]:
     for extra, names in PACKAGES.items():
-        missing, found = [], []
+        missing, installed = [], []
         for name in names:
             try:
-                found.append(f"{name} {version(name)}")
+                installed.append(f"{name} {version(name)}")
             except PackageNotFoundError:
                 missing.append(name)
         if missing:
@@ -54,7 +55,7 @@ def _packages(settings: Settings) -> Iterator[Finding]:
                 f"packages: {extra}", "warning", f"missing: {', '.join(missing)}", f"pip install 'soldiom[{extra}]'"
             )
         else:
-            yield _finding(f"packages: {extra}", "ok", ", ".join(found))
+            yield _finding(f"packages: {extra}", "ok", ", ".join(installed))
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -85,11 +86,11 @@ def _memory(settings: Settings) -> Iterator[Finding]:
 
 
 def _shared_memory(settings: Settings) -> Iterator[Finding]:
-    place = Path("/dev/shm")  # noqa: S108
-    free = shutil.disk_usage(place).free / GIB if place.is_dir() else 0.0
+    folder = Path("/dev/shm")  # noqa: S108
+    free = shutil.disk_usage(folder).free / GIB if folder.is_dir() else 0.0
     state = "ok" if free >= 1 else "warning"
     remedy = "Ray's object store falls back to slow files: give the container --shm-size=2g"
-    yield _finding("shared memory", state, f"{free:.1f} GiB free at {place}", "" if state == "ok" else remedy)
+    yield _finding("shared memory", state, f"{free:.1f} GiB free at {folder}", "" if state == "ok" else remedy)
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:
@@ -132,14 +133,14 @@ def _clock(settings: Settings) -> Iterator[Finding]:
 
 def _services(settings: Settings) -> Iterator[Finding]:
     levels = {"running": "ok", "external": "ok", "stopped": "warning", "failed": "error"}
-    for name, found in status(settings).items():
-        level = "error" if found["state"] == "external" and found["detail"] else levels[found["state"]]
-        detail = f"{found['state']} {found['url'] or ''} {found['detail']}".strip()
+    for name, service in status(settings).items():
+        level = "error" if service["state"] == "external" and service["detail"] else levels[service["state"]]
+        detail = f"{service['state']} {service['url'] or ''} {service['detail']}".strip()
         yield _finding(f"service: {name}", level, detail, "" if level == "ok" else "run `soldiom up`")
 
 
 def _open_ports(settings: Settings) -> Iterator[Finding]:
-    """Ray listens on every interface whatever it is told; the token guards it, except for its metrics."""
+    """Ray listens on every interface whatever its options say; the token protects it, except for its metrics."""
     open_ports = sorted(_reachable(settings))
     if not open_ports:
         yield _finding("ports", "ok", "no service can be reached from other machines")
@@ -160,8 +161,8 @@ def _reachable(settings: Settings) -> set[int]:
 
     own: set[int] = set()
     for service in SERVICES:
-        own |= processes.family(settings, service.name, service.folder(settings) if service.folder else None)
-    found = set()
+        own |= processes.service_processes(settings, service.name, service.folder(settings) if service.folder else None)
+    reachable = set()
     for connection in psutil.net_connections("tcp"):
         local = connection.laddr
         if (
@@ -169,12 +170,12 @@ def _reachable(settings: Settings) -> set[int]:
             and connection.pid in own
             and not str(local.ip).startswith(("127.", "::1"))
         ):
-            found.add(int(local.port))
-    return found - ({settings.api_port} if settings.api_host not in ("127.0.0.1", "localhost", "::1") else set())
+            reachable.add(int(local.port))
+    return reachable - ({settings.api_port} if settings.api_host not in ("127.0.0.1", "localhost", "::1") else set())
 
 
 def _ranges(ports: list[int]) -> list[tuple[int, int]]:
-    """Ports as few ranges: a firewall rule takes fifteen, and Ray's workers take new ports from their block."""
+    """The ports as few ranges: a firewall rule takes fifteen, and Ray's workers take new ports from their block."""
     from soldiom_ray.services.addresses import BLOCK, FIRST_BLOCK, LAST_BLOCK
 
     ranges: set[tuple[int, int]] = set()

@@ -8,16 +8,16 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ProbeResult:
     """`status` is 0 when nothing answered. `problem` is "" for a 200, else what is wrong."""
 
     status: int
     problem: str
 
 
-def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: float = 8.0) -> Answer:
-    """Ask once. Certificates are not checked: this asks whether a service lives, and sends it nothing secret unless it
-    is on loopback."""
+def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: float = 8.0) -> ProbeResult:
+    """Send one GET. Certificates are not checked: a probe asks whether a service is alive, and sends nothing secret
+    unless the service is on loopback."""
     parts = urlsplit(url)
     connection: http.client.HTTPConnection
     try:
@@ -36,5 +36,5 @@ def get(url: str, headers: Mapping[str, str] | None = None, timeout_seconds: flo
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        return Answer(0, f"{parts.netloc} does not answer ({type(error).__name__})")
-    return Answer(status, "" if status == 200 else f"{parts.netloc} answers {status}")
+        return ProbeResult(0, f"{parts.netloc} does not answer ({type(error).__name__})")
+    return ProbeResult(status, "" if status == 200 else f"{parts.netloc} answers {status}")

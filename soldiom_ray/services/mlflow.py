@@ -43,4 +43,5 @@ def probe(settings: Settings, addresses: Addresses) -> str:
 
 
 def url(settings: Settings, addresses: Addresses) -> str:
+    """The server's address."""
     return addresses.mlflow

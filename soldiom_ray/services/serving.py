@@ -23,17 +23,17 @@ def is_installed() -> bool:
 
 
 def start(settings: Settings, addresses: Addresses) -> None:
-    """Run the starter to its end. It reads this home's addresses; secrets of this environment reach it."""
+    """Run the starter to its end. It reads this home's addresses and inherits the secrets of this environment."""
     log = processes.log_path(settings, NAME)
     log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    chosen = {
+    own = {
         "SOLDIOM_HOME": str(settings.home),
         "SOLDIOM_API_HOST": settings.api_host,
         "SOLDIOM_API_PORT": str(settings.api_port),
     }
     environment = {
         key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
-    } | chosen
+    } | own
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path)}
     with log.open("ab") as output:
         starter = subprocess.Popen(
@@ -56,7 +56,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
         raise UnavailableError(
             f"The API did not start (exit code {code}). {last_lines(settings, NAME)}", remedy=f"see {log}"
         )
-    processes.write_record(settings, NAME, processes.Started(owner_of_port(settings) or 0, 0))
+    processes.write_record(settings, NAME, processes.ProcessRecord(owner_of_port(settings) or 0, 0))
 
 
 def probe(settings: Settings, addresses: Addresses) -> str:
@@ -66,11 +66,12 @@ def probe(settings: Settings, addresses: Addresses) -> str:
 
 def owner_of_port(settings: Settings) -> int | None:
     """The process that listens for the API: Serve's proxy."""
-    found = processes.listeners(urlsplit(settings.api_url).port or 0)
-    return found[0][0] if found else None
+    listeners = processes.listeners(urlsplit(settings.api_url).port or 0)
+    return listeners[0][0] if listeners else None
 
 
 def url(settings: Settings, addresses: Addresses) -> str:
+    """Where the API answers."""
     return settings.api_url
 
 

@@ -1,4 +1,4 @@
-"""Bring the services of one home up, take them down, say how they are."""
+"""Start the services of one home, stop them, show their state."""
 
 import fcntl
 import signal
@@ -13,9 +13,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services import addresses as places
 from soldiom_ray.services import chroma, mlflow, postgres, processes, ray_head, serving
-from soldiom_ray.services.addresses import Addresses
+from soldiom_ray.services.addresses import (
+    Addresses,
+    check_api_port,
+    database_url,
+    load_addresses,
+    load_api_address,
+    merge,
+    reassign_ports,
+    save_addresses,
+)
 from soldiom_ray.settings import Settings
 
 Report = Callable[[str], None]
@@ -62,7 +70,7 @@ BY_NAME = {service.name: service for service in SERVICES}
 def up(
     settings: Settings, report: Report, *, prepare: Callable[[Settings], None] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Start what does not run, repair what does not answer, leave the rest alone; return `status`.
+    """Start what does not run, restart what does not answer, leave the rest alone; returns `status`.
 
     `prepare` is called with the new settings once the database answers and before the API starts.
     Raises ConflictError when the API's port belongs to another program (before anything is started), UnavailableError
@@ -71,28 +79,28 @@ def up(
     _make_home(settings)
     with _lock(settings):
         _check_api(settings)
-        addresses = places.remembered(settings) or Addresses()
-        tell = _one_at_a_time(report)
+        addresses = load_addresses(settings) or Addresses()
+        report = _serialized(report)
 
         def ensure(name: str) -> Addresses:
-            return _ensure(settings, BY_NAME[name], addresses, tell)
+            return _ensure(settings, BY_NAME[name], addresses, report)
 
         def prepare_database() -> None:
             if prepare:
-                prepare(_current(settings))
+                prepare(_with_database(settings))
 
         with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
             database = pool.submit(ensure, "postgres")
-            prepared = pool.submit(_after, database, prepare_database)
+            prepared = pool.submit(_run_after, database, prepare_database)
             others = {name: pool.submit(ensure, name) for name in ("ray", "chroma")}
-            others["mlflow"] = pool.submit(_after, database, lambda: ensure("mlflow"))
-        found = {name: future.result() for name, future in others.items() if not future.exception()}
-        addresses = places.merged(addresses, found)
-        places.remember(settings, addresses)
+            others["mlflow"] = pool.submit(_run_after, database, lambda: ensure("mlflow"))
+        by_service = {name: future.result() for name, future in others.items() if not future.exception()}
+        addresses = merge(addresses, by_service)
+        save_addresses(settings, addresses)
         prepared.result()
         for future in others.values():
             future.result()
-        _ensure_api(settings, addresses, tell)
+        _ensure_api(settings, addresses, report)
         return status(settings)
 
 
@@ -101,7 +109,7 @@ def down(settings: Settings) -> dict[str, int]:
     if not settings.run_folder.is_dir():
         return {}
     with _lock(settings):
-        processes.forget(settings, serving.NAME)
+        processes.delete_record(settings, serving.NAME)
         with ThreadPoolExecutor(len(SERVICES)) as pool:
             first = {name: pool.submit(_stop, settings, BY_NAME[name]) for name in ("ray", "chroma", "mlflow")}
             counts = {name: future.result() for name, future in first.items()}
@@ -109,8 +117,8 @@ def down(settings: Settings) -> dict[str, int]:
 
 
 def status(settings: Settings) -> dict[str, dict[str, Any]]:
-    """State, URL, process id and detail of every service, asked by its own protocol, all at once."""
-    addresses = places.remembered(settings) or Addresses()
+    """State, URL, process id and detail of every service, each asked by its own protocol, all at once."""
+    addresses = load_addresses(settings) or Addresses()
     with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
         futures = {service.name: pool.submit(_status, settings, service, addresses) for service in SERVICES}
         futures["api"] = pool.submit(_api_status, settings, addresses)
@@ -143,22 +151,23 @@ def _api_status(settings: Settings, addresses: Addresses) -> dict[str, Any]:
     return {"state": state, "url": settings.api_url, "pid": pid, "detail": problem}
 
 
-def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Report) -> Addresses:
-    """Have one service run, on the known addresses or, where another program has taken one, on new ones."""
+def _ensure(settings: Settings, service: Service, addresses: Addresses, report: Report) -> Addresses:
+    """Start a service unless it runs, on its addresses or, where another program has taken one, on new ones. Returns
+    the addresses."""
     if service.name in settings.external:
-        tell(f"{service.name}: external")
+        report(f"{service.name}: external")
         return addresses
-    if not _problem_that_stays(settings, service, addresses):
-        tell(f"{service.name}: running")
+    if not _lasting_problem(settings, service, addresses):
+        report(f"{service.name}: running")
         return addresses
     started, problem = time.monotonic(), ""
     for _ in range(ATTEMPTS):
         _stop(settings, service)
-        addresses = places.renewed(settings, addresses, service.name)
+        addresses = reassign_ports(settings, addresses, service.name)
         service.start(settings, addresses)
         problem = _wait(settings, service, addresses)
         if not problem:
-            tell(f"{service.name}: started in {time.monotonic() - started:.1f} s")
+            report(f"{service.name}: started in {time.monotonic() - started:.1f} s")
             node_ip = ray_head.node_ip(settings) if service.name == "ray" else None
             return replace(addresses, node_ip=node_ip or addresses.node_ip)
     ending = serving.last_lines(settings, service.name)
@@ -170,36 +179,36 @@ def _ensure(settings: Settings, service: Service, addresses: Addresses, tell: Re
 
 
 def _wait(settings: Settings, service: Service, addresses: Addresses) -> str:
-    """What keeps a service from answering when its time is over or its process has ended; nothing when it answers."""
+    """Wait until a service answers: "", or what is wrong when its time is over or its process has ended."""
     deadline = time.monotonic() + service.timeout_seconds
     record = processes.read_record(settings, service.name)
     while problem := service.probe(settings, addresses):
         if record is None or not record.is_alive():
             return "its process ended"
-        if problem in (ray_head.OPEN, ray_head.FOREIGN) or time.monotonic() > deadline:
+        if problem in (ray_head.UNPROTECTED, ray_head.FOREIGN_RAY) or time.monotonic() > deadline:
             return problem
         time.sleep(0.2)
     return ""
 
 
-def _problem_that_stays(settings: Settings, service: Service, addresses: Addresses) -> str:
-    """What is wrong with a service, or nothing. A living process that is only slow, on a busy machine, is given time:
-    to start Ray anew would end its jobs."""
+def _lasting_problem(settings: Settings, service: Service, addresses: Addresses) -> str:
+    """What is wrong with a service, or nothing. A process that is alive and only slow, on a busy machine, is given
+    time: restarting Ray would end its jobs."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while _runs(settings, service.name):
         problem = service.probe(settings, addresses)
-        if not problem or problem == ray_head.OPEN or time.monotonic() > deadline:
+        if not problem or problem == ray_head.UNPROTECTED or time.monotonic() > deadline:
             return problem
         time.sleep(0.2)
     return "it does not run"
 
 
-def _ensure_api(settings: Settings, addresses: Addresses, tell: Report) -> None:
+def _ensure_api(settings: Settings, addresses: Addresses, report: Report) -> None:
     if not serving.is_installed():
-        tell("api: not part of this installation")
+        report("api: not part of this installation")
         return
     if processes.read_record(settings, serving.NAME) and not serving.probe(settings, addresses):
-        tell("api: running")
+        report("api: running")
         return
     started = time.monotonic()
     serving.start(settings, addresses)
@@ -209,32 +218,32 @@ def _ensure_api(settings: Settings, addresses: Addresses, tell: Report) -> None:
                 f"The API does not answer: {problem}.", remedy=f"see {processes.log_path(settings, serving.NAME)}"
             )
         time.sleep(0.2)
-    tell(f"api: started in {time.monotonic() - started:.1f} s")
+    report(f"api: started in {time.monotonic() - started:.1f} s")
 
 
 def _check_api(settings: Settings) -> None:
-    """Refuse, before anything starts, what cannot be kept: a port that is taken, or a move of a running API."""
-    before, wanted = places.remembered_api(settings), (settings.api_host, settings.api_port)
-    runs = _runs(settings, "ray") and processes.read_record(settings, serving.NAME)
-    if runs and before and before != wanted:
+    """Refuse, before anything starts, a port that is taken, or a move of a running API."""
+    current, configured = load_api_address(settings), (settings.api_host, settings.api_port)
+    running = _runs(settings, "ray") and processes.read_record(settings, serving.NAME)
+    if running and current and current != configured:
         raise ConflictError(
-            f"The API of this home runs at {before[0]}:{before[1]}, not at {wanted[0]}:{wanted[1]}.",
+            f"The API of this home runs at {current[0]}:{current[1]}, not at {configured[0]}:{configured[1]}.",
             remedy="run `soldiom down` first, or leave SOLDIOM_API_HOST and SOLDIOM_API_PORT as they were",
         )
     patience_seconds = PATIENCE_SECONDS if processes.read_record(settings, serving.NAME) else 0.0
-    places.check_api_port(settings, lambda: processes.family(settings, "ray"), patience_seconds)
+    check_api_port(settings, lambda: processes.service_processes(settings, "ray"), patience_seconds)
 
 
-def _after(first: "Future[Any]", then: Callable[[], T]) -> T:
+def _run_after(first: "Future[Any]", function: Callable[[], T]) -> T:
     first.result()
-    return then()
+    return function()
 
 
-def _current(settings: Settings) -> Settings:
-    """The settings with the addresses that `up` has just chosen."""
+def _with_database(settings: Settings) -> Settings:
+    """The settings with the database's address that `up` has just chosen."""
     return replace(
         settings,
-        database_url=settings.database_url if "postgres" in settings.external else places.database_url(settings),
+        database_url=settings.database_url if "postgres" in settings.external else database_url(settings),
     )
 
 
@@ -245,31 +254,32 @@ def _runs(settings: Settings, name: str) -> bool:
 
 def _stop(settings: Settings, service: Service) -> int:
     folder = service.folder(settings) if service.folder else None
-    return processes.stop(settings, service.name, folder=folder, gently=service.stop_signal)
+    return processes.stop(settings, service.name, folder=folder, stop_signal=service.stop_signal)
 
 
 def _external_url(settings: Settings, name: str) -> str | None:
-    """Without the user and password that a URL may hold."""
-    given = {
+    """The address of a service placed elsewhere, without the user and password that it may hold."""
+    url = {
         "postgres": settings.database_url,
         "chroma": settings.chroma_url,
         "mlflow": settings.mlflow_url,
         "ray": settings.ray_address,
     }[name]
-    if given is None or "@" not in given:
-        return given
-    scheme, _, rest = given.partition("://")
+    if url is None or "@" not in url:
+        return url
+    scheme, _, rest = url.partition("://")
     return f"{scheme}://{rest.rpartition('@')[2]}"
 
 
-def _one_at_a_time(report: Report) -> Report:
+def _serialized(report: Report) -> Report:
+    """The same report, called by one thread at a time."""
     guard = threading.Lock()
 
-    def tell(message: str) -> None:
+    def serialized(message: str) -> None:
         with guard:
             report(message)
 
-    return tell
+    return serialized
 
 
 def _make_home(settings: Settings) -> None:
