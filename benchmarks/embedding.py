@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from soldiom_ray.embed.chunk import passages_of
-from soldiom_ray.models.embedder import BATCH, BATCH_TOKENS, Embedder, by_length
+from soldiom_ray.models.embedder import BATCH, BATCH_TOKENS, Embedder, length_batches
 from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.settings import load_settings
 
@@ -48,13 +48,15 @@ numpy.save(sys.argv[2], vectors)
 def passages(count: int) -> list[str]:
     files = [path for path in Path(sysconfig.get_path("purelib")).rglob("*") if path.suffix in (".py", ".md")]
     files = sorted(path for path in files if path.is_file() and 500 < path.stat().st_size < 200_000)
-    draw, found = random.Random(5), []
+    draw, texts = random.Random(5), []
     draw.shuffle(files)
     for path in files:
-        found += [one.embedded for one in passages_of(path.name, str(path), path.read_text(errors="replace"), 128)]
-        if len(found) > 4 * count:
+        texts += [
+            passage.embedded for passage in passages_of(path.name, str(path), path.read_text(errors="replace"), 128)
+        ]
+        if len(texts) > 4 * count:
             break
-    return draw.sample(found, count)
+    return draw.sample(texts, count)
 
 
 def ours(embedder: Embedder, texts: list[str]) -> tuple[float, float, np.ndarray]:
@@ -66,18 +68,18 @@ def ours(embedder: Embedder, texts: list[str]) -> tuple[float, float, np.ndarray
 
 def theirs(peers: Path, texts: list[str]) -> tuple[float, float, np.ndarray]:
     with tempfile.TemporaryDirectory() as folder:
-        kept = Path(folder) / "vectors.npy"
-        arguments = [peers / "bin/python", "-c", PEER, minilm_folder(), kept, str(THREADS), str(WARM)]
+        output = Path(folder) / "vectors.npy"
+        arguments = [peers / "bin/python", "-c", PEER, minilm_folder(), output, str(THREADS), str(WARM)]
         run = subprocess.run(arguments, input=json.dumps(texts), capture_output=True, text=True)
         if run.returncode:
             sys.exit(run.stderr)
         wall, core = json.loads(run.stdout)
-        return wall, core, np.load(kept)
+        return wall, core, np.load(output)
 
 
-def matrix_rate(kind: torch.dtype) -> float:
+def matrix_rate(dtype: torch.dtype) -> float:
     """Floating-point operations per second of THREADS threads that each multiply the widest layer of one batch."""
-    left, right, rounds = torch.randn(BATCH_TOKENS, 384, dtype=kind), torch.randn(1536, 384, dtype=kind), 50
+    left, right, rounds = torch.randn(BATCH_TOKENS, 384, dtype=dtype), torch.randn(1536, 384, dtype=dtype), 50
 
     def multiply(_: int) -> None:
         torch.set_num_threads(1)
@@ -114,7 +116,7 @@ def main() -> None:
     print("| | passages/s | passages per second of one core |\n|---|---|---|")
     for name, some in runs.items():
         print(f"| {name} | {len(texts) / min(r[0] for r in some):.1f} | {len(texts) / min(r[1] for r in some):.1f} |")
-    padded = sum(len(one) * lengths[one[0]] for one in by_length(lengths, BATCH, BATCH_TOKENS))
+    padded = sum(len(batch) * lengths[batch[0]] for batch in length_batches(lengths, BATCH, BATCH_TOKENS))
     # 2 per weight and token, and 4 * width per pair of tokens and layer.
     work = sum(length * (2 * 10_616_832 + 6 * 4 * 384 * length) for length in lengths)
     reached, rate = work / min(run[0] for run in runs["ours"]), matrix_rate(embedder._model.dtype)
@@ -125,7 +127,10 @@ def main() -> None:
     if not options.peers:
         print("no peer: own figures only")
         return
-    wall, core = (min(r[at] for r in runs["sentence-transformers"]) / min(r[at] for r in runs["ours"]) for at in (0, 1))
+    wall, core = (
+        min(run[clock] for run in runs["sentence-transformers"]) / min(run[clock] for run in runs["ours"])
+        for clock in (0, 1)
+    )
     distance = 1 - (runs["ours"][0][2] * runs["sentence-transformers"][0][2]).sum(1)
     print(f"ours / sentence-transformers: {wall:.2f} times as fast, by seconds of a core {core:.2f}; largest cosine")
     print(f"distance {distance.max():.1e}, mean {distance.mean():.1e}")

@@ -9,7 +9,7 @@ from preparing import context_in, document, documents_of
 from soldiom_ray.domains.schema import Prepare, SplitRule
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
-from soldiom_ray.models.tokens import CHAT_TEMPLATE, END, train_tokenizer
+from soldiom_ray.models.tokens import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer
 from soldiom_ray.prepare import prepare
 from soldiom_ray.train.blocks import Blocks
 from soldiom_ray.train.tasks.causal import CausalTask, open_tokens, tokenize
@@ -45,7 +45,7 @@ MESSAGES = [
 ]
 
 
-def tokenizer_with(template: str | None, end: str = END) -> Any:
+def tokenizer_with(template: str | None, end: str = END_OF_TEXT) -> Any:
     tokenizer = train_tokenizer(TEXT, 400, 128)
     tokenizer.add_special_tokens({"additional_special_tokens": MARKS})
     tokenizer.chat_template = template
@@ -54,35 +54,35 @@ def tokenizer_with(template: str | None, end: str = END) -> Any:
 
 
 TEMPLATES = {
-    "own": (CHAT_TEMPLATE, END),
+    "own": (CHAT_TEMPLATE, END_OF_TEXT),
     "chatml": (CHATML, "<|im_end|>"),
     "llama": (LLAMA, "<|eot|>"),
-    "mistral": (MISTRAL, END),
-    "none": (None, END),
+    "mistral": (MISTRAL, END_OF_TEXT),
+    "none": (None, END_OF_TEXT),
 }
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_the_trainer_sees_what_the_server_sees_and_learns_only_answers_and_their_ends(name: str) -> None:
     tokenizer = tokenizer_with(*TEMPLATES[name])
-    made = encode_chat(tokenizer, MESSAGES)
-    prompt = encode_prompt(tokenizer, chat_text(tokenizer, MESSAGES[:1], answer_next=True))
-    assert made.ids[: len(prompt)].tolist() == prompt and not made.scored[: len(prompt)].any()
-    learnt = tokenizer.decode(made.ids[made.scored])
-    assert "In May." in learnt and "The tenant moved." in learnt and "lease" not in learnt and "Why" not in learnt
-    ends = [int(one) for one in made.ids[made.scored] if one == tokenizer.eos_token_id]
+    conversation = encode_chat(tokenizer, MESSAGES)
+    prompt = encode_prompt(tokenizer, chat_text(tokenizer, MESSAGES[:1], add_generation_prompt=True))
+    assert conversation.ids[: len(prompt)].tolist() == prompt and not conversation.loss_mask[: len(prompt)].any()
+    labeled = tokenizer.decode(conversation.ids[conversation.loss_mask])
+    assert "In May." in labeled and "The tenant moved." in labeled and "lease" not in labeled and "Why" not in labeled
+    ends = [token for token in conversation.ids[conversation.loss_mask].tolist() if token == tokenizer.eos_token_id]
     assert len(ends) == 2
-    whole = chat_text(tokenizer, MESSAGES, answer_next=False)
-    assert tokenizer.decode(made.ids) in (whole, whole + tokenizer.eos_token)
+    whole = chat_text(tokenizer, MESSAGES, add_generation_prompt=False)
+    assert tokenizer.decode(conversation.ids) in (whole, whole + tokenizer.eos_token)
 
 
 def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only() -> None:
     tokenizer = tokenizer_with(FORGETFUL, "<|im_end|>")
     turns = [dict(turn) for turn in MESSAGES]
     turns[1]["content"] = "hm</think>In May."
-    made = encode_chat(tokenizer, turns)
-    learnt = tokenizer.decode(made.ids[made.scored])
-    assert "The tenant moved." in learnt and "May" not in learnt
+    conversation = encode_chat(tokenizer, turns)
+    labeled = tokenizer.decode(conversation.ids[conversation.loss_mask])
+    assert "The tenant moved." in labeled and "May" not in labeled
 
 
 def test_a_conversation_that_the_template_refuses_is_named_by_its_roles() -> None:
@@ -116,16 +116,16 @@ def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_
     assert json.loads(sample["messages"])[1]["role"] == "assistant" and sample["verdict"] == "allowed"
     tokenizer = tokenizer_with(CHATML, "<|im_end|>")
     tokens = tokenize(context.artifacts, dataset, tokenizer, "t", context.report)
-    told = CausalTask().cuts(context.artifacts, tokens, 16)
-    assert told["samples"] == dataset.counts["train"] == told["cut_samples"] and told["cut_tokens"] > 0
+    cuts = CausalTask().cuts(context.artifacts, tokens, 16)
+    assert cuts["samples"] == dataset.counts["train"] == cuts["cut_samples"] and cuts["cut_tokens"] > 0
     with open_tokens(context.artifacts, tokens, 16) as (train, _):
         _, labels = train.batch(np.arange(len(train)))
-        learnt = labels[labels >= 0]
-        assert 0 < len(learnt) == train.learnt(np.arange(len(train))) < labels.size
-        assert "Question" not in tokenizer.decode(learnt)
+        labeled = labels[labels >= 0]
+        assert 0 < len(labeled) == train.label_count(np.arange(len(train))) < labels.size
+        assert "Question" not in tokenizer.decode(labeled)
 
 
 def test_a_stream_without_conversations_learns_everything() -> None:
     blocks = Blocks(np.arange(100, dtype=np.uint16), 10)
     ids, labels = blocks.batch(np.array([0, 3]))
-    assert (labels == ids + 1).all() and blocks.learnt(np.array([0, 3])) == 20
+    assert (labels == ids + 1).all() and blocks.label_count(np.array([0, 3])) == 20

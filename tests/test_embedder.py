@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.embedder import BATCH_TOKENS, Embedder, by_length
+from soldiom_ray.models.embedder import BATCH_TOKENS, Embedder, length_batches
 from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.models.pooling import read_pooling
 from soldiom_ray.settings import Settings, load_settings
@@ -43,7 +43,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bert"
 
 
-def say(folder: Path, pooling: dict[str, Any], *, limit: int = 40, prompts: dict[str, str] | None = None) -> None:
+def write_pooling(
+    folder: Path, pooling: dict[str, Any], *, limit: int = 40, prompts: dict[str, str] | None = None
+) -> None:
     """Write the files of the sentence-transformers format."""
     modules = [{"path": "", "type": "sentence_transformers.models.Transformer"}]
     modules.append({"path": "1_Pooling", "type": "sentence_transformers.models.Pooling"})
@@ -77,7 +79,7 @@ def reference(folder: Path, text: str, limit: int, mode: str) -> Any:
 def test_pooling_and_the_length_limit_are_read_from_the_folder(
     settings: Settings, folder: Path, mode: str, pooling: dict[str, Any]
 ) -> None:
-    say(folder, pooling)
+    write_pooling(folder, pooling)
     embedder = Embedder(settings, str(folder))
     assert (embedder.dimension, embedder.max_tokens) == (32, 40)
     for text, vector in zip(TEXTS, embedder.encode(TEXTS), strict=True):
@@ -94,7 +96,7 @@ def test_a_folder_without_such_files_is_pooled_by_the_mean_within_its_positions(
 
 
 def test_a_question_gets_the_prompt_that_the_model_wants(settings: Settings, folder: Path) -> None:
-    say(folder, {"pooling_mode": "mean"}, prompts={"query": "question: ", "document": "text: "})
+    write_pooling(folder, {"pooling_mode": "mean"}, prompts={"query": "question: ", "document": "text: "})
     embedder = Embedder(settings, str(folder))
     asked, stored = embedder.encode(["why"], query=True)[0], embedder.encode(["why"])[0]
     assert 1 - float(reference(folder, "question: why", 40, "mean") @ asked) < 1e-2
@@ -102,7 +104,7 @@ def test_a_question_gets_the_prompt_that_the_model_wants(settings: Settings, fol
 
 
 @pytest.mark.parametrize(
-    ("file", "content", "told"),
+    ("file", "content", "message"),
     [
         ("modules.json", '[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]', "module 'Dense'"),
         ("modules.json", '[{"path": "../../etc", "type": "x.Pooling"}]', "leads out of its folder"),
@@ -112,39 +114,39 @@ def test_a_question_gets_the_prompt_that_the_model_wants(settings: Settings, fol
         ("sentence_bert_config.json", "[]", "is no dict"),
     ],
 )
-def test_folders_that_mislead_are_refused(tmp_path: Path, file: str, content: str, told: str) -> None:
+def test_folders_that_mislead_are_refused(tmp_path: Path, file: str, content: str, message: str) -> None:
     (tmp_path / file).write_text(content)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         read_pooling(tmp_path, "it")
 
 
 def test_two_ways_of_pooling_at_once_are_refused(tmp_path: Path) -> None:
-    say(tmp_path, {"pooling_mode_cls_token": True, "pooling_mode_weightedmean_tokens": True})
+    write_pooling(tmp_path, {"pooling_mode_cls_token": True, "pooling_mode_weightedmean_tokens": True})
     with pytest.raises(InputError, match=r"pools by cls\+weightedmean_tokens"):
         read_pooling(tmp_path, "it")
 
 
 def test_batches_hold_every_text_once_within_their_tokens() -> None:
     lengths = [int(value) for value in np.random.default_rng(1).integers(1, 300, 500)] + [5000]
-    batches = by_length(lengths, 64, BATCH_TOKENS)
+    batches = length_batches(lengths, 64, BATCH_TOKENS)
     assert sorted(position for batch in batches for position in batch) == list(range(501))
     assert batches[0] == [500]
-    assert all(len(batch) * max(lengths[one] for one in batch) <= BATCH_TOKENS for batch in batches[1:])
-    padded = sum(len(batch) * max(lengths[one] for one in batch) for batch in batches)
+    assert all(len(batch) * max(lengths[index] for index in batch) <= BATCH_TOKENS for batch in batches[1:])
+    padded = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
     assert padded <= 1.05 * sum(lengths)
 
 
 def test_threads_that_encode_at_once_get_what_one_alone_gets(settings: Settings) -> None:
     embedder = Embedder(settings)
-    expected, found = embedder.encode(TEXTS, max_tokens=32), {}
+    expected, vectors = embedder.encode(TEXTS, max_tokens=32), {}
 
     def work(number: int) -> None:
-        found[number] = embedder.encode(TEXTS, max_tokens=32 if number % 2 else 64)
+        vectors[number] = embedder.encode(TEXTS, max_tokens=32 if number % 2 else 64)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    assert all(np.array_equal(found[number], expected) for number in (1, 3, 5))
-    assert not np.array_equal(found[0], expected)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(np.array_equal(vectors[number], expected) for number in (1, 3, 5))
+    assert not np.array_equal(vectors[0], expected)

@@ -252,14 +252,14 @@ def test_the_builtin_model_writes_python(tmp_path: Path) -> None:
 
 
 def test_only_a_small_whole_model_comes_with_the_package(base: Path, tmp_path: Path) -> None:
-    from soldiom_ray.models.package_model import gathered, ship
+    from soldiom_ray.models.package_model import count_packages, package_run
 
     context = small_context(small_settings(tmp_path))
     dataset = small_dataset(context, {"train": {"alpha": 2, "beta": 1}})
     adapter = small_run(context, dataset, base, base, method="lora")
     with pytest.raises(InputError, match="method lora"):
-        ship(context.artifacts, adapter.id, "never")
-    packages = gathered(context.artifacts.rows(dataset, "train/"), {"beta": "ISC"})
+        package_run(context.artifacts, adapter.id, "never")
+    packages = count_packages(context.artifacts.rows(dataset, "train/"), {"beta": "ISC"})
     assert [(p.name, p.license, p.files) for p in packages] == [("alpha", "MIT", 2), ("beta", "ISC", 1)]
 
 

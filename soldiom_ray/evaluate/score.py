@@ -33,18 +33,18 @@ STEPS = 12
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Neighbouring tokens of one held-out document; `scored` says for each whether its prediction counts (of a
-    conversation only what the assistant says does)."""
+    """Neighbouring tokens of one held-out document; `loss_mask` says of each whether its prediction counts (in a
+    conversation only what the assistant says does). Both arrays are [tokens]."""
 
     group: str
     document: str
     ids: "NDArray[Any]"
-    scored: "NDArray[np.bool_]"
+    loss_mask: "NDArray[np.bool_]"
 
     @property
     def predicted(self) -> int:
         """How many predictions count."""
-        return int(self.scored[1:].sum())
+        return int(self.loss_mask[1:].sum())
 
 
 def score_run(
@@ -134,7 +134,7 @@ def choose_blocks(
         block = next(sources[name], None)
         if block is None:
             continue
-        kept = Block(block.group, block.document, block.ids[: left + 1], block.scored[: left + 1])
+        kept = Block(block.group, block.document, block.ids[: left + 1], block.loss_mask[: left + 1])
         if kept.predicted:
             chosen.append(kept)
         left -= len(kept.ids) - 1
@@ -159,7 +159,7 @@ def _blocks_of_group(
         samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
         for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
             places = [slice(at, at + block_tokens) for at in range(0, len(sample.ids), block_tokens)]
-            pieces = [Block(group, row["id"], sample.ids[place], sample.scored[place]) for place in places]
+            pieces = [Block(group, row["id"], sample.ids[place], sample.loss_mask[place]) for place in places]
             blocks = [block for block in pieces if block.predicted]
             keys = {id(block): hash_order(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
@@ -191,7 +191,7 @@ def _sums(
     for number, part in enumerate(steps):
         yield start + (end - start) * number / len(steps), f"scoring the {what}"
         for index, scored in zip(part, token_losses(model, [blocks[i].ids for i in part]), strict=True):
-            counts = blocks[index].scored[1:]
+            counts = blocks[index].loss_mask[1:]
             sums[index] = (scored.losses * counts).sum(dtype=np.float64), (scored.correct & counts).sum()
     if not np.isfinite(sums).all():
         raise InputError(

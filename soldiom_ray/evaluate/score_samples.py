@@ -177,9 +177,9 @@ def _padded(
     """(ids, mask), both [texts, longest], cut as training cuts them."""
     import torch
 
-    from soldiom_ray.models.tokens import shortened
+    from soldiom_ray.models.tokens import truncate
 
-    rows = [torch.from_numpy(shortened(ids, length, keep_last=keep_last).astype("int64")) for ids in encoded]
+    rows = [torch.from_numpy(truncate(ids, length, keep_last=keep_last).astype("int64")) for ids in encoded]
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
     lengths = torch.tensor([len(row) for row in rows])
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()

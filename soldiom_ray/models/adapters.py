@@ -8,27 +8,31 @@ from soldiom_ray.errors import InputError
 
 
 def with_adapter(model: Any, declared: Train, *, peft_type: str | None, head: Sequence[str] = ()) -> Any:
-    """The model with what its method trains beside it; itself for method full. `head` names layers on top that are new:
-    those of the model are trained whole. InputError when `target_modules` fit no layer."""
+    """The model with the adapter that its method trains; the model itself for method full. `head` names layers on top
+    that are new: those that the model has are trained whole, beside the adapter.
+
+    InputError when `target_modules` match no layer."""
     from peft import LoraConfig, PromptTuningConfig, PromptTuningInit, get_peft_model
 
     if declared.method == "full":
         return model
     if declared.method == "prompt":
-        once = {"num_transformer_submodules": 1} if peft_type == "SEQ_2_SEQ_LM" else {}
-        random = PromptTuningInit.RANDOM
+        encoder_only = {"num_transformer_submodules": 1} if peft_type == "SEQ_2_SEQ_LM" else {}
         config: Any = PromptTuningConfig(
-            task_type=peft_type, num_virtual_tokens=declared.virtual_tokens, prompt_tuning_init=random, **once
+            task_type=peft_type,
+            num_virtual_tokens=declared.virtual_tokens,
+            prompt_tuning_init=PromptTuningInit.RANDOM,
+            **encoder_only,
         )
         return get_peft_model(model, config)
-    own = [name for name in head if hasattr(model, name)] or None
+    new_layers = [name for name in head if hasattr(model, name)] or None
     config = LoraConfig(
         r=declared.rank,
         lora_alpha=declared.alpha,
         lora_dropout=declared.dropout,
         target_modules=list(declared.target_modules) or "all-linear",
-        exclude_modules=own,
-        modules_to_save=own,
+        exclude_modules=new_layers,
+        modules_to_save=new_layers,
         use_dora=declared.dora,
         use_rslora=declared.rslora,
         task_type=peft_type,

@@ -13,25 +13,29 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 Message = Mapping[str, str]
-ANSWERING = "assistant"
+ASSISTANT = "assistant"
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids of a whole conversation, and which of them the model is to learn: what the assistant says, and the end
-    of each of its turns. Both [tokens]."""
+    """Token ids of a whole conversation, and which of them count in the loss: what the assistant says, and the end of
+    each of its turns. Both [tokens]."""
 
     ids: "npt.NDArray[np.int64]"
-    scored: "npt.NDArray[np.bool_]"
+    loss_mask: "npt.NDArray[np.bool_]"
 
 
-def chat_text(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool) -> str:
-    """A conversation by the tokenizer's own template, or in plain lines where it has none; with `answer_next` up to
-    where the model's next words begin."""
+def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """A conversation by the tokenizer's chat template, or in plain lines where it has none; with
+    `add_generation_prompt` up to where the assistant's next turn begins.
+
+    InputError when the template refuses the conversation."""
     if getattr(tokenizer, "chat_template", None):
         turns = [dict(message) for message in messages]
         try:
-            text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=answer_next)
+            text: str = tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
         except Exception as error:  # a template raises what it likes: a role it does not know, turns out of order
             raise InputError(
                 f"The model's chat template refuses the conversation ({type(error).__name__}):"
@@ -41,14 +45,14 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, answer_next: bool)
         return text
     end = str(getattr(tokenizer, "eos_token", None) or "")
     lines = [
-        f"{message['role'].capitalize()}: {message['content']}{end if message['role'] == ANSWERING else ''}"
+        f"{message['role'].capitalize()}: {message['content']}{end if message['role'] == ASSISTANT else ''}"
         for message in messages
     ]
-    return "\n".join([*lines, f"{ANSWERING.capitalize()}:"] if answer_next else lines)
+    return "\n".join([*lines, f"{ASSISTANT.capitalize()}:"] if add_generation_prompt else lines)
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:
-    """The tokens of a text that the model goes on from, with its beginning token unless the text holds it."""
+    """The tokens of a prompt, with the tokenizer's beginning token unless the text begins with it."""
     begin = getattr(tokenizer, "bos_token", None)
     ids: list[int] = tokenizer(text, add_special_tokens=not (begin and text.startswith(begin)), verbose=False)[
         "input_ids"
@@ -58,40 +62,41 @@ def encode_prompt(tokenizer: Any, text: str) -> list[int]:
 
 def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Conversation:
     """The tokens of a conversation. What comes before the assistant's first words is encoded as the server encodes the
-    prompt, and every turn for itself after it, so that no token reaches over the border between them.
+    prompt, and every turn after it on its own, so that no token reaches over the border between them.
 
     A template that changes earlier turns when later ones come (some leave out an answer's reasoning) shows the model
     only its last answer; InputError when even that is not where the template says that it begins.
     """
     import numpy as np
 
-    whole = chat_text(tokenizer, messages, answer_next=False)
-    spans = _answers(tokenizer, messages, whole)
+    text = chat_text(tokenizer, messages, add_generation_prompt=False)
+    spans = _assistant_spans(tokenizer, messages, text)
     ids: list[int] = []
-    scored: list[bool] = []
-    done = 0
+    loss_mask: list[bool] = []
+    encoded_to = 0
     for start, end in spans:
-        before = encode_prompt(tokenizer, whole[:start]) if not done else _plain(tokenizer, whole[done:start])
-        answer = _plain(tokenizer, whole[start:end])
-        ids += [*before, *answer]
-        scored += [*([False] * len(before)), *([True] * len(answer))]
-        done = end
-    rest = _plain(tokenizer, whole[done:]) if done else encode_prompt(tokenizer, whole)
+        before = text[encoded_to:start]
+        prompt = _encode_fragment(tokenizer, before) if encoded_to else encode_prompt(tokenizer, before)
+        answer = _encode_fragment(tokenizer, text[start:end])
+        ids += [*prompt, *answer]
+        loss_mask += [*([False] * len(prompt)), *([True] * len(answer))]
+        encoded_to = end
+    rest = _encode_fragment(tokenizer, text[encoded_to:]) if encoded_to else encode_prompt(tokenizer, text)
     ids += rest
-    scored += [False] * len(rest)
-    if spans and messages[-1]["role"] == ANSWERING and terminator(tokenizer) not in ids[-3:]:
+    loss_mask += [False] * len(rest)
+    if spans and messages[-1]["role"] == ASSISTANT and terminator(tokenizer) not in ids[-3:]:
         ids.append(terminator(tokenizer))
-        scored.append(True)
-    return Conversation(np.asarray(ids, np.int64), np.asarray(scored, np.bool_))
+        loss_mask.append(True)
+    return Conversation(np.asarray(ids, np.int64), np.asarray(loss_mask, np.bool_))
 
 
-def _answers(tokenizer: Any, messages: Sequence[Message], whole: str) -> list[tuple[int, int]]:
-    """Where the assistant speaks in the whole text, [start, end) in characters."""
-    places = [place for place, message in enumerate(messages) if message["role"] == ANSWERING]
-    found = [span for place in places if (span := _answer(tokenizer, messages, place, whole))]
-    if len(found) == len(places):
-        return found
-    if places and (last := _answer(tokenizer, messages, places[-1], whole)):
+def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
+    """Where the assistant speaks in the text of a conversation, [start, end) in characters."""
+    turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+    spans = [span for turn in turns if (span := _assistant_span(tokenizer, messages, turn, text))]
+    if len(spans) == len(turns):
+        return spans
+    if turns and (last := _assistant_span(tokenizer, messages, turns[-1], text)):
         return [last]
     raise InputError(
         "The model's chat template does not begin its answers where it asks for them, so it cannot be trained on"
@@ -100,24 +105,27 @@ def _answers(tokenizer: Any, messages: Sequence[Message], whole: str) -> list[tu
     )
 
 
-def _answer(tokenizer: Any, messages: Sequence[Message], place: int, whole: str) -> tuple[int, int] | None:
-    before = chat_text(tokenizer, messages[:place], answer_next=True)
-    until = chat_text(tokenizer, messages[: place + 1], answer_next=False)
-    fits = whole.startswith(before) and whole.startswith(until) and len(until) > len(before)
-    return (len(before), len(until)) if fits else None
+def _assistant_span(tokenizer: Any, messages: Sequence[Message], turn: int, text: str) -> tuple[int, int] | None:
+    """The span of one turn; None where the text of the messages up to it is no beginning of the whole text."""
+    before = chat_text(tokenizer, messages[:turn], add_generation_prompt=True)
+    until = chat_text(tokenizer, messages[: turn + 1], add_generation_prompt=False)
+    is_prefix = text.startswith(before) and text.startswith(until) and len(until) > len(before)
+    return (len(before), len(until)) if is_prefix else None
 
 
-def _plain(tokenizer: Any, text: str) -> list[int]:
+def _encode_fragment(tokenizer: Any, text: str) -> list[int]:
+    """Tokens of a part of a text, without special tokens that the tokenizer would add."""
     ids: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"] if text else []
     return ids
 
 
 def encode_samples(tokenizer: Any, samples: Iterable[tuple[str, Sequence[Message]]]) -> Iterator[Conversation]:
-    """Each sample, (text, messages): a conversation where it has messages, else its text, all of it to be learnt."""
+    """Each sample, (text, messages), as tokens: its conversation where it has messages, else its text, whose tokens all
+    count in the loss."""
     import numpy as np
 
-    waiting = iter(samples)
-    while batch := list(islice(waiting, BATCH_TEXTS)):
+    remaining = iter(samples)
+    while batch := list(islice(remaining, BATCH_TEXTS)):
         texts = encode_documents(tokenizer, [text for text, messages in batch if not messages])
         for _, messages in batch:
             if messages:

@@ -24,9 +24,9 @@ BATCH_TOKENS = 2048
 """A batch holds texts of about one length, up to this many tokens: larger ones leave the cache, smaller ones wait for
 Python (per second of one core 62 passages at 2,048 and at 1,024, 57 at 4,096)."""
 
-MOST_TOKENS = 8192
+MAX_TOKENS = 8192
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Architectures whose first two positions are no tokens'."""
+"""Architectures whose first two positions are reserved."""
 
 
 class Embedder:
@@ -53,71 +53,73 @@ class Embedder:
             self._device = _device()
             # Weights cast once; autocast casts them in every batch, which costs 6 %. Cosine distance to float32 at most
             # 1e-4 over 600 passages. With avx512_bf16 the matrix products reach 220 GFLOP/s per core.
-            kind = torch.bfloat16 if has_bfloat16(self._device) else torch.float32
+            dtype = torch.bfloat16 if has_bfloat16(self._device) else torch.float32
             self._model: Any = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=kind
+                folder, local_files_only=True, use_safetensors=True, dtype=dtype
             ).eval()
         self._model.to(self._device)
         self._tokenizing = threading.Lock()
         self._pool = _batch_threads(self._device)
         self.dimension = int(self._model.config.hidden_size)
-        self.max_tokens = self._most_tokens()
+        self.max_tokens = self._context_length()
 
     def encode(
         self, texts: Sequence[str], batch: int = BATCH, *, max_tokens: int = 256, query: bool = False
     ) -> "NDArray[np.float32]":
-        """[n, dimension], each row of length one, in the order given; what exceeds `max_tokens`, or what the model can
-        see, is not seen. With `query` the texts are questions, for models that want to be told.
+        """Vectors [texts, dimension] in float32, each of length one, in the order of the texts. A text is cut after
+        `max_tokens`, or what the model takes if that is less. With `query` the texts are queries: some models expect a
+        prompt before them.
 
-        A row depends on the texts of the same call in its last bits only, and not on the number of threads."""
+        A row depends on the other texts of the call in its last bits only, and not on the number of threads."""
         import numpy as np
 
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         if not texts:
             return vectors
-        before = self._pooling.prompt(query=query)
+        prompt = self._pooling.prompt(query=query)
         with self._tokenizing:  # setting the length limit changes the tokenizer
             tokens = self._tokenizer(
-                [before + text for text in texts], truncation=True, max_length=min(max_tokens, self.max_tokens)
+                [prompt + text for text in texts], truncation=True, max_length=min(max_tokens, self.max_tokens)
             )["input_ids"]
-        batches = by_length([len(one) for one in tokens], batch, BATCH_TOKENS)
-        work = ([tokens[position] for position in positions] for positions in batches)
-        for positions, encoded in zip(batches, self._pool.map(self._encode_batch, work), strict=True):
-            vectors[positions] = encoded
+        batches = length_batches([len(ids) for ids in tokens], batch, BATCH_TOKENS)
+        work = ([tokens[index] for index in indices] for indices in batches)
+        for indices, encoded in zip(batches, self._pool.map(self._encode_batch, work), strict=True):
+            vectors[indices] = encoded
         return vectors
 
     def _encode_batch(self, tokens: list[list[int]]) -> Any:
+        """Vectors [texts, dimension] of one batch of token ids, in float32."""
         import torch
 
         longest = max(1, *map(len, tokens))
         ids = torch.full((len(tokens), longest), self._tokenizer.pad_token_id or 0)
         mask = torch.zeros((len(tokens), longest), dtype=torch.long)
-        for row, one in enumerate(tokens):
-            ids[row, : len(one)] = torch.tensor(one)
-            mask[row, : len(one)] = 1
+        for row, text_ids in enumerate(tokens):
+            ids[row, : len(text_ids)] = torch.tensor(text_ids)
+            mask[row, : len(text_ids)] = 1
         ids, mask = ids.to(self._device), mask.to(self._device)
         with torch.inference_mode():
             hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
             return pool(hidden, mask, self._pooling.mode).cpu().numpy()
 
-    def _most_tokens(self) -> int:
-        """What the model can see, by everything that its folder says."""
+    def _context_length(self) -> int:
+        """Tokens that the model takes: the least of all limits that its folder names."""
         positions = getattr(self._model.config, "max_position_embeddings", None)
         if positions and self._model.config.model_type in OFFSET_POSITIONS:
             positions -= 2
-        known = (self._pooling.max_tokens, positions, self._tokenizer.model_max_length)
-        return int(min(limit for limit in (*known, MOST_TOKENS) if limit))
+        limits = (self._pooling.max_tokens, positions, self._tokenizer.model_max_length, MAX_TOKENS)
+        return int(min(limit for limit in limits if limit))
 
 
-def by_length(lengths: Sequence[int], most: int, most_tokens: int) -> list[list[int]]:
-    """Positions in batches, the longest first, each of at most `most` and, padded, of at most `most_tokens` tokens; one
-    that is longer stands alone."""
+def length_batches(lengths: Sequence[int], max_texts: int, max_tokens: int) -> list[list[int]]:
+    """Indices of `lengths` in batches, the longest texts first, each of at most `max_texts` texts and, padded,
+    `max_tokens` tokens; a longer text is a batch of its own."""
     batches: list[list[int]] = []
-    for position in sorted(range(len(lengths)), key=lambda position: -lengths[position]):
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         last = batches[-1] if batches else []
-        if not last or len(last) == most or lengths[last[0]] * (len(last) + 1) > most_tokens:
+        if not last or len(last) == max_texts or lengths[last[0]] * (len(last) + 1) > max_tokens:
             batches.append(last := [])
-        last.append(position)
+        last.append(index)
     return batches
 
 

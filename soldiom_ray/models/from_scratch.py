@@ -8,25 +8,27 @@ from soldiom_ray.models.task_models import TASK_MODELS
 
 
 def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
-    """A model for this tokenizer (or image processor). InputError for an architecture or a key that is not known."""
+    """A model for this tokenizer (or image processor), in float32. `configuration` is what its configuration must hold
+    besides, such as labels. InputError for an architecture that does not fit the task, or a key it does not have."""
     import transformers
 
-    given = dict(declared.architecture or {})
+    overrides = dict(declared.architecture or {})
     task = TASK_MODELS[declared.task]
-    kind = str(given.pop("model_type", task.architectures[0]))
-    if kind not in task.architectures:
+    model_type = str(overrides.pop("model_type", task.architectures[0]))
+    if model_type not in task.architectures:
         raise InputError(
-            f"train.architecture has model_type {kind!r}, which does not fit the task {declared.task}.",
+            f"train.architecture has model_type {model_type!r}, which does not fit the task {declared.task}.",
             remedy=f"known for it: {', '.join(task.architectures)}",
         )
-    plain = transformers.AutoConfig.for_model(kind)
-    known = set(plain.to_dict()) | {"head_dim"}
-    if unknown := sorted(given.keys() - known):
+    known = set(transformers.AutoConfig.for_model(model_type).to_dict()) | {"head_dim"}
+    if unknown := sorted(overrides.keys() - known):
         raise InputError(
-            f"train.architecture names {unknown[0]!r}, which a {kind} configuration does not have.",
+            f"train.architecture names {unknown[0]!r}, which a {model_type} configuration does not have.",
             remedy=f"use such as {', '.join(sorted(known & _COMMON))}",
         )
-    config = transformers.AutoConfig.for_model(kind, **(_defaults(kind, processor, declared) | given | configuration))
+    config = transformers.AutoConfig.for_model(
+        model_type, **(_defaults(model_type, processor, declared) | overrides | configuration)
+    )
     return getattr(transformers, task.auto_class).from_config(config)
 
 
@@ -36,21 +38,21 @@ _COMMON = {
 }  # fmt: skip
 
 
-def _defaults(kind: str, processor: Any, declared: Train) -> dict[str, Any]:
-    """What follows from the tokenizer and the declared length, or from the pictures' size."""
-    if kind == "vit":
+def _defaults(model_type: str, processor: Any, declared: Train) -> dict[str, Any]:
+    """What follows from the tokenizer and the declared sequence length, or from the size of the images."""
+    if model_type == "vit":
         size = processor.size
         return {"image_size": int(size["height"])}
-    pieces = {
+    tokens = {
         "vocab_size": len(processor),
         "bos_token_id": processor.bos_token_id,
         "eos_token_id": processor.eos_token_id,
         "pad_token_id": processor.pad_token_id,
     }
-    if kind == "t5":
-        return pieces | {"decoder_start_token_id": processor.pad_token_id, "dropout_rate": 0.0}
+    if model_type == "t5":
+        return tokens | {"decoder_start_token_id": processor.pad_token_id, "dropout_rate": 0.0}
     return (
-        pieces
+        tokens
         | {"max_position_embeddings": declared.sequence_length}
-        | ({"tie_word_embeddings": True} if kind == "llama" else {})
+        | ({"tie_word_embeddings": True} if model_type == "llama" else {})
     )

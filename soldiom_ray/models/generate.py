@@ -88,7 +88,7 @@ class Generator:
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
         """A conversation as the prompt text of the model's next turn, by its chat template or else in plain lines."""
-        return chat_text(self.tokenizer, messages, answer_next=True)
+        return chat_text(self.tokenizer, messages, add_generation_prompt=True)
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """The prompt's tokens. InputError when they leave no room in the model's context."""

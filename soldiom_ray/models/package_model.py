@@ -1,4 +1,4 @@
-"""A run becomes a model that comes with the package: `python -m soldiom_ray.models.package_model RUN [NAME]`, what
+"""Package a run as a model that comes with Soldiom: `python -m soldiom_ray.models.package_model RUN [NAME]`, what
 `make base-model` ends with. It copies the weights to `builtin/<name>` and writes the card beside them."""
 
 import json
@@ -15,7 +15,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
 
-MOST_BYTES = 16_000_000
+MAX_BYTES = 16_000_000
 REPETITION_PENALTY = 1.2
 """Without it so small a model soon repeats one line for ever."""
 PROMPTS = (
@@ -36,16 +36,18 @@ class Package:
     characters: int = 0
 
 
-def ship(artifacts: Artifacts, run_id: str, name: str = "tiny", licenses: Mapping[str, str] | None = None) -> Path:
+def package_run(
+    artifacts: Artifacts, run_id: str, name: str = "tiny", licenses: Mapping[str, str] | None = None
+) -> Path:
     """Replace `builtin/<name>` by the weights of a full run. `licenses` stands in for those the dataset recorded.
 
     InputError when the run holds an adapter or is larger than the package allows."""
     run = artifacts.get(run_id)
     size = sum(entry.size_bytes for entry in run.files if entry.name.startswith("weights/"))
-    if run.details.get("method") != "full" or size > MOST_BYTES:
+    if run.details.get("method") != "full" or size > MAX_BYTES:
         raise InputError(
             f"The run {run_id!r} (method {run.details.get('method')}, {size:,} bytes) cannot come with the package.",
-            remedy=f"ship a run with `method: full` of at most {MOST_BYTES:,} bytes",
+            remedy=f"package a run with `method: full` of at most {MAX_BYTES:,} bytes",
         )
     target = BUILTIN / name
     target.mkdir(parents=True, exist_ok=True)
@@ -58,25 +60,25 @@ def ship(artifacts: Artifacts, run_id: str, name: str = "tiny", licenses: Mappin
     advice.write_text(json.dumps(json.loads(advice.read_text()) | {"repetition_penalty": REPETITION_PENALTY}, indent=2))
     check_folder(target, f"builtin/{name}")
     dataset = artifacts.get(run.parents[0])
-    packages = gathered(artifacts.rows(dataset, "train/"), licenses or {})
-    (target / "README.md").write_text(card(name, run, dataset, packages, samples(target)), encoding="utf-8")
+    packages = count_packages(artifacts.rows(dataset, "train/"), licenses or {})
+    (target / "README.md").write_text(card(name, run, dataset, packages, sample_completions(target)), encoding="utf-8")
     return target
 
 
-def gathered(rows: Iterable[Mapping[str, Any]], licenses: Mapping[str, str]) -> list[Package]:
-    """The packages that training samples come from, the largest first."""
-    found: dict[str, Package] = {}
+def count_packages(rows: Iterable[Mapping[str, Any]], licenses: Mapping[str, str]) -> list[Package]:
+    """The packages that training samples come from, the largest first; `licenses` by name replace recorded ones."""
+    packages: dict[str, Package] = {}
     for row in rows:
         group = row["group"]
         license_name = licenses.get(group, row["license"])
-        package = found.setdefault(group, Package(group, row["version"], license_name))
+        package = packages.setdefault(group, Package(group, row["version"], license_name))
         package.files += 1
         package.characters += len(row["text"])
-    return sorted(found.values(), key=lambda package: -package.characters)
+    return sorted(packages.values(), key=lambda package: -package.characters)
 
 
-def samples(folder: Path) -> list[tuple[str, str]]:
-    """What the model writes after a few beginnings, greedily: (prompt, answer)."""
+def sample_completions(folder: Path) -> list[tuple[str, str]]:
+    """Greedy completions of a few prompts: (prompt, completion)."""
     from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import load_model
 
@@ -142,7 +144,11 @@ def main() -> None:
     if not 1 <= len(arguments) <= 2:
         raise SystemExit("usage: python -m soldiom_ray.models.package_model RUN [NAME]")
     try:
-        print(ship(Artifacts(open_storage(load_settings())), arguments[0], arguments[1] if arguments[1:] else "tiny"))
+        print(
+            package_run(
+                Artifacts(open_storage(load_settings())), arguments[0], arguments[1] if arguments[1:] else "tiny"
+            )
+        )
     except InputError as error:
         raise SystemExit(str(error)) from error
 

@@ -1,5 +1,5 @@
-"""What a folder of the sentence-transformers format says of its model beyond the weights: how token vectors become one
-vector, how much text it sees, and what it wants before a question.
+"""What a folder of the sentence-transformers format declares beyond the weights: how token vectors become one vector,
+how many tokens the model sees, and which prompt stands before a query.
 
 Of the modules a model may be made of, Transformer, Pooling and Normalize are known; vectors always get length one.
 """
@@ -34,26 +34,28 @@ class PoolingRecipe:
     prompts: Mapping[str, str] = field(default_factory=dict)
 
     def prompt(self, *, query: bool) -> str:
-        """What stands before a question, or before a passage."""
+        """The text before a query, or before a passage; empty where the model has none."""
         names = ("query",) if query else ("document", "passage")
         return next((self.prompts[name] for name in names if name in self.prompts), "")
 
 
 def read_pooling(folder: Path, name: str) -> PoolingRecipe:
     """The recipe of a folder; mean pooling without a limit where it holds no such files. InputError for modules or
-    pooling that are not known, and for files that are not what they should be."""
-    modules = _read(folder, "modules.json", name, list)
+    pooling modes that are not supported, and for files that are not of the format."""
+    modules = _read_json(folder, "modules.json", name, list)
     modes: list[str] = []
     for module in modules:
-        kind = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
-        if kind not in KNOWN_MODULES:
-            raise InputError(f"The embedding model {name!r} has a module {kind!r}, which is not known.", remedy=REMEDY)
-        if kind == "Pooling":
-            modes = _modes(_read(folder, f"{_inside(module, name)}/config.json", name, dict))
+        module_type = str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
+        if module_type not in KNOWN_MODULES:
+            raise InputError(
+                f"The embedding model {name!r} has a module {module_type!r}, which is not known.", remedy=REMEDY
+            )
+        if module_type == "Pooling":
+            modes = _modes(_read_json(folder, f"{_module_folder(module, name)}/config.json", name, dict))
     if len(modes) > 1 or any(mode not in MODES.values() for mode in modes):
         raise InputError(f"The embedding model {name!r} pools by {'+'.join(modes)}.", remedy=REMEDY)
-    limit = _read(folder, "sentence_bert_config.json", name, dict).get("max_seq_length")
-    prompts = _read(folder, "config_sentence_transformers.json", name, dict).get("prompts") or {}
+    limit = _read_json(folder, "sentence_bert_config.json", name, dict).get("max_seq_length")
+    prompts = _read_json(folder, "config_sentence_transformers.json", name, dict).get("prompts") or {}
     return PoolingRecipe(
         mode=modes[0] if modes else "mean",
         max_tokens=limit if isinstance(limit, int) and limit > 0 else None,
@@ -62,8 +64,8 @@ def read_pooling(folder: Path, name: str) -> PoolingRecipe:
 
 
 def pool(hidden: "torch.Tensor", mask: "torch.Tensor", mode: str) -> "torch.Tensor":
-    """[n, dimension] in float32, each of length one, from [n, tokens, dimension]; `mask` [n, tokens] is 1 for tokens,
-    which come first."""
+    """One vector for each text: hidden [texts, tokens, dimension] -> [texts, dimension] in float32, each of length one.
+    `mask` [texts, tokens] is 1 for tokens, which come first, and 0 for padding."""
     import torch
 
     hidden = hidden.float()
@@ -80,29 +82,29 @@ def pool(hidden: "torch.Tensor", mask: "torch.Tensor", mode: str) -> "torch.Tens
 
 
 def _modes(config: Mapping[str, Any]) -> list[str]:
-    """Both ways of writing them: flags, and since version 6 a name or a list of names."""
-    named = config.get("pooling_mode")
-    if named is not None:
-        return [str(mode) for mode in named] if isinstance(named, list) else [str(named)]
+    """The pooling modes, in either form: flags, or (since version 6) a name or a list of names."""
+    names = config.get("pooling_mode")
+    if names is not None:
+        return [str(mode) for mode in names] if isinstance(names, list) else [str(names)]
     flags = [key for key, value in config.items() if key.startswith("pooling_mode_") and value]
     return [MODES.get(key, key.removeprefix("pooling_mode_")) for key in flags]
 
 
-def _inside(module: Mapping[str, Any], name: str) -> str:
+def _module_folder(module: Mapping[str, Any], name: str) -> str:
     path = PurePosixPath(str(module.get("path", "")))
     if path.is_absolute() or ".." in path.parts:
         raise InputError(f"modules.json of {name!r} leads out of its folder.", remedy="download the model again")
     return str(path)
 
 
-def _read(folder: Path, file: str, name: str, kind: type) -> Any:
+def _read_json(folder: Path, file: str, name: str, expected: type) -> Any:
     path = folder / file
     if not path.is_file():
-        return kind()
+        return expected()
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{file} of the model {name!r} is not JSON.", remedy="download the model again") from error
-    if not isinstance(value, kind):
-        raise InputError(f"{file} of the model {name!r} is no {kind.__name__}.", remedy="download the model again")
+    if not isinstance(value, expected):
+        raise InputError(f"{file} of the model {name!r} is no {expected.__name__}.", remedy="download the model again")
     return value

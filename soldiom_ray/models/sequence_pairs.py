@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from soldiom_ray.models.chat import ANSWERING, Message
+from soldiom_ray.models.chat import ASSISTANT, Message
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 
@@ -15,7 +15,7 @@ from soldiom_ray.models.loss import Objective
 def source_and_target(messages: Sequence[Message]) -> tuple[str, str] | None:
     """A conversation that ends with an answer as (source, target): the contents of all earlier messages, a line each,
     and the answer. None for other conversations."""
-    if len(messages) < 2 or messages[-1]["role"] != ANSWERING:
+    if len(messages) < 2 or messages[-1]["role"] != ASSISTANT:
         return None
     return "\n".join(message["content"] for message in messages[:-1]), messages[-1]["content"]
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     Ids = npt.NDArray[np.integer[Any]]
 
-END = "<|endoftext|>"
-CHAT_MARKS = ("<|system|>", "<|user|>", "<|assistant|>")
+END_OF_TEXT = "<|endoftext|>"
+CHAT_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>")
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}<|endoftext|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
@@ -23,7 +23,7 @@ BATCH_TEXTS = 64
 
 
 def terminator(tokenizer: Any) -> int:
-    """The id that ends a document: the tokenizer's eos, else its pad or bos."""
+    """The id that ends a document: the tokenizer's eos, else its pad or bos. InputError when it names none of them."""
     for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
         if (token := getattr(tokenizer, name, None)) is not None:
             return int(token)
@@ -33,32 +33,33 @@ def terminator(tokenizer: Any) -> int:
 
 
 def encode_documents(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
-    """The ids of each text, its terminator at the end; with the beginning token where the tokenizer adds one itself."""
+    """The ids of each text, [tokens] in uint16 or, for larger vocabularies, uint32: its terminator at the end, and the
+    beginning token where the tokenizer adds one itself."""
     import numpy as np
 
-    end, waiting = terminator(tokenizer), iter(texts)
-    kind = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
-    while batch := list(islice(waiting, BATCH_TEXTS)):
+    end, remaining = terminator(tokenizer), iter(texts)
+    dtype = np.uint16 if len(tokenizer) <= 1 << 16 else np.uint32
+    while batch := list(islice(remaining, BATCH_TEXTS)):
         for ids in tokenizer(batch, return_attention_mask=False, verbose=False)["input_ids"]:
             if not ids or ids[-1] != end:
                 ids.append(end)
-            yield np.asarray(ids, dtype=kind)
+            yield np.asarray(ids, dtype=dtype)
 
 
 def encode_texts(tokenizer: Any, texts: Iterable[str]) -> Iterator["Ids"]:
-    """The ids of each text as the tokenizer's model reads it: with the marks that the tokenizer sets itself, and its
-    unknown or end token where a text has no token at all."""
+    """The ids of each text, [tokens] in int64, as the tokenizer's model reads it: with the special tokens that the
+    tokenizer adds itself, and its terminator where a text has no token at all."""
     import numpy as np
 
-    waiting = iter(texts)
-    while batch := list(islice(waiting, BATCH_TEXTS)):
+    remaining = iter(texts)
+    while batch := list(islice(remaining, BATCH_TEXTS)):
         for ids in tokenizer(batch, return_attention_mask=False, verbose=False)["input_ids"]:
             yield np.asarray(ids or [terminator(tokenizer)], dtype=np.int64)
 
 
-def shortened(ids: "Ids", limit: int, *, keep_last: bool) -> "Ids":
-    """At most `limit` ids: the beginning and, with `keep_last`, the very last one (the mark that ends an encoder's
-    input)."""
+def truncate(ids: "Ids", limit: int, *, keep_last: bool) -> "Ids":
+    """At most `limit` of the ids [tokens]: the beginning and, with `keep_last`, the very last one (the special token
+    that ends an encoder's input)."""
     import numpy as np
 
     if len(ids) <= limit:
@@ -67,7 +68,7 @@ def shortened(ids: "Ids", limit: int, *, keep_last: bool) -> "Ids":
 
 
 def pack(token_lists: Iterable["Sequence[int] | Ids"], sequence_length: int) -> list["Ids"]:
-    """Documents joined and cut into blocks of `sequence_length`; the last is shorter, but never a single token."""
+    """Documents joined and cut into blocks [sequence_length]; the last may be shorter, but is never a single token."""
     import numpy as np
 
     arrays = [np.asarray(ids) for ids in token_lists]
@@ -77,7 +78,8 @@ def pack(token_lists: Iterable["Sequence[int] | Ids"], sequence_length: int) -> 
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: int) -> Any:
-    """A byte-level BPE tokenizer learnt from texts, with one end token and marks for a chat (Hugging Face form)."""
+    """A byte-level BPE tokenizer trained on texts, in transformers' form, with one end token and tokens for the roles
+    of a chat. `context_length` is the most tokens that its model takes."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -86,17 +88,17 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int, context_length: 
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary_size,
-        special_tokens=[END, *CHAT_MARKS],
+        special_tokens=[END_OF_TEXT, *CHAT_TOKENS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
-        bos_token=END,
-        eos_token=END,
-        pad_token=END,
-        additional_special_tokens=list(CHAT_MARKS),
+        bos_token=END_OF_TEXT,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        additional_special_tokens=list(CHAT_TOKENS),
         model_max_length=context_length,
         clean_up_tokenization_spaces=False,
     )

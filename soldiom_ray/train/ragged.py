@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.models.tokens import shortened
+from soldiom_ray.models.tokens import truncate
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,13 +45,13 @@ class Ragged:
         return lengths
 
     def padded(self, indices: "Indices", limit: int, pad: int, *, keep_last: bool = True) -> "npt.NDArray[np.int64]":
-        """Rows padded with `pad` to the longest, [len(indices), longest]; longer ones are `shortened` to `limit`."""
+        """Rows padded with `pad` to the longest, [len(indices), longest]; longer ones are `truncate` to `limit`."""
         import numpy as np
 
         lengths = self.lengths(indices, limit)
         rows = np.full((len(indices), int(lengths.max(initial=1))), pad, np.int64)
         for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-            rows[place, :length] = shortened(self.row(int(index)), limit, keep_last=keep_last)
+            rows[place, :length] = truncate(self.row(int(index)), limit, keep_last=keep_last)
         return rows
 
 

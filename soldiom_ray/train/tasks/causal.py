@@ -58,7 +58,7 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, r
     for split in (TRAIN, VALIDATION):
         with Streams(draft, split, len(tokenizer)) as streams:
             for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
-                streams.add(sample.ids, sample.scored)
+                streams.add(sample.ids, sample.loss_mask)
                 seen()
         counts[split] = sum(streams.lengths)
         if split == TRAIN and counts[TRAIN] < 2:

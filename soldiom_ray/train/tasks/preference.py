@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.chat import ANSWERING, encode_chat
+from soldiom_ray.models.chat import ASSISTANT, encode_chat
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
@@ -110,13 +110,13 @@ def _pairs(
     for row in artifacts.rows(dataset, f"{split}/", ("messages", "metadata")):
         rejected = json.loads(row["metadata"] or "{}").get("rejected")
         messages = json.loads(row["messages"]) if row["messages"] else []
-        if not rejected or not messages or messages[-1]["role"] != ANSWERING:
+        if not rejected or not messages or messages[-1]["role"] != ASSISTANT:
             continue
         both = [
-            encode_chat(tokenizer, [*messages[:-1], {"role": ANSWERING, "content": answer}])
+            encode_chat(tokenizer, [*messages[:-1], {"role": ASSISTANT, "content": answer}])
             for answer in (messages[-1]["content"], rejected)
         ]
-        ends = [int(np.flatnonzero(one.scored)[-1]) + 1 for one in both]
+        ends = [int(np.flatnonzero(one.loss_mask)[-1]) + 1 for one in both]
         shorter = min(ends) - 1
         same = both[0].ids[:shorter] == both[1].ids[:shorter]
         shared = shorter if same.all() else int(np.argmin(same))
