@@ -164,7 +164,7 @@ class Heartbeat:
         finished = self.stages.index(self.stage) if self.stage in self.stages else 0
         progress = (finished + self.fraction) / max(len(self.stages), 1)
         with open_session(self.settings) as session:
-            if jobs.beat(session, self.job_id, progress, self.stage, self.message):
+            if jobs.record_heartbeat(session, self.job_id, progress, self.stage, self.message):
                 self.cancelled.set()
             if self.stage:
                 jobs.set_stage(session, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message)

@@ -149,7 +149,7 @@ def test_a_job_lives_from_pending_to_its_end_and_stays_ended(settings: Settings)
         assert jobs.active(session, "life", "workflow", "one", {"x": 2}) is None
     with open_session(settings) as session:
         jobs.update(session, job.id, status="running")
-        assert jobs.beat(session, job.id, 0.5, "train", "step 3") is False
+        assert jobs.record_heartbeat(session, job.id, 0.5, "train", "step 3") is False
         jobs.set_stage(session, job.id, "train", position=3, status="running")
         jobs.set_stage(
             session, job.id, "collect", position=0, status="completed", reused=True, artifact_id="documents-1"
@@ -157,7 +157,7 @@ def test_a_job_lives_from_pending_to_its_end_and_stays_ended(settings: Settings)
         jobs.set_stage(session, job.id, "train", progress=0.4)
     with open_session(settings) as session:
         jobs.request_cancel(session, job.id, "life")
-        assert jobs.beat(session, job.id, 0.6, "train", "step 4") is True
+        assert jobs.record_heartbeat(session, job.id, 0.6, "train", "step 4") is True
         jobs.update(session, job.id, status="cancelled")
     with open_session(settings) as session:
         late = jobs.update(session, job.id, status="completed", error="no", result={"late": True})
@@ -246,8 +246,8 @@ def test_a_running_job_without_a_heartbeat_is_stale_and_told_to_stop_once_it_is_
         assert job.id in [row.id for row in jobs.stale(session, 60)]
         assert job.id not in [row.id for row in jobs.stale(session, 120)]
         jobs.update(session, job.id, status="failed", error="lost")
-        assert jobs.beat(session, job.id, 0.1, "train", "") is True
-        assert jobs.beat(session, "no such job", 0.1, "train", "") is True
+        assert jobs.record_heartbeat(session, job.id, 0.1, "train", "") is True
+        assert jobs.record_heartbeat(session, "no such job", 0.1, "train", "") is True
 
 
 def test_one_tenant_never_sees_what_belongs_to_another(settings: Settings) -> None:
@@ -402,10 +402,10 @@ def test_rival_writers_keep_the_audit_chain_whole(settings: Settings) -> None:
 def test_cursors_are_kept_replaced_and_removed(settings: Settings) -> None:
     for value in ({"page": 1}, {"page": 2}):
         with open_session(settings) as session:
-            cursors.put(session, "github/x", value)
+            cursors.save(session, "github/x", value)
     with open_session(settings) as session:
         assert cursors.get(session, "github/x") == {"page": 2}
-        cursors.remove(session, "github/x")
+        cursors.delete(session, "github/x")
         assert cursors.get(session, "github/x") is None
 
 

@@ -90,7 +90,7 @@ def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
     """Everything named by id exists and is the caller's; what is read on the server itself is for admins."""
     for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
         datasets.get(session, name, caller.tenant)
-    if recipe.run and not jobs.made(session, recipe.run, caller.tenant):
+    if recipe.run and not jobs.has_artifact(session, recipe.run, caller.tenant):
         raise NotFoundError(f"No run {recipe.run!r}.", remedy="its id stands in the result of the job that trained it")
     if recipe.version:
         models.get(session, recipe.version, caller.tenant)
@@ -126,7 +126,7 @@ def _check_base(session: Session, name: str, caller: Caller) -> None:
         if Path(name).is_absolute() and Path(name).is_dir():
             return
         tried = "no such folder on the server (give its absolute path)"
-    elif RUN_ID.fullmatch(name) and jobs.made(session, name, caller.tenant):
+    elif RUN_ID.fullmatch(name) and jobs.has_artifact(session, name, caller.tenant):
         return
     else:
         try:

@@ -83,7 +83,7 @@ def forget_unnamed(settings: Settings, keys: Sequence[str]) -> None:
     for key in keys:
         with open_session(settings) as session:
             locks.hold(session, _lock_of(key))
-            if not inputs.names_file(session, key):
+            if not inputs.is_referenced(session, key):
                 storage.remove(key)
 
 
@@ -111,7 +111,7 @@ def _shown(session: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, 
 
 
 def _check_quota(session: Session, settings: Settings, tenant: str, given: Sequence[Given]) -> None:
-    kept, more = inputs.kept_bytes(session, tenant), sum(each.size_bytes for each in given)
+    kept, more = inputs.uploaded_bytes(session, tenant), sum(each.size_bytes for each in given)
     if kept + more > settings.upload_quota_bytes:
         raise StorageFullError(
             f"The tenant keeps {kept} bytes; with these {more} it would be over its {settings.upload_quota_bytes}.",

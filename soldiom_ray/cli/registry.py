@@ -159,4 +159,4 @@ def _get(model: str) -> dict[str, Any]:
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        return models.as_dict(models.get(session, model, "default"), whole=True)
+        return models.as_dict(models.get(session, model, "default"), with_card=True)

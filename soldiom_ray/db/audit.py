@@ -1,6 +1,6 @@
-"""The trail of decisions. Rows are numbered without gaps and chained by SHA-256, so that a change, a removal or a new
-order inside the trail shows. A trail cut at its end, or rewritten whole by someone with the database, does not show
-here: that needs a copy of the newest hash elsewhere."""
+"""The audit trail. Rows are numbered without gaps and chained by SHA-256, so that a change, a removal or a reordering
+inside the trail is detected. A trail that was cut at its end or rewritten as a whole is not: that needs a copy of the
+newest hash elsewhere."""
 
 import hashlib
 import json
@@ -10,11 +10,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import locks
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import AuditRow
 from soldiom_ray.records import now
 
 AUDIT_LOCK = "audit"
-FIRST = "0" * 64
+GENESIS_HASH = "0" * 64
 
 
 def append(
@@ -26,7 +27,7 @@ def append(
     details: dict[str, Any] | None = None,
     tenant: str = "default",
 ) -> AuditRow:
-    """Add one row ("allow" or "deny"). Writers wait for one another until their transactions end."""
+    """Add one row; `decision` is "allow" or "deny". Writers wait for one another until their transactions end."""
     locks.hold(session, AUDIT_LOCK)
     last = session.scalars(select(AuditRow).order_by(AuditRow.seq.desc()).limit(1).with_for_update()).one_or_none()
     row = AuditRow(
@@ -38,7 +39,7 @@ def append(
         object=object[:256],
         decision=decision,
         details=details or {},
-        previous_hash=last.hash if last else FIRST,
+        previous_hash=last.hash if last else GENESIS_HASH,
     )
     row.hash = _hash(row)
     session.add(row)
@@ -47,8 +48,8 @@ def append(
 
 
 def verify(session: Session) -> int | None:
-    """The number of the first row that is not as it was written, or None when the trail holds."""
-    previous, expected = FIRST, 1
+    """The number of the first row that is not as it was written, or None when the trail is intact."""
+    previous, expected = GENESIS_HASH, 1
     for row in session.scalars(select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)):
         if row.seq != expected or row.previous_hash != previous or row.hash != _hash(row):
             return expected if row.seq != expected else row.seq
@@ -60,13 +61,11 @@ def list_rows(
     session: Session, tenant: str | None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[AuditRow], str | None]:
     """A page, newest first, and the cursor of the next page."""
-    query = select(AuditRow).order_by(AuditRow.seq.desc()).limit(limit + 1)
+    query = select(AuditRow)
     if tenant is not None:
         query = query.where(AuditRow.tenant == tenant)
-    if cursor:
-        query = query.where(AuditRow.seq < (int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0))
-    rows = list(session.scalars(query))
-    return rows[:limit], str(rows[limit - 1].seq) if len(rows) > limit else None
+    number = (int(cursor) if cursor.isdecimal() and len(cursor) < 19 else 0) if cursor else None
+    return newest_first(session, query, AuditRow.seq, number, limit)
 
 
 def as_dict(row: AuditRow) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where interrupted collections go on."""
+"""Cursors of collections: from where an interrupted one resumes."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from soldiom_ray.db.tables import Cursor
 
 
 def get(session: Session, key: str) -> dict[str, Any] | None:
-    """What was kept under this key."""
+    """The value that was saved under a key, or None."""
     row = session.get(Cursor, key)
     return row.value if row else None
 
 
-def put(session: Session, key: str, value: dict[str, Any]) -> None:
-    """Keep a value under this key."""
+def save(session: Session, key: str, value: dict[str, Any]) -> None:
+    """Save a value under a key, replacing the one there."""
     session.merge(Cursor(key=key, value=value))
     session.flush()
 
 
-def remove(session: Session, key: str) -> None:
-    """Forget this key."""
+def delete(session: Session, key: str) -> None:
+    """Remove a key and its value, if they are there."""
     row = session.get(Cursor, key)
     if row is not None:
         session.delete(row)

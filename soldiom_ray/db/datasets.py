@@ -6,6 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Dataset
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.records import Manifest
@@ -21,20 +22,21 @@ def record(
     data_type: str = "text",
     tenant: str = "default",
 ) -> Dataset:
-    """Note an artifact ("documents", "dataset" or "index") under a name; noting it again renews the row."""
-    row = _of_artifact(session, manifest.id, tenant)
+    """Record an artifact ("documents", "dataset" or "index") under a name; an artifact recorded before gets its row
+    updated."""
+    row = _by_artifact(session, manifest.id, tenant)
     if row is None:
         row = Dataset(tenant=tenant, artifact_id=manifest.id, name=name, source=source, stage=stage)
         try:
             with session.begin_nested():
                 session.add(row)
         except IntegrityError:
-            row = _of_artifact(session, manifest.id, tenant)
+            row = _by_artifact(session, manifest.id, tenant)
             if row is None:
                 raise
     row.name, row.source, row.stage, row.data_type = name, source, stage, data_type
     row.size_bytes = sum(entry.size_bytes for entry in manifest.files)
-    row.num_samples = _samples(manifest.counts)
+    row.num_samples = _sample_count(manifest.counts)
     row.counts, row.parents = dict(manifest.counts), list(manifest.parents)
     session.flush()
     return row
@@ -55,19 +57,16 @@ def list_datasets(
     session: Session, tenant: str | None, stage: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[Dataset], str | None]:
     """A page, newest first, and the cursor of the next page."""
-    query = select(Dataset).order_by(Dataset.id.desc()).limit(limit + 1)
+    query = select(Dataset)
     if tenant is not None:
         query = query.where(Dataset.tenant == tenant)
     if stage:
         query = query.where(Dataset.stage == stage)
-    if cursor:
-        query = query.where(Dataset.id < cursor)
-    rows = list(session.scalars(query))
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+    return newest_first(session, query, Dataset.id, cursor or None, limit)
 
 
 def latest_index(session: Session, tenant: str | None) -> Dataset | None:
-    """The index that was made last."""
+    """The newest index."""
     return next(iter(list_datasets(session, tenant, stage="index", limit=1)[0]), None)
 
 
@@ -88,13 +87,13 @@ def as_dict(row: Dataset) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names} | {"created_at": row.created_at.isoformat()}
 
 
-def _of_artifact(session: Session, artifact: str, tenant: str) -> Dataset | None:
+def _by_artifact(session: Session, artifact: str, tenant: str) -> Dataset | None:
     return session.scalars(
         select(Dataset).where(Dataset.artifact_id == artifact, Dataset.tenant == tenant)
     ).one_or_none()
 
 
-def _samples(counts: dict[str, int]) -> int:
+def _sample_count(counts: dict[str, int]) -> int:
     for name in ("samples", "kept", "passages", "documents"):
         if name in counts:
             return counts[name]

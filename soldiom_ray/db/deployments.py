@@ -1,4 +1,4 @@
-"""The endpoint of each model: wanted and known state. Serve itself is asked by the stage that deploys."""
+"""The endpoint of each model as it should be and was last seen. Only the stage that deploys asks Serve itself."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def set_state(
     config: dict[str, Any] | None = None,
     error: str | None = None,
 ) -> Deployment:
-    """Note that a model is "deploying", "running", "failed" or "stopped"; `models.deployed` follows."""
+    """Record that a model is "deploying", "running", "failed" or "stopped"; `models.deployed` follows."""
     row = get(session, model_id)
     if row is None:
         row = Deployment(model_id=model_id, status=status)
@@ -40,7 +40,7 @@ def get(session: Session, model_id: str) -> Deployment | None:
 
 
 def running(session: Session, tenant: str | None = None) -> list[Deployment]:
-    """Deployments that are up or coming up: what has to be there after a restart."""
+    """Deployments that run or are starting: those that a restart has to restore."""
     query = select(Deployment).where(Deployment.status.in_(("deploying", "running"))).order_by(Deployment.id)
     if tenant is not None:
         query = query.join(Model, Model.id == Deployment.model_id).where(Model.tenant == tenant)

@@ -14,16 +14,17 @@ COLUMNS = tuple(column.key for column in CollectedDocument.__table__.columns if 
 
 
 def record(session: Session, artifact: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Note the documents of an artifact (rows with at least COLUMNS), all or none; how many. An artifact never
-    changes, so one whose documents are here already costs one look."""
-    known = select(CollectedDocument.id).where(CollectedDocument.artifact_id == artifact).limit(1)
-    if session.scalar(known) is not None:
+    """Record the documents of an artifact (rows with at least COLUMNS), all or none; returns how many. An artifact
+    never changes, so one whose documents are recorded already costs one query."""
+    existing = select(CollectedDocument.id).where(CollectedDocument.artifact_id == artifact).limit(1)
+    if session.scalar(existing) is not None:
         return 0
-    noted, waiting = 0, iter(rows)
-    while batch := [{name: row[name] for name in COLUMNS} | {"artifact_id": artifact} for row in _some(waiting)]:
-        session.execute(insert(CollectedDocument), batch)
-        noted += len(batch)
-    return noted
+    count, remaining = 0, iter(rows)
+    while batch := list(islice(remaining, BATCH_ROWS)):
+        values = [{name: row[name] for name in COLUMNS} | {"artifact_id": artifact} for row in batch]
+        session.execute(insert(CollectedDocument), values)
+        count += len(batch)
+    return count
 
 
 def list_documents(
@@ -38,9 +39,9 @@ def list_documents(
 ) -> tuple[list[CollectedDocument], str | None]:
     """A page of an artifact's documents in the order of their ids, and the cursor of the next page."""
     query = select(CollectedDocument).where(CollectedDocument.artifact_id == artifact)
-    for column, wanted in (("sha256", sha256), ("license", license), ("kind", kind)):
-        if wanted is not None:
-            query = query.where(getattr(CollectedDocument, column) == wanted)
+    for column, value in (("sha256", sha256), ("license", license), ("kind", kind)):
+        if value is not None:
+            query = query.where(getattr(CollectedDocument, column) == value)
     if cursor:
         query = query.where(CollectedDocument.id > cursor)
     rows = list(session.scalars(query.order_by(CollectedDocument.id).limit(limit + 1)))
@@ -50,7 +51,3 @@ def list_documents(
 def as_dict(row: CollectedDocument) -> dict[str, Any]:
     """The document as the API shows it: everything but its text."""
     return {name: getattr(row, name) for name in COLUMNS} | {"collected_at": row.collected_at.isoformat()}
-
-
-def _some(rows: Any) -> list[Mapping[str, Any]]:
-    return list(islice(rows, BATCH_ROWS))

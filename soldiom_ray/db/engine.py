@@ -18,9 +18,9 @@ from soldiom_ray.errors import BusyError, InputError, SoldiomError, StorageFullE
 from soldiom_ray.settings import Settings
 
 MIGRATION_LOCK = 0x534C444D
-"""Key of the advisory lock that keeps two processes from migrating at once."""
+"""Key of the advisory lock that lets one process migrate at a time."""
 
-_MYSQL = {
+_MYSQL_FAULTS = {
     1021: "full", 1114: "full", 3675: "full",
     1040: "unreachable", 1044: "unreachable", 1045: "unreachable", 1049: "unreachable", 1053: "unreachable",
     1129: "unreachable", 1130: "unreachable", 1203: "unreachable", 1226: "unreachable", 1698: "unreachable",
@@ -45,11 +45,11 @@ def open_database(settings: Settings) -> Engine:
     key = url.render_as_string(hide_password=False)
     with _engines_lock:
         if key not in _engines:
-            more: dict[str, Any] = {}
+            dialect_options: dict[str, Any] = {}
             if url.get_backend_name() == "mysql":
                 # What PostgreSQL does by itself: each statement sees what is committed, text is exact, time is UTC.
                 url = url.update_query_dict({"charset": "utf8mb4"})
-                more["isolation_level"] = "READ COMMITTED"
+                dialect_options["isolation_level"] = "READ COMMITTED"
             engine = create_engine(
                 url,
                 pool_pre_ping=True,
@@ -59,16 +59,16 @@ def open_database(settings: Settings) -> Engine:
                 pool_recycle=1800,
                 connect_args={"connect_timeout": 5},
                 hide_parameters=True,
-                **more,
+                **dialect_options,
             )
             if engine.dialect.name in ("mysql", "mariadb"):
-                event.listen(engine, "connect", _settle_mysql)
+                event.listen(engine, "connect", _configure_mysql)
             _engines[key] = engine
         return _engines[key]
 
 
-def _settle_mysql(connection: Any, _: object) -> None:
-    """Times are UTC, wrong values are refused instead of cut, and a rival's lock is waited for 15 s."""
+def _configure_mysql(connection: Any, _: object) -> None:
+    """Keep times in UTC, refuse wrong values instead of truncating them, wait 15 s for another session's lock."""
     with connection.cursor() as cursor:
         cursor.execute("SET time_zone = '+00:00', innodb_lock_wait_timeout = 15, sql_mode = 'TRADITIONAL'")
 
@@ -77,44 +77,32 @@ def _settle_mysql(connection: Any, _: object) -> None:
 def open_session(settings: Settings) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back on any error. Faults of the database become our errors."""
     engine = open_database(settings)
-    try:
-        with Session(engine, expire_on_commit=False) as session, session.begin():
-            yield session
-    except (DBAPIError, PoolTimeoutError) as error:
-        translated = _translate(error, engine)
-        if translated is None:
-            raise
-        raise translated from error
+    with _translated_errors(engine), Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
 
 
 def migrate(settings: Settings) -> None:
-    """Bring the tables to this version's shape; safe to call from several processes at once."""
-    _run(settings, lambda config: command.upgrade(config, "head"))
+    """Upgrade the tables to this version's schema; safe to call from several processes at once."""
+    _run_migrations(settings, lambda config: command.upgrade(config, "head"))
 
 
 def downgrade(settings: Settings, revision: str) -> None:
-    """Take the tables back to an earlier revision; "base" removes them with all their rows."""
-    _run(settings, lambda config: command.downgrade(config, revision))
+    """Downgrade the tables to an earlier revision; "base" removes them with all their rows."""
+    _run_migrations(settings, lambda config: command.downgrade(config, revision))
 
 
-def _run(settings: Settings, step: Callable[[Config], None]) -> None:
+def _run_migrations(settings: Settings, step: Callable[[Config], None]) -> None:
     engine = open_database(settings)
-    try:
-        with _migrating(engine), engine.begin() as connection:
-            if engine.dialect.name == "postgresql":
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
-            step(alembic_config(connection))
-    except (DBAPIError, PoolTimeoutError) as error:
-        translated = _translate(error, engine)
-        if translated is None:
-            raise
-        raise translated from error
+    with _translated_errors(engine), _mysql_lock(engine), engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+        step(alembic_config(connection))
 
 
 @contextmanager
-def _migrating(engine: Engine) -> Iterator[None]:
-    """On MySQL: one process at a time, by a lock of another connection, since each change of a table ends the
-    transaction of its own; and new tables tell "a" from "A" and from "a ", as ids and keys do."""
+def _mysql_lock(engine: Engine) -> Iterator[None]:
+    """On MySQL, let one process migrate at a time: by a lock of a second connection, since each change of a table ends
+    the first one's transaction. New tables distinguish "a" from "A" and from "a ", as ids and keys must be."""
     if engine.dialect.name == "postgresql":
         yield
         return
@@ -139,35 +127,46 @@ def alembic_config(connection: Connection) -> Config:
     return config
 
 
+@contextmanager
+def _translated_errors(engine: Engine) -> Iterator[None]:
+    """Raise our error for a fault of the database; what only a mistake in our code can cause stays as it is."""
+    try:
+        yield
+    except (DBAPIError, PoolTimeoutError) as error:
+        translated = _translate(error, engine)
+        if translated is None:
+            raise
+        raise translated from error
+
+
 def _translate(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomError | None:
-    """Our error for a fault of the database, or None for what only a mistake in our code can cause."""
-    where = engine.url.render_as_string(hide_password=True)
+    url = engine.url.render_as_string(hide_password=True)
     if isinstance(error, PoolTimeoutError):
         return BusyError("All connections to the database are in use.", remedy="try again", retry_after_seconds=2)
-    match _kind(error):
+    match _fault(error):
         case "full":
             return StorageFullError("The database has no space left.", remedy="free space where it keeps its data")
         case "busy":
-            return BusyError("The database is busy with a rival change.", remedy="try again")
+            return BusyError("The database is busy with a concurrent change.", remedy="try again")
         case "no tables":
-            return UnavailableError(f"The database at {where} has no tables yet.", remedy="run `soldiom up`")
+            return UnavailableError(f"The database at {url} has no tables yet.", remedy="run `soldiom up`")
         case "value":
             return InputError(
                 "A value holds a character or number that the database cannot store.", remedy="remove NUL characters"
             )
         case "unreachable":
             return UnavailableError(
-                f"The database at {where} cannot be reached.", remedy="run `soldiom up` or check SOLDIOM_DATABASE_URL"
+                f"The database at {url} cannot be reached.", remedy="run `soldiom up` or check SOLDIOM_DATABASE_URL"
             )
     return None
 
 
-def _kind(error: DBAPIError) -> str:
-    """What happened, or "". SQLSTATE is PostgreSQL's (its manual's appendix A); MySQL's drivers give numbers."""
+def _fault(error: DBAPIError) -> str:
+    """The kind of fault, or "". PostgreSQL gives a SQLSTATE (appendix A of its manual), MySQL's drivers a number."""
     number = error.orig.args[0] if error.orig is not None and error.orig.args else None
     if isinstance(number, int):
         fallback = "unreachable" if isinstance(error, InterfaceError) else ""
-        return _MYSQL.get(number, "value" if isinstance(error, DataError) else fallback)
+        return _MYSQL_FAULTS.get(number, "value" if isinstance(error, DataError) else fallback)
     state = str(getattr(error.orig, "sqlstate", None) or "")
     if state == "53100":
         return "full"
@@ -177,5 +176,5 @@ def _kind(error: DBAPIError) -> str:
         return "no tables"
     if isinstance(error, DataError):
         return "value"
-    away = isinstance(error, (OperationalError, InterfaceError))
-    return "unreachable" if away and (not state or state[:2] in ("08", "28", "3D", "53", "57")) else ""
+    connection_lost = isinstance(error, (OperationalError, InterfaceError))
+    return "unreachable" if connection_lost and (not state or state[:2] in ("08", "28", "3D", "53", "57")) else ""

@@ -17,7 +17,7 @@ def record(
     model_id: str | None = None,
     tenant: str = "default",
 ) -> Evaluation:
-    """Note the scores of a run; the same scores artifact is noted once per tenant."""
+    """Record the scores of a run; the same scores artifact is recorded once per tenant."""
     query = select(Evaluation).where(Evaluation.scores_artifact == scores_artifact, Evaluation.tenant == tenant)
     row = session.scalars(query.limit(1)).one_or_none() if scores_artifact else None
     if row is None:

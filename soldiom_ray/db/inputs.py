@@ -1,10 +1,11 @@
-"""What users gave: texts, files, structured values."""
+"""Inputs of users: texts, files, structured values."""
 
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import UserInput
 from soldiom_ray.errors import NotFoundError
 
@@ -21,7 +22,7 @@ def add(
     tenant: str = "default",
     id: str | None = None,  # noqa: A002 - the column's name
 ) -> UserInput:
-    """Note one input: text and structured values stand in `content`, a file is named there by its storage key."""
+    """Add one input. `content` is the text or structured value itself, or the storage key of a file."""
     row = UserInput(
         tenant=tenant,
         user_id=user_id,
@@ -53,33 +54,30 @@ def list_inputs(
     session: Session, tenant: str | None, user_id: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[UserInput], str | None]:
     """A page, newest first, and the cursor of the next page."""
-    query = select(UserInput).order_by(UserInput.id.desc()).limit(limit + 1)
+    query = select(UserInput)
     if tenant is not None:
         query = query.where(UserInput.tenant == tenant)
     if user_id is not None:
         query = query.where(UserInput.user_id == user_id)
-    if cursor:
-        query = query.where(UserInput.id < cursor)
-    rows = list(session.scalars(query))
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+    return newest_first(session, query, UserInput.id, cursor or None, limit)
 
 
 def remove(session: Session, input_id: str, tenant: str | None) -> UserInput:
-    """Remove one input's row and give it back; NotFoundError when there is none or it is another tenant's."""
+    """Remove one input and return its row; NotFoundError when there is none or it is another tenant's."""
     row = get(session, input_id, tenant)
     session.delete(row)
     session.flush()
     return row
 
 
-def names_file(session: Session, key: str) -> bool:
-    """Whether any input, of whichever tenant, names the object under this storage key."""
+def is_referenced(session: Session, key: str) -> bool:
+    """Whether an input of any tenant refers to the object under this storage key."""
     query = select(UserInput.id).where(UserInput.sha256 == key.rpartition("/")[2], UserInput.content == key)
     return session.scalars(query.limit(1)).first() is not None
 
 
-def kept_bytes(session: Session, tenant: str) -> int:
-    """The size of all files of a tenant, each upload counted though its bytes may be kept once."""
+def uploaded_bytes(session: Session, tenant: str) -> int:
+    """The size of all files of a tenant, each upload counted, though equal bytes are stored once."""
     query = select(func.sum(UserInput.size_bytes)).where(UserInput.tenant == tenant, UserInput.input_type == "file")
     return int(session.scalar(query) or 0)
 

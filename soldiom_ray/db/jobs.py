@@ -1,4 +1,4 @@
-"""Jobs and their stages. A job that has ended keeps its status: what comes later cannot change it."""
+"""Jobs and their stages. A job that has ended keeps its status, whatever is written later."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Job, JobStage
 from soldiom_ray.errors import ConflictError, NotFoundError, SoldiomError
 from soldiom_ray.records import ENDED, now
@@ -25,10 +26,11 @@ def create(
     dataset_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """A pending job; with a key that was used before, the job it made (ConflictError when that one asked for something
-    else). A new job has no `submission_id`; launching under the job's own id makes a second launch impossible."""
-    if idempotency_key and (known := _by_key(session, tenant, idempotency_key)):
-        return _same(known, kind, config)
+    """Create a pending job, or return the one that this idempotency key created before (ConflictError when that request
+    was another). A new job has no `submission_id`; launching under the job's own id makes a second launch impossible.
+    """
+    if idempotency_key and (existing := _by_key(session, tenant, idempotency_key)):
+        return _check_same_request(existing, kind, config)
     job = Job(
         name=name,
         kind=kind,
@@ -47,7 +49,7 @@ def create(
         rival = _by_key(session, tenant, idempotency_key or "")
         if rival is None:
             raise
-        return _same(rival, kind, config)
+        return _check_same_request(rival, kind, config)
     return job
 
 
@@ -66,20 +68,17 @@ def list_jobs(
     session: Session, tenant: str | None, status: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[Job], str | None]:
     """A page of jobs, newest first, and the cursor of the next page."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    query = select(Job)
     if tenant is not None:
         query = query.where(Job.tenant == tenant)
     if status:
         query = query.where(Job.status == status)
-    if cursor:
-        query = query.where(Job.id < cursor)
-    rows = list(session.scalars(query))
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+    return newest_first(session, query, Job.id, cursor or None, limit)
 
 
 def update(session: Session, job_id: str, **values: Any) -> Job:
-    """Change columns. `started_at` and `completed_at` follow the status. On a job that has ended, a new status (and the
-    error and progress that come with it) is left out; look at the job returned."""
+    """Change columns. `started_at` and `completed_at` follow the status. A job that has ended keeps its status, error
+    and progress: those values are ignored; see the job returned."""
     job = _locked(session, job_id)
     status = values.get("status")
     if job.status in ENDED and status is not None and status != job.status:
@@ -117,7 +116,7 @@ def failure(job: Job) -> SoldiomError | None:
 
 
 def set_stage(session: Session, job_id: str, stage: str, **values: Any) -> JobStage:
-    """Change (or begin) the record of one stage of a job."""
+    """Change or create the record of one stage of a job."""
     row = session.get(JobStage, (job_id, stage))
     if row is None:
         row = JobStage(job_id=job_id, stage=stage)
@@ -144,20 +143,20 @@ def active(
     query = select(Job).where(Job.kind == kind, Job.name == name, Job.status.in_(("pending", "running")))
     if tenant is not None:
         query = query.where(Job.tenant == tenant)
-    found = session.scalars(query.order_by(Job.id.desc()))
-    return next((job for job in found if config is None or job.config == config), None)
+    candidates = session.scalars(query.order_by(Job.id.desc()))
+    return next((job for job in candidates if config is None or job.config == config), None)
 
 
-def made(session: Session, artifact: str, tenant: str | None) -> bool:
-    """Whether a job of this tenant made (or found again) this artifact."""
+def has_artifact(session: Session, artifact: str, tenant: str | None) -> bool:
+    """Whether a job of this tenant made or reused this artifact."""
     query = select(Job.id).join(JobStage, JobStage.job_id == Job.id).where(JobStage.artifact_id == artifact)
     if tenant is not None:
         query = query.where(Job.tenant == tenant)
     return session.scalars(query.limit(1)).first() is not None
 
 
-def beat(session: Session, job_id: str, progress: float, stage: str | None, message: str) -> bool:
-    """Note that a job lives and how far it is. True: it has to stop (cancelled, declared dead, or removed)."""
+def record_heartbeat(session: Session, job_id: str, progress: float, stage: str | None, message: str) -> bool:
+    """Record that a job is alive, and its progress. True: it has to stop (cancelled, declared dead, or removed)."""
     job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
     if job is None or job.status in ("cancelled", "failed"):
         return True
@@ -180,11 +179,11 @@ def request_cancel(session: Session, job_id: str, tenant: str | None) -> Job:
 
 
 def stale(session: Session, older_than_seconds: float) -> list[Job]:
-    """Jobs that have not ended and were not heard of for this long: running ones, and pending ones that never began."""
-    heard = func.coalesce(Job.heartbeat_at, Job.started_at, Job.created_at)
+    """Unfinished jobs whose last sign of life is older than this: running ones, and pending ones that never began."""
+    last_sign = func.coalesce(Job.heartbeat_at, Job.started_at, Job.created_at)
     limit = now() - timedelta(seconds=older_than_seconds)
     return list(
-        session.scalars(select(Job).where(Job.status.in_(("pending", "running")), heard < limit).order_by(Job.id))
+        session.scalars(select(Job).where(Job.status.in_(("pending", "running")), last_sign < limit).order_by(Job.id))
     )
 
 
@@ -197,8 +196,8 @@ def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
     }
     shown |= {name: getattr(job, name) for name in ("dataset_id", "metrics", "config", "result", "cancel_requested")}
     for name in ("created_at", "started_at", "completed_at"):
-        at = getattr(job, name)
-        shown[name] = at.isoformat() if at else None
+        time = getattr(job, name)
+        shown[name] = time.isoformat() if time else None
     if (error := failure(job)) is not None:
         shown |= {"error": job.error, "problem": error.to_problem()}
     if stages is not None:
@@ -219,7 +218,7 @@ def _by_key(session: Session, tenant: str, key: str) -> Job | None:
     return session.scalars(select(Job).where(Job.tenant == tenant, Job.idempotency_key == key)).one_or_none()
 
 
-def _same(job: Job, kind: str, config: dict[str, Any]) -> Job:
+def _check_same_request(job: Job, kind: str, config: dict[str, Any]) -> Job:
     if job.kind != kind or job.config != config:
         raise ConflictError(
             f"This idempotency key was used for job {job.id} with another request.",

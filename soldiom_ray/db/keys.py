@@ -9,30 +9,31 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import ApiKey
 from soldiom_ray.errors import InputError, NotFoundError
 from soldiom_ray.records import ROLES, now
 
 
 def create(session: Session, role: str, name: str, tenant: str = "default") -> tuple[ApiKey, str]:
-    """A new key: its row, and the key itself, which is nowhere kept and cannot be shown again."""
+    """Create a key: its row, and the key itself, which is stored nowhere and cannot be shown again."""
     if role not in ROLES:
         raise InputError(f"No role {role!r}.", remedy=f"use one of {', '.join(ROLES)}")
     prefix = secrets.token_hex(4)
-    plain = f"sld_{prefix}_{secrets.token_urlsafe(32)}"
-    row = ApiKey(tenant=tenant, name=name, role=role, prefix=prefix, key_hash=_hash(plain))
+    secret_key = f"sld_{prefix}_{secrets.token_urlsafe(32)}"
+    row = ApiKey(tenant=tenant, name=name, role=role, prefix=prefix, key_hash=_hash(secret_key))
     session.add(row)
     session.flush()
-    return row, plain
+    return row, secret_key
 
 
-def find(session: Session, plain: str) -> ApiKey | None:
-    """The row of a key that is good now, or None."""
-    parts = plain.split("_", 2)
+def find(session: Session, secret_key: str) -> ApiKey | None:
+    """The row of a valid key, or None."""
+    parts = secret_key.split("_", 2)
     if len(parts) != 3 or parts[0] != "sld" or not (parts[1].isascii() and parts[1].isalnum()):
         return None
     row = session.scalars(select(ApiKey).where(ApiKey.prefix == parts[1])).one_or_none()
-    if row is None or not hmac.compare_digest(row.key_hash, _hash(plain)) or row.revoked_at is not None:
+    if row is None or not hmac.compare_digest(row.key_hash, _hash(secret_key)) or row.revoked_at is not None:
         return None
     if row.last_used_at is None or now() - row.last_used_at > timedelta(minutes=1):
         row.last_used_at = now()
@@ -54,17 +55,14 @@ def list_keys(
     session: Session, tenant: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[ApiKey], str | None]:
     """A page of keys, revoked ones too, newest first, and the cursor of the next page."""
-    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(limit + 1)
+    query = select(ApiKey)
     if tenant is not None:
         query = query.where(ApiKey.tenant == tenant)
-    if cursor:
-        query = query.where(ApiKey.id < cursor)
-    rows = list(session.scalars(query))
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+    return newest_first(session, query, ApiKey.id, cursor or None, limit)
 
 
 def revoke(session: Session, key_id: str, tenant: str | None = None) -> ApiKey:
-    """From the end of this transaction on, the key is refused."""
+    """Revoke a key: it is refused from the end of this transaction on."""
     row = get(session, key_id, tenant)
     row.revoked_at = row.revoked_at or now()
     session.flush()
@@ -72,13 +70,13 @@ def revoke(session: Session, key_id: str, tenant: str | None = None) -> ApiKey:
 
 
 def as_dict(row: ApiKey) -> dict[str, Any]:
-    """The key as the API and the CLI show it, without anything that could be used."""
+    """The key as the API and the CLI show it, without anything that grants access."""
     shown: dict[str, Any] = {name: getattr(row, name) for name in ("id", "name", "role", "prefix", "tenant")}
     for name in ("created_at", "revoked_at", "last_used_at"):
-        at = getattr(row, name)
-        shown[name] = at.isoformat() if at else None
+        time = getattr(row, name)
+        shown[name] = time.isoformat() if time else None
     return shown
 
 
-def _hash(plain: str) -> str:
-    return hashlib.sha256(plain.encode("utf-8", "surrogateescape")).hexdigest()
+def _hash(secret_key: str) -> str:
+    return hashlib.sha256(secret_key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -6,12 +6,13 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Deployment, Model
 from soldiom_ray.errors import BusyError, ConflictError, NotFoundError
 
 
 def create(session: Session, *, family: str, name: str, tenant: str = "default", **values: Any) -> Model:
-    """The next version of `family/name`; `values` are columns of the table."""
+    """Create the next version of `family/name`; `values` are columns of the table."""
     for _ in range(5):
         model = Model(
             tenant=tenant,
@@ -30,7 +31,7 @@ def create(session: Session, *, family: str, name: str, tenant: str = "default",
 
 
 def next_version(session: Session, *, family: str, name: str, tenant: str = "default") -> int:
-    """The number that the next version of `family/name` gets."""
+    """The number of the next version of `family/name`."""
     query = select(func.max(Model.version)).where(Model.tenant == tenant, Model.family == family, Model.name == name)
     return (session.scalar(query) or 0) + 1
 
@@ -79,15 +80,12 @@ def list_models(
     limit: int = 50,
 ) -> tuple[list[Model], str | None]:
     """A page of versions, newest first, and the cursor of the next page."""
-    query = select(Model).order_by(Model.id.desc()).limit(limit + 1)
-    wanted = {Model.tenant: tenant, Model.family: family, Model.specialization: specialization, Model.name: name}
-    for column, value in wanted.items():
+    query = select(Model)
+    conditions = {Model.tenant: tenant, Model.family: family, Model.specialization: specialization, Model.name: name}
+    for column, value in conditions.items():
         if value is not None:
             query = query.where(column == value)
-    if cursor:
-        query = query.where(Model.id < cursor)
-    rows = list(session.scalars(query))
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+    return newest_first(session, query, Model.id, cursor or None, limit)
 
 
 def update(session: Session, model_id: str, tenant: str | None = None, **values: Any) -> Model:
@@ -102,23 +100,23 @@ def update(session: Session, model_id: str, tenant: str | None = None, **values:
 
 
 def delete(session: Session, model_id: str, tenant: str | None = None) -> None:
-    """Remove one version; ConflictError while it is deployed. What was trained from it loses only the reference."""
+    """Remove one version; ConflictError while it is deployed. Models trained from it stay, without the reference."""
     model = get(session, model_id, tenant)
-    live = session.scalars(
+    deployment = session.scalars(
         select(Deployment).where(Deployment.model_id == model.id, Deployment.status.in_(("deploying", "running")))
     ).first()
-    if model.deployed or live is not None:
+    if model.deployed or deployment is not None:
         raise ConflictError(f"Model {model.id} is deployed.", remedy=f"run `soldiom undeploy {model.id}` first")
     session.delete(model)
     session.flush()
 
 
-def as_dict(model: Model, *, whole: bool = False) -> dict[str, Any]:
-    """The version as the API and the CLI show it; `whole` adds card and lineage."""
+def as_dict(model: Model, *, with_card: bool = False) -> dict[str, Any]:
+    """The version as the API and the CLI show it; `with_card` adds card and lineage."""
     names = ["id", "family", "name", "version", "base_model", "base_model_id", "training_job_id", "dataset_id"]
     names += ["run_artifact", "scores_artifact", "specialization", "performance_metrics", "gate", "license"]
     names += ["mlflow_name", "mlflow_version", "deployed"]
-    if whole:
+    if with_card:
         names += ["card", "lineage"]
     shown = {name: getattr(model, name) for name in names}
     return shown | {"created_at": model.created_at.isoformat(), "updated_at": model.updated_at.isoformat()}

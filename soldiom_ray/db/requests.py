@@ -1,4 +1,4 @@
-"""Requests that may come twice: the same idempotency key gives what the first one made."""
+"""Requests with an idempotency key: the same request again gets the result of the first one."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,8 @@ from soldiom_ray.errors import ConflictError
 
 
 def find(session: Session, tenant: str, key: str, fingerprint: str) -> list[str] | None:
-    """The ids that the request with this key made, or None when it is new. ConflictError when it was another one."""
+    """The ids that the request with this key created, or None when the key is new. ConflictError when the key was used
+    for another request."""
     row = session.get(IdempotentRequest, (tenant, key))
     if row is None:
         return None
@@ -20,7 +21,7 @@ def find(session: Session, tenant: str, key: str, fingerprint: str) -> list[str]
     return row.made
 
 
-def record(session: Session, tenant: str, key: str, fingerprint: str, made: Sequence[str]) -> None:
-    """Note what a request made. Its key must be held (`locks.hold`) since it was looked for."""
-    session.add(IdempotentRequest(tenant=tenant, key=key, fingerprint=fingerprint, made=list(made)))
+def record(session: Session, tenant: str, key: str, fingerprint: str, ids: Sequence[str]) -> None:
+    """Record what a request created. The caller has held a lock on its key (`locks.hold`) since before `find`."""
+    session.add(IdempotentRequest(tenant=tenant, key=key, fingerprint=fingerprint, made=list(ids)))
     session.flush()

@@ -61,7 +61,8 @@ class Table(DeclarativeBase):
 
 
 class Job(Table):
-    """One piece of work on the cluster. This row, not Ray's record, says what state it is in."""
+    """One job on the cluster. Its state is what this row says, not Ray's record. `failure` holds the error that ended
+    it (`SoldiomError.to_dict`)."""
 
     __tablename__ = "training_jobs"
     __table_args__ = (
@@ -114,7 +115,7 @@ class JobStage(Table):
 
 
 class Dataset(Table):
-    """Documents, a dataset or an index that a job made, as one tenant sees it."""
+    """An artifact that a job made (documents, a dataset or an index), as one tenant sees it."""
 
     __tablename__ = "training_datasets"
     __table_args__ = (UniqueConstraint("tenant", "artifact_id"), Index(None, "tenant", "stage", "created_at"))
@@ -164,7 +165,7 @@ class Model(Table):
 
 
 class UserInput(Table):
-    """What a user gave: short text in `content`, a file as its storage key there."""
+    """An input of a user: `content` is a short text, or the storage key of a file."""
 
     __tablename__ = "user_inputs"
     __table_args__ = (Index(None, "tenant", "user_id", "id"), Index(None, "sha256"))
@@ -210,7 +211,7 @@ class Evaluation(Table):
 
 
 class ApiKey(Table):
-    """A bearer key: only its SHA-256 is kept. 256 random bits need no slow hash."""
+    """A bearer key, of which only the SHA-256 is stored: 256 random bits need no slow hash."""
 
     __tablename__ = "api_keys"
 
@@ -226,7 +227,7 @@ class ApiKey(Table):
 
 
 class AuditRow(Table):
-    """One decision. `hash` covers the row and the hash of the one before, so a change inside the trail shows."""
+    """One decision. `hash` covers the row and the previous row's hash, so that a change in the trail is detected."""
 
     __tablename__ = "audit_log"
 
@@ -243,7 +244,7 @@ class AuditRow(Table):
 
 
 class Cursor(Table):
-    """Where an interrupted collection goes on."""
+    """From where an interrupted collection resumes."""
 
     __tablename__ = "collection_cursors"
 
@@ -253,7 +254,7 @@ class Cursor(Table):
 
 
 class CollectedDocument(Table):
-    """Where one document of a documents artifact came from and what let it in; its text lies in the artifact."""
+    """The origin of one document of a documents artifact and the rule that admitted it; its text is in the artifact."""
 
     __tablename__ = "collected_documents"
 
@@ -275,7 +276,7 @@ class CollectedDocument(Table):
 
 
 class Lock(Table):
-    """A name that one transaction at a time can hold, on databases without advisory locks. See `locks`."""
+    """A named lock, on databases without advisory locks. See `locks`."""
 
     __tablename__ = "locks"
 
@@ -283,7 +284,7 @@ class Lock(Table):
 
 
 class IdempotentRequest(Table):
-    """What a request with an idempotency key made, so that the same request again makes nothing new."""
+    """The ids that a request with an idempotency key created, so that the same request again creates nothing new."""
 
     __tablename__ = "idempotent_requests"
 

@@ -41,7 +41,7 @@ def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
         model = models.get(session, model_id, caller.tenant)
         sisters, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
         endpoint = deployments.get(session, model.id)
-        return models.as_dict(model, whole=True) | {
+        return models.as_dict(model, with_card=True) | {
             "versions": [{"id": each.id, "version": each.version, "deployed": each.deployed} for each in sisters],
             "deployment": deployments.as_dict(endpoint) if endpoint else None,
         }
