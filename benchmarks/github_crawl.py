@@ -115,7 +115,7 @@ def crawl(url: str, home: Path, by_ray: bool, profile: str | None) -> None:
 def warm_up() -> None:
     """Import what a crawl uses, so that the first crawl is not charged for it."""
     import github  # noqa: F401
-    import httpx  # noqa: F401
+    import httpx2  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
     from soldiom_ray.collect import document_writer  # noqa: F401

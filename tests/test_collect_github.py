@@ -12,7 +12,8 @@ from crawling import crawl, look
 from stand_in import Repository, StandIn
 
 from soldiom_ray.collect import collect
-from soldiom_ray.collect.github import archive, transport
+from soldiom_ray.collect.github import archive
+from soldiom_ray.collect.http import response as http_response
 from soldiom_ray.domains.schema import GithubSource
 from soldiom_ray.errors import InputError, UnavailableError
 
@@ -232,7 +233,7 @@ def test_an_answer_that_is_not_ready_is_asked_for_again_and_not_for_ever(server:
 def test_an_answer_that_drips_is_given_up_and_asked_for_again(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transport, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(http_response, "BODY_SECONDS", 0.5)
     server.add(Repository("a/b", FILES))
     server.drip("/git/trees", seconds=0.05)
     server.drip("^/archive", seconds=0.05)

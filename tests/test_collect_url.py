@@ -373,7 +373,7 @@ def test_a_certificate_must_be_the_hosts_though_the_connection_goes_to_an_addres
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(address, "look_up", lambda host, port: ["127.0.0.1"])
     trusting = ssl.create_default_context(cafile=str(certificate))
-    fetcher = fetch.Fetcher((), True, 1000, 5.0, lambda _: None, attempts=1, contexts=[trusting])
+    fetcher = fetch.Fetcher((), True, 1000, 5.0, lambda _: None, attempts=1, tls=trusting)
     port = server.server_address[1]
     with pytest.raises(SkippedError, match="404"):
         fetcher.get(f"https://good.example:{port}/", {}, {})

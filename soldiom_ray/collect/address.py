@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from soldiom_ray.collect.http.errors import UnreachableError
 from soldiom_ray.collect.text import SkippedError
 
 ADDRESS_SECONDS = 10.0
@@ -55,7 +56,7 @@ def look_up(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise SkippedError("unavailable", f"the name {host[:80]} is not known here") from error
+        raise UnreachableError(f"the name {host[:80]} is not known here") from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -71,7 +72,7 @@ def connect(addresses: Sequence[str], port: int, seconds: float = ADDRESS_SECOND
             return socket.create_connection((address, port), timeout=remaining)
         except OSError as error:
             problem = error
-    raise SkippedError("unavailable", f"port {port} does not answer ({type(problem).__name__})") from problem
+    raise UnreachableError(f"port {port} does not answer ({type(problem).__name__})") from problem
 
 
 def _refusal(address: IPv4Address | IPv6Address, port: int, private: bool) -> str:

@@ -7,24 +7,29 @@ not retry a body that was cut short.
 import json
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import IO, Any, Generic, TypeVar
-from urllib.parse import urlencode, urljoin, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from soldiom_ray.collect.github.accounts import Accounts, Identity
 from soldiom_ray.collect.github.etag_cache import Answers, Known
-from soldiom_ray.collect.github.transport import (
-    API_VERSION,
-    Faulty,
-    Moved,
-    Unreachable,
-    bounded,
+from soldiom_ray.collect.github.transport import API_VERSION, MovedError, requester
+from soldiom_ray.collect.http.errors import (
+    Backoff,
+    RateLimitedError,
+    TransientError,
+    UnreachableError,
+    retry_after_seconds,
+)
+from soldiom_ray.collect.http.response import (
+    Redirect,
+    Response,
     download_deadline,
-    drain,
-    open_stream,
-    requester,
+    follow_redirects,
+    open_response,
     same_origin,
+    shared_client,
 )
 from soldiom_ray.collect.limiter import DOWNLOAD, Turn, seconds_to_reset
 from soldiom_ray.collect.text import SkippedError
@@ -37,7 +42,7 @@ FIRST_RETRY_SECONDS = 0.25
 MAX_WAIT_SECONDS = 3900.0
 """A primary limit resets within the hour; who has to wait longer is told instead."""
 
-MAX_REDIRECTS = 5
+MAX_ERROR_BYTES = 1 << 20
 _GONE = {404: "not_found", 409: "empty", 410: "not_found", 451: "blocked"}
 _GZIP = b"\x1f\x8b"
 
@@ -46,16 +51,16 @@ _Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
-class _Told(Generic[_Value]):
-    """What a request gave, with the headers that tell of limits."""
+class _Received(Generic[_Value]):
+    """What a request gave, with the headers that say how the limits stand."""
 
     headers: Mapping[str, str]
     value: _Value
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """The part of an answer that was asked for; where a redirect led to, if one did; whether GitHub said 304."""
+class ApiResponse:
+    """The part of a response that was asked for; where a redirect led to, if one did; whether GitHub said 304."""
 
     value: Any
     moved_to: str = ""
@@ -81,7 +86,7 @@ class GithubApi:
         shape: Shape,
         resource: str = "core",
         fresh: bool = False,
-    ) -> Answer:
+    ) -> ApiResponse:
         """The answer's headers and JSON, made into a smaller JSON value by `shape`, which is kept with the ETag;
         `fresh` asks without it. Raises SkippedError (not_found, empty, blocked, forbidden, refused, unavailable),
         InputError for a refused token or query, UnavailableError when GitHub cannot be reached."""
@@ -112,9 +117,9 @@ class GithubApi:
         return moved_to
 
     def _with_turns(
-        self, url: str, resource: str, holders: Collection[str], send: Callable[[Identity, Turn], _Told[_Value]]
+        self, url: str, resource: str, holders: Collection[str], send: Callable[[Identity, Turn], _Received[_Value]]
     ) -> _Value:
-        faults, waited = 0, 0.0
+        backoff, waited = Backoff(ATTEMPTS, FIRST_RETRY_SECONDS), 0.0
         while True:
             turn, identity = self.accounts.ask(resource, url, holders)
             if turn.wait_seconds > 0:
@@ -124,105 +129,135 @@ class GithubApi:
             good = False
             self.requests += 1
             try:
-                told = send(identity, turn)
-                headers, good = told.headers, True
-                return told.value
-            except _Limited as limited:
+                received = send(identity, turn)
+                headers, good = received.headers, True
+                return received.value
+            except RateLimitedError as limited:
                 headers = limited.headers
                 if waited + self._hold(limited.headers, turn, resource) > MAX_WAIT_SECONDS:
                     raise self._too_long(limited.headers) from limited
                 continue
+            except TransientError as error:
+                headers = error.headers
+                seconds = self._backoff_seconds(backoff, error)
             except SkippedError:
                 good = True
                 raise
-            except (Faulty, Unreachable) as fault:
-                headers = fault.headers if isinstance(fault, Faulty) else headers
-                faults += 1
-                if faults >= ATTEMPTS:
-                    raise self._give_up(fault) from fault
             finally:
                 self.accounts.of(turn).done(turn, resource, headers, good)
-            if (told_seconds := _retry_after(headers)) is not None:
-                self.accounts.silence(told_seconds)
+            if (asked_seconds := retry_after_seconds(headers)) is not None:
+                self.accounts.silence(asked_seconds)
             else:
-                time.sleep(FIRST_RETRY_SECONDS * 2 ** (faults - 1))
+                time.sleep(seconds)
 
-    def _get(self, url: str, identity: Identity, known: Known | None, shape: Shape) -> _Told[Answer]:
-        asked = {"If-None-Match": known.etags[identity.name]} if known and identity.name in known.etags else {}
-        place, moved_to = url, ""
-        for _ in range(MAX_REDIRECTS):
+    def _get(self, url: str, identity: Identity, known: Known | None, shape: Shape) -> _Received[ApiResponse]:
+        conditions = {"If-None-Match": known.etags[identity.name]} if known and identity.name in known.etags else {}
+        visited: list[str] = []
+
+        def visit(address: str) -> tuple[int, Mapping[str, str], str] | Redirect:
+            if not same_origin(address, self.url):
+                raise SkippedError("not_found", "moved to another host")
+            visited.append(address)
+            path = address.removeprefix(self.url) if len(visited) == 1 else self._path_of(address)
             try:
                 status, headers, body = requester(self.url, identity.token).requestJson(
-                    "GET", place, headers=dict(asked)
+                    "GET", path, headers=dict(conditions)
                 )
-                break
-            except Moved as moved:
-                moved_to = urljoin(self.url + place, moved.location)
-                if not same_origin(moved_to, self.url):
-                    raise SkippedError("not_found", "moved to another host") from moved
-                parts = urlsplit(moved_to)
-                place = parts.path.removeprefix(urlsplit(self.url).path) + (f"?{parts.query}" if parts.query else "")
-        else:
-            raise SkippedError("not_found", "redirected too often")
-        if status == 304 and known and asked:
-            return _Told(headers, Answer(known.value, moved_to, unchanged=True))
+            except MovedError as moved:
+                return moved.redirect
+            return status, headers, body
+
+        status, headers, body = follow_redirects(self.url + url, visit, "not_found")
+        moved_to = visited[-1] if len(visited) > 1 else ""
+        if status == 304 and known and conditions:
+            return _Received(headers, ApiResponse(known.value, moved_to, unchanged=True))
         if status != 200:
             raise _refusal(status, headers, _json_message(body), url)
         try:
             value = shape(headers, json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise Faulty("an answer that is not what was asked for", headers) from error
+            raise TransientError("damaged", "a response that is not what was asked for", headers) from error
         self.answers.learn(url, known, value, identity.name, headers)
-        return _Told(headers, Answer(value, moved_to))
+        return _Received(headers, ApiResponse(value, moved_to))
+
+    def _path_of(self, address: str) -> str:
+        parts = urlsplit(address)
+        return parts.path.removeprefix(urlsplit(self.url).path) + (f"?{parts.query}" if parts.query else "")
 
     def _locate(
         self, path: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int
-    ) -> _Told[tuple[str, str]]:
-        """Where the archive lies ("" when it was answered at once and is in `sink` already), where the repository moved
-        to."""
-        url, moved_to = self.url + path, ""
-        headers = {"X-GitHub-Api-Version": API_VERSION}
-        if identity.token:
-            headers["Authorization"] = f"Bearer {identity.token}"
-        for _ in range(MAX_REDIRECTS):
-            with open_stream(url, headers) as answer:
-                told = {key.lower(): value for key, value in answer.headers.items()}
-                if not answer.has_redirect_location:
-                    self._answered(answer, turn)
-                    _store(answer, told, sink, max_bytes)
-                    return _Told(told, ("", moved_to))
-                permanent = answer.status_code in (301, 308)
-                drain(answer)
-            url = urljoin(url, told["location"])
-            if not (permanent and same_origin(url, self.url)):
-                return _Told(told, (url, moved_to))
-            moved_to = url
-        raise SkippedError("not_found", "redirected too often")
+    ) -> _Received[tuple[str, str]]:
+        """Where the archive lies ("" when the response was the archive and is in `sink` already), where the repository
+        moved to."""
+        request_headers = {"X-GitHub-Api-Version": API_VERSION, **_authorization(identity.token)}
+        visited: list[str] = []
 
-    def _fetch(self, url: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int) -> _Told[None]:
-        token = identity.token if same_origin(url, self.url) else None
-        for _ in range(MAX_REDIRECTS):
-            if urlsplit(url).scheme not in ("https", urlsplit(self.url).scheme):
-                raise SkippedError("forbidden", "redirected to an address without encryption")
-            with open_stream(url, {"Authorization": f"Bearer {token}"} if token else {}) as answer:
-                told = {key.lower(): value for key, value in answer.headers.items()}
-                if not answer.has_redirect_location:
-                    self._answered(answer, turn)
-                    _store(answer, told, sink, max_bytes)
-                    return _Told(told, None)
-                drain(answer)
-            url = urljoin(url, told["location"])
-            token = token if same_origin(url, self.url) else None
-        raise SkippedError("not_found", "redirected too often")
+        def visit(address: str) -> _Received[str] | Redirect:
+            visited.append(address)
+            with self._open(address, request_headers) as response:
+                redirect = response.redirect("not_found")
+                if redirect and redirect.permanent and same_origin(redirect.target, self.url):
+                    return redirect
+                if redirect is None:
+                    self._receive(response, turn, sink, max_bytes)
+                return _Received(response.headers, redirect.target if redirect else "")
 
-    def _answered(self, answer: Any, turn: Turn) -> None:
-        """Others may go on while the body comes."""
-        if answer.status_code == 200:
-            self.accounts.of(turn).answered(turn)
+        located = follow_redirects(self.url + path, visit, "not_found")
+        return _Received(located.headers, (located.value, visited[-1] if len(visited) > 1 else ""))
+
+    def _fetch(self, url: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int) -> _Received[None]:
+        if urlsplit(url).scheme not in ("https", urlsplit(self.url).scheme):
+            raise SkippedError("forbidden", "redirected to an address without encryption")
+        token = identity.token
+
+        def visit(address: str) -> _Received[None] | Redirect:
+            nonlocal token
+            token = token if same_origin(address, self.url) else None
+            with self._open(address, _authorization(token)) as response:
+                if redirect := response.redirect("forbidden"):
+                    return redirect
+                self._receive(response, turn, sink, max_bytes)
+                return _Received(response.headers, None)
+
+        return follow_redirects(url, visit, "not_found")
+
+    def _open(self, url: str, headers: Mapping[str, str]) -> AbstractContextManager[Response]:
+        """A response of any length; nothing is packed on the way."""
+        return open_response(shared_client(), url, {"Accept-Encoding": "identity", **headers}, download_deadline())
+
+    def _receive(self, response: Response, turn: Turn, sink: IO[bytes], max_bytes: int) -> None:
+        """An archive's bytes into `sink`, from its start. Others may go on while they come."""
+        if response.status != 200:
+            message = _json_message(response.body(MAX_ERROR_BYTES).decode("utf-8", "replace"))
+            raise _refusal(response.status, response.headers, message, "")
+        self.accounts.of(turn).answered(turn)
+        sink.seek(0)
+        sink.truncate()
+        size = 0
+        for chunk in response.chunks():
+            if not size and not _GZIP.startswith(chunk[:2]):
+                raise TransientError("damaged", "a response that is not an archive", response.headers)
+            size += len(chunk)
+            if size > max_bytes:
+                raise SkippedError("too_large", f"an archive of more than {max_bytes} bytes")
+            sink.write(chunk)
+        if not size:
+            raise TransientError("damaged", "an empty response", response.headers)
+
+    def _backoff_seconds(self, backoff: Backoff, error: TransientError) -> float:
+        try:
+            return backoff.seconds_after(error)
+        except UnreachableError as unreachable:
+            raise UnavailableError(
+                f"GitHub at {self.url} cannot be reached ({unreachable.detail}).",
+                remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
+            ) from unreachable
+        except TransientError as transient:
+            raise SkippedError("unavailable", f"{transient.detail}, {ATTEMPTS} times") from transient
 
     def _hold(self, headers: Mapping[str, str], turn: Turn, resource: str) -> float:
         """Tell the limiter, so that every worker stops; the next `ask` does the waiting. The seconds it will take."""
-        told = _retry_after(headers)
+        told = retry_after_seconds(headers)
         reset = seconds_to_reset(headers, time.time())
         if told is None and headers.get("x-ratelimit-remaining") == "0" and reset is not None:
             name = str(headers.get("x-ratelimit-resource") or resource)
@@ -240,14 +275,6 @@ class GithubApi:
         time.sleep(min(seconds, 5.0))
         return waited + min(seconds, 5.0)
 
-    def _give_up(self, fault: Exception) -> Exception:
-        if isinstance(fault, Unreachable):
-            return UnavailableError(
-                f"GitHub at {self.url} cannot be reached ({fault}).",
-                remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
-            )
-        return SkippedError("unavailable", f"{fault}, {ATTEMPTS} times")
-
     def _too_long(self, headers: Mapping[str, str]) -> UnavailableError:
         asked = headers.get("retry-after") or headers.get("x-ratelimit-reset")
         return UnavailableError(
@@ -256,16 +283,10 @@ class GithubApi:
         )
 
 
-class _Limited(Exception):  # noqa: N818
-    def __init__(self, headers: Mapping[str, str], message: str) -> None:
-        super().__init__(message)
-        self.headers = headers
-
-
 def _refusal(status: int, headers: Mapping[str, str], message: str, url: str) -> Exception:
     """What an answer without content means."""
     if status in (403, 429) and _is_limit(status, headers, message):
-        return _Limited(headers, message)
+        return RateLimitedError(headers)
     if status == 401:
         return InputError(
             "GitHub refused the token (401).",
@@ -282,7 +303,7 @@ def _refusal(status: int, headers: Mapping[str, str], message: str, url: str) ->
         )
     if 400 <= status < 500 and status != 408:
         return SkippedError("refused", f"GitHub answered {status}")
-    return Faulty(f"GitHub answered {status}", headers)
+    return TransientError("unavailable", f"GitHub answered {status}", headers)
 
 
 def _is_limit(status: int, headers: Mapping[str, str], message: str) -> bool:
@@ -296,18 +317,6 @@ def _is_limit(status: int, headers: Mapping[str, str], message: str) -> bool:
     )
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks for, given as a number or as a date."""
-    text = headers.get("retry-after", "").strip()
-    if text.isdecimal():
-        return float(text)
-    try:
-        until = parsedate_to_datetime(text).timestamp()
-        return max(0.0, until - parsedate_to_datetime(headers["date"]).timestamp())
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return None
-
-
 def _json_message(text: str) -> str:
     try:
         data = json.loads(text)
@@ -316,22 +325,5 @@ def _json_message(text: str) -> str:
     return str(data.get("message", "")) if isinstance(data, dict) else ""
 
 
-def _store(answer: Any, headers: Mapping[str, str], sink: IO[bytes], max_bytes: int) -> None:
-    """An archive's bytes into `sink`, from its start."""
-    if answer.status_code != 200:
-        body = b"".join(bounded(answer.iter_raw(), 1 << 20, download_deadline()))
-        raise _refusal(answer.status_code, headers, _json_message(body.decode("utf-8", "replace")), "")
-    sink.seek(0)
-    sink.truncate()
-    late, size = download_deadline(), 0
-    for chunk in answer.iter_raw():
-        if not size and not _GZIP.startswith(chunk[:2]):
-            raise Faulty("an answer that is not an archive", headers)
-        size += len(chunk)
-        if size > max_bytes:
-            raise SkippedError("too_large", f"an archive of more than {max_bytes} bytes")
-        if late(size):
-            raise Faulty("an archive that came too slowly", headers)
-        sink.write(chunk)
-    if not size:
-        raise Faulty("an empty answer", headers)
+def _authorization(token: str | None) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"} if token else {}

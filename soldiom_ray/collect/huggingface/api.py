@@ -1,8 +1,8 @@
-"""GET requests to the Hugging Face Hub over huggingface_hub's HTTP client, each when the limits allow it.
+"""GET requests to the Hugging Face Hub, each when the limits allow it.
 
-The client, its proxies and its offline switch are huggingface_hub's; the loops are our own, because those of 2.4.0 wait
-on a 429 without a bound or a word, end a whole listing at one malformed entry, and resume a file inside one call only.
-Nothing is written into the user's cache.
+The loops are our own, because those of huggingface_hub 2.4.0 wait on a 429 without a bound or a word, end a whole
+listing at one malformed entry, and resume a file inside one call only. Its offline switch is obeyed; nothing is written
+into the user's cache.
 """
 
 import json
@@ -10,11 +10,28 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qs, quote, urljoin, urlsplit
+from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from soldiom_ray.collect.http.errors import (
+    Backoff,
+    RateLimitedError,
+    TransientError,
+    UnreachableError,
+    retry_after_seconds,
+)
+from soldiom_ray.collect.http.response import (
+    Deadline,
+    Redirect,
+    Response,
+    body_deadline,
+    download_deadline,
+    follow_redirects,
+    open_response,
+    same_origin,
+    shared_client,
+)
 from soldiom_ray.collect.huggingface.limits import BUCKETS, Limits, open_limits
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import InputError, UnavailableError
@@ -29,7 +46,6 @@ MAX_WAIT_SECONDS = 930.0
 """Three windows of five minutes; who has to wait longer is told instead."""
 
 MAX_JSON_BYTES = 64 << 20
-REDIRECTS = 5
 TOLD_SECONDS = 3.0
 """Shorter waits are not worth a word."""
 
@@ -46,14 +62,6 @@ Value = TypeVar("Value")
 _log = logging.getLogger(__name__)
 
 
-class Faulty(Exception):  # noqa: N818
-    """An answer that may be better next time. `progress` says that this one brought the work on."""
-
-    def __init__(self, why: str, progress: bool = False) -> None:
-        super().__init__(why)
-        self.progress = progress
-
-
 class HubApi:
     """Reads from the Hub, or a server that speaks its API. `report` hears of waits and may raise CancelledError."""
 
@@ -66,18 +74,18 @@ class HubApi:
         """Repositories that the Hub answered for under another name."""
 
     def json(self, path: str, parameters: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
-        """The value of a page, and the parameters of the next page. Raises as `_asked`."""
+        """The value of a page, and the parameters of the next page. Raises as `_request`."""
 
-        def read(answer: Any) -> tuple[Any, dict[str, Any] | None]:
+        def read(response: Response) -> tuple[Any, dict[str, Any] | None]:
             try:
-                value = json.loads(_body(answer, MAX_JSON_BYTES))
+                value = json.loads(response.body(MAX_JSON_BYTES))
             except (ValueError, RecursionError) as error:
-                raise Faulty("an answer that is not JSON") from error
+                raise TransientError("damaged", "a response that is not JSON") from error
             # Only the query is taken from the link, so that it cannot lead the token to another host.
-            following = answer.links.get("next", {}).get("url")
+            following = response.stream.links.get("next", {}).get("url")
             return value, parse_qs(urlsplit(following).query) if following else None
 
-        return self._asked(path, read, parameters)
+        return self._request(path, read, parameters)
 
     def pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
         """(its parameters, its entries) of every page of a list, one request each time the next one is asked for."""
@@ -93,26 +101,26 @@ class HubApi:
 
     def small_file(self, path: str, max_bytes: int) -> bytes:
         """A whole file. Raises SkippedError `too_large` besides."""
-        return self._asked(path, lambda answer: _body(answer, max_bytes))
+        return self._request(path, lambda response: response.body(max_bytes))
 
     def part(self, path: str, first: int, count: int) -> bytes:
         """`count` bytes of a file from `first` on, fewer at its end. Of a server that sends the whole file no more is
         read than these."""
 
-        def read(answer: Any) -> bytes:
-            start = _range_start(answer) if answer.status_code == 206 else 0
+        def read(response: Response) -> bytes:
+            start = _range_start(response) if response.status == 206 else 0
             skip = first - start
             if skip < 0:
-                raise Faulty("another part than asked for")
-            found = bytearray()
-            for chunk in answer.iter_raw():
-                found += chunk
-                if len(found) >= skip + count:
+                raise TransientError("damaged", "another part than asked for")
+            received = bytearray()
+            for chunk in response.chunks():
+                received += chunk
+                if len(received) >= skip + count:
                     break
-            return bytes(found[skip : skip + count])
+            return bytes(received[skip : skip + count])
 
-        wanted = {"Range": f"bytes={first}-{first + count - 1}", "Accept-Encoding": "identity"}
-        return self._asked(path, read, headers=lambda: wanted)
+        part_headers = {"Range": f"bytes={first}-{first + count - 1}", "Accept-Encoding": "identity"}
+        return self._request(path, read, headers=lambda: part_headers, deadline=download_deadline)
 
     def download(self, path: str, target: Path, size_bytes: int) -> None:
         """Fill `target` up to `size_bytes`; what lies there already is not fetched again. Raises SkippedError
@@ -125,72 +133,84 @@ class HubApi:
         if target.exists() and target.stat().st_size > size_bytes:
             target.unlink()
         if not target.exists() or target.stat().st_size < size_bytes or not size_bytes:
-            self._asked(path, lambda answer: _append(answer, target, size_bytes), headers=headers)
+            self._request(
+                path,
+                lambda response: _append(response, target, size_bytes),
+                headers=headers,
+                deadline=download_deadline,
+            )
 
-    def _asked(
+    def _request(
         self,
         path: str,
-        read: Callable[[Any], Value],
+        read: Callable[[Response], Value],
         parameters: Mapping[str, Any] | None = None,
         headers: Callable[[], Mapping[str, str]] = dict,
+        deadline: Callable[[], Deadline] = body_deadline,
     ) -> Value:
-        """What `read` makes of the answer; again after faults and limits. Raises SkippedError (gated, forbidden,
-        disabled, not_found, no_file, blocked, refused, unavailable), InputError for a refused token, UnavailableError
-        when the Hub cannot be reached or its limit asks for too long a wait."""
-        faults, limits, waited = 0, 0, 0.0
+        """What `read` makes of the response; asked again after failures and limits. Raises SkippedError (gated,
+        forbidden, disabled, not_found, no_file, blocked, refused, unavailable), InputError for a refused token,
+        UnavailableError when the Hub cannot be reached or its limit asks for too long a wait."""
+        url = f"{self.endpoint}{path}"
+        if parameters:
+            url += f"?{urlencode(parameters, doseq=True)}"
+        backoff, limits, waited = Backoff(ATTEMPTS, WAIT_SECONDS), 0, 0.0
         while True:
             try:
-                return self._send(path, read, parameters, headers())
-            except _Limited as limited:
-                seconds = limited.seconds or min(LIMIT_SECONDS * 2**limits, 300.0)
+                return self._send(url, read, headers(), deadline)
+            except RateLimitedError as limited:
+                seconds = _limit_seconds(limited.headers) or min(LIMIT_SECONDS * 2**limits, 300.0)
                 if waited + seconds > MAX_WAIT_SECONDS:
                     raise self._too_long(seconds) from limited
-                self.limits.refused(limited.bucket, seconds)
+                self.limits.refused(_bucket_of(url), seconds)
                 limits, waited = limits + 1, waited + seconds
-            except (Faulty, _Unreachable) as fault:
-                faults = 1 if getattr(fault, "progress", False) else faults + 1
-                if faults >= ATTEMPTS and isinstance(fault, _Unreachable):
-                    raise UnavailableError(
-                        f"The Hugging Face Hub at {self.endpoint} cannot be reached ({fault}).",
-                        remedy="check the network and HF_ENDPOINT; what was read is kept for the next run",
-                    ) from fault
-                if faults >= ATTEMPTS:
-                    raise SkippedError("unavailable", f"{fault}, {ATTEMPTS} times") from fault
-                time.sleep(WAIT_SECONDS * 2 ** (faults - 1))
+            except TransientError as error:
+                seconds = self._backoff_seconds(backoff, error)
+                if seconds > MAX_WAIT_SECONDS:
+                    raise self._too_long(seconds) from error
+                time.sleep(seconds)
 
     def _send(
         self,
-        path: str,
-        read: Callable[[Any], Value],
-        parameters: Mapping[str, Any] | None,
+        url: str,
+        read: Callable[[Response], Value],
         headers: Mapping[str, str],
+        deadline: Callable[[], Deadline],
     ) -> Value:
-        from huggingface_hub.utils import get_session
+        _refuse_offline()
 
-        url, query = f"{self.endpoint}{path}", dict(parameters or {}) or None
-        for _ in range(REDIRECTS + 1):
-            own = urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]
-            sent = {"User-Agent": "soldiom", **headers}
-            if own and self.token:
-                sent["Authorization"] = f"Bearer {self.token}"
-            bucket = ("resolvers" if "/resolve" in urlsplit(url).path else "api") if own else ""
-            if bucket:
-                self._wait_for(bucket)
-            with (
-                _network_faults(),
-                get_session().stream(
-                    "GET", url, params=query, headers=sent, timeout=30, follow_redirects=False
-                ) as answer,
-            ):
-                self._learn(answer.headers if own else {})
-                if not answer.has_redirect_location:
-                    _refuse(answer, bucket)
-                    return read(answer)
-                url, query = _redirected(url, str(answer.headers["location"])), None
-            old, new = _repository_in(f"{self.endpoint}{path}"), _repository_in(url)
-            if old and new and old != new and urlsplit(url)[:2] == urlsplit(self.endpoint)[:2]:
-                self.moved[old] = new
-        raise SkippedError("refused", f"more than {REDIRECTS} redirects")
+        def visit(address: str) -> Value | Redirect:
+            own = same_origin(address, self.endpoint)
+            request_headers = {"Authorization": f"Bearer {self.token}"} if own and self.token else {}
+            if own:
+                self._wait_for(_bucket_of(address))
+                self._learn_name(url, address)
+            with open_response(shared_client(), address, {**headers, **request_headers}, deadline()) as response:
+                if own:
+                    self._learn_limit(response.headers)
+                if redirect := response.redirect("refused"):
+                    return redirect
+                _refuse(response, own)
+                return read(response)
+
+        return follow_redirects(url, visit, "refused")
+
+    def _backoff_seconds(self, backoff: Backoff, error: TransientError) -> float:
+        try:
+            return backoff.seconds_after(error)
+        except UnreachableError as unreachable:
+            raise UnavailableError(
+                f"The Hugging Face Hub at {self.endpoint} cannot be reached ({unreachable.detail}).",
+                remedy="check the network and HF_ENDPOINT; what was read is kept for the next run",
+            ) from unreachable
+        except TransientError as transient:
+            raise SkippedError("unavailable", f"{transient.detail}, {ATTEMPTS} times") from transient
+
+    def _learn_name(self, url: str, address: str) -> None:
+        """Whether a redirect led to the repository's new name."""
+        old, new = _repository_in(url), _repository_in(address)
+        if old and new and old != new:
+            self.moved[old] = new
 
     def _wait_for(self, bucket: str) -> None:
         """Until a request may go; the wait is bounded and told. Another host's requests (a CDN's) need none."""
@@ -204,7 +224,7 @@ class HubApi:
             time.sleep(pause)
             waited += pause
 
-    def _learn(self, headers: Mapping[str, str]) -> None:
+    def _learn_limit(self, headers: Mapping[str, str]) -> None:
         from huggingface_hub.utils import parse_ratelimit_headers
 
         info = parse_ratelimit_headers(headers)
@@ -230,77 +250,45 @@ def file_path(kind: str, repository: str, commit: str, name: str) -> str:
     return f"/{prefix}{repository}/resolve/{commit}/{quote(name)}"
 
 
-class _Limited(Exception):  # noqa: N818
-    def __init__(self, bucket: str, seconds: float | None) -> None:
-        super().__init__(bucket)
-        self.bucket = bucket
-        self.seconds = seconds
+def _refuse_offline() -> None:
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise InputError("HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked.", remedy="unset HF_HUB_OFFLINE")
 
 
-class _Unreachable(Exception):  # noqa: N818
-    """No answer at all."""
+def _bucket_of(url: str) -> str:
+    """Which of the Hub's limits a request counts against."""
+    return "resolvers" if "/resolve" in urlsplit(url).path else "api"
 
 
-@contextmanager
-def _network_faults() -> Iterator[None]:
-    import httpx2
-    from huggingface_hub.errors import OfflineModeIsEnabled
-
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise InputError(
-            "HF_HUB_OFFLINE is set, so the Hugging Face Hub is not asked.", remedy="unset HF_HUB_OFFLINE"
-        ) from error
-    except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
-        raise _Unreachable(type(error).__name__) from error
-    except httpx2.TimeoutException as error:
-        raise Faulty("no answer in time") from error
-    except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-        raise SkippedError("refused", "a redirect to something that is no web address") from error
-    except httpx2.HTTPError as error:
-        raise Faulty("an answer that was cut short") from error
-
-
-def _refuse(answer: Any, bucket: str) -> None:
+def _refuse(response: Response, own: bool) -> None:
     """Raise what a status other than success means."""
-    status, headers = answer.status_code, answer.headers
+    status, headers = response.status, response.headers
     if status in (200, 206):
         return
-    if not bucket:  # such as a signed address that has run out; the Hub gives a new one
-        raise Faulty(f"the file's host answered {status}")
+    if not own:  # such as a signed address that has run out; the Hub gives a new one
+        raise TransientError("unavailable", f"the file's host answered {status}", headers)
     if status == 429:
-        raise _Limited(bucket, _seconds_told(headers))
+        raise RateLimitedError(headers)
     if status in (408, 416) or status >= 500:
-        raise Faulty(f"the Hub answered {status}")
+        raise TransientError("unavailable", f"the Hub answered {status}", headers)
     message = str(headers.get("x-error-message", ""))
     if status == 401 and "invalid" in message.lower() and "authorization" in message.lower():
         raise InputError(
             "The Hugging Face Hub refused the token (401).", remedy="set HF_TOKEN to a valid token, or unset it"
         )
-    outcome = _CODES.get(str(headers.get("x-error-code", "")))
-    if outcome is None and "disabled" in message:
-        outcome = "disabled"
-    raise SkippedError(outcome or _STATUSES.get(status, "refused"), f"the Hub answered {status}")
+    reason = _CODES.get(str(headers.get("x-error-code", "")))
+    if reason is None and "disabled" in message:
+        reason = "disabled"
+    raise SkippedError(reason or _STATUSES.get(status, "refused"), f"the Hub answered {status}")
 
 
-def _seconds_told(headers: Mapping[str, str]) -> float | None:
+def _limit_seconds(headers: Mapping[str, str]) -> float | None:
     """Seconds from `RateLimit: "api";r=0;t=55` or Retry-After; one more, because both are whole seconds."""
-    told = re.search(r"\bt\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))
-    told = told or re.fullmatch(r"\s*(\d{1,9})\s*", headers.get("retry-after", ""))
-    return float(told[1]) + 1.0 if told else None
-
-
-def _redirected(url: str, location: str) -> str:
-    """Where a redirect leads; never from HTTPS to something else."""
-    try:
-        target = urljoin(url, location)
-        scheme = urlsplit(target).scheme
-    except ValueError as error:
-        raise SkippedError("refused", "a redirect to something that is no web address") from error
-    if scheme not in ("http", "https") or (url.startswith("https:") and scheme != "https"):
-        raise SkippedError("refused", "a redirect away from HTTPS")
-    return target
+    reset = re.search(r"\bt\s*=\s*(\d{1,9})", headers.get("ratelimit", ""))
+    seconds = float(reset[1]) if reset else retry_after_seconds(headers)
+    return None if seconds is None else seconds + 1.0
 
 
 def _repository_in(url: str) -> str:
@@ -310,39 +298,31 @@ def _repository_in(url: str) -> str:
     return found[1] if found else ""
 
 
-def _body(answer: Any, max_bytes: int) -> bytes:
-    found = bytearray()
-    for chunk in answer.iter_bytes(1 << 16):
-        found += chunk
-        if len(found) > max_bytes:
-            raise SkippedError("too_large", f"more than {max_bytes} bytes")
-    return bytes(found)
+def _range_start(response: Response) -> int:
+    match = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
+    return int(match[1]) if match else -1
 
 
-def _range_start(answer: Any) -> int:
-    found = re.match(r"bytes (\d+)-", str(answer.headers.get("content-range", "")))
-    return int(found[1]) if found else -1
-
-
-def _append(answer: Any, target: Path, size_bytes: int) -> None:
-    """Add a part to what is there, or start again when the server sent the whole file."""
-    have = target.stat().st_size if target.exists() else 0
-    if answer.status_code == 206 and _range_start(answer) != have:
+def _append(response: Response, target: Path, size_bytes: int) -> None:
+    """Add a part to what the file holds, or start it again when the server sent the whole file."""
+    size = target.stat().st_size if target.exists() else 0
+    if response.status == 206 and _range_start(response) != size:
         target.unlink(missing_ok=True)
-        raise Faulty("another part than asked for")
-    before = have = have if answer.status_code == 206 else 0
+        raise TransientError("damaged", "another part than asked for")
+    before = size = size if response.status == 206 else 0
     enough = max(1 << 20, size_bytes // 100)
     try:
-        with target.open("ab" if have else "wb") as file, _network_faults():
-            for chunk in answer.iter_raw():
-                have += len(chunk)
-                if have > size_bytes:
+        with target.open("ab" if size else "wb") as file:
+            for chunk in response.chunks():
+                size += len(chunk)
+                if size > size_bytes:
                     break
                 file.write(chunk)
-    except Faulty as fault:
-        raise Faulty(str(fault), progress=have - before >= enough) from fault
-    if have > size_bytes:
+    except TransientError as error:
+        error.made_progress = size - before >= enough
+        raise
+    if size > size_bytes:
         target.unlink()
         raise SkippedError("wrong_hash", f"more than the {size_bytes} bytes that are listed")
-    if have < size_bytes:
-        raise Faulty("an answer that was cut short", progress=have - before >= enough)
+    if size < size_bytes:
+        raise TransientError("damaged", "the answer was cut short", made_progress=size - before >= enough)

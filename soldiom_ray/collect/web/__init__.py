@@ -25,7 +25,7 @@ from soldiom_ray.collect.files import data_type, parse_once
 from soldiom_ray.collect.raw import raw_key, store_raw
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.collect.web.fetch import Answer, Fetcher
+from soldiom_ray.collect.web.fetch import FetchedBody, Fetcher
 from soldiom_ray.domains.connections import check_endpoint, origin_of
 from soldiom_ray.domains.file_types import SUPPORTED
 from soldiom_ray.domains.schema import UrlSource
@@ -202,7 +202,7 @@ class Poller:
         self.storage.write(key, json.dumps(asdict(page)).encode())
         return page
 
-    def _kept(self, url: str, answer: Answer) -> Page:
+    def _kept(self, url: str, answer: FetchedBody) -> Page:
         name = _file_name(answer)
         declared = self.declared
         if name.endswith((".html", ".htm")) and not urlsplit(url).path.lower().endswith((".html", ".htm")):
@@ -293,7 +293,7 @@ def _document(page: Page, place: str, parsed: ParsedText, collected_at: datetime
     )
 
 
-def _file_name(answer: Answer) -> str:
+def _file_name(answer: FetchedBody) -> str:
     """A name with an ending that says what the bytes are: by what they begin with, the media type, the address."""
     media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
     ending = PurePosixPath(urlsplit(answer.url).path.lower()).suffix
