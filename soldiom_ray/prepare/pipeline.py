@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE_VERSION = 5
+STAGE_VERSION = 6
 PART_BYTES = 3 << 20
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000

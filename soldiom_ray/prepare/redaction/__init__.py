@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from soldiom_ray.prepare.redaction import contacts, numbers, person_names, secrets
+from soldiom_ray.prepare.redaction import contacts, national_numbers, numbers, person_names, secrets
 from soldiom_ray.prepare.redaction.scan import LiteralIndex, Scan, Span
 
 FINDERS: dict[str, Callable[[Scan], Iterator[Span]]] = {
@@ -26,7 +26,7 @@ FINDERS: dict[str, Callable[[Scan], Iterator[Span]]] = {
 LITERALS = {
     "secret": secrets.LITERALS,
     "phone": contacts.PHONE_LITERALS,
-    "national_number": numbers.LITERALS,
+    "national_number": national_numbers.LITERALS,
     "person_name": person_names.NAME_LITERALS,
     "birth_date": person_names.BIRTH_LITERALS,
 }
