@@ -1,6 +1,6 @@
-"""Hand a recipe to the cluster as a Ray job and record it; imports no torch.
+"""Submit a recipe to the cluster as a Ray job and record it; imports no torch.
 
-Our database says what state a job is in. Ray's own word is only asked to notice that a driver is gone.
+The state of a job is what its row says. Ray is asked only whether a job's driver is gone.
 """
 
 import logging
@@ -11,6 +11,8 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
@@ -23,13 +25,13 @@ from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
 from soldiom_ray.settings import Settings, job_environment, save_secrets
 
 SILENT_SECONDS = 60.0
-"""A running job whose heart has not beaten for so long is looked up in Ray."""
+"""A job without a heartbeat for so long is ended even where Ray does not know it."""
 START_SECONDS = 20.0
-"""A pending job younger than this is left alone: its driver is still starting."""
+"""A pending job younger than this is not checked: its driver is still starting."""
 CANCEL_SECONDS = 30.0
-"""How long a cancelled job may take to write its checkpoint before its processes are ended."""
+"""How long a cancelled job may take to write its checkpoint before Ray stops it."""
 AWAY_SECONDS = 120.0
-"""How long someone who follows a log waits for services that do not answer."""
+"""How long following a log outlasts services that do not answer."""
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ def launch_job(
 ) -> dict[str, Any]:
     """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
-    The same idempotency key of one tenant gives the job it made the first time (ConflictError when the recipe
+    The same idempotency key of a tenant returns the job that it created before (ConflictError when the recipe
     differs). UnavailableError when the database or Ray cannot be reached; the row then says `failed`.
     """
     save_secrets(settings)
@@ -64,17 +66,17 @@ def launch_job(
             dataset_id=recipe.dataset,
             idempotency_key=idempotency_key,
         )
-        fresh = job.submission_id is None and job.status == "pending"
+        is_new = job.submission_id is None and job.status == "pending"
         job_id = job.id
-        if fresh:
+        if is_new:
             jobs.update(session, job_id, submission_id=job_id)
-    if fresh:
+    if is_new:
         _submit(settings, job_id, recipe.name, kind)
     return show_job(settings, job_id, tenant)
 
 
 def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "default") -> dict[str, Any] | None:
-    """The unfinished job of the very same recipe, if there is one."""
+    """The unfinished job of an equal recipe, or None."""
     reconcile(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     with open_session(settings) as session:
@@ -90,7 +92,7 @@ def show_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, A
 
 
 def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str, Any]:
-    """Ask a job to stop. A job that has not begun ends at once; a running one first writes its checkpoint.
+    """Ask a job to stop. A pending job ends at once; a running one writes its checkpoint first.
 
     ConflictError when it has already ended.
     """
@@ -106,7 +108,7 @@ def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str,
 
 
 def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
-    """What the job's driver has printed so far."""
+    """What the job's driver has printed so far: JSON lines (see `logs`) and the output of libraries."""
     with open_session(settings) as session:
         submission = jobs.get(session, job_id, tenant).submission_id
     if not submission:
@@ -118,38 +120,36 @@ def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
 
 
 def follow_logs(settings: Settings, job_id: str, tenant: str | None, poll_seconds: float = 1.0) -> Iterator[str]:
-    """Pieces of the log as they appear, until the job has ended. A connection that drops is taken up again where it
-    was: UnavailableError only when nothing has answered for AWAY_SECONDS."""
-    seen, answered = 0, time.monotonic()
-    while True:
-        try:
-            ended = show_job(settings, job_id, tenant)["status"] in ENDED
-            text = job_logs(settings, job_id, tenant)
-        except (UnavailableError, OSError):  # what Ray's client raises when its connection breaks is an OSError
-            if time.monotonic() - answered > AWAY_SECONDS:
-                raise
+    """Parts of the log as they appear, until the job has ended. A lost connection is made again and the log goes on
+    where it was: UnavailableError only when nothing has answered for AWAY_SECONDS."""
+    read = Retrying(
+        retry=retry_if_exception_type((UnavailableError, OSError)),  # Ray's client raises an OSError when it is cut off
+        stop=stop_after_delay(AWAY_SECONDS),
+        wait=wait_fixed(poll_seconds),
+        reraise=True,
+    )
+    position, ended = 0, False
+    while not ended:
+        ended = read(show_job, settings, job_id, tenant)["status"] in ENDED
+        text = read(job_logs, settings, job_id, tenant)
+        if len(text) > position:
+            yield text[position:]
+            position = len(text)
+        if not ended:
             time.sleep(poll_seconds)
-            continue
-        answered = time.monotonic()
-        if len(text) > seen:
-            yield text[seen:]
-            seen = len(text)
-        if ended:
-            return
-        time.sleep(poll_seconds)
 
 
 def wait_for_job(settings: Settings, job_id: str, poll_seconds: float = 0.5) -> Iterator[dict[str, Any]]:
-    """The job as it changes, the last time when it has ended. Notices a driver that died."""
-    looked = time.monotonic()
+    """The job again and again, the last time when it has ended. Notices that its driver has died."""
+    reconciled = time.monotonic()
     while True:
         job = show_job(settings, job_id, None)
         yield job
         if job["status"] in ENDED:
             return
-        if time.monotonic() - looked > 5:
+        if time.monotonic() - reconciled > 5:
             reconcile(settings)
-            looked = time.monotonic()
+            reconciled = time.monotonic()
         time.sleep(poll_seconds)
 
 
@@ -179,23 +179,23 @@ def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
         model = models.get(session, model_id, tenant)
         if not model.deployed:
             raise ConflictError(f"Model {model.id} is not deployed.", remedy="`soldiom models list` shows what is")
-        found = model.id
+        model_id = model.id
     compute.connect(settings)
     from ray import serve
 
-    if application_name(found) in serve.status().applications:
-        serve.delete(application_name(found))
+    if application_name(model_id) in serve.status().applications:
+        serve.delete(application_name(model_id))
     with open_session(settings) as session:
-        deployments.set_state(session, found, "stopped")
+        deployments.set_state(session, model_id, "stopped")
 
 
 def restore_endpoints(settings: Settings) -> int:
-    """Begin to serve again, in the background, what was served when the services stopped; how many endpoints lack."""
+    """Restore in the background the endpoints that ran when the services stopped; returns how many are missing."""
     with open_session(settings) as session:
-        wanted = [application_name(row.model_id) for row in deployments.running(session)]
+        expected = [application_name(row.model_id) for row in deployments.running(session)]
         if datasets.latest_index(session, None):
-            wanted.append(SEARCH_APPLICATION)
-    missing = set(wanted) - compute.running_applications(settings) if wanted else set()
+            expected.append(SEARCH_APPLICATION)
+    missing = set(expected) - compute.running_applications(settings) if expected else set()
     if missing:
         compute.job_client(settings).submit_job(
             entrypoint=f"{_python(settings)} -m soldiom_ray.flow --restore",
@@ -254,7 +254,7 @@ def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
 
 
 def _python(settings: Settings) -> str:
-    """The interpreter of this machine where Ray runs on this machine; elsewhere the image's own."""
+    """The Python that runs a job: this one where Ray runs on this machine, else that of the cluster's image."""
     return shlex.quote(sys.executable) if "ray" not in settings.external else "python"
 
 

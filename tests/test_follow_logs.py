@@ -10,26 +10,26 @@ from soldiom_ray import launch, logs
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.settings import load_settings
 
-Answer = tuple[str, str] | Exception
+Reply = tuple[str, str] | Exception
 
 
-def answering(answers: list[Answer], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The database and Ray, in the order of their answers: (status, log), or the connection breaks; the last stays."""
+def replying(replies: list[Reply], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database and Ray, in the order of their replies: (status, log), or the connection breaks; the last stays."""
     log = ""
 
-    def given() -> Iterator[Answer]:
-        yield from answers
+    def endless() -> Iterator[Reply]:
+        yield from replies
         while True:
-            yield answers[-1]
+            yield replies[-1]
 
-    come = given()
+    coming = endless()
 
     def show_job(*_: Any) -> dict[str, str]:
         nonlocal log
-        answer = next(come)
-        if isinstance(answer, Exception):
-            raise answer
-        status, log = answer
+        reply = next(coming)
+        if isinstance(reply, Exception):
+            raise reply
+        status, log = reply
         return {"status": status}
 
     monkeypatch.setattr(launch, "show_job", show_job)
@@ -37,8 +37,8 @@ def answering(answers: list[Answer], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_log_is_taken_up_where_the_connection_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    gone = UnavailableError("Ray's job server does not answer.")
-    answering(
+    gone = UnavailableError("Ray's job server does not reply.")
+    replying(
         [("running", "one\n"), gone, ConnectionResetError(), ("running", "one\ntwo\n"), ("completed", "one\ntwo\n3")],
         monkeypatch,
     )
@@ -47,7 +47,7 @@ def test_a_log_is_taken_up_where_the_connection_dropped(monkeypatch: pytest.Monk
 
 def test_services_that_stay_away_end_it_with_their_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "AWAY_SECONDS", 0.2)
-    answering([("running", "one\n"), UnavailableError("Ray's job server does not answer.")], monkeypatch)
+    replying([("running", "one\n"), UnavailableError("Ray's job server does not reply.")], monkeypatch)
     pieces = launch.follow_logs(load_settings({}), "job", "default", poll_seconds=0.05)
     assert next(pieces) == "one\n"
     with pytest.raises(UnavailableError, match="job server"):

@@ -45,7 +45,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     app.state.measures = Measures()
     for module in (collect, jobs, models, inference, datasets, keys, health):
         app.include_router(module.router)
-    problems.handle(app)
+    problems.install_handlers(app)
     app.add_middleware(
         Door,
         observe=app.state.measures.observe,

@@ -1,4 +1,4 @@
-"""Calls to what runs on Ray Serve beside the API: one application per deployed model, one for search."""
+"""Calls to the other applications on Ray Serve: one per deployed model, one for search."""
 
 import asyncio
 import logging
@@ -11,45 +11,46 @@ from soldiom_ray import compute
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
 from soldiom_ray.records import SEARCH_APPLICATION
 
-ANSWER_SECONDS = 600.0
-"""Longest wait for a whole answer, or for the next piece of a stream."""
+RESPONSE_SECONDS = 600.0
+"""Longest wait for a whole response, or for the next chunk of a stream."""
 
 _handles: dict[str, Any] = {}
 logger = logging.getLogger(__name__)
 
 
 async def call(name: str, method: str, *arguments: Any) -> Any:
-    """What a method of an application returns. ConflictError when it does not run, BusyError when its queue is full."""
+    """Call a method of an application and return its result. ConflictError when the application does not run, BusyError
+    when its queue is full."""
     handle = await _handle(name)
     try:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(RESPONSE_SECONDS):
             return await getattr(handle, method).remote(*arguments)
     except Exception as error:
         raise _translate(name, error) from error
 
 
 async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
-    """The pieces that a method of an application yields."""
+    """Call a method of an application and yield its chunks as they come; errors as of `call`."""
     handle = await _handle(name)
     try:
-        pieces = getattr(handle, method).options(stream=True).remote(*arguments).__aiter__()
+        chunks = getattr(handle, method).options(stream=True).remote(*arguments).__aiter__()
         while True:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                piece = await anext(pieces, None)
-            if piece is None:
+            async with asyncio.timeout(RESPONSE_SECONDS):
+                chunk = await anext(chunks, None)
+            if chunk is None:
                 return
-            yield piece
+            yield chunk
     except Exception as error:
         raise _translate(name, error) from error
 
 
 async def _handle(name: str) -> Any:
     if name not in _handles:
-        _handles[name] = await run_in_threadpool(_find, name)
+        _handles[name] = await run_in_threadpool(_get_handle, name)
     return _handles[name]
 
 
-def _find(name: str) -> Any:
+def _get_handle(name: str) -> Any:
     import ray
     from ray import serve
     from ray.serve.exceptions import RayServeException
@@ -59,10 +60,10 @@ def _find(name: str) -> Any:
     try:
         return serve.get_app_handle(name)
     except RayServeException as error:
-        raise _absent(name) from error
+        raise _not_running(name) from error
 
 
-def _absent(name: str) -> SoldiomError:
+def _not_running(name: str) -> SoldiomError:
     _handles.pop(name, None)
     if name == SEARCH_APPLICATION:
         return UnavailableError("The search endpoint does not run.", remedy="run `soldiom up`")
@@ -78,7 +79,7 @@ def _translate(name: str, error: Exception) -> Exception:
 
     if isinstance(error, RayActorError):
         _handles.pop(name, None)
-    known = compute.serve_error(error, "endpoint", ANSWER_SECONDS)
+    known = compute.serve_error(error, "endpoint", RESPONSE_SECONDS)
     if known is None and isinstance(error, (DeploymentUnavailableError, RayServeException)):
-        return _absent(name)
+        return _not_running(name)
     return known or error

@@ -31,5 +31,5 @@ async def _safe(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     except SoldiomError as error:
         yield event(error.to_problem(), "error")
     except Exception as error:
-        problems.unexpected(error)
+        problems.unexpected_response(error)
         yield event({"title": "Internal error", "status": 500}, "error")

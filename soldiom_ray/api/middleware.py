@@ -62,9 +62,9 @@ class Door:
             await self.app(scope, _counted(receive, limit), sending)
         except Exception as error:
             if not status:
-                await problems.unexpected(error)(scope, receive, sending)
+                await problems.unexpected_response(error)(scope, receive, sending)
             else:
-                problems.unexpected(error)
+                problems.unexpected_response(error)
                 raise
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
@@ -81,15 +81,19 @@ def refused(scope: Scope, upload_bytes: int | None = None) -> ASGIApp | None:
     `upload_bytes`, where settings are not read, the size of uploads is left to the application."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES or len(headers) > 100:
-        return problems.plain(431, f"The headers are larger than {HEADER_BYTES} bytes.", {"Connection": "close"})
+        return problems.protocol_response(
+            431, f"The headers are larger than {HEADER_BYTES} bytes.", {"Connection": "close"}
+        )
     if any(byte > 126 or (byte < 32 and byte != 9) for name, value in headers for byte in name + value):
-        return problems.plain(400, "A header holds a character that is not printable ASCII.", {"Connection": "close"})
+        return problems.protocol_response(
+            400, "A header holds a character that is not printable ASCII.", {"Connection": "close"}
+        )
     lengths = {value for name, value in headers if name.lower() == b"content-length"}
     if len(lengths) > 1 or any(not value.isdigit() or len(value) > 15 for value in lengths):
-        return problems.plain(400, "The Content-Length header is not one number.", {"Connection": "close"})
+        return problems.protocol_response(400, "The Content-Length header is not one number.", {"Connection": "close"})
     limit = _limit(scope, upload_bytes if upload_bytes is not None else 10**15)
     if lengths and int(lengths.pop()) > limit:
-        return problems.plain(413, _too_large(limit), {"Connection": "close"})
+        return problems.protocol_response(413, _too_large(limit), {"Connection": "close"})
     return None
 
 

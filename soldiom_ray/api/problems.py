@@ -1,4 +1,5 @@
-"""Errors become RFC 9457 problem+json. What a client sent is never sent back, what broke inside is never told."""
+"""Errors as responses with RFC 9457 problem+json, which never contain what the client sent or an internal detail of an
+unforeseen exception."""
 
 import json
 import logging
@@ -21,7 +22,7 @@ MEDIA_TYPE = "application/problem+json"
 logger = logging.getLogger(__name__)
 
 
-def answer(error: SoldiomError) -> Response:
+def problem_response(error: SoldiomError) -> Response:
     """The response for one of our errors."""
     headers = {}
     if error.status == 401:
@@ -33,36 +34,37 @@ def answer(error: SoldiomError) -> Response:
     return _response(error.to_problem(), headers)
 
 
-def plain(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The response for what the protocol itself refuses."""
+def protocol_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """The response for a request that is refused by the rules of HTTP."""
     return _response(problem_members(status, HTTPStatus(status).phrase, detail), headers)
 
 
-def unexpected(error: BaseException) -> Response:
-    """The response for a mistake of ours. The log gets its type and places, not its text: that may hold a user's."""
+def unexpected_response(error: BaseException) -> Response:
+    """The response for an exception that nobody foresaw. Its type and places are logged; its message, which may
+    hold a user's text, is not."""
     places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-6:]]
     logger.error("unexpected error", extra={"data": {"type": type(error).__name__, "places": places}})
-    return plain(500, "The request could not be answered because of a fault on the server.")
+    return protocol_response(500, "The request could not be answered because of a fault on the server.")
 
 
-def handle(app: FastAPI) -> None:
-    """Install the handlers."""
+def install_handlers(app: FastAPI) -> None:
+    """Let the application answer every exception with a problem."""
 
-    def ours(_: Request, error: Exception) -> Response:
-        return answer(error) if isinstance(error, SoldiomError) else unexpected(error)
+    def own(_: Request, error: Exception) -> Response:
+        return problem_response(error) if isinstance(error, SoldiomError) else unexpected_response(error)
 
     def invalid(_: Request, error: Exception) -> Response:
         details: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-        mistakes = [Problem(_printable(format_location(each["loc"])), str(each["msg"])) for each in details]
-        return answer(InputError("The request has mistakes; `errors` names each one.", problems=mistakes))
+        problems = [Problem(_printable(format_location(detail["loc"])), str(detail["msg"])) for detail in details]
+        return problem_response(InputError("The request has mistakes; `errors` names each one.", problems=problems))
 
     def protocol(_: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
-            return unexpected(error)
+            return unexpected_response(error)
         detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
-        return plain(error.status_code, detail, error.headers)
+        return protocol_response(error.status_code, detail, error.headers)
 
-    app.add_exception_handler(SoldiomError, ours)
+    app.add_exception_handler(SoldiomError, own)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, protocol)
 

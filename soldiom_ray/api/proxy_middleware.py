@@ -22,7 +22,7 @@ class Edge:
         if scope["type"] == "http":
             refusal = refused(scope)
             if scope["path"] == "/-/routes":
-                refusal = problems.plain(404, "Not Found")
+                refusal = problems.protocol_response(404, "Not Found")
             if refusal is not None:
                 await refusal(scope, receive, send)
                 return

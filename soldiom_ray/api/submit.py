@@ -1,7 +1,6 @@
-"""From a request to a launched job: what the caller may name is checked here, the rest is the launch's."""
+"""From a request to a launched job: checks that the caller may use what the recipe refers to, then launches."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 def start(
     settings: Settings, caller: Caller, recipe: Recipe, kind: str, idempotency_key: str | None, response: Response
 ) -> dict[str, Any]:
-    """Launch the recipe for the caller; sets the `Location` of the job."""
+    """Launch the recipe for the caller and set the response's `Location`; returns the job."""
     with open_session(settings) as session:
         _check_references(session, recipe, caller)
     job = launch.launch_job(
@@ -37,7 +36,7 @@ def start(
 
 
 def training_recipe(body: TrainingBody) -> Recipe:
-    """The recipe that a training body means. InputError names fields as the body has them."""
+    """The recipe that a training body stands for. InputError names the fields as they are in the body."""
     content: dict[str, Any] = dict(body.recipe or {})
     train = dict(body.config or {})
     if body.base_model is not None:
@@ -57,37 +56,38 @@ def training_recipe(body: TrainingBody) -> Recipe:
     try:
         return validate_recipe(content, "The body")
     except InputError as error:
-        spell = _body_names(body)
-        problems = [Problem(spell(problem.loc), problem.msg) for problem in error.problems]
+        problems = [Problem(_body_location(body, problem.loc), problem.msg) for problem in error.problems]
         raise InputError(error.what, remedy="correct the fields that `errors` names", problems=problems) from error
 
 
-def _merged(given: object, more: dict[str, Any]) -> object:
-    return {**given, **more} if isinstance(given, dict) else more if given is None else given
+def _merged(heading: object, values: dict[str, Any]) -> object:
+    """A heading of a recipe with values set; one of a wrong type as it is, for the validation to refuse."""
+    return {**heading, **values} if isinstance(heading, dict) else values if heading is None else heading
 
 
-def _body_names(body: TrainingBody) -> Callable[[str], str]:
-    ours = {
-        "train.base_model": "base_model",
-        "train.method": "training_method",
-        "name": "name",
-        "dataset": "dataset_id",
-    }
-    ours["register.specialization"] = "specialization"
+BODY_FIELDS = {
+    "train.base_model": "base_model",
+    "train.method": "training_method",
+    "name": "name",
+    "dataset": "dataset_id",
+    "register.specialization": "specialization",
+}
+"""Location in the recipe -> field of the body that sets it."""
 
-    def spell(location: str) -> str:
-        field = ours.get(location)
-        if field and (body.dataset_id is not None or getattr(body, field, None) is not None):
-            return f"body.{field}"
-        if body.dataset_id is not None:
-            return "body." + re.sub(r"^train\b", "config", location)
-        return f"body.recipe.{location}".rstrip(".")
 
-    return spell
+def _body_location(body: TrainingBody, location: str) -> str:
+    """Where in the body a location of the recipe comes from."""
+    field = BODY_FIELDS.get(location)
+    if field and (body.dataset_id is not None or getattr(body, field, None) is not None):
+        return f"body.{field}"
+    if body.dataset_id is not None:
+        return "body." + re.sub(r"^train\b", "config", location)
+    return f"body.recipe.{location}".rstrip(".")
 
 
 def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
-    """Everything named by id exists and is the caller's; what is read on the server itself is for admins."""
+    """Check that everything the recipe names by id exists and is the caller's, and that only admins read the server's
+    own files."""
     for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
         datasets.get(session, name, caller.tenant)
     if recipe.run and not jobs.has_artifact(session, recipe.run, caller.tenant):
@@ -114,18 +114,18 @@ def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
 
 
 def _check_base(session: Session, name: str, caller: Caller) -> None:
-    """Refuse early a base model that cannot exist; whether a hub id does is found out by the job."""
+    """Refuse a base model that cannot exist; only the job learns whether a hub id does."""
     if name.startswith("builtin/"):
         known = sorted(path.name for path in BUILTIN_FOLDER.glob("*") if path.is_dir()) or ["tiny"]
         if name.removeprefix("builtin/") in known:
             return
-        tried = f"built in are: {', '.join(f'builtin/{each}' for each in known)}"
+        reason = f"built in are: {', '.join(f'builtin/{name}' for name in known)}"
     elif name.startswith(("/", ".", "~")):
         if not caller.may("admin"):
             raise DeniedError("Folders on the server can only be named by an admin.", remedy="name a model or a hub id")
         if Path(name).is_absolute() and Path(name).is_dir():
             return
-        tried = "no such folder on the server (give its absolute path)"
+        reason = "no such folder on the server (give its absolute path)"
     elif RUN_ID.fullmatch(name) and jobs.has_artifact(session, name, caller.tenant):
         return
     else:
@@ -135,9 +135,9 @@ def _check_base(session: Session, name: str, caller: Caller) -> None:
         except NotFoundError:
             if HUB_ID.fullmatch(name) and not name.startswith(("base/", "fine-tuned/", "specialized/")):
                 return
-        tried = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
+        reason = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
     raise InputError(
         f"Unknown base model {name[:100]!r}.",
         remedy="use builtin/tiny, a model of GET /api/models, or a Hugging Face id OWNER/NAME",
-        problems=[Problem("base_model", tried)],
+        problems=[Problem("base_model", reason)],
     )

@@ -14,7 +14,7 @@ REMEDY = "run `soldiom up`, then `soldiom status`"
 
 
 def call(settings: Settings, method: str, path: str, body: object = None, timeout_seconds: float = 300.0) -> Any:
-    """One call; the JSON of its answer. Errors of the API become errors of ours."""
+    """Call the API and return the JSON of its response. Problems are raised as the errors that they describe."""
     import httpx
 
     try:
@@ -36,7 +36,7 @@ def call(settings: Settings, method: str, path: str, body: object = None, timeou
 
 
 def stream(settings: Settings, path: str, body: object) -> Iterator[dict[str, Any]]:
-    """The server-sent events of one call, each one's JSON."""
+    """Call the API and yield the JSON of each server-sent event of its response."""
     import httpx
 
     try:
@@ -50,7 +50,7 @@ def stream(settings: Settings, path: str, body: object) -> Iterator[dict[str, An
                     yield json.loads(data)
     except httpx.HTTPError as error:
         raise UnavailableError(
-            f"The API at {settings.api_url} broke off ({type(error).__name__}).", remedy=REMEDY
+            f"The API at {settings.api_url} closed the connection ({type(error).__name__}).", remedy=REMEDY
         ) from error
 
 
@@ -64,7 +64,7 @@ def _headers(settings: Settings) -> dict[str, str]:
 
 
 def _error(response: "httpx.Response", text: str) -> SoldiomError:
-    """The error that an answer holds, which may be that of another program at this address."""
+    """The error that a response describes; another program than the API may have sent it."""
     try:
         members = json.loads(text)
     except ValueError:

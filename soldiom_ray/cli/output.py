@@ -1,4 +1,4 @@
-"""How commands speak: one JSON document on stdout with `--json`, tables otherwise; progress on stderr."""
+"""Output of the commands: one JSON document on stdout with `--json`, tables otherwise; progress on stderr."""
 
 import json
 import sys
@@ -14,27 +14,27 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def print_json(value: object) -> None:
-    """The one document on stdout."""
+    """Print the one document of a command on stdout."""
     print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
-    """Rows as a table on stdout; a column that no row has is left out."""
+    """Print rows as a table on stdout, without the columns that are empty in every row."""
     from rich.console import Console
     from rich.table import Table
 
-    listed = list(rows)
-    shown = [column for column in columns if any(row.get(column) not in (None, "") for row in listed)]
+    rows = list(rows)
+    shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
     table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in shown or columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column.endswith("id"))
-    for row in listed:
+    for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in shown or columns))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
 def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
-    """A list: `{"items": […]}` or a table."""
+    """Print a list as `{"items": […]}` or as a table; `empty` when there is nothing to show in it."""
     if as_json:
         print_json({"items": items, "next": None})
     elif items:
@@ -44,7 +44,7 @@ def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bo
 
 
 def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Show a job's progress on stderr until it has ended; the finished job. Raises what ended it otherwise."""
+    """Show a job's progress on stderr until it has ended. Returns the finished job, or raises what ended it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
@@ -55,15 +55,15 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<9}"), BarColumn(16), TextColumn("{task.percentage:>3.0f} %"))
     message = TextColumn("{task.fields[message]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    told: set[str] = set()
+    reported: set[str] = set()
     with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
         bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
         for last in launch.wait_for_job(settings, str(job["id"])):
             for stage in last["stages"]:
-                if stage["status"] == "completed" and stage["stage"] not in told:
-                    told.add(stage["stage"])
-                    how = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
-                    progress.console.print(f"{stage['stage']:<9} {how}", highlight=False)
+                if stage["status"] == "completed" and stage["stage"] not in reported:
+                    reported.add(stage["stage"])
+                    duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
+                    progress.console.print(f"{stage['stage']:<9} {duration}", highlight=False)
                     progress.reset(bar, message="")
                 elif stage["status"] == "running":
                     progress.update(
@@ -73,10 +73,10 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
                         message=stage["message"] or "",
                     )
         progress.update(bar, visible=False)
-    return _ended(last)
+    return _completed(last)
 
 
-def _ended(job: dict[str, Any]) -> dict[str, Any]:
+def _completed(job: dict[str, Any]) -> dict[str, Any]:
     if job["status"] == "cancelled":
         raise CancelledError(
             f"Job {job['id']} was cancelled.", remedy="start it again to go on from its last checkpoint"
@@ -89,7 +89,7 @@ def _ended(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def note(text: str) -> None:
-    """A line for a person, on stderr so that stdout stays clean."""
+    """Print a line for people, on stderr: stdout is for the command's result."""
     print(text, file=sys.stderr, flush=True)
 
 

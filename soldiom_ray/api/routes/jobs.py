@@ -25,9 +25,9 @@ Limit = Annotated[int, Query(ge=1, le=200)]
 Cursor = Annotated[str | None, Query(max_length=64)]
 
 FOLLOWERS = 16
-"""Followed logs hold a thread each, so they are few and have their own threads."""
+"""How many logs may be followed at once: each one occupies a thread, of a pool of its own."""
 
-_followers: list[anyio.CapacityLimiter] = []
+_follower_limits: list[anyio.CapacityLimiter] = []
 
 
 @router.post("/api/training/jobs", status_code=202, openapi_extra=needs("trainer"))
@@ -49,8 +49,8 @@ def list_jobs(
 ) -> dict[str, Any]:
     """Jobs, newest first."""
     with open_session(settings) as session:
-        rows, following = jobs.list_jobs(session, caller.tenant, status, cursor, limit)
-        return {"items": [jobs.as_dict(row) for row in rows], "next": following}
+        rows, next_cursor = jobs.list_jobs(session, caller.tenant, status, cursor, limit)
+        return {"items": [jobs.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/training/jobs/{job_id}", openapi_extra=needs("viewer"))
@@ -67,22 +67,22 @@ def cancel_job(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
 
 @router.get("/api/training/jobs/{job_id}/logs", response_class=PlainTextResponse, openapi_extra=needs("viewer"))
 async def show_logs(job_id: str, caller: Who, settings: Config, follow: bool = False) -> Response:
-    """What the job has printed: a text, or with `follow` server-sent events until the job ends."""
+    """The job's log: JSON lines and what libraries printed; with `follow`, as server-sent events until the job ends."""
     if not follow:
         return PlainTextResponse(await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant))
     await anyio.to_thread.run_sync(launch.show_job, settings, job_id, caller.tenant)
-    if not _followers:
-        _followers.append(anyio.CapacityLimiter(FOLLOWERS))
-    if _followers[0].available_tokens < 1:
+    if not _follower_limits:
+        _follower_limits.append(anyio.CapacityLimiter(FOLLOWERS))
+    if _follower_limits[0].available_tokens < 1:
         raise BusyError(f"{FOLLOWERS} logs are being followed already.", retry_after_seconds=10)
-    return respond(_follow(launch.follow_logs(settings, job_id, caller.tenant), _followers[0]))
+    return respond(_follow(launch.follow_logs(settings, job_id, caller.tenant), _follower_limits[0]))
 
 
-async def _follow(pieces: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
-    def following() -> str | None:
-        return next(pieces, None)
+async def _follow(chunks: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
+    def next_chunk() -> str | None:
+        return next(chunks, None)
 
-    while (text := await anyio.to_thread.run_sync(following, limiter=limiter, abandon_on_cancel=True)) is not None:
+    while (text := await anyio.to_thread.run_sync(next_chunk, limiter=limiter, abandon_on_cancel=True)) is not None:
         yield event({"text": text})
 
 
@@ -91,9 +91,9 @@ def show_metrics(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
     """The scores of the job, and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
     with open_session(settings) as session:
         job = jobs.get(session, job_id, caller.tenant)
-        trained = next((row for row in jobs.stages(session, job_id) if row.stage == "train"), None)
-        curves = trained.details.get("curves", []) if trained else []
-        run, metrics = trained.artifact_id if trained else None, job.metrics
+        training = next((row for row in jobs.stages(session, job_id) if row.stage == "train"), None)
+        curves = training.details.get("curves", []) if training else []
+        run, metrics = training.artifact_id if training else None, job.metrics
     if run:
         artifacts = Artifacts(open_storage(settings))
         manifest = artifacts.find(run)
