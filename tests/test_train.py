@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from training import STEPS, context_in, dataset_in, declared, quiet, two_layer_model
 
-from soldiom_ray.errors import CancelledError, InputError, StorageFullError
+from soldiom_ray.errors import CancelledError, InputError, SoldiomError, StorageFullError, UnavailableError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.storage import FolderBackend
 from soldiom_ray.train.driver import run_locally
+from soldiom_ray.train.failures import WorkerFailure
+from soldiom_ray.train.progress import ProgressActor
 from soldiom_ray.train.work import prepare_work
 from soldiom_ray.train.worker import run_worker
 
@@ -110,6 +112,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from dataclasses import replace
 from soldiom_ray.train.driver import run_locally
+from soldiom_ray.train.failures import WorkerFailure
+from soldiom_ray.train.progress import ProgressActor
 from training import context_in, declared
 def report(fraction, message):
     if message.startswith("step 7/"):
@@ -312,7 +316,72 @@ def test_a_worker_that_fails_for_good_tells_its_own_error(base: Path, tmp_path: 
 
     context = context_in(tmp_path)
     dataset = dataset_in(context.artifacts)
-    with pytest.raises(InputError, match="no_such_layer"):
+    with pytest.raises(InputError, match="no_such_layer") as caught:
         train(context, dataset, declared(base, method="lora", target_modules=["no_such_layer"]))
+    assert caught.value.remedy
     with pytest.raises(InputError, match=r"train\.workers is 9"):
         train(context, dataset, declared(base, workers=9))
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_error_that_comes_back_ends_the_training_and_names_its_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A picture that is none: each time it is read the same exception, but for an address in its message."""
+    import io
+
+    from PIL import Image
+    from test_tasks import dataset_of
+
+    from soldiom_ray.train import train
+
+    sink = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(sink, "PNG")
+    rows = [
+        {"image": b"no picture" if i == 7 else sink.getvalue(), "metadata": json.dumps({"label": "ab"[i % 2]})}
+        for i in range(40)
+    ]
+    small = {"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "intermediate_size": 64}
+    context = context_in(tmp_path)
+    with pytest.raises(SoldiomError, match=r"twice in a row with UnidentifiedImageError: cannot identify") as caught:
+        train(
+            context,
+            dataset_of(context.artifacts, rows),
+            declared(tmp_path, task="image_classification", architecture=small, batch_tokens=10),
+        )
+    assert not isinstance(caught.value, UnavailableError) and "memory" not in str(caught.value)
+    assert any("images.py" in problem.loc and problem.msg == "in batch" for problem in caught.value.problems)
+    assert caplog.text.count("a worker failed") == 2
+    assert all_given_back()
+
+
+def failure(message: str, step: int | None = 0) -> WorkerFailure:
+    return WorkerFailure("ValueError", message, (), "", step)
+
+
+@pytest.mark.parametrize(("first", "second", "ends"), [
+    ([failure("a")], [failure("a")], True),
+    ([failure("a"), failure("peer closed")], [failure("peer left"), failure("a")], True),
+    ([failure("a")], [failure("b")], False),
+    ([failure("a", 10)], [failure("a", 20)], False),
+    ([failure("a", None)], [failure("a", None)], False),
+])  # fmt: skip
+def test_only_the_same_error_without_a_checkpoint_between_ends_a_training(
+    first: list[WorkerFailure], second: list[WorkerFailure], ends: bool
+) -> None:
+    progress = ProgressActor()
+    progress.post_failures(tuple(first), lost=False)
+    assert progress.take_update().error is None
+    progress.post_failures(tuple(first), lost=False)  # Ray Train may tell of one failure more than once
+    assert progress.take_update().error is None
+    progress.post_failures(tuple(second), lost=False)
+    assert (progress.take_update().error is not None) == ends
+
+
+def test_errors_that_follow_from_a_lost_worker_do_not_end_a_training() -> None:
+    progress = ProgressActor()
+    for _ in range(3):
+        progress.post_failures((failure("connection closed by peer"),), lost=True)
+    progress.post_failures((failure("connection closed by peer"),), lost=False)
+    assert progress.take_update().error is None

@@ -35,7 +35,7 @@ def test_a_training_is_tracked_with_its_origin_curves_usage_and_files(tmp_path: 
     origin = Origin(parameters, {"soldiom.base_hash": "abc"}, "dataset-0123456789abcdef", {"train": 60})
     tracker = Tracker(client.tracking_uri, "quickstart", "run-1", origin)
     tracker.add(POINTS)
-    tracker.use([("worker_0", {"cpu_percent": 98.5, "resident_mib": 700})])
+    tracker.add_usage([("worker_0", {"cpu_percent": 98.5, "resident_mib": 700})])
     assert tracker.settle(60) is not None
     tracker.end("FINISHED", {"cpu_seconds": 1.5}, {"curves.png": b"a picture"})
     run = client.get_run(tracker.run_id)

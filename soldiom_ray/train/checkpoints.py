@@ -1,5 +1,9 @@
-"""Checkpoints in our storage: weights, optimiser, position. Each has a manifest of hashes that is written last, so a
-damaged or unfinished one is seen and the one before it is taken. A storage that is away for a while is waited for."""
+"""Checkpoints in our storage: weights, optimizer state, position. Each has a manifest of hashes that is written last,
+so a damaged or unfinished one is noticed and the one before it is used. A storage that is away is waited for.
+
+Rank 0 writes; the tensors are whole, on the CPU, the same by name and shape under every strategy and number of ranks:
+weights in the dtype that is trained (float32), `exp_avg/NAME` and `exp_avg_sq/NAME` like the weight NAME, `step` of
+shape []."""
 
 import errno
 import hashlib
@@ -11,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ConfigDict
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential
 
 from soldiom_ray.errors import DamagedError, NotFoundError, SoldiomError, UnavailableError
 from soldiom_ray.records import FileEntry, Record
@@ -24,12 +29,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 MANIFEST, WEIGHTS, OPTIMIZER = "manifest.json", "weights", "optimizer"
-KEPT = 2
-"""Newest checkpoints kept besides the best one: the second stands in when the first is damaged."""
+NEWEST_KEPT = 2
+"""Besides the best one: the second stands in when the first is damaged."""
 PATIENCE_SECONDS = 300.0
 """How long a storage may be away before the training ends with its error."""
-LONGEST_WAIT_SECONDS = 5.0
-PASSING = {errno.EIO, errno.EAGAIN, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO, errno.EHOSTDOWN, errno.ENOTCONN}
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.25, 5.0
+NETWORK_ERRORS = {
+    errno.EIO,
+    errno.EAGAIN,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EREMOTEIO,
+    errno.EHOSTDOWN,
+    errno.ENOTCONN,
+}
 """What a network file system answers while its server is away."""
 
 
@@ -50,11 +63,13 @@ class Checkpoints:
     def write(
         self, position: Position, weights: Mapping[str, "Tensor"], optimizer_state: Mapping[str, "Tensor"]
     ) -> None:
-        """Keep this state, then remove what is neither among the newest nor the best. The tensors are read once and
-        never copied. StorageFullError when the disk is full: the half-written one goes, the earlier ones stay."""
+        """Store this state, then remove checkpoints that are neither among the newest nor the best.
+
+        The tensors are read once and never copied. StorageFullError when the disk is full: the half-written checkpoint
+        is removed, the earlier ones stay."""
         folder = self._folder(position.step)
         try:
-            self._patiently(lambda: self.storage.remove(f"{folder}/{MANIFEST}"))
+            _patiently(lambda: self.storage.remove(f"{folder}/{MANIFEST}"))
             entries = [
                 self._write_shard(f"{folder}/{name}", shard)
                 for stem, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer_state))
@@ -62,7 +77,7 @@ class Checkpoints:
             ]
             content = _Manifest(position=position, files=tuple(entries)).model_dump_json()
             sealed = json.dumps({"manifest": content, "sha256": hashlib.sha256(content.encode()).hexdigest()})
-            self._patiently(lambda: self.storage.write(f"{folder}/{MANIFEST}", sealed.encode()))
+            _patiently(lambda: self.storage.write(f"{folder}/{MANIFEST}", sealed.encode()))
         except SoldiomError as error:
             if not isinstance(error, UnavailableError):
                 self.storage.remove(folder)
@@ -70,12 +85,13 @@ class Checkpoints:
         self._prune(position.best_step)
 
     def steps(self) -> list[int]:
-        """Steps of the finished checkpoints, oldest first (their content is not checked here)."""
-        return sorted(step for step, finished in self._found().items() if finished)
+        """Steps of the finished checkpoints, oldest first. Their content is not checked."""
+        return sorted(step for step, finished in self._stored_steps().items() if finished)
 
     def newest(self) -> tuple[Position, dict[str, "Tensor"], dict[str, "Tensor"]] | None:
-        """The newest checkpoint whose bytes are those that were written; damaged ones are logged and removed."""
-        for step, finished in sorted(self._found().items(), reverse=True):
+        """The newest checkpoint whose bytes are those that were written, as `read` returns it; damaged ones are logged
+        and removed."""
+        for step, finished in sorted(self._stored_steps().items(), reverse=True):
             try:
                 if not finished:
                     raise ValueError("it has no manifest")
@@ -94,31 +110,31 @@ class Checkpoints:
         return position, tensors[WEIGHTS], tensors[OPTIMIZER]
 
     def best_weights(self, position: Position) -> dict[str, "Tensor"] | None:
-        """The weights of the best validation, when that checkpoint can still be read."""
+        """The weights of the best validation; None when that checkpoint can no longer be read."""
         try:
             return self._read(position.best_step, (WEIGHTS,))[1][WEIGHTS]
         except (NotFoundError, DamagedError, ValueError) as error:
             log.warning(
-                "best checkpoint unreadable, the last weights are kept",
+                "best checkpoint unreadable, the last weights are used",
                 extra={"data": {"step": position.best_step, "reason": type(error).__name__}},
             )
             return None
 
     def put_result(self, result: Mapping[str, Any]) -> None:
-        """What the training came to, for whoever started it."""
+        """Store what the training came to, for the driver."""
         data = json.dumps(dict(result)).encode()
-        self._patiently(lambda: self.storage.write(f"{self.prefix}/result.json", data))
+        _patiently(lambda: self.storage.write(f"{self.prefix}/result.json", data))
 
     def result(self) -> dict[str, Any]:
         """What `put_result` wrote."""
-        return dict(json.loads(self._patiently(lambda: self.storage.read(f"{self.prefix}/result.json"))))
+        return dict(json.loads(_patiently(lambda: self.storage.read(f"{self.prefix}/result.json"))))
 
     def clear(self) -> None:
         """Remove everything below the prefix."""
-        self._patiently(lambda: self.storage.remove(self.prefix))
+        _patiently(lambda: self.storage.remove(self.prefix))
 
     def _write_shard(self, key: str, tensors: Mapping[str, "Tensor"]) -> FileEntry:
-        written = self._patiently(lambda: self.storage.write_stream(key, safetensors_bytes(tensors)))
+        written = _patiently(lambda: self.storage.write_stream(key, safetensors_bytes(tensors)))
         return FileEntry(name=key.rpartition("/")[2], size_bytes=written.size_bytes, sha256=written.sha256)
 
     def _read(self, step: int, stems: tuple[str, ...]) -> tuple[Position, dict[str, dict[str, "Tensor"]]]:
@@ -138,63 +154,66 @@ class Checkpoints:
             return manifest.position, tensors
 
         try:
-            return self._patiently(load)
+            return _patiently(load)
         except FileNotFoundError as error:
             raise ValueError(f"{Path(str(error.filename)).name} of step {step} is missing") from error
         except SafetensorError as error:
             raise ValueError(f"step {step} cannot be read") from error
 
-    def _found(self) -> dict[int, bool]:
+    def _stored_steps(self) -> dict[int, bool]:
         """Every step of which anything is stored, and whether it has its manifest."""
         steps: dict[int, bool] = {}
-        for key in self._patiently(lambda: self.storage.keys(self.prefix)):
+        for key in _patiently(lambda: self.storage.keys(self.prefix)):
             name, _, rest = key.removeprefix(f"{self.prefix}/").partition("/")
             if name.isdecimal():
                 steps[int(name)] = steps.get(int(name), False) or rest == MANIFEST
         return steps
 
     def _prune(self, best_step: int) -> None:
-        found = self._found()
-        kept = {*sorted(step for step, finished in found.items() if finished)[-KEPT:], best_step}
-        for step in found.keys() - kept:
+        stored = self._stored_steps()
+        retained = {*sorted(step for step, finished in stored.items() if finished)[-NEWEST_KEPT:], best_step}
+        for step in stored.keys() - retained:
             self._remove(step)
 
     def _folder(self, step: int) -> str:
         return f"{self.prefix}/{step:08d}"
 
     def _remove(self, step: int) -> None:
-        self._patiently(lambda: self.storage.remove(f"{self._folder(step)}/{MANIFEST}"))
-        self._patiently(lambda: self.storage.remove(self._folder(step)))
-
-    def _patiently(self, call: Callable[[], Result]) -> Result:
-        """Its result; while the storage is away it is called again, for PATIENCE_SECONDS."""
-        began, wait, told = time.monotonic(), 0.25, False
-        while True:
-            try:
-                result = call()
-            except Exception as error:
-                if not _passes(error) or time.monotonic() - began + wait > PATIENCE_SECONDS:
-                    raise
-                if not told:
-                    log.warning("the storage is away; waiting", extra={"data": {"error": type(error).__name__}})
-                told = True
-                time.sleep(wait)
-                wait = min(wait * 2, LONGEST_WAIT_SECONDS)
-            else:
-                if told:
-                    seconds = round(time.monotonic() - began, 1)
-                    log.info("the storage is back", extra={"data": {"away_seconds": seconds}})
-                return result
+        _patiently(lambda: self.storage.remove(f"{self._folder(step)}/{MANIFEST}"))
+        _patiently(lambda: self.storage.remove(self._folder(step)))
 
 
-def _passes(error: Exception) -> bool:
+def _patiently(call: Callable[[], Result]) -> Result:
+    """Its result; while the storage is away it is called again, for PATIENCE_SECONDS."""
+    retrying = Retrying(
+        retry=retry_if_exception(_is_transient),
+        wait=wait_exponential(FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS),
+        stop=stop_before_delay(PATIENCE_SECONDS),
+        before_sleep=_log_outage,
+        reraise=True,
+    )
+    began = time.monotonic()
+    result = retrying(call)
+    if retrying.statistics["attempt_number"] > 1:
+        log.info("the storage is back", extra={"data": {"away_seconds": round(time.monotonic() - began, 1)}})
+    return result
+
+
+def _log_outage(state: RetryCallState) -> None:
+    """Log the first failure of an outage."""
+    if state.attempt_number == 1 and state.outcome is not None:
+        error = type(state.outcome.exception()).__name__
+        log.warning("the storage is away; waiting", extra={"data": {"error": error}})
+
+
+def _is_transient(error: BaseException) -> bool:
     """Whether trying again may help: the storage is away, not the object or the right to it."""
     if isinstance(error, UnavailableError):
         answer = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
         status = int(answer.get("HTTPStatusCode", 503))
         return status >= 500 or status == 429
     if isinstance(error, OSError):
-        return isinstance(error, ConnectionError | TimeoutError) or error.errno in PASSING
+        return isinstance(error, ConnectionError | TimeoutError) or error.errno in NETWORK_ERRORS
     # An answer of S3 that breaks off while its body is read.
     return type(error).__module__.partition(".")[0] in ("botocore", "urllib3")
 

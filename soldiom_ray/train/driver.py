@@ -17,8 +17,8 @@ from soldiom_ray.train.pictures import draw
 from soldiom_ray.train.progress import ProgressUpdate
 from soldiom_ray.train.ray_train import (
     FAILURES,
-    WORKER_GROUP_ERROR,
     Placement,
+    RayTrainFailure,
     placement_of,
     recount_resources,
     release_placements,
@@ -114,18 +114,28 @@ def _train_until_done(context: Context, work: Work, tracker: Tracker, attempt: "
         if attempt.update.preempted:
             log.info("a node is about to be preempted; the training continues elsewhere")
         elif failure is not None:
-            kind, text = failure
-            log.warning("Ray Train ended with an error", extra={"data": {"kind": kind, "error": text[-4000:]}})
+            data = {"kind": failure.exception, "error": failure.text[-4000:]}
+            log.warning("Ray Train ended with an error", extra={"data": data})
             failures = 0 if fraction > furthest else failures + 1
             furthest = max(furthest, fraction)
-            if failures > FAILURES or (failures and kind == WORKER_GROUP_ERROR):  # Ray Train has tried FAILURES times
-                raise UnavailableError(
-                    f"The training's workers failed {FAILURES + 1} times in a row ({kind}); its checkpoints are kept.",
-                    remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last"
-                    " checkpoint",
-                )
+            if failures > FAILURES or (failures and failure.tried):
+                raise _given_up(failure)
             _wait(context, fraction, RETRY_SECONDS * (1 + failures))
         attempt = attempt.again()
+
+
+def _given_up(failure: RayTrainFailure) -> UnavailableError:
+    times = f"The training's workers failed {FAILURES + 1} times in a row"
+    if failure.cause is not None:
+        return UnavailableError(
+            f"{times}, at last with {failure.cause}; its checkpoints are kept.",
+            problems=failure.cause.places,
+            remedy="see the job's log for the other causes; run again, it goes on from the last checkpoint",
+        )
+    return UnavailableError(
+        f"{times} ({failure.exception}); its checkpoints are kept.",
+        remedy="see the job's log for the cause (often: out of memory); run again, it goes on from the last checkpoint",
+    )
 
 
 class _Attempt:
@@ -157,10 +167,11 @@ class _Attempt:
         attempt.start()
         return attempt
 
-    def run(self, work: Work, tracker: Tracker) -> tuple[str, str] | None:
-        """(type, text) of its failure; None when the training is done, or the workers were preempted.
+    def run(self, work: Work, tracker: Tracker) -> RayTrainFailure | None:
+        """How it failed; None when the training is done, or the workers were preempted.
 
-        Passes progress on; stops the workers when the job is cancelled. Raises what a worker raised on purpose."""
+        Passes progress on; stops the workers when the job is cancelled. Raises what ended the training: an error that a
+        worker raised on purpose, or one that came back."""
         import ray
 
         try:
@@ -169,10 +180,10 @@ class _Attempt:
             self._receive(tracker)
             if self.update.error is not None:
                 raise self.update.error
-            failure: tuple[str, str] | None = ray.get(self._ended)
+            failure: RayTrainFailure | None = ray.get(self._ended)
             return failure
         except ray.exceptions.RayError as error:
-            return type(error).__name__, str(error)
+            return RayTrainFailure(type(error).__name__, str(error))
         finally:
             self.end()
 
@@ -191,14 +202,16 @@ class _Attempt:
         shutil.rmtree(self._home / self._name, ignore_errors=True)
 
     def _follow(self, tracker: Tracker) -> None:
-        """Return when it has ended. CancelledError when the job is cancelled and the workers have ended or used up
-        STOP_SECONDS."""
+        """Return when it has ended, or an error has ended the training (workers that wait for the one that failed would
+        wait on). CancelledError when the job is cancelled and the workers have ended or used up STOP_SECONDS."""
         import ray
 
         cancelled: CancelledError | None = None
         deadline = math.inf
         while not ray.wait([self._ended], timeout=POLL_SECONDS)[0]:
             self._receive(tracker)
+            if self.update.error is not None:
+                break
             self._look_at_nodes()
             if cancelled is None:
                 try:
@@ -226,9 +239,11 @@ class _Attempt:
         import ray
 
         self.update = ray.get(self._runner.take_update.remote())
+        for failure in self.update.failures:
+            log.warning("a worker failed", extra={"data": {"error": str(failure), "traceback": failure.traceback}})
         self.worker_seconds = ray.get(self._runner.worker_seconds.remote())
         tracker.add(self.update.curve_points)
-        tracker.use(self.update.usage)
+        tracker.add_usage(self.update.usage)
 
 
 def _wait(context: Context, fraction: float, seconds: float) -> None:

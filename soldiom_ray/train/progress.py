@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from soldiom_ray.errors import CancelledError, SoldiomError
+from soldiom_ray.train.failures import WorkerFailure, repeated
 from soldiom_ray.train.state import Metrics
 
 POST_SECONDS = 0.5
@@ -25,6 +26,8 @@ class ProgressUpdate:
     """Whether the workers train: from then on a stop may leave a checkpoint."""
     preempted: bool = False
     """Whether the workers left their node because it is about to be preempted."""
+    failures: tuple[WorkerFailure, ...] = ()
+    """Unexpected exceptions of workers; Ray Train starts them again."""
     error: SoldiomError | None = None
     """What ended the training."""
 
@@ -38,6 +41,7 @@ class ProgressActor:
         self._stopping = False
         self._work: Any = None
         self._worker_seconds: dict[str, float] = {}
+        self._last_failures: tuple[WorkerFailure, ...] = ()
 
     def set_work(self, work: Any) -> None:
         """From the driver: what the workers are to do."""
@@ -70,11 +74,22 @@ class ProgressActor:
         with self._lock:
             self._change(error=self._update.error or error)
 
+    def post_failures(self, failures: tuple[WorkerFailure, ...], *, lost: bool) -> None:
+        """From Ray Train's controller: how a group of workers failed. `lost`: one of them is gone without an exception
+        of its own, which those of the others follow from.
+
+        An exception that comes back, without a new checkpoint since, ends the training."""
+        with self._lock:
+            same = None if lost else repeated(failures, self._last_failures)
+            self._last_failures = () if lost else failures
+            error = self._update.error or (same.to_error() if same else None)
+            self._change(failures=(*self._update.failures, *failures), error=error)
+
     def take_update(self) -> ProgressUpdate:
-        """From the driver: the newest progress; points and usage are handed out once."""
+        """From the driver: the newest progress; points, usage and failures are handed out once."""
         with self._lock:
             update = self._update
-            self._change(curve_points=(), usage=())
+            self._change(curve_points=(), usage=(), failures=())
             return update
 
     def request_stop(self) -> None:

@@ -3,15 +3,18 @@
 The checkpoints are ours (see `checkpoints`), so a group of workers that is started again resumes from the newest one
 that is whole."""
 
+import contextlib
 import math
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
 from soldiom_ray.storage import open_storage
+from soldiom_ray.train.failures import WorkerFailedError, WorkerFailure, describe
 from soldiom_ray.train.loop import PreemptedError
 from soldiom_ray.train.progress import ProgressActor, Reporter
 from soldiom_ray.train.usage import UsageSampler
@@ -27,10 +30,22 @@ PLACEMENT_SECONDS = "10"
 """How long an elastic group waits for places that were free when it was sized."""
 RESIZE_SECONDS = 60.0
 """How often a training with fewer workers than it wants looks whether there is room for more."""
-WORKER_GROUP_ERROR = "WorkerGroupError"
 
 Placement = tuple[dict[str, float], int]
 """(what each worker reserves, its threads)."""
+
+
+@dataclass(frozen=True)
+class RayTrainFailure:
+    """How Ray Train ended, when it did not end well."""
+
+    exception: str
+    """The type's name."""
+    text: str
+    tried: bool = False
+    """Whether Ray Train has started the workers again, FAILURES times, before it gave up."""
+    cause: WorkerFailure | None = None
+    """What a worker raised; None where one was lost."""
 
 
 def placement_of(declared: Train) -> Placement:
@@ -45,19 +60,21 @@ def placement_of(declared: Train) -> Placement:
 class RayTrainRunner(ProgressActor):
     """Runs Ray Train, and passes progress on: when this actor ends, Ray Train's controller and all its workers end."""
 
-    def run(self, declared: Train, name: str, home: str, placement: Placement, mark: int) -> tuple[str, str] | None:
-        """Run Ray Train to its end; (type, text) of the exception that it raised."""
+    def run(self, declared: Train, name: str, home: str, placement: Placement, mark: int) -> RayTrainFailure | None:
+        """Run Ray Train to its end."""
         import ray
         from ray.train import ControllerError, WorkerGroupError
 
         try:
             _run_ray_train(declared, ray.get_runtime_context().current_actor, name, home, placement, mark)
         except WorkerGroupError as error:
-            return WORKER_GROUP_ERROR, str(error)
+            failures, lost = _sort_exceptions(error.worker_failures)
+            cause = failures[0] if failures and not lost else None
+            return RayTrainFailure(type(error).__name__, str(error), tried=True, cause=cause)
         except ControllerError as error:
-            return type(error.controller_failure).__name__, str(error)
+            return RayTrainFailure(type(error.controller_failure).__name__, str(error))
         except Exception as error:  # Ray Train's controller was lost, say
-            return type(error).__name__, str(error)
+            return RayTrainFailure(type(error).__name__, str(error))
         return None
 
 
@@ -164,9 +181,28 @@ def _run_ray_train(declared: Train, runner: Any, name: str, home: str, placement
             name=name,
             storage_path=home,
             failure_config=FailureConfig(max_failures=FAILURES),
+            callbacks=[_failure_callback(runner)],
             worker_runtime_env={"env_vars": _worker_environment(threads, gpu=gpu)},
         ),
     ).fit()
+
+
+def _failure_callback(runner: Any) -> Any:
+    """Ray Train's controller calls it when workers have failed, before it starts them again."""
+    from ray.train import UserCallback
+
+    class ReportFailures(UserCallback):  # type: ignore[misc]  # Ray does not type it
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            failures, lost = _sort_exceptions(worker_exceptions)
+            runner.post_failures.remote(failures, lost=lost)
+
+    return ReportFailures()
+
+
+def _sort_exceptions(by_rank: dict[int, Exception]) -> tuple[tuple[WorkerFailure, ...], bool]:
+    """(what workers raised, whether a worker was lost)."""
+    failures = tuple(error.failure for error in by_rank.values() if isinstance(error, WorkerFailedError))
+    return failures, any(not isinstance(error, WorkerFailedError | SoldiomError) for error in by_rank.values())
 
 
 def _worker_environment(threads: int, *, gpu: bool) -> dict[str, str]:
@@ -188,14 +224,14 @@ def _ray_worker(config: dict[str, Any]) -> None:
     from soldiom_ray import logs
 
     logs.start_logging()
-    runner = config["runner"]
-    read_libraries()
-    work = _wait_for_work(runner)
-    if work is None:
-        return
-    torch.set_num_threads(config["threads"])
+    runner, work = config["runner"], None
     reporter = Reporter(runner)
     try:
+        read_libraries()
+        work = _wait_for_work(runner)
+        if work is None:
+            return
+        torch.set_num_threads(config["threads"])
         with UsageSampler(runner, ray.train.get_context().get_world_rank()):
             artifacts = Artifacts(open_storage(work.settings))
             run_worker(work, artifacts, reporter.report, reporter.observe, _is_preempted)
@@ -208,6 +244,18 @@ def _ray_worker(config: dict[str, Any]) -> None:
         ray.get(runner.post_error.remote(error))
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             raise
+    except Exception as error:
+        raise WorkerFailedError(describe(error, _newest_checkpoint(work))) from error
+
+
+def _newest_checkpoint(work: Work | None) -> int | None:
+    """Its step, 0 where there is none; None when the storage does not say."""
+    if work is None:
+        return 0
+    with contextlib.suppress(SoldiomError, OSError):
+        steps = work.checkpoints(Artifacts(open_storage(work.settings))).steps()
+        return steps[-1] if steps else 0
+    return None
 
 
 def _wait_for_work(runner: Any) -> Work | None:

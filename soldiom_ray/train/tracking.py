@@ -1,4 +1,4 @@
-"""A training in MLflow: what it was made from, its curves, what it used. It is told in a thread of its own, so that
+"""A training in MLflow: what it was made from, its curves, what it used. A thread of its own talks to MLflow, so that
 neither a server that is away nor one that hangs holds the training up."""
 
 import logging
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, wait_exponential
+
 from soldiom_ray.train.state import Metrics
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 RUN_TAG = "soldiom.run"
 BUFFERED_POINTS = 100_000
-"""What is kept for an MLflow that is away; beyond, the oldest go."""
+"""What is buffered for an MLflow that is away; beyond that the oldest are dropped."""
 BATCH_POINTS, BATCH_PARAMETERS = 1000, 100
 """What MLflow takes in one call."""
 LONGEST_PAUSE_SECONDS = 30.0
@@ -44,18 +46,18 @@ class _Point:
     value: float
     step: int | None
     """None: seconds since the run began."""
-    at: float
+    unix_seconds: float
 
 
 class Tracker:
-    """One run in MLflow, found again by its name when a training is started anew. Nothing here waits but `settle` and
-    `end`, and those not for long; nothing raises."""
+    """One run in MLflow, found again by its name when a training is started anew. Only `settle` and `end`
+    wait, and not for long; nothing raises."""
 
     def __init__(self, url: str | None, experiment: str, name: str, origin: Origin | None = None) -> None:
         self.run_id: str | None = None
         self.url, self.experiment, self.name, self.origin = url, experiment, name, origin or Origin()
         self._points: deque[_Point] = deque(maxlen=BUFFERED_POINTS)
-        self._told: set[tuple[str, int]] = set()
+        self._logged: set[tuple[str, int]] = set()
         self._end: tuple[str, Mapping[str, bytes]] | None = None
         self._client: MlflowClient | None = None
         self._began, self._given_up = 0.0, False
@@ -67,16 +69,16 @@ class Tracker:
         self._wake.set()
         threading.Thread(target=self._work, daemon=True, name="mlflow").start()
 
-    def add(self, records: Iterable[Metrics]) -> None:
-        """Points of the curves, their step as MLflow's step. A point that is told twice counts once."""
+    def add(self, points: Iterable[Metrics]) -> None:
+        """Points of the curves, their step as MLflow's step. A point that is added twice is logged once."""
         self._queue(
-            _Point(key, float(value), int(record["step"]), time.time())
-            for record in records
-            for key, value in record.items()
+            _Point(key, float(value), int(point["step"]), time.time())
+            for point in points
+            for key, value in point.items()
             if key != "step"
         )
 
-    def use(self, usage: Iterable[tuple[str, Metrics]]) -> None:
+    def add_usage(self, usage: Iterable[tuple[str, Metrics]]) -> None:
         """What workers use, among MLflow's system metrics."""
         self._queue(
             _Point(f"system/{worker}/{key}", float(value), None, time.time())
@@ -85,7 +87,7 @@ class Tracker:
         )
 
     def settle(self, seconds: float = END_SECONDS) -> str | None:
-        """Wait a moment until MLflow knows all that it was told; its run's id, when there is one."""
+        """Wait a moment until MLflow has all that was added; its run's id, when there is one."""
         self._idle.wait(seconds)
         return self.run_id
 
@@ -107,36 +109,28 @@ class Tracker:
             self._wake.set()
 
     def _work(self) -> None:
-        pause, away = 1.0, False
-        while not self._given_up:
+        retrying = Retrying(  # whatever MLflow's client or the network raises: tracking must not end a training
+            retry=retry_if_exception_type(Exception),
+            wait=wait_exponential(1.0, LONGEST_PAUSE_SECONDS),
+            stop=lambda _: self._given_up,
+            before_sleep=_log_silence,
+            retry_error_callback=lambda _: True,
+        )
+        ended = False
+        while not ended and not self._given_up:
             self._wake.wait()
             self._wake.clear()
-            try:
-                ended = self._deliver()
-            except Exception as error:  # whatever its client or the network raises: tracking must not end a training
-                if not away:
-                    log.warning(
-                        "MLflow does not answer; the training goes on, its points are kept for a while",
-                        extra={"data": {"error": type(error).__name__}},
-                    )
-                away = True
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-                self._wake.set()
-                continue
-            if away:
+            ended = retrying(self._deliver)
+            if retrying.statistics["attempt_number"] > 1 and not self._given_up:
                 log.info("MLflow answers again")
-            pause, away = 1.0, False
-            if ended:
-                return
 
     def _deliver(self) -> bool:
-        """Tell all that waits; whether that was the end. What fails is told again by the next call."""
+        """Log all that waits; whether that was the end. What fails is logged again by the next call."""
         client = self._client or self._begin()
         run = str(self.run_id)
         while batch := [self._points.popleft() for _ in range(min(BATCH_POINTS, len(self._points)))]:
             try:
-                self._tell(client, run, batch)
+                self._log_batch(client, run, batch)
             except BaseException:
                 self._points.extendleft(reversed(batch))
                 raise
@@ -152,18 +146,18 @@ class Tracker:
             self._idle.set()
         return end is not None
 
-    def _tell(self, client: "MlflowClient", run: str, batch: list[_Point]) -> None:
+    def _log_batch(self, client: "MlflowClient", run: str, batch: list[_Point]) -> None:
         from mlflow.entities import Metric
 
         fresh = {
-            (point.key, step): Metric(point.key, point.value, int(point.at * 1000), step)
+            (point.key, step): Metric(point.key, point.value, int(point.unix_seconds * 1000), step)
             for point in batch
-            if (step := int(point.at - self._began) if point.step is None else point.step) is not None
-            and (point.key, step) not in self._told
+            if (step := int(point.unix_seconds - self._began) if point.step is None else point.step) is not None
+            and (point.key, step) not in self._logged
         }
         if fresh:
             client.log_batch(run, metrics=list(fresh.values()))
-        self._told |= fresh.keys()
+        self._logged |= fresh.keys()
 
     def _begin(self) -> "MlflowClient":
         """Make the run, or find the one of an earlier start of the same training."""
@@ -174,14 +168,14 @@ class Tracker:
         from mlflow.entities import Param
 
         client = mlflow.MlflowClient(tracking_uri=self.url)
-        found = client.get_experiment_by_name(self.experiment)
-        place = found.experiment_id if found else client.create_experiment(self.experiment)
-        runs = client.search_runs([place], f"tags.`{RUN_TAG}` = '{self.name}'", max_results=1)
-        run = runs[0] if runs else client.create_run(place, run_name=self.name, tags={RUN_TAG: self.name})
+        known = client.get_experiment_by_name(self.experiment)
+        experiment_id = known.experiment_id if known else client.create_experiment(self.experiment)
+        runs = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{self.name}'", max_results=1)
+        run = runs[0] if runs else client.create_run(experiment_id, run_name=self.name, tags={RUN_TAG: self.name})
         if runs:
             client.update_run(run.info.run_id, status="RUNNING")
             for key in run.data.metrics:
-                self._told |= {(key, m.step) for m in client.get_metric_history(run.info.run_id, key)}
+                self._logged |= {(key, m.step) for m in client.get_metric_history(run.info.run_id, key)}
         for key, value in self.origin.tags.items():
             client.set_tag(run.info.run_id, key, value)
         parameters = [
@@ -193,6 +187,15 @@ class Tracker:
             client.log_inputs(run.info.run_id, datasets=[_input(self.origin)])
         self.run_id, self._client, self._began = run.info.run_id, client, run.info.start_time / 1000
         return client
+
+
+def _log_silence(state: RetryCallState) -> None:
+    """Log the first call that fails."""
+    if state.attempt_number == 1 and state.outcome is not None:
+        log.warning(
+            "MLflow does not answer; the training continues, its points are buffered",
+            extra={"data": {"error": type(state.outcome.exception()).__name__}},
+        )
 
 
 def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
