@@ -321,15 +321,15 @@ def test_preferences_begin_without_any_in_bfloat16_too(
 def own_positions() -> int:
     from torch import distributed
 
-    from soldiom_ray.train.strategies import agreed
+    from soldiom_ray.train.strategies import min_over_ranks
 
-    return agreed(100 + distributed.get_rank())
+    return min_over_ranks(100 + distributed.get_rank())
 
 
 def test_ranks_agree_on_the_length_of_a_pass(pair: Group) -> None:
-    from soldiom_ray.train.strategies import agreed
+    from soldiom_ray.train.strategies import min_over_ranks
 
-    assert pair.run(own_positions) == [100, 100] and agreed(7) == 7
+    assert pair.run(own_positions) == [100, 100] and min_over_ranks(7) == 7
 
 
 def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Path) -> None:

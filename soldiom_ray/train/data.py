@@ -1,4 +1,4 @@
-"""A dataset's samples on their way to token files: what all tasks share."""
+"""From a dataset's samples to token files: what all tasks have in common."""
 
 import json
 import tempfile
@@ -33,68 +33,71 @@ def nothing_to_learn(dataset: Manifest, what: str) -> InputError:
     )
 
 
-def counted(dataset: Manifest, report: Report) -> Callable[..., None]:
-    """Call it after every sample (or with how many): progress goes to `report`, which may stop the work, now and
-    then."""
+def sample_counter(dataset: Manifest, report: Report) -> Callable[..., None]:
+    """A function to call after every sample, or with the number of samples: now and then it passes progress on to
+    `report`, which may raise to stop the work."""
     expected, seen = max(1, sum(dataset.counts.get(split, 0) for split in (TRAIN, VALIDATION))), 0
-    told = time.monotonic()
+    reported_at = time.monotonic()
 
-    def note(samples: int = 1) -> None:
-        nonlocal seen, told
+    def count(samples: int = 1) -> None:
+        nonlocal seen, reported_at
         seen += samples
-        if time.monotonic() - told >= REPORT_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - reported_at >= REPORT_SECONDS:
+            reported_at = time.monotonic()
             report(min(1.0, seen / expected), f"tokenising: {seen} of {expected} samples")
 
-    return note
+    return count
 
 
 def lengths_of(artifacts: Artifacts, tokens: Manifest, name: str) -> "npt.NDArray[np.int64]":
-    """How many tokens each row of a stream has."""
+    """[rows] how many tokens each row of a stream has."""
     import numpy as np
 
     return np.frombuffer(artifacts.read(tokens, f"{name}.lengths.bin"), np.uint32).astype(np.int64)
 
 
-class Streams:
-    """Rows of ids, one after the other, growing on disk: `<name>.bin` and `<name>.lengths.bin` of an artifact, added at
-    the end. Where not all ids are to be learnt, `<name>.scored.bin` has a byte for each."""
+class StreamWriter:
+    """Writes rows of ids, one after the other, to disk, and at the end to an artifact: `<name>.bin` (uint8, uint16 or
+    uint32) and `<name>.lengths.bin` (uint32). Where not all ids count for the loss, `<name>.scored.bin` has a byte for
+    each."""
 
     def __init__(self, draft: Draft, name: str, values: int) -> None:
-        """`values` is how many different ids there are."""
+        """`values` is the number of different ids."""
         self.draft, self.name = draft, name
-        self.kind = next(kind for bits, kind in ((8, "uint8"), (16, "uint16"), (32, "uint32")) if values <= 1 << bits)
+        self.dtype = next(
+            dtype for bits, dtype in ((8, "uint8"), (16, "uint16"), (32, "uint32")) if values <= 1 << bits
+        )
         self.lengths: list[int] = []
-        self.has_unscored = False
+        self.is_masked = False
 
-    def __enter__(self) -> "Streams":
+    def __enter__(self) -> "StreamWriter":
         self._folder = tempfile.TemporaryDirectory(prefix="soldiom-tokens-")
         self._ids = (Path(self._folder.name) / "ids").open("wb")
-        self._scored = (Path(self._folder.name) / "scored").open("wb")
+        self._masks = (Path(self._folder.name) / "masks").open("wb")
         return self
 
-    def add(self, ids: "npt.NDArray[Any]", scored: "npt.NDArray[np.bool_] | None" = None) -> None:
-        """One row; `scored` says which of its ids are to be learnt, None: all."""
+    def add(self, ids: "npt.NDArray[Any]", loss_mask: "npt.NDArray[np.bool_] | None" = None) -> None:
+        """One row of ids [length]; `loss_mask` [length] says which of them count for the loss, None: all."""
         import numpy as np
 
-        self._ids.write(ids.astype(self.kind).tobytes())
-        self._scored.write((np.ones(len(ids), np.bool_) if scored is None else scored).tobytes())
+        self._ids.write(ids.astype(self.dtype).tobytes())
+        self._masks.write((np.ones(len(ids), np.bool_) if loss_mask is None else loss_mask).tobytes())
         self.lengths.append(len(ids))
-        self.has_unscored |= scored is not None and not scored.all()
+        self.is_masked |= loss_mask is not None and not loss_mask.all()
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         import numpy as np
 
         self._ids.close()
-        self._scored.close()
+        self._masks.close()
         if kind is None:
-            self._keep("bin", "ids")
-            if self.has_unscored:
-                self._keep("scored.bin", "scored")
+            self._store("bin", "ids")
+            if self.is_masked:
+                self._store("scored.bin", "masks")
             self.draft.write(f"{self.name}.lengths.bin", np.asarray(self.lengths, np.uint32).tobytes())
         self._folder.cleanup()
 
-    def _keep(self, ending: str, file: str) -> None:
+    def _store(self, ending: str, file: str) -> None:
         name = f"{self.name}.{ending}"
         written = self.draft.artifacts.storage.write_file(f"{self.draft.prefix}/{name}", Path(self._folder.name) / file)
         self.draft.add([FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256)])

@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MOST_SHARE = 0.5
-"""With more different labels than this share of the samples they are no classes but names or numbers of the samples."""
+"""With more different labels than this share of the samples, they name the samples, not classes."""
 
 
-def classes(artifacts: Artifacts, dataset: Manifest, *, several: bool) -> list[str]:
+def label_names(artifacts: Artifacts, dataset: Manifest, *, several: bool) -> list[str]:
     """The names of all labels of the train and validation splits, sorted. InputError when there are fewer than two, or
     so many that they are no classes, or when samples have several and the recipe does not say `multi_label`."""
     counts: Counter[str] = Counter()
     labelled = 0
     for split in (TRAIN, VALIDATION):
         for row in artifacts.rows(dataset, f"{split}/", ("metadata",)):
-            found = labels_of(row["metadata"])
-            labelled += bool(found)
-            counts.update(found)
-            if len(found) > 1 and not several:
+            labels = labels_of(row["metadata"])
+            labelled += bool(labels)
+            counts.update(labels)
+            if len(labels) > 1 and not several:
                 raise InputError(
-                    f"Samples of dataset {dataset.id} have several labels (one has {len(found)}).",
+                    f"Samples of dataset {dataset.id} have several labels (one has {len(labels)}).",
                     remedy="set `multi_label: true` under `train`",
                 )
     names = sorted(counts)
     if len(names) < 2:
-        met = f"only the label {names[0]!r}" if names else "no sample with a label"
+        held = f"only the label {names[0]!r}" if names else "no sample with a label"
         raise InputError(
-            f"Dataset {dataset.id} holds {met} in its train and validation splits; a classification needs two labels.",
+            f"Dataset {dataset.id} holds {held} in its train and validation splits; a classification needs two labels.",
             remedy="name the column of the labels when the files are prepared: `--column label=NAME`",
         )
     if len(names) > 20 and len(names) > MOST_SHARE * labelled:
@@ -48,22 +48,22 @@ def classes(artifacts: Artifacts, dataset: Manifest, *, several: bool) -> list[s
     return names
 
 
-def numbers(labels: Iterable[list[str]], names: list[str], *, several: bool) -> "npt.NDArray[Any]":
-    """[samples] numbers (int64), or [samples, labels] of 0 and 1 (uint8)."""
+def label_ids(labels: Iterable[list[str]], names: list[str], *, several: bool) -> "npt.NDArray[Any]":
+    """[samples] positions in `names` (int64), or with `several` [samples, names] of 0 and 1 (uint8)."""
     import numpy as np
 
-    place = {name: number for number, name in enumerate(names)}
+    ids = {name: number for number, name in enumerate(names)}
     if not several:
-        return np.array([place[one[0]] for one in labels], np.int64)
-    rows = [[place[name] for name in one] for one in labels]
+        return np.array([ids[of_sample[0]] for of_sample in labels], np.int64)
+    rows = [[ids[name] for name in of_sample] for of_sample in labels]
     matrix = np.zeros((len(rows), len(names)), np.uint8)
-    for row, ones in enumerate(rows):
-        matrix[row, ones] = 1
+    for row, columns in enumerate(rows):
+        matrix[row, columns] = 1
     return matrix
 
 
-def open_numbers(path: Any, names: list[str], *, several: bool) -> "npt.NDArray[np.int64]":
-    """What `numbers` made and was written as bytes."""
+def open_label_ids(path: Any, names: list[str], *, several: bool) -> "npt.NDArray[np.int64]":
+    """What `label_ids` made, read from its bytes, as int64."""
     import numpy as np
 
     if several:
@@ -72,7 +72,7 @@ def open_numbers(path: Any, names: list[str], *, several: bool) -> "npt.NDArray[
 
 
 def configuration(names: list[str], *, several: bool) -> dict[str, Any]:
-    """What the model's configuration says of these labels."""
+    """The part of the model's configuration that names these labels."""
     return {
         "id2label": dict(enumerate(names)),
         "label2id": {name: number for number, name in enumerate(names)},
@@ -81,8 +81,8 @@ def configuration(names: list[str], *, several: bool) -> dict[str, Any]:
 
 
 def labelled(rows: Iterator[dict[str, Any]], *, several: bool) -> Iterator[tuple[dict[str, Any], list[str]]]:
-    """Rows with their labels; without any they are passed over, unless a sample may have several or none."""
+    """(row, its labels); rows without a label are left out, unless a sample may have several or none."""
     for row in rows:
-        found = labels_of(row["metadata"])
-        if found or several:
-            yield row, found
+        labels = labels_of(row["metadata"])
+        if labels or several:
+            yield row, labels

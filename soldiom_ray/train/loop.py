@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from soldiom_ray.errors import CancelledError
-from soldiom_ray.train.blocks import Order, Source, shares, spread
+from soldiom_ray.train.blocks import Order, Source, batches_by_rank, evenly_spaced
 from soldiom_ray.train.saving import Saver
 from soldiom_ray.train.state import CheckpointStore, Metrics, Position
 
@@ -165,7 +165,9 @@ class Loop:
         step_indices = self.order.step(number)
         label_count = max(1, self.train_units.label_count(step_indices))
         total = torch.zeros((), device=strategy.device)
-        batches = shares(self.train_units, step_indices, strategy.world, schedule.positions_at_once)[strategy.rank]
+        batches = batches_by_rank(self.train_units, step_indices, strategy.world, schedule.positions_at_once)[
+            strategy.rank
+        ]
         began = time.monotonic()
         for batch_number, indices in enumerate(batches, 1):
             if batch_number > 1:
@@ -207,10 +209,10 @@ class Loop:
         import torch
 
         strategy, schedule = self.strategy, self.schedule
-        indices = spread(units, schedule.validation_tokens)
+        indices = evenly_spaced(units, schedule.validation_tokens)
         total, total_counts = torch.zeros((), device=strategy.device), None
         strategy.objective.eval()
-        batches = shares(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]
+        batches = batches_by_rank(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]
         for batch_number, share in enumerate(batches, 1):
             self._poll_between_batches(batch_number)
             # A rank without a unit passes another's: sharded weights are gathered by all ranks together.

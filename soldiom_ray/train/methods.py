@@ -37,7 +37,7 @@ def build(
     device: str,
 ) -> Any:
     """The model to train, its trainable parameters in float32. `folder` is None for a model from scratch;
-    `configuration` is what the task's data asks of the model's."""
+    `configuration` comes from `Task.configure`."""
     import torch
 
     torch.manual_seed(declared.seed)
@@ -61,15 +61,15 @@ def build(
         model.config.use_cache = False
     model = with_adapter(model, declared, peft_type=task.peft_type, head=task.head)
     if declared.method == "prompt":
-        _begin_prompt(model, declared.virtual_tokens)
+        _initialize_prompt(model, declared.virtual_tokens)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model.to(device).train()
 
 
-def save(model: Any, tokenizer: Any, folder: Path, *, method: str, bfloat16: bool) -> None:
-    """Write a folder that loads again: whole weights (in bfloat16 when trained so) or an adapter; and the tokenizer."""
+def save(model: Any, processor: Any, folder: Path, *, method: str, bfloat16: bool) -> None:
+    """Write a folder that loads again: whole weights (in bfloat16 when trained so) or an adapter, and the processor."""
     import torch
     from transformers.utils import logging
 
@@ -80,7 +80,7 @@ def save(model: Any, tokenizer: Any, folder: Path, *, method: str, bfloat16: boo
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = True
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def _quantized(declared: Train, device: str) -> dict[str, Any]:
@@ -109,8 +109,8 @@ def _quantized(declared: Train, device: str) -> dict[str, Any]:
     }
 
 
-def _begin_prompt(tuned: Any, virtual_tokens: int) -> None:
-    """Virtual tokens begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
+def _initialize_prompt(tuned: Any, virtual_tokens: int) -> None:
+    """Let virtual tokens begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
     import torch
 
     words = tuned.get_base_model().get_input_embeddings().weight

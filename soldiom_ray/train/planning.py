@@ -30,53 +30,59 @@ PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 
 
 def plan_training(
-    settings: Settings, declared: Train, dataset_id: str | None = None, asked: dict[str, Any] | None = None
+    settings: Settings, declared: Train, dataset_id: str | None = None, resources: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The plan of a training. `asked` names resources that one does not have (see `machine.given`); else those of the
-    cluster, or of this machine, count."""
+    """The plan of a training. `resources` are those of a machine that one does not have (see `machine.given`);
+    without them those of the cluster, or of this machine, count."""
     artifacts = Artifacts(open_storage(settings))
-    cluster = machine.given(_cluster(settings), **(asked or {}))
+    cluster = machine.given(_cluster(settings), **(resources or {}))
     with ExitStack() as stack:
         folder: Path | None = None
         stored: dict[str, Any] = {}
         if declared.architecture is None:
             folder, stored = stack.enter_context(described(settings, artifacts, declared.base_model))
-        fit: dict[str, Any] = {}
+        sample_stats: dict[str, Any] = {}
         if dataset_id is not None and folder is not None:
             processor = load_processor(folder)
             by = tokenizer_hash(folder)
-            fit = fitting(artifacts, _dataset(settings, artifacts, dataset_id), declared, processor, by)
+            sample_stats = sample_statistics(
+                artifacts, _dataset(settings, artifacts, dataset_id), declared, processor, by
+            )
         device = cluster.device(declared.workers)
         bfloat16 = wants_bfloat16(declared, device)
-        here = device == "cpu"
         planned = plan(
             folder,
             declared,
             cluster,
             bfloat16=bfloat16,
             stored=stored,
-            train_tokens=fit.get("tokens"),
-            matrix_rate=machine.matrix_rate(settings.home, bfloat16=bfloat16) if here else machine.ASSUMED_GPU_RATE,
+            train_tokens=sample_stats.get("tokens"),
+            matrix_rate=machine.matrix_rate(settings.home, bfloat16=bfloat16)
+            if device == "cpu"
+            else machine.ASSUMED_GPU_RATE,
             everything=True,
         )
-    return planned | {"samples": fit}
+    return planned | {"samples": sample_stats}
 
 
-def fitting(artifacts: Artifacts, dataset: Manifest, declared: Train, processor: Any, by: str) -> dict[str, Any]:
+def sample_statistics(
+    artifacts: Artifacts, dataset: Manifest, declared: Train, processor: Any, by: str
+) -> dict[str, Any]:
     """How a dataset's training samples fit the sequence length: `samples`, `cut_samples`, `cut_tokens`,
-    `longest_tokens` (the length that cuts none), `percentiles`, and `tokens` of one pass. Tokenised once and kept."""
+    `longest_tokens` (the length that cuts none), `percentiles`, and `tokens` of one pass. A training of this dataset
+    reuses the tokens."""
     import numpy as np
 
     task = task_of(declared.task)
     tokens = task.tokenize(artifacts, dataset, processor, by, declared, lambda fraction, message: None)
     length = declared.sequence_length
-    found: dict[str, Any] = dict(task.cuts(artifacts, tokens, length))
+    statistics: dict[str, Any] = dict(task.cuts(artifacts, tokens, length))
     with task.open(artifacts, tokens, length, processor) as (train, _):
-        found["tokens"] = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
-    if found.get("longest_tokens"):
+        statistics["tokens"] = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
+    if statistics.get("longest_tokens"):
         lengths = np.sort(task.lengths(artifacts, tokens))
-        found["percentiles"] = {f"{share:.0%}": _percentile(lengths, share) for share in PERCENTILES}
-    return found
+        statistics["percentiles"] = {f"{share:.0%}": _percentile(lengths, share) for share in PERCENTILES}
+    return statistics
 
 
 def _percentile(ordered: "npt.NDArray[np.int64]", share: float) -> int:
@@ -96,10 +102,10 @@ def _cluster(settings: Settings) -> machine.Cluster:
 
 
 def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
-    """A dataset by its id in the database, or by its artifact's where no database is asked."""
-    found = artifacts.find(name)
-    if found is not None:
-        return found
+    """A dataset by its id in the database, or by its artifact's id, which needs no database."""
+    artifact = artifacts.find(name)
+    if artifact is not None:
+        return artifact
     from soldiom_ray.db import datasets
     from soldiom_ray.db.engine import open_session
 
@@ -111,7 +117,7 @@ def main() -> int:
     """{"train": ..., "dataset": id or null, "cluster": {...}} from stdin; to stdout the plan, or {"error": ...} with
     `SoldiomError.to_dict()`."""
     request = json.load(sys.stdin)
-    out, sys.stdout = sys.stdout, sys.stderr  # libraries that print must not stand in the document
+    out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not get into the JSON document
     try:
         planned = plan_training(
             load_settings(), Train.model_validate(request["train"]), request.get("dataset"), request.get("cluster")

@@ -15,48 +15,49 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Ragged:
-    """`flat` holds the rows one after the other, row i from `starts[i]` to `starts[i + 1]`."""
+    """`flat` [values] holds the rows one after the other, row i from `starts[i]` to `starts[i + 1]`; `starts` is
+    [rows + 1]."""
 
     flat: "npt.NDArray[Any]"
     starts: "Indices"
 
     @classmethod
-    def open(cls, folder: Path, name: str, kind: Any) -> "Ragged":
-        """The files that `data.Streams` wrote: `<name>.bin` with `<name>.lengths.bin`."""
+    def open(cls, folder: Path, name: str, dtype: Any) -> "Ragged":
+        """Map the files that `data.StreamWriter` wrote: `<name>.bin` with values of `dtype`, `<name>.lengths.bin`."""
         import numpy as np
 
         lengths = np.fromfile(folder / f"{name}.lengths.bin", np.uint32)
         path = folder / f"{name}.bin"
-        flat = np.memmap(path, kind, mode="r") if path.stat().st_size else np.empty(0, kind)
+        flat = np.memmap(path, dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
         return cls(flat, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     def row(self, index: int) -> "npt.NDArray[Any]":
-        """One row as it is stored."""
+        """One row as it is stored: [length], in the dtype of `flat`."""
         return self.flat[self.starts[index] : self.starts[index + 1]]
 
     def lengths(self, indices: "Indices", limit: int) -> "Indices":
-        """Lengths of rows when none is longer than `limit`."""
+        """[len(indices)] lengths of rows that are cut to `limit`."""
         import numpy as np
 
         lengths: Indices = np.minimum(self.starts[indices + 1] - self.starts[indices], limit)
         return lengths
 
     def padded(self, indices: "Indices", limit: int, pad: int, *, keep_last: bool = True) -> "npt.NDArray[np.int64]":
-        """Rows padded with `pad` to the longest, [len(indices), longest]; longer ones are `truncate` to `limit`."""
+        """[len(indices), longest] rows, padded at the end with `pad`; longer ones are truncated to `limit`."""
         import numpy as np
 
         lengths = self.lengths(indices, limit)
         rows = np.full((len(indices), int(lengths.max(initial=1))), pad, np.int64)
-        for place, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-            rows[place, :length] = truncate(self.row(int(index)), limit, keep_last=keep_last)
+        for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
+            rows[row, :length] = truncate(self.row(int(index)), limit, keep_last=keep_last)
         return rows
 
 
-def cut(lengths: "Indices", limit: int) -> dict[str, int]:
-    """How rows of these lengths fit into `limit`: see `Task.cuts`."""
+def count_cuts(lengths: "Indices", limit: int) -> dict[str, int]:
+    """How rows of these lengths [rows] fit into `limit`: see `Task.cuts`."""
     longer = lengths[lengths > limit]
     return {
         "samples": len(lengths),

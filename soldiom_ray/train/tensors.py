@@ -1,6 +1,6 @@
-"""Tensors as safetensors, a piece at a time: what is written is never held twice.
+"""Tensors as safetensors, a piece at a time: their bytes are never in memory twice.
 
-The format: the header's length (8 bytes, little endian), a JSON header of names, types, shapes and places, then the
+The format: the header's length (8 bytes, little endian), a JSON header of names, types, shapes and offsets, then the
 tensors' bytes one after the other (https://github.com/huggingface/safetensors#format)."""
 
 import json
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 SHARD_BYTES = 1 << 30
 PIECE_BYTES = 4 << 20
-TYPES = {
+DTYPES = {
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
@@ -45,15 +45,15 @@ def in_shards(stem: str, tensors: "Mapping[str, Tensor]") -> "Iterator[tuple[str
 
 
 def safetensors_bytes(tensors: "Mapping[str, Tensor]") -> Iterator[bytes]:
-    """One safetensors file in pieces. The tensors lie on the CPU."""
+    """One safetensors file in pieces. The tensors, of any shape and a dtype of DTYPES, are on the CPU."""
     import torch
 
     header: dict[str, object] = {}
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
-        kind = TYPES[str(tensor.dtype).removeprefix("torch.")]
-        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text

@@ -21,7 +21,7 @@ from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.loop import Loop, Outcome, Schedule
 from soldiom_ray.train.state import Metrics
-from soldiom_ray.train.strategies import Optimization, agreed, open_strategy, with_weights
+from soldiom_ray.train.strategies import Optimization, min_over_ranks, open_strategy, with_weights
 from soldiom_ray.train.tasks import task_of
 from soldiom_ray.train.work import TOKENISING_SHARE, Work, open_base, part_of
 
@@ -58,7 +58,7 @@ def run_worker(
             stack.enter_context(task.reading(model, length))
         train, validation = stack.enter_context(task.open(artifacts, tokens, length, processor))
         train, validation = (task.measure(model, units) for units in (train, validation))
-        schedule = schedule_of(declared, train, agreed(choice.positions))
+        schedule = schedule_of(declared, train, min_over_ranks(choice.positions))
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )

@@ -1,4 +1,4 @@
-"""How the workers of a training share the model: each a whole copy, or each a part of it."""
+"""How the ranks of a training hold the model: each a whole copy, or each a shard of it."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
-__all__ = ["Optimization", "Strategy", "agreed", "check_strategy", "open_strategy", "with_weights"]
+__all__ = ["Optimization", "Strategy", "check_strategy", "min_over_ranks", "open_strategy", "with_weights"]
 
 
 def check_strategy(name: str, *, workers: int, quantization: str) -> None:
-    """InputError for what does not go together."""
+    """InputError where workers or quantization do not go with the strategy."""
     if name == "single" and workers > 1:
         raise InputError(
             f"train.strategy is single, and train.workers is {workers}.", remedy="use strategy: ddp, or workers: 1"
@@ -28,9 +28,9 @@ def check_strategy(name: str, *, workers: int, quantization: str) -> None:
         )
 
 
-def agreed(positions: int) -> int:
-    """The smallest of all ranks' numbers. Ranks that made different numbers of passes would wait for one another for
-    ever where weights are exchanged in each of them."""
+def min_over_ranks(positions: int) -> int:
+    """The smallest number of all ranks, on every rank. Ranks that made different numbers of passes would wait for one
+    another for ever where weights are exchanged in each pass."""
     import torch
     from torch import distributed
 
@@ -44,7 +44,7 @@ def agreed(positions: int) -> int:
 def open_strategy(name: str, objective: "Objective", optimization: Optimization) -> Strategy:
     """The strategy by its name in a recipe: single, ddp, fsdp, zero2, zero3 ("auto" is decided by the planner before).
 
-    With more than one process torch's process group must stand. InputError where a package is missing."""
+    With several ranks torch's process group must be initialised. InputError where a package is missing."""
     if name in ("single", "ddp"):
         from soldiom_ray.train.strategies.replicas import Replicas
 
@@ -61,7 +61,7 @@ def open_strategy(name: str, objective: "Objective", optimization: Optimization)
 
 
 def with_weights(model: Any, weights: "Mapping[str, Tensor]") -> Any:
-    """A model that is whole, after it took what `Strategy.weights` returned: how a divided one is saved."""
+    """A whole model with the trained parameters that `Strategy.weights` returned: how a sharded one is saved."""
     import torch
 
     with torch.no_grad():

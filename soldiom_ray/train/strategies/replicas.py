@@ -1,4 +1,7 @@
-"""Every worker holds the whole model: one process alone, or several whose gradients are averaged (DDP)."""
+"""Every rank holds the whole model: one process alone, or several whose gradients are averaged (DDP).
+
+Weights, gradients and optimizer state are whole on every rank, so the results of `weights` and `optimizer_state` are
+valid on each of them."""
 
 import contextlib
 from collections.abc import Mapping
@@ -25,16 +28,16 @@ class Replicas(Strategy):
         self.module: Any = objective
         if self.world > 1:
             devices = [self.device] if self.device.type == "cuda" else None
-            # Gradients lie where they are exchanged: without that they are held, and copied, twice.
+            # Gradients are views of the buckets that are exchanged; otherwise each exists, and is copied, twice.
             self.module = torch.nn.parallel.DistributedDataParallel(
                 objective, device_ids=devices, gradient_as_bucket_view=True
             )
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
-        held = self.world > 1 and not last
-        with self.module.no_sync() if held else contextlib.nullcontext(), self.precision():
+        unsynced = self.world > 1 and not last
+        with self.module.no_sync() if unsynced else contextlib.nullcontext(), self.precision():
             loss: Tensor = self.module(*batch)
-        with self.module.no_sync() if held else contextlib.nullcontext():
+        with self.module.no_sync() if unsynced else contextlib.nullcontext():
             (loss * (scale * self.world)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -49,14 +52,14 @@ class Replicas(Strategy):
         import torch
 
         state = self.optimizer.state
-        found = {
+        moments = {
             f"{moment}/{name}": state[parameter][moment].cpu().contiguous()
             for name, parameter in self.parameters.items()
             if parameter in state
             for moment in MOMENTS
         }
         steps = [float(state[parameter]["step"]) for parameter in self.parameters.values() if parameter in state]
-        return found | {"step": torch.tensor(max(steps, default=0.0))}
+        return moments | {"step": torch.tensor(max(steps, default=0.0))}
 
     def load_state(
         self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None

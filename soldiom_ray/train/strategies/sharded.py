@@ -1,6 +1,6 @@
-"""What the strategies share that leave each rank a part of the model: fsdp, zero2, zero3.
+"""What the strategies have in common that leave each rank a shard of the model: fsdp, zero2, zero3.
 
-The model is handed over on the CPU, whole on every rank; it goes to the rank's device in parts.
+Every rank passes in the whole model, on the CPU; it goes to the rank's device in shards.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,29 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
-LEARN = "learn"
-"""What the door is asked for a loss to learn from."""
+LOSS = "loss"
+"""Makes the entry module call the objective itself: a summed loss, with gradients."""
 
 
 class Sharded(Strategy):
-    """`door` is the module whose call gathers what the root of the model holds; see `behind_door`."""
+    """`entry` is the outermost module: its call gathers the weights at the root of the model; see `entry_module`."""
 
-    door: Any
+    entry: Any
 
     def __init__(self, objective: "Objective", optimization: Optimization) -> None:
         import torch
 
-        self.own_group = _stand_alone()
+        self.own_group = _form_group_of_one()
         super().__init__(objective, optimization)
         if torch.cuda.is_available():
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.shapes = {name: parameter.shape for name, parameter in self.parameters.items()}
 
-    def call(self, what: str, batch: "tuple[Tensor, ...]") -> Any:
+    def call(self, method: str, batch: "tuple[Tensor, ...]") -> Any:
         import torch
 
         with torch.no_grad():
-            return self.door(what, *batch)
+            return self.entry(method, *batch)
 
     def close(self) -> None:
         from torch import distributed
@@ -42,30 +42,30 @@ class Sharded(Strategy):
         if self.own_group:
             distributed.destroy_process_group()
 
-    def behind_door(self) -> "nn.Module":
-        """The objective as a module of one call: `forward(what, *batch)`.
+    def entry_module(self) -> "nn.Module":
+        """The objective as a module with a single entry: `forward(method, *batch)`.
 
         Weights at the root of a model (embeddings, output matrix) are gathered by the hooks of the outermost module's
-        call. Objectives use such weights themselves (the chunked loss) and have other entries (`evaluate`); so all go
-        through this one, where the outermost hooks are."""
+        call. Objectives use such weights themselves (the chunked loss) and have several methods; all are called through
+        this module, whose hooks are the outermost."""
         from torch import nn
 
         strategy = self
 
-        class Door(nn.Module):
+        class Entry(nn.Module):
             def __init__(self) -> None:
                 super().__init__()
                 self.objective = strategy.objective
 
-            def forward(self, what: str, *batch: "Tensor") -> Any:
+            def forward(self, method: str, *batch: "Tensor") -> Any:
                 with strategy.precision():
-                    return self.objective(*batch) if what == LEARN else getattr(self.objective, what)(*batch)
+                    return self.objective(*batch) if method == LOSS else getattr(self.objective, method)(*batch)
 
-        return Door()
+        return Entry()
 
 
 def blocks_of(module: "nn.Module") -> "list[nn.Module]":
-    """The repeated parts of a model (its transformer blocks): the members of the outermost lists that hold weights."""
+    """A model's transformer blocks: the members, with weights, of the outermost module lists."""
     from torch import nn
 
     if isinstance(module, nn.ModuleList):
@@ -73,8 +73,8 @@ def blocks_of(module: "nn.Module") -> "list[nn.Module]":
     return [block for child in module.children() for block in blocks_of(child)]
 
 
-def _stand_alone() -> bool:
-    """Make this process a group of one where no process group stands; whether that was done."""
+def _form_group_of_one() -> bool:
+    """Where no process group stands, make this process a group of one; whether that was done."""
     import torch
     from torch import distributed
 

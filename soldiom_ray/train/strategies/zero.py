@@ -1,6 +1,7 @@
-"""DeepSpeed ZeRO: each rank holds a share of gradients and moments (zero2), and of the weights too (zero3).
+"""DeepSpeed ZeRO: each rank holds a shard of gradients and moments (zero2), and of the weights too (zero3).
 
-Of zero2 the frozen weights (below adapters) are whole on every rank. Run on CPUs with gloo. Written after DeepSpeed
+A shard is a flat slice, padded so that all ranks have the same length. Under zero2 the weights that the passes use,
+and frozen weights below adapters, are whole on every rank. Run on CPUs with gloo. Written after DeepSpeed
 0.19.8's sources and not run: CUDA, and with it `offload`.
 """
 
@@ -10,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.errors import InputError
-from soldiom_ray.train.strategies.sharded import LEARN, Sharded
+from soldiom_ray.train.strategies.sharded import LOSS, Sharded
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
-BUCKET = 50_000_000
-"""Elements of gradients that are exchanged together. DeepSpeed keeps a buffer of this size; its own default is ten
-times as much, 2 GB in float32."""
+BUCKET_ELEMENTS = 50_000_000
+"""Gradients that are exchanged together. DeepSpeed keeps a buffer of this size; its own default is ten times as much,
+2 GB in float32."""
 
 
 class Zero(Sharded):
@@ -41,73 +42,73 @@ class Zero(Sharded):
             originals = {name: parameter.detach() for name, parameter in self.parameters.items()}
             for parameter in objective.parameters():
                 parameter.data = parameter.data.bfloat16()
-        inner = self.behind_door()
+        inner = self.entry_module()
         if stage == 3:
             # `initialize` alone would put the whole model on the device before it divides it.
             deepspeed.zero.Init(module=inner, mem_efficient_linear=False, config_dict_or_path=config)
-        self.door, *_ = deepspeed.initialize(model=inner, optimizer=optimizer, config=config)
-        self.zero = self.door.optimizer
-        """DeepSpeed's side of the optimiser; `zero.optimizer` is torch's, over flat shares of many parameters."""
-        # DeepSpeed makes its float32 weights of the rounded ones. From there every small update is rounded away for
+        self.entry, *_ = deepspeed.initialize(model=inner, optimizer=optimizer, config=config)
+        self.zero = self.entry.optimizer
+        """DeepSpeed's side of the optimizer; `zero.optimizer` is torch's, over flat shards of many parameters."""
+        # DeepSpeed makes its float32 weights from the rounded ones. From there every small update is rounded away for
         # some steps, all weights alike, and the curve lags behind those of the other strategies.
         for name, whole in originals.items():
-            self._take(name, whole, None)
+            self._copy_shard(name, whole, None)
 
     def backward(self, batch: "tuple[Tensor, ...]", scale: float, *, last: bool) -> "Tensor":
-        self.door.set_gradient_accumulation_boundary(last)
-        loss: Tensor = self.door(LEARN, *batch)
-        self.door.backward(loss * (scale * self.world), scale_wrt_gas=False)
+        self.entry.set_gradient_accumulation_boundary(last)
+        loss: Tensor = self.entry(LOSS, *batch)
+        self.entry.backward(loss * (scale * self.world), scale_wrt_gas=False)
         return loss.detach()
 
     def step(self, learning_rate: float) -> None:
         for group in self.zero.optimizer.param_groups:
             group["lr"] = learning_rate
-        self.door.step()
+        self.entry.step()
 
     def weights(self) -> "dict[str, Tensor]":
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return dict(self._each(safe_get_full_fp32_param))
+        return dict(self._gather(safe_get_full_fp32_param))
 
     def optimizer_state(self) -> "dict[str, Tensor]":
         import torch
         from deepspeed.utils import safe_get_full_optimizer_state
 
         steps = [float(state["step"]) for state in self.zero.optimizer.state.values() if state]
-        found = {"step": torch.tensor(max(steps, default=0.0))}
+        state = {"step": torch.tensor(max(steps, default=0.0))}
         if steps:
             self._link_state()
             for moment in MOMENTS:
-                whole = self._each(lambda parameter, key=moment: safe_get_full_optimizer_state(parameter, key))
-                found |= {f"{moment}/{name}": tensor for name, tensor in whole}
-        return found
+                whole = self._gather(lambda parameter, key=moment: safe_get_full_optimizer_state(parameter, key))
+                state |= {f"{moment}/{name}": tensor for name, tensor in whole}
+        return state
 
     def load_state(
         self, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None" = None
     ) -> None:
         self.check_names(weights)
         for name in self.parameters:
-            self._take(name, weights[name], None)
-        self._spread_weights(weights)
+            self._copy_shard(name, weights[name], None)
+        self._refresh_weights(weights)
         if optimizer_state is None or not float(optimizer_state["step"]):
             return
         self._begin_state(optimizer_state["step"])
         for name in self.parameters:
             for moment in MOMENTS:
-                self._take(name, optimizer_state[f"{moment}/{name}"], moment)
+                self._copy_shard(name, optimizer_state[f"{moment}/{name}"], moment)
 
     def close(self) -> None:
         import deepspeed
 
-        self.door.destroy()
+        self.entry.destroy()
         if self.own_group:  # through DeepSpeed, which keeps groups of its own beside it
             deepspeed.comm.destroy_process_group()
 
     def _config(self) -> dict[str, Any]:
-        """DeepSpeed's own configuration. The optimiser is torch's everywhere, on a GPU and for offloaded states too, so
+        """DeepSpeed's own configuration. The optimizer is torch's everywhere, on a GPU and for offloaded states too, so
         that nothing needs a compiler."""
         trained = sum(parameter.numel() for parameter in self.parameters.values())
-        bucket = max(1, min(BUCKET, trained))
+        bucket = max(1, min(BUCKET_ELEMENTS, trained))
         zero: dict[str, Any] = {"stage": self.stage, "reduce_bucket_size": bucket, "allgather_bucket_size": bucket}
         if self.stage == 3:
             # Norms and biases stay whole on every rank; DeepSpeed's own default keeps whole matrices of small models.
@@ -128,17 +129,19 @@ class Zero(Sharded):
             "steps_per_print": None,
         }
 
-    def _each(self, whole: Any) -> "list[tuple[str, Tensor]]":
-        """Gather parameter after parameter; rank 0 keeps what comes, on the CPU."""
-        kept = []
+    def _gather(self, whole_of: Any) -> "list[tuple[str, Tensor]]":
+        """`whole_of(parameter)` for one parameter after the other; rank 0 returns the tensors in float32, in the
+        parameters' shapes, on the CPU, the other ranks nothing."""
+        gathered = []
         for name, parameter in self.parameters.items():
-            tensor = whole(parameter)
+            tensor = whole_of(parameter)
             if self.rank == 0:
-                kept.append((name, tensor.detach().float().reshape(self.shapes[name]).cpu().contiguous()))
-        return kept
+                gathered.append((name, tensor.detach().float().reshape(self.shapes[name]).cpu().contiguous()))
+        return gathered
 
-    def _take(self, name: str, whole: "Tensor", moment: str | None) -> None:
-        """This rank's part of a tensor that all ranks have: of the weight in float32, or of a moment."""
+    def _copy_shard(self, name: str, whole: "Tensor", moment: str | None) -> None:
+        """Copy this rank's part of a tensor that every rank has whole: into that moment, or, where `moment` is None,
+        into the weight's float32 original."""
         from torch.nn import functional
 
         parameter: Any = self.parameters[name]
@@ -151,8 +154,8 @@ class Zero(Sharded):
         else:
             parameter.set_full_hp_param(whole.to(self.device), moment)
 
-    def _spread_weights(self, weights: "Mapping[str, Tensor]") -> None:
-        """The weights that the passes use, after their float32 originals were changed."""
+    def _refresh_weights(self, weights: "Mapping[str, Tensor]") -> None:
+        """Renew the weights that the passes use, after their float32 originals were changed."""
         import deepspeed
 
         if self.stage == 2:
@@ -164,21 +167,21 @@ class Zero(Sharded):
                     parameter.data.copy_(weights[name])
 
     def _begin_state(self, step: "Tensor") -> None:
-        """The optimiser's state as a first step would leave it."""
+        """Make the optimizer's state as a first step would leave it, with moments of zero."""
         import torch
 
-        shares = (
+        shards = (
             self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
         )
-        for share in shares:
-            self.zero.optimizer.state[share] = {
-                "step": step.clone().to(share.device),
-                **{moment: torch.zeros_like(share, requires_grad=False) for moment in MOMENTS},
+        for shard in shards:
+            self.zero.optimizer.state[shard] = {
+                "step": step.clone().to(shard.device),
+                **{moment: torch.zeros_like(shard, requires_grad=False) for moment in MOMENTS},
             }
         self._link_state()
 
     def _link_state(self) -> None:
-        """Let zero2's parameters know their moments. DeepSpeed (0.19.8) does so itself once, after the first step of
+        """Link zero2's parameters to their moments. DeepSpeed (0.19.8) does so itself once, after the first step of
         the first parameter group: the moments of the other groups do not exist yet then."""
         if self.stage == 2:
             self.zero._hp_optimizer_states_linked = False

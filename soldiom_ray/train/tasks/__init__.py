@@ -1,4 +1,4 @@
-"""What differs from task to task: what a sample becomes, which model reads it, and what is learnt."""
+"""What differs from task to task: what a sample becomes, which model reads it, and which loss is minimised."""
 
 from soldiom_ray.train.tasks.task import Task
 

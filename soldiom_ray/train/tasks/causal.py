@@ -11,7 +11,7 @@ from soldiom_ray.models.loss import CausalLoss, Objective
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks, Source
-from soldiom_ray.train.data import Streams, counted, nothing_to_learn, samples
+from soldiom_ray.train.data import StreamWriter, nothing_to_learn, sample_counter, samples
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.task import Task
 
@@ -22,7 +22,7 @@ class CausalTask(Task):
     """The next token of texts; of conversations, the assistant's tokens alone. Samples longer than a sequence go on in
     the next one, apart from their beginning; nothing of them is lost."""
 
-    kind = TASK_MODELS["causal_lm"]
+    models = TASK_MODELS["causal_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -46,24 +46,24 @@ class CausalTask(Task):
 def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report) -> Manifest:
     """The token streams of a dataset's train and validation splits.
 
-    For each split `<split>.bin` holds ids, `<split>.lengths.bin` the samples' tokens (uint32), and where conversations
-    are among them `<split>.scored.bin` a byte per id: 1 for what is to be learnt. Raises InputError when the train
+    For each split `<split>.bin` holds ids, `<split>.lengths.bin` the samples' tokens (uint32), and where there are
+    conversations `<split>.scored.bin` a byte per id: 1 for what counts for the loss. Raises InputError when the train
     split is empty."""
     made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by}
     draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
-    if done := draft.finished():
-        return done
+    if finished := draft.finished():
+        return finished
     counts: dict[str, int] = {}
-    seen = counted(dataset, report)
+    count_samples = sample_counter(dataset, report)
     for split in (TRAIN, VALIDATION):
-        with Streams(draft, split, len(tokenizer)) as streams:
+        with StreamWriter(draft, split, len(tokenizer)) as streams:
             for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
                 streams.add(sample.ids, sample.loss_mask)
-                seen()
+                count_samples()
         counts[split] = sum(streams.lengths)
         if split == TRAIN and counts[TRAIN] < 2:
             raise nothing_to_learn(dataset, "text")
-    return draft.commit(counts=counts, details={"dtype": streams.kind})
+    return draft.commit(counts=counts, details={"dtype": streams.dtype})
 
 
 @contextmanager
@@ -71,12 +71,12 @@ def open_tokens(artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator
     """(train, validation) blocks, read from disk as they are needed."""
     import numpy as np
 
-    kind = np.dtype(tokens.details["dtype"])
+    dtype = np.dtype(tokens.details["dtype"])
     with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
 
         def blocks(split: str) -> Blocks:
-            path, scored = folder / f"{split}.bin", folder / f"{split}.scored.bin"
-            stream = np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)
-            return Blocks(stream, length, np.memmap(scored, np.uint8, mode="r") if scored.is_file() else None)
+            path, mask = folder / f"{split}.bin", folder / f"{split}.scored.bin"
+            stream = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
+            return Blocks(stream, length, np.memmap(mask, np.uint8, mode="r") if mask.is_file() else None)
 
         yield blocks(TRAIN), blocks(VALIDATION)

@@ -13,8 +13,8 @@ from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.models.tokens import encode_texts
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
-from soldiom_ray.train.data import Streams, counted
-from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
+from soldiom_ray.train.data import StreamWriter, sample_counter
+from soldiom_ray.train.labels import configuration, label_ids, label_names, labelled, open_label_ids
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.task import Task
@@ -31,13 +31,13 @@ TOKENS_VERSION = 1
 class TextClassificationTask(Task):
     """A text to its label, or its labels."""
 
-    kind = TASK_MODELS["text_classification"]
+    models = TASK_MODELS["text_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
     ) -> Manifest:
         """For each split `<split>.bin` holds the ids, `<split>.lengths.bin` their counts, `<split>.labels.bin` the
-        labels' numbers."""
+        labels' ids."""
         several = declared.multi_label
         made_from = {
             "code": TOKENS_VERSION,
@@ -47,26 +47,26 @@ class TextClassificationTask(Task):
             "several": several,
         }
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
-        if done := draft.finished():
-            return done
-        names = classes(artifacts, dataset, several=several)
-        seen = counted(dataset, report)
+        if finished := draft.finished():
+            return finished
+        names = label_names(artifacts, dataset, several=several)
+        count_samples = sample_counter(dataset, report)
         for split in (TRAIN, VALIDATION):
-            found: list[list[str]] = []
+            labels_of_texts: list[list[str]] = []
 
-            def texts(split: str = split, found: list[list[str]] = found) -> Iterator[str]:
+            def texts(split: str = split, labels_of_texts: list[list[str]] = labels_of_texts) -> Iterator[str]:
                 for row, labels in labelled(
                     artifacts.rows(dataset, f"{split}/", ("text", "metadata")), several=several
                 ):
-                    found.append(labels)
+                    labels_of_texts.append(labels)
                     yield row["text"]
 
-            with Streams(draft, split, len(processor)) as streams:
+            with StreamWriter(draft, split, len(processor)) as streams:
                 for ids in encode_texts(processor, texts()):
                     streams.add(ids)
-                    seen()
-            draft.write(f"{split}.labels.bin", numbers(found, names, several=several).tobytes())
-        details = {"labels": names, "several": several, "pad": int(processor.pad_token_id or 0), "dtype": streams.kind}
+                    count_samples()
+            draft.write(f"{split}.labels.bin", label_ids(labels_of_texts, names, several=several).tobytes())
+        details = {"labels": names, "several": several, "pad": int(processor.pad_token_id or 0), "dtype": streams.dtype}
         return draft.commit(details=details)
 
     @contextmanager
@@ -78,7 +78,7 @@ class TextClassificationTask(Task):
             train, validation = (
                 Texts(
                     Ragged.open(folder, split, details["dtype"]),
-                    open_numbers(folder / f"{split}.labels.bin", details["labels"], several=details["several"]),
+                    open_label_ids(folder / f"{split}.labels.bin", details["labels"], several=details["several"]),
                     length,
                     details["pad"],
                 )
@@ -97,7 +97,7 @@ class TextClassificationTask(Task):
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts as ids, each with its label's number, or a row of 0 and 1 where it may have several."""
+    """Texts as token ids; `labels` is [texts] label ids, or [texts, labels] of 0 and 1 where there may be several."""
 
     ids: Ragged
     labels: "npt.NDArray[np.int64]"
@@ -108,11 +108,11 @@ class Texts:
         return len(self.ids)
 
     def positions(self, indices: "Indices") -> "Indices":
-        """Tokens of each text."""
+        """[len(indices)]: tokens of each text."""
         return self.ids.lengths(indices, self.length)
 
     def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
-        """(ids, attention mask), both [texts, longest], and labels."""
+        """(ids, attention mask), both [texts, longest] int64, and labels [texts] or [texts, labels]."""
         import numpy as np
 
         rows = self.ids.padded(indices, self.length, self.pad)

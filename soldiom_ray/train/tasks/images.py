@@ -13,8 +13,8 @@ from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
-from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
-from soldiom_ray.train.labels import classes, configuration, labelled, numbers, open_numbers
+from soldiom_ray.train.data import StreamWriter, lengths_of, nothing_to_learn, sample_counter
+from soldiom_ray.train.labels import configuration, label_ids, label_names, labelled, open_label_ids
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.task import Task
@@ -33,32 +33,33 @@ UNKNOWN_POSITIONS = 197
 class ImageClassificationTask(Task):
     """A picture to its label."""
 
-    kind = TASK_MODELS["image_classification"]
+    models = TASK_MODELS["image_classification"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
     ) -> Manifest:
         """For each split `<split>.bin` holds the encoded pictures, `<split>.lengths.bin` their bytes,
-        `<split>.labels.bin` the labels' numbers. They are decoded when they are read."""
+        `<split>.labels.bin` the labels' ids. Pictures are decoded when they are read."""
         made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
-        if done := draft.finished():
-            return done
+        if finished := draft.finished():
+            return finished
         import numpy as np
 
         if not dataset.counts.get("pictures", 0):
             raise nothing_to_learn(dataset, "picture")
-        names, seen = classes(artifacts, dataset, several=False), counted(dataset, report)
+        names = label_names(artifacts, dataset, several=False)
+        count_samples = sample_counter(dataset, report)
         for split in (TRAIN, VALIDATION):
-            found: list[list[str]] = []
-            with Streams(draft, split, 256) as streams:
+            labels_of_pictures: list[list[str]] = []
+            with StreamWriter(draft, split, 256) as streams:
                 for row, labels in labelled(artifacts.rows(dataset, f"{split}/"), several=False):
                     if row.get("image"):
                         streams.add(np.frombuffer(row["image"], np.uint8))
-                        found.append(labels)
-                        seen()
-            draft.write(f"{split}.labels.bin", numbers(found, names, several=False).tobytes())
-            if split == TRAIN and not found:
+                        labels_of_pictures.append(labels)
+                        count_samples()
+            draft.write(f"{split}.labels.bin", label_ids(labels_of_pictures, names, several=False).tobytes())
+            if split == TRAIN and not labels_of_pictures:
                 raise nothing_to_learn(dataset, "picture with a label")
         return draft.commit(details={"labels": names})
 
@@ -70,7 +71,7 @@ class ImageClassificationTask(Task):
             train, validation = (
                 Pictures(
                     Ragged.open(folder, split, "uint8"),
-                    open_numbers(folder / f"{split}.labels.bin", tokens.details["labels"], several=False),
+                    open_label_ids(folder / f"{split}.labels.bin", tokens.details["labels"], several=False),
                     processor,
                 )
                 for split in (TRAIN, VALIDATION)
@@ -78,7 +79,7 @@ class ImageClassificationTask(Task):
             yield train, validation
 
     def measure(self, model: Any, units: Source) -> Source:
-        """How many positions a picture takes is the model's business."""
+        """A picture takes as many positions as the model has patches."""
         if not isinstance(units, Pictures):
             raise TypeError(f"pictures are read from Pictures, not {type(units).__name__}")
         config = model.config
@@ -107,7 +108,7 @@ class ImageClassificationTask(Task):
 
 @dataclass(frozen=True)
 class Pictures:
-    """Encoded pictures with their labels' numbers; `width` positions each."""
+    """Encoded pictures; `labels` is [pictures] label ids; each picture takes `width` positions."""
 
     encoded: Ragged
     labels: "npt.NDArray[np.int64]"
@@ -118,13 +119,13 @@ class Pictures:
         return len(self.encoded)
 
     def positions(self, indices: "Indices") -> "Indices":
-        """The same for every picture."""
+        """[len(indices)]: the same for every picture."""
         import numpy as np
 
         return np.full(len(indices), self.width, np.int64)
 
     def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
-        """(values [pictures, channels, height, width] in float32, labels)."""
+        """(pixel values [pictures, channels, height, width] float32, labels [pictures] int64)."""
         from PIL import Image
 
         pictures = [

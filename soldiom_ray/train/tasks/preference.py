@@ -15,8 +15,8 @@ from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
-from soldiom_ray.train.blocks import Source, shares
-from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn
+from soldiom_ray.train.blocks import Source, batches_by_rank
+from soldiom_ray.train.data import StreamWriter, lengths_of, nothing_to_learn, sample_counter
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.causal import CausalTask
@@ -35,7 +35,7 @@ PARTS = ("prompt", "chosen", "rejected")
 class PreferenceTask(CausalTask):
     """Conversations whose last answer has a rejected counterpart."""
 
-    kind = TASK_MODELS["preference"]
+    models = TASK_MODELS["preference"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -44,32 +44,34 @@ class PreferenceTask(CausalTask):
         `.lengths.bin`. A prompt reaches as far as both conversations have the same tokens."""
         made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
-        if done := draft.finished():
-            return done
-        seen, counts = counted(dataset, report), {}
+        if finished := draft.finished():
+            return finished
+        count_samples, counts = sample_counter(dataset, report), {}
         for split in (TRAIN, VALIDATION):
             with contextlib.ExitStack() as stack:
-                streams = [stack.enter_context(Streams(draft, f"{split}.{part}", len(processor))) for part in PARTS]
-                for three in _pairs(artifacts, dataset, split, processor):
-                    for stream, ids in zip(streams, three, strict=True):
+                streams = [
+                    stack.enter_context(StreamWriter(draft, f"{split}.{part}", len(processor))) for part in PARTS
+                ]
+                for sides in _pairs(artifacts, dataset, split, processor):
+                    for stream, ids in zip(streams, sides, strict=True):
                         stream.add(ids)
-                    seen()
+                    count_samples()
             counts[split] = len(streams[0].lengths)
             if split == TRAIN and not counts[TRAIN]:
                 raise nothing_to_learn(dataset, "pair of a chosen and a rejected answer")
-        return draft.commit(counts=counts, details={"dtype": streams[0].kind, "pad": int(processor.pad_token_id or 0)})
+        return draft.commit(counts=counts, details={"dtype": streams[0].dtype, "pad": int(processor.pad_token_id or 0)})
 
     @contextmanager
     def _open(
         self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
     ) -> Iterator[tuple[Source, Source]]:
-        kind = tokens.details["dtype"]
+        dtype = tokens.details["dtype"]
         with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
             train, validation = (
                 Comparisons(
-                    Ragged.open(folder, f"{split}.prompt", kind),
-                    Ragged.open(folder, f"{split}.chosen", kind),
-                    Ragged.open(folder, f"{split}.rejected", kind),
+                    Ragged.open(folder, f"{split}.prompt", dtype),
+                    Ragged.open(folder, f"{split}.chosen", dtype),
+                    Ragged.open(folder, f"{split}.rejected", dtype),
                     length,
                     tokens.details["pad"],
                 )
@@ -116,7 +118,7 @@ def _pairs(
             encode_chat(tokenizer, [*messages[:-1], {"role": ASSISTANT, "content": answer}])
             for answer in (messages[-1]["content"], rejected)
         ]
-        ends = [int(np.flatnonzero(one.loss_mask)[-1]) + 1 for one in both]
+        ends = [int(np.flatnonzero(conversation.loss_mask)[-1]) + 1 for conversation in both]
         shorter = min(ends) - 1
         same = both[0].ids[:shorter] == both[1].ids[:shorter]
         shared = shorter if same.all() else int(np.argmin(same))
@@ -126,7 +128,7 @@ def _pairs(
 @dataclass(frozen=True)
 class Comparisons:
     """Prompts with two answers each. A pair longer than `length` loses the beginning of its prompt, an answer longer
-    than that its end. `reference` [pairs, 2] are the base model's log-probabilities of (chosen, rejected)."""
+    than that its end. `reference` [pairs, 2] float32 are the base model's log-probabilities of (chosen, rejected)."""
 
     prompts: Ragged
     chosen: Ragged
@@ -139,7 +141,7 @@ class Comparisons:
         return len(self.prompts)
 
     def positions(self, indices: "Indices") -> "Indices":
-        """Both rows of a pair, at the length of the longer."""
+        """[len(indices)]: both rows of a pair, at the length of the longer."""
         import numpy as np
 
         answers = np.maximum(*(side.lengths(indices, self.length) for side in (self.chosen, self.rejected)))
@@ -147,17 +149,17 @@ class Comparisons:
         return whole
 
     def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
-        """(ids, labels) [2 * pairs, positions], chosen first, and reference [2 * pairs]."""
+        """(ids, labels) [2 * pairs, positions] int64, all chosen rows first, and reference [2 * pairs] float32."""
         import numpy as np
 
         width = int(self.positions(indices).max()) // 2
         rows = np.full((2 * len(indices), width), self.pad, np.int64)
         labels = np.full((2 * len(indices), width - 1), IGNORE_INDEX, np.int64)
-        for place, index in enumerate(indices.tolist()):
+        for pair, index in enumerate(indices.tolist()):
             answers = [side.row(index)[: self.length - 1] for side in (self.chosen, self.rejected)]
             prompt = self.prompts.row(index)
             prompt = prompt[max(0, len(prompt) - (self.length - max(map(len, answers)))) :]
-            for row, answer in zip((place, place + len(indices)), answers, strict=True):
+            for row, answer in zip((pair, pair + len(indices)), answers, strict=True):
                 end = len(prompt) + len(answer)
                 rows[row, :end] = np.concatenate([prompt, answer])
                 labels[row, len(prompt) - 1 : end - 1] = answer
@@ -172,19 +174,19 @@ class Comparisons:
 
 
 def _reference(strategy: "Strategy", units: Comparisons, positions: int) -> "npt.NDArray[np.float32]":
-    """[pairs, 2], each rank computing its share of them."""
+    """[pairs, 2], the same on every rank; each computes a share of the pairs."""
     import numpy as np
     import torch
 
-    found = torch.zeros(len(units), 2, device=strategy.device)
-    everyones = np.arange(len(units), dtype=np.int64)
+    logprobs = torch.zeros(len(units), 2, device=strategy.device)
+    every_pair = np.arange(len(units), dtype=np.int64)
     strategy.objective.eval()
-    for mine in shares(units, everyones, strategy.world, positions)[strategy.rank] if len(units) else ():
-        # A rank without a pair reads another's: divided weights are gathered by all ranks together.
-        ids, labels, _ = (torch.from_numpy(array) for array in units.batch(mine if len(mine) else everyones[:1]))
-        logprobs = strategy.call("reference_logprobs", (ids.to(strategy.device), labels.to(strategy.device)))
-        if len(mine):
-            found[torch.from_numpy(mine)] = logprobs.view(2, -1).T
+    for share in batches_by_rank(units, every_pair, strategy.world, positions)[strategy.rank] if len(units) else ():
+        # A rank without a pair reads another's: sharded weights are gathered by all ranks together.
+        ids, labels, _ = (torch.from_numpy(array) for array in units.batch(share if len(share) else every_pair[:1]))
+        logs = strategy.call("reference_logprobs", (ids.to(strategy.device), labels.to(strategy.device)))
+        if len(share):
+            logprobs[torch.from_numpy(share)] = logs.view(2, -1).T
     strategy.objective.train()
-    reference: npt.NDArray[np.float32] = strategy.sum(found).cpu().numpy()
+    reference: npt.NDArray[np.float32] = strategy.sum(logprobs).cpu().numpy()
     return reference

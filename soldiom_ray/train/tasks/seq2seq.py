@@ -14,7 +14,7 @@ from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Source
-from soldiom_ray.train.data import Streams, counted, lengths_of, nothing_to_learn, samples
+from soldiom_ray.train.data import StreamWriter, lengths_of, nothing_to_learn, sample_counter, samples
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.task import Task
@@ -28,9 +28,9 @@ TOKENS_VERSION = 1
 
 
 class Seq2SeqTask(Task):
-    """The assistant's last words of a conversation, from all that was said before."""
+    """The assistant's last answer in a conversation, from all messages before it."""
 
-    kind = TASK_MODELS["seq2seq_lm"]
+    models = TASK_MODELS["seq2seq_lm"]
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -39,33 +39,33 @@ class Seq2SeqTask(Task):
         `.lengths.bin`."""
         made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
-        if done := draft.finished():
-            return done
-        seen, counts = counted(dataset, report), {}
+        if finished := draft.finished():
+            return finished
+        count_samples, counts = sample_counter(dataset, report), {}
         for split in (TRAIN, VALIDATION):
             with (
-                Streams(draft, f"{split}.source", len(processor)) as sources,
-                Streams(draft, f"{split}.target", len(processor)) as targets,
+                StreamWriter(draft, f"{split}.source", len(processor)) as sources,
+                StreamWriter(draft, f"{split}.target", len(processor)) as targets,
             ):
                 both = (part for pair in _pairs(artifacts, dataset, split) for part in pair)
                 for number, ids in enumerate(encode_documents(processor, both)):
                     (targets if number % 2 else sources).add(ids)
-                    seen(number % 2)
+                    count_samples(number % 2)
                 counts[split] = len(targets.lengths)
             if split == TRAIN and not counts[TRAIN]:
                 raise nothing_to_learn(dataset, "pair of a source and a target")
-        return draft.commit(counts=counts, details={"dtype": targets.kind, "pad": int(processor.pad_token_id or 0)})
+        return draft.commit(counts=counts, details={"dtype": targets.dtype, "pad": int(processor.pad_token_id or 0)})
 
     @contextmanager
     def open(
         self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
     ) -> Iterator[tuple[Source, Source]]:
-        kind, pad = tokens.details["dtype"], tokens.details["pad"]
+        dtype, pad = tokens.details["dtype"], tokens.details["pad"]
         with artifacts.storage.local_folder(f"tokens/{tokens.id}") as folder:
             train, validation = (
                 Pairs(
-                    Ragged.open(folder, f"{split}.source", kind),
-                    Ragged.open(folder, f"{split}.target", kind),
+                    Ragged.open(folder, f"{split}.source", dtype),
+                    Ragged.open(folder, f"{split}.target", dtype),
                     length,
                     pad,
                 )
@@ -106,11 +106,11 @@ class Pairs:
         return len(self.sources)
 
     def positions(self, indices: "Indices") -> "Indices":
-        """Tokens of both sides together."""
+        """[len(indices)]: tokens of both sides together."""
         return self.sources.lengths(indices, self.length) + self.targets.lengths(indices, self.length)
 
     def batch(self, indices: "Indices") -> tuple["npt.NDArray[Any]", ...]:
-        """(source ids, attention mask, target ids): [pairs, longest source] twice, [pairs, longest target]."""
+        """(source ids, attention mask, target ids) int64: [pairs, longest source] twice, [pairs, longest target]."""
         import numpy as np
 
         rows = self.sources.padded(indices, self.length, self.pad)
