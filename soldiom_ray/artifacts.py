@@ -1,7 +1,7 @@
 """Outputs of stages, named by the hash of what made them.
 
 An artifact is a folder `<kind>/<id>/` in storage. Its `manifest.json` is written last: without it the artifact does
-not exist, so half a result is never believed and a second run finds the first one's work.
+not exist, so a partial result is never used and a second run reuses the first one's work.
 """
 
 import base64
@@ -32,7 +32,7 @@ Report = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage is given besides its declaration and its parents."""
+    """What every stage needs besides its declaration and its input artifacts."""
 
     settings: Settings
     artifacts: "Artifacts"
@@ -49,7 +49,7 @@ def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:
 
 
 class Artifacts:
-    """Finds artifacts and makes new ones."""
+    """Artifacts in a storage: found, read, begun and deleted."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
@@ -69,12 +69,12 @@ class Artifacts:
         return manifest
 
     def draft(self, kind: str, made_from: Mapping[str, Any], parents: Sequence[str] = ()) -> "Draft":
-        """Begin (or go on with) the artifact that these inputs make. See `Draft.finished` before doing work."""
+        """Begin, or resume, the artifact that these inputs determine. Check `Draft.finished` before doing work."""
         made_from = dict(made_from) | {"parents": list(parents)}
         return Draft(self, kind, artifact_id(kind, made_from), made_from, tuple(parents))
 
     def read(self, manifest: Manifest, name: str) -> bytes:
-        """One file of an artifact, its hash checked."""
+        """The bytes of one file, checked against its hash."""
         entry = next((entry for entry in manifest.files if entry.name == name), None)
         data = self.storage.read((entry and entry.key) or f"{prefix_of(manifest.id)}/{name}")
         if entry is not None and hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -100,19 +100,19 @@ class Artifacts:
     def rows(
         self, manifest: Manifest, folder: str = "", columns: Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """The rows of those shards as plain dictionaries."""
+        """The rows of the Parquet shards below `folder` as plain dictionaries."""
         for table in self.tables(manifest, folder, columns):
             yield from table.to_pylist()
 
     def preview(self, manifest: Manifest, folder: str, limit: int) -> list[dict[str, Any]]:
-        """The first rows as JSON can hold them: a picture as a `data:` URL, which browsers show."""
+        """The first rows as JSON can hold them; a picture is a `data:` URL, which browsers show."""
         return [
-            {name: _as_url(value) if isinstance(value, bytes) else value for name, value in row.items()}
+            {name: _data_url(value) if isinstance(value, bytes) else value for name, value in row.items()}
             for row in islice(self.rows(manifest, folder), limit)
         ]
 
     def delete(self, artifact: str) -> None:
-        """Remove an artifact, its manifest first; of the files it shares with others, those that no other names."""
+        """Remove an artifact, its manifest first, and the shared files that no other artifact refers to."""
         prefix = prefix_of(artifact)
         manifest = self.find(artifact)
         self.storage.remove(f"{prefix}/{MANIFEST}")
@@ -121,14 +121,14 @@ class Artifacts:
         if shared:
             kind = artifact.rpartition("-")[0]
             names = [key for key in self.storage.keys(kind) if key.endswith(f"/{MANIFEST}")]
-            others = (Manifest.model_validate_json(self.storage.read(name)) for name in names)
-            for key in shared - {entry.key for other in others for entry in other.files}:
+            manifests = (Manifest.model_validate_json(self.storage.read(name)) for name in names)
+            for key in shared - {entry.key for manifest in manifests for entry in manifest.files}:
                 self.storage.remove(key)
 
 
 @dataclass
 class Draft:
-    """An artifact in the making. Files may be written in any order; `commit` makes it exist."""
+    """An artifact that is being written. Files may come in any order; `commit` makes it exist."""
 
     artifacts: Artifacts
     kind: str
@@ -144,7 +144,7 @@ class Draft:
         return prefix_of(self.id)
 
     def finished(self) -> Manifest | None:
-        """The manifest, when an earlier run made this artifact already."""
+        """The manifest, if an earlier run has finished this artifact."""
         return self.artifacts.find(self.id)
 
     def write(self, name: str, data: bytes) -> FileEntry:
@@ -156,13 +156,14 @@ class Draft:
         """Add one Parquet shard of rows of a record type."""
         return self.write(name, parquet_bytes(rows, record))
 
-    def with_more(self, **made_from: Any) -> "Draft":
-        """The same files as another artifact, made from more than was known before. All of them must be shared ones."""
+    def extended(self, **made_from: Any) -> "Draft":
+        """The draft of another artifact with the same files, determined by further inputs that were not known before.
+        All files must have been written with `write_shared`."""
         draft = self.artifacts.draft(self.kind, self.made_from | made_from, self.parents)
         return replace(draft, files=self.files, started=self.started)
 
-    def share(self, name: str, data: bytes) -> FileEntry:
-        """Add one file, kept once for all artifacts of this kind that hold the very same bytes."""
+    def write_shared(self, name: str, data: bytes) -> FileEntry:
+        """Add one file, which is stored once for all artifacts of this kind that contain the same bytes."""
         sha256 = hashlib.sha256(data).hexdigest()
         key = f"parts/{self.kind}/{sha256[:2]}/{sha256}"
         if not self.artifacts.storage.exists(key):
@@ -171,18 +172,18 @@ class Draft:
         return self.files[name]
 
     def write_folder(self, folder: Path, under: str = "") -> None:
-        """Add every file of a local folder."""
+        """Add every file of a local folder, below `under`."""
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             name = f"{under}/{path.relative_to(folder).as_posix()}".lstrip("/")
             written = self.artifacts.storage.write_file(f"{self.prefix}/{name}", path)
             self._add(name, written.size_bytes, written.sha256)
 
-    def add(self, entries: Iterable[FileEntry]) -> None:
-        """Count in files that another process wrote below `prefix`."""
+    def add_written(self, entries: Iterable[FileEntry]) -> None:
+        """Add files that are already stored below `prefix`, by another process for example."""
         self.files |= {entry.name: entry for entry in entries}
 
     def commit(self, *, counts: Mapping[str, int] | None = None, details: Mapping[str, Any] | None = None) -> Manifest:
-        """Write the manifest: from now on the artifact exists."""
+        """Write the manifest, with which the artifact begins to exist."""
         manifest = Manifest(
             kind=self.kind,
             id=self.id,
@@ -209,8 +210,8 @@ def prefix_of(artifact: str) -> str:
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:
-    """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields; one
-    that may hold bytes or nothing is there only where a row holds some."""
+    """Rows of a record type as one Parquet file (zstd). The columns and their types follow the record's fields;
+    a column of optional bytes is left out when no row has any."""
     import pyarrow as pa
 
     types: dict[Any, Any] = {int: pa.int64(), float: pa.float64(), bool: pa.bool_(), bytes: pa.binary()}
@@ -230,7 +231,7 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> by
     return table_bytes(pa.Table.from_pylist([dict(row) for row in rows], schema=schema))
 
 
-def _as_url(picture: bytes) -> str:
+def _data_url(picture: bytes) -> str:
     media = "image/jpeg" if picture.startswith(b"\xff\xd8") else "image/png"
     return f"data:{media};base64,{base64.b64encode(picture).decode()}"
 

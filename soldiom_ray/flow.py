@@ -1,6 +1,6 @@
-"""The stages in order: run one, run all, resume. What `ray job submit` runs ends here.
+"""Run the stages of a recipe in order; what a Ray job executes.
 
-A stage whose artifact exists already costs nothing and is marked as reused, so running a recipe again goes on where
+A stage whose artifact exists already costs nothing and is marked as reused, so running a recipe again continues where
 it stopped. All states are written to the database as they change.
 """
 
@@ -10,14 +10,11 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
-
-from sqlalchemy.orm import Session
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
@@ -27,14 +24,14 @@ from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin, own_error
+from soldiom_ray.heartbeat import Heartbeat
 from soldiom_ray.records import ENDED, Manifest, now
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
-BEAT_SECONDS = 2.0
 SOURCE_NAMES = {"files": "user", "database": "user", "url": "user"}
-"""Under which source a dataset's row stands, where that is not the name of the recipe's source."""
+"""Source of a recipe -> source in a dataset's row, where they differ."""
 Value = TypeVar("Value")
 
 MEMORY_FAILURES = ("MemoryError", "OutOfMemoryError", "WorkerCrashedError", "ActorDiedError")
@@ -101,73 +98,6 @@ def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
     if name in MEMORY_FAILURES:
         remedy = f"free memory or ask for less of it (fewer workers, shorter sequences, smaller batches); {remedy}"
     return SoldiomError(f"{name} in stage {stage or 'start'}{place}.", remedy=remedy)
-
-
-class Heartbeat:
-    """Thread that writes a job's progress to its row every BEAT_SECONDS and learns there that the job is to stop."""
-
-    def __init__(self, settings: Settings, job_id: str) -> None:
-        self.settings, self.job_id = settings, job_id
-        self.stages: list[str] = []
-        self.stage, self.fraction, self.message = "", 0.0, ""
-        self.cancelled, self._stopped = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
-        self._thread.start()
-
-    def report(self, fraction: float, message: str) -> None:
-        """Progress of the running stage, 0 to 1. Raises CancelledError when the job was asked to stop."""
-        self.fraction, self.message = min(max(fraction, 0.0), 1.0), message
-        if self.cancelled.is_set():
-            raise CancelledError(f"Job {self.job_id} was cancelled.")
-
-    def begin(self, stage: str) -> None:
-        """The next stage starts."""
-        self.stage, self.fraction, self.message = stage, 0.0, ""
-        self._write()
-        self.report(0.0, "")
-
-    def end(self, status: str, **columns: Any) -> int:
-        """Stop, and write how the job ended; the process's exit code, 0."""
-        self._stop()
-        with open_session(self.settings) as session:
-            if status != "completed":
-                self._end_stage(session, status)
-            jobs.update(session, self.job_id, status=status, completed_at=now(), **columns)
-        logger.info("job ended", extra={"data": {"status": status}})
-        return 0
-
-    def fail(self, error: SoldiomError) -> int:
-        """Stop, and write what ended the job; the process's exit code."""
-        self._stop()
-        with open_session(self.settings) as session:
-            self._end_stage(session, "failed")
-            jobs.fail(session, self.job_id, error)
-        logger.info("job ended", extra={"data": {"status": "failed"}})
-        return error.exit_code
-
-    def _stop(self) -> None:
-        self._stopped.set()
-        self._thread.join(timeout=10)
-
-    def _end_stage(self, session: Session, status: str) -> None:
-        if self.stage:
-            jobs.set_stage(session, self.job_id, self.stage, status=status)
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(BEAT_SECONDS):
-            try:
-                self._write()
-            except SoldiomError as error:
-                logger.warning("heartbeat not written", extra={"data": {"error": error.what}})
-
-    def _write(self) -> None:
-        finished = self.stages.index(self.stage) if self.stage in self.stages else 0
-        progress = (finished + self.fraction) / max(len(self.stages), 1)
-        with open_session(self.settings) as session:
-            if jobs.record_heartbeat(session, self.job_id, progress, self.stage, self.message):
-                self.cancelled.set()
-            if self.stage:
-                jobs.set_stage(session, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message)
 
 
 def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:
@@ -306,7 +236,7 @@ def _declaration(recipe: Recipe, stage: str) -> object:
 
 
 def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | None) -> None:
-    """Artifacts that users name by id get a row."""
+    """Write the row of an artifact that users refer to by id: documents, a dataset or an index."""
     kinds = {"collect": "documents", "prepare": "dataset", "embed": "index"}
     if manifest is None or stage not in kinds:
         return
@@ -349,30 +279,12 @@ def _result(state: WorkflowState) -> dict[str, Any]:
 
 
 def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> int:
-    """What the scripts in jobs/ call: run a recipe, or one of its stages, as the Ray job this process is."""
-    parser = argparse.ArgumentParser(description=f"Run {'the whole workflow' if stage is None else 'stage ' + stage}.")
-    parser.add_argument("recipe", type=Path, help="a recipe file (YAML)")
-    for name, what in (
-        ("documents", "collected documents"),
-        ("dataset", "a dataset"),
-        ("run", "a run"),
-        ("version", "a model"),
-    ):
-        parser.add_argument(
-            f"--{name}", help=f"id of {what} made before", action="append" if name == "documents" else "store"
-        )
-    options = parser.parse_args(arguments)
+    """Run a recipe, or one of its stages, in this process, which is a Ray job: the entry point of the scripts in jobs/.
+    Returns the exit code."""
+    options = _parse(stage, arguments)
     try:
-        content = as_dict(load_recipe(options.recipe))
-        if stage is not None:
-            if stage not in content:
-                raise InputError(
-                    f"{options.recipe} has no heading `{stage}`.", remedy="add it, or run jobs/workflow.py"
-                )
-            content = {key: value for key, value in content.items() if key not in STAGES or key == stage}
-        content |= {k: v for k in ("documents", "dataset", "run", "version") if (v := getattr(options, k))}
         settings = load_settings()
-        recipe = hide_secrets(settings, validate_recipe(content, str(options.recipe)), "default")
+        recipe = hide_secrets(settings, _recipe(options, stage), "default")
         with open_session(settings) as session:
             job = jobs.create(
                 session,
@@ -395,8 +307,32 @@ def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> in
     return code
 
 
+INPUTS = {"documents": "collected documents", "dataset": "a dataset", "run": "a run", "version": "a model"}
+"""Keys of a recipe that refer to an existing artifact, also options of the scripts in jobs/."""
+
+
+def _parse(stage: str | None, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=f"Run {'the whole workflow' if stage is None else 'stage ' + stage}.")
+    parser.add_argument("recipe", type=Path, help="a recipe file (YAML)")
+    for name, noun in INPUTS.items():
+        action = "append" if name == "documents" else "store"
+        parser.add_argument(f"--{name}", help=f"id of {noun} made before", action=action)
+    return parser.parse_args(arguments)
+
+
+def _recipe(options: argparse.Namespace, stage: str | None) -> Recipe:
+    """The recipe of the file, with the headings of one stage only if one is named, and with the ids of the options."""
+    content = as_dict(load_recipe(options.recipe))
+    if stage is not None:
+        if stage not in content:
+            raise InputError(f"{options.recipe} has no heading `{stage}`.", remedy="add it, or run jobs/workflow.py")
+        content = {key: value for key, value in content.items() if key not in STAGES or key == stage}
+    content |= {name: value for name in INPUTS if (value := getattr(options, name))}
+    return validate_recipe(content, str(options.recipe))
+
+
 def restore() -> int:
-    """Serve again what was served before the services stopped; the exit code of the process."""
+    """Restore the endpoints that ran before the services stopped; returns the exit code."""
     from soldiom_ray.deploy import restore as restore_models
     from soldiom_ray.embed.serve import serve_search
 
@@ -412,7 +348,7 @@ def restore() -> int:
 
 
 def _submission_id() -> str | None:
-    """The id under which Ray knows this process as a job, when it is one."""
+    """Ray's id of the job that this process is, or None."""
     try:
         config = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}"))
         return str(config["metadata"]["job_submission_id"])

@@ -13,7 +13,8 @@ stage: ContextVar[str] = ContextVar("stage", default="")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record: time, level, logger, message, job, stage and the `extra` named `data`."""
+    """One JSON object per record: time, level, logger, message, job, stage, and the dictionary passed as
+    `extra={"data": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -1,4 +1,4 @@
-"""Shapes that cross a border between stages, processes or machines: frozen and closed."""
+"""Records that pass between stages, processes or machines: frozen, unknown keys refused."""
 
 import os
 import threading
@@ -30,26 +30,26 @@ def application_name(model_id: str) -> str:
 
 
 def now() -> datetime:
-    """The present, in UTC with its zone."""
+    """The current time in UTC, with its zone."""
     return datetime.now(UTC)
 
 
 def new_id() -> str:
-    """A UUIDv7: ids made later sort later, those of one process strictly, within a millisecond too (RFC 9562, 6.2: the
+    """A UUIDv7: later ids sort later, those of one process strictly so, within a millisecond too (RFC 9562, 6.2: the
     twelve bits after the version hold the fraction of the millisecond)."""
     global _last_stamp
-    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
-    with _stamping:
-        _last_stamp = stamp = max(milliseconds << 12 | rest * 4096 // 1_000_000, _last_stamp + 1)
+    milliseconds, nanoseconds = divmod(time.time_ns(), 1_000_000)
+    with _stamp_lock:
+        _last_stamp = stamp = max(milliseconds << 12 | nanoseconds * 4096 // 1_000_000, _last_stamp + 1)
     value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62
     return str(uuid.UUID(int=value | int.from_bytes(os.urandom(8), "big") >> 2))
 
 
-_stamping, _last_stamp = threading.Lock(), 0
+_stamp_lock, _last_stamp = threading.Lock(), 0
 
 
 class Record(BaseModel):
-    """Base of all records: unknown keys are refused, values never change."""
+    """Base of all records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -57,9 +57,9 @@ class Record(BaseModel):
 class Document(Record):
     """One collected text with its provenance. A documents artifact is Parquet shards of these.
 
-    `group` is what a leak-free split keeps together: a package, a repository, a conversation, a file. `image` is a
-    picture as PNG or JPEG, whose `text` is its caption or empty.
-    `license` is an SPDX expression, or "" when none was found. `rule` names what let the document in.
+    `group` is the unit that a leak-free split keeps in one part: a package, a repository, a conversation, a file.
+    `image` is a picture as PNG or JPEG; its caption, if any, is the `text`. `license` is an SPDX expression, or "" when
+    none was found. `rule` names the rule that admitted the document.
     """
 
     id: str
@@ -82,9 +82,9 @@ class Document(Record):
 
 
 class Sample(Record):
-    """One row of a prepared dataset: a document that passed, cleaned, with its split.
+    """One row of a prepared dataset: a document that passed the filters, cleaned, with its split.
 
-    `verdict` is what the licence policy said of it. `messages` is a conversation as JSON, [{role, content}, ...], of
+    `verdict` is the decision of the licence policy. `messages` is a conversation as JSON, [{role, content}, ...], of
     which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`; `label`, a string, or a
     list of strings; `rejected`, the answer that the last of `messages` was preferred to; of a picture `width`, `height`
     and `format`. `image` is a picture as PNG or JPEG; a dataset without pictures has no such column."""

@@ -21,6 +21,7 @@ ROWS = {
     "services": 2,
     "db": 2,
     "artifacts": 3,
+    "heartbeat": 3,
     "domains": 4,
     "licenses": 4,
     "models": 4,

@@ -66,7 +66,7 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     }
     context.artifacts.storage.remove(_marker(draft))
     # A collection with holes is another artifact than the whole one, so that the next run asks for what is missing.
-    final = draft.with_more(missing=sorted(writer.missing)) if writer.missing else draft
+    final = draft.extended(missing=sorted(writer.missing)) if writer.missing else draft
     return final.commit(counts=counts, details=details)
 
 

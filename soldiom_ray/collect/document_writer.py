@@ -86,11 +86,11 @@ class DocumentWriter:
 
     def _write(self) -> None:
         if self._rows:
-            self.draft.share(f"documents/{self._shards:05d}.parquet", parquet_bytes(self._rows, Document))
+            self.draft.write_shared(f"documents/{self._shards:05d}.parquet", parquet_bytes(self._rows, Document))
             self._shards += 1
             self._rows, self._bytes = [], 0
 
     def _write_drops(self) -> None:
-        self.draft.share(f"dropped/{self._drop_shards:05d}.parquet", parquet_bytes(self._drops, Drop))
+        self.draft.write_shared(f"dropped/{self._drop_shards:05d}.parquet", parquet_bytes(self._drops, Drop))
         self._drop_shards += 1
         self._drops = []

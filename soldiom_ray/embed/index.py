@@ -64,7 +64,7 @@ class _Made:
 
     def take(self, part: Part) -> None:
         """Count a part in."""
-        self.draft.add(part.files)
+        self.draft.add_written(part.files)
         self.segments.add(part.number, part.postings, part.about)
         self.passages += len(part.about)
         self.documents += part.documents

@@ -277,7 +277,7 @@ def _write_split(
             table = table.drop_columns("image")
         column = table.schema.get_field_index("split")
         table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
-        draft.share(f"{split}/{number:05d}.parquet", table_bytes(table))
+        draft.write_shared(f"{split}/{number:05d}.parquet", table_bytes(table))
 
 
 def _shards(document_table: DocumentTable, split: int) -> Iterator[list[int]]:

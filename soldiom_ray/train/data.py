@@ -100,7 +100,7 @@ class StreamWriter:
     def _store(self, ending: str, file: str) -> None:
         name = f"{self.name}.{ending}"
         written = self.draft.artifacts.storage.write_file(f"{self.draft.prefix}/{name}", Path(self._folder.name) / file)
-        self.draft.add([FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256)])
+        self.draft.add_written([FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256)])
 
 
 def folder_hash(folder: Path, names: tuple[str, ...]) -> str:

@@ -84,7 +84,7 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
     """Make the run from what rank 0 left in storage, then remove the checkpoints. `more` goes into its details."""
     checkpoints = work.checkpoints(context.artifacts)
     result = checkpoints.result()
-    draft.add(FileEntry.model_validate(entry) for entry in result["files"])
+    draft.add_written(FileEntry.model_validate(entry) for entry in result["files"])
     draft.write("curves.json", json.dumps(result["curves"]).encode())
     draft.write(CURVES_PICTURE, draw(result["curves"], result["details"]["best_step"]))
     details = result["details"] | {"base_path_hash": draft.made_from["base"]} | (more or {})
