@@ -1,8 +1,8 @@
-"""The same function over many pieces of work, by a pool of actors that Ray Data keeps; in this process without Ray, and
-for the little that is done before a pool would have started.
+"""One function over many pieces of work, in a pool of actors that Ray Data runs; in this process where Ray is not
+connected, or where all would be done before a pool has started.
 
-What comes out does not depend on the number of workers: results come in the order of the pieces. One piece is one block
-of Ray Data, so what is repeated after a worker's death is the piece in hand, never a block of Ray's making.
+The number of workers does not change the results: they come in the order of the pieces. Each piece is one block of Ray
+Data, so when a worker dies exactly its piece is repeated.
 """
 
 import logging
@@ -21,13 +21,13 @@ Result = TypeVar("Result")
 
 TICK_SECONDS = 2.0
 WORKERS_WITHOUT_CPUS = 2
-"""How many actors read this machine's files where its node offers Ray no CPU, as heads of large clusters do not."""
+"""Actors used to read local files when this node advertises no CPUs to Ray (typical of a cluster head)."""
 
 START_SECONDS = 5.0
-"""What the pool takes to start, measured on two cores: work that will be done sooner is done in this process."""
+"""What the pool takes to start, measured on two cores: work that takes less is done in this process."""
 
-RETRIES = 10
-"""How often a piece may lose the worker it is done in before the work fails."""
+LOST_WORKERS_PER_PIECE = 10
+"""How many workers may be lost over one piece before the work fails."""
 
 
 def map_in_order(
@@ -35,11 +35,11 @@ def map_in_order(
     pieces: Sequence[Piece],
     tick: Callable[[], None] = lambda: None,
     *,
-    here: bool = False,
+    local_only: bool = False,
 ) -> Iterator[Result]:
-    """`function(piece)` for every piece, in order. `tick` is called every TICK_SECONDS that no result comes; it may
-    raise to stop the work. `here` keeps the work on this machine, whose files it reads. Errors of ours arrive as they
-    were raised; any other is Ray's."""
+    """`function(piece)` for every piece, in order. `tick` is called after every TICK_SECONDS without a result; it
+    may raise to stop the work. `local_only` keeps the work on this machine, whose files it reads. A SoldiomError
+    arrives as it was raised; any other exception as Ray wraps it."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         yield from map(function, pieces)
@@ -47,7 +47,7 @@ def map_in_order(
     spent = 0.0
     for done, piece in enumerate(pieces):
         if done and spent / done * (len(pieces) - done) > START_SECONDS:
-            yield from _on_actors(function, pieces[done:], tick, here)
+            yield from _on_actors(function, pieces[done:], tick, local_only)
             return
         began = time.monotonic()
         result = next(_while_ticking(map(function, [piece]), tick))
@@ -56,16 +56,17 @@ def map_in_order(
 
 
 class Worker:
-    """An actor of the pool. It holds nothing between pieces, so one that dies is made anew and its piece repeated."""
+    """An actor of the pool. It has no state between pieces: when it dies, another one repeats its piece."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        return {"result": [self._sealed(piece) for piece in batch["piece"]]}
+        return {"result": [self._run(piece) for piece in batch["piece"]]}
 
-    def _sealed(self, piece: bytes) -> bytes:
-        """The pickled result of a pickled piece; an error of ours is a result too, so it arrives as itself."""
+    def _run(self, piece: bytes) -> bytes:
+        """The pickled (True, result) of a pickled piece, or (False, error): a SoldiomError travels like a result,
+        because Ray would wrap it."""
         from ray import cloudpickle
 
         try:
@@ -75,7 +76,7 @@ class Worker:
 
 
 def _on_actors(
-    function: Callable[[Any], Any], pieces: Sequence[Any], tick: Callable[[], None], here: bool
+    function: Callable[[Any], Any], pieces: Sequence[Any], tick: Callable[[], None], local_only: bool
 ) -> Iterator[Any]:
     import ray
     from ray import cloudpickle
@@ -84,8 +85,8 @@ def _on_actors(
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     ray.data.DataContext.get_current().enable_progress_bars = False
     node = ray.get_runtime_context().get_node_id()
-    usable = [one for one in ray.nodes() if one["Alive"] and (one["NodeID"] == node or not here)]
-    cpus = int(sum(one["Resources"].get("CPU", 0) for one in usable))
+    usable = [other for other in ray.nodes() if other["Alive"] and (other["NodeID"] == node or not local_only)]
+    cpus = int(sum(each["Resources"].get("CPU", 0) for each in usable))
     workers = min(len(pieces), cpus or WORKERS_WITHOUT_CPUS)
     rows = [{"piece": cloudpickle.dumps(piece)} for piece in pieces]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -98,18 +99,18 @@ def _on_actors(
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers, max_tasks_in_flight_per_actor=2),
         num_cpus=1 if cpus else 0,
-        max_task_retries=RETRIES,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False) if here else "DEFAULT",
+        max_task_retries=LOST_WORKERS_PER_PIECE,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(node_id=node, soft=False) if local_only else "DEFAULT",
     )
     for row in _while_ticking(dataset.iter_rows(), tick):
-        good, value = cloudpickle.loads(row["result"])
-        if not good:
+        succeeded, value = cloudpickle.loads(row["result"])
+        if not succeeded:
             raise value
         yield value
 
 
 def _while_ticking(rows: Iterable[Any], tick: Callable[[], None]) -> Iterator[Any]:
-    """The same rows, fetched in a thread, with a `tick` every TICK_SECONDS that no row comes."""
+    """The same rows, fetched in a thread; `tick` is called after every TICK_SECONDS without a row."""
     arrived: queue.Queue[Any] = queue.Queue(maxsize=2)
     stopped, end = threading.Event(), object()
 

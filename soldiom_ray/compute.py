@@ -23,7 +23,7 @@ REMEDY = "run `soldiom up`"
 def connect(settings: Settings, *, log_to_driver: bool = False, namespace: str = NAMESPACE) -> None:
     """Connect this process to Ray; nothing happens when it is connected already.
 
-    The address is RAY_ADDRESS where it is set (Ray sets it inside a job), else the one that `soldiom up` wrote down.
+    The address is RAY_ADDRESS where it is set (Ray sets it inside a job), else the one that `soldiom up` recorded.
     Raises UnavailableError within seconds when nothing listens there, where `ray.init` alone would wait for a minute.
     """
     authenticate(settings)
@@ -48,8 +48,8 @@ def connect(settings: Settings, *, log_to_driver: bool = False, namespace: str =
 
 
 def authenticate(settings: Settings) -> None:
-    """Let Ray's own clients in this process show the home's token. A cluster placed elsewhere by RAY_ADDRESS keeps the
-    authentication that the environment gives it."""
+    """Let Ray's own clients in this process authenticate with the home's token. A cluster placed elsewhere by
+    RAY_ADDRESS keeps the authentication that the environment gives it."""
     if "ray" not in settings.external and settings.ray_token_path.exists():
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(settings.ray_token_path)
@@ -65,7 +65,7 @@ def job_client(settings: Settings) -> "JobSubmissionClient":
     _reach(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}", "Ray's job server")
     from ray.job_submission import JobSubmissionClient
 
-    # Ray keeps the first token that a process has read, so the home's own is shown here by hand.
+    # Ray caches the first token that a process has read, so the home's own is passed explicitly.
     own = "ray" not in settings.external and settings.ray_token_path.exists()
     headers = {"Authorization": f"Bearer {settings.ray_token_path.read_text().strip()}"} if own else None
     try:
@@ -75,7 +75,7 @@ def job_client(settings: Settings) -> "JobSubmissionClient":
 
 
 def cluster_resources(settings: Settings) -> dict[str, float]:
-    """What all nodes together have: CPU, GPU, memory and object_store_memory in bytes, accelerator types."""
+    """Resources of all nodes together: CPU, GPU, memory and object_store_memory in bytes, accelerator types."""
     connect(settings)
     import ray
 
@@ -87,8 +87,8 @@ def running_applications(settings: Settings) -> set[str]:
     connect(settings)
     from ray import serve
 
-    found: dict[str, Any] = dict(serve.status().applications)
-    return {name for name, application in found.items() if str(application.status.value) == "RUNNING"}
+    applications: dict[str, Any] = dict(serve.status().applications)
+    return {name for name, application in applications.items() if str(application.status.value) == "RUNNING"}
 
 
 def serve_error(error: Exception, endpoint: str, seconds: float) -> SoldiomError | None:

@@ -79,7 +79,7 @@ def document_id(source: str, location: str, sha256: str) -> str:
 def run_tasks(tasks: Sequence[Task], tick: Callable[[], None]) -> Iterator[TaskResult]:
     """The result of every task, in the order of the tasks, whatever the number of workers. `tick` is called every few
     seconds while waiting; it may raise to stop the work."""
-    return map_in_order(_run_task, tasks, tick, here=any(task.local_only for task in tasks))
+    return map_in_order(_run_task, tasks, tick, local_only=any(task.local_only for task in tasks))
 
 
 def _run_task(task: Task) -> TaskResult:
