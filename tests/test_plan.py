@@ -15,11 +15,11 @@ from test_train import context_in, dataset_in
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import BUILTIN
-from soldiom_ray.models.plan import Planner, check, plan, planner_for, settled
-from soldiom_ray.models.planning.headers import headers
-from soldiom_ray.models.planning.machine import GIB, Cluster, Node, given, of_ray, this_machine
+from soldiom_ray.models.plan import Planner, plan_report, planner_for, reduce_to_memory, require_setup
+from soldiom_ray.models.planning.headers import weight_headers
+from soldiom_ray.models.planning.machine import GIB, Cluster, Node, hypothetical_cluster, local_machine, ray_cluster
 from soldiom_ray.models.planning.memory import footprint
-from soldiom_ray.models.planning.shape import TASK_MODELS, recompute_activations, shape_of
+from soldiom_ray.models.planning.shape import TASK_MODELS, enable_activation_checkpointing, shape_of
 from soldiom_ray.models.planning.trace import Peak
 
 TINY = BUILTIN / "tiny"
@@ -69,7 +69,7 @@ def test_every_kind_of_model_is_planned(task: str) -> None:
         {"task": task, "method": "full", "architecture": SHAPES[task], "sequence_length": 64, "batch_tokens": 512}
     )
     planner = planner_for(None, declared, cluster(8))
-    kept, again = (planner.option("single", recompute=recompute, offload=False) for recompute in (False, True))
+    kept, again = (planner.setup("single", activation_checkpointing=value, offload=False) for value in (False, True))
     assert kept.fits and kept.footprint.parts["activations"] > again.footprint.parts["activations"] > 0
     assert planner.shape.unit == {"seq2seq_lm": 128, "text_classification": 64, "image_classification": 17}[task]
 
@@ -88,7 +88,7 @@ def test_a_deep_model_is_planned_from_a_shallow_one(tmp_path: Path) -> None:
     peaks = []
     for layers in (4, 8):
         folder = folder_of(tmp_path / str(layers), deep | {"num_hidden_layers": layers, "layer_types": None})
-        peaks.append(shape_of(folder, declared).peak(1, recompute=False))
+        peaks.append(shape_of(folder, declared).peak(1, activation_checkpointing=False))
     block = (planner_for(TINY, declared, cluster(8)).sizes.block) * 4
     assert peaks[1].parts["weights"] - peaks[0].parts["weights"] == pytest.approx(4 * block, rel=0.01)
     assert peaks[1].parts["activations"] > 1.5 * peaks[0].parts["activations"] * 0.7
@@ -131,7 +131,7 @@ def kept_and_made_again() -> tuple[float, float, bool]:
 
     step()
     kept, gradients = step()
-    recompute_activations(model)
+    enable_activation_checkpointing(model)
     made_again, same = step()
     pairs = list(zip(gradients, same, strict=True))
     return kept, made_again, bool(pairs) and all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
@@ -147,33 +147,34 @@ def test_a_refusal_names_settings_that_fit_by_the_same_arithmetic() -> None:
     least = planner_for(TINY, declared, cluster(8)).choose().footprint.total
     too_small = cluster(0.999 * least / 0.9 / GIB)
     with pytest.raises(InputError) as caught:
-        check(planner_for(TINY, declared, too_small))
+        require_setup(planner_for(TINY, declared, too_small))
     assert "GiB per worker" in caught.value.what and "are free" in caught.value.what
     assert "activation_checkpointing: true" in str(caught.value.remedy) and "sequence_length: 256" in str(
         caught.value.remedy
     )
-    assert check(planner_for(TINY, declared.model_copy(update={"sequence_length": 256}), too_small)).fits
+    assert require_setup(planner_for(TINY, declared.model_copy(update={"sequence_length": 256}), too_small)).fits
 
 
 def test_activations_are_recomputed_only_where_they_do_not_fit_otherwise() -> None:
     declared = Train(method="full", sequence_length=512, batch_tokens=4096)
     roomy = planner_for(TINY, declared, cluster(8)).choose()
-    assert roomy.fits and not roomy.recompute and roomy.positions == 4096
-    one = planner_for(TINY, declared.model_copy(update={"batch_tokens": 512}), cluster(8))
-    kept, again = (one.option("single", recompute=value, offload=False).footprint.total for value in (False, True))
-    tight = planner_for(TINY, declared, cluster((kept + again) / 2 / GIB / 0.9)).choose()
-    assert tight.fits and tight.recompute and tight.positions < 4096
+    assert roomy.fits and not roomy.activation_checkpointing and roomy.positions == 4096
+    single = planner_for(TINY, declared.model_copy(update={"batch_tokens": 512}), cluster(8))
+    setups = [single.setup("single", activation_checkpointing=enabled, offload=False) for enabled in (False, True)]
+    totals = [setup.footprint.total for setup in setups]
+    tight = planner_for(TINY, declared, cluster(sum(totals) / 2 / GIB / 0.9)).choose()
+    assert tight.fits and tight.activation_checkpointing and tight.positions < 4096
 
 
 def test_a_worker_with_less_memory_takes_fewer_positions_at_once_and_refuses_when_none_fit() -> None:
     declared = Train(method="full", sequence_length=256, batch_tokens=4096)
     planner = planner_for(TINY, declared, cluster(8))
-    choice = planner.choose()
-    assert settled(choice, 8 * GIB, planner) == choice
-    fewer = settled(choice, choice.footprint.total, planner)
-    assert fewer.fits and fewer.positions < choice.positions
+    setup = planner.choose()
+    assert reduce_to_memory(setup, 8 * GIB, planner) == setup
+    fewer = reduce_to_memory(setup, setup.footprint.total, planner)
+    assert fewer.fits and fewer.positions < setup.positions
     with pytest.raises(InputError, match="are free"):
-        settled(choice, 0.3 * GIB, planner)
+        reduce_to_memory(setup, 0.3 * GIB, planner)
 
 
 def test_a_model_of_eight_billion_parameters_needs_several_gpus_whole_and_one_with_qlora(tmp_path: Path) -> None:
@@ -181,14 +182,14 @@ def test_a_model_of_eight_billion_parameters_needs_several_gpus_whole_and_one_wi
     full = Train(method="full", sequence_length=2048, workers=8, batch_tokens=65536)
     eight = planner_for(folder, full, cluster(2000, gpus=8, gpu_memory=80))
     assert eight.sizes.parameters == 8_030_261_248
-    assert not eight.option("ddp", recompute=True, offload=False).fits
+    assert not eight.setup("ddp", activation_checkpointing=True, offload=False).fits
     chosen = eight.choose()
     assert chosen.strategy == "fsdp" and chosen.fits
     alone = planner_for(folder, full.model_copy(update={"workers": 1}), cluster(2000, gpus=1, gpu_memory=80))
     assert not alone.choose().fits
     lora = full.model_copy(update={"workers": 1, "method": "lora", "quantization": "nf4", "batch_tokens": 2048})
     assert planner_for(folder, lora, cluster(64, gpus=1, gpu_memory=24)).choose().fits
-    on_cpu = plan(folder, full.model_copy(update={"workers": 1}), cluster(16))
+    on_cpu = plan_report(folder, full.model_copy(update={"workers": 1}), cluster(16))
     assert not on_cpu["fits"] and "on GPUs of 80 GiB" in on_cpu["refusal"] and "8.0 B" in on_cpu["advice"]
 
 
@@ -197,11 +198,11 @@ def test_sharded_strategies_divide_what_they_hold_and_offload_moves_it_to_the_ho
     peak = Peak({"weights": 4.0 * sizes.parameters, "activations": 1e9}, 0.0)
 
     def taken(strategy: str, workers: int, *, offload: bool = False) -> dict[str, float]:
-        found = footprint(
+        needed = footprint(
             peak, sizes, strategy=strategy, workers=workers, offload=offload, quantized=False, bfloat16=True,
             device="cuda", stored_bytes=0,
         )  # fmt: skip
-        return found.parts | {"host": found.host}
+        return needed.parts | {"host": needed.host}
 
     for strategy in ("fsdp", "zero2", "zero3"):
         two, four = taken(strategy, 2), taken(strategy, 4)
@@ -213,21 +214,21 @@ def test_sharded_strategies_divide_what_they_hold_and_offload_moves_it_to_the_ho
 
 
 def test_clusters_come_from_ray_from_this_machine_or_from_what_is_asked() -> None:
-    here = this_machine()
-    assert here.nodes[0].cpus >= 1 and here.nodes[0].memory > 0
-    asked = given(here, gpus=4, gpu_memory=24, nodes=2)
+    local = local_machine()
+    assert local.nodes[0].cpus >= 1 and local.nodes[0].memory > 0
+    asked = hypothetical_cluster(local, gpus=4, gpu_memory=24, nodes=2)
     assert asked.gpus == 8 and asked.device(8) == "cuda" and asked.device(9) == "cpu"
     resources = {"CPU": 8.0, "GPU": 1.0, "memory": 4.0 * GIB, "object_store_memory": 1.0 * GIB}
     nodes = [{"Alive": True, "NodeManagerAddress": f"10.9.8.{number}", "Resources": resources} for number in (1, 2)]
-    found = of_ray([*nodes, {"Alive": False, "Resources": resources}])
-    assert len(found.nodes) == 2 and found.nodes[0].memory == 5 * GIB and found.gpus == 2
+    known = ray_cluster([*nodes, {"Alive": False, "Resources": resources}])
+    assert len(known.nodes) == 2 and known.nodes[0].memory == 5 * GIB and known.gpus == 2
     assert cluster(8, nodes=2).share(2)[0] == 8 * GIB and cluster(8, nodes=2).share(4)[0] == 4 * GIB
 
 
 def test_headers_tell_parameters_and_kinds_without_reading_weights() -> None:
-    found = headers(TINY)
-    assert sum(found["parameters"].values()) == planner_for(TINY, Train(method="full"), cluster(8)).sizes.parameters
-    assert found["bytes"] == (TINY / "model.safetensors").stat().st_size
+    stored = weight_headers(TINY)
+    assert sum(stored["parameters"].values()) == planner_for(TINY, Train(method="full"), cluster(8)).sizes.parameters
+    assert stored["bytes"] == (TINY / "model.safetensors").stat().st_size
 
 
 def test_a_plan_with_data_tells_what_would_be_cut_and_how_long_it_takes(tmp_path: Path) -> None:

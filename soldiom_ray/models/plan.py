@@ -8,11 +8,11 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import has_bfloat16
-from soldiom_ray.models.planning.machine import GIB, Cluster, Node, given
+from soldiom_ray.models.planning.machine import GIB, Cluster, Node, hypothetical_cluster
 from soldiom_ray.models.planning.memory import SHARDED, STRATEGIES, Footprint, footprint
 from soldiom_ray.models.planning.shape import Shape, Sizes, shape_of, with_declared
 
-MOST_POSITIONS_AT_ONCE = 8192
+MAX_POSITIONS_AT_ONCE = 8192
 """Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
 MARGIN = 0.9
 """The share of free memory that a training may count on: what is predicted is within 15 % of what was measured."""
@@ -22,15 +22,16 @@ EFFICIENCY = {"cpu": 0.2, "cuda": 0.35}
 """The share of the rate of large matrix products that a training reaches: on a CPU about what a 40-line loop with
 packing and bfloat16 reached (0.22 of the bfloat16 rate, 32 M parameters); on GPUs what is published for well-tuned
 trainings of language models. Neither is a promise."""
-LEAST_LENGTH = 64
+MIN_LENGTH = 64
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a training runs, and what a worker needs for it."""
+class TrainingSetup:
+    """How a training runs, and the memory of one worker. A unit is a sample at full length; `units` of them are in one
+    forward pass, `unit_positions` long each."""
 
     strategy: str
-    recompute: bool
+    activation_checkpointing: bool
     offload: bool
     units: int
     unit_positions: int
@@ -45,7 +46,7 @@ class Choice:
 
 @dataclass
 class Planner:
-    """One training on one cluster. `stored_bytes`: of the weights' files; 0 where the weights are new."""
+    """Chooses how one training runs on one cluster. `stored_bytes`: of the weights' files; 0 for random weights."""
 
     shape: Shape
     cluster: Cluster
@@ -55,60 +56,65 @@ class Planner:
 
     @property
     def declared(self) -> Train:
-        """What is asked for."""
+        """The training as its recipe declares it."""
         return self.shape.declared
 
     @property
     def sizes(self) -> Sizes:
-        """Numbers of parameters."""
+        """Numbers of parameters, counted once."""
         if self._sizes is None:
             self._sizes = self.shape.sizes()
         return self._sizes
 
     @property
     def device(self) -> str:
-        """cuda or cpu."""
+        """Where the workers compute, "cuda" or "cpu"."""
         return self.cluster.device(self.declared.workers)
 
     @property
-    def most_units(self) -> int:
+    def max_units(self) -> int:
         """Units that a worker would take at once if memory did not matter."""
-        wanted = min(MOST_POSITIONS_AT_ONCE, self.declared.batch_tokens // self.declared.workers)
-        return max(1, wanted // self.shape.unit)
+        positions = min(MAX_POSITIONS_AT_ONCE, self.declared.batch_tokens // self.declared.workers)
+        return max(1, positions // self.shape.unit)
 
-    def option(self, strategy: str, *, recompute: bool, offload: bool) -> Choice:
-        """This way to train, with as many units at once as fit (one where none does)."""
-        units = self.most_units
-        taken = self._footprint(units, strategy, recompute, offload)
-        if not self._fits(taken) and units > 1:
-            one = self._footprint(1, strategy, recompute, offload)
-            each = (taken.total - one.total) / (units - 1)  # the peak is convex in the units: what lies between is less
-            room = self.cluster.share(self.declared.workers)[0] * MARGIN - one.total
-            units = max(1, min(units - 1, 1 + int(room // max(each, 1.0))))
-            taken = one if units == 1 else self._footprint(units, strategy, recompute, offload)
-        return Choice(strategy, recompute, offload, units, self.shape.unit, taken, self._fits(taken))
+    def setup(self, strategy: str, *, activation_checkpointing: bool, offload: bool) -> TrainingSetup:
+        """This way to train, with as many units at once as fit (one where not even one does)."""
+        units = self.max_units
+        needed = self._footprint(units, strategy, activation_checkpointing, offload)
+        if not self._fits(needed) and units > 1:
+            single = self._footprint(1, strategy, activation_checkpointing, offload)
+            # The peak is convex in the units: what lies between takes less than this line says.
+            per_unit = (needed.total - single.total) / (units - 1)
+            free = self.cluster.share(self.declared.workers)[0] * MARGIN - single.total
+            units = max(1, min(units - 1, 1 + int(free // max(per_unit, 1.0))))
+            needed = single if units == 1 else self._footprint(units, strategy, activation_checkpointing, offload)
+        return TrainingSetup(
+            strategy, activation_checkpointing, offload, units, self.shape.unit, needed, self._fits(needed)
+        )
 
-    def choose(self) -> Choice:
-        """The first of the ways that the recipe leaves open which fits; the most sparing where none does."""
-        option = None
-        for strategy, recompute, offload in self._ways():
-            option = self.option(strategy, recompute=recompute, offload=offload)
-            if option.fits:
-                return option
-        if option is None:
+    def choose(self) -> TrainingSetup:
+        """The first setup that fits of those that the recipe leaves open; the one with the least memory where none
+        does."""
+        setup = None
+        for strategy, activation_checkpointing, offload in self._candidates():
+            setup = self.setup(strategy, activation_checkpointing=activation_checkpointing, offload=offload)
+            if setup.fits:
+                return setup
+        if setup is None:
             raise ValueError("no way to train")
-        return option
+        return setup
 
-    def every(self) -> Iterator[Choice]:
-        """Every strategy with and without recomputation and, on GPUs, offload."""
+    def all_setups(self) -> Iterator[TrainingSetup]:
+        """Every strategy with and without activation checkpointing and, on GPUs, offload."""
         for strategy in STRATEGIES:
             if (strategy == "single") != (self.declared.workers == 1) and strategy in ("single", "ddp"):
                 continue
-            for recompute in (False, True):
+            for activation_checkpointing in (False, True):
                 for offload in (False, True) if strategy in SHARDED and self.device == "cuda" else (False,):
-                    yield self.option(strategy, recompute=recompute, offload=offload)
+                    yield self.setup(strategy, activation_checkpointing=activation_checkpointing, offload=offload)
 
-    def _ways(self) -> Iterator[tuple[str, bool, bool]]:
+    def _candidates(self) -> Iterator[tuple[str, bool, bool]]:
+        """(strategy, activation checkpointing, offload) that the recipe leaves open, the fastest first."""
         declared = self.declared
         strategies: tuple[str, ...] = (declared.strategy,)
         if declared.strategy == "auto":
@@ -118,19 +124,21 @@ class Planner:
             elif declared.min_workers is not None and declared.workers > 1:
                 strategies = ("ddp",)
         for strategy in strategies:
-            for recompute in (
+            for activation_checkpointing in (
                 (False, True) if declared.activation_checkpointing is None else (declared.activation_checkpointing,)
             ):
-                yield strategy, recompute, declared.offload
+                yield strategy, activation_checkpointing, declared.offload
         if declared.strategy == "auto" and "fsdp" in strategies and self.device == "cuda" and not declared.offload:
             yield "fsdp", declared.activation_checkpointing is not False, True
 
-    def _footprint(self, units: int, strategy: str, recompute: bool, offload: bool) -> Footprint:
-        if (units, recompute) not in self._peaks:
+    def _footprint(self, units: int, strategy: str, activation_checkpointing: bool, offload: bool) -> Footprint:
+        if (units, activation_checkpointing) not in self._peaks:
             accumulates = self.declared.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
-            self._peaks[units, recompute] = self.shape.peak(units, recompute=recompute, accumulates=accumulates)
+            self._peaks[units, activation_checkpointing] = self.shape.peak(
+                units, activation_checkpointing=activation_checkpointing, accumulates=accumulates
+            )
         return footprint(
-            self._peaks[units, recompute],
+            self._peaks[units, activation_checkpointing],
             self.sizes,
             strategy=strategy,
             workers=self.declared.workers,
@@ -141,9 +149,9 @@ class Planner:
             stored_bytes=self.stored_bytes,
         )
 
-    def _fits(self, taken: Footprint) -> bool:
+    def _fits(self, needed: Footprint) -> bool:
         device, host = self.cluster.share(self.declared.workers)
-        return taken.total <= device * MARGIN and taken.host <= host * MARGIN
+        return needed.total <= device * MARGIN and needed.host <= host * MARGIN
 
 
 def planner_for(folder: Path | None, declared: Train, cluster: Cluster, *, processor: Any = None) -> Planner:
@@ -155,7 +163,7 @@ def planner_for(folder: Path | None, declared: Train, cluster: Cluster, *, proce
 
 
 def wants_bfloat16(declared: Train, device: str) -> bool:
-    """Whether products will be in bfloat16; of GPUs that are not here it is taken for granted."""
+    """Whether matrix products will be in bfloat16; of GPUs that this machine does not have it is assumed."""
     import torch
 
     if declared.precision != "auto":
@@ -163,34 +171,34 @@ def wants_bfloat16(declared: Train, device: str) -> bool:
     return (device == "cuda" and not torch.cuda.is_available()) or has_bfloat16(device)
 
 
-def settled(choice: Choice, free: float, planner: Planner) -> Choice:
-    """The choice where a worker has `free` bytes: fewer units at once where the whole does not fit. `planner` is of the
-    worker's own view. InputError when not even one sequence fits."""
-    if choice.footprint.total <= free * MARGIN:
-        return choice
+def reduce_to_memory(setup: TrainingSetup, free: float, planner: Planner) -> TrainingSetup:
+    """The setup for a worker that has `free` bytes: fewer units at once where all of them do not fit. `planner` sees
+    the training as the worker does. InputError when not even one sequence fits."""
+    if setup.footprint.total <= free * MARGIN:
+        return setup
     node = Node(1, float(free))
     if planner.device == "cuda":
-        node = Node(1, choice.footprint.host / MARGIN + 1, 1, float(free))
+        node = Node(1, setup.footprint.host / MARGIN + 1, 1, float(free))
     own = replace(planner, cluster=Cluster((node,) * planner.declared.workers, "this worker"))
-    fewer = own.option(choice.strategy, recompute=choice.recompute, offload=choice.offload)
+    fewer = own.setup(setup.strategy, activation_checkpointing=setup.activation_checkpointing, offload=setup.offload)
     if not fewer.fits:
         raise _refusal(planner.declared, fewer.footprint.total, free, list(alternatives(own)))
     return fewer
 
 
-def check(planner: Planner) -> Choice:
-    """The choice; InputError with what would fit when nothing does."""
-    choice = planner.choose()
-    if not choice.fits:
+def require_setup(planner: Planner) -> TrainingSetup:
+    """The setup that the planner chooses; InputError with settings that would fit when it does not fit."""
+    setup = planner.choose()
+    if not setup.fits:
         free = planner.cluster.share(planner.declared.workers)[0]
-        raise _refusal(planner.declared, choice.footprint.total, free, list(alternatives(planner)))
-    return choice
+        raise _refusal(planner.declared, setup.footprint.total, free, list(alternatives(planner)))
+    return setup
 
 
 def alternatives(planner: Planner) -> Iterator[str]:
-    """Nearest settings that fit, each checked by the same arithmetic."""
+    """The nearest settings and machines that fit, in words, each checked by the same arithmetic."""
     declared, shape = planner.declared, planner.shape
-    for changes, words in _nearby(planner):
+    for changes, words in _smaller_settings(planner):
         try:
             changed = Train.model_validate(declared.model_dump() | changes)
         except ValueError:
@@ -204,7 +212,8 @@ def alternatives(planner: Planner) -> Iterator[str]:
             yield words
 
 
-def _nearby(planner: Planner) -> Iterator[tuple[dict[str, Any], str]]:
+def _smaller_settings(planner: Planner) -> Iterator[tuple[dict[str, Any], str]]:
+    """(changes of the recipe's training, the same in words) that need less memory."""
     declared, length = planner.declared, planner.shape.length
     if declared.activation_checkpointing is False:
         yield {"activation_checkpointing": None}, "activation_checkpointing: true"
@@ -212,7 +221,7 @@ def _nearby(planner: Planner) -> Iterator[tuple[dict[str, Any], str]]:
         yield {"strategy": "fsdp"}, "strategy: fsdp"
     if declared.task != "image_classification":
         for shorter in (length // 2, length // 4, length // 8):
-            if shorter >= LEAST_LENGTH:
+            if shorter >= MIN_LENGTH:
                 yield {"sequence_length": shorter}, f"sequence_length: {shorter}"
     if declared.method == "full" and declared.architecture is None:
         yield {"method": "lora"}, "method: lora"
@@ -232,8 +241,8 @@ def _more_memory(planner: Planner) -> Iterator[tuple[Planner, str]]:
     for memory in (8, 16, 32, 64, 128, 256, 512, 1024):
         if memory * GIB > planner.cluster.share(planner.declared.workers)[0]:
             node = Node(planner.cluster.nodes[0].cpus, float(memory * GIB))
-            crowd = Cluster((node,) * planner.declared.workers, "as asked")
-            yield replace(planner, cluster=crowd), f"{memory} GiB of memory for each worker"
+            larger = Cluster((node,) * planner.declared.workers, "as asked")
+            yield replace(planner, cluster=larger), f"{memory} GiB of memory for each worker"
 
 
 def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
@@ -246,7 +255,7 @@ def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
         for memory in memories:
             if memory * GIB <= free and workers == declared.workers:
                 continue
-            cluster = given(planner.cluster, gpus=workers, gpu_memory=memory, nodes=1, memory=2048)
+            cluster = hypothetical_cluster(planner.cluster, gpus=workers, gpu_memory=memory, nodes=1, memory=2048)
             shape = with_declared(planner.shape, workers=workers)
             words = f"a GPU with {memory} GiB for each worker" if workers == declared.workers else ""
             yield (
@@ -263,7 +272,7 @@ def _refusal(declared: Train, needed: float, free: float, fitting: list[str]) ->
     )
 
 
-def plan(
+def plan_report(
     folder: Path | None,
     declared: Train,
     resources: Cluster | float,
@@ -274,10 +283,11 @@ def plan(
     bfloat16: bool = True,
     stored: Mapping[str, Any] | None = None,
     matrix_rate: float | None = None,
-    everything: bool = False,
+    all_strategies: bool = False,
 ) -> dict[str, Any]:
-    """What `soldiom plan` shows. `resources` is a cluster, or the bytes free on this machine; `everything` adds every
-    strategy. `stored` is what the weights' files say of themselves (see `headers`)."""
+    """What `soldiom plan` shows, as JSON. `resources` is a cluster, or the bytes free on this machine; `all_strategies`
+    adds every strategy's memory. `stored` is what the headers of the weights' files say (see `headers`), `matrix_rate`
+    the device's floating-point operations per second."""
     cluster = resources if isinstance(resources, Cluster) else Cluster((Node(1, float(resources)),), "as asked")
     shape = shape_of(folder, declared, processor=processor, bfloat16=bfloat16, device=cluster.device(declared.workers))
     planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)))
@@ -292,7 +302,7 @@ def plan(
     tokens = _tokens(declared, train_tokens)
     speed, basis = tokens_per_second, "given"
     if speed is None and matrix_rate:
-        speed = expected_speed(planner, matrix_rate, chosen.recompute)
+        speed = expected_speed(planner, matrix_rate, chosen.activation_checkpointing)
         basis = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
     return {
         "base_model": declared.base_model,
@@ -301,17 +311,17 @@ def plan(
         "parameters": planner.sizes.parameters,
         "trainable_parameters": planner.sizes.trainable,
         "stored": dict(stored or {}),
-        "cluster": _shown(cluster),
+        "cluster": _cluster_json(cluster),
         "device": planner.device,
         "workers": declared.workers,
         "strategy": chosen.strategy,
-        "recompute": chosen.recompute,
+        "recompute": chosen.activation_checkpointing,
         "offload": chosen.offload,
         "precision": "bfloat16" if bfloat16 else "float32",
         "sequence_length": shape.length,
         "positions_at_once": chosen.positions if chosen.fits else 0,
         "accumulation": max(1, round(declared.batch_tokens / (max(1, chosen.positions) * declared.workers))),
-        "bytes": _rounded(chosen.footprint) | {"available": round(device), "host_available": round(host)},
+        "bytes": _footprint_json(chosen.footprint) | {"available": round(device), "host_available": round(host)},
         "fits": chosen.fits,
         "refusal": refusal,
         "alternatives": fitting,
@@ -320,17 +330,18 @@ def plan(
         "tokens_per_second": round(speed, 1) if speed else None,
         "speed_from": basis if speed else "",
         "seconds": round(tokens / speed, 1) if tokens and speed else None,
-        "strategies": [_option(option) for option in planner.every()] if everything else [],
+        "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
     }
 
 
-def expected_speed(planner: Planner, rate: float, recompute: bool) -> float:
-    """Tokens per second of all workers: operations of a token's three (recomputed: four) passes against the device's
-    rate. Frozen weights need no gradients of their own: two passes of three."""
+def expected_speed(planner: Planner, rate: float, activation_checkpointing: bool) -> float:
+    """Tokens per second of all workers: the operations of a token's three passes (four with activation checkpointing)
+    against `rate`, the device's operations per second. Frozen weights need no gradients of their own: two passes of
+    three."""
     sizes, shape = planner.sizes, planner.shape
     frozen = sizes.parameters - sizes.trainable
     operations = 6.0 * sizes.trainable + 4.0 * frozen + 6.0 * sizes.attention_width * shape.length
-    if recompute:
+    if activation_checkpointing:
         operations *= 4 / 3
     workers = planner.declared.workers if planner.device == "cuda" else len(planner.cluster.nodes)
     return rate * EFFICIENCY[planner.device] * workers / operations
@@ -351,23 +362,23 @@ def _advice(planner: Planner) -> str:
     return f"{billions:.1f} B parameters take a CPU too long: plan with --gpus, or with the nodes of a cloud"
 
 
-def _option(option: Choice) -> dict[str, Any]:
+def _setup_json(setup: TrainingSetup) -> dict[str, Any]:
     return {
-        "strategy": option.strategy,
-        "recompute": option.recompute,
-        "offload": option.offload,
-        "positions_at_once": option.positions,
-        "fits": option.fits,
-        "bytes": _rounded(option.footprint),
+        "strategy": setup.strategy,
+        "recompute": setup.activation_checkpointing,
+        "offload": setup.offload,
+        "positions_at_once": setup.positions,
+        "fits": setup.fits,
+        "bytes": _footprint_json(setup.footprint),
     }
 
 
-def _rounded(taken: Footprint) -> dict[str, int]:
-    parts = {name: round(value) for name, value in taken.parts.items()}
-    return parts | {"loading": round(taken.loading), "total": round(taken.total), "host": round(taken.host)}
+def _footprint_json(needed: Footprint) -> dict[str, int]:
+    parts = {name: round(value) for name, value in needed.parts.items()}
+    return parts | {"loading": round(needed.loading), "total": round(needed.total), "host": round(needed.host)}
 
 
-def _shown(cluster: Cluster) -> dict[str, Any]:
+def _cluster_json(cluster: Cluster) -> dict[str, Any]:
     return {"source": cluster.source, "nodes": [vars(node) for node in cluster.nodes]}
 
 

@@ -13,9 +13,9 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.models.load import load_processor
-from soldiom_ray.models.plan import plan, wants_bfloat16
+from soldiom_ray.models.plan import plan_report, wants_bfloat16
 from soldiom_ray.models.planning import machine
-from soldiom_ray.models.planning.headers import described
+from soldiom_ray.models.planning.headers import model_description
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
@@ -32,15 +32,15 @@ PERCENTILES = (0.5, 0.9, 0.95, 0.99)
 def plan_training(
     settings: Settings, declared: Train, dataset_id: str | None = None, resources: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The plan of a training. `resources` are those of a machine that one does not have (see `machine.given`);
-    without them those of the cluster, or of this machine, count."""
+    """The plan of a training. `resources` need not exist (see `machine.hypothetical_cluster`); those not named are the
+    cluster's, or this machine's."""
     artifacts = Artifacts(open_storage(settings))
-    cluster = machine.given(_cluster(settings), **(resources or {}))
+    cluster = machine.hypothetical_cluster(_cluster(settings), **(resources or {}))
     with ExitStack() as stack:
         folder: Path | None = None
         stored: dict[str, Any] = {}
         if declared.architecture is None:
-            folder, stored = stack.enter_context(described(settings, artifacts, declared.base_model))
+            folder, stored = stack.enter_context(model_description(settings, artifacts, declared.base_model))
         sample_stats: dict[str, Any] = {}
         if dataset_id is not None and folder is not None:
             processor = load_processor(folder)
@@ -50,7 +50,7 @@ def plan_training(
             )
         device = cluster.device(declared.workers)
         bfloat16 = wants_bfloat16(declared, device)
-        planned = plan(
+        planned = plan_report(
             folder,
             declared,
             cluster,
@@ -60,7 +60,7 @@ def plan_training(
             matrix_rate=machine.matrix_rate(settings.home, bfloat16=bfloat16)
             if device == "cpu"
             else machine.ASSUMED_GPU_RATE,
-            everything=True,
+            all_strategies=True,
         )
     return planned | {"samples": sample_stats}
 
@@ -97,8 +97,8 @@ def _cluster(settings: Settings) -> machine.Cluster:
     try:
         compute.connect(settings)
     except SoldiomError:
-        return machine.this_machine()
-    return machine.connected()
+        return machine.local_machine()
+    return machine.current_cluster()
 
 
 def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:

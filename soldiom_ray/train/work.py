@@ -11,8 +11,8 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.models.load import load_processor, model_folder
-from soldiom_ray.models.plan import Choice, check, planner_for
-from soldiom_ray.models.planning.machine import connected
+from soldiom_ray.models.plan import TrainingSetup, planner_for, require_setup
+from soldiom_ray.models.planning.machine import current_cluster
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -39,7 +39,7 @@ class Work:
     tokens: str
     tokenizer: str | None
     """The artifact of a tokenizer made for a model from scratch."""
-    choice: Choice
+    setup: TrainingSetup
     """The planner's: strategy, batch, memory."""
 
     def checkpoints(self, artifacts: Artifacts) -> Checkpoints:
@@ -74,17 +74,17 @@ def prepare_work(
         draft = artifacts.draft("run", made_from, parents=[dataset.id])
         if draft.finished():
             return draft, None
-        cluster = connected()  # as it is before workers take memory
+        cluster = current_cluster()  # as it is before workers take memory
         before_tokenising()
         processor = load_processor(folder)
         planner = planner_for(None if declared.architecture else folder, declared, cluster, processor=processor)
-        choice, task = check(planner), task_of(declared.task)
+        setup, task = require_setup(planner), task_of(declared.task)
         report = part_of(context.report, 0.0, TOKENISING_SHARE)
         tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, report)
         cuts = task.cuts(artifacts, tokens, planner.shape.length)
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})
-    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, choice)
+    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup)
 
 
 @contextmanager

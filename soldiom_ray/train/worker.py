@@ -12,10 +12,10 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16
-from soldiom_ray.models.plan import Choice, planner_for, settled
-from soldiom_ray.models.planning.machine import connected, free_bytes
+from soldiom_ray.models.plan import TrainingSetup, planner_for, reduce_to_memory
+from soldiom_ray.models.planning.machine import current_cluster, free_bytes
 from soldiom_ray.models.planning.memory import SHARDED
-from soldiom_ray.models.planning.shape import recompute_activations
+from soldiom_ray.models.planning.shape import enable_activation_checkpointing
 from soldiom_ray.records import FileEntry
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
@@ -46,24 +46,24 @@ def run_worker(
     configuration = task.configure(tokens)
     with ExitStack() as stack:
         folder, processor = stack.enter_context(open_base(work, artifacts))
-        planner = planner_for(folder, declared, connected(), processor=processor)
-        choice = settled(work.choice, free_bytes(device), planner)
-        sharded = choice.strategy in SHARDED
+        planner = planner_for(folder, declared, current_cluster(), processor=processor)
+        setup = reduce_to_memory(work.setup, free_bytes(device), planner)
+        sharded = setup.strategy in SHARDED
         build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
         model = build(device="cpu" if sharded else device)
-        if choice.recompute:
-            recompute_activations(model)
+        if setup.activation_checkpointing:
+            enable_activation_checkpointing(model)
         length = min(declared.sequence_length, context_length(model))
         if not sharded:  # the fast layers hold on to weights that sharding takes away and brings back
             stack.enter_context(task.reading(model, length))
         train, validation = stack.enter_context(task.open(artifacts, tokens, length, processor))
         train, validation = (task.measure(model, units) for units in (train, validation))
-        schedule = schedule_of(declared, train, min_over_ranks(choice.positions))
+        schedule = schedule_of(declared, train, min_over_ranks(setup.positions))
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
         sizes = _sizes(model)
-        strategy = open_strategy(choice.strategy, task.objective(model, tokens, declared), optimization)
+        strategy = open_strategy(setup.strategy, task.objective(model, tokens, declared), optimization)
         stack.callback(strategy.close)
         train, validation = (
             task.with_reference_logprobs(strategy, units, schedule.positions_at_once) for units in (train, validation)
@@ -80,7 +80,7 @@ def run_worker(
                 "cuts": task.cuts(artifacts, tokens, length),
                 "precision": "bfloat16" if bfloat16 else "float32",
                 "workers": strategy.world,
-                **_run_details(declared, choice, outcome),
+                **_run_details(declared, setup, outcome),
                 **_process_usage(),
                 **sizes,
             }
@@ -116,15 +116,15 @@ def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
     )
 
 
-def _run_details(declared: Train, choice: Choice, outcome: Outcome) -> dict[str, Any]:
+def _run_details(declared: Train, setup: TrainingSetup, outcome: Outcome) -> dict[str, Any]:
     """The part of the run's details that says what was declared, how it was trained and what came of it."""
     return {
         "task": declared.task,
         "method": declared.method,
         "base_model": None if declared.architecture else declared.base_model,
-        "strategy": choice.strategy,
-        "recompute": choice.recompute,
-        "predicted_mib": round(choice.footprint.total / 2**20),
+        "strategy": setup.strategy,
+        "recompute": setup.activation_checkpointing,
+        "predicted_mib": round(setup.footprint.total / 2**20),
         "steps": outcome.steps,
         "tokens": outcome.tokens,
         "best_step": outcome.best_step,

@@ -1,4 +1,4 @@
-"""What a model's weights say of themselves without being read: the headers of safetensors files, here or on the hub."""
+"""The headers of a model's safetensors files, local or on the hub: numbers of parameters without reading weights."""
 
 import json
 import math
@@ -20,19 +20,19 @@ MOST_HEADER_BYTES = 100_000_000
 
 
 @contextmanager
-def described(settings: Settings, artifacts: Artifacts, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """(a folder with the model's configuration and tokenizer, what its weights' headers say). Of a hub model no weights
-    are downloaded. Errors as of `models.load.model_folder`."""
-    if not _is_here(name) and (found := _on_hub(settings, name)) is not None:
-        yield found
+def model_description(settings: Settings, artifacts: Artifacts, name: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(a folder with the model's configuration and tokenizer, its `weight_headers`). Of a hub model no weights are
+    downloaded. Errors as of `models.load.model_folder`."""
+    if not _is_local(name) and (description := _on_hub(settings, name)) is not None:
+        yield description
         return
     with model_folder(settings, artifacts, name) as folder:
-        yield folder, headers(folder)
+        yield folder, weight_headers(folder)
 
 
-def headers(folder: Path) -> dict[str, Any]:
-    """`parameters` by kind of number, and `bytes`, of the *.safetensors files of a folder."""
-    counted: Counter[str] = Counter()
+def weight_headers(folder: Path) -> dict[str, Any]:
+    """`parameters` by dtype, and `bytes`, of the *.safetensors files of a folder."""
+    parameters: Counter[str] = Counter()
     size = 0
     for path in sorted(folder.glob("*.safetensors")):
         size += path.stat().st_size
@@ -41,11 +41,11 @@ def headers(folder: Path) -> dict[str, Any]:
             header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
         for key, tensor in header.items():
             if key != "__metadata__":
-                counted[tensor["dtype"]] += math.prod(tensor["shape"])
-    return {"parameters": dict(counted), "bytes": size}
+                parameters[tensor["dtype"]] += math.prod(tensor["shape"])
+    return {"parameters": dict(parameters), "bytes": size}
 
 
-def _is_here(name: str) -> bool:
+def _is_local(name: str) -> bool:
     return name.startswith(("run-", f"{BUILTIN.name}/")) or Path(name).expanduser().is_dir()
 
 
@@ -60,7 +60,7 @@ def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None
     access: dict[str, Any] = {"revision": revision or None, "token": settings.hf_token or False}
     api = HfApi(endpoint=settings.hf_endpoint)
     try:
-        found = api.get_safetensors_metadata(repository, **access)
+        metadata = api.get_safetensors_metadata(repository, **access)
         folder = snapshot_download(
             repository, **access, endpoint=settings.hf_endpoint, allow_patterns=list(DESCRIPTIONS)
         )
@@ -68,7 +68,7 @@ def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None
         return None
     size = sum(
         end - start
-        for file in found.files_metadata.values()
+        for file in metadata.files_metadata.values()
         for start, end in (tensor.data_offsets for tensor in file.tensors.values())
     )
-    return Path(folder), {"parameters": dict(found.parameter_count), "bytes": size}
+    return Path(folder), {"parameters": dict(metadata.parameter_count), "bytes": size}

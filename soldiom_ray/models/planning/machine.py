@@ -40,28 +40,27 @@ class Cluster:
         return sum(node.gpus for node in self.nodes)
 
     def device(self, workers: int) -> str:
-        """Where as many workers compute: on GPUs when there is one for each."""
+        """Where so many workers compute: "cuda" when there is a GPU for each, else "cpu"."""
         return "cuda" if self.gpus >= workers else "cpu"
 
     def share(self, workers: int) -> tuple[float, float]:
-        """(bytes of a worker's device, bytes of the host's memory that are its share) on the fullest node."""
+        """(bytes of a worker's device, its share of the host's memory in bytes) on the node with the least for each."""
         if self.device(workers) == "cuda":
-            used = [node for node in self.nodes if node.gpus]
-            crowd = [min(node.gpus, workers) for node in used]
+            gpu_nodes = [node for node in self.nodes if node.gpus]
             return (
-                min(node.gpu_memory for node in used),
-                min(node.memory / max(1, n) for node, n in zip(used, crowd, strict=True)),
+                min(node.gpu_memory for node in gpu_nodes),
+                min(node.memory / max(1, min(node.gpus, workers)) for node in gpu_nodes),
             )
-        taken, left = dict.fromkeys(range(len(self.nodes)), 0), workers
-        while left:  # each to the node where its share of the CPUs is largest, as `distributed.placement` spreads them
-            node = max(taken, key=lambda place: self.nodes[place].cpus / (taken[place] + 1))
-            taken[node], left = taken[node] + 1, left - 1
-        shares = [self.nodes[place].memory / count for place, count in taken.items() if count]
+        placed = dict.fromkeys(range(len(self.nodes)), 0)
+        for _ in range(workers):  # each on the node where its share of the CPUs is largest, as Ray Train spreads them
+            node = max(placed, key=lambda index: self.nodes[index].cpus / (placed[index] + 1))
+            placed[node] += 1
+        shares = [self.nodes[index].memory / count for index, count in placed.items() if count]
         return min(shares), min(shares)
 
 
 def free_bytes(device: str) -> int:
-    """Memory a worker may still take here: the GPU's, or this machine's within the limits of its container."""
+    """Bytes that a worker may still take here: of the GPU, or of this machine within the limits of its container."""
     if device.startswith("cuda"):
         import torch
 
@@ -74,7 +73,7 @@ def free_bytes(device: str) -> int:
     return free
 
 
-def this_machine() -> Cluster:
+def local_machine() -> Cluster:
     """One node: what is free here now."""
     import torch
 
@@ -84,32 +83,32 @@ def this_machine() -> Cluster:
     return Cluster((Node(cpus, float(free_bytes("cpu")), gpus, float(memory)),), "this machine")
 
 
-def of_ray(nodes: Sequence[dict[str, Any]]) -> Cluster:
+def ray_cluster(nodes: Sequence[dict[str, Any]]) -> Cluster:
     """The nodes of a Ray cluster, from `ray.nodes()`. Memory is what Ray may hand out; on this machine no more than is
     free. Ray does not say how much memory GPUs have: they are taken to be like the ones here, else 16 GiB each."""
-    here = this_machine().nodes[0]
+    local = local_machine().nodes[0]
     addresses = _own_addresses()
-    found = []
+    known = []
     for node in nodes:
         resources = node["Resources"]
         if not node.get("Alive", True) or not resources.get("CPU"):
             continue
         memory = float(resources.get("memory", 0.0)) + float(resources.get("object_store_memory", 0.0))
         if node.get("NodeManagerAddress") in addresses:
-            memory = min(memory or here.memory, here.memory)
-        found.append(Node(int(resources["CPU"]), memory, int(resources.get("GPU", 0)), here.gpu_memory or 16.0 * GIB))
-    return Cluster(tuple(found) or (here,), "the Ray cluster")
+            memory = min(memory or local.memory, local.memory)
+        known.append(Node(int(resources["CPU"]), memory, int(resources.get("GPU", 0)), local.gpu_memory or 16.0 * GIB))
+    return Cluster(tuple(known) or (local,), "the Ray cluster")
 
 
-def connected() -> Cluster:
+def current_cluster() -> Cluster:
     """The cluster that this process is connected to; without one, this machine."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        return of_ray(ray.nodes())
-    return this_machine()
+        return ray_cluster(ray.nodes())
+    return local_machine()
 
 
-def given(
+def hypothetical_cluster(
     like: Cluster,
     *,
     gpus: int | None = None,
@@ -118,8 +117,8 @@ def given(
     memory: float | None = None,
     cpus: int | None = None,
 ) -> Cluster:
-    """A cluster that one does not have: `nodes` equal machines, each with so many GPUs and CPUs; memory in GiB. What is
-    not said is as `like`'s first node."""
+    """A cluster that need not exist: `nodes` equal machines, each with so many GPUs and CPUs; memory in GiB. What is
+    None is as in `like`, its first node. `like` itself when all are None."""
     if all(value is None for value in (gpus, gpu_memory, nodes, memory, cpus)):
         return like
     first = like.nodes[0]
@@ -133,25 +132,26 @@ def given(
 
 
 def matrix_rate(home: Path, *, bfloat16: bool) -> float:
-    """Operations per second of a large matrix product on this machine's CPUs, measured once and kept in `home`."""
+    """Floating-point operations per second of a large matrix product on this machine's CPUs, measured once and stored
+    below `home`."""
     import torch
 
-    kind = torch.bfloat16 if bfloat16 else torch.float32
-    name = f"{socket.gethostname()} {torch.get_num_threads()} {kind} {torch.__version__}"
+    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    name = f"{socket.gethostname()} {torch.get_num_threads()} {dtype} {torch.__version__}"
     path = home / "run" / "matrix_rate.json"
     known: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
     if name not in known:
-        known[name] = _measure(kind)
+        known[name] = _measure(dtype)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(known))
     return known[name]
 
 
-def _measure(kind: Any) -> float:
+def _measure(dtype: Any) -> float:
     import torch
 
     size = 1024
-    left, right = torch.randn(size, size, dtype=kind), torch.randn(size, size, dtype=kind)
+    left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
     best = float("inf")
     for _ in range(8):
         started = time.perf_counter()

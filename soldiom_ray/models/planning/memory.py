@@ -51,45 +51,46 @@ def footprint(
     device: str,
     stored_bytes: float,
 ) -> Footprint:
-    """What a worker takes. `stored_bytes`: the weights' files, which are mapped while they are read."""
+    """Bytes that a worker needs. `peak`: of a step of the whole model on one device; `stored_bytes`: of the weights'
+    files, which are mapped while they are read; `device`: "cpu" or "cuda"."""
     trained, frozen = sizes.trainable, sizes.parameters - sizes.trainable
     weights = peak.parts.get("weights", 0.0)
     if quantized:
         weights -= sizes.quantizable * (2 - NF4_BYTES)
-    moments, gradients = 8.0 * trained, 4.0 * trained
+    optimizer_state, gradients = 8.0 * trained, 4.0 * trained
     activations, logits = peak.parts.get("activations", 0.0), peak.parts.get("logits", 0.0)
-    whole, exchanged = weights, 0.0
-    working = 2 if bfloat16 else 4
+    whole, exchange = weights, 0.0
+    compute_bytes = 2 if bfloat16 else 4
     if strategy == "ddp":
-        exchanged = gradients
+        exchange = gradients
     if strategy in SHARDED:
         if bfloat16:
             activations = max(0.0, activations - 2.0 * trained)  # autocast's copies: here they are what is gathered
-        moments, gradients = moments / workers, gradients / workers
+        optimizer_state, gradients = optimizer_state / workers, gradients / workers
     if strategy == "zero2":
-        weights = working * sizes.parameters + 4.0 * trained / workers
-        exchanged = min(BUCKET_BYTES, 4.0 * trained) * 2
+        weights = compute_bytes * sizes.parameters + 4.0 * trained / workers
+        exchange = min(BUCKET_BYTES, 4.0 * trained) * 2
     elif strategy in ("fsdp", "zero3"):
-        weights = (4.0 * trained + (2 if bfloat16 else 4) * frozen) / workers
+        weights = (4.0 * trained + compute_bytes * frozen) / workers
         if strategy == "zero3" and bfloat16:
             weights += 2.0 * trained / workers
         # Two blocks are whole at a time (the next is fetched while one computes), and what lies outside of the stack.
-        exchanged = working * (2.0 * sizes.block + sizes.root) + 4.0 * min(sizes.block, trained)
+        exchange = compute_bytes * (2.0 * sizes.block + sizes.root) + 4.0 * min(sizes.block, trained)
     host = 0.0
     if device == "cuda":
         host = PROCESS_BYTES["cpu"] + (whole if strategy in SHARDED else stored_bytes)
         if offload and strategy in SHARDED:
-            host, moments = host + moments, 0.0
+            host, optimizer_state = host + optimizer_state, 0.0
             if strategy != "zero2":
                 host, weights = host + weights, 0.0
     small = peak.small * SLACK[device]
     parts = {
         "weights": weights,
         "gradients": gradients,
-        "optimizer": moments,
+        "optimizer": optimizer_state,
         "activations": activations,
         "logits": logits,
-        "exchange": exchanged,
+        "exchange": exchange,
         "allocator": small,
         "process": float(PROCESS_BYTES[device]),
     }

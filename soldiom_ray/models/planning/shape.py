@@ -35,7 +35,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and how it is trained. `config` is transformers' configuration, labels included."""
+    """A model and how it is trained. `config` is transformers' configuration, labels included; `device` "cpu" or
+    "cuda"."""
 
     config: Any
     declared: Train
@@ -57,39 +58,39 @@ class Shape:
         return self.length * (2 if self.declared.task in ("preference", "seq2seq_lm") else 1)
 
     @property
-    def pieces(self) -> int:
+    def vocabulary_size(self) -> int:
         """Size of the vocabulary."""
         return int(getattr(self.config, "vocab_size", 0) or -1)
 
     def sizes(self) -> Sizes:
-        """Counted on the whole model."""
+        """Numbers of parameters, counted on the whole model."""
         from torch import nn
 
-        model = _adapted(self, self.config)
-        everything = _count(model)
+        model = _meta_model(self, self.config)
+        parameters = _count(model)
         lists = [part for part in model.modules() if isinstance(part, nn.ModuleList)]
         stack = max(lists, key=_count, default=None)
-        blocks = [_count(block) for block in stack] if stack is not None else [everything]
+        blocks = [_count(block) for block in stack] if stack is not None else [parameters]
         stacked = sum(_count(part) for part in lists if len(part) == len(blocks))
         return Sizes(
-            parameters=everything,
+            parameters=parameters,
             trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
             quantizable=_quantizable(model),
             block=max(blocks),
-            root=max(0, everything - stacked),
+            root=max(0, parameters - stacked),
             layers=len(blocks),
             attention_width=len(blocks) * int(getattr(self.config, "hidden_size", 0) or 0),
         )
 
-    def peak(self, units: int, *, recompute: bool, accumulates: bool = True) -> Any:
+    def peak(self, units: int, *, activation_checkpointing: bool, accumulates: bool = True) -> Any:
         """The `trace.Peak` of a step over `units` full-length samples at once."""
         from soldiom_ray.models.planning.trace import step_peak
 
-        def at(config: Any) -> Any:
-            model = _adapted(self, config)  # on the meta device: adapters swap tensors, which fake ones do not allow
+        def traced(config: Any) -> Any:
+            model = _meta_model(self, config)  # on the meta device: adapters swap tensors, which fake ones do not allow
             return step_peak(
-                lambda: _training(self, model, units, recompute),
-                pieces=self.pieces,
+                lambda: _training_step(self, model, units, activation_checkpointing),
+                vocabulary_size=self.vocabulary_size,
                 bfloat16=self.bfloat16,
                 accumulates=accumulates,
             )
@@ -98,8 +99,8 @@ class Shape:
         depths = {name: depth for name, depth in depths.items() if depth}
         deepest = max(depths.values(), default=0)
         if deepest <= SHALLOW[1]:
-            return at(self.config)
-        few, more = (at(_with_depth(self.config, depths, layers)) for layers in SHALLOW)
+            return traced(self.config)
+        few, more = (traced(_with_depth(self.config, depths, layers)) for layers in SHALLOW)
         return few + (more + few * -1) * ((deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
 
 
@@ -117,60 +118,60 @@ def shape_of(
     does not fit the task."""
     import transformers
 
-    auto_class, more = TASK_MODELS[declared.task].auto_class, dict(configuration or {})
+    auto_class, overrides = TASK_MODELS[declared.task].auto_class, dict(configuration or {})
     if folder is None:
         import torch
 
         from soldiom_ray.models.from_scratch import from_scratch
 
         with torch.device("meta"):
-            config = from_scratch(processor or _Pieces(declared), declared, **more).config
+            config = from_scratch(processor or _PlannedProcessor(declared), declared, **overrides).config
     else:
         try:
-            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **more)
-            known = type(config) in getattr(transformers, auto_class)._model_mapping
+            config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **overrides)
+            supported = type(config) in getattr(transformers, auto_class)._model_mapping
         except (ValueError, OSError, KeyError) as error:
-            raise _not_known(declared, folder) from error
-        if not known:
-            raise _not_known(declared, folder)
+            raise _unsupported(declared, folder) from error
+        if not supported:
+            raise _unsupported(declared, folder)
     return Shape(config, declared, bfloat16, device)
 
 
 def with_declared(shape: Shape, **changes: Any) -> Shape:
-    """The same model trained otherwise."""
+    """The same model with another training: `changes` of its declaration."""
     return replace(shape, declared=shape.declared.model_copy(update=changes))
 
 
-class _Pieces:
-    """What a tokenizer or image processor that is not made yet says of itself."""
+class _PlannedProcessor:
+    """Stands in for a tokenizer or image processor that is not made yet."""
 
     bos_token_id = eos_token_id = pad_token_id = 0
 
     def __init__(self, declared: Train) -> None:
-        self.pieces = declared.vocabulary_size
+        self.vocabulary_size = declared.vocabulary_size
         self.size = {"height": int((declared.architecture or {}).get("image_size", 224))}
 
     def __len__(self) -> int:
-        return self.pieces
+        return self.vocabulary_size
 
 
-def _training(
-    shape: Shape, model: Any, units: int, recompute: bool
+def _training_step(
+    shape: Shape, model: Any, units: int, activation_checkpointing: bool
 ) -> tuple[Any, Any, Any, AbstractContextManager[None]]:
-    """(model, objective, batch, the context in which the model reads) as the training would have them."""
+    """(model, objective, batch, the context in which the model reads the batch) as the training would have them."""
     from soldiom_ray.models.layers import causal_blocks
 
-    _unstored(model)
-    if recompute:
-        recompute_activations(model, preserve_rng_state=False)
+    _allocate_on_cpu(model)
+    if activation_checkpointing:
+        enable_activation_checkpointing(model, preserve_rng_state=False)
     packed = shape.declared.task == "causal_lm" and shape.device == "cpu"
     reading = causal_blocks(model, shape.length) if packed else nullcontext()
     return model, _objective(shape.declared, model), _batch(shape, units), reading
 
 
-def recompute_activations(model: Any, **options: Any) -> None:
-    """Let the model keep only what enters each layer and make the rest again in the backward pass. Below an adapter the
-    frozen embeddings' output must ask for gradients, or nothing in the layers would."""
+def enable_activation_checkpointing(model: Any, **options: Any) -> None:
+    """Have the model store only what enters each layer and compute the rest again in the backward pass. Below an
+    adapter the frozen embeddings' output must require gradients, or nothing in the layers would."""
     if getattr(model, "peft_config", None):
         model.enable_input_require_grads()
     model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False, **options})
@@ -193,7 +194,7 @@ def _objective(declared: Train, model: Any) -> Callable[..., Any]:
 
 
 def _batch(shape: Shape, units: int) -> tuple[Any, ...]:
-    """Tensors as the task's source gives them."""
+    """Tensors of `units` samples at full length, as the task's source gives them."""
     import torch
 
     def ids(rows: int) -> Any:
@@ -215,9 +216,9 @@ def _batch(shape: Shape, units: int) -> tuple[Any, ...]:
     return torch.zeros(units, shape.config.num_channels, size, size), labels
 
 
-def _adapted(shape: Shape, config: Any) -> Any:
-    """The model on torch's meta device with what its method trains: frozen weights in the kind of number that they are
-    loaded in, trained ones in float32."""
+def _meta_model(shape: Shape, config: Any) -> Any:
+    """The model on torch's meta device with the adapter that its method trains: frozen weights in the dtype that they
+    are loaded in, trained ones in float32."""
     import torch
     import transformers
 
@@ -227,29 +228,29 @@ def _adapted(shape: Shape, config: Any) -> Any:
         model = auto.from_config(config, dtype=torch.bfloat16 if frozen else torch.float32)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
-        kind = TASK_MODELS[shape.declared.task]
-        model = with_adapter(model, shape.declared, peft_type=kind.peft_type, head=kind.head)
+        task = TASK_MODELS[shape.declared.task]
+        model = with_adapter(model, shape.declared, peft_type=task.peft_type, head=task.head)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model.train()
 
 
-def _unstored(model: Any) -> None:
-    """Let the tensors of a model on the meta device say that they lie on the CPU (under a FakeTensorMode)."""
+def _allocate_on_cpu(model: Any) -> None:
+    """Replace a model's meta tensors by ones on the CPU, which take no memory under a FakeTensorMode."""
     import torch
 
-    made: dict[int, Any] = {}
+    replacements: dict[int, Any] = {}  # tied weights stay tied
     for module in model.modules():
-        for kept in (module._parameters, module._buffers):
-            for name, tensor in kept.items():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
                 if tensor is None:
                     continue
-                if id(tensor) not in made:
+                if id(tensor) not in replacements:
                     plain = torch.zeros(tensor.shape, dtype=tensor.dtype, device="cpu")
                     is_weight = isinstance(tensor, torch.nn.Parameter)
-                    made[id(tensor)] = torch.nn.Parameter(plain, tensor.requires_grad) if is_weight else plain
-                kept[name] = made[id(tensor)]
+                    replacements[id(tensor)] = torch.nn.Parameter(plain, tensor.requires_grad) if is_weight else plain
+                tensors[name] = replacements[id(tensor)]
 
 
 def _with_depth(config: Any, depths: dict[str, int], layers: int) -> Any:
@@ -279,11 +280,12 @@ def _quantizable(model: Any) -> int:
     )
 
 
-def _not_known(declared: Train, folder: Path) -> InputError:
+def _unsupported(declared: Train, folder: Path) -> InputError:
     import json
 
-    kind = json.loads((folder / "config.json").read_text()).get("model_type")
+    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     return InputError(
-        f"The model {declared.base_model!r} (model_type {kind!r}) is no model we know for the task {declared.task}.",
+        f"The model {declared.base_model!r} (model_type {model_type!r}) is no model we know for the task"
+        f" {declared.task}.",
         remedy="choose another base model",
     )

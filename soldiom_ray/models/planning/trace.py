@@ -1,6 +1,6 @@
 """The memory of one training step, found by running the step without memory.
 
-torch's fake tensors have shapes and kinds but no storage, so the real model, the real loss and the real backward pass
+torch's fake tensors have shapes and dtypes but no storage, so the real model, the real loss and the real backward pass
 run in a second or two for any size, and every allocation and release is counted. Nothing is assumed about an
 architecture, and a change of a loss or of an attention changes the prediction with it.
 """
@@ -25,8 +25,8 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True)
 class Peak:
-    """Bytes alive at the moment of a step when most are: by part, and how many of the passing ones are in small blocks
-    (see SMALL), which a heap cannot pack without gaps."""
+    """Bytes allocated at the moment of a step when most are: by part, and how many of the transient ones are in small
+    blocks (see SMALL), which a heap cannot pack without gaps."""
 
     parts: dict[str, float]
     small: float
@@ -40,67 +40,67 @@ class Peak:
         return Peak({name: value * factor for name, value in self.parts.items()}, self.small * factor)
 
 
-class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the memory of tensors made while it is on. `pieces` is the vocabulary's size: tensors with that dimension
-    are logits. `hold` names tensors that stay: weights, gradients, optimiser.
+class AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the memory of tensors made while it is on. Tensors with a dimension of `vocabulary_size` are logits;
+    `assign` says which belong to a part that stays: weights, gradients, optimizer.
 
-    What depends on values is answered as if every label were scored and every mask open: the most memory."""
+    Results that depend on values are as if every label counted in the loss and every mask were open: the most
+    memory."""
 
-    def __init__(self, pieces: int) -> None:
+    def __init__(self, vocabulary_size: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.pieces = pieces
+        self.vocabulary_size = vocabulary_size
         self.alive: dict[int, Allocation] = {}
-        self.held: dict[int, str] = {}
         self.now: Counter[str] = Counter()
         self.small = self.total = self.most = 0
         self.peak = Peak({}, 0)
 
-    def hold(self, tensors: Iterable[Tensor], part: str) -> None:
-        """These belong to a part; those that were counted already are moved to it."""
+    def assign(self, tensors: Iterable[Tensor], part: str) -> None:
+        """Count these tensors in a part, also those that were counted in another."""
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            self._forget(storage._cdata)
-            self._see(tensor, part)
+            self._release(storage._cdata)
+            self._allocate(tensor, part)
 
     def restart(self) -> None:
-        """Look for the peak from here on."""
+        """Find the peak from here on."""
         self.most = 0
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function in _ANSWERS:
-            return _ANSWERS[function]
-        answered = _every_one(function, args)
-        made = function(*args, **(kwargs or {})) if answered is None else answered
-        for tensor in tree_leaves(made):
+        if function in _ASSUMED_VALUES:
+            return _ASSUMED_VALUES[function]
+        assumed = _data_dependent_result(function, args)
+        result = function(*args, **(kwargs or {})) if assumed is None else assumed
+        for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                self._see(tensor, "logits" if self.pieces in tensor.shape else "activations")
-        return made
+                self._allocate(tensor, "logits" if self.vocabulary_size in tensor.shape else "activations")
+        return result
 
-    def _see(self, tensor: Tensor, part: str) -> None:
+    def _allocate(self, tensor: Tensor, part: str) -> None:
         storage = tensor.untyped_storage()
         key, size = storage._cdata, storage.nbytes()
         if key in self.alive or not size:
             return
         self.alive[key] = (part, size)
-        weakref.finalize(storage, self._forget, key).atexit = False
+        weakref.finalize(storage, self._release, key).atexit = False
         self._count(part, size)
         if self.total > self.most:
             self.most = self.total
             self.peak = Peak(dict(self.now), self.small)
 
-    def _forget(self, key: int) -> None:
+    def _release(self, key: int) -> None:
         if (allocation := self.alive.pop(key, None)) is not None:
             self._count(allocation[0], -allocation[1])
 
     def _count(self, part: str, size: int) -> None:
         self.now[part] += size
         self.total += size
-        if part in PASSING and abs(size) < SMALL:
+        if part in TRANSIENT and abs(size) < SMALL:
             self.small += size
 
 
-PASSING = ("activations", "logits")
-_ANSWERS: dict[Any, Any] = {
+TRANSIENT = ("activations", "logits")
+_ASSUMED_VALUES: dict[Any, Any] = {
     aten._local_scalar_dense.default: 1,
     aten.is_nonzero.default: True,
     aten.equal.default: True,
@@ -108,7 +108,7 @@ _ANSWERS: dict[Any, Any] = {
 }
 
 
-def _every_one(function: Any, args: Any) -> Any:
+def _data_dependent_result(function: Any, args: Any) -> Any:
     """The result of an operation whose shape depends on values, all of them true; None for other operations."""
     if function is aten.nonzero.default:
         return torch.empty(args[0].numel(), args[0].dim(), dtype=torch.int64)
@@ -125,41 +125,40 @@ def _every_one(function: Any, args: Any) -> Any:
 def step_peak(
     build: Callable[[], tuple[Any, Any, tuple[Tensor, ...], AbstractContextManager[None]]],
     *,
-    pieces: int,
+    vocabulary_size: int,
     bfloat16: bool,
     accumulates: bool,
 ) -> Peak:
-    """The peak of a step after the first. `build` makes (model, objective, batch, the
-    context in which the model reads) out of fake tensors; `accumulates`:
-    gradients of an earlier batch are there already."""
+    """The peak of a step after the first. `build` makes (model, objective, batch, the context in which the model reads
+    the batch) out of fake tensors; `accumulates`: gradients of an earlier batch are there already."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    with FakeTensorMode(allow_non_fake_inputs=True), Watch(pieces) as watch:
+    with FakeTensorMode(allow_non_fake_inputs=True), AllocationTracker(vocabulary_size) as tracker:
         model, objective, batch, reading = build()
         weights = [*model.parameters(), *model.buffers()]
-        watch.hold(weights, "weights")
+        tracker.assign(weights, "weights")
         trained = [weight for weight in model.parameters() if weight.requires_grad]
-        moments = [torch.empty_like(weight) for weight in trained for _ in range(2)]
-        watch.hold(moments, "optimizer")
+        optimizer_state = [torch.empty_like(weight) for weight in trained for _ in range(2)]
+        tracker.assign(optimizer_state, "optimizer")
         gradients = [torch.zeros_like(weight) for weight in trained] if accumulates else []
         for weight, gradient in zip(trained, gradients, strict=False):
             weight.grad = gradient
-        watch.hold(gradients, "gradients")
-        hooks = [weight.register_post_accumulate_grad_hook(_counting(watch)) for weight in trained]
-        watch.restart()
+        tracker.assign(gradients, "gradients")
+        hooks = [weight.register_post_accumulate_grad_hook(_assign_gradient(tracker)) for weight in trained]
+        tracker.restart()
         with reading:
             with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
                 loss = objective(*batch)
             loss.backward()
         for hook in hooks:
             hook.remove()
-        peak: Peak = watch.peak
+        peak: Peak = tracker.peak
     return peak
 
 
-def _counting(watch: Watch) -> Callable[[Tensor], None]:
+def _assign_gradient(tracker: AllocationTracker) -> Callable[[Tensor], None]:
     def count(weight: Tensor) -> None:
         if weight.grad is not None:
-            watch.hold([weight.grad], "gradients")
+            tracker.assign([weight.grad], "gradients")
 
     return count
