@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from conftest import ROOT, Home
 
-HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlalchemy")
+HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlalchemy", "pydantic")
 
 
 def test_help_loads_no_heavy_library(tmp_path: Path) -> None:
@@ -21,6 +23,39 @@ def test_help_loads_no_heavy_library(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "collect" in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+def test_help_of_options_that_are_fields_of_a_recipe_is_the_schemas(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    shown = " ".join(home.run("train", "--help").stdout.split())
+    assert "--rank <int> LoRA rank. [default: 16]" in shown
+    assert "[one of: full, lora, prompt; default: lora]" in shown
+    assert "--base <str> builtin/tiny, a Hugging Face folder or hub id, or a model of the registry. [required]" in shown
+    assert "[default: machine-learning, deep-learning, ai]" in home.run("collect", "github", "--help").stdout
+    assert "For files: take pictures themselves" in home.run("prepare", "--help").stdout
+
+
+def test_every_option_that_names_a_field_of_a_recipe_names_one_that_is_described() -> None:
+    import typer
+
+    from soldiom_ray.cli.app import app
+    from soldiom_ray.cli.options import FIELD, RecipeCommand, find_field
+
+    def commands(group: Any) -> Iterator[Any]:
+        for command in getattr(group, "commands", {}).values():
+            yield command
+            yield from commands(command)
+
+    options = [
+        (command, parameter.help.removeprefix(FIELD).partition(" ")[0])
+        for command in commands(typer.main.get_command(app))
+        for parameter in command.params
+        if (getattr(parameter, "help", None) or "").startswith(FIELD)
+    ]
+    assert len(options) > 60
+    for command, path in options:
+        assert isinstance(command, RecipeCommand), command.name
+        assert find_field(path).description, path
 
 
 def test_a_recipe_with_many_mistakes_tells_them_all_with_their_lines(tmp_path: Path) -> None:

@@ -6,22 +6,19 @@ import traceback
 
 import typer
 
-from soldiom_ray.cli import data, datasets, registry, services, training
+from soldiom_ray.cli import collect, datasets, jobs, models, planning, prepare, services, training, workflow
 from soldiom_ray.errors import SoldiomError
 
 app = typer.Typer(
     name="soldiom",
-    help="Open data and your own documents become a specialised model behind an API.",
+    help="Turn open data and your own documents into a specialised model behind an API.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-services.add_commands(app)
-data.add_commands(app)
-datasets.add_commands(app)
-training.add_commands(app)
-registry.add_commands(app)
+for module in (services, workflow, collect, prepare, datasets, planning, training, jobs, models):
+    module.add_commands(app)
 
 
 @app.callback(invoke_without_command=True)

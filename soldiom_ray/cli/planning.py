@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import SoldiomError
 
@@ -20,51 +21,59 @@ WORDS = {
 }
 
 
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's command under the program."""
+    app.command(cls=RecipeCommand)(plan)
+
+
 def plan(
-    base: Annotated[
-        str | None, typer.Option(help="builtin/tiny, a Hugging Face folder or hub id, or a full run's id.")
-    ] = None,
-    method: Annotated[str | None, typer.Option(help="full, lora or prompt.")] = None,
-    task: Annotated[str | None, typer.Option(help="causal_lm, preference, seq2seq_lm, ...")] = None,
+    base: Annotated[str | None, recipe_option("train.base_model")] = None,
+    method: Annotated[str | None, recipe_option("train.method")] = None,
+    task: Annotated[str | None, recipe_option("train.task")] = None,
     data: Annotated[
         str | None, typer.Option(help="Id of a prepared dataset: how its samples fit, and the time.")
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="Plan the `train` heading of this recipe.")] = None,
-    sequence_length: Annotated[int | None, typer.Option(help="Tokens per sequence (512).")] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per step (8192).")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
-    rank: Annotated[int | None, typer.Option(help="LoRA rank (16).")] = None,
-    quantization: Annotated[str | None, typer.Option(help="none or nf4 (QLoRA, GPU).")] = None,
-    strategy: Annotated[str | None, typer.Option(help="auto, single, ddp, fsdp, zero2 or zero3.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Workers (1).")] = None,
-    activation_checkpointing: Annotated[
-        bool | None, typer.Option(help="Compute activations again in the backward pass instead of storing them.")
-    ] = None,
-    offload: Annotated[bool | None, typer.Option(help="Optimiser in the host's memory.")] = None,
-    gpus: Annotated[int | None, typer.Option(min=0, help="Plan for so many GPUs in each node.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(help="GiB of each GPU (80).")] = None,
-    nodes: Annotated[int | None, typer.Option(min=1, help="Plan for so many nodes.")] = None,
-    memory: Annotated[float | None, typer.Option(help="GiB of each node.")] = None,
+    sequence_length: Annotated[int | None, recipe_option("train.sequence_length")] = None,
+    batch_tokens: Annotated[int | None, recipe_option("train.batch_tokens")] = None,
+    max_tokens: Annotated[int | None, recipe_option("train.max_tokens")] = None,
+    rank: Annotated[int | None, recipe_option("train.rank")] = None,
+    quantization: Annotated[str | None, recipe_option("train.quantization")] = None,
+    strategy: Annotated[str | None, recipe_option("train.strategy")] = None,
+    workers: Annotated[int | None, recipe_option("train.workers")] = None,
+    activation_checkpointing: Annotated[bool | None, recipe_option("train.activation_checkpointing")] = None,
+    offload: Annotated[bool | None, recipe_option("train.offload")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="Plan for this many GPUs in each node.")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help="Memory of each GPU in GiB (80).")] = None,
+    nodes: Annotated[int | None, typer.Option(min=1, help="Plan for this many nodes.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Memory of each node in GiB.")] = None,
     json: Json = False,
 ) -> None:
     """Say what a training needs, whether and how it fits, and how long it takes, before it is started."""
-    declared = {
-        "base_model": base, "method": method, "task": task, "sequence_length": sequence_length,
-        "batch_tokens": batch_tokens, "max_tokens": max_tokens, "rank": rank, "quantization": quantization,
-        "strategy": strategy, "workers": workers, "activation_checkpointing": activation_checkpointing,
-        "offload": offload,
-    }  # fmt: skip
-    asked = {"gpus": gpus, "gpu_memory": gpu_memory, "nodes": nodes, "memory": memory}
+    options = drop_unset(
+        base_model=base,
+        method=method,
+        task=task,
+        sequence_length=sequence_length,
+        batch_tokens=batch_tokens,
+        max_tokens=max_tokens,
+        rank=rank,
+        quantization=quantization,
+        strategy=strategy,
+        workers=workers,
+        activation_checkpointing=activation_checkpointing,
+        offload=offload,
+    )
     request = {
-        "train": _train_heading(recipe, {name: value for name, value in declared.items() if value is not None}),
+        "train": _train_heading(recipe, options),
         "dataset": data,
-        "cluster": {name: value for name, value in asked.items() if value is not None},
+        "cluster": drop_unset(gpus=gpus, gpu_memory=gpu_memory, nodes=nodes, memory=memory),
     }
-    planned = _ask(request)
-    print_json(planned) if json else _show(planned)
+    result = _run_planner(request)
+    print_json(result) if json else _print_plan(result)
 
 
-def _train_heading(path: Path | None, declared: dict[str, Any]) -> dict[str, Any]:
+def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """The recipe's `train` heading with the options over it, checked."""
     from soldiom_ray.domains.recipes import load_recipe, validate_recipe
 
@@ -72,13 +81,13 @@ def _train_heading(path: Path | None, declared: dict[str, Any]) -> dict[str, Any
     if path is not None:
         train = load_recipe(path).train
         heading = train.model_dump(mode="json", exclude_defaults=True) if train else {}
-    checked = validate_recipe({"name": "plan", "dataset": "none", "train": heading | declared}, "soldiom plan")
+    checked = validate_recipe({"name": "plan", "dataset": "none", "train": heading | options}, "soldiom plan")
     return checked.train.model_dump(mode="json") if checked.train else {}
 
 
-def _ask(request: dict[str, Any]) -> dict[str, Any]:
-    """The plan, made by a process of its own: torch is not loaded here. Raises what went wrong there."""
-    done = subprocess.run(
+def _run_planner(request: dict[str, Any]) -> dict[str, Any]:
+    """The plan, made by another process, because the planner loads torch. Raises the error that it reports."""
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "soldiom_ray.train.planning"],
         input=document.dumps(request),
         stdout=subprocess.PIPE,
@@ -86,29 +95,29 @@ def _ask(request: dict[str, Any]) -> dict[str, Any]:
         check=False,
     )
     try:
-        answer: dict[str, Any] = document.loads(done.stdout)
+        answer: dict[str, Any] = document.loads(process.stdout)
     except ValueError as error:
-        raise SoldiomError("The planner ended without an answer.", remedy="its messages stand above") from error
+        raise SoldiomError("The planner ended without an answer.", remedy="read its messages above") from error
     if "error" in answer:
         raise SoldiomError.from_dict(answer["error"])
     return answer
 
 
-def _show(planned: dict[str, Any]) -> None:
-    sizes = planned["bytes"]
+def _print_plan(plan: dict[str, Any]) -> None:
+    sizes = plan["bytes"]
     rows = [{"part": WORDS.get(name, name), "GiB": f"{sizes[name] / 2**30:.2f}"} for name in PARTS if sizes[name]]
     rows.append({"part": "together, at the peak", "GiB": f"{sizes['total'] / 2**30:.2f}"})
     rows.append({"part": "free for a worker", "GiB": f"{sizes['available'] / 2**30:.2f}"})
     print(
-        f"{planned['base_model']}: {planned['parameters'] / 1e6:,.1f} M parameters,"
-        f" {planned['trainable_parameters'] / 1e6:,.2f} M of them trained ({planned['method']}, {planned['task']})"
+        f"{plan['base_model']}: {plan['parameters'] / 1e6:,.1f} M parameters,"
+        f" {plan['trainable_parameters'] / 1e6:,.2f} M of them trained ({plan['method']}, {plan['task']})"
     )
     print_table(rows, ["part", "GiB"])
-    print(_verdict(planned))
+    print(_verdict(plan))
     for text in (
-        planned["refusal"],
-        planned["advice"],
-        _cuts(planned.get("samples") or {}, planned["sequence_length"]),
+        plan["refusal"],
+        plan["advice"],
+        _cuts(plan.get("samples") or {}, plan["sequence_length"]),
     ):
         if text:
             print(f"{text[0].upper()}{text[1:]}.".replace("..", "."))
@@ -122,29 +131,29 @@ def _show(planned: dict[str, Any]) -> None:
             "host GiB": f"{way['bytes']['host'] / 2**30:.2f}" if way["bytes"]["host"] else "",
             "fits": way["fits"],
         }
-        for way in planned["strategies"]
+        for way in plan["strategies"]
     ]
     print_table(ways, ["strategy", "recompute", "offload", "positions at once", "GiB", "host GiB", "fits"])
 
 
-def _verdict(planned: dict[str, Any]) -> str:
-    how = f"{planned['workers']} worker{'s' * (planned['workers'] > 1)} on {planned['device'].upper()}"
-    how += f", strategy {planned['strategy']}, {planned['precision']}"
-    how += ", activations recomputed" if planned["recompute"] else ""
-    if not planned["fits"]:
+def _verdict(plan: dict[str, Any]) -> str:
+    how = f"{plan['workers']} worker{'s' * (plan['workers'] > 1)} on {plan['device'].upper()}"
+    how += f", strategy {plan['strategy']}, {plan['precision']}"
+    how += ", activations recomputed" if plan["recompute"] else ""
+    if not plan["fits"]:
         return f"It does not fit: {how}."
-    spent = f", {planned['accumulation']} times a step" if planned["accumulation"] > 1 else ""
-    text = f"It fits: {how}; {planned['positions_at_once']} positions at once{spent}."
-    if planned["seconds"]:
-        minutes = planned["seconds"] / 60
+    spent = f", {plan['accumulation']} times a step" if plan["accumulation"] > 1 else ""
+    text = f"It fits: {how}; {plan['positions_at_once']} positions at once{spent}."
+    if plan["seconds"]:
+        minutes = plan["seconds"] / 60
         lasts = (
             f"{minutes / 60:.1f} hours"
             if minutes > 120
             else f"{minutes:.0f} min"
             if minutes > 3
-            else f"{planned['seconds']:.0f} s"
+            else f"{plan['seconds']:.0f} s"
         )
-        text += f" {planned['tokens']:,} tokens take about {lasts} ({planned['speed_from']})."
+        text += f" {plan['tokens']:,} tokens take about {lasts} ({plan['speed_from']})."
     return text
 
 

@@ -32,7 +32,7 @@ class LocalSource(Record):
         description="file patterns to take",
     )
     exclude: tuple[str, ...] = Field((), description="file patterns to leave out")
-    max_documents: int | None = Field(None, ge=1, description="most documents to take, spread over the packages")
+    max_documents: int | None = Field(None, ge=1, description="at most this many documents, spread over the packages")
     max_bytes: int = Field(1_000_000, ge=1, description="larger files are left out and counted as too_large")
 
     @model_validator(mode="after")
@@ -51,7 +51,8 @@ class FilesSource(Record):
     include: tuple[str, ...] = Field((), description="file patterns to take; empty: all")
     exclude: tuple[str, ...] = Field((), description="file patterns to leave out")
     columns: dict[str, str] = Field(
-        default_factory=dict, description="role (text, question, answer, ...) -> name of a column or field"
+        default_factory=dict,
+        description="role (text, question, answer, ...) -> name of a column or field; unset: guessed",
     )
     license: str = Field("", description="license of these files (SPDX), where a record does not name its own")
     ocr: bool = Field(True, description="read scans and images")
@@ -81,9 +82,9 @@ class GithubSource(Record):
         ("Python", "Jupyter Notebook"), description="main languages of the repositories; empty: any"
     )
     min_stars: int = Field(1000, ge=0, le=10_000_000, description="repositories with more stars than this")
-    pushed_within_days: int = Field(183, ge=1, le=40_000, description="repositories with a push in this many last days")
+    pushed_within_days: int = Field(183, ge=1, le=40_000, description="repositories pushed to within this many days")
     max_repositories: int | None = Field(
-        None, ge=1, description="most repositories to take, those with most stars first"
+        None, ge=1, description="at most this many repositories, those with most stars first"
     )
     kinds: tuple[DocumentKind, ...] = Field(
         ("architecture", "training", "configuration", "dataset", "documentation", "test", "other"),
@@ -116,15 +117,15 @@ class HuggingfaceSource(Record):
     libraries: tuple[str, ...] = Field((), description="libraries of the models, such as transformers; empty: all")
     min_downloads: int = Field(10_000, ge=0, description="repositories with more downloads than this in 30 days")
     min_likes: int = Field(100, ge=0, description="repositories with more likes than this")
-    limit: int | None = Field(None, ge=1, description="most repositories to take, those with most downloads first")
-    weights: bool = Field(False, description="fetch the models' weights too: safetensors with configuration, tokenizer")
+    limit: int | None = Field(None, ge=1, description="at most this many repositories, those with most downloads first")
+    weights: bool = Field(False, description="fetch the models' weights too: safetensors, configuration and tokenizer")
     data: bool = Field(
-        False, description="fetch the datasets' files too: Parquet, JSON Lines, JSON, CSV; a row a document"
+        False, description="fetch the datasets' files too: Parquet, JSON Lines, JSON, CSV; each row is a document"
     )
     max_bytes: int = Field(
         64_000_000, ge=1, description="data files larger than this, packed or unpacked, are left out"
     )
-    max_repository_bytes: int = Field(512_000_000, ge=1, description="most bytes of data files of one dataset together")
+    max_repository_bytes: int = Field(512_000_000, ge=1, description="limit for the data files of one dataset together")
 
     @model_validator(mode="after")
     def _content_of_its_kind(self) -> "HuggingfaceSource":
@@ -150,11 +151,13 @@ class DatabaseSource(Record):
     url: str = Field(max_length=2000, description="postgresql://, mysql:// or mariadb://USER:PASSWORD@HOST/DATABASE")
     query: str = Field("", max_length=100_000, description="one SELECT, instead of tables")
     tables: tuple[str, ...] = Field((), description="tables as NAME or SCHEMA.NAME; empty: all of the default schema")
-    columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a column")
-    group_by: str = Field(
-        "", description="a column whose equal values are never torn apart: a customer, a conversation"
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="role (text, question, ...) -> column; unset: guessed"
     )
-    max_rows: int | None = Field(None, ge=1, description="most rows to read of each table")
+    group_by: str = Field(
+        "", description="column whose equal values stay in one split, such as a customer or a conversation"
+    )
+    max_rows: int | None = Field(None, ge=1, description="at most this many rows of each table")
     max_bytes: int = Field(10_000_000, ge=1, description="larger rows are left out and counted as too_large")
     timeout_seconds: int = Field(600, ge=1, le=86_400, description="time limit of each statement")
     private: bool = Field(False, description="administrators only: may reach private addresses and files")
@@ -182,8 +185,10 @@ class UrlSource(Record):
     cursor: str = Field("", description="query parameter that takes the cursor that `next` names")
     page: str = Field("", description="query parameter that counts the pages, from 1 to the first without records")
     headers: dict[str, str] = Field(default_factory=dict, max_length=20, description="request headers, such as a key")
-    columns: dict[str, str] = Field(default_factory=dict, description="role (text, question, ...) -> name of a field")
-    max_pages: int = Field(100, ge=1, le=100_000, description="most pages to read in each poll")
+    columns: dict[str, str] = Field(
+        default_factory=dict, description="role (text, question, ...) -> field; unset: guessed"
+    )
+    max_pages: int = Field(100, ge=1, le=100_000, description="at most this many pages in each poll")
     polls: int = Field(1, ge=1, le=100_000, description="how often the endpoint is polled")
     interval_seconds: float = Field(60.0, ge=0, le=86_400, description="pause between two polls")
     max_bytes: int = Field(20_000_000, ge=1, description="size limit of each answer, unpacked")
@@ -273,7 +278,7 @@ class Prepare(Record):
         "registry",
         description="drop what overlaps with the test side of every dataset that a registered model was scored on",
     )
-    max_documents: int | None = Field(None, ge=1, description="most documents to take")
+    max_documents: int | None = Field(None, ge=1, description="at most this many documents")
 
 
 class Embed(Record):
@@ -281,7 +286,7 @@ class Embed(Record):
 
     model: str = Field("all-MiniLM-L6-v2", description="embedding model")
     max_tokens: int = Field(128, ge=16, le=256, description="tokens per passage")
-    max_passages: int | None = Field(None, ge=1, description="most passages to embed")
+    max_passages: int | None = Field(None, ge=1, description="at most this many passages")
     splits: tuple[str, ...] = Field(("train",), description="splits of the dataset to embed")
 
 
@@ -302,7 +307,7 @@ class Train(Record):
     )
     task: Task = Field(
         "causal_lm",
-        description="preference: DPO on chosen and rejected answers; the classifications learn the samples' labels",
+        description="what is learnt; preference: DPO on chosen and rejected answers; classification: the labels",
     )
     architecture: dict[str, Any] | None = Field(
         None, description="configuration of a model from scratch; its `model_type` is llama, t5, bert or vit"
@@ -323,7 +328,7 @@ class Train(Record):
     max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
     sequence_length: int = Field(512, ge=8, description="tokens per sequence")
     batch_tokens: int = Field(8192, ge=8, description="tokens per optimiser step over all workers")
-    learning_rate: float | None = Field(None, gt=0, description="default: 3e-3 prompt, 1e-3 lora, 3e-4 full")
+    learning_rate: float | None = Field(None, gt=0, description="peak; unset: 3e-3 prompt, 1e-3 lora, 3e-4 full")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

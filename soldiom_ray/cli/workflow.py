@@ -1,0 +1,79 @@
+"""Commands for whole workflows: run a recipe, check it, print it filled in."""
+
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.cli.options import absolute_folder
+from soldiom_ray.cli.output import Json, follow, note, print_json
+from soldiom_ray.settings import load_settings
+
+recipe_app = typer.Typer(help="Check a recipe, or print it filled in.", no_args_is_help=True)
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe file (YAML).")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's commands under the program."""
+    app.command()(run)
+    app.add_typer(recipe_app, name="recipe")
+
+
+def run(
+    recipe: RecipeFile,
+    started: Annotated[float | None, typer.Option(hidden=True, help="Unix time at which the caller began.")] = None,
+    json: Json = False,
+) -> None:
+    """Run a whole workflow as one Ray job. Run again, it resumes where it stopped."""
+    from soldiom_ray import launch
+    from soldiom_ray.cli.summary import print_summary, try_model
+    from soldiom_ray.domains.recipes import load_recipe
+
+    began = time.time()
+    loaded = _absolute_paths(load_recipe(recipe))
+    settings = load_settings()
+    job = launch.running_job(settings, loaded, "workflow")
+    if job:
+        note(f"Job {job['id']} runs this recipe already; following it.")
+    else:
+        job = launch.launch_job(settings, loaded, kind="workflow", owner="cli")
+    job = follow(settings, job)
+    answer = try_model(settings, job) if loaded.deploy else None
+    if json:
+        print_json({"id": job["id"], "metrics": job["metrics"], "answer": answer, **job})
+    else:
+        print_summary(settings, job, answer, {"before the job": began - started} if started else {})
+
+
+@recipe_app.command("check")
+def check_recipe(recipe: RecipeFile, json: Json = False) -> None:
+    """Report every mistake in a recipe, with its line."""
+    from soldiom_ray.domains.recipes import load_recipe
+
+    loaded = load_recipe(recipe)
+    print_json({"id": loaded.name, "problems": []}) if json else print(f"{recipe} is valid.")
+
+
+@recipe_app.command("show")
+def show_recipe(recipe: RecipeFile, json: Json = False) -> None:
+    """Print a recipe with every default filled in."""
+    from soldiom_ray.domains.recipes import as_dict, as_yaml, load_recipe
+
+    loaded = load_recipe(recipe)
+    print_json(as_dict(loaded)) if json else print(as_yaml(loaded), end="")
+
+
+def _absolute_paths(recipe: Any) -> Any:
+    """The recipe with local paths made absolute: its job runs in another folder."""
+    from soldiom_ray.domains.recipes import as_dict, validate_recipe
+
+    content = as_dict(recipe)
+    for source in content.get("collect", []):
+        if source.get("path"):
+            source["path"] = str(Path(source["path"]).expanduser().absolute())
+        if source.get("paths"):
+            source["paths"] = [str(Path(path).expanduser().absolute()) for path in source["paths"]]
+    if "train" in content:
+        content["train"]["base_model"] = absolute_folder(content["train"]["base_model"])
+    return validate_recipe(content)
