@@ -93,11 +93,11 @@ def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
     text, stays in the job's log."""
     cause = getattr(error, "cause", None)
     name = type(cause if isinstance(cause, Exception) else error).__name__
-    place = f", at {place}" if (place := origin(error)) else ""
+    location = origin(error)
     remedy = f"`soldiom jobs logs {job_id}` shows the message and the traceback"
     if name in MEMORY_FAILURES:
         remedy = f"free memory or ask for less of it (fewer workers, shorter sequences, smaller batches); {remedy}"
-    return SoldiomError(f"{name} in stage {stage or 'start'}{place}.", remedy=remedy)
+    return SoldiomError(f"{name} in stage {stage or 'start'}{f', at {location}' if location else ''}.", remedy=remedy)
 
 
 def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:

@@ -46,12 +46,12 @@ def start_logging(level: int = logging.INFO) -> None:
         logger.propagate = False
 
 
-def readable(pieces: Iterable[str]) -> Iterator[str]:
-    """A job's log for people, line by line, from pieces that may end anywhere. Lines of ours show time (UTC), stage,
+def readable(parts: Iterable[str]) -> Iterator[str]:
+    """A job's log for people, line by line, from parts that may be cut anywhere. Lines of ours show time (UTC), stage,
     level, message and fields, a traceback below them; what libraries printed stays as it is."""
     rest = ""
-    for piece in pieces:
-        *lines, rest = (rest + piece).split("\n")
+    for part in parts:
+        *lines, rest = (rest + part).split("\n")
         for line in lines:
             yield _readable_line(line)
     if rest:
@@ -72,7 +72,7 @@ def _readable_line(line: str) -> str:
     blocks = [f"{name}:\n{value}" for name, value in data.items() if _is_block(value)]
     if entry.get("exception"):
         blocks.append(str(entry["exception"]))
-    return "\n".join([head, *(f"    {part}" for block in blocks for part in block.splitlines())])
+    return "\n".join([head, *(f"    {line}" for block in blocks for line in block.splitlines())])
 
 
 def _is_block(value: object) -> bool:

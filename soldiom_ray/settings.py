@@ -162,6 +162,7 @@ class _Variables:
         return tuple(part.strip() for part in (self.text(name) or "").split(",") if part.strip())
 
     def url(self, name: str, *schemes: str) -> str | None:
+        """A URL with one of these schemes."""
         value = self.text(name)
         if value and urlsplit(value).scheme not in schemes:
             self._add(name, f"its scheme is {urlsplit(value).scheme!r}; known: {', '.join(schemes)}")
@@ -179,12 +180,14 @@ class _Variables:
         }
 
     def file(self, name: str) -> Path | None:
+        """The path of an existing file."""
         value = self.text(name)
         if value and not Path(value).is_file():
             self._add(name, f"no file at {value!r}")
         return Path(value) if value else None
 
     def port(self, name: str, default: str) -> int:
+        """A TCP port."""
         value = self.text(name) or default
         if value.isdecimal() and 0 < int(value) < 65536:
             return int(value)
@@ -192,6 +195,7 @@ class _Variables:
         return 0
 
     def size(self, name: str, default: int) -> int:
+        """A number of bytes."""
         value = self.text(name) or str(default)
         if value.isdecimal() and len(value) < 19 and int(value):
             return int(value)
@@ -199,6 +203,7 @@ class _Variables:
         return default
 
     def encryption_key(self) -> bytes | None:
+        """The 32 bytes of the key, or None."""
         text = self.text("SOLDIOM_ENCRYPTION_KEY")
         key = _key_bytes(text) if text else None
         if text and key is None:
@@ -207,6 +212,7 @@ class _Variables:
         return key
 
     def rate_limit(self) -> str:
+        """COUNT/PERIOD."""
         value = self.text("SOLDIOM_RATE_LIMIT") or "600/minute"
         count, _, period = value.partition("/")
         if not (count.isdecimal() and int(count) > 0 and period in ("second", "minute", "hour")):
@@ -214,6 +220,7 @@ class _Variables:
         return value
 
     def hosts(self, name: str) -> tuple[str, ...]:
+        """Host names, addresses and networks, in lower case."""
         hosts = tuple(part.lower() for part in self.parts(name))
         for host in hosts:
             if not _is_host(host):

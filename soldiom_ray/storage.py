@@ -155,7 +155,7 @@ class Storage:
             return file.read(len(MAGIC)) == MAGIC
 
 
-class FolderBackend:
+class FolderBackend(Backend):
     """Objects as files below a folder that only its owner can read."""
 
     def __init__(self, root: Path) -> None:
@@ -219,7 +219,7 @@ class FolderBackend:
                 break
 
 
-class S3Backend:
+class S3Backend(Backend):
     """Objects in a bucket. Credentials come from boto3's own chain (environment, profile, instance role)."""
 
     def __init__(self, bucket: str, prefix: str, endpoint: str | None) -> None:

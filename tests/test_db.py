@@ -61,9 +61,9 @@ def manifest(kind: str = "dataset", number: int = 1, **counts: int) -> Manifest:
     )
 
 
-def types_differ(_: object, __: object, ___: object, found: object, declared: object) -> bool | None:
+def types_differ(_: object, __: object, ___: object, inspected: object, declared: object) -> bool | None:
     """MySQL calls FLOAT(53) a DOUBLE; everything else is Alembic's to judge."""
-    return False if isinstance(found, Double) and isinstance(declared, Float) else None
+    return False if isinstance(inspected, Double) and isinstance(declared, Float) else None
 
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_declares(settings: Settings) -> None:
@@ -80,9 +80,9 @@ def test_migrations_go_up_keep_data_go_down_to_nothing_and_up_again(settings: Se
         job = jobs.create(session, name="kept", kind="train", config={"b": 1, "a": [1.5, None]})
     migrate(other)
     with open_session(other) as session:
-        kept = jobs.get(session, job.id)
-        assert list(kept.config) == ["b", "a"]
-        assert kept.created_at.utcoffset() == timedelta(0)
+        stored = jobs.get(session, job.id)
+        assert list(stored.config) == ["b", "a"]
+        assert stored.created_at.utcoffset() == timedelta(0)
     downgrade(other, "base")
     assert inspect(engine).get_table_names() == ["alembic_version"]
     with pytest.raises(UnavailableError, match="no tables"), open_session(other) as session:
@@ -96,13 +96,13 @@ def test_eight_callers_that_migrate_at_once_do_not_trip_over_one_another(setting
     other, engine = engine_of(settings, "rivals")
     failures: list[BaseException] = []
 
-    def one() -> None:
+    def migrate_once() -> None:
         try:
             migrate(other)
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=one) for _ in range(8)]
+    threads = [threading.Thread(target=migrate_once) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -201,13 +201,13 @@ def test_the_same_idempotency_key_gives_the_same_job_even_at_once_and_refuses_an
 ) -> None:
     made: list[str] = []
 
-    def one() -> None:
+    def create() -> None:
         with open_session(settings) as session:
             made.append(
                 jobs.create(session, name="n", kind="train", config={"a": 1}, tenant="idem", idempotency_key="k").id
             )
 
-    threads = [threading.Thread(target=one) for _ in range(6)]
+    threads = [threading.Thread(target=create) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -24,8 +24,7 @@ BLOCK, FIRST_BLOCK, LAST_BLOCK = 1000, 20000, 31000
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """The ports of one home. `ray_block` is the first port of Ray's block; `node_ip` is known once Ray runs. The
-    properties are the addresses that clients use."""
+    """The ports of one home. `ray_block` is the first port of Ray's block; `node_ip` is known once Ray runs."""
 
     chroma_port: int = 8001
     mlflow_port: int = 5000
@@ -36,18 +35,22 @@ class Addresses:
 
     @property
     def chroma(self) -> str:
+        """URL of the Chroma server."""
         return f"http://127.0.0.1:{self.chroma_port}"
 
     @property
     def mlflow(self) -> str:
+        """URL of the MLflow server."""
         return f"http://127.0.0.1:{self.mlflow_port}"
 
     @property
     def dashboard(self) -> str:
+        """URL of Ray's dashboard, which takes jobs."""
         return f"http://127.0.0.1:{self.dashboard_port}"
 
     @property
     def ray(self) -> str:
+        """HOST:PORT of Ray's head."""
         return f"{self.node_ip}:{self.gcs_port}"
 
 
@@ -104,12 +107,12 @@ def reassign_ports(settings: Settings, addresses: Addresses, service: str) -> Ad
     """The addresses with a free port in place of each port of this stopped service that another program has taken."""
     names = SERVICE_FIELDS.get(service, ())
     for name in [name for name in names if name.endswith("_port")]:
-        others = {
+        taken = {
             settings.api_port,
-            *(getattr(addresses, other) for names in SERVICE_FIELDS.values() for other in names if other != name),
+            *(getattr(addresses, field) for fields in SERVICE_FIELDS.values() for field in fields if field != name),
         }
         port = getattr(addresses, name)
-        while port in others or not is_free(port):
+        while port in taken or not is_free(port):
             port += 1
         addresses = replace(addresses, **{name: port})
     return replace(addresses, ray_block=_free_block(addresses.ray_block)) if "ray_block" in names else addresses

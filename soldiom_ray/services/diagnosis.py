@@ -94,13 +94,13 @@ def _shared_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:
-    paths = [settings.ray_token_path, settings.local_key_path, settings.keys_folder / "secrets.json"]
-    wrong = [path for path in paths if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    files = [settings.ray_token_path, settings.local_key_path, settings.keys_folder / "secrets.json"]
+    wrong = [path for path in files if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
     if settings.keys_folder.exists() and stat.S_IMODE(settings.keys_folder.stat().st_mode) & 0o077:
         wrong.append(settings.keys_folder)
     if wrong:
-        listed = " ".join(map(str, wrong))
-        yield _finding("key files", "error", f"other users may read: {listed}", f"chmod go-rwx {listed}")
+        paths = " ".join(map(str, wrong))
+        yield _finding("key files", "error", f"other users may read: {paths}", f"chmod go-rwx {paths}")
     else:
         yield _finding("key files", "ok", f"{settings.keys_folder} is for its owner alone")
 
@@ -146,8 +146,8 @@ def _open_ports(settings: Settings) -> Iterator[Finding]:
         yield _finding("ports", "ok", "no service can be reached from other machines")
         return
     ports = ",".join(f"{low}-{high}" if high > low else str(low) for low, high in _ranges(open_ports))
-    listed = ", ".join(map(str, open_ports))
-    detail = f"reachable from other machines: {listed} (Ray asks for its token there, its metrics do not)"
+    port_list = ", ".join(map(str, open_ports))
+    detail = f"reachable from other machines: {port_list} (Ray asks for its token there, its metrics do not)"
     yield _finding(
         "ports",
         "warning",
