@@ -3,12 +3,16 @@
 import asyncio
 import threading
 import time
+from collections.abc import Generator as Pieces
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from small_models import CONTEXT, code, small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 from soldiom_ray import launch
-from soldiom_ray.artifacts import prefix_of
+from soldiom_ray.artifacts import Context, prefix_of
 from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy, restore
@@ -23,14 +27,14 @@ PROMPTS = ["def read_rows(rows):\n", "def sort_files", "    for item in words:\n
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     base = small_base(root / "base")
     return {"base": base, "tuned": tuned(base, root / "tuned", 40)}
 
 
 @pytest.fixture(scope="module")
-def context(postgres_url, tmp_path_factory, ray_cluster):
+def context(postgres_url: str, tmp_path_factory: pytest.TempPathFactory, ray_cluster: object) -> Iterator[Context]:
     """A home with a database, and a local Ray with Serve that sees the same home."""
     from ray import serve
 
@@ -43,41 +47,44 @@ def context(postgres_url, tmp_path_factory, ray_cluster):
 
 
 @pytest.fixture(scope="module")
-def model_id(context, folders):
+def model_id(context: Context, folders: dict[str, Path]) -> str:
     """A tuned model of the registry."""
     dataset = small_dataset(context, {"train": {"alpha": 1}})
     return a_model(context, small_run(context, dataset, folders["tuned"], folders["base"]).id, "small")
 
 
 @pytest.fixture(scope="module")
-def endpoint(context, model_id):
+def endpoint(context: Context, model_id: str) -> dict[str, Any]:
     """That model deployed: the dictionary that the stage returned."""
     return deploy(context, model_id, Deploy(max_concurrent=8, max_queued=8))
 
 
-def a_model(context, run, name, base=None):
+def a_model(context: Context, run: str | None, name: str, base: str | None = None) -> str:
     with open_session(context.settings) as session:
         row = models.create(session, family="fine-tuned", name=name, run_artifact=run, base_model=base)
         return row.id
 
 
-def handle_of(model_id, **options):
+def handle_of(model_id: str, **options: Any) -> Any:
     from ray import serve
 
     return serve.get_app_handle(f"model-{model_id}").options(**options)
 
 
-def ask(model_id, *inputs, **parameters):
+def ask(model_id: str, *inputs: str, **parameters: Any) -> list[dict[str, Any]]:
     request = {"inputs": list(inputs), "parameters": parameters}
-    return handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"]
+    outputs: list[dict[str, Any]] = handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"]
+    return outputs
 
 
-def state_of(context, model_id):
+def state_of(context: Context, model_id: str) -> tuple[Any, bool]:
     with open_session(context.settings) as session:
         return deployments.get(session, model_id), models.get(session, model_id).deployed
 
 
-def test_a_deployed_model_has_answered_and_is_written_down(context, endpoint, model_id, folders):
+def test_a_deployed_model_has_answered_and_is_written_down(
+    context: Context, endpoint: dict[str, Any], model_id: str, folders: dict[str, Path]
+) -> None:
     assert endpoint["model_id"] == model_id and endpoint["app"] == f"model-{model_id}"
     assert endpoint["replicas"] == 1 and endpoint["answer"]["prompt"]
     row, deployed = state_of(context, model_id)
@@ -94,17 +101,19 @@ def test_a_deployed_model_has_answered_and_is_written_down(context, endpoint, mo
     ]
 
 
-def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(endpoint, model_id):
+def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(
+    endpoint: dict[str, Any], model_id: str
+) -> None:
     alone = [ask(model_id, prompt, max_tokens=16)[0] for prompt in PROMPTS]
     handle = handle_of(model_id)
     asked = [handle.generate.remote({"inputs": [p], "parameters": {"max_tokens": 16}}) for p in PROMPTS * 2]
-    together = [one.result(timeout_s=60)["outputs"][0] for one in asked]
+    together = [response.result(timeout_s=60)["outputs"][0] for response in asked]
     assert together == alone * 2
     assert max(handle.describe.remote().result(timeout_s=10)["batches"]) > 1
     assert ask(model_id, *PROMPTS, max_tokens=16) == alone
 
 
-def test_a_stream_gives_the_text_of_the_whole_answer(endpoint, model_id):
+def test_a_stream_gives_the_text_of_the_whole_answer(endpoint: dict[str, Any], model_id: str) -> None:
     for parameters in ({"max_tokens": 20}, {"max_tokens": 20, "temperature": 0.8, "seed": 5}):
         request = {"inputs": [PROMPTS[1]], "parameters": parameters}
         pieces = list(handle_of(model_id, stream=True).stream.remote(request))
@@ -117,7 +126,7 @@ def test_a_stream_gives_the_text_of_the_whole_answer(endpoint, model_id):
         }
 
 
-def test_a_seed_makes_samples_repeatable_also_among_others(endpoint, model_id):
+def test_a_seed_makes_samples_repeatable_also_among_others(endpoint: dict[str, Any], model_id: str) -> None:
     first = ask(model_id, PROMPTS[0], PROMPTS[0], max_tokens=16, temperature=1.0, seed=3)
     handle = handle_of(model_id)
     others = [
@@ -129,7 +138,9 @@ def test_a_seed_makes_samples_repeatable_also_among_others(endpoint, model_id):
         other.result(timeout_s=60)
 
 
-def test_a_conversation_uses_the_chat_template(endpoint, model_id, folders):
+def test_a_conversation_uses_the_chat_template(
+    endpoint: dict[str, Any], model_id: str, folders: dict[str, Path]
+) -> None:
     messages = [{"role": "user", "content": "def read_rows"}]
     request = {"messages": messages, "parameters": {"max_tokens": 8}}
     answer = handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"][0]
@@ -138,7 +149,7 @@ def test_a_conversation_uses_the_chat_template(endpoint, model_id, folders):
     assert answer["text"] == generator.generate([generator.chat(messages)], max_new_tokens=8)[0].text
 
 
-def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint, model_id):
+def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint: dict[str, Any], model_id: str) -> None:
     with pytest.raises(InputError, match=rf"takes \d+ tokens; this model's context is {CONTEXT}"):
         ask(model_id, code(1, 400), max_tokens=4)
     with pytest.raises(InputError, match=r"takes \d+ tokens"):
@@ -146,7 +157,7 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint,
 
 
 @pytest.mark.parametrize(
-    ("request_", "place"),
+    ("request_", "location"),
     [
         ({"inputs": ["a"], "parameters": {"temperature": -1}}, "parameters.temperature"),
         ({"inputs": ["a"], "parameters": {"temperature": float("nan")}}, "parameters.temperature"),
@@ -158,14 +169,14 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint,
         ({}, ""),
     ],
 )
-def test_a_wrong_request_is_one_clear_error_without_the_users_text(request_, place):
+def test_a_wrong_request_is_one_clear_error_without_the_users_text(request_: dict[str, Any], location: str) -> None:
     with pytest.raises(InputError) as caught:
         read_request(request_)
-    assert place in [problem.loc for problem in caught.value.problems]
+    assert location in [problem.loc for problem in caught.value.problems]
     assert "secret" not in str(caught.value)
 
 
-def test_wrong_parameters_are_refused_by_the_endpoint(endpoint, model_id):
+def test_wrong_parameters_are_refused_by_the_endpoint(endpoint: dict[str, Any], model_id: str) -> None:
     with pytest.raises(InputError, match="cannot be used"):
         ask(model_id, "def", temperature=99)
     with pytest.raises(InputError, match="max_tokens"):
@@ -174,23 +185,25 @@ def test_wrong_parameters_are_refused_by_the_endpoint(endpoint, model_id):
         list(handle_of(model_id, stream=True).stream.remote({"inputs": ["a", "b"]}))
 
 
-def test_too_many_requests_are_turned_away_and_the_others_answered(context, endpoint, model_id):
+def test_too_many_requests_are_turned_away_and_the_others_answered(
+    context: Context, endpoint: dict[str, Any], model_id: str
+) -> None:
     from ray.serve.exceptions import BackPressureError
 
     handle = handle_of(model_id)
     request = {"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 16, "temperature": 1.0, "seed": 1}}
     asked = [handle.generate.remote(request) for _ in range(60)]
     answered = refused = 0
-    for one in asked:
+    for response in asked:
         try:
-            one.result(timeout_s=120)
+            response.result(timeout_s=120)
             answered += 1
         except BackPressureError:
             refused += 1
     assert answered >= 8 and refused >= 1 and answered + refused == 60
 
 
-def test_a_caller_that_goes_away_stops_the_generation(endpoint, model_id):
+def test_a_caller_that_goes_away_stops_the_generation(endpoint: dict[str, Any], model_id: str) -> None:
     handle = handle_of(model_id)
     pieces = handle_of(model_id, stream=True).stream.remote({"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 50}})
     next(iter(pieces))
@@ -202,10 +215,12 @@ def test_a_caller_that_goes_away_stops_the_generation(endpoint, model_id):
     assert time.monotonic() - started < 10
 
 
-def test_another_configuration_replaces_the_endpoint_without_a_gap(context, endpoint, model_id):
+def test_another_configuration_replaces_the_endpoint_without_a_gap(
+    context: Context, endpoint: dict[str, Any], model_id: str
+) -> None:
     failures, answers, stopped = [], [], threading.Event()
 
-    def keep_asking():
+    def keep_asking() -> None:
         while not stopped.is_set():
             try:
                 answers.append(ask(model_id, PROMPTS[0], max_tokens=2))
@@ -225,27 +240,27 @@ def test_another_configuration_replaces_the_endpoint_without_a_gap(context, endp
     assert handle_of(model_id).describe.remote().result()["pid"] != before
 
 
-def test_a_version_that_cannot_be_loaded_keeps_the_old_one_serving(context, folders):
+def test_a_version_that_cannot_be_loaded_keeps_the_old_one_serving(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, {"train": {"alpha": 1}})
     run = small_run(context, dataset, folders["tuned"], folders["base"], name="to-break")
     own = a_model(context, run.id, "to-break")
     deploy(context, own, Deploy())
     good = ask(own, PROMPTS[0], max_tokens=8)
     key = f"{prefix_of(run.id)}/weights/model.safetensors"
-    kept = context.artifacts.storage.read(key)
+    weights = context.artifacts.storage.read(key)
     context.artifacts.storage.write(key, b"not a model")
     with pytest.raises(UnavailableError, match="could not be loaded"):
         deploy(context, own, Deploy(max_concurrent=3))
     row, deployed = state_of(context, own)
     assert row.status == "failed" and row.error and deployed
     assert ask(own, PROMPTS[0], max_tokens=8) == good
-    context.artifacts.storage.write(key, kept)
+    context.artifacts.storage.write(key, weights)
     deploy(context, own, Deploy(max_concurrent=3))
     assert state_of(context, own)[0].status == "running"
     launch.undeploy(context.settings, own, None)
 
 
-def test_a_model_that_cannot_be_loaded_leaves_no_endpoint(context):
+def test_a_model_that_cannot_be_loaded_leaves_no_endpoint(context: Context) -> None:
     from ray import serve
 
     draft = context.artifacts.draft("run", {"weights": "broken"})
@@ -262,7 +277,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_endpoint(context):
         deploy(context, a_model(context, "run-0000000000000000", "missing"), Deploy())
 
 
-def test_a_base_model_can_be_served_and_taken_away(context, folders):
+def test_a_base_model_can_be_served_and_taken_away(context: Context, folders: dict[str, Path]) -> None:
     own = a_model(context, None, "the-base", base=str(folders["base"]))
     deploy(context, own, Deploy())
     assert ask(own, PROMPTS[0], max_tokens=4)
@@ -273,7 +288,7 @@ def test_a_base_model_can_be_served_and_taken_away(context, folders):
         launch.undeploy(context.settings, own, None)
 
 
-def test_restore_serves_again_what_was_served(context, endpoint, model_id):
+def test_restore_serves_again_what_was_served(context: Context, endpoint: dict[str, Any], model_id: str) -> None:
     from ray import serve
 
     serve.delete(f"model-{model_id}")
@@ -281,7 +296,7 @@ def test_restore_serves_again_what_was_served(context, endpoint, model_id):
     assert ask(model_id, PROMPTS[0], max_tokens=2)
 
 
-def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers():
+def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers() -> None:
     class Slow:
         """Takes its time, and fails on one prompt."""
 
@@ -290,18 +305,18 @@ def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers():
         def __init__(self) -> None:
             self.seen = []
 
-        def generate(self, prompts, **options):
+        def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
             self.seen.append(list(prompts))
             time.sleep(0.1)
             if "bad" in prompts:
                 raise InputError("bad prompt")
             return [prompt.upper() for prompt in prompts]
 
-        def stream(self, prompt, **options):
+        def stream(self, prompt: str, **options: Any) -> Pieces[str, None, str]:
             yield ""
             return self.generate([prompt], **options)[0]
 
-    async def scene():
+    async def scene() -> tuple[list[list[str]], list[Any]]:
         slow = Slow()
         batcher = Batcher(slow)
         first = [asyncio.create_task(batcher.generate(prompt, Options(1))) for prompt in ("a", "b")]

@@ -2,11 +2,14 @@
 
 import json
 import math
+from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pytest
 from small_models import CONTEXT, small_base, small_context, small_dataset, small_run, small_settings, tuned
 
+from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Evaluate, Gate
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.evaluate import evaluate
@@ -20,7 +23,7 @@ GROUPS = {"train": {"alpha": 6}, "validation": {"beta": 2}, "test": {"gamma": 6,
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A base model, a better one and a worse one."""
     root = tmp_path_factory.mktemp("models")
     base = small_base(root / "base")
@@ -28,16 +31,18 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def context(tmp_path):
+def context(tmp_path: Path) -> Context:
     return small_context(small_settings(tmp_path / "home"))
 
 
-def sums(loss_base, loss_tuned, tokens=100, group="g"):
+def sums(
+    loss_base: Iterable[float], loss_tuned: Iterable[float], tokens: int = 100, group: str = "g"
+) -> list[DocumentSums]:
     pairs = enumerate(zip(loss_base, loss_tuned, strict=True))
     return [DocumentSums(str(i), group, tokens, b * tokens, 10.0, t * tokens, 20.0) for i, (b, t) in pairs]
 
 
-def test_a_tuned_model_is_scored_against_its_base_and_passes(context, folders):
+def test_a_tuned_model_is_scored_against_its_base_and_passes(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], folders["base"])
     scores = evaluate(context, run, dataset, Evaluate(max_tokens=1500))
@@ -58,7 +63,9 @@ def test_a_tuned_model_is_scored_against_its_base_and_passes(context, folders):
     assert evaluate(context, run, dataset, Evaluate(max_tokens=1500)).created_at == scores.created_at
 
 
-def test_the_loss_is_the_models_own_cross_entropy_on_the_same_blocks(context, folders):
+def test_the_loss_is_the_models_own_cross_entropy_on_the_same_blocks(
+    context: Context, folders: dict[str, Path]
+) -> None:
     import torch
 
     dataset = small_dataset(context, GROUPS)
@@ -80,14 +87,14 @@ def test_the_loss_is_the_models_own_cross_entropy_on_the_same_blocks(context, fo
         assert scores.details[which]["token_accuracy"] == pytest.approx(hits / count, abs=5e-3)
 
 
-def test_a_worse_model_does_not_pass(context, folders):
+def test_a_worse_model_does_not_pass(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["worse"], folders["base"])
     gate = evaluate(context, run, dataset, Evaluate(max_tokens=1500)).details["gate"]
     assert not gate["passed"] and gate["verdict"].startswith("Not passed: the tuned model is worse")
 
 
-def test_a_model_that_is_its_base_does_not_pass(context, folders):
+def test_a_model_that_is_its_base_does_not_pass(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["base"], folders["base"])
     details = evaluate(context, run, dataset, Evaluate(max_tokens=500)).details
@@ -96,7 +103,9 @@ def test_a_model_that_is_its_base_does_not_pass(context, folders):
 
 
 @pytest.mark.parametrize("method", ["lora", "prompt"])
-def test_adapters_are_scored_on_their_base(context, folders, tmp_path, method):
+def test_adapters_are_scored_on_their_base(
+    context: Context, folders: dict[str, Path], tmp_path: Path, method: str
+) -> None:
     from peft import LoraConfig, PromptTuningConfig, get_peft_model
 
     model, _ = load_model(folders["base"], dtype="float32")
@@ -114,7 +123,9 @@ def test_adapters_are_scored_on_their_base(context, folders, tmp_path, method):
     )
 
 
-def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(context, folders):
+def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(
+    context: Context, folders: dict[str, Path]
+) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], None)
     details = evaluate(context, run, dataset, Evaluate(max_tokens=500)).details
@@ -123,7 +134,7 @@ def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(context, f
     assert details["base_model"] == "uniform" and details["gate"]["passed"]
 
 
-def test_a_dataset_without_test_samples_is_refused(context, folders):
+def test_a_dataset_without_test_samples_is_refused(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, {"train": {"alpha": 2}})
     run = small_run(context, dataset, folders["better"], folders["base"])
     with pytest.raises(InputError, match=r"holds no test samples") as caught:
@@ -131,7 +142,7 @@ def test_a_dataset_without_test_samples_is_refused(context, folders):
     assert "split.test" in caught.value.remedy
 
 
-def test_another_tokenizer_is_refused(context, folders, tmp_path):
+def test_another_tokenizer_is_refused(context: Context, folders: dict[str, Path], tmp_path: Path) -> None:
     other = small_base(tmp_path / "other", vocabulary=301)
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], other)
@@ -139,7 +150,7 @@ def test_another_tokenizer_is_refused(context, folders, tmp_path):
         evaluate(context, run, dataset, Evaluate(max_tokens=200))
 
 
-def test_a_cancelled_job_stops_and_leaves_no_scores(tmp_path, folders):
+def test_a_cancelled_job_stops_and_leaves_no_scores(tmp_path: Path, folders: dict[str, Path]) -> None:
     context = small_context(small_settings(tmp_path / "home"))
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], folders["base"])
@@ -155,7 +166,9 @@ def test_a_cancelled_job_stops_and_leaves_no_scores(tmp_path, folders):
     assert not [key for key in context.artifacts.storage.keys("scores") if key.endswith("manifest.json")]
 
 
-def test_tokens_are_spread_over_groups_and_documents_the_same_way_each_time(context, folders):
+def test_tokens_are_spread_over_groups_and_documents_the_same_way_each_time(
+    context: Context, folders: dict[str, Path]
+) -> None:
     dataset = small_dataset(context, {"test": {"large": 30, "medium": 5, "small": 1}})
     tokenizer = load_tokenizer(folders["base"])
     rows = held_out_rows(context.artifacts, dataset)
@@ -171,7 +184,7 @@ def test_tokens_are_spread_over_groups_and_documents_the_same_way_each_time(cont
     assert [(b.document, b.ids.tolist()) for b in again] == [(b.document, b.ids.tolist()) for b in blocks]
 
 
-def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context, folders):
+def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, {"test": {"large": 20, "small": 1}})
     tokenizer = load_tokenizer(folders["base"])
     blocks = choose_blocks(
@@ -180,7 +193,7 @@ def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context, folders)
     assert sum(len(block.ids) - 1 for block in blocks) == 2500
 
 
-def test_the_bootstrap_gives_the_known_answer_of_a_constant_difference():
+def test_the_bootstrap_gives_the_known_answer_of_a_constant_difference() -> None:
     random = np.random.default_rng(0)
     base = random.normal(3.0, 1.0, 50)
     result = compare(sums(base, base - 0.25), resamples=500, confidence=0.95, seed=1)
@@ -189,7 +202,7 @@ def test_the_bootstrap_gives_the_known_answer_of_a_constant_difference():
     assert result.difference["token_accuracy"].mean == pytest.approx(0.1)
 
 
-def test_the_bootstrap_agrees_with_the_textbook_interval_of_a_mean():
+def test_the_bootstrap_agrees_with_the_textbook_interval_of_a_mean() -> None:
     random = np.random.default_rng(2)
     difference = random.normal(-0.1, 0.5, 400)
     result = compare(sums(np.full(400, 3.0), 3.0 + difference), resamples=4000, confidence=0.95, seed=1)
@@ -200,7 +213,7 @@ def test_the_bootstrap_agrees_with_the_textbook_interval_of_a_mean():
     assert interval.high == pytest.approx(difference.mean() + error, abs=0.006)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(5)
     covered = 0
     for trial in range(300):
@@ -213,13 +226,13 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     assert 0.84 <= covered / 300 <= 0.95
 
 
-def test_too_few_documents_never_pass_the_gate():
+def test_too_few_documents_never_pass_the_gate() -> None:
     result = compare(sums([3.0], [2.0]), resamples=200, confidence=0.95, seed=1)
     gate = judge(result, metric="loss", beat="base", confidence=0.95)
     assert not gate["passed"] and "only 1 held-out document" in gate["verdict"]
 
 
-def test_a_difference_that_may_be_chance_does_not_pass():
+def test_a_difference_that_may_be_chance_does_not_pass() -> None:
     random = np.random.default_rng(3)
     base = random.normal(3.0, 0.1, 30)
     result = compare(sums(base, base + random.normal(0, 0.2, 30)), resamples=500, confidence=0.95, seed=1)
@@ -227,18 +240,18 @@ def test_a_difference_that_may_be_chance_does_not_pass():
     assert not gate["passed"] and "includes zero" in gate["verdict"]
 
 
-def test_many_documents_and_resamples_stay_within_memory_and_time():
+def test_many_documents_and_resamples_stay_within_memory_and_time() -> None:
     values = np.ones((20_000, 5))
     assert paired_bootstrap(values, resamples=400, confidence=0.95, seed=1)["loss"].high == 0
 
 
-def test_unknown_metrics_are_refused_by_the_schema():
+def test_unknown_metrics_are_refused_by_the_schema() -> None:
     with pytest.raises(ValueError, match="bleu"):
         Evaluate.model_validate({"metrics": ["bleu"]})
     assert Gate().metric == "loss"
 
 
-def test_ray_scores_as_this_process_does(context, folders, ray_cluster):
+def test_ray_scores_as_this_process_does(context: Context, folders: dict[str, Path], ray_cluster: object) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], folders["base"])
     reports: list[tuple[float, str]] = []

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 from conftest import free_port
 from small_models import small_base, small_context, small_dataset, small_run, small_settings, tuned
 
+from soldiom_ray.artifacts import Context
 from soldiom_ray.db import evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.records import Manifest
 from soldiom_ray.register import register
 from soldiom_ray.register.bases import base_name
 from soldiom_ray.register.sources import combined_license, data_sources
@@ -26,7 +29,9 @@ VERDICTS = {True: "Passed: the tuned model beats its base.", False: "Not passed:
 
 
 @pytest.fixture(scope="module")
-def services(postgres_server, postgres_url, tmp_path_factory):
+def services(
+    postgres_server: str, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
     """A PostgreSQL with our tables, and an MLflow server on another of its databases."""
     import psycopg
 
@@ -55,7 +60,7 @@ def services(postgres_server, postgres_url, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
     base = small_base(root / "small-base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Small base\nMade for a test.\n")
@@ -63,11 +68,11 @@ def folders(tmp_path_factory):
 
 
 @pytest.fixture
-def context(tmp_path, services):
+def context(tmp_path: Path, services: dict[str, str]) -> Context:
     return small_context(small_settings(tmp_path / "home", **services))
 
 
-def small_scores(context, run, dataset, passed=True, groups=3):
+def small_scores(context: Context, run: Manifest, dataset: Manifest, passed: bool = True, groups: int = 3) -> Manifest:
     """A scores artifact as `evaluate` writes it."""
     draft = context.artifacts.draft("scores", {"passed": passed, "run": run.id}, (run.id, dataset.id))
     draft.write("report.md", b"# Scores\n")
@@ -81,14 +86,18 @@ def small_scores(context, run, dataset, passed=True, groups=3):
     )  # fmt: skip
 
 
-def made(context, folders, name, passed=True, **columns):
+def made(
+    context: Context, folders: dict[str, Path], name: str, passed: bool = True, **columns: str
+) -> tuple[Manifest, Manifest, Manifest]:
     """Dataset, run and scores of a name of their own."""
     dataset = small_dataset(context, GROUPS, **columns)
     run = small_run(context, dataset, folders["tuned"], folders["base"], rank=name)
     return run, small_scores(context, run, dataset, passed), dataset
 
 
-def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(context, folders, services):
+def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(
+    context: Context, folders: dict[str, Path], services: dict[str, str]
+) -> None:
     from mlflow.tracking import MlflowClient
 
     run, scores, dataset = made(context, folders, "first")
@@ -97,7 +106,7 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(contex
     assert (details["family"], details["name"], details["version"]) == ("fine-tuned", "first", 1)
     with open_session(context.settings) as session:
         row = models.get(session, details["model_id"])
-        base = models.get(session, row.base_model_id)
+        base = models.get(session, str(row.base_model_id))
         scored = evaluations.of_model(session, row.id)
     assert (row.family, row.name, row.run_artifact, row.specialization) == ("fine-tuned", "first", run.id, "legal")
     assert row.performance_metrics["tuned"] == {"loss": 2.5} and row.gate["passed"] and row.gate["promoted"]
@@ -117,7 +126,9 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(contex
     assert "[-0.6000, -0.4000]" in card and "Apache-2.0" in card and "## Limits" in card
 
 
-def test_registering_twice_gives_the_same_version_and_one_base(context, folders, services):
+def test_registering_twice_gives_the_same_version_and_one_base(
+    context: Context, folders: dict[str, Path], services: dict[str, str]
+) -> None:
     from mlflow.tracking import MlflowClient
 
     run, scores, dataset = made(context, folders, "twice")
@@ -134,7 +145,7 @@ def test_registering_twice_gives_the_same_version_and_one_base(context, folders,
     assert len(client.search_model_versions("name='fine-tuned.twice'")) == 1
 
 
-def test_a_second_run_becomes_the_next_version(context, folders):
+def test_a_second_run_becomes_the_next_version(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "next")
     assert register(context, "next", run, scores, dataset, Register()).details["version"] == 1
     second = small_scores(context, run, dataset, passed=False)
@@ -142,7 +153,7 @@ def test_a_second_run_becomes_the_next_version(context, folders):
     assert details["version"] == 2 and details["mlflow_version"] == "2"
 
 
-def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context, folders):
+def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "failed", passed=False)
     details = register(context, "failed", run, scores, dataset, Register()).details
     assert not details["promoted"] and champion(context.settings, "fine-tuned.failed") is None
@@ -153,7 +164,7 @@ def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context, folde
     assert champion(context.settings, "fine-tuned.failed") == details["mlflow_version"]
 
 
-def test_mlflow_being_down_loses_nothing(context, folders):
+def test_mlflow_being_down_loses_nothing(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "patient")
     down = replace(context, settings=replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}"))
     started = time.monotonic()
@@ -164,7 +175,7 @@ def test_mlflow_being_down_loses_nothing(context, folders):
     assert details["version"] == 1 and details["mlflow_version"] == "1"
 
 
-def test_a_half_registered_version_is_finished_by_the_next_run(context, folders):
+def test_a_half_registered_version_is_finished_by_the_next_run(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "half")
     details = register(context, "half", run, scores, dataset, Register()).details
     with open_session(context.settings) as session:
@@ -173,7 +184,9 @@ def test_a_half_registered_version_is_finished_by_the_next_run(context, folders)
     assert (again["model_id"], again["mlflow_version"]) == (details["model_id"], details["mlflow_version"])
 
 
-def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(context, folders):
+def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(
+    context: Context, folders: dict[str, Path]
+) -> None:
     run, scores, dataset = made(context, folders, "removed")
     details = register(context, "removed", run, scores, dataset, Register()).details
     with open_session(context.settings) as session:
@@ -192,7 +205,9 @@ def test_a_removed_version_is_gone_from_both_and_can_be_registered_again(context
     assert again["model_id"] != details["model_id"]
 
 
-def test_a_model_from_random_weights_can_be_registered_as_a_base_without_scores(context, folders):
+def test_a_model_from_random_weights_can_be_registered_as_a_base_without_scores(
+    context: Context, folders: dict[str, Path]
+) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["tuned"], None)
     version = register(context, "own-base", run, None, dataset, Register(family="base"))
@@ -201,14 +216,14 @@ def test_a_model_from_random_weights_can_be_registered_as_a_base_without_scores(
     assert "Not evaluated." in card and "random weights" in card
 
 
-def test_the_same_name_of_two_tenants_stays_apart(context, folders):
+def test_the_same_name_of_two_tenants_stays_apart(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "shared")
     ours = register(context, "shared", run, scores, dataset, Register()).details
     theirs = register(replace(context, tenant="acme"), "shared", run, scores, dataset, Register()).details
     assert ours["model_id"] != theirs["model_id"] and theirs["mlflow_name"] == "acme.fine-tuned.shared"
 
 
-def test_parts_without_a_known_licence_are_named(context, folders):
+def test_parts_without_a_known_licence_are_named(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "unknown", license="")
     version = register(context, "unknown", run, scores, dataset, Register())
     assert version.details["license"] == "Apache-2.0 AND LicenseRef-Unknown"
@@ -217,7 +232,7 @@ def test_parts_without_a_known_licence_are_named(context, folders):
     assert combined_license(None, data_sources(context.artifacts, dataset)) == ("LicenseRef-Unknown", ["alpha", "beta"])
 
 
-def test_pickled_weights_are_refused(context, folders, tmp_path):
+def test_pickled_weights_are_refused(context: Context, folders: dict[str, Path], tmp_path: Path) -> None:
     dataset = small_dataset(context, GROUPS)
     draft = context.artifacts.draft("run", {"pickled": True}, (dataset.id,))
     draft.write("weights/pytorch_model.bin", b"x")
@@ -226,7 +241,7 @@ def test_pickled_weights_are_refused(context, folders, tmp_path):
         register(context, "pickled", run, None, dataset, Register())
 
 
-def test_names_of_base_models_become_plain_names(tmp_path):
+def test_names_of_base_models_become_plain_names(tmp_path: Path) -> None:
     assert base_name("builtin/tiny") == "tiny"
     assert base_name("HuggingFaceTB/SmolLM2-135M") == "huggingfacetb--smollm2-135m"
     folder = tmp_path / "My Model (v2)"

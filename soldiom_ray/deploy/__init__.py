@@ -22,8 +22,8 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
 
     Returns {reused, model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not
-    exist; UnavailableError when it cannot be loaded or does not answer: an endpoint that served this model before then
-    goes on as it was.
+    exist; UnavailableError when it cannot be loaded or does not answer: an endpoint that already
+    served this model goes on as it was.
     """
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
@@ -37,23 +37,23 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
         row = models.get(session, version_id, context.tenant)
     endpoint = _endpoint(row, declared)
     if endpoint.run:
-        _generates(context.artifacts.get(endpoint.run))
-    before = rollout.serving(row.id)
+        _check_servable(context.artifacts.get(endpoint.run))
+    was_serving = rollout.is_serving(row.id)
     config = declared.model_dump(mode="json")
-    # A version never changes, so an endpoint of it with the same declaration is the one that was asked for.
-    reused = before and _kept_config(context.settings, row.id) == config
+    # A version never changes, so an endpoint of it with the same declaration is the requested one.
+    reused = was_serving and _running_config(context.settings, row.id) == config
     try:
         if not reused:
-            _note(context.settings, row.id, "deploying", serving=before)
+            _record_state(context.settings, row.id, "deploying", serving=was_serving)
             context.report(0.05, f"deploying {row.family}/{row.name} version {row.version}")
             rollout.start(context.settings, endpoint)
-            rollout.wait(endpoint, context.report)
+            rollout.wait_until_running(endpoint, context.report)
         context.report(0.85, "asking it for a first answer")
         answer = rollout.warm_up(endpoint)
     except BaseException as error:
-        _give_up(context.settings, row, before, error)
+        _give_up(context.settings, row, was_serving, error)
         raise
-    _note(context.settings, row.id, "running", serving=True, config=config, replicas=declared.replicas)
+    _record_state(context.settings, row.id, "running", serving=True, config=config, replicas=declared.replicas)
     context.report(1.0, "serving")
     return {
         "reused": reused,
@@ -67,31 +67,31 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
 
 
 def restore(settings: Settings) -> dict[str, str]:
-    """Serve again what was served when the services stopped; {model id: "running" or what went wrong}."""
+    """Deploy again what was deployed when the services stopped; {model id: "running" or what went wrong}."""
     from soldiom_ray.deploy import rollout
 
     endpoints: list[Endpoint] = []
     outcome: dict[str, str] = {}
-    for row, declared in _wanted(settings):
+    for row, declared in _previously_deployed(settings):
         try:
             endpoint = _endpoint(row, declared)
             rollout.start(settings, endpoint)
             endpoints.append(endpoint)
         except SoldiomError as error:
-            outcome[row.id] = _failed(settings, row.id, error)
+            outcome[row.id] = _record_failure(settings, row.id, error)
     for endpoint in endpoints:
         try:
-            rollout.wait(endpoint, lambda fraction, message: None)
+            rollout.wait_until_running(endpoint, lambda fraction, message: None)
         except SoldiomError as error:
-            outcome[endpoint.model_id] = _failed(settings, endpoint.model_id, error)
+            outcome[endpoint.model_id] = _record_failure(settings, endpoint.model_id, error)
         else:
-            _note(settings, endpoint.model_id, "running", serving=True)
+            _record_state(settings, endpoint.model_id, "running", serving=True)
             outcome[endpoint.model_id] = "running"
     return outcome
 
 
-def _generates(run: Manifest) -> None:
-    """InputError for a model that does not write text: the endpoints generate."""
+def _check_servable(run: Manifest) -> None:
+    """InputError for a run whose task is not to generate text, which is all that endpoints do."""
     if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
         raise InputError(
             f"The run {run.id} is a model for {run.details['task']}; endpoints serve causal language models so far.",
@@ -107,36 +107,38 @@ def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":
     return Endpoint(row.id, row.run_artifact, row.base_model, declared)
 
 
-def _kept_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
+def _running_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
+    """The declaration that a running endpoint was deployed with; None where none runs."""
     from soldiom_ray.db import deployments
     from soldiom_ray.db.engine import open_session
 
     with open_session(settings) as session:
-        kept = deployments.get(session, model_id)
-        return dict(kept.config) if kept and kept.status == "running" else None
+        deployment = deployments.get(session, model_id)
+        return dict(deployment.config) if deployment and deployment.status == "running" else None
 
 
-def _wanted(settings: Settings) -> list[tuple["Model", Deploy]]:
-    """Models that are, or were coming, up, each with the declaration it was deployed with."""
+def _previously_deployed(settings: Settings) -> list[tuple["Model", Deploy]]:
+    """Models whose deployment is recorded as running or coming up, each with the declaration it was deployed with."""
     from soldiom_ray.db import deployments, models
     from soldiom_ray.db.engine import open_session
 
-    found = {}
+    models_and_declarations = {}
     with open_session(settings) as session:
-        rows = {row.model_id for row in deployments.running(session)}
+        running = {row.model_id for row in deployments.running(session)}
         cursor = None
         while True:
             page, cursor = models.list_models(session, None, cursor=cursor, limit=200)
             for row in page:
-                if row.deployed or row.id in rows:
-                    kept = deployments.get(session, row.id)
-                    found[row.id] = (row, Deploy.model_validate(kept.config if kept and kept.config else {}))
+                if row.deployed or row.id in running:
+                    deployment = deployments.get(session, row.id)
+                    config = deployment.config if deployment and deployment.config else {}
+                    models_and_declarations[row.id] = (row, Deploy.model_validate(config))
             if cursor is None:
-                return list(found.values())
+                return list(models_and_declarations.values())
 
 
-def _give_up(settings: Settings, row: "Model", before: bool, error: BaseException) -> None:
-    """After a failed roll-out: bring Serve back to what it served, or take the ruin away, and write it down."""
+def _give_up(settings: Settings, row: "Model", was_serving: bool, error: BaseException) -> None:
+    """Roll back to the previous deployment, or remove the failed one, and record the failure."""
     from soldiom_ray.db import deployments
     from soldiom_ray.db.engine import open_session
     from soldiom_ray.deploy import rollout
@@ -144,25 +146,25 @@ def _give_up(settings: Settings, row: "Model", before: bool, error: BaseExceptio
     what = error.what if isinstance(error, SoldiomError) else type(error).__name__
     try:
         with open_session(settings) as session:
-            kept = deployments.get(session, row.id)
-        if before and kept is not None and kept.config:
-            rollout.start(settings, _endpoint(row, Deploy.model_validate(kept.config)))
-        elif not before:
+            deployment = deployments.get(session, row.id)
+        if was_serving and deployment is not None and deployment.config:
+            rollout.start(settings, _endpoint(row, Deploy.model_validate(deployment.config)))
+        elif not was_serving:
             rollout.stop(row.id)
-        _note(settings, row.id, "failed", serving=before, error=what)
+        _record_state(settings, row.id, "failed", serving=was_serving, error=what)
     except Exception:
-        # The first error is the one to tell.
+        # The caller raises the first error, which is the one to report.
         logger.exception("could not clean up after a failed deployment", extra={"data": {"model": row.id}})
 
 
-def _failed(settings: Settings, model_id: str, error: SoldiomError) -> str:
+def _record_failure(settings: Settings, model_id: str, error: SoldiomError) -> str:
     logger.error("model not restored", extra={"data": {"model": model_id, "error": error.what}})
-    _note(settings, model_id, "failed", serving=False, error=error.what)
+    _record_state(settings, model_id, "failed", serving=False, error=error.what)
     return error.what
 
 
-def _note(settings: Settings, model_id: str, status: str, *, serving: bool, **values: Any) -> None:
-    """Write an endpoint's state; `models.deployed` says whether something answers, also while a new one comes up."""
+def _record_state(settings: Settings, model_id: str, status: str, *, serving: bool, **values: Any) -> None:
+    """Record an endpoint's state; `models.deployed` says whether an endpoint answers, also while a new one comes up."""
     from soldiom_ray.db import deployments, models
     from soldiom_ray.db.engine import open_session
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from soldiom_ray.deploy.batching import Batcher, Options
-from soldiom_ray.deploy.requests import USUAL_TOKENS, Parameters, Request, read_request
+from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
 from soldiom_ray.errors import InputError, UnavailableError
 
 
@@ -35,12 +35,12 @@ class ModelEndpoint:
         )
         with loading as (model, tokenizer):
             self.context_length = context_length(model)
-            # Prompts are measured on the event loop while the model's thread works, so with a tokenizer of their own.
+            # Prompts are tokenised on the event loop while the model's thread works, so with a tokenizer of their own.
             self.reader = Generator(model, copy.deepcopy(tokenizer))
             self.batcher = Batcher(Generator(model, tokenizer), threads)
 
     async def check_health(self) -> None:
-        """Serve's own question; it is answered while torch works, for that has its own thread."""
+        """Serve's health check; it is answered while torch computes, which has a thread of its own."""
         if self.batcher.thread._shutdown:
             raise UnavailableError(f"The model's thread of {self.model_id} has ended.")
 
@@ -49,23 +49,22 @@ class ModelEndpoint:
 
         InputError for a request or a prompt that cannot be used; then nothing is generated.
         """
-        asked = read_request(request)
-        prompts = self._prompts(asked)
-        options = [self._options(prompt, asked.parameters, place) for place, prompt in enumerate(prompts)]
-        asked_for = zip(prompts, options, strict=True)
-        texts = await asyncio.gather(*(self.batcher.generate(prompt, chosen) for prompt, chosen in asked_for))
-        return {"outputs": [_output(text) for text in texts]}
+        parsed = read_request(request)
+        prompts = self._prompts(parsed)
+        options = [self._options(prompt, parsed.parameters, index) for index, prompt in enumerate(prompts)]
+        calls = (self.batcher.generate(*pair) for pair in zip(prompts, options, strict=True))
+        return {"outputs": [_output(generated) for generated in await asyncio.gather(*calls)]}
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Answer piece by piece: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}.
+        """Answer in chunks: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}.
 
-        One input or one conversation. When the caller goes away, the generation stops at the next piece.
+        One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
-        asked = read_request(request)
-        prompts = self._prompts(asked)
+        parsed = read_request(request)
+        prompts = self._prompts(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
-        async for piece in self.batcher.stream(prompts[0], self._options(prompts[0], asked.parameters, 0)):
+        async for piece in self.batcher.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0)):
             if isinstance(piece, str):
                 yield {"text": piece}
             else:
@@ -82,28 +81,28 @@ class ModelEndpoint:
             "batches": self.batcher.batches,
         }
 
-    def _prompts(self, asked: Request) -> list[str]:
-        if asked.inputs:
-            return list(asked.inputs)
-        messages = [message.model_dump() for message in asked.messages]
+    def _prompts(self, request: Request) -> list[str]:
+        if request.inputs:
+            return list(request.inputs)
+        messages = [message.model_dump() for message in request.messages]
         return [str(self.reader.chat(messages))]
 
-    def _options(self, prompt: str, parameters: Parameters, place: int) -> Options:
-        """The options for one prompt; room is left for at least one new token. Each input of a request gets a seed of
-        its own from the request's seed, so the same request gives the same answers."""
+    def _options(self, prompt: str, parameters: Parameters, index: int) -> Options:
+        """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed
+        of its own from the request's seed, so that the same request gives the same answers."""
         length = len(self.reader.prompt_ids(prompt))
-        wanted = parameters.max_tokens or USUAL_TOKENS
+        requested = parameters.max_tokens or DEFAULT_MAX_TOKENS
         if parameters.max_tokens and parameters.max_tokens > self.context_length:
             raise InputError(
                 f"`parameters.max_tokens` is {parameters.max_tokens}; the context of model {self.model_id} holds"
                 f" {self.context_length} tokens.",
                 remedy=f"ask for at most {self.context_length} tokens",
             )
-        room = min(wanted, self.context_length - length)
+        max_new_tokens = min(requested, self.context_length - length)
         if parameters.temperature == 0:
-            return Options(room, stop=parameters.stop)
-        seed = None if parameters.seed is None else (parameters.seed + place) % 2**63
-        return Options(room, parameters.temperature, parameters.top_p, seed, parameters.stop)
+            return Options(max_new_tokens, stop=parameters.stop)
+        seed = None if parameters.seed is None else (parameters.seed + index) % 2**63
+        return Options(max_new_tokens, parameters.temperature, parameters.top_p, seed, parameters.stop)
 
 
 def _output(generated: Any) -> dict[str, Any]:

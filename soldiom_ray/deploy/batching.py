@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-MOST_TOGETHER = 8
+MAX_BATCH = 8
 WINDOW_SECONDS = 0.005
 """How long the first request of a batch waits for others."""
 
@@ -31,7 +31,7 @@ class Options:
         return self.seed is None or self.temperature == 0
 
     def arguments(self) -> dict[str, Any]:
-        """As the generator takes them."""
+        """Keyword arguments of the generator."""
         return {
             "max_new_tokens": self.max_new_tokens,
             "temperature": self.temperature,
@@ -42,12 +42,12 @@ class Options:
 
 
 @dataclass(slots=True)
-class Waiting:
-    """A prompt in the queue and the promise of its text."""
+class PendingPrompt:
+    """A prompt in the queue and the future of its answer."""
 
     prompt: str
     options: Options
-    promise: "asyncio.Future[Any]" = field(repr=False)
+    future: "asyncio.Future[Any]" = field(repr=False)
 
 
 class Batcher:
@@ -56,20 +56,20 @@ class Batcher:
     def __init__(self, generator: Any, threads: int = 1) -> None:
         self.generator = generator
         self.thread = ThreadPoolExecutor(1, "torch", initializer=_use_threads, initargs=(threads,))
-        self.queue: list[Waiting] = []
+        self.queue: list[PendingPrompt] = []
         self.batches: list[int] = []
-        self._pump: asyncio.Task[None] | None = None
+        self._worker: asyncio.Task[None] | None = None
 
     async def generate(self, prompt: str, options: Options) -> Any:
-        """The generated text. Cancelling the call takes its prompt out of the queue."""
-        waiting = Waiting(prompt, options, asyncio.get_running_loop().create_future())
-        self.queue.append(waiting)
-        if self._pump is None or self._pump.done():
-            self._pump = asyncio.create_task(self._work_off())
-        return await waiting.promise
+        """The generated answer. Cancelling the call removes its prompt from the queue."""
+        pending = PendingPrompt(prompt, options, asyncio.get_running_loop().create_future())
+        self.queue.append(pending)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._process_queue())
+        return await pending.future
 
     async def stream(self, prompt: str, options: Options) -> AsyncIterator[str | Any]:
-        """Pieces of text, and last the whole result. Leaving the loop early stops the generation."""
+        """Pieces of text, and last the whole answer. Leaving the loop early stops the generation."""
         pieces: Iterator[str] = self.generator.stream(prompt, **options.arguments())
         try:
             while True:
@@ -88,7 +88,7 @@ class Batcher:
         """Call something in the model's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *arguments)
 
-    async def _work_off(self) -> None:
+    async def _process_queue(self) -> None:
         while self.queue:
             await asyncio.sleep(WINDOW_SECONDS)
             batch = self._next_batch()
@@ -96,44 +96,45 @@ class Batcher:
                 continue
             self.batches = [*self.batches[-99:], len(batch)]
             try:
-                texts = await self.run(self._texts, batch)
+                answers = await self.run(self._generate_batch, batch)
             except Exception as error:
-                for waiting in batch:
-                    if not waiting.promise.done():
-                        waiting.promise.set_exception(error)
+                for pending in batch:
+                    if not pending.future.done():
+                        pending.future.set_exception(error)
                 continue
-            for waiting, text in zip(batch, texts, strict=True):
-                if not waiting.promise.done():
-                    waiting.promise.set_result(text)
+            for pending, answer in zip(batch, answers, strict=True):
+                if not pending.future.done():
+                    pending.future.set_result(answer)
 
-    def _texts(self, batch: list[Waiting]) -> list[Any]:
-        """Runs in the model's thread. A lone prompt is generated piece by piece, so that it ends with its caller."""
+    def _generate_batch(self, batch: list[PendingPrompt]) -> list[Any]:
+        """Answers of a batch; runs in the model's thread. A single prompt is generated piece by piece, so that it stops
+        when its caller goes away."""
         options = batch[0].options.arguments()
         if len(batch) > 1:
-            return list(self.generator.generate([waiting.prompt for waiting in batch], **options))
+            return list(self.generator.generate([pending.prompt for pending in batch], **options))
         pieces = self.generator.stream(batch[0].prompt, **options)
-        while not batch[0].promise.cancelled():
+        while not batch[0].future.cancelled():
             piece, result = _advance(pieces)
             if piece is None:
                 return [result]
         pieces.close()
         return [None]
 
-    def _next_batch(self) -> list[Waiting]:
-        """The oldest prompt that somebody still waits for, and others with equal options, oldest first."""
-        self.queue = [waiting for waiting in self.queue if not waiting.promise.done()]
+    def _next_batch(self) -> list[PendingPrompt]:
+        """The oldest prompt whose caller still waits, and others with equal options, oldest first."""
+        self.queue = [pending for pending in self.queue if not pending.future.done()]
         if not self.queue:
             return []
         options = self.queue[0].options
-        most = MOST_TOGETHER if options.shareable else 1
-        batch = [waiting for waiting in self.queue if waiting.options == options][:most]
-        taken = {id(waiting) for waiting in batch}
-        self.queue = [waiting for waiting in self.queue if id(waiting) not in taken]
+        limit = MAX_BATCH if options.shareable else 1
+        batch = [pending for pending in self.queue if pending.options == options][:limit]
+        batched = {id(pending) for pending in batch}
+        self.queue = [pending for pending in self.queue if id(pending) not in batched]
         return batch
 
 
 def _use_threads(count: int) -> None:
-    """The number of threads of torch's operators belongs to the thread that calls them (OpenMP)."""
+    """Set torch's operator threads for this thread: with OpenMP their number belongs to the calling thread."""
     import torch
 
     torch.set_num_threads(count)

@@ -1,4 +1,4 @@
-"""What an endpoint is asked, checked before it reaches the model."""
+"""Requests to an endpoint, validated before they reach the model."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -8,11 +8,11 @@ from pydantic import Field, ValidationError, model_validator
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
-MOST_INPUTS = 64
+MAX_INPUTS = 64
 """Inputs of one request; more belong into a batch job or several requests."""
 
 
-USUAL_TOKENS = 128
+DEFAULT_MAX_TOKENS = 128
 """New tokens when a request names no number, or fewer where the context ends before."""
 
 
@@ -42,7 +42,7 @@ class Message(Record):
 class Request(Record):
     """Either texts to continue, each on its own, or one conversation."""
 
-    inputs: tuple[str, ...] = Field(default=(), max_length=MOST_INPUTS)
+    inputs: tuple[str, ...] = Field(default=(), max_length=MAX_INPUTS)
     messages: tuple[Message, ...] = ()
     parameters: Parameters = Parameters()
 
@@ -54,12 +54,12 @@ class Request(Record):
 
 
 def read_request(request: Mapping[str, Any]) -> Request:
-    """The request as a record, or one InputError with every mistake; it never repeats the user's text."""
+    """The request as a record. InputError with every mistake in it, which never repeats the user's text."""
     try:
         return Request.model_validate(request)
     except ValidationError as error:
         problems = [
-            Problem(".".join(str(part) for part in one["loc"]), one["msg"])
-            for one in error.errors(include_input=False, include_url=False, include_context=False)
+            Problem(".".join(str(part) for part in detail["loc"]), detail["msg"])
+            for detail in error.errors(include_input=False, include_url=False, include_context=False)
         ]
         raise InputError("The request cannot be used.", remedy="correct it", problems=problems) from None

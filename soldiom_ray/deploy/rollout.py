@@ -24,7 +24,7 @@ WARM_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What is to be served: a model of the registry, its run or base, and how."""
+    """A model of the registry to be served, by its run or its base, and the declared way."""
 
     model_id: str
     run: str | None
@@ -33,7 +33,7 @@ class Endpoint:
 
 
 def start(settings: Settings, endpoint: Endpoint) -> None:
-    """Tell Serve what is to run; it returns before the model is loaded."""
+    """Have Serve run the endpoint, in place of an earlier one; returns before the model is loaded."""
     from ray import serve
 
     target = serve.RunTarget(
@@ -42,7 +42,7 @@ def start(settings: Settings, endpoint: Endpoint) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def wait(endpoint: Endpoint, report: Callable[[float, str], None], seconds: float = LOAD_SECONDS) -> None:
+def wait_until_running(endpoint: Endpoint, report: Callable[[float, str], None], seconds: float = LOAD_SECONDS) -> None:
     """Return when the endpoint is up; UnavailableError when it cannot be loaded, with Serve's reason."""
     from ray import serve
 
@@ -52,14 +52,14 @@ def wait(endpoint: Endpoint, report: Callable[[float, str], None], seconds: floa
         state = str(application.status.value) if application else "NOT_STARTED"
         if state == "RUNNING":
             return
-        passed = time.monotonic() - started
-        if state in ("DEPLOY_FAILED", "UNHEALTHY") or passed > seconds:
-            reason = _reason(application) or f"it was not up after {passed:.0f} s ({state})"
+        elapsed = time.monotonic() - started
+        if state in ("DEPLOY_FAILED", "UNHEALTHY") or elapsed > seconds:
+            reason = _reason(application) or f"it was not up after {elapsed:.0f} s ({state})"
             raise UnavailableError(
                 f"Model {endpoint.model_id} could not be loaded: {reason}",
                 remedy="see the replica's log in the Ray dashboard, correct the cause and deploy again",
             )
-        report(min(0.8, 0.1 + 0.7 * passed / 60), "loading the model")
+        report(min(0.8, 0.1 + 0.7 * elapsed / 60), "loading the model")
         time.sleep(0.2)
 
 
@@ -83,14 +83,14 @@ def warm_up(endpoint: Endpoint) -> dict[str, Any]:
 
 
 def stop(model_id: str) -> None:
-    """Take an endpoint away; requests in hand are finished first. Nothing happens when there is none."""
+    """Remove an endpoint once its open requests are answered. Nothing happens when there is none."""
     from ray import serve
 
     if application_name(model_id) in serve.status().applications:
         serve.delete(application_name(model_id))
 
 
-def serving(model_id: str) -> bool:
+def is_serving(model_id: str) -> bool:
     """Whether an endpoint answers now."""
     from ray import serve
 
@@ -107,14 +107,14 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
     from soldiom_ray.deploy.app import ModelEndpoint
 
     declared = endpoint.declared
-    graphics = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     deployment = serve.deployment(
         ModelEndpoint,
         name="ModelEndpoint",
         num_replicas=declared.replicas,
         ray_actor_options={
             "num_cpus": 0,
-            "num_gpus": graphics,
+            "num_gpus": gpus,
             "runtime_env": {"env_vars": job_environment(settings) | QUIET_THREADS},
         },
         max_ongoing_requests=declared.max_concurrent,
@@ -133,11 +133,12 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
 
 
 def _reason(application: Any) -> str:
-    """The last line that says something of Serve's message: the error of the replica's constructor."""
-    messages = [str(getattr(one, "message", "")) for one in getattr(application, "deployments", {}).values()]
+    """The error of the replica's constructor: the last meaningful line of Serve's message; "" where there is none."""
+    deployments = getattr(application, "deployments", {}).values()
+    messages = [str(getattr(deployment, "message", "")) for deployment in deployments]
     for message in (*messages, str(getattr(application, "message", ""))):
         lines = [line.strip() for line in message.splitlines() if line.strip()]
-        named = [line for line in lines if "soldiom_ray.errors." in line or "Error: " in line]
-        if named or lines:
-            return (named or lines)[-1].removeprefix("soldiom_ray.errors.")[:500]
+        errors = [line for line in lines if "soldiom_ray.errors." in line or "Error: " in line]
+        if errors or lines:
+            return (errors or lines)[-1].removeprefix("soldiom_ray.errors.")[:500]
     return ""
