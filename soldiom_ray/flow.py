@@ -25,6 +25,7 @@ from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin, own_error
 from soldiom_ray.heartbeat import Heartbeat
+from soldiom_ray.launch import create_job
 from soldiom_ray.records import ENDED, Manifest, now
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
@@ -286,14 +287,7 @@ def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> in
         settings = load_settings()
         recipe = hide_secrets(settings, _recipe(options, stage), "default")
         with open_session(settings) as session:
-            job = jobs.create(
-                session,
-                name=recipe.name,
-                kind=stage or "workflow",
-                config=as_dict(recipe),
-                base_model=recipe.train.base_model if recipe.train else None,
-                training_method=recipe.train.method if recipe.train else None,
-            )
+            job = create_job(session, recipe, kind=stage or "workflow")
             jobs.update(session, job.id, submission_id=_submission_id())
             job_id = job.id
     except SoldiomError as error:

@@ -12,11 +12,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import Job
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
@@ -52,20 +54,8 @@ def launch_job(
     """
     save_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)
-    train = recipe.train
     with open_session(settings) as session:
-        job = jobs.create(
-            session,
-            name=recipe.name,
-            kind=kind,
-            config=as_dict(recipe),
-            tenant=tenant,
-            owner=owner,
-            base_model=train.base_model if train else None,
-            training_method=train.method if train else None,
-            dataset_id=recipe.dataset,
-            idempotency_key=idempotency_key,
-        )
+        job = create_job(session, recipe, kind=kind, tenant=tenant, owner=owner, idempotency_key=idempotency_key)
         is_new = job.submission_id is None and job.status == "pending"
         job_id = job.id
         if is_new:
@@ -73,6 +63,30 @@ def launch_job(
     if is_new:
         _submit(settings, job_id, recipe.name, kind)
     return show_job(settings, job_id, tenant)
+
+
+def create_job(
+    session: Session,
+    recipe: Recipe,
+    *,
+    kind: str,
+    tenant: str = "default",
+    owner: str = "",
+    idempotency_key: str | None = None,
+) -> Job:
+    """Write the row of a job that runs this recipe, whose secrets are hidden already; see `db.jobs.create`."""
+    return jobs.create(
+        session,
+        name=recipe.name,
+        kind=kind,
+        config=as_dict(recipe),
+        tenant=tenant,
+        owner=owner,
+        base_model=recipe.train.base_model if recipe.train else None,
+        training_method=recipe.train.method if recipe.train else None,
+        dataset_id=recipe.dataset,
+        idempotency_key=idempotency_key,
+    )
 
 
 def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "default") -> dict[str, Any] | None:

@@ -1,12 +1,19 @@
 """Errors on their way: between processes, into a row, to a client and back."""
 
+import json
 import pickle
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from soldiom_ray import errors
-from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, origin, own_error
+from soldiom_ray.api.events import DONE, event
+from soldiom_ray.cli import client
+from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, TooLargeError, origin, own_error
+from soldiom_ray.settings import load_settings, write_private
 
 TYPES = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, SoldiomError)]
 MISTAKES = [Problem("train.rank", "is 0", 7), Problem("name", "is missing")]
@@ -58,3 +65,35 @@ def test_the_place_of_an_unforeseen_error_is_ours_and_tells_nothing_of_its_text(
     remote = 'File "/x/soldiom_ray/prepare/clean.py", line 3, in f\n  File "/x/re.py", line 9, in g\nValueError: secret'
     assert origin(RayTaskError("work", remote, ValueError("secret"))) == "soldiom_ray/prepare/clean.py:3"
     assert origin(ValueError("secret")) == ""
+
+
+class Api(BaseHTTPRequestHandler):
+    """An API whose stream breaks off with an error after its first event, and that refuses every other call."""
+
+    def do_POST(self) -> None:
+        busy = BusyError("The queue is full.", remedy="try again", retry_after_seconds=4)
+        streams = self.path == "/stream"
+        body = event({"text": "one"}) + event(busy.to_problem(), "error") + DONE
+        refusal = json.dumps(TooLargeError("Too many inputs.", problems=MISTAKES).to_problem()).encode()
+        self.send_response(200 if streams else 413)
+        self.end_headers()
+        self.wfile.write(body if streams else refusal)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_command_line_raises_what_the_api_answers_in_a_response_and_within_a_stream(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        settings = load_settings({"SOLDIOM_HOME": str(tmp_path), "SOLDIOM_API_PORT": str(server.server_port)})
+        write_private(settings.local_key_path, "sld_a_b")
+        events = client.stream(settings, "/stream", {})
+        assert next(events) == {"text": "one"}
+        with pytest.raises(BusyError, match="The queue is full") as busy:
+            next(events)
+        assert busy.value.retry_after_seconds == 4 and busy.value.remedy == "try again"
+        with pytest.raises(TooLargeError) as refused:
+            client.call(settings, "POST", "/call", {})
+        assert refused.value.exit_code == 2 and refused.value.problems == tuple(MISTAKES)
+        server.shutdown()

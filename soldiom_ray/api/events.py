@@ -32,4 +32,4 @@ async def _safe(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield event(error.to_problem(), "error")
     except Exception as error:
         problems.unexpected_response(error)
-        yield event({"title": "Internal error", "status": 500}, "error")
+        yield event(SoldiomError(problems.UNEXPECTED).to_problem(), "error")

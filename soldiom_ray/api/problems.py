@@ -18,6 +18,7 @@ from starlette.responses import Response
 from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
 
 MEDIA_TYPE = "application/problem+json"
+UNEXPECTED = "The request could not be answered because of a fault on the server."
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def unexpected_response(error: BaseException) -> Response:
     hold a user's text, is not."""
     places = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[-6:]]
     logger.error("unexpected error", extra={"data": {"type": type(error).__name__, "places": places}})
-    return protocol_response(500, "The request could not be answered because of a fault on the server.")
+    return protocol_response(500, UNEXPECTED)
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -36,7 +36,8 @@ def call(settings: Settings, method: str, path: str, body: object = None, timeou
 
 
 def stream(settings: Settings, path: str, body: object) -> Iterator[dict[str, Any]]:
-    """Call the API and yield the JSON of each server-sent event of its response."""
+    """Call the API and yield the JSON of each server-sent event of its response. An event named `error` is raised as
+    the error that it describes."""
     import httpx
 
     try:
@@ -45,9 +46,17 @@ def stream(settings: Settings, path: str, body: object) -> Iterator[dict[str, An
         ) as response:
             if response.is_error:
                 raise _error(response, response.read().decode(errors="replace"))
+            name = ""
             for line in response.iter_lines():
-                if line.startswith("data:") and (data := line.removeprefix("data:").strip()) != "[DONE]":
-                    yield json.loads(data)
+                field, _, value = line.partition(":")
+                if field == "event":
+                    name = value.strip()
+                elif field == "data" and name == "error":
+                    raise SoldiomError.from_problem(json.loads(value))
+                elif field == "data" and value.strip() != "[DONE]":
+                    yield json.loads(value)
+                elif not line:
+                    name = ""
     except httpx.HTTPError as error:
         raise UnavailableError(
             f"The API at {settings.api_url} closed the connection ({type(error).__name__}).", remedy=REMEDY
