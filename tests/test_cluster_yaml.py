@@ -69,15 +69,16 @@ def test_rays_aws_provider_opens_no_port_to_the_world(declared: dict[str, Any], 
     ssh = {"IpProtocol": "tcp", "FromPort": 22, "ToPort": 22, "IpRanges": [{"CidrIp": "203.0.113.7/32"}]}
     inside = {"IpProtocol": "-1", "UserIdGroupPairs": [{"GroupId": group}]}
     cloud.authorize_security_group_ingress(GroupId=group, IpPermissions=[ssh, inside])
-    wanted = copy.deepcopy(declared)
-    for node in wanted["available_node_types"].values():
+    config = copy.deepcopy(declared)
+    for node in config["available_node_types"].values():
         assert node["node_config"]["SecurityGroupIds"]
         node["node_config"]["SecurityGroupIds"] = [group]
 
-    made = _configure_security_group(_configure_subnet(prepare_config(wanted)))
+    prepared = _configure_security_group(_configure_subnet(prepare_config(config)))
 
-    used = {one for node in made["available_node_types"].values() for one in node["node_config"]["SecurityGroupIds"]}
-    assert used == {group}
-    rules = [rule for found in cloud.describe_security_groups()["SecurityGroups"] for rule in found["IpPermissions"]]
-    assert not [rule for rule in rules for part in rule.get("IpRanges", []) if part["CidrIp"] in WORLD]
-    assert not [rule for rule in rules for part in rule.get("Ipv6Ranges", []) if part["CidrIpv6"] in WORLD]
+    nodes = prepared["available_node_types"].values()
+    assert {name for node in nodes for name in node["node_config"]["SecurityGroupIds"]} == {group}
+    groups = cloud.describe_security_groups()["SecurityGroups"]
+    rules = [rule for security_group in groups for rule in security_group["IpPermissions"]]
+    assert not [rule for rule in rules for network in rule.get("IpRanges", []) if network["CidrIp"] in WORLD]
+    assert not [rule for rule in rules for network in rule.get("Ipv6Ranges", []) if network["CidrIpv6"] in WORLD]

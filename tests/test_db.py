@@ -255,7 +255,9 @@ def test_one_tenant_never_sees_what_belongs_to_another(settings: Settings) -> No
         job = jobs.create(session, name="x", kind="train", config={}, tenant="a")
         dataset = datasets.record(session, manifest(number=7), name="d", source="local", stage="dataset", tenant="a")
         model = models.create(session, family="fine-tuned", name="secret", tenant="a")
-        given = inputs.add(session, user_id="u", input_type="text", content="hi", sha256="0", size_bytes=2, tenant="a")
+        user_input = inputs.add(
+            session, user_id="u", input_type="text", content="hi", sha256="0", size_bytes=2, tenant="a"
+        )
         key, _ = keys.create(session, "user", "k", tenant="a")
         for find in (
             lambda: jobs.get(session, job.id, "b"),
@@ -264,7 +266,7 @@ def test_one_tenant_never_sees_what_belongs_to_another(settings: Settings) -> No
             lambda: models.get(session, model.id, "b"),
             lambda: models.get(session, "secret", "b"),
             lambda: models.delete(session, model.id, "b"),
-            lambda: inputs.get(session, given.id, "b"),
+            lambda: inputs.get(session, user_input.id, "b"),
             lambda: keys.revoke(session, key.id, "b"),
         ):
             with pytest.raises(NotFoundError):
@@ -300,23 +302,23 @@ def test_a_dataset_is_recorded_once_per_artifact_and_the_newest_index_is_found(s
 def test_versions_count_up_and_models_are_found_by_id_name_family_and_version(settings: Settings) -> None:
     with open_session(settings) as session:
         base = models.create(session, family="base", name="tiny", tenant="m")
-        one = models.create(
+        first = models.create(
             session, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id, run_artifact="run-1"
         )
-        two = models.create(session, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id)
-        assert (one.version, two.version) == (1, 2)
+        second = models.create(session, family="fine-tuned", name="legal", tenant="m", base_model_id=base.id)
+        assert (first.version, second.version) == (1, 2)
         for name, expected in {
-            one.id: one,
-            "legal": two,
-            "fine-tuned/legal": two,
-            "legal@1": one,
-            "fine-tuned/legal@2": two,
+            first.id: first,
+            "legal": second,
+            "fine-tuned/legal": second,
+            "legal@1": first,
+            "fine-tuned/legal@2": second,
         }.items():
             assert models.get(session, name, "m") is expected
         for unknown in ("legal@3", "base/legal", "legal@x", "legal@99999999999999999999", "no"):
             with pytest.raises(NotFoundError):
                 models.get(session, unknown, "m")
-        assert models.of_run(session, "run-1", "m") is one
+        assert models.of_run(session, "run-1", "m") is first
         assert [row.id for row in models.list_models(session, "m", family="base")[0]] == [base.id]
 
 
@@ -341,27 +343,27 @@ def test_a_deployed_model_cannot_be_deleted_and_a_deleted_base_leaves_its_childr
 
 def test_a_key_is_found_only_whole_and_until_it_is_revoked_and_never_stored(settings: Settings) -> None:
     with open_session(settings) as session:
-        row, plain = keys.create(session, "trainer", "ci", tenant="k")
-        assert len(plain.split("_", 2)[2]) == 43 and plain not in str(vars(row))
+        row, secret_key = keys.create(session, "trainer", "ci", tenant="k")
+        assert len(secret_key.split("_", 2)[2]) == 43 and secret_key not in str(vars(row))
         with pytest.raises(InputError, match="root"):
             keys.create(session, "root", "x")
     with open_session(settings) as session:
-        found = keys.find(session, plain)
-        assert found is not None and (found.id, found.role, found.tenant) == (row.id, "trainer", "k")
+        stored = keys.find(session, secret_key)
+        assert stored is not None and (stored.id, stored.role, stored.tenant) == (row.id, "trainer", "k")
         for wrong in (
-            plain[:-1],
-            plain + "x",
+            secret_key[:-1],
+            secret_key + "x",
             "",
             "sld__",
-            plain.replace("sld", "SLD"),
+            secret_key.replace("sld", "SLD"),
             "sld_%00_x",
             "\udcff_a_b",
-            plain[:13],
+            secret_key[:13],
         ):
             assert keys.find(session, wrong) is None
-        assert "hash" not in keys.as_dict(found)
+        assert "hash" not in keys.as_dict(stored)
         keys.revoke(session, row.id, "k")
-        assert keys.find(session, plain) is None
+        assert keys.find(session, secret_key) is None
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def up(folder: Path, **variables: str) -> list[str]:
 
 
 def states(folder: Path, **variables: str) -> dict[str, str]:
-    return {name: found["state"] for name, found in services.status(settings_of(folder, **variables)).items()}
+    return {name: service["state"] for name, service in services.status(settings_of(folder, **variables)).items()}
 
 
 def members(folder: Path) -> set[int]:
@@ -62,16 +62,16 @@ def pid_of(folder: Path, name: str) -> int:
     return int(services.status(settings_of(folder))[name]["pid"])
 
 
-def named(pids: set[int], part: str) -> list[int]:
-    found = []
+def running_program(pids: set[int], program: str) -> list[int]:
+    matches = []
     for pid in pids:
         try:
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except OSError:
             continue
-        if part.encode() in command.split(b"\0")[0]:
-            found.append(pid)
-    return found
+        if program.encode() in command.split(b"\0")[0]:
+            matches.append(pid)
+    return matches
 
 
 def remove(folder: Path) -> None:
@@ -81,12 +81,12 @@ def remove(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
-    made = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
     try:
-        up(made, SOLDIOM_API_PORT=str(free_port()))
-        yield made
+        up(home, SOLDIOM_API_PORT=str(free_port()))
+        yield home
     finally:
-        remove(made)
+        remove(home)
 
 
 ALL_RUNNING = dict.fromkeys(("postgres", "chroma", "mlflow", "ray", "api"), "running")
@@ -106,7 +106,7 @@ def test_a_second_up_is_quick_and_changes_nothing(folder: Path) -> None:
     assert time.monotonic() - began < 3
     assert sorted(lines) == ["api: running", "chroma: running", "mlflow: running", "postgres: running", "ray: running"]
     after = services.status(settings_of(folder))
-    assert {found["pid"] for found in after.values()} <= before
+    assert {service["pid"] for service in after.values()} <= before
 
 
 def test_ray_refuses_whoever_lacks_the_token_which_only_its_owner_can_read(folder: Path) -> None:
@@ -170,8 +170,8 @@ def test_doctor_calls_a_key_file_that_others_can_read_an_error(folder: Path) -> 
 def test_up_repairs_a_service_that_was_killed(folder: Path, name: str) -> None:
     os.kill(pid_of(folder, name), signal.SIGKILL)
     time.sleep(0.2)
-    found = services.status(settings_of(folder))[name]
-    assert found["state"] == "failed" and "soldiom up" in found["detail"]
+    service = services.status(settings_of(folder))[name]
+    assert service["state"] == "failed" and "soldiom up" in service["detail"]
     lines = up(folder)
     assert [line for line in lines if line.startswith(f"{name}: started")]
     assert states(folder) == ALL_RUNNING
@@ -181,7 +181,7 @@ def test_up_repairs_a_service_that_was_killed(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("program", ["gcs_server", "raylet"])
 def test_up_repairs_ray_after_its_heart_was_killed(folder: Path, program: str) -> None:
-    for pid in named(processes.service_processes(settings_of(folder), "ray"), program):
+    for pid in running_program(processes.service_processes(settings_of(folder), "ray"), program):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
     while states(folder)["ray"] != "failed" and time.monotonic() < deadline:
@@ -212,8 +212,8 @@ def test_a_running_api_is_not_moved_to_another_port_silently(folder: Path) -> No
 
 def test_a_service_placed_elsewhere_is_left_alone(folder: Path) -> None:
     elsewhere = f"http://127.0.0.1:{free_port()}"
-    found = services.status(settings_of(folder, SOLDIOM_CHROMA_URL=elsewhere))["chroma"]
-    assert found["state"] == "external" and found["url"] == elsewhere and "does not answer" in found["detail"]
+    service = services.status(settings_of(folder, SOLDIOM_CHROMA_URL=elsewhere))["chroma"]
+    assert service["state"] == "external" and service["url"] == elsewhere and "does not answer" in service["detail"]
 
 
 def test_two_homes_with_a_long_path_run_side_by_side_and_stop_apart(folder: Path) -> None:
@@ -222,15 +222,15 @@ def test_two_homes_with_a_long_path_run_side_by_side_and_stop_apart(folder: Path
     try:
         up(other, SOLDIOM_API_PORT=str(free_port()))
         assert states(other) == ALL_RUNNING
-        one, two = settings_of(folder), settings_of(other)
+        first, second = settings_of(folder), settings_of(other)
         for name in ("database_url", "chroma_url", "mlflow_url", "ray_address", "dashboard_url", "api_url"):
-            assert getattr(one, name) != getattr(two, name)
+            assert getattr(first, name) != getattr(second, name)
         assert not members(folder) & members(other)
         before = members(folder)
-        services.down(two)
+        services.down(second)
         assert not members(other)
         assert set(states(other).values()) == {"stopped"}
-        assert {found["pid"] for found in services.status(one).values()} <= before
+        assert {service["pid"] for service in services.status(first).values()} <= before
         assert states(folder) == ALL_RUNNING
     finally:
         remove(other)
