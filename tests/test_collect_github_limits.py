@@ -11,10 +11,10 @@ from collecting import MODEL, documents_of, make_context
 from crawling import crawl, look
 from stand_in import Repository, Secondary, StandIn
 
-from soldiom_ray.collect import limiter
+from soldiom_ray.collect.github import account_limiter
+from soldiom_ray.collect.github.account_limiter import DOWNLOAD, AccountLimiter, seconds_to_reset
 from soldiom_ray.collect.github.accounts import Accounts, learn_owners
 from soldiom_ray.collect.github.api import GithubApi
-from soldiom_ray.collect.limiter import DOWNLOAD, LocalLimiter, seconds_to_reset
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings
 
@@ -38,20 +38,20 @@ class Clock:
         return self.now
 
 
-class Remembered:
+class PenaltiesInMemory:
     """Penalties in memory."""
 
     def __init__(self) -> None:
-        self.told: dict[str, Any] = {}
+        self.penalties: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        return self.told
+        return self.penalties
 
-    def write(self, told: dict[str, Any]) -> None:
-        self.told = told
+    def write(self, penalties: dict[str, Any]) -> None:
+        self.penalties = penalties
 
 
-def told(limit: int, remaining: int, reset: float, **more: str) -> dict[str, str]:
+def rate_limit(limit: int, remaining: int, reset: float, **more: str) -> dict[str, str]:
     return {
         "x-ratelimit-limit": str(limit),
         "x-ratelimit-remaining": str(remaining),
@@ -72,8 +72,8 @@ def test_a_limit_with_retry_after_is_waited_for_by_everybody(server: StandIn, tm
 def test_a_secondary_limit_without_a_word_on_time_is_waited_out(
     server: StandIn, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert limiter.SECONDARY_SECONDS == 60
-    monkeypatch.setattr(limiter, "SECONDARY_SECONDS", 1.0)
+    assert account_limiter.SECONDARY_SECONDS == 60
+    monkeypatch.setattr(account_limiter, "SECONDARY_SECONDS", 1.0)
     server.add(Repository("a/b", FILES))
     server.fail("/git/trees", status, times=2, message=SLOW_DOWN, silent_seconds=0.9)
     started = time.monotonic()
@@ -84,7 +84,7 @@ def test_a_secondary_limit_without_a_word_on_time_is_waited_out(
 def test_a_server_that_trips_in_all_four_ways_is_never_asked_during_a_penalty(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limiter, "SECONDARY_SECONDS", 0.6)
+    monkeypatch.setattr(account_limiter, "SECONDARY_SECONDS", 0.6)
     server.add(*(Repository(f"a/r{n}", FILES) for n in range(20)))
     server.github.secondary = Secondary(most=9, window_seconds=5.0, silent_seconds=0.5)
     context, manifest = crawl(server, tmp_path)
@@ -95,7 +95,7 @@ def test_a_server_that_trips_in_all_four_ways_is_never_asked_during_a_penalty(
 def test_many_workers_ask_one_after_the_other_and_stop_together(
     server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limiter, "SECONDARY_SECONDS", 0.6)
+    monkeypatch.setattr(account_limiter, "SECONDARY_SECONDS", 0.6)
     server.add(*(Repository(f"a/r{n}", FILES) for n in range(24)))
     tasks = look(server, tmp_path).list_tasks(lambda share, message: None).tasks
     server.github.secondary = Secondary(most=10, window_seconds=5.0, silent_seconds=0.5)
@@ -142,8 +142,8 @@ def test_the_account_of_a_token_is_asked_once_and_a_mute_one_counts_by_itself(se
     server.github.mute = {"app"}
     settings = make_context(tmp_path, SOLDIOM_GITHUB_API_URL=server.url, SOLDIOM_GITHUB_TOKEN="one,two,app").settings
 
-    def ask(one: Settings) -> str:
-        return GithubApi(one, Accounts(one), lambda message: None).account()
+    def ask(one_token: Settings) -> str:
+        return GithubApi(one_token, Accounts(one_token), lambda message: None).account()
 
     owners = learn_owners(settings, ask)
     assert owners[0] == owners[1] != owners[2] and learn_owners(settings, ask) == owners
@@ -196,84 +196,87 @@ def test_a_reset_is_counted_by_the_servers_clock_and_in_seconds() -> None:
 
 def test_searches_are_as_far_apart_as_the_limit_asks() -> None:
     clock = Clock()
-    one = LocalLimiter(clock=clock)
-    one.done(one.ask("search"), "search", told(30, 29, clock.now + 60), good=True)
-    assert one.ask("search").wait_seconds == 0 and one.ask("core").wait_seconds == pytest.approx(0.01)
+    limiter = AccountLimiter(clock=clock)
+    limiter.release(limiter.acquire("search"), "search", rate_limit(30, 29, clock.now + 60), good=True)
+    assert limiter.acquire("search").wait_seconds == 0 and limiter.acquire("core").wait_seconds == pytest.approx(0.01)
     clock.now += 2.1
-    one.leases.clear()
-    assert one.ask("search").wait_seconds == 0
-    one.leases.clear()
-    assert one.ask("search").wait_seconds == 2.0
+    limiter.leases.clear()
+    assert limiter.acquire("search").wait_seconds == 0
+    limiter.leases.clear()
+    assert limiter.acquire("search").wait_seconds == 2.0
 
 
 def test_the_last_requests_are_left_to_others_until_the_reset() -> None:
     clock = Clock()
-    one = LocalLimiter(clock=clock)
-    one.done(one.ask("core"), "core", told(5000, 21, clock.now + 50), good=True)
-    one.done(one.ask("core"), "core", {}, good=True)
-    assert one.ask("core").wait_seconds == 51 == one.paused_seconds() and one.ask("search").wait_seconds == 0
+    limiter = AccountLimiter(clock=clock)
+    limiter.release(limiter.acquire("core"), "core", rate_limit(5000, 21, clock.now + 50), good=True)
+    limiter.release(limiter.acquire("core"), "core", {}, good=True)
+    assert (
+        limiter.acquire("core").wait_seconds == 51 == limiter.paused_seconds()
+        and limiter.acquire("search").wait_seconds == 0
+    )
     clock.now += 52
-    one.leases.clear()
-    assert one.ask("core").wait_seconds == 0
+    limiter.leases.clear()
+    assert limiter.acquire("core").wait_seconds == 0
 
 
 def test_a_minute_has_at_most_so_many_requests_where_github_counts_them() -> None:
     clock = Clock()
-    one = LocalLimiter(clock=clock)
-    for number in range(limiter.PER_MINUTE + 1):
-        turn = one.ask("core")
+    limiter = AccountLimiter(clock=clock)
+    for number in range(account_limiter.PER_MINUTE + 1):
+        turn = limiter.acquire("core")
         assert turn.wait_seconds == 0, number
-        one.done(turn, "core", told(5000, 4000, clock.now + 3000), good=True)
+        limiter.release(turn, "core", rate_limit(5000, 4000, clock.now + 3000), good=True)
         clock.now += 0.01
-    assert 45 < one.ask("core").wait_seconds < 60
+    assert 45 < limiter.acquire("core").wait_seconds < 60
 
 
 def test_penalties_double_only_when_they_come_one_after_the_other() -> None:
     clock = Clock()
-    one = LocalLimiter(clock=clock)
-    first = one.ask("core")
-    also = limiter.Turn(0.0, 99, clock.now - 1)
-    assert one.penalise(first, None) == 60 and one.penalise(also, None) == 60
-    one.done(first, "core", {}, good=False)
-    assert one.ask("core").wait_seconds == 60 and one.ask(DOWNLOAD).wait_seconds == 60
+    limiter = AccountLimiter(clock=clock)
+    first = limiter.acquire("core")
+    also = account_limiter.Turn(0.0, 99, clock.now - 1)
+    assert limiter.penalize(first, None) == 60 and limiter.penalize(also, None) == 60
+    limiter.release(first, "core", {}, good=False)
+    assert limiter.acquire("core").wait_seconds == 60 and limiter.acquire(DOWNLOAD).wait_seconds == 60
     clock.now += 61
-    second = one.ask("core")
-    assert second.wait_seconds == 0 and one.penalise(second, None) == 120
-    one.done(second, "core", {}, good=False)
+    second = limiter.acquire("core")
+    assert second.wait_seconds == 0 and limiter.penalize(second, None) == 120
+    limiter.release(second, "core", {}, good=False)
     clock.now += 121
-    third = one.ask("core")
-    one.done(third, "core", {}, good=True)
-    assert one.penalise(one.ask("core"), None) == 60
+    third = limiter.acquire("core")
+    limiter.release(third, "core", {}, good=True)
+    assert limiter.penalize(limiter.acquire("core"), None) == 60
 
 
 def test_a_new_limiter_goes_on_with_the_penalties_of_the_one_that_died() -> None:
-    clock, kept = Clock(), Remembered()
-    one = LocalLimiter(clock=clock, remembered=kept)
-    turn = one.ask("core")
-    one.penalise(turn, 30)
-    one.exhausted(turn, "search", 500)
+    clock, store = Clock(), PenaltiesInMemory()
+    limiter = AccountLimiter(clock=clock, store=store)
+    turn = limiter.acquire("core")
+    limiter.penalize(turn, 30)
+    limiter.mark_exhausted("search", 500)
     clock.now += 10
-    new = LocalLimiter(clock=clock, remembered=kept)
-    assert new.ask("core").wait_seconds == 20
+    new = AccountLimiter(clock=clock, store=store)
+    assert new.acquire("core").wait_seconds == 20
     clock.now += 21
-    assert new.ask("core").wait_seconds == 0 and new.ask("search").wait_seconds == pytest.approx(470, abs=1)
+    assert new.acquire("core").wait_seconds == 0 and new.acquire("search").wait_seconds == pytest.approx(470, abs=1)
 
 
 def test_a_slow_answer_holds_back_others_for_a_while_only_and_a_lost_one_is_forgotten() -> None:
     clock = Clock()
-    one = LocalLimiter(clock=clock)
-    for _ in range(limiter.CONCURRENT):
-        assert one.ask("core").wait_seconds == 0
-        clock.now += limiter.SLOW_SECONDS + 0.1
-    assert one.ask("core").wait_seconds > 0 and one.ask(DOWNLOAD).wait_seconds > 0
-    clock.now += limiter.LEASE_SECONDS
-    assert one.ask("core").wait_seconds == 0
+    limiter = AccountLimiter(clock=clock)
+    for _ in range(account_limiter.CONCURRENT):
+        assert limiter.acquire("core").wait_seconds == 0
+        clock.now += account_limiter.SLOW_SECONDS + 0.1
+    assert limiter.acquire("core").wait_seconds > 0 and limiter.acquire(DOWNLOAD).wait_seconds > 0
+    clock.now += account_limiter.LEASE_SECONDS
+    assert limiter.acquire("core").wait_seconds == 0
 
 
 def test_a_download_holds_back_others_until_its_answer_has_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limiter, "_BLOCK_SECONDS", 0.05)
-    one = LocalLimiter(clock=Clock())
-    turn = one.ask(DOWNLOAD)
-    assert one.ask("core").wait_seconds > 0
-    one.answered(turn)
-    assert one.ask("core").wait_seconds == 0
+    monkeypatch.setattr(account_limiter, "_BLOCK_SECONDS", 0.05)
+    limiter = AccountLimiter(clock=Clock())
+    turn = limiter.acquire(DOWNLOAD)
+    assert limiter.acquire("core").wait_seconds > 0
+    limiter.response_started(turn)
+    assert limiter.acquire("core").wait_seconds == 0

@@ -17,8 +17,8 @@ from stand_in import HubRepository, StandIn
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.huggingface import api
-from soldiom_ray.collect.huggingface.limits import LocalLimits
 from soldiom_ray.collect.huggingface.metadata import license_of, read_listed
+from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
 from soldiom_ray.domains.schema import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.records import Manifest
@@ -272,17 +272,17 @@ def test_a_wait_is_seen_by_the_user_and_has_a_bound(
 
 def test_each_bucket_has_a_window_of_its_own() -> None:
     now = [1000.0]
-    limits = LocalLimits(clock=lambda: now[0])
-    assert limits.ask("api") == 0 and limits.paused_seconds() == 0
-    limits.told("api", 2, 10)
-    assert limits.ask("api") == limits.ask("api") == 0 and limits.ask("api") == 11
-    limits.told("api", 1, 10)  # an answer that was under way when the last two went
-    assert limits.ask("api") == 11 and limits.ask("resolvers") == 0 and limits.paused_seconds() == 11
+    limits = WindowLimiter(clock=lambda: now[0])
+    assert limits.acquire("api") == 0 and limits.paused_seconds() == 0
+    limits.observe("api", 2, 10)
+    assert limits.acquire("api") == limits.acquire("api") == 0 and limits.acquire("api") == 11
+    limits.observe("api", 1, 10)  # an answer that was under way when the last two went
+    assert limits.acquire("api") == 11 and limits.acquire("resolvers") == 0 and limits.paused_seconds() == 11
     now[0] += 11
-    assert limits.ask("api") == 0 and limits.paused_seconds() == 0
-    limits.refused("resolvers", 60)
-    limits.refused("resolvers", 5)
-    assert limits.ask("resolvers") == 60 and limits.ask("api") == 0
+    assert limits.acquire("api") == 0 and limits.paused_seconds() == 0
+    limits.block("resolvers", 60)
+    limits.block("resolvers", 5)
+    assert limits.acquire("resolvers") == 60 and limits.acquire("api") == 0
 
 
 def test_a_second_run_costs_the_listing_alone_and_gives_the_same_collection(server: StandIn, tmp_path: Path) -> None:

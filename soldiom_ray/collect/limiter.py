@@ -1,250 +1,93 @@
-"""Who decides when the next request to GitHub may go: one limiter per account, for all its tokens, workers and jobs.
+"""One limiter for each account of a server, shared by all workers and jobs of a cluster through one named Ray actor,
+and by all of a process where there is no Ray.
 
-Facts it rests on (docs.github.com, "Rate limits for the REST API" and "Best practices for using the REST API"): a
-primary limit per account and resource, its reset time in every answer's headers; 900 requests a minute; a secondary
-limit that is told only by a 403 or 429, after which everybody has to be silent; requests one after the other. At 5000
-an hour one at a time is enough: the next goes when the one before was answered or is slow to be.
+How a server counts is its source's own: `github/account_limiter.py`, `huggingface/window_limiter.py`.
 """
 
+import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar, cast
 
-CONCURRENT = 10
-"""Requests under way at most, downloads among them. GitHub allows 100."""
+ACTOR = "soldiom-limiter"
+MAX_CONCURRENT_CALLS = 128
+"""A call may block for some seconds, so that nobody has to poll for a turn."""
 
-SLOW_SECONDS = 2.0
-"""A request that takes longer no longer holds back the next."""
-
-LEASE_SECONDS = 300.0
-"""After this a request counts as lost: its worker died."""
-
-MAX_RESERVE = 20
-"""Requests left to others, at most (one in a hundred of the limit)."""
-
-SECONDARY_SECONDS = 60.0
-MAX_SECONDARY_SECONDS = 960.0
-PER_MINUTE = 840
-"""Below GitHub's 900. A server whose primary limit is above its highest has rules of its own and is not paced."""
-
-HIGHEST_PRIMARY = 15_000
-DOWNLOAD = "download"
-"""The resource of archive hosts: no primary limit, and others may go once its answer has begun."""
-
-_BLOCK_SECONDS = 2.0
-"""How long `ask` itself waits for a turn, so that nobody has to poll."""
+_ATTEMPTS = 5
+_FIRST_RETRY_SECONDS = 0.2
+Limiter = TypeVar("Limiter")
 
 
-@dataclass
-class Bucket:
-    """What is known of one resource (core, search) of an account."""
+class Limiters:
+    """What the actor holds: limiters by name, each made at its first call."""
 
-    remaining: int | None = None
-    reserve: int = 0
-    reset: float = 0.0
-    spacing_seconds: float = 0.0
-    next_at: float = 0.0
-    paced: bool = False
-    recent: deque[float] = field(default_factory=deque)
+    def __init__(self) -> None:
+        self._limiters: dict[str, Any] = {}
+        self._lock = threading.Lock()
 
+    def limiter(self, name: str, make: Callable[[], Limiter]) -> Limiter:
+        """The limiter of this name."""
+        with self._lock:
+            if name not in self._limiters:
+                self._limiters[name] = make()
+            return cast(Limiter, self._limiters[name])
 
-@dataclass
-class Lease:
-    """A request under way. Once its answer has begun it is in nobody's way."""
-
-    resource: str
-    asked_at: float
-    answered: bool = False
+    def call(self, name: str, make: Callable[[], Any], method: str, arguments: tuple[Any, ...]) -> Any:
+        """What a method of a limiter returns."""
+        return getattr(self.limiter(name, make), method)(*arguments)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An answer to `ask`: go now with lease `lease`, or wait and ask again. `owner` is the account it is for."""
-
-    wait_seconds: float
-    lease: int = 0
-    asked_at: float = 0.0
-    owner: str = ""
-
-
-class Remembered(Protocol):
-    """Where penalties outlive the limiter."""
-
-    def read(self) -> dict[str, Any]: ...
-    def write(self, told: dict[str, Any]) -> None: ...
+def open_limiter(name: str, make: Callable[[], Limiter], scope: str) -> Limiter:
+    """The limiter of this name: shared over the cluster when Ray is connected, else over what of this process has the
+    same scope. `make` travels to the actor, so it is a class or a `partial` of one."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        return cast(Limiter, _RemoteLimiter(name, make))
+    return _local.limiter(f"{scope} {name}", make)
 
 
-class Limiter(Protocol):
-    """What a caller of the API needs of one account's limiter."""
+class _RemoteLimiter:
+    """Calls of a limiter's methods, made in the actor. When the job that made the actor ends, the next caller makes it
+    anew, and its limiters with the penalties that they stored; a detached actor would stay on."""
 
-    def ask(self, resource: str) -> Turn: ...
-    def done(self, turn: Turn, resource: str, headers: Mapping[str, str], good: bool) -> None: ...
-    def answered(self, turn: Turn) -> None: ...
-    def exhausted(self, turn: Turn, resource: str, seconds: float) -> None: ...
-    def penalise(self, turn: Turn, seconds: float | None) -> float: ...
-    def silence(self, seconds: float) -> None: ...
-    def paused_seconds(self) -> float: ...
+    def __init__(self, name: str, make: Callable[[], Any]) -> None:
+        self._name = name
+        self._make = make
+        self._handle: Any = None
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_RemoteLimiter, (self._name, self._make))
 
-@dataclass
-class LocalLimiter:
-    """The limiter itself. `clock` gives seconds since 1970, as GitHub's reset times do; the server's own clock is
-    learned from its Date headers."""
+    def __getattr__(self, method: str) -> Callable[..., Any]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        return partial(self._call, method)
 
-    clock: Callable[[], float] = time.time
-    remembered: Remembered | None = None
-    buckets: dict[str, Bucket] = field(default_factory=dict)
-    leases: dict[int, "Lease"] = field(default_factory=dict)
-    silent_until: float = 0.0
-    penalised_at: float = 0.0
-    strikes: int = 0
-    leased: int = 0
+    def _call(self, method: str, *arguments: Any) -> Any:
+        import ray
 
-    def __post_init__(self) -> None:
-        self._changed = threading.Condition()
-        told = self.remembered.read() if self.remembered else {}
-        self.silent_until = float(told.get("silent_until", 0.0))
-        self.strikes = int(self.silent_until > self.clock())
-        for resource, reset in told.get("exhausted", {}).items():
-            self.buckets[resource] = Bucket(remaining=0, reset=float(reset))
-
-    def ask(self, resource: str) -> Turn:
-        """A turn now, or how long to wait. Where only another request is in the way this waits itself for a while."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._crowded(), timeout=_BLOCK_SECONDS)
-            now = self.clock()
-            wait = max(self.silent_until - now, self._wait(resource, now))
-            if wait > 0:
-                return Turn(wait)
-            if self._crowded():
-                return Turn(0.01)
-            bucket = self._bucket(resource)
-            bucket.next_at = now + bucket.spacing_seconds
-            if bucket.remaining is not None:
-                bucket.remaining -= 1
-            if bucket.paced:
-                bucket.recent.append(now)
-            self.leased += 1
-            self.leases[self.leased] = Lease(resource, now)
-            return Turn(0.0, self.leased, now)
-
-    def done(self, turn: Turn, resource: str, headers: Mapping[str, str], good: bool) -> None:
-        """The request of this turn ended; learn from its headers. A good answer ends a row of penalties."""
-        with self._changed:
-            self.leases.pop(turn.lease, None)
-            if good and turn.asked_at >= self.penalised_at:
-                self.strikes = 0
-            self._learn(str(headers.get("x-ratelimit-resource") or resource), headers)
-            self._changed.notify_all()
-
-    def answered(self, turn: Turn) -> None:
-        """The answer has begun, and it is a good one."""
-        with self._changed:
-            if lease := self.leases.get(turn.lease):
-                lease.answered = True
-                self._changed.notify_all()
-
-    def exhausted(self, turn: Turn, resource: str, seconds: float) -> None:
-        """Nothing is left of this resource for so long."""
-        with self._changed:
-            bucket = self._bucket(resource)
-            bucket.remaining, bucket.reset = 0, max(bucket.reset, self.clock() + seconds)
-            self._remember()
-
-    def penalise(self, turn: Turn, seconds: float | None) -> float:
-        """A secondary limit: silence for the seconds that were told, else 60, twice as long each time it comes again
-        right after. Requests that were under way when it came add nothing. The seconds from now on."""
-        with self._changed:
-            now = self.clock()
-            if turn.asked_at >= self.penalised_at:
-                self.strikes += 1
-                self.penalised_at = now
-            if seconds is None:
-                seconds = min(SECONDARY_SECONDS * 2.0 ** (self.strikes - 1), MAX_SECONDARY_SECONDS)
-            self.silent_until = max(self.silent_until, now + seconds)
-            self._remember()
-            return self.silent_until - now
-
-    def silence(self, seconds: float) -> None:
-        """Send nothing for so long: another account of this server was told to be silent."""
-        with self._changed:
-            self.silent_until = max(self.silent_until, self.clock() + seconds)
-            self._remember()
-
-    def paused_seconds(self) -> float:
-        """How long nothing can be asked from now on."""
-        now = self.clock()
-        return max(0.0, self.silent_until - now, self._wait("core", now))
-
-    def _crowded(self) -> bool:
-        """Whether a request has to wait for others. After a penalty one goes alone, to see."""
-        now = self.clock()
-        self.leases = {number: one for number, one in self.leases.items() if one.asked_at > now - LEASE_SECONDS}
-        return len(self.leases) >= CONCURRENT or any(
-            not one.answered and (self.strikes > 0 or one.asked_at > now - SLOW_SECONDS) for one in self.leases.values()
-        )
-
-    def _wait(self, resource: str, now: float) -> float:
-        bucket = self._bucket(resource)
-        if bucket.remaining is not None and bucket.reset <= now:
-            bucket.remaining = None
-        if bucket.remaining is not None and bucket.remaining <= bucket.reserve:
-            return bucket.reset - now + 1.0
-        while bucket.recent and bucket.recent[0] <= now - 60:
-            bucket.recent.popleft()
-        pace = bucket.recent[0] + 60 - now if bucket.paced and len(bucket.recent) >= PER_MINUTE else 0.0
-        return max(0.0, bucket.next_at - now, pace)
-
-    def _learn(self, resource: str, headers: Mapping[str, str]) -> None:
-        limit, remaining, reset = (
-            _number(headers.get(f"x-ratelimit-{name}")) for name in ("limit", "remaining", "reset")
-        )
-        if remaining is None or reset is None or resource == DOWNLOAD:
-            return
-        now, bucket = self.clock(), self._bucket(resource)
-        limit = limit or 0.0
-        bucket.reset = reset - _ahead_seconds(headers, now)
-        bucket.reserve = min(MAX_RESERVE, int(limit) // 100)
-        under_way = sum(one.resource == resource for one in self.leases.values())
-        bucket.remaining = max(0, int(remaining) - under_way)
-        bucket.paced = limit <= HIGHEST_PRIMARY and bucket.reset - now > 60
-        if resource == "search" and limit:
-            bucket.spacing_seconds = 60.0 / limit
-
-    def _bucket(self, resource: str) -> Bucket:
-        return self.buckets.setdefault(resource, Bucket())
-
-    def _remember(self) -> None:
-        if self.remembered:
-            empty = {name: bucket.reset for name, bucket in self.buckets.items() if bucket.remaining == 0}
-            self.remembered.write({"silent_until": self.silent_until, "exhausted": empty})
-
-
-def seconds_to_reset(headers: Mapping[str, str], now: float) -> float | None:
-    """How long until the reset that an answer told, by the server's own clock; None when it told none."""
-    reset = _number(headers.get("x-ratelimit-reset"))
-    return None if reset is None else max(0.0, reset - _ahead_seconds(headers, now) - now)
-
-
-def _ahead_seconds(headers: Mapping[str, str], now: float) -> float:
-    """How far the server's clock is ahead of ours; its Date header has whole seconds, so up to 2 s are nothing."""
-    try:
-        ahead = parsedate_to_datetime(headers["date"]).timestamp() - now
-    except (KeyError, ValueError, TypeError, OverflowError):
-        return 0.0
-    return ahead if abs(ahead) > 2 else 0.0
-
-
-def _number(text: str | None) -> float | None:
-    """A number of a header; a time in milliseconds (recorded exchanges have such) as seconds."""
-    try:
-        number = float(text) if text is not None else None
-    except ValueError:
+        for attempt in range(_ATTEMPTS):
+            try:
+                if self._handle is None:
+                    self._handle = (
+                        ray.remote(num_cpus=0)(Limiters)
+                        .options(
+                            name=ACTOR,
+                            namespace="soldiom",
+                            get_if_exists=True,
+                            max_concurrency=MAX_CONCURRENT_CALLS,
+                        )
+                        .remote()
+                    )
+                return ray.get(self._handle.call.remote(self._name, self._make, method, arguments))
+            except ray.exceptions.ActorDiedError:
+                self._handle = None
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(_FIRST_RETRY_SECONDS * 2**attempt)
         return None
-    if number is None or not abs(number) < 1e15:
-        return None
-    return number / 1000 if number > 1e11 else number
+
+
+_local = Limiters()

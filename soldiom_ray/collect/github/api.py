@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import IO, Any, Generic, TypeVar
 from urllib.parse import urlencode, urlsplit
 
+from soldiom_ray.collect.github.account_limiter import DOWNLOAD, Turn, limit_headers, seconds_to_reset
 from soldiom_ray.collect.github.accounts import Accounts, Identity
 from soldiom_ray.collect.github.etag_cache import Answers, Known
 from soldiom_ray.collect.github.transport import API_VERSION, MovedError, requester
@@ -31,7 +32,6 @@ from soldiom_ray.collect.http.response import (
     same_origin,
     shared_client,
 )
-from soldiom_ray.collect.limiter import DOWNLOAD, Turn, seconds_to_reset
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings
@@ -121,7 +121,7 @@ class GithubApi:
     ) -> _Value:
         backoff, waited = Backoff(ATTEMPTS, FIRST_RETRY_SECONDS), 0.0
         while True:
-            turn, identity = self.accounts.ask(resource, url, holders)
+            turn, identity = self.accounts.acquire(resource, url, holders)
             if turn.wait_seconds > 0:
                 waited = self._wait(turn.wait_seconds, waited, resource)
                 continue
@@ -144,7 +144,7 @@ class GithubApi:
                 good = True
                 raise
             finally:
-                self.accounts.of(turn).done(turn, resource, headers, good)
+                self.accounts.limiter_of(turn).release(turn, resource, limit_headers(headers), good)
             if (asked_seconds := retry_after_seconds(headers)) is not None:
                 self.accounts.silence(asked_seconds)
             else:
@@ -230,7 +230,7 @@ class GithubApi:
         if response.status != 200:
             message = _json_message(response.body(MAX_ERROR_BYTES).decode("utf-8", "replace"))
             raise _refusal(response.status, response.headers, message, "")
-        self.accounts.of(turn).answered(turn)
+        self.accounts.limiter_of(turn).response_started(turn)
         sink.seek(0)
         sink.truncate()
         size = 0
@@ -261,9 +261,9 @@ class GithubApi:
         reset = seconds_to_reset(headers, time.time())
         if told is None and headers.get("x-ratelimit-remaining") == "0" and reset is not None:
             name = str(headers.get("x-ratelimit-resource") or resource)
-            self.accounts.of(turn).exhausted(turn, name, reset + 1)
+            self.accounts.limiter_of(turn).mark_exhausted(name, reset + 1)
             return reset + 1 if len(self.accounts.limiters) == 1 else 0.0
-        seconds = self.accounts.of(turn).penalise(turn, None if told is None else told + 1)
+        seconds = self.accounts.limiter_of(turn).penalize(turn, None if told is None else told + 1)
         self.accounts.silence(seconds)
         return seconds
 

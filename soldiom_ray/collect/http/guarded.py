@@ -6,6 +6,7 @@ verifies the certificate against the host's name. No proxy is asked, since it wo
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
 import httpcore2
@@ -26,7 +27,9 @@ class GuardedClient:
     def __init__(self, allowed: Sequence[str], private: bool, tls: "ssl.SSLContext | None" = None) -> None:
         self._backend = _CheckedBackend(allowed, private)
         transport = _GuardedTransport(self._backend, tls or tls_context())
-        self._client = httpx2.Client(transport=transport, trust_env=False, follow_redirects=False)
+        # Without cookies, so that a page does not depend on those that were asked for before.
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))
+        self._client = httpx2.Client(transport=transport, cookies=cookies, trust_env=False, follow_redirects=False)
 
     @contextmanager
     def open(self, url: str, headers: Mapping[str, str], deadline: Deadline) -> Iterator[Response]:

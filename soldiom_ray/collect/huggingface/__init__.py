@@ -11,8 +11,8 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.huggingface.api import HubApi, open_hub
 from soldiom_ray.collect.huggingface.cards import CARDS_PER_TASK, ReadCards
-from soldiom_ray.collect.huggingface.limits import Limits
 from soldiom_ray.collect.huggingface.metadata import Listed, read_listed
+from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.schema import HuggingfaceSource
@@ -49,7 +49,7 @@ class HuggingfacePlan:
     collected_at: datetime
     chosen: tuple[Listed, ...]
     result: TaskResult
-    limits: Limits
+    limits: WindowLimiter
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
@@ -178,6 +178,6 @@ def _refused(api: HubApi, skipped: SkippedError) -> InputError | UnavailableErro
     )
 
 
-def _pause_message(limits: Limits) -> str:
+def _pause_message(limits: WindowLimiter) -> str:
     seconds = limits.paused_seconds()
     return f"; the Hub's limit: {seconds:.0f} s to wait" if seconds > 1 else ""

@@ -32,7 +32,7 @@ from soldiom_ray.collect.http.response import (
     same_origin,
     shared_client,
 )
-from soldiom_ray.collect.huggingface.limits import BUCKETS, Limits, open_limits
+from soldiom_ray.collect.huggingface.window_limiter import BUCKETS, WindowLimiter, open_limits
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings
@@ -65,7 +65,7 @@ _log = logging.getLogger(__name__)
 class HubApi:
     """Reads from the Hub, or a server that speaks its API. `report` hears of waits and may raise CancelledError."""
 
-    def __init__(self, settings: Settings, limits: Limits, report: Callable[[str], None] | None = None) -> None:
+    def __init__(self, settings: Settings, limits: WindowLimiter, report: Callable[[str], None] | None = None) -> None:
         self.endpoint = settings.hf_endpoint.rstrip("/")
         self.token = settings.hf_token
         self.limits = limits
@@ -162,7 +162,7 @@ class HubApi:
                 seconds = _limit_seconds(limited.headers) or min(LIMIT_SECONDS * 2**limits, 300.0)
                 if waited + seconds > MAX_WAIT_SECONDS:
                     raise self._too_long(seconds) from limited
-                self.limits.refused(_bucket_of(url), seconds)
+                self.limits.block(_bucket_of(url), seconds)
                 limits, waited = limits + 1, waited + seconds
             except TransientError as error:
                 seconds = self._backoff_seconds(backoff, error)
@@ -215,7 +215,7 @@ class HubApi:
     def _wait_for(self, bucket: str) -> None:
         """Until a request may go; the wait is bounded and told. Another host's requests (a CDN's) need none."""
         waited = 0.0
-        while (seconds := self.limits.ask(bucket)) > 0:
+        while (seconds := self.limits.acquire(bucket)) > 0:
             if waited + seconds > MAX_WAIT_SECONDS:
                 raise self._too_long(seconds)
             if seconds > TOLD_SECONDS:
@@ -229,7 +229,7 @@ class HubApi:
 
         info = parse_ratelimit_headers(headers)
         if info and info.resource_type in BUCKETS:
-            self.limits.told(info.resource_type, info.remaining, float(info.reset_in_seconds))
+            self.limits.observe(info.resource_type, info.remaining, float(info.reset_in_seconds))
 
     def _too_long(self, seconds: float) -> UnavailableError:
         return UnavailableError(
@@ -241,7 +241,7 @@ class HubApi:
 
 def open_hub(settings: Settings, report: Callable[[str], None] | None = None) -> HubApi:
     """The Hub of these settings, with what all workers know of its limits."""
-    return HubApi(settings, open_limits(settings.hf_endpoint, settings.hf_token), report)
+    return HubApi(settings, open_limits(settings), report)
 
 
 def file_path(kind: str, repository: str, commit: str, name: str) -> str:
