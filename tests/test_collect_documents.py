@@ -19,7 +19,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
-from soldiom_ray.collect.documents.sandbox import Sandbox, _read_answer
+from soldiom_ray.collect.documents.sandbox import Sandbox, _read_reply
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING
 from soldiom_ray.domains.schema import FilesSource
@@ -174,7 +174,7 @@ def test_options_go_into_the_parsers_process_and_attachments_and_pictures_come_o
             sandbox.parse("a.csv", b"id,Body\n1,words\n", ParseOptions(columns={"text": "Story"}))
         assert raised.value.reason == "wrong_columns"
     answer = {"texts": [["t", "", {}, [[{"second": 1}, 2], [{"second": 2}, 3]], 0], ["u", "p", {}, [], 4]]}
-    first, second = _read_answer(answer, b"abcdefghi").texts
+    first, second = _read_reply(answer, b"abcdefghi").texts
     assert [(a.data, a.metadata) for a in first.attachments] == [(b"ab", {"second": 1}), (b"cde", {"second": 2})]
     assert (first.image, second.attachments, second.image) == (None, (), b"fghi")
 

@@ -19,7 +19,7 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 MAX_RATIO = 500
-"""Of a packed stream; real tables and logs reach 300."""
+"""Unpacked to packed bytes of a stream; real tables and logs reach 300."""
 _BROKEN = (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError)
 _PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _ENDINGS = (".gz", ".bz2", ".xz")
@@ -28,7 +28,8 @@ _SYSTEM_FILES = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The texts of all members, each named after its member. What could not be read is told beside the first."""
+    """The texts of all members, each named after its member. Members that could not be read are listed in the first
+    text's metadata."""
     members = Members()
     with allowance():
         if data.startswith(b"PK"):
@@ -36,9 +37,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         else:
             _read_stream(name, data, members, options)
     if not members.texts:
-        raise _nothing(members)
-    told = {"members": members.read}
-    return members.with_left_out(replace(text, metadata=told | text.metadata) for text in members.texts)
+        raise _why_empty(members)
+    metadata = {"members": members.read}
+    return members.with_skipped(replace(text, metadata=metadata | text.metadata) for text in members.texts)
 
 
 def safe_path(name: str) -> str | None:
@@ -59,11 +60,11 @@ def _read_zip(data: bytes, members: Members, options: ParseOptions) -> None:
             if member.is_dir() or _is_system_file(member.filename):
                 continue
             if path is None:
-                members.leave_out(member.filename, SkippedError("unsafe_path", "leads out of the archive"))
+                members.skip(member.filename, SkippedError("unsafe_path", "leads out of the archive"))
             elif member.external_attr >> 28 == 0xA:
-                members.leave_out(path, SkippedError("link", "a link, not a file"))
+                members.skip(path, SkippedError("link", "a link, not a file"))
             elif member.flag_bits & 1:
-                members.leave_out(path, SkippedError("encrypted", "needs a password"))
+                members.skip(path, SkippedError("encrypted", "needs a password"))
             else:
                 _add_zipped(archive, member, path, members, options)
 
@@ -71,15 +72,15 @@ def _read_zip(data: bytes, members: Members, options: ParseOptions) -> None:
 def _add_zipped(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: str, members: Members, options: ParseOptions
 ) -> None:
-    with allowance() as left:
+    with allowance() as remaining:
         try:
-            if member.file_size > left.bytes_left:
+            if member.file_size > remaining.bytes_left:
                 raise SkippedError("too_large", f"{member.file_size} bytes")
             content = archive.read(member)
-        except SkippedError as refused:
-            members.leave_out(path, refused)
+        except SkippedError as skipped:
+            members.skip(path, skipped)
         except (*zipped.BROKEN, RuntimeError) as error:
-            members.leave_out(path, SkippedError("damaged", f"does not unpack ({type(error).__name__})"))
+            members.skip(path, SkippedError("damaged", f"does not unpack ({type(error).__name__})"))
         else:
             members.add(path, content, options)
 
@@ -101,11 +102,11 @@ def _read_stream(name: str, data: bytes, members: Members, options: ParseOptions
 def _unpacked(stream: IO[bytes], packed_bytes: int) -> bytes:
     parts: list[bytes] = []
     total = 0
-    with allowance() as left, stream:
+    with allowance() as remaining, stream:
         try:
             while part := stream.read(_CHUNK_BYTES):
                 total += len(part)
-                if total > left.bytes_left or total > max(packed_bytes, 1 << 16) * MAX_RATIO:
+                if total > remaining.bytes_left or total > max(packed_bytes, 1 << 16) * MAX_RATIO:
                     raise SkippedError("too_large", f"unpacks from {packed_bytes} to more than {total} bytes")
                 parts.append(part)
         except _BROKEN as error:
@@ -121,26 +122,26 @@ def _tar_members(content: bytes, members: Members) -> Iterator[tuple[str, bytes]
                 if member.isdir() or _is_system_file(member.name):
                     continue
                 if path is None:
-                    members.leave_out(member.name, SkippedError("unsafe_path", "leads out of the archive"))
+                    members.skip(member.name, SkippedError("unsafe_path", "leads out of the archive"))
                 elif not member.isreg():
-                    members.leave_out(path, SkippedError("link", "a link or a device, not a file"))
+                    members.skip(path, SkippedError("link", "a link or a device, not a file"))
                 elif file := archive.extractfile(member):
                     if member.issparse() and member.size > len(content):
-                        members.leave_out(path, SkippedError("too_large", f"a sparse file of {member.size} bytes"))
+                        members.skip(path, SkippedError("too_large", f"a sparse file of {member.size} bytes"))
                     else:
                         yield path, file.read()
     except _BROKEN as error:
-        members.leave_out("", SkippedError("damaged", f"the archive does not open to its end ({type(error).__name__})"))
+        members.skip("", SkippedError("damaged", f"the archive does not open to its end ({type(error).__name__})"))
 
 
 def _is_system_file(name: str) -> bool:
     return name.startswith(_SYSTEM_FILES[0]) or PurePosixPath(name).name in _SYSTEM_FILES[1:]
 
 
-def _nothing(members: Members) -> SkippedError:
-    """Why an archive gives no text: the outcome of its members where it is the same for all."""
-    if not members.left_out:
+def _why_empty(members: Members) -> SkippedError:
+    """Why an archive gives no text: the reason of its members where all have the same."""
+    if not members.skipped:
         return SkippedError("empty", "an archive without files")
-    outcomes = {outcome for _, outcome, _ in members.left_out}
-    why = f"none of its {len(members.left_out)} files could be read; the first: {members.left_out[0][2]}"
-    return SkippedError(outcomes.pop() if len(outcomes) == 1 else "nothing_readable", why)
+    reasons = {reason for _, reason, _ in members.skipped}
+    detail = f"none of its {len(members.skipped)} files could be read; the first: {members.skipped[0][2]}"
+    return SkippedError(reasons.pop() if len(reasons) == 1 else "nothing_readable", detail)

@@ -23,10 +23,10 @@ _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 @dataclass(frozen=True, slots=True)
 class _Array:
-    """A member of the archive before it is read. `side` is "" where its name tells none."""
+    """A member of the archive before it is read. `split` is "" where its name contains none."""
 
     member: zipfile.ZipInfo
-    side: str
+    split: str
     shape: tuple[int, ...]
     dtype: Any
 
@@ -37,39 +37,39 @@ class _Array:
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """A picture (PNG) per image, with `label` (a string; a list of the marked classes where labels are rows of 0 and 1)
-    and `split` where names tell them. Raises SkippedError: unsupported, damaged, too_large, encrypted."""
+    and `split` where array names contain one. Raises SkippedError: unsupported, damaged, too_large, encrypted."""
     if not options.pictures:
         raise SkippedError("unsupported", "arrays of NumPy; pictures in them are read when pictures are asked for")
     with zipped.open_zip(data) as archive:
-        arrays = [_described(archive, member) for member in archive.infolist()]
-        images = [one for one in arrays if _has_part(one.name, _IMAGES) and _is_of_pictures(one)]
+        arrays = [_read_header(archive, member) for member in archive.infolist()]
+        images = [array for array in arrays if _has_part(array.name, _IMAGES) and _is_of_pictures(array)]
         if not images:
-            known = ", ".join(f"{one.name} {one.dtype} {one.shape}" for one in arrays)
+            known = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in arrays)
             raise SkippedError(
                 "unsupported", f"no array of pictures (8 bits, N x height x width) in it; it holds {known}"
             )
-        if (count := sum(one.shape[0] for one in images)) > MAX_PICTURES:
+        if (count := sum(array.shape[0] for array in images)) > MAX_PICTURES:
             raise SkippedError("too_large", f"holds {count} pictures, more than {MAX_PICTURES}")
         texts: list[ParsedText] = []
-        for one in images:
-            beside = [
+        for array in images:
+            label_arrays = [
                 other
                 for other in arrays
-                if other.side == one.side and _has_part(other.name, _LABELS) and other.shape[:1] == one.shape[:1]
+                if other.split == array.split and _has_part(other.name, _LABELS) and other.shape[:1] == array.shape[:1]
             ]
-            labels = _labels(_read(archive, beside[0])) if beside else []
-            texts.extend(_pictures(one, _read(archive, one), labels))
+            labels = _labels(_read(archive, label_arrays[0])) if label_arrays else []
+            texts.extend(_pictures(array, _read(archive, array), labels))
     return texts
 
 
-def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
+def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
     from numpy.lib import format as npy
 
     try:
         with archive.open(member) as file:
             readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
             shape, _, dtype = readers[npy.read_magic(file)](file, max_header_size=MAX_HEADER_BYTES)
-            left = member.file_size - file.tell()
+            content_bytes = member.file_size - file.tell()
     except RuntimeError as error:
         raise SkippedError("encrypted", "a zip archive with a password") from error
     except zipped.BROKEN as error:
@@ -77,10 +77,10 @@ def _described(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> _Array:
     size = dtype.itemsize
     for length in shape:
         size *= length
-    if not dtype.hasobject and size != left:
-        raise SkippedError("damaged", f"{member.filename} holds {left} bytes where its header tells of {size}")
-    parts = re.split(r"[_\-.]", member.filename.removesuffix(".npy"))
-    return _Array(member, next((side for part in parts if (side := split_from_name(part))), ""), shape, dtype)
+    if not dtype.hasobject and size != content_bytes:
+        raise SkippedError("damaged", f"{member.filename} holds {content_bytes} bytes where its header says {size}")
+    words = re.split(r"[_\-.]", member.filename.removesuffix(".npy"))
+    return _Array(member, next((split for part in words if (split := split_from_name(part))), ""), shape, dtype)
 
 
 def _has_part(name: str, words: Sequence[str]) -> bool:
@@ -109,13 +109,15 @@ def _pictures(array: _Array, pixels: Any, labels: Sequence[Any]) -> Iterator[Par
     height, width = array.shape[1:3]
     channels = array.shape[3] if len(array.shape) == 4 else 1
     if height * width * channels > MAX_PICTURE_BYTES:
-        raise SkippedError("too_large", f"pictures of {width} x {height}; at most {MAX_PICTURE_BYTES} bytes are kept")
-    told: dict[str, Any] = {"width": width, "height": height, "mode": _MODES[channels], "format": "PNG"}
-    told |= {"split": array.side} if array.side else {}
+        raise SkippedError("too_large", f"pictures of {width} x {height}; at most {MAX_PICTURE_BYTES} bytes are taken")
+    metadata: dict[str, Any] = {"width": width, "height": height, "mode": _MODES[channels], "format": "PNG"}
+    metadata |= {"split": array.split} if array.split else {}
     for number in range(len(pixels)):
-        shown = Image.fromarray(pixels[number].reshape((height, width) if channels == 1 else (height, width, channels)))
+        picture = Image.fromarray(
+            pixels[number].reshape((height, width) if channels == 1 else (height, width, channels))
+        )
         label = {"label": labels[number]} if labels else {}
-        yield ParsedText("", f"picture {number + 1} of {array.name}", told | label, image=encoded(shown))
+        yield ParsedText("", f"picture {number + 1} of {array.name}", metadata | label, image=encoded(picture))
         if not (number + 1) % PICTURES_PER_BEAT:
             beat()
 
@@ -123,13 +125,13 @@ def _pictures(array: _Array, pixels: Any, labels: Sequence[Any]) -> Iterator[Par
 def _labels(array: Any) -> list[Any]:
     """A string per row; a list of those of several columns that are not 0."""
     if array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1):
-        return [_written(value) for value in array.reshape(-1).tolist()]
+        return [_label_text(value) for value in array.reshape(-1).tolist()]
     if array.ndim == 2:
-        return [[str(place) for place, marked in enumerate(row) if marked] for row in array.tolist()]
+        return [[str(index) for index, is_marked in enumerate(row) if is_marked] for row in array.tolist()]
     return []
 
 
-def _written(value: Any) -> str:
+def _label_text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

@@ -1,6 +1,6 @@
-"""What the parsers' process gives up before it sees a file: the network, writing, other programs, memory without bound.
+"""What the parsers' process gives up before it sees a file: the network, writing, other programs, unlimited memory.
 
-Each is asked of the kernel and left out where the kernel refuses; `confine` tells what holds.
+Each restriction is requested from the kernel and omitted where the kernel refuses; `confine` returns those in force.
 """
 
 import contextlib
@@ -40,24 +40,24 @@ _X32_CALLS = 0x40000000
 
 
 def confine(memory_bytes: int) -> list[str]:
-    """Give up what a parser does not need; before any thread is started. Returns what was given up."""
+    """Restrict this process to what a parser needs, before any thread starts. Returns the restrictions in force."""
     limit(resource.RLIMIT_AS, memory_bytes)
     limit(resource.RLIMIT_CORE, 0)
     limit(resource.RLIMIT_FSIZE, 0)
-    held = ["memory", "file size"]
+    restrictions = ["memory", "file size"]
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-            held.append("network namespace")
+            restrictions.append("network namespace")
         if _filter_calls(libc):
-            held.append("system calls")
-    return held
+            restrictions.append("system calls")
+    return restrictions
 
 
-def limit(what: int, value: int) -> None:
-    """Set the soft limit, which may rise again; the hard limit stays as it was given to us."""
-    hard = resource.getrlimit(what)[1]
-    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+def limit(kind: int, value: int) -> None:
+    """Set the soft limit of a resource, which may be raised again; the hard limit stays."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 def _filter_calls(libc: ctypes.CDLL) -> bool:

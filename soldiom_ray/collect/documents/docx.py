@@ -11,13 +11,13 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_BESIDE = (("footnote", "footnotes"), ("endnote", "endnotes"), ("comment", "comments"))
-"""Element and part of what stands beside the body."""
+_NOTE_PARTS = (("footnote", "footnotes"), ("endnote", "endnotes"), ("comment", "comments"))
+"""(XML element, package part) of the notes that are stored outside the body."""
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The body's text, then footnotes, endnotes and comments; headers and footers of pages go into the metadata, for
-    they repeat on every page."""
+    """The body's text, then footnotes, endnotes and comments; headers and footers of pages go into the metadata,
+    because they repeat on every page."""
     import docx
     from docx.opc.exceptions import OpcError
     from lxml.etree import LxmlError  # type: ignore[import-untyped, unused-ignore]
@@ -26,8 +26,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     try:
         document = docx.Document(io.BytesIO(data))
         parts = [part for block in document.iter_inner_content() if (part := _block(block))]
-        told = _told(document)
-        beside = _beside(document)
+        metadata = _metadata(document)
+        notes = _notes(document)
     except (
         OpcError,
         LxmlError,
@@ -41,29 +41,29 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         RuntimeError,
     ) as error:
         raise SkippedError("damaged", f"a DOCX file that does not open ({type(error).__name__})") from error
-    return [ParsedText("\n\n".join(parts + beside), metadata=told)]
+    return [ParsedText("\n\n".join(parts + notes), metadata=metadata)]
 
 
-def _told(document: Any) -> dict[str, Any]:
+def _metadata(document: Any) -> dict[str, Any]:
     """Title, author, and the texts of the pages' headers and footers."""
-    told: dict[str, Any] = {}
+    metadata: dict[str, Any] = {}
     for name in ("title", "author"):
         if value := str(getattr(document.core_properties, name, "") or "").strip():
-            told[name] = value
-    for where in ("header", "footer"):
+            metadata[name] = value
+    for position in ("header", "footer"):
         texts = [
             text
             for section in document.sections
-            if (text := "\n".join(p.text for p in getattr(section, where).paragraphs).strip())
+            if (text := "\n".join(p.text for p in getattr(section, position).paragraphs).strip())
         ]
         if texts:
-            told[f"{where}s"] = list(dict.fromkeys(texts))
-    return told
+            metadata[f"{position}s"] = list(dict.fromkeys(texts))
+    return metadata
 
 
-def _beside(document: Any) -> list[str]:
+def _notes(document: Any) -> list[str]:
     texts = []
-    for element, part_name in _BESIDE:
+    for element, part_name in _NOTE_PARTS:
         for relation in document.part.rels.values():
             if relation.is_external or not relation.reltype.endswith(f"/{part_name}"):
                 continue

@@ -55,20 +55,20 @@ def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[Pars
     if not _HEADER.search(source[: 1 << 16].replace(b"\r\n", b"\n").partition(b"\n\n")[0]):
         raise SkippedError("damaged", "no headers of an e-mail at its start")
     message: Any = email.message_from_bytes(source, policy=email.policy.default)
-    told = _headers(message)
+    headers = _headers(message)
     body, attachments = _body(message)
     members = Members()
     for number, attachment in enumerate(attachments, 1):
         _add_attachment(attachment, number, members, options)
-    text = "\n\n".join(piece for piece in (told.get("subject", ""), body) if piece)
-    own = [ParsedText(text, part, told)] if text else []
+    text = "\n\n".join(piece for piece in (headers.get("subject", ""), body) if piece)
+    texts = [ParsedText(text, part, headers)] if text else []
     prefix = f"{part} " if part else ""
-    found = [ParsedText(t.text, f"{prefix}{t.part}", t.metadata, t.attachments) for t in members.texts]
-    return members.with_left_out(own + found)
+    attachment_texts = [ParsedText(t.text, f"{prefix}{t.part}", t.metadata, t.attachments) for t in members.texts]
+    return members.with_skipped(texts + attachment_texts)
 
 
 def _headers(message: EmailMessage) -> dict[str, str]:
-    told = {}
+    headers = {}
     for name in _SHOWN_HEADERS:
         try:
             value = " ".join(str(message.get(name) or "").split())
@@ -81,12 +81,12 @@ def _headers(message: EmailMessage) -> dict[str, str]:
         ):  # the standard library's parser gives up on some
             continue
         if value:
-            told[name] = value[:MAX_HEADER_CHARACTERS]
-    return told
+            headers[name] = value[:MAX_HEADER_CHARACTERS]
+    return headers
 
 
 def _body(message: EmailMessage) -> tuple[str, list[EmailMessage]]:
-    """The text, the plain one before the HTML one, and what is attached."""
+    """The text (plain text is preferred to HTML) and the attachments."""
     plain: list[str] = []
     pages: list[str] = []
     attached: list[EmailMessage] = []

@@ -1,4 +1,4 @@
-"""The encoding of a user's text file: told by a mark, UTF-8, or guessed; never with replacement characters."""
+"""Decodes users' text files: by a byte order mark, as UTF-8, or by a guess; never with replacement characters."""
 
 import codecs
 import re
@@ -8,11 +8,11 @@ from typing import Any
 from soldiom_ray.collect.text import SkippedError, decode
 from soldiom_ray.domains.signatures import wide_encoding
 
-_GUESSED = (
+_CANDIDATES = (
     "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r", "cp1251", "cp1256", "cp1255", "cp1253", "cp1250",
     "cp1254", "cp866", "cp874", "iso8859_2", "iso8859_5", "iso8859_6",
 )  # fmt: skip
-_SHOWN = {
+_NAMES = {
     "cp932": "shift_jis", "euc_jp": "euc-jp", "euc_kr": "euc-kr", "koi8_r": "koi8-r", "iso8859_2": "iso-8859-2",
     "iso8859_5": "iso-8859-5", "iso8859_6": "iso-8859-6", "iso2022_jp": "iso-2022-jp", "cp866": "ibm866",
 } | {f"cp{n}": f"windows-{n}" for n in (874, 1250, 1251, 1252, 1253, 1254, 1255, 1256)}  # fmt: skip
@@ -22,52 +22,58 @@ SAMPLE_BYTES = 1 << 20
 WIDE_SAMPLE_BYTES = 1 << 16
 MAX_NUL_SHARE = 0.001
 LINES_BY_CHANCE = 50
-"""In a text of another encoding at most one line in so many is UTF-8 by chance; more, and the lines are mixed."""
+"""In a text of another encoding at most one of this many lines is valid UTF-8 by chance; if there are more, the file
+mixes encodings."""
 _ODD_IN_WESTERN = "ýþðÝÞÐ¹³¿¾¼£¥ªº¶»×÷ˆ‰Ÿ"
 """What letters of Polish, Czech and Turkish look like when they are read as Windows-1252."""
 
 
 @dataclass(frozen=True, slots=True)
-class ReadText:
-    """A file's text and its encoding; `told` is what its metadata says of it (nothing of plain UTF-8)."""
+class DecodedText:
+    """A file's text, its encoding, and `metadata` about the decoding (empty for plain UTF-8)."""
 
     text: str
     encoding: str = "utf-8"
-    told: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def read_text(data: bytes) -> ReadText:
-    """The text of a user's file. A few NUL bytes are taken out and counted. Raises SkippedError: empty, binary,
+def read_text(data: bytes) -> DecodedText:
+    """The text of a user's file. A few NUL bytes are removed and counted. Raises SkippedError: empty, binary,
     undecodable."""
-    marked = _by_mark(data)
-    if marked is not None:
-        return marked
-    told: dict[str, Any] = {}
+    by_mark = _decode_by_mark(data)
+    if by_mark is not None:
+        return by_mark
+    metadata: dict[str, Any] = {}
     if nuls := data.count(0):
-        wide = _wide(data)
-        if wide is not None:
-            return wide
+        utf16 = _decode_utf16(data)
+        if utf16 is not None:
+            return utf16
         if nuls > max(1, len(data) * MAX_NUL_SHARE):
             raise SkippedError("binary", f"{nuls} of its {len(data)} bytes are NUL")
-        data, told = data.replace(b"\0", b""), {"nul_bytes": nuls}
+        data, metadata = data.replace(b"\0", b""), {"nul_bytes": nuls}
     try:
-        escaped = b"\x1b$B" in data and _decodes(data, "iso2022_jp")
-        encoding = "iso2022_jp" if escaped else "utf-8"
+        is_iso2022_jp = b"\x1b$B" in data and _decodes(data, "iso2022_jp")
+        encoding = "iso2022_jp" if is_iso2022_jp else "utf-8"
         text = data.decode(encoding)
-        told |= {"encoding": _SHOWN[encoding]} if escaped else {}
+        metadata |= {"encoding": _NAMES[encoding]} if is_iso2022_jp else {}
     except UnicodeDecodeError:
-        text, encoding = _guessed(data)
-        told |= {"encoding": encoding}
+        text, encoding = _decode_guessed(data)
+        metadata |= {"encoding": encoding}
     if not text.strip():
         raise SkippedError("empty", "nothing but blanks")
-    return ReadText(text, encoding, told)
+    return DecodedText(text, encoding, metadata)
 
 
-def declared_text(data: bytes, declared: re.Match[bytes] | None) -> ReadText:
-    """As `read_text`, for files that may say their encoding themselves (group 1 of the match); what they say counts
-    where it decodes."""
+def declared_text(data: bytes, declared: re.Match[bytes] | None) -> DecodedText:
+    """As `read_text`, for files that may declare their encoding (group 1 of the match); the declaration is followed
+    where the data decode by it."""
     name = declared[1].decode("ascii", "replace").lower() if declared else "utf-8"
-    if name in ("utf-8", "utf8") or name.startswith(("utf-16", "utf-32", "ucs")) or _by_mark(data) or b"\0" in data:
+    if (
+        name in ("utf-8", "utf8")
+        or name.startswith(("utf-16", "utf-32", "ucs"))
+        or _decode_by_mark(data)
+        or b"\0" in data
+    ):
         return read_text(data)
     try:
         codec = codecs.lookup("cp1252" if name in ("iso-8859-1", "latin1", "latin-1", "us-ascii", "ascii") else name)
@@ -77,55 +83,55 @@ def declared_text(data: bytes, declared: re.Match[bytes] | None) -> ReadText:
         return read_text(data)
     if data.isascii() and codec.name not in ("iso2022_jp", "utf-7"):
         return read_text(data)
-    return ReadText(data.decode(codec.name), name, {"encoding": name})
+    return DecodedText(data.decode(codec.name), name, {"encoding": name})
 
 
-def _by_mark(data: bytes) -> ReadText | None:
-    for mark, encoding in (
+def _decode_by_mark(data: bytes) -> DecodedText | None:
+    for bom, encoding in (
         (b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe\0\0", "utf-32"), (b"\0\0\xfe\xff", "utf-32"),
         (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"),
     ):  # fmt: skip
-        if data.startswith(mark):
+        if data.startswith(bom):
             try:
-                return ReadText(decode(data), encoding, {} if encoding == "utf-8" else {"encoding": encoding})
+                return DecodedText(decode(data), encoding, {} if encoding == "utf-8" else {"encoding": encoding})
             except SkippedError:
                 if encoding != "utf-8":
                     raise
     return None
 
 
-def _wide(data: bytes) -> ReadText | None:
-    """The text as UTF-16 without a mark; None when it makes none."""
+def _decode_utf16(data: bytes) -> DecodedText | None:
+    """The text as UTF-16 without a byte order mark; None when the data are not that."""
     encoding = None if len(data) % 2 else wide_encoding(data[:WIDE_SAMPLE_BYTES])
     if encoding is None or not _decodes(data, encoding):
         return None
     text = data.decode(encoding)
     if not text.strip():
         raise SkippedError("empty", "nothing but blanks")
-    return ReadText(text, encoding, {"encoding": encoding})
+    return DecodedText(text, encoding, {"encoding": encoding})
 
 
-def _guessed(data: bytes) -> tuple[str, str]:
-    """Text and encoding of what is not UTF-8 as a whole: lines that are stay as they are."""
+def _decode_guessed(data: bytes) -> tuple[str, str]:
+    """(text, encoding) of a file that is not UTF-8 as a whole; lines that are valid UTF-8 are decoded as such."""
     lines = data.split(b"\n")
-    marked, other = 0, []
+    utf8_lines, not_utf8 = 0, []
     for line in lines:
         try:
             line.decode("utf-8")
-            marked += not line.isascii()
+            utf8_lines += not line.isascii()
         except UnicodeDecodeError:
-            other.append(line)
-    if marked * LINES_BY_CHANCE <= len(other):
+            not_utf8.append(line)
+    if utf8_lines * LINES_BY_CHANCE <= len(not_utf8):
         encoding = _guess(data)
-        return _strictly(data, encoding), _SHOWN.get(encoding, encoding)
-    encoding = _guess(b"\n".join(other))
+        return _decode_strictly(data, encoding), _NAMES.get(encoding, encoding)
+    encoding = _guess(b"\n".join(not_utf8))
     decoded = []
     for line in lines:
         try:
             decoded.append(line.decode("utf-8"))
         except UnicodeDecodeError:
-            decoded.append(_strictly(line, encoding))
-    return "\n".join(decoded), f"mixed utf-8 and {_SHOWN.get(encoding, encoding)}"
+            decoded.append(_decode_strictly(line, encoding))
+    return "\n".join(decoded), f"mixed utf-8 and {_NAMES.get(encoding, encoding)}"
 
 
 def _guess(data: bytes) -> str:
@@ -137,8 +143,8 @@ def _guess(data: bytes) -> str:
     import charset_normalizer
 
     sample = data[:SAMPLE_BYTES].rpartition(b"\n")[0] or data[:SAMPLE_BYTES]
-    found = charset_normalizer.from_bytes(sample, cp_isolation=list(_GUESSED), enable_fallback=False)
-    for match in found:
+    matches = charset_normalizer.from_bytes(sample, cp_isolation=list(_CANDIDATES), enable_fallback=False)
+    for match in matches:
         if _decodes(data, match.encoding):
             return str(match.encoding)
     for encoding in ("cp1250", "cp1252") if _odd_letters(data[:SAMPLE_BYTES]) else ("cp1252",):
@@ -173,7 +179,7 @@ def _decodes(data: bytes, encoding: str) -> bool:
     return True
 
 
-def _strictly(data: bytes, encoding: str) -> str:
+def _decode_strictly(data: bytes, encoding: str) -> str:
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:

@@ -24,26 +24,26 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         names = set(archive.namelist())
         _refuse_protected(archive, names)
         container = zipped.parse_xml(_member(archive, names, "META-INF/container.xml"))
-        place = next((e.get("full-path", "") for e in container.iter("{*}rootfile")), "")
-        package = zipped.parse_xml(_member(archive, names, place))
-        chapters, bad = _chapters(archive, names, package, posixpath.dirname(place))
-    if bad and not chapters:
-        raise SkippedError("damaged", f"none of its {bad} chapters opens")
-    told: dict[str, Any] = {"chapters": len(chapters)} | ({"bad_chapters": bad} if bad else {})
+        package_path = next((e.get("full-path", "") for e in container.iter("{*}rootfile")), "")
+        package = zipped.parse_xml(_member(archive, names, package_path))
+        chapters, failed = _chapters(archive, names, package, posixpath.dirname(package_path))
+    if failed and not chapters:
+        raise SkippedError("damaged", f"none of its {failed} chapters opens")
+    metadata: dict[str, Any] = {"chapters": len(chapters)} | ({"bad_chapters": failed} if failed else {})
     for field, element in (("title", "title"), ("author", "creator"), ("language", "language")):
         value = next((e.text for e in package.iter(f"{{http://purl.org/dc/elements/1.1/}}{element}") if e.text), "")
-        told |= {field: " ".join(value.split())} if value.strip() else {}
-    return [ParsedText("\n\n".join(chapter for chapter in chapters if chapter), metadata=told)]
+        metadata |= {field: " ".join(value.split())} if value.strip() else {}
+    return [ParsedText("\n\n".join(chapter for chapter in chapters if chapter), metadata=metadata)]
 
 
 def _chapters(archive: zipfile.ZipFile, names: set[str], package: Any, folder: str) -> tuple[list[str], int]:
     items = {item.get("id"): item for item in package.iter("{*}item")}
-    texts, bad = [], 0
+    texts, failed = [], 0
     seen: set[str] = set()
     for reference in package.iter("{*}itemref"):
         item = items.get(reference.get("idref"))
         if item is None:
-            bad += 1
+            failed += 1
             continue
         path = posixpath.normpath(posixpath.join(folder, unquote(item.get("href", ""))))
         if path in seen or "html" not in (item.get("media-type") or "html"):
@@ -55,8 +55,8 @@ def _chapters(archive: zipfile.ZipFile, names: set[str], package: Any, folder: s
         except SkippedError as skipped:
             if skipped.reason == "encrypted":
                 raise
-            bad += skipped.reason != "empty"
-    return texts, bad
+            failed += skipped.reason != "empty"
+    return texts, failed
 
 
 def _refuse_protected(archive: zipfile.ZipFile, names: set[str]) -> None:

@@ -1,4 +1,5 @@
-"""Images: size, form, a hash of what they show, and their words by OCR. Where a picture was taken stays private."""
+"""Images: size, format, a perceptual hash, and their words by OCR. The place where a picture was taken stays
+private."""
 
 import io
 import warnings
@@ -21,7 +22,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """One text: the words on the picture, "" where there are none or OCR is off.
 
     `metadata`: width, height (as shown, turned upright), mode, format, dhash (64 bits, hexadecimal, of the first
-    frame), and where there is something to tell frames, camera, taken, has_gps, ocr_confidence, ocr_skipped_pages,
+    frame), and, where known, camera, taken, has_gps, ocr_confidence, ocr_skipped_pages,
     bad_frames.
     """
     from PIL import Image, UnidentifiedImageError
@@ -33,23 +34,23 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     except Image.DecompressionBombError as error:
         raise _too_large() from error
     except UnidentifiedImageError as error:
-        raise SkippedError("unsupported", f"not an image that is read here ({', '.join(_FORMATS)})") from error
+        raise SkippedError("unsupported", f"not an image of a supported format ({', '.join(_FORMATS)})") from error
     except (OSError, ValueError, SyntaxError, EOFError, KeyError, TypeError, IndexError) as error:
         raise SkippedError("damaged", f"an image that does not open ({type(error).__name__})") from error
     with image:
         form, mode, metadata = str(image.format), image.mode, _exif(image)
         upright = _upright(image, form)
-        told = {"width": upright.width, "height": upright.height, "mode": mode, "format": form}
+        basics = {"width": upright.width, "height": upright.height, "mode": mode, "format": form}
         if options.pictures:
-            return [pictures.picture(data, image, upright, told)]
-        metadata = told | {"dhash": dhash(upright)} | metadata
+            return [pictures.picture(data, image, upright, basics)]
+        metadata = basics | {"dhash": dhash(upright)} | metadata
         frames = _frame_count(image)
         if frames > 1:
             metadata["frames"] = frames
         texts = [""]
         if options.ocr:
-            # Only a TIFF's frames are pages; those of a GIF or WebP are one moving picture.
-            texts = _words(image, upright, frames if form == "TIFF" else 1, metadata)
+            # Only the frames of a TIFF are pages; a GIF or WebP is an animation.
+            texts = _ocr_texts(image, upright, frames if form == "TIFF" else 1, metadata)
     return [ParsedText("\n\n".join(text for text in texts if text), metadata=metadata)]
 
 
@@ -64,7 +65,7 @@ def dhash(image: Any) -> str:
 
 
 def pixels_of(image: Any) -> Any:
-    """Rows, columns and the bytes blue, green, red, as OCR takes them; what is transparent becomes white."""
+    """Pixels as OCR takes them: uint8 [height, width, 3], blue, green, red; transparent pixels become white."""
     import numpy
     from PIL import Image
 
@@ -77,7 +78,7 @@ def pixels_of(image: Any) -> Any:
 
 
 def _upright(image: Any, form: str) -> Any:
-    """The first frame, decoded, turned as its EXIF says."""
+    """The current frame, decoded and rotated by its EXIF orientation."""
     from PIL import Image, ImageOps
 
     try:
@@ -99,20 +100,20 @@ def _too_large(width: int = 0, height: int = 0) -> SkippedError:
 
 
 def _exif(image: Any) -> dict[str, Any]:
-    """Camera and time. Of a place only that there is one, since where somebody was is private."""
+    """Camera and time, and only whether there are GPS coordinates: where somebody was is private."""
     try:
-        told = image.getexif()
-        camera = " ".join(str(told.get(key) or "").strip("\0 ") for key in (_MAKE, _MODEL)).strip()
-        moment = str(told.get_ifd(_EXIF).get(_TAKEN) or told.get(_DATE_TIME) or "").strip("\0 ")
-        has_gps = bool(told.get_ifd(_GPS))
-    except Exception:  # EXIF is written by cameras and phones in any shape; a broken one leaves the picture whole
+        exif = image.getexif()
+        camera = " ".join(str(exif.get(key) or "").strip("\0 ") for key in (_MAKE, _MODEL)).strip()
+        timestamp = str(exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_DATE_TIME) or "").strip("\0 ")
+        has_gps = bool(exif.get_ifd(_GPS))
+    except Exception:  # cameras write EXIF in any shape; a broken block does not harm the picture
         return {}
     try:
-        taken = datetime.strptime(moment, "%Y:%m:%d %H:%M:%S").isoformat()  # EXIF has no time zone
+        taken = datetime.strptime(timestamp, "%Y:%m:%d %H:%M:%S").isoformat()  # EXIF has no time zone
     except ValueError:
         taken = ""
-    found = {"camera": "".join(filter(str.isprintable, camera))[:100], "taken": taken, "has_gps": has_gps}
-    return {key: value for key, value in found.items() if value}
+    metadata = {"camera": "".join(filter(str.isprintable, camera))[:100], "taken": taken, "has_gps": has_gps}
+    return {key: value for key, value in metadata.items() if value}
 
 
 def _frame_count(image: Any) -> int:
@@ -122,8 +123,8 @@ def _frame_count(image: Any) -> int:
         return 1
 
 
-def _words(image: Any, first: Any, frames: int, metadata: dict[str, Any]) -> list[str]:
-    """OCR of each page; what could not be read is told in `metadata`."""
+def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) -> list[str]:
+    """The words of each page by OCR; confidence and unread pages are added to `metadata`."""
     from soldiom_ray.collect.documents import ocr
 
     texts, confidences, bad = [], [], 0
@@ -137,7 +138,7 @@ def _words(image: Any, first: Any, frames: int, metadata: dict[str, Any]) -> lis
         except (SkippedError, EOFError, OSError, ValueError, SyntaxError):
             bad += 1
             continue
-        reading = ocr.read(pixels_of(frame))
+        reading = ocr.read_words(pixels_of(frame))
         texts.append(reading.text)
         if reading.text:
             confidences.append(reading.confidence)

@@ -1,5 +1,7 @@
-"""Files within files (archives, attachments of e-mails): each is parsed as one of its own, within one allowance."""
+"""Files within files (archives, attachments of e-mails): each is parsed as a file of its own, within one allowance for
+the outermost file."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,19 +19,20 @@ MAX_NAMED = 100
 
 @dataclass
 class Allowance:
-    """What one file may still unpack, all levels together."""
+    """How much the outermost file may still unpack, all levels together."""
 
     bytes_left: int = MAX_UNPACKED_BYTES
     members_left: int = MAX_MEMBERS
     depth: int = 0
 
     def deeper(self) -> None:
+        """Enter a file within this one. Raises SkippedError: too_deep."""
         if self.depth >= MAX_DEPTH:
             raise SkippedError("too_deep", f"files within files, more than {MAX_DEPTH} levels")
         self.depth += 1
 
     def spend(self, size_bytes: int) -> None:
-        """Take one member of this size. Raises SkippedError: too_large."""
+        """Count a member of this size. Raises SkippedError: too_large."""
         if size_bytes > self.bytes_left:
             raise SkippedError("too_large", f"unpacks to more than {MAX_UNPACKED_BYTES >> 20} MiB in all")
         if not self.members_left:
@@ -43,72 +46,73 @@ _ALLOWANCE: ContextVar[Allowance | None] = ContextVar("allowance", default=None)
 
 @contextmanager
 def allowance() -> Iterator[Allowance]:
-    """The allowance of the file that is being parsed; a new one for the outermost."""
+    """The allowance of the file that is being parsed; a new one for the outermost file."""
     current = _ALLOWANCE.get()
     if current is not None:
         yield current
         return
-    made = Allowance()
-    token = _ALLOWANCE.set(made)
+    new = Allowance()
+    token = _ALLOWANCE.set(new)
     try:
-        yield made
+        yield new
     finally:
         _ALLOWANCE.reset(token)
 
 
 @dataclass
 class Members:
-    """What the members of one file gave: their texts, and those that were left out with their outcomes."""
+    """The members of one file: the texts of those that were read, and (name, reason, detail) of those skipped."""
 
     texts: list[ParsedText] = field(default_factory=list)
-    left_out: list[tuple[str, str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str, str]] = field(default_factory=list)
     read: int = 0
 
     def add(self, name: str, data: bytes, options: ParseOptions) -> None:
         """Parse one member; its texts are named after it."""
         from soldiom_ray.collect.documents import parse_bytes
 
-        with allowance() as left:
+        with allowance() as remaining:
             try:
-                left.spend(len(data))
-                left.deeper()
-            except SkippedError as refused:
-                self.leave_out(name, refused)
+                remaining.spend(len(data))
+                remaining.deeper()
+            except SkippedError as skipped:
+                self.skip(name, skipped)
                 return
             try:
-                found = parse_bytes(name, data, options)
-            except SkippedError as refused:
-                self.leave_out(name, refused)
+                texts = parse_bytes(name, data, options)
+            except SkippedError as skipped:
+                self.skip(name, skipped)
             except MemoryError:
                 raise
             except Exception as error:  # a parser that stumbles costs one member
-                self.leave_out(name, SkippedError("crashed", type(error).__name__))
+                self.skip(name, SkippedError("crashed", type(error).__name__))
             else:
                 self.read += 1
-                told = PurePosixPath(name).suffix.lower()
+                ending = PurePosixPath(name).suffix.lower()
                 self.texts += [
                     replace(
                         text,
                         part=f"{name}#{text.part}" if text.part else name,
-                        metadata=text.metadata | {"ending": told},
+                        metadata=text.metadata | {"ending": ending},
                     )
-                    for text in found
+                    for text in texts
                 ]
             finally:
-                left.depth -= 1
+                remaining.depth -= 1
 
-    def leave_out(self, name: str, skipped: SkippedError) -> None:
-        self.left_out.append((name, skipped.reason, skipped.detail))
+    def skip(self, name: str, skipped: SkippedError) -> None:
+        """Record a member that gave no text."""
+        self.skipped.append((name, skipped.reason, skipped.detail))
 
-    def with_left_out(self, texts: Iterable[ParsedText]) -> list[ParsedText]:
-        """The texts, the first of which tells what was left out: `left_out_counts` by outcome, and the first hundred
-        members by name in `left_out`."""
+    def with_skipped(self, texts: Iterable[ParsedText]) -> list[ParsedText]:
+        """The texts. The first one's metadata lists the skipped members: `left_out_counts` by reason, and the first
+        MAX_NAMED of them in `left_out`."""
         texts = list(texts)
-        if not self.left_out or not texts:
+        if not self.skipped or not texts:
             return texts
-        counts: dict[str, int] = {}
-        for _, outcome, _ in self.left_out:
-            counts[outcome] = counts.get(outcome, 0) + 1
-        named = [{"name": name, "outcome": outcome, "why": why} for name, outcome, why in self.left_out[:MAX_NAMED]]
-        told = {"left_out_counts": counts, "left_out": named}
-        return [replace(texts[0], metadata=texts[0].metadata | told), *texts[1:]]
+        counts = dict(Counter(reason for _, reason, _ in self.skipped))
+        members = [
+            {"name": name, "outcome": reason, "why": detail} for name, reason, detail in self.skipped[:MAX_NAMED]
+        ]
+        metadata = {"left_out_counts": counts, "left_out": members}
+        return [replace(texts[0], metadata=texts[0].metadata | metadata), *texts[1:]]

@@ -9,7 +9,7 @@ from typing import Any
 from soldiom_ray.collect.documents import progress
 
 MAX_SIDE_PIXELS = 1600
-"""Larger pictures are made smaller. Measured on text pages at 200 dpi (2,339 pixels high), one core: 5.3 s a page at
+"""Larger pictures are scaled down. Measured on text pages at 200 dpi (2,339 pixels high), one core: 5.3 s a page at
 2,000 pixels, 4.7 s at 1,600, and the same 97 % of the words."""
 MIN_SIDE_PIXELS = 16
 """Thinner pictures hold no line of text (the recogniser's lines are 48 high), and rapidocr fails on the thinnest."""
@@ -21,8 +21,8 @@ _MODELS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """The words of one picture in reading order, and how sure the model was: the mean over its lines, 0 to 1."""
+class OcrText:
+    """The words of one picture in reading order; `confidence` is the mean over its lines, 0 to 1."""
 
     text: str
     confidence: float
@@ -30,7 +30,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where a piece of text stands, in pixels from the upper left."""
+    """A piece of text and its bounding box, in pixels from the upper left."""
 
     left: float
     top: float
@@ -43,34 +43,34 @@ class Box:
         return self.bottom - self.top
 
 
-def read(pixels: Any) -> Reading:
-    """The words of a picture: an array of rows, columns and the three bytes blue, green, red."""
+def read_words(pixels: Any) -> OcrText:
+    """The words of a picture, uint8 [height, width, 3] in the order blue, green, red."""
     height, width = pixels.shape[:2]
     if min(height, width) * min(1.0, MAX_SIDE_PIXELS / max(height, width)) < MIN_SIDE_PIXELS:
-        return Reading("", 0.0)
-    found = _engine()(pixels)
+        return OcrText("", 0.0)
+    result = _engine()(pixels)
     progress.beat()
-    if found.boxes is None or not found.txts:
-        return Reading("", 0.0)
+    if result.boxes is None or not result.txts:
+        return OcrText("", 0.0)
     boxes = []
-    for corners, text in zip(found.boxes, found.txts, strict=True):
+    for corners, text in zip(result.boxes, result.txts, strict=True):
         (left, top), (right, bottom) = corners.min(axis=0).tolist(), corners.max(axis=0).tolist()
         if text.strip():
             boxes.append(Box(left, top, right, bottom, text.strip()))
-    confidence = sum(found.scores) / len(found.scores)
-    return Reading("\n".join(in_reading_order(boxes)), round(float(confidence), 3))
+    confidence = sum(result.scores) / len(result.scores)
+    return OcrText("\n".join(in_reading_order(boxes)), round(float(confidence), 3))
 
 
 def in_reading_order(boxes: list[Box]) -> list[str]:
-    """Lines from above to below, columns of running text one after the other (an XY-cut), a table row by row."""
+    """Lines from top to bottom, columns of running text one after the other (XY-cut), tables row by row."""
     if len(boxes) < 2:
         return [box.text for box in boxes]
-    columns = _cut(boxes, sideways=True)
+    columns = _split_by_gaps(boxes, sideways=True)
     if len(columns) > 1:
         return [line for column in columns for line in in_reading_order(column)]
-    bands = _cut(boxes, sideways=False)
-    if len(bands) > 1:
-        return [line for band in bands for line in in_reading_order(band)]
+    blocks = _split_by_gaps(boxes, sideways=False)
+    if len(blocks) > 1:
+        return [line for block in blocks for line in in_reading_order(block)]
     return _lines(boxes)
 
 
@@ -81,7 +81,7 @@ def _engine() -> Any:
     import cv2
     import rapidocr
 
-    logging.getLogger("RapidOCR").disabled = True  # it speaks on stderr of each model and each picture without words
+    logging.getLogger("RapidOCR").disabled = True  # it logs each model and each picture without words to stderr
     cv2.setNumThreads(1)
     models = Path(rapidocr.__file__).parent / "models"
     return rapidocr.RapidOCR(
@@ -96,10 +96,11 @@ def _engine() -> Any:
     )
 
 
-def _cut(boxes: list[Box], sideways: bool) -> list[list[Box]]:
-    """The boxes in groups with white space between them: columns (sideways) or bands, in reading order. Columns are
-    cut only between running text, where lines are long; short cells side by side are a table's. Bands are cut at the
-    widest gaps first, so that a heading leaves before the paragraphs of the columns below it do."""
+def _split_by_gaps(boxes: list[Box], sideways: bool) -> list[list[Box]]:
+    """The boxes in groups separated by white space, in reading order: columns (`sideways`) or blocks one below the
+    other. Columns are split only between running text, where lines are long; short cells side by side belong to a
+    table. Blocks are split at the widest gaps first, so that a heading is separated before the paragraphs of the
+    columns below it are."""
     line = median(box.height for box in boxes)
     spans = [(box.left, box.right, box) if sideways else (box.top, box.bottom, box) for box in boxes]
     spans.sort(key=lambda span: span[:2])
@@ -107,10 +108,10 @@ def _cut(boxes: list[Box], sideways: bool) -> list[list[Box]]:
     for start, stop, _ in spans[1:]:
         gaps.append(start - end)
         end = max(end, stop)
-    least = line if sideways else max(line * 0.7, max(gaps) * 0.8)
+    min_gap = line if sideways else max(line * 0.7, max(gaps) * 0.8)
     groups = [[spans[0][2]]]
     for gap, (_, _, box) in zip(gaps, spans[1:], strict=True):
-        if gap >= least:
+        if gap >= min_gap:
             groups.append([])
         groups[-1].append(box)
     prose = all(len(group) > 2 and median(b.right - b.left for b in group) > 8 * line for group in groups)

@@ -1,5 +1,10 @@
-"""Old Office files (Compound File Binary, [MS-CFB]): which program's they are, by the names in their root folder, and
-whether their tables are sound enough for readers that trust them."""
+"""Old Office files (Compound File Binary, [MS-CFB]): which program wrote them, by the names in their root folder, and
+whether their tables are sound enough for readers that trust them.
+
+olefile 0.47 was tried instead. On 34 real files both agree, but it follows a circle in the table of FAT sectors until
+the sandbox ends it (45 s of CPU; here under 1 ms), fails on folders of over 1,000 entries in a row, and does not check
+that chains of sectors end.
+"""
 
 import struct
 from collections.abc import Iterator, Sequence
@@ -20,19 +25,19 @@ _OTHER = (
 
 
 def unread_kind(data: bytes) -> str | None:
-    """None for a workbook, else what the file is and its remedy. Raises SkippedError: encrypted, damaged."""
+    """None for a workbook, else what the file is and what to do with it. Raises SkippedError: encrypted, damaged."""
     names = _root_names(_open(data).entries)
     if "EncryptedPackage" in names:
         raise SkippedError("encrypted", "an Office file with a password")
     if names & {"Workbook", "Book"}:
         return None
-    known = (what for name, what in _OTHER if name in names)
-    return next(known, "an old Office file of a program that is not known")
+    descriptions = (description for name, description in _OTHER if name in names)
+    return next(descriptions, "an old Office file of a program that is not known")
 
 
 def check(data: bytes) -> None:
-    """Every stream lies in the file, in a chain of sectors that ends: readers follow a circle until memory is full.
-    Raises SkippedError: damaged."""
+    """Check that every stream lies in the file, in a chain of sectors that ends: readers follow a circle until memory
+    is full. Raises SkippedError: damaged."""
     container = _open(data)
     root = next((entry for entry in container.entries if entry.kind == _ROOT), None)
     streams = [entry for entry in container.entries if entry.kind == _STREAM]
@@ -136,11 +141,11 @@ def _root_names(entries: Sequence[_Entry]) -> set[str]:
     """The names of streams and folders that lie directly in the root."""
     names: set[str] = set()
     seen: set[int] = set()
-    waiting = [entry.child for entry in entries[:1]]
-    while waiting:
-        number = waiting.pop()
+    pending = [entry.child for entry in entries[:1]]
+    while pending:
+        number = pending.pop()
         if number < len(entries) and number not in seen:
             seen.add(number)
             names.add(entries[number].name)
-            waiting.extend((entries[number].left, entries[number].right))
+            pending.extend((entries[number].left, entries[number].right))
     return names

@@ -8,7 +8,7 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 _NAMESPACE = re.compile(r"\{urn:oasis:names:tc:opendocument:xmlns:(\w+):1\.0\}(.*)")
-_SILENT = {"text:tracked-changes", "office:annotation", "text:bibliography-configuration", "presentation:notes"}
+_INVISIBLE = {"text:tracked-changes", "office:annotation", "text:bibliography-configuration", "presentation:notes"}
 MAX_REPEATED_BLANKS = 80
 MAX_DEPTH = 200
 
@@ -30,17 +30,17 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     blocks: list[str] = []
     if body is not None:
         _blocks(body, blocks, 0)
-    return [ParsedText("\n\n".join(blocks), metadata=_told(meta))]
+    return [ParsedText("\n\n".join(blocks), metadata=_metadata(meta))]
 
 
-def _told(meta: Any) -> dict[str, Any]:
-    told = {}
+def _metadata(meta: Any) -> dict[str, Any]:
+    metadata = {}
     for element in meta.iter() if meta is not None else ():
         if isinstance(element.tag, str) and element.tag.startswith("{http://purl.org/dc/elements/1.1/}"):
             name = {"title": "title", "creator": "author"}.get(element.tag.rpartition("}")[2])
             if name and (element.text or "").strip():
-                told[name] = element.text.strip()
-    return told
+                metadata[name] = element.text.strip()
+    return metadata
 
 
 def _blocks(element: Any, blocks: list[str], depth: int) -> None:
@@ -49,7 +49,7 @@ def _blocks(element: Any, blocks: list[str], depth: int) -> None:
         raise SkippedError("damaged", "nested too deeply")
     for child in element:
         tag = _tag(child)
-        if tag in _SILENT or not tag:
+        if tag in _INVISIBLE or not tag:
             continue
         if tag == "text:h":
             level = next((int(v) for k, v in child.items() if k.endswith("outline-level") and v.isdigit()), 1)
@@ -77,7 +77,7 @@ def _table(table: Any) -> str:
 
 
 def _text(element: Any) -> str:
-    """The text of one paragraph or cell. Notes stand in brackets where they are called."""
+    """The text of one paragraph or cell, with notes in brackets where they are referenced."""
     return "".join(_pieces(element, 0)).strip()
 
 
@@ -88,8 +88,8 @@ def _pieces(element: Any, depth: int) -> list[str]:
     for child in element:
         tag = _tag(child)
         if tag == "text:s":
-            told = next((v for k, v in child.items() if k.endswith("}c") and v.isdigit()), "1")
-            pieces.append(" " * min(int(told), MAX_REPEATED_BLANKS))
+            count = next((v for k, v in child.items() if k.endswith("}c") and v.isdigit()), "1")
+            pieces.append(" " * min(int(count), MAX_REPEATED_BLANKS))
         elif tag == "text:tab":
             pieces.append("\t")
         elif tag == "text:line-break":
@@ -97,7 +97,7 @@ def _pieces(element: Any, depth: int) -> list[str]:
         elif tag == "text:note":
             body = [part for part in child if _tag(part) == "text:note-body"]
             pieces.append("".join(f" [{_text(part)}]" for part in body))
-        elif tag and tag not in _SILENT:
+        elif tag and tag not in _INVISIBLE:
             pieces.extend(_pieces(child, depth + 1))
             pieces.append("\n" if tag in ("text:p", "text:h") else "")
         pieces.append(child.tail or "")
@@ -105,6 +105,6 @@ def _pieces(element: Any, depth: int) -> list[str]:
 
 
 def _tag(element: Any) -> str:
-    """A tag as "text:p"; "" for comments and what is not of OpenDocument."""
+    """A tag as "text:p"; "" for comments and elements of other namespaces."""
     match = _NAMESPACE.fullmatch(element.tag) if isinstance(element.tag, str) else None
     return f"{match[1]}:{match[2]}" if match else ""

@@ -13,7 +13,7 @@ ROWS_PER_BATCH = 1000
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The rows of the file; bytes that are no text are told by their length."""
+    """The rows of the file; binary values are represented by their length."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

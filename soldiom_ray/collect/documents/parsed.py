@@ -1,4 +1,4 @@
-"""What every parser is told and gives."""
+"""What parsers take and return. A parser returns ParsedTexts; collect makes a Document of each, prepare a Sample."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ParseOptions:
-    """What a user may say of how files are read; JSON-serialisable values, so that they cross to the sandbox.
+    """A user's choices for reading files; JSON-serialisable values, because they travel to the sandbox.
 
     `columns` maps a role (text, question, answer, instruction, input, output, ...) to a column's or field's name.
-    `ocr` reads scans and images; `speech_model` names what writes transcripts ("" for none). `pictures` takes pictures
-    themselves, without their words, and nothing else.
+    `ocr` reads scans and images; `speech_model` names the model that writes transcripts ("" for none). `pictures`
+    returns pictures themselves, without their words, and nothing else.
     """
 
     columns: dict[str, str] = field(default_factory=dict)
@@ -21,8 +21,8 @@ class ParseOptions:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """Bytes that a file holds besides its text (a video's keyframe), kept by their hash. `metadata` is
-    JSON-serialisable and joins the text's under `attachments`."""
+    """Bytes that a file holds besides its text (a video's keyframe), stored under their hash. `metadata` is
+    JSON-serialisable and becomes an entry of the text's `attachments`."""
 
     data: bytes
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -30,8 +30,8 @@ class Attachment:
 
 @dataclass(frozen=True, slots=True)
 class ParsedText:
-    """One text of a file. `part` names a piece of it ("row 7") that stands for itself, or is "" for the whole file;
-    `metadata` is JSON-serialisable. `image` is the picture itself, PNG or JPEG."""
+    """One text extracted from a file. `part` names the piece of the file that the text is ("row 7"), or is "" for the
+    whole file; `metadata` is JSON-serialisable. `image` is the picture itself, PNG or JPEG."""
 
     text: str
     part: str = ""

@@ -1,6 +1,6 @@
 """PDF text through pdfium; pages without a text layer are read from their picture (`ocr`).
 
-pdfium's functions are called directly: the wrapper's objects, one per page and text page, cost 10 to 60 % of a page.
+pdfium's functions are called directly: the wrapper's objects, two per page, take 10 to 60 % of a page's time.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ from soldiom_ray.collect.text import SkippedError
 MAX_PAGES = 10_000
 """Further pages are counted in `skipped_pages`. At 1 to 5 ms a page this many take 10 to 50 s."""
 MAX_OCR_PAGES = 50
-"""Further pages without a text layer are counted in `ocr_skipped_pages`: a page takes 2 to 5 s of one core."""
+"""Further pages without a text layer are counted in `ocr_skipped_pages`: a page takes 2 to 5 s on one core."""
 MAX_PAGES_WITH_STARTS = 2_000
 MAX_BOOKMARKS = 500
 OCR_DOTS_PER_INCH = 200
 MAX_PICTURE_SIDE = 4_000
-"""Pixels, whatever size a page says it has; A4 at 200 dpi is 2,339 high."""
+"""Pixels, whatever size a page declares; A4 at 200 dpi is 2,339 high."""
 STAMP_CHARACTERS = 80
 """A page whose picture fills it and whose text layer is no longer than this (a Bates number, a scanner's name) is a
 scan with a stamp: it is read from its picture."""
@@ -35,7 +35,7 @@ _PASSWORD_FLAG, _PUSH_BUTTON_FLAG = 1 << 13, 1 << 16  # PDF 32000-1, tables 228 
 
 @dataclass
 class _Pages:
-    """What was found page by page."""
+    """Results, page by page."""
 
     texts: list[str] = field(default_factory=list)
     bad: int = 0
@@ -53,7 +53,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
     `metadata`: pages; page_starts (the offset in the text at which each page starts; a page without text starts where
     the next does), title, author, subject, keywords, created, bookmarks, form, form_fields, attached_files, bad_pages,
-    skipped_pages, ocr_pages (numbers from 1), ocr_confidence, ocr_skipped_pages, each where there is something to tell.
+    skipped_pages, ocr_pages (numbers from 1), ocr_confidence, ocr_skipped_pages; entries that are zero or empty are
+    omitted.
     """
     import pypdfium2  # noqa: F401  (starts the library)
     import pypdfium2.raw as pdfium
@@ -103,7 +104,7 @@ def _without_text(pages: _Pages, ocr: bool) -> SkippedError:
 def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
     import pypdfium2.raw as pdfium
 
-    pages, words = _Pages(), _Words()
+    pages, text_layer = _Pages(), _TextLayer()
     for number in range(count):
         page = pdfium.FPDF_LoadPage(document, number)
         if not page:
@@ -111,10 +112,10 @@ def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
             pages.texts.append("")
             continue
         try:
-            text = words.on(page)
+            text = text_layer.on(page)
             if len(text) <= STAMP_CHARACTERS and _is_picture(page, bool(text)):
                 pages.pictures += 1
-                text = _by_ocr(pages, page, number, text) if ocr else text
+                text = _ocr_text(pages, page, number, text) if ocr else text
             if form and (fields := _fields(form[0], page)):
                 pages.form_fields += len(fields)
                 text = "\n".join([text, *fields]).strip()
@@ -124,21 +125,21 @@ def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
     return pages
 
 
-def _by_ocr(pages: _Pages, page: Any, number: int, text: str) -> str:
+def _ocr_text(pages: _Pages, page: Any, number: int, text: str) -> str:
     from soldiom_ray.collect.documents import ocr
 
     if len(pages.read) == MAX_OCR_PAGES:
         pages.skipped += 1
         return text
-    reading = ocr.read(_picture(page))
+    result = ocr.read_words(_render(page))
     pages.read.append(number + 1)
-    if reading.text:
-        pages.confidences.append(reading.confidence)
-    return reading.text if len(reading.text) > len(text) else text
+    if result.text:
+        pages.confidences.append(result.confidence)
+    return result.text if len(result.text) > len(text) else text
 
 
 def _joined(texts: list[str]) -> tuple[str, list[int]]:
-    """All pages as one text, and where each starts."""
+    """All pages as one text, and the offset at which each starts."""
     parts, starts, length = [], [], 0
     for text in texts:
         starts.append(length)
@@ -149,15 +150,15 @@ def _joined(texts: list[str]) -> tuple[str, list[int]]:
     return joined, [min(start, len(joined)) for start in starts]
 
 
-class _Words:
-    """The text layer of one page after the other, through one buffer."""
+class _TextLayer:
+    """Reads the text layers of pages, one page after the other, through one buffer."""
 
     def __init__(self) -> None:
-        self.room = 1 << 16
-        self.buffer = (ctypes.c_ushort * self.room)()
+        self.capacity = 1 << 16
+        self.buffer = (ctypes.c_ushort * self.capacity)()
 
     def on(self, page: Any) -> str:
-        """What a reader sees of the text layer: text outside the page's box is left out."""
+        """The visible text of a page: text outside the page's box is omitted."""
         import pypdfium2.raw as pdfium
 
         layer = pdfium.FPDFText_LoadPage(page)
@@ -168,11 +169,11 @@ class _Words:
             pdfium.FPDF_GetPageBoundingBox(page, box)
             edges = (box.left, box.top, box.right, box.bottom)
             # The text in one call; FPDFText_GetText would be two, and loses letters outside the basic plane.
-            units = pdfium.FPDFText_GetBoundedText(layer, *edges, self.buffer, self.room)
-            if units >= self.room:
-                self.room = pdfium.FPDFText_GetBoundedText(layer, *edges, None, 0) + 1
-                self.buffer = (ctypes.c_ushort * self.room)()
-                units = pdfium.FPDFText_GetBoundedText(layer, *edges, self.buffer, self.room)
+            units = pdfium.FPDFText_GetBoundedText(layer, *edges, self.buffer, self.capacity)
+            if units >= self.capacity:
+                self.capacity = pdfium.FPDFText_GetBoundedText(layer, *edges, None, 0) + 1
+                self.buffer = (ctypes.c_ushort * self.capacity)()
+                units = pdfium.FPDFText_GetBoundedText(layer, *edges, self.buffer, self.capacity)
             text = ctypes.string_at(self.buffer, 2 * max(0, units)).decode("utf-16-le", errors="ignore")
             text = _CONTROL.sub("", _HYPHEN.sub("", text).replace("\r\n", "\n").replace("\r", "\n")).strip()
             return _with_lam_alef(layer, text) if _LAM_ALEF.search(text) else text
@@ -181,8 +182,8 @@ class _Words:
 
 
 def _with_lam_alef(layer: Any, text: str) -> str:
-    """Arabic's ligature lam-alef is one glyph. pdfium turns right-to-left runs round letter by letter and leaves the
-    two letters of the glyph the wrong way round; two letters in the same place are such a pair."""
+    """The text with Arabic's lam-alef ligatures in order. pdfium reverses right-to-left runs letter by letter and so
+    swaps the two letters of that glyph; two letters at the same position are such a pair."""
     import pypdfium2.raw as pdfium
 
     letters = "".join(
@@ -201,7 +202,7 @@ def _with_lam_alef(layer: Any, text: str) -> str:
 
 
 def _is_picture(page: Any, stamped: bool) -> bool:
-    """Whether a page with little or no text shows something else. One with a stamp must be filled by one image."""
+    """Whether a page with little or no text shows a picture. On a page with a stamp, one image must fill it."""
     import pypdfium2.raw as pdfium
 
     count = pdfium.FPDFPage_CountObjects(page)
@@ -209,17 +210,17 @@ def _is_picture(page: Any, stamped: bool) -> bool:
         return bool(count > 0)
     area = pdfium.FPDF_GetPageWidthF(page) * pdfium.FPDF_GetPageHeightF(page)
     for index in range(min(count, 1_000)):
-        thing = pdfium.FPDFPage_GetObject(page, index)
-        if pdfium.FPDFPageObj_GetType(thing) == pdfium.FPDF_PAGEOBJ_IMAGE:
+        page_object = pdfium.FPDFPage_GetObject(page, index)
+        if pdfium.FPDFPageObj_GetType(page_object) == pdfium.FPDF_PAGEOBJ_IMAGE:
             left, bottom, right, top = (ctypes.c_float() for _ in range(4))
-            pdfium.FPDFPageObj_GetBounds(thing, left, bottom, right, top)
+            pdfium.FPDFPageObj_GetBounds(page_object, left, bottom, right, top)
             if (right.value - left.value) * (top.value - bottom.value) > area / 2:
                 return True
     return False
 
 
-def _picture(page: Any) -> Any:
-    """The page drawn on white: an array of rows, columns and the bytes blue, green, red."""
+def _render(page: Any) -> Any:
+    """The page drawn on white: uint8 [height, width, 3], blue, green, red."""
     import numpy
     import pypdfium2.raw as pdfium
 
@@ -241,7 +242,7 @@ def _picture(page: Any) -> Any:
 
 
 def _form(document: Any) -> Any:
-    """pdfium's view of the form, and the settings that must live as long; no script of the file is run by it."""
+    """(pdfium's form handle, its settings, which must live as long). No script of the file is run."""
     import pypdfium2.raw as pdfium
 
     settings = pdfium.FPDF_FORMFILLINFO(version=2)
@@ -250,36 +251,36 @@ def _form(document: Any) -> Any:
 
 
 def _fields(form: Any, page: Any) -> list[str]:
-    """`name: value` of the fields of a page that are filled in. Passwords stay where they are."""
+    """`name: value` for each field of a page that is filled in, except passwords."""
     import pypdfium2.raw as pdfium
 
-    told: dict[str, str] = {}
+    values: dict[str, str] = {}
     for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
-        note = pdfium.FPDFPage_GetAnnot(page, index)
-        if not note:
+        annotation = pdfium.FPDFPage_GetAnnot(page, index)
+        if not annotation:
             continue
-        if pdfium.FPDFAnnot_GetSubtype(note) == pdfium.FPDF_ANNOT_WIDGET:
-            hidden = pdfium.FPDFAnnot_GetFormFieldFlags(form, note) & (_PASSWORD_FLAG | _PUSH_BUTTON_FLAG)
-            field_type = pdfium.FPDFAnnot_GetFormFieldType(form, note)
-            value = _wide(pdfium.FPDFAnnot_GetFormFieldValue, form, note).replace("\r", "\n").strip()
+        if pdfium.FPDFAnnot_GetSubtype(annotation) == pdfium.FPDF_ANNOT_WIDGET:
+            is_hidden = pdfium.FPDFAnnot_GetFormFieldFlags(form, annotation) & (_PASSWORD_FLAG | _PUSH_BUTTON_FLAG)
+            field_type = pdfium.FPDFAnnot_GetFormFieldType(form, annotation)
+            value = _read_utf16(pdfium.FPDFAnnot_GetFormFieldValue, form, annotation).replace("\r", "\n").strip()
             buttons = (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
             off = field_type in buttons and value == "Off"
-            if value and not off and not (hidden and field_type not in buttons):
-                told[_wide(pdfium.FPDFAnnot_GetFormFieldName, form, note)] = value
-        pdfium.FPDFPage_CloseAnnot(note)
-    return [f"{name}: {value}" if name else value for name, value in told.items()]
+            if value and not off and not (is_hidden and field_type not in buttons):
+                values[_read_utf16(pdfium.FPDFAnnot_GetFormFieldName, form, annotation)] = value
+        pdfium.FPDFPage_CloseAnnot(annotation)
+    return [f"{name}: {value}" if name else value for name, value in values.items()]
 
 
 def _metadata(document: Any, count: int, pages: _Pages) -> dict[str, Any]:
     import pypdfium2.raw as pdfium
 
     form_type = pdfium.FPDF_GetFormType(document)
-    sure = [round(sum(pages.confidences) / len(pages.confidences), 3)] if pages.confidences else []
-    told: dict[str, Any] = {
+    confidence = [round(sum(pages.confidences) / len(pages.confidences), 3)] if pages.confidences else []
+    values: dict[str, Any] = {
         "bad_pages": pages.bad,
         "skipped_pages": max(0, count - MAX_PAGES),
         "ocr_pages": pages.read,
-        "ocr_confidence": sure and sure[0],
+        "ocr_confidence": confidence and confidence[0],
         "ocr_skipped_pages": pages.skipped,
         "form": {_NO_FORM: "", **dict.fromkeys(_XFA_FORMS, "xfa")}.get(form_type, "acroform"),
         "form_fields": pages.form_fields,
@@ -287,42 +288,43 @@ def _metadata(document: Any, count: int, pages: _Pages) -> dict[str, Any]:
         "bookmarks": _bookmarks(document),
     }
     for key in ("Title", "Author", "Subject", "Keywords"):
-        told[key.lower()] = _CONTROL.sub("", _wide(pdfium.FPDF_GetMetaText, document, key.encode())).strip()
-    told["created"] = _date(_wide(pdfium.FPDF_GetMetaText, document, b"CreationDate"))
-    return {"pages": count} | {key: value for key, value in told.items() if value}
+        values[key.lower()] = _CONTROL.sub("", _read_utf16(pdfium.FPDF_GetMetaText, document, key.encode())).strip()
+    values["created"] = _date(_read_utf16(pdfium.FPDF_GetMetaText, document, b"CreationDate"))
+    return {"pages": count} | {key: value for key, value in values.items() if value}
 
 
 def _bookmarks(document: Any) -> list[dict[str, Any]]:
     """The outline, depth first: title, level from 1, page from 1 where it is known. An outline may run in a circle."""
     import pypdfium2.raw as pdfium
 
-    found: list[dict[str, Any]] = []
-    seen: set[int] = set()
-    waiting = [(pdfium.FPDFBookmark_GetFirstChild(document, None), 1)]
-    while waiting and len(found) < MAX_BOOKMARKS:
-        mark, level = waiting.pop()
-        place = ctypes.cast(mark, ctypes.c_void_p).value if mark else None
-        if place is None or place in seen:
+    bookmarks: list[dict[str, Any]] = []
+    visited: set[int] = set()
+    pending = [(pdfium.FPDFBookmark_GetFirstChild(document, None), 1)]
+    while pending and len(bookmarks) < MAX_BOOKMARKS:
+        mark, level = pending.pop()
+        address = ctypes.cast(mark, ctypes.c_void_p).value if mark else None
+        if address is None or address in visited:
             continue
-        seen.add(place)
-        title = _CONTROL.sub("", _wide(pdfium.FPDFBookmark_GetTitle, mark)).strip()
+        visited.add(address)
+        title = _CONTROL.sub("", _read_utf16(pdfium.FPDFBookmark_GetTitle, mark)).strip()
         target = pdfium.FPDFBookmark_GetDest(document, mark)
         page = pdfium.FPDFDest_GetDestPageIndex(document, target) if target else -1
-        found.append({"title": title, "level": level} | ({"page": page + 1} if page >= 0 else {}))
-        waiting.append((pdfium.FPDFBookmark_GetNextSibling(document, mark), level))
-        waiting.append((pdfium.FPDFBookmark_GetFirstChild(document, mark), level + 1))
-    return found
+        bookmarks.append({"title": title, "level": level} | ({"page": page + 1} if page >= 0 else {}))
+        pending.append((pdfium.FPDFBookmark_GetNextSibling(document, mark), level))
+        pending.append((pdfium.FPDFBookmark_GetFirstChild(document, mark), level + 1))
+    return bookmarks
 
 
-def _wide(ask: Any, *things: Any) -> str:
-    """The answer of a pdfium function that writes UTF-16 with a final zero into a buffer and tells its bytes."""
-    size = ask(*things, None, 0)
-    room = (ctypes.c_ushort * (size // 2 + 1))()
-    ask(*things, room, size)
-    return ctypes.string_at(room, max(0, size - 2)).decode("utf-16-le", errors="ignore")
+def _read_utf16(read: Any, *arguments: Any) -> str:
+    """The string of a pdfium function that writes zero-terminated UTF-16 into a buffer and returns its size in
+    bytes."""
+    size = read(*arguments, None, 0)
+    buffer = (ctypes.c_ushort * (size // 2 + 1))()
+    read(*arguments, buffer, size)
+    return ctypes.string_at(buffer, max(0, size - 2)).decode("utf-16-le", errors="ignore")
 
 
 def _date(value: str) -> str:
     """ "D:20240131120000+01'00'" as "2024-01-31"."""
-    found = re.match(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?", value)
-    return "-".join(part for part in found.groups() if part) if found else ""
+    match = re.match(r"(?:D:)?(\d{4})(\d\d)?(\d\d)?", value)
+    return "-".join(part for part in match.groups() if part) if match else ""

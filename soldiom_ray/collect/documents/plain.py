@@ -6,8 +6,8 @@ from soldiom_ray.collect.text import notebook_text
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The file as it stands."""
+    """The file as it is; notebooks as code."""
     if name.lower().endswith(".ipynb"):
         return [ParsedText(notebook_text(data))]
     read = read_text(data)
-    return [ParsedText(read.text, metadata=read.told)]
+    return [ParsedText(read.text, metadata=read.metadata)]

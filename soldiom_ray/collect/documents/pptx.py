@@ -1,4 +1,4 @@
-"""PowerPoint text: slide by slide, titles as headings, tables, and what the speaker notes say."""
+"""PowerPoint text: slide by slide, titles as headings, then texts, tables and speaker notes."""
 
 import io
 import zipfile
@@ -34,8 +34,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         RuntimeError,
     ) as error:
         raise SkippedError("damaged", f"a PowerPoint file that does not open ({type(error).__name__})") from error
-    told = {"slides": len(slides)} | ({"title": title} if title else {})
-    return [ParsedText("\n\n".join(slide for slide in slides if slide), metadata=told)]
+    metadata = {"slides": len(slides)} | ({"title": title} if title else {})
+    return [ParsedText("\n\n".join(slide for slide in slides if slide), metadata=metadata)]
 
 
 def _slide(number: int, slide: Any) -> str:

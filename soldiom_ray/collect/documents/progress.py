@@ -1,6 +1,6 @@
-"""A sign of life from a parser whose file honestly takes long: OCR after each page, speech after each minute.
+"""Heartbeats of a parser whose file takes long for good reason: OCR after each page, speech after each piece.
 
-Within the sandbox it puts off the end that a silent parser meets; elsewhere it does nothing.
+Within the sandbox a heartbeat extends the time limits; elsewhere it does nothing.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ _listeners: list[Callable[[], None]] = []
 
 
 def beat() -> None:
-    """A part of the work is done."""
+    """Report that a part of the work is done."""
     for listener in _listeners:
         listener()
 

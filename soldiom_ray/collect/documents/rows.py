@@ -1,4 +1,4 @@
-"""Rows of a table become texts: one per row where the columns say what its text is, else many rows to a text."""
+"""Rows of a table become texts: one per row where columns have known roles, else many rows in one text."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,64 +12,64 @@ from soldiom_ray.collect.text import SkippedError
 
 ROWS_PER_TEXT = 200
 CHARACTERS_PER_TEXT = 8000
-"""Rows that say little for themselves stand together, but not so many that a question finds all of them or none."""
+"""Short rows share a text, but not so many that a search returns all of them or none."""
 
 
 @dataclass
 class Table:
     """A table of a file. `name` is "" where the file is the table; a row may be shorter than `columns`; values are
-    strings, numbers, booleans, None, or what JSON holds."""
+    strings, numbers, booleans, None, or nested JSON values."""
 
     name: str
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
 
 
-def table_texts(table: Table, wished: Mapping[str, str], told: dict[str, Any]) -> list[ParsedText]:
-    """The texts of one table. Each tells `told`, how many `rows` there are, which `columns` made it and, where they are
-    few, its other `fields`. Raises SkippedError: wrong_columns."""
-    chosen = choose_columns(table.columns, wished)
+def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
+    """The texts of one table. Each has `metadata`, the number of `rows`, the `columns` by role and, where they are
+    small, its other `fields`. Raises SkippedError: wrong_columns."""
+    columns = choose_columns(table.columns, requested)
     records = [dict(zip(table.columns, row, strict=False)) for row in table.rows]
-    about = told | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
-    if chosen and any(own := [text_of(record, chosen) for record in records]):
-        return list(_one_per_row(table.name, records, own, chosen, about))
-    return _many_to_a_text(table.name, records, about)
+    table_metadata = metadata | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
+    if columns and any(texts := [text_of(record, columns) for record in records]):
+        return list(_text_per_row(table.name, records, texts, columns, table_metadata))
+    return _pack_records(table.name, records, table_metadata)
 
 
-def tables_texts(tables: Iterable[Table], wished: Mapping[str, str], told: dict[str, Any]) -> list[ParsedText]:
-    """The texts of all tables of a file. Columns that the user wished count in the tables that have them; there must be
-    one. Raises SkippedError: wrong_columns."""
+def tables_texts(tables: Iterable[Table], requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
+    """The texts of all tables of a file. Requested columns apply to the tables that have them; at least one table must.
+    Raises SkippedError: wrong_columns."""
     texts: list[ParsedText] = []
-    refused: list[SkippedError] = []
+    errors: list[SkippedError] = []
     tables = list(tables)
     for table in tables:
         try:
-            texts.extend(table_texts(table, wished, told))
+            texts.extend(table_texts(table, requested, metadata))
         except SkippedError as skipped:
             if skipped.reason != "wrong_columns":
                 raise
-            refused.append(skipped)
-            texts.extend(table_texts(table, {}, told))
-    if tables and len(refused) == len(tables):
-        raise refused[0]
+            errors.append(skipped)
+            texts.extend(table_texts(table, {}, metadata))
+    if tables and len(errors) == len(tables):
+        raise errors[0]
     return texts
 
 
 def header_names(cells: Sequence[str], width: int) -> list[str]:
-    """A name for each of `width` columns: those given, "column 3" for a blank one, a number after a repeated one."""
+    """A name for each of `width` columns: its cell, "column 3" for a blank one, with a number when it is a repeat."""
     names: list[str] = []
-    taken: set[str] = set()
+    seen: set[str] = set()
     for number in range(1, width + 1):
         name = cells[number - 1].strip() if number <= len(cells) else ""
         name = name or f"column {number}"
-        name = name if name not in taken else f"{name} {number}"
+        name = name if name not in seen else f"{name} {number}"
         names.append(name)
-        taken.add(name)
+        seen.add(name)
     return names
 
 
 def looks_like_header(cells: Sequence[Any]) -> bool:
-    """Whether a first row may name the columns: filled texts without a repeat, none of them a number."""
+    """Whether a first row may name the columns: distinct texts, no numbers."""
     filled = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
     return (
         bool(filled)
@@ -78,15 +78,15 @@ def looks_like_header(cells: Sequence[Any]) -> bool:
     )
 
 
-def lines_texts(name: str, rows: Sequence[Sequence[Any]], told: dict[str, Any]) -> list[ParsedText]:
-    """Rows without column names, one line each, cells between bars."""
+def lines_texts(name: str, rows: Sequence[Sequence[Any]], metadata: dict[str, Any]) -> list[ParsedText]:
+    """The texts of rows without column names: a line per row, cells separated by bars."""
     lines = [" | ".join(plain(cell).strip() for cell in row).strip(" |") for row in rows]
-    about = told | ({"table": name} if name else {}) | {"rows": len(rows)}
-    return _in_pieces([line for line in lines if line], "\n", name, about)
+    table_metadata = metadata | ({"table": name} if name else {}) | {"rows": len(rows)}
+    return _pack_texts([line for line in lines if line], "\n", name, table_metadata)
 
 
 def cell_value(value: Any) -> Any:
-    """A value as JSON holds it: times in ISO 8601, bytes as text where they are UTF-8 and by their length elsewhere."""
+    """A value as JSON can hold it: times in ISO 8601, bytes as text where they are UTF-8, else by their length."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
@@ -110,41 +110,44 @@ def _bytes_value(value: bytes) -> str:
     return text if "\0" not in text else f"({len(value)} bytes)"
 
 
-def _one_per_row(
+def _text_per_row(
     name: str,
     records: Sequence[Mapping[str, Any]],
-    own: Sequence[str | None],
-    chosen: dict[str, str],
-    about: dict[str, Any],
+    texts: Sequence[str | None],
+    columns: dict[str, str],
+    table_metadata: dict[str, Any],
 ) -> Iterator[ParsedText]:
-    blank = sum(text is None for text in own)
-    told = about | {"columns": chosen} | ({"blank_rows": blank} if blank else {})
-    for number, (record, text) in enumerate(zip(records, own, strict=True), 1):
+    blank = sum(text is None for text in texts)
+    row_metadata = table_metadata | {"columns": columns} | ({"blank_rows": blank} if blank else {})
+    for number, (record, text) in enumerate(zip(records, texts, strict=True), 1):
         if text is not None:
             part = f"row {number} of {name}" if name else f"row {number}"
-            yield ParsedText(text, part, told | record_metadata(record, chosen))
+            yield ParsedText(text, part, row_metadata | record_metadata(record, columns))
 
 
-def _many_to_a_text(name: str, records: Sequence[Mapping[str, Any]], about: dict[str, Any]) -> list[ParsedText]:
-    return _in_pieces([fields_text(record) for record in records], "\n\n", name, about)
+def _pack_records(name: str, records: Sequence[Mapping[str, Any]], metadata: dict[str, Any]) -> list[ParsedText]:
+    return _pack_texts([fields_text(record) for record in records], "\n\n", name, metadata)
 
 
-def _in_pieces(texts: Sequence[str], between: str, name: str, about: dict[str, Any]) -> list[ParsedText]:
-    of = f" of {name}" if name else ""
-    pieces = list(pack(texts))
-    if len(pieces) <= 1:
-        return [ParsedText(between.join(texts), f"table {name}" if name else "", about)]
-    return [ParsedText(between.join(piece), f"rows from {start + 1}{of}", about) for start, piece in pieces]
+def _pack_texts(texts: Sequence[str], separator: str, name: str, metadata: dict[str, Any]) -> list[ParsedText]:
+    suffix = f" of {name}" if name else ""
+    packs = list(pack(texts))
+    if len(packs) <= 1:
+        return [ParsedText(separator.join(texts), f"table {name}" if name else "", metadata)]
+    return [
+        ParsedText(separator.join(packed_texts), f"rows from {start + 1}{suffix}", metadata)
+        for start, packed_texts in packs
+    ]
 
 
 def pack(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Rows together, at most ROWS_PER_TEXT and about CHARACTERS_PER_TEXT, with the number of the first (from 0)."""
-    start, piece, size = 0, list[str](), 0
+    """(index of the first row, rows) of packs of at most ROWS_PER_TEXT rows and about CHARACTERS_PER_TEXT."""
+    start, current, size = 0, list[str](), 0
     for number, text in enumerate(texts):
-        if piece and (len(piece) >= ROWS_PER_TEXT or size + len(text) > CHARACTERS_PER_TEXT):
-            yield start, piece
-            start, piece, size = number, [], 0
-        piece.append(text)
+        if current and (len(current) >= ROWS_PER_TEXT or size + len(text) > CHARACTERS_PER_TEXT):
+            yield start, current
+            start, current, size = number, [], 0
+        current.append(text)
         size += len(text)
-    if piece:
-        yield start, piece
+    if current:
+        yield start, current

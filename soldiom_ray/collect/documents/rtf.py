@@ -9,7 +9,7 @@ from soldiom_ray.collect.text import SkippedError
 _PIECE = re.compile(
     rb"\\([a-zA-Z]{1,32})(-?\d{1,10})? ?|\\'([0-9a-fA-F]{2})|\\([^a-zA-Z'])|([{}])|[\r\n]+|([^\\{}\r\n]+)"
 )
-_SILENT = {
+_INVISIBLE = {
     "fonttbl", "colortbl", "stylesheet", "info", "pict", "object", "themedata", "colorschememapping", "latentstyles",
     "datastore", "listtable", "listoverridetable", "rsidtbl", "generator", "filetbl", "fldinst", "xmlnstbl", "header",
     "footer", "headerl", "headerr", "footerl", "footerr", "pgptbl", "mmathPr", "revtbl",
@@ -24,7 +24,7 @@ MAX_GROUPS = 10_000
 
 @dataclass
 class _State:
-    silent: bool = False
+    invisible: bool = False
     fallback_characters: int = 1
 
 
@@ -58,15 +58,15 @@ class _Reader:
             elif sign == b"*":
                 starred = True
             elif sign is not None:
-                self._say({b"~": "\xa0", b"_": "-"}.get(sign, sign.decode("latin-1") if sign in b"\\{}" else ""))
-            elif code and not self.state.silent:
+                self._add({b"~": "\xa0", b"_": "-"}.get(sign, sign.decode("latin-1") if sign in b"\\{}" else ""))
+            elif code and not self.state.invisible:
                 if self.skip:
                     self.skip -= 1
                 else:
                     self.raw += bytes.fromhex(code.decode())
-            elif plain and not self.state.silent:
-                kept, self.skip = plain[self.skip :], max(0, self.skip - len(plain))
-                self.raw += kept
+            elif plain and not self.state.invisible:
+                text_bytes, self.skip = plain[self.skip :], max(0, self.skip - len(plain))
+                self.raw += text_bytes
         self._flush()
         return "".join(self.parts)
 
@@ -77,30 +77,30 @@ class _Reader:
             if len(self.stack) > MAX_GROUPS:
                 raise SkippedError("damaged", "nested too deeply")
             self.stack.append(self.state)
-            self.state = _State(self.state.silent, self.state.fallback_characters)
+            self.state = _State(self.state.invisible, self.state.fallback_characters)
         elif self.stack:
             self.state = self.stack.pop()
 
     def _word(self, word: str, number: int | None, starred: bool) -> bool:
-        if starred or word in _SILENT:
-            self.state.silent = True
+        if starred or word in _INVISIBLE:
+            self.state.invisible = True
         elif word == "ansicpg" and number is not None:
             self.codec = _CODE_PAGES.get(number, f"cp{number}")
         elif word == "uc" and number is not None:
             self.state.fallback_characters = min(max(number, 0), 8)
         elif word == "u" and number is not None:
-            if not self.state.silent:
+            if not self.state.invisible:
                 self._flush()
                 self.parts.append(chr(number % 0x10000))
             self.skip = self.state.fallback_characters
         elif word == "bin" or word not in _SIGNS:
             return False
         else:
-            self._say(_SIGNS[word])
+            self._add(_SIGNS[word])
         return False
 
-    def _say(self, text: str) -> None:
-        if not self.state.silent:
+    def _add(self, text: str) -> None:
+        if not self.state.invisible:
             self._flush()
             self.parts.append(text)
 

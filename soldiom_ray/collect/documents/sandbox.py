@@ -1,7 +1,7 @@
-"""Parsers run in a process of their own, with limits on time and memory, so that no file stops a batch.
+"""Parsers run in a process of their own, with limits on time and memory, so that no file can stop a batch.
 
-The process gets no environment (no secrets), no network and no right to write, and one file at a time through a pipe.
-When it dies or takes too long the file is counted, and the next file gets a new process.
+The process gets no environment (no secrets), no network and no write access, and one file at a time through a pipe.
+When it dies or takes too long the file is counted as skipped, and the next file gets a new process.
 """
 
 import json
@@ -20,10 +20,11 @@ from soldiom_ray.collect.text import SkippedError
 
 CPU_SECONDS = 45
 WALL_SECONDS = 300.0
-"""Much more than the CPU: what a file comes to must not depend on how busy the machine is. It ends what only waits."""
+"""Much more than CPU_SECONDS, so that a file's outcome does not depend on how busy the machine is: this limit ends
+parsers that only wait."""
 LONGEST_SECONDS = 3600.0
 MEMORY_BYTES = 2 << 30
-MAX_ANSWER_BYTES = 1 << 30
+MAX_REPLY_BYTES = 1 << 30
 _ENVIRONMENT = {
     "LANG": "C.UTF-8",
     # One file, one core; and every thread, every arena of malloc and Arrow's own allocator reserve address space.
@@ -37,7 +38,7 @@ _START = (
     "import sys, json; sys.path[:] = json.loads(sys.argv[1]);"
     "from soldiom_ray.collect.documents.sandbox import serve; serve(*map(int, sys.argv[2:]))"
 )
-_DEATHS = {
+_DEATH_CAUSES = {
     -signal.SIGABRT: "it aborted, as it does when memory runs out",
     -signal.SIGKILL: "it was killed, as the system does when memory runs out",
     -signal.SIGSEGV: "a segmentation fault",
@@ -47,7 +48,8 @@ _DEATHS = {
 @dataclass
 class Sandbox:
     """Parses files, one after the other; a context manager that ends its process. `wall_seconds` and `cpu_seconds`
-    count from the start of a file or from its parser's last sign of life."""
+    count from the start of a file or from its parser's last heartbeat; `longest_seconds` is the limit for a whole
+    file."""
 
     wall_seconds: float = WALL_SECONDS
     cpu_seconds: int = CPU_SECONDS
@@ -64,22 +66,22 @@ class Sandbox:
         self.stop()
 
     def parse(self, name: str, data: bytes, options: ParseOptions | None = None) -> list[ParsedText]:
-        """As `parse_bytes`, with the outcomes timeout, too_complex (memory) and crashed besides."""
+        """As `parse_bytes`, with three more reasons to skip a file: timeout, too_complex (memory) and crashed."""
         process = self.process if self.process and self.process.poll() is None else self._start()
-        answer: _Answer | None = None
+        reply: _Reply | None = None
         try:
-            answer = self._ask(process, name, data, options or ParseOptions())
+            reply = self._exchange(process, name, data, options or ParseOptions())
         except (BrokenPipeError, ValueError, KeyError, TypeError) as error:
             if isinstance(error, BrokenPipeError):
                 process.wait(5)
         finally:
-            if answer is None or answer.reason == "too_complex":
+            if reply is None or reply.reason == "too_complex":
                 self.stop()
-        if answer is None:
-            raise SkippedError("crashed", f"the parser's process died on it{_death(process)}")
-        if answer.reason:
-            raise SkippedError(answer.reason, answer.detail)
-        return answer.texts
+        if reply is None:
+            raise SkippedError("crashed", f"the parser's process died on it{_death_cause(process)}")
+        if reply.reason:
+            raise SkippedError(reply.reason, reply.detail)
+        return reply.texts
 
     def stop(self) -> None:
         """End the process."""
@@ -107,7 +109,9 @@ class Sandbox:
         )
         return self.process
 
-    def _ask(self, process: subprocess.Popen[bytes], name: str, data: bytes, options: ParseOptions) -> "_Answer | None":
+    def _exchange(
+        self, process: subprocess.Popen[bytes], name: str, data: bytes, options: ParseOptions
+    ) -> "_Reply | None":
         if process.stdin is None or process.stdout is None:
             return None
         _send(process.stdin, json.dumps({"name": name, "options": asdict(options)}).encode())
@@ -119,10 +123,10 @@ class Sandbox:
             if process.returncode == -signal.SIGXCPU:
                 raise SkippedError("timeout", f"more than {self.cpu_seconds} s of CPU")
             return None
-        return _read_answer(json.loads(body), blobs)
+        return _read_reply(json.loads(body), blobs)
 
     def _receive_frame(self, pipe: IO[bytes]) -> bytes | None:
-        """The next frame; None at the end of the pipe. An empty mark before it is a sign of life."""
+        """The next frame; None at the end of the pipe. Heartbeats that precede it extend the deadline."""
         longest = time.monotonic() + self.longest_seconds
         while True:
             deadline = min(time.monotonic() + self.wall_seconds, longest)
@@ -130,10 +134,10 @@ class Sandbox:
             if len(head) < 8:
                 return None
             length = int.from_bytes(head, "big")
-            if length == _ALIVE:
+            if length == _HEARTBEAT:
                 continue
-            if length > MAX_ANSWER_BYTES:
-                raise SkippedError("too_large", f"its texts hold more than {MAX_ANSWER_BYTES >> 20} MiB")
+            if length > MAX_REPLY_BYTES:
+                raise SkippedError("too_large", f"its texts hold more than {MAX_REPLY_BYTES >> 20} MiB")
             body = self._read(pipe, length, deadline)
             return body if len(body) == length else None
 
@@ -151,39 +155,40 @@ class Sandbox:
         return b"".join(parts)
 
 
-_ALIVE = (1 << 64) - 1
+_HEARTBEAT = (1 << 64) - 1
 
 
 @dataclass
-class _Answer:
+class _Reply:
     texts: list[ParsedText] = field(default_factory=list)
     reason: str = ""
     detail: str = ""
 
 
-def _read_answer(answer: dict[str, Any], blobs: bytes) -> _Answer:
-    """An answer from its two frames. The process has read a hostile file, so nothing in it is taken on trust."""
-    if "outcome" in answer:
-        return _Answer([], str(answer["outcome"])[:40], str(answer["why"])[:1000])
-    texts, place = [], 0
-    for text, part, metadata, attached, pictured in answer["texts"]:
+def _read_reply(reply: dict[str, Any], blobs: bytes) -> _Reply:
+    """A reply from its two frames: JSON, and the bytes of attachments and pictures. The process may have read a hostile
+    file, so every value is converted, never trusted."""
+    if "reason" in reply:
+        return _Reply([], str(reply["reason"])[:40], str(reply["detail"])[:1000])
+    texts, offset = [], 0
+    for text, part, metadata, attachment_sizes, image_bytes in reply["texts"]:
         attachments = []
-        for about, size in attached:
-            attachments.append(Attachment(blobs[place : place + size], dict(about)))
-            place += size
-        image = blobs[place : place + pictured] if pictured else None
-        place += pictured
+        for about, size in attachment_sizes:
+            attachments.append(Attachment(blobs[offset : offset + size], dict(about)))
+            offset += size
+        image = blobs[offset : offset + image_bytes] if image_bytes else None
+        offset += image_bytes
         texts.append(ParsedText(str(text), str(part), dict(metadata), tuple(attachments), image))
-    return _Answer(texts)
+    return _Reply(texts)
 
 
-def _death(process: subprocess.Popen[bytes]) -> str:
-    told = _DEATHS.get(process.returncode or 0)
-    return f": {told}" if told else ""
+def _death_cause(process: subprocess.Popen[bytes]) -> str:
+    cause = _DEATH_CAUSES.get(process.returncode or 0)
+    return f": {cause}" if cause else ""
 
 
 def serve(cpu_seconds: int, memory_bytes: int) -> None:
-    """The process's side: answer files until the pipe closes."""
+    """The process's side: parse files until the pipe closes."""
     from soldiom_ray.collect.documents import progress
     from soldiom_ray.collect.documents.confine import confine, limit
 
@@ -191,38 +196,38 @@ def serve(cpu_seconds: int, memory_bytes: int) -> None:
     source, sink = sys.stdin.buffer, sys.stdout.buffer
     sys.stdout = sys.stderr
 
-    def alive() -> None:
+    def heartbeat() -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds)
-        sink.write(_ALIVE.to_bytes(8, "big"))
+        sink.write(_HEARTBEAT.to_bytes(8, "big"))
         sink.flush()
 
-    progress.listen(alive)
-    while (asked := _receive(source)) is not None and (data := _receive(source)) is not None:
-        alive()
-        answer, blobs = _answer(json.loads(asked), data, memory_bytes)
-        _send(sink, answer)
+    progress.listen(heartbeat)
+    while (request := _receive(source)) is not None and (data := _receive(source)) is not None:
+        heartbeat()
+        reply, blobs = _parse_request(json.loads(request), data, memory_bytes)
+        _send(sink, reply)
         _send(sink, blobs)
 
 
-def _answer(asked: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[bytes, bytes]:
+def _parse_request(request: dict[str, Any], data: bytes, memory_bytes: int) -> tuple[bytes, bytes]:
     from soldiom_ray.collect.documents import parse_bytes
 
     try:
-        texts = parse_bytes(asked["name"], data, ParseOptions(**asked["options"]))
+        texts = parse_bytes(request["name"], data, ParseOptions(**request["options"]))
         blobs = [blob for parsed in texts for blob in (*(a.data for a in parsed.attachments), parsed.image or b"")]
-        shown = [
+        described = [
             (t.text, t.part, t.metadata, [(a.metadata, len(a.data)) for a in t.attachments], len(t.image or b""))
             for t in texts
         ]
-        return json.dumps({"texts": shown}).encode(), b"".join(blobs)
+        return json.dumps({"texts": described}).encode(), b"".join(blobs)
     except SkippedError as skipped:
-        answer = {"outcome": skipped.reason, "why": skipped.detail}
+        reply = {"reason": skipped.reason, "detail": skipped.detail}
     except MemoryError:
-        answer = {"outcome": "too_complex", "why": f"more than {memory_bytes >> 20} MiB of memory"}
+        reply = {"reason": "too_complex", "detail": f"more than {memory_bytes >> 20} MiB of memory"}
     except Exception as error:
-        answer = {"outcome": "crashed", "why": type(error).__name__}
-    return json.dumps(answer).encode(), b""
+        reply = {"reason": "crashed", "detail": type(error).__name__}
+    return json.dumps(reply).encode(), b""
 
 
 def _send(pipe: IO[bytes], data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes before its name."""
+"""The family of a file, decided by its bytes and only then by its name."""
 
 import re
 from pathlib import PurePosixPath
@@ -15,43 +15,43 @@ _SQL_DUMP = re.compile(rb"\A(?:--|/\*!|\s)*(?:PostgreSQL database dump|(?:MySQL|
 
 def family_of(name: str, data: bytes) -> str:
     """A family of `domains.file_types`. Raises SkippedError: empty, encrypted, damaged, too_large, wrong_type (the
-    name says a format that the bytes are not), unsupported (a format that none of the parsers reads)."""
+    bytes are not of the format that the name claims), unsupported (no parser reads the format)."""
     ending = PurePosixPath(name.lower()).suffix
-    named = FAMILY_OF_ENDING.get(ending, "text")
+    named_family = FAMILY_OF_ENDING.get(ending, "text")
     if not data.strip(b"\0 \t\r\n\f\v"):
-        raise SkippedError("empty", f"{len(data)} bytes, none of them says anything" if data else "no bytes")
-    found = _by_bytes(ending, named, data)
-    if named in _TEXTUAL:
-        return found or _by_text(named, data)
-    if found == named or (found in _MEDIA and named in _MEDIA):
-        return named
-    raise SkippedError("wrong_type", f"named {ending} but is {_said(found, data)}")
+        raise SkippedError("empty", f"{len(data)} bytes, all of them blank" if data else "no bytes")
+    detected = _by_bytes(ending, named_family, data)
+    if named_family in _TEXTUAL:
+        return detected or _by_text(named_family, data)
+    if detected == named_family or (detected in _MEDIA and named_family in _MEDIA):
+        return named_family
+    raise SkippedError("wrong_type", f"named {ending} but is {_description(detected, data)}")
 
 
-def _by_bytes(ending: str, named: str, data: bytes) -> str | None:
-    """The family that the bytes show; None for what may be text."""
+def _by_bytes(ending: str, named_family: str, data: bytes) -> str | None:
+    """The family that the bytes show; None for what may be plain text."""
     head = data[:HEAD_BYTES]
-    found = family_of_head(head, ending)
-    if found == ZIP:
+    detected = family_of_head(head, ending)
+    if detected == ZIP:
         return zipped.family_of(data)
-    if found is not None and found != OLE:
-        return found
-    unread = ole.unread_kind(data) if found == OLE else unread_kind(head)
-    if unread is None:
-        return "workbook" if found == OLE else None
-    if named not in _TEXTUAL:
-        raise SkippedError("wrong_type", f"named {ending} but is {unread}")
-    raise SkippedError("unsupported", f"is {unread}")
+    if detected is not None and detected != OLE:
+        return detected
+    unsupported = ole.unread_kind(data) if detected == OLE else unread_kind(head)
+    if unsupported is None:
+        return "workbook" if detected == OLE else None
+    if named_family not in _TEXTUAL:
+        raise SkippedError("wrong_type", f"named {ending} but is {unsupported}")
+    raise SkippedError("unsupported", f"is {unsupported}")
 
 
-def _by_text(named: str, data: bytes) -> str:
+def _by_text(named_family: str, data: bytes) -> str:
     head = data[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if head.startswith((b"<!doctype html", b"<html")):
         return "html"
-    return "sql" if named == "text" and _SQL_DUMP.match(data[:HEAD_BYTES]) else named
+    return "sql" if named_family == "text" and _SQL_DUMP.match(data[:HEAD_BYTES]) else named_family
 
 
-def _said(found: str | None, data: bytes) -> str:
-    if found is not None:
-        return f"of the family {found}"
+def _description(detected: str | None, data: bytes) -> str:
+    if detected is not None:
+        return f"of the family {detected}"
     return "binary data of no known kind" if b"\0" in data[:1024] else "text"

@@ -1,4 +1,4 @@
-"""Speech becomes text with a model that lies on this machine: a Whisper folder, or pocketsphinx."""
+"""Speech becomes text with a model on this machine: a Whisper folder, or pocketsphinx."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from typing import Any
 from soldiom_ray.collect.documents import progress
 
 RATE = 16_000
-"""Samples a second; all models here want mono at this rate, as 16-bit numbers."""
+"""Samples per second; both models take mono at this rate, as 16-bit integers."""
 POCKETSPHINX = "pocketsphinx"
 MAX_SECONDS = 1_800
-"""Sound beyond this is not transcribed (`transcribed_seconds` tells how far it went). pocketsphinx takes 0.32 s of one
-core for a second of speech (measured); a model that takes up to 1 s stays within the sandbox's half hour."""
+"""Audio beyond this is not transcribed (`transcribed_seconds` says how much was). pocketsphinx takes 0.32 s of one core
+for a second of speech (measured); a model that takes up to 1 s stays within the sandbox's limits."""
 _PIECE_SECONDS, _CUT_SECONDS = 30, 10
 _SILENT_PEAK = 100
 """Of 32,768: 50 dB below full scale. Rooms without speech are recorded at 60 dB below and less."""
@@ -22,7 +22,7 @@ _SILENT_PEAK = 100
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """What was said; `source` names the model, or says why there is no transcript."""
+    """The transcript; `source` names the model, or says why there is none."""
 
     text: str
     source: str
@@ -41,49 +41,48 @@ def speech_model_problem(model: str) -> str:
 
 
 def transcribe(sound: Iterator[Any], model: str) -> Transcript:
-    """The words in arrays of samples, which come one after the other and may be as many as there are.
-
-    Raises OSError or ValueError when the model's folder does not load."""
+    """The words in a stream of sample arrays, int16 [samples]. Raises OSError or ValueError when the model's folder
+    does not load."""
     reason = speech_model_problem(model)
     if reason:
         return Transcript("", f"no transcript, because {reason}")
-    texts, seconds, silent = [], 0.0, True
+    texts, seconds, is_silent = [], 0.0, True
     for piece in _pieces(sound):
         seconds += len(piece) / RATE
         if abs(piece.astype("int32")).max(initial=0) >= _SILENT_PEAK:
-            silent = False
+            is_silent = False
             texts.append(_pocketsphinx(piece) if model == POCKETSPHINX else _whisper(model, piece))
             progress.beat()
-    if silent:
+    if is_silent:
         return Transcript("", "no transcript, because the audio is silent", seconds)
     source = POCKETSPHINX if model == POCKETSPHINX else f"whisper:{Path(model).name}"
     return Transcript("\n".join(text for text in texts if text), source, seconds)
 
 
 def _pieces(sound: Iterator[Any]) -> Iterator[Any]:
-    """At most 30 s each, cut where it is quietest within the last 10 s; no more than MAX_SECONDS in all."""
+    """Pieces of at most 30 s, cut at the quietest moment of the last 10 s; MAX_SECONDS in total."""
     import numpy
 
-    kept: list[Any] = []
-    length, room = 0, MAX_SECONDS * RATE
+    buffered: list[Any] = []
+    length, samples_left = 0, MAX_SECONDS * RATE
     for samples in sound:
-        samples = samples[:room]
-        room -= len(samples)
-        kept.append(samples)
+        samples = samples[:samples_left]
+        samples_left -= len(samples)
+        buffered.append(samples)
         length += len(samples)
         while length >= _PIECE_SECONDS * RATE:
-            joined = numpy.concatenate(kept)
+            joined = numpy.concatenate(buffered)
             end = _quietest(joined)
             yield joined[:end]
-            kept, length = [joined[end:]], len(joined) - end
-        if room <= 0:
+            buffered, length = [joined[end:]], len(joined) - end
+        if samples_left <= 0:
             break
     if length:
-        yield numpy.concatenate(kept)
+        yield numpy.concatenate(buffered)
 
 
 def _quietest(samples: Any) -> int:
-    """The middle of the quietest fifth of a second between the 20th and the 30th."""
+    """Index of the middle of the quietest fifth of a second between second 20 and second 30."""
     step = RATE // 5
     start = (_PIECE_SECONDS - _CUT_SECONDS) * RATE
     window = samples[start : _PIECE_SECONDS * RATE].astype("float32").reshape(-1, step)
@@ -110,20 +109,20 @@ def _whisper(folder: str, samples: Any) -> str:
     import torch
 
     processor, model = _loaded(folder)
-    given = processor(samples.astype("float32") / 32_768, sampling_rate=RATE, return_tensors="pt")
+    inputs = processor(samples.astype("float32") / 32_768, sampling_rate=RATE, return_tensors="pt")
     with torch.inference_mode():
-        tokens = model.generate(given.input_features)
+        tokens = model.generate(inputs.input_features)
     return str(processor.batch_decode(tokens, skip_special_tokens=True)[0]).strip()
 
 
 @lru_cache(maxsize=1)
 def _loaded(folder: str) -> tuple[Any, Any]:
-    """Processor and model, from this folder alone: no code of the model's is run, no pickle is opened."""
+    """Processor and model, from this folder alone: no code of the model is run, no pickle is opened."""
     import torch
     from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor
 
     torch.set_num_threads(1)
-    told = {"local_files_only": True, "trust_remote_code": False}
-    processor = AutoProcessor.from_pretrained(folder, **told)
-    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, use_safetensors=True, **told)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    processor = AutoProcessor.from_pretrained(folder, **options)
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(folder, use_safetensors=True, **options)
     return processor, model.eval()

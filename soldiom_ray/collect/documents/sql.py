@@ -1,4 +1,4 @@
-"""SQL dumps of PostgreSQL, MySQL and SQLite: the rows that their statements would insert. Nothing is executed."""
+"""SQL dumps of PostgreSQL, MySQL and SQLite: the rows that their statements insert. Nothing is executed."""
 
 import re
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ _LITERALS = {
     False: re.compile(_LITERAL.format(escaped=_ESCAPED, usual=_PLAIN), re.DOTALL),
     True: re.compile(_LITERAL.format(escaped=_ESCAPED, usual=_ESCAPED), re.DOTALL),
 }
-"""A value and the sign after it: nearly all rows are made of nothing else, and are read five times as fast this way."""
+"""A literal and the sign after it: nearly all rows consist of these, and are read five times as fast this way."""
 _DELIMITER = re.compile(r"DELIMITER\s+(\S+)", re.IGNORECASE)
 _MYSQL_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "", "b": "\b", "Z": "\x1a"}
 _COPY_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v"}
@@ -62,7 +62,7 @@ _NO_COLUMN = {
 
 @dataclass
 class Dump:
-    """The tables of a dump as far as it was read. `cut_off` when it ends within a statement."""
+    """The tables of a dump. `cut_off` when the dump ends within a statement."""
 
     columns: dict[str, list[str]] = field(default_factory=dict)
     rows: dict[str, list[list[Any]]] = field(default_factory=dict)
@@ -71,17 +71,17 @@ class Dump:
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The rows of every table; a script that inserts none is a text as it stands."""
+    """The rows of every table; a script that inserts none becomes one text."""
     read = read_text(data)
     dump = read_dump(read.text)
     if not dump.rows:
-        return [ParsedText(read.text, metadata=read.told)]
+        return [ParsedText(read.text, metadata=read.metadata)]
     tables = []
     for table, rows in dump.rows.items():
         names = header_names(dump.columns.get(table, []), max(map(len, rows)))
         tables.append(Table(table, names, rows))
-    told = read.told | {"tables": len(tables), "other_statements": dump.other_statements}
-    return tables_texts(tables, options.columns, told | ({"cut_off": True} if dump.cut_off else {}))
+    metadata = read.metadata | {"tables": len(tables), "other_statements": dump.other_statements}
+    return tables_texts(tables, options.columns, metadata | ({"cut_off": True} if dump.cut_off else {}))
 
 
 def read_dump(text: str) -> Dump:
@@ -118,36 +118,38 @@ class _Token:
 
 
 class _Reader:
-    """The tokens of a script, without blanks and comments; one can be looked at before it is taken."""
+    """Tokeniser of a script, without blanks and comments, with one token of lookahead."""
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.place = 0
+        self.position = 0
         self.mysql = bool(_MYSQL.search(text))
         self.pattern = _TOKENS[self.mysql]
         self.ended = False
 
-    def look(self) -> _Token:
-        """The next token; kind "end" after the last one."""
+    def peek(self) -> _Token:
+        """The next token, not consumed; kind "end" after the last one."""
         while True:
-            match = self.pattern.match(self.text, self.place)
+            match = self.pattern.match(self.text, self.position)
             if match is None:
-                return _Token("end", "", self.place)
+                return _Token("end", "", self.position)
             kind = str(match.lastgroup if match.lastgroup != "tag" else "dollar")
             if kind != "space":
                 if kind == "sign" and (match[0] in "'\"`" or self.text.startswith("/*", match.start())):
-                    self.place = len(self.text)
+                    self.position = len(self.text)
                     raise _CutOffError
                 return _Token(kind, match[0], match.start())
-            self.place = match.end()
+            self.position = match.end()
 
-    def take(self) -> _Token:
-        token = self.look()
-        self.place = token.start + len(token.text)
+    def next_token(self) -> _Token:
+        """The next token, consumed."""
+        token = self.peek()
+        self.position = token.start + len(token.text)
         return token
 
-    def must(self) -> _Token:
-        token = self.take()
+    def expect(self) -> _Token:
+        """The next token, consumed. Raises _CutOffError at the end of the text."""
+        token = self.next_token()
         if token.kind == "end":
             raise _CutOffError
         return token
@@ -156,7 +158,7 @@ class _Reader:
         """The first word of the next statement in lower case, "" at the end. Commands of a client are passed over."""
         self.ended = False
         while True:
-            token = self.take()
+            token = self.next_token()
             if token.kind == "end":
                 return ""
             if token.text == "\\" or token.text.lower() == "delimiter":
@@ -164,136 +166,137 @@ class _Reader:
             elif token.text != ";":
                 return token.text.lower()
 
-    def word_is(self, wanted: str, skip: tuple[str, ...] = ()) -> bool:
-        while self.look().text.lower() in skip:
-            self.take()
-        if self.look().text.lower() == wanted:
-            self.take()
+    def word_is(self, expected: str, skip: tuple[str, ...] = ()) -> bool:
+        while self.peek().text.lower() in skip:
+            self.next_token()
+        if self.peek().text.lower() == expected:
+            self.next_token()
             return True
         return False
 
     def end_statement(self) -> None:
-        """Pass over what is left of a statement. One whose end is missing because the file ends there is complete."""
+        """Skip the rest of a statement. A last statement without its semicolon is complete."""
         while not self.ended:
-            token = self.take()
+            token = self.next_token()
             self.ended = token.text == ";" or token.kind == "end"
 
     def name(self) -> str:
         """A table's name, without its schema."""
-        token = self.must()
-        while self.look().text == ".":
-            self.take()
-            token = self.must()
+        token = self.expect()
+        while self.peek().text == ".":
+            self.next_token()
+            token = self.expect()
         return _unquoted(token)
 
     def names(self) -> list[str]:
         """Names between brackets, when there are any."""
-        found: list[str] = []
-        if self.look().text == "(":
-            self.take()
-            while (token := self.must()).text != ")":
+        names: list[str] = []
+        if self.peek().text == "(":
+            self.next_token()
+            while (token := self.expect()).text != ")":
                 if token.text != ",":
-                    found.append(_unquoted(token))
-        return found
+                    names.append(_unquoted(token))
+        return names
 
     def line_end(self) -> int:
-        end = self.text.find("\n", self.place)
+        end = self.text.find("\n", self.position)
         return len(self.text) if end < 0 else end + 1
 
     def _client_command(self, token: _Token) -> None:
         """psql's backslash commands take a line; between mysql's DELIMITER lines stand bodies of triggers."""
-        self.place = token.start
+        self.position = token.start
         end = self.line_end()
-        told = _DELIMITER.match(self.text, token.start)
-        self.place = end
-        if told and told[1] != ";":
+        delimiter = _DELIMITER.match(self.text, token.start)
+        self.position = end
+        if delimiter and delimiter[1] != ";":
             back = re.compile(r"^DELIMITER\s+;", re.IGNORECASE | re.MULTILINE).search(self.text, end)
-            self.place = back.start() if back else len(self.text)
+            self.position = back.start() if back else len(self.text)
 
 
 def _insert(reader: _Reader, dump: Dump) -> None:
-    while reader.look().text.lower() in ("into", "ignore", "low_priority", "delayed", "or", "replace", "only"):
-        reader.take()
+    while reader.peek().text.lower() in ("into", "ignore", "low_priority", "delayed", "or", "replace", "only"):
+        reader.next_token()
     table = reader.name()
     columns = reader.names()
-    while (text := reader.look().text.lower()) not in ("values", "value"):
+    while (text := reader.peek().text.lower()) not in ("values", "value"):
         if text in (";", "", "select", "with", "("):
             dump.other_statements += 1
             return
-        reader.take()
-    reader.take()
+        reader.next_token()
+    reader.next_token()
     if columns:
         dump.columns.setdefault(table, columns)
     order = _order(dump.columns.get(table, []), columns)
-    while reader.text.startswith("(", reader.place) or reader.look().text == "(":
+    while reader.text.startswith("(", reader.position) or reader.peek().text == "(":
         row = _row(reader)
-        ordered = [row[place] if place < len(row) else None for place in order] if order else row
+        ordered = [row[position] if position < len(row) else None for position in order] if order else row
         dump.rows.setdefault(table, []).append(ordered)
-        following = _NEXT_ROW.match(reader.text, reader.place)
+        following = _NEXT_ROW.match(reader.text, reader.position)
         if following is not None:
-            reader.place = following.end()
-        elif reader.look().text == ",":
-            reader.take()
+            reader.position = following.end()
+        elif reader.peek().text == ",":
+            reader.next_token()
 
 
-def _order(known: list[str], given: list[str]) -> list[int]:
-    """Where the values of a row with `given` columns stand; empty when they stand in the order that is known."""
-    if not given or given == known:
+def _order(columns: list[str], row_columns: list[str]) -> list[int]:
+    """Positions, in a row with `row_columns`, of the values of `columns`, which new names extend; empty when the order
+    is the same."""
+    if not row_columns or row_columns == columns:
         return []
-    known.extend(name for name in given if name not in known)
-    places = {name: number for number, name in enumerate(given)}
-    return [places.get(name, len(given)) for name in known]
+    columns.extend(name for name in row_columns if name not in columns)
+    positions = {name: number for number, name in enumerate(row_columns)}
+    return [positions.get(name, len(row_columns)) for name in columns]
 
 
 def _simple_row(reader: _Reader) -> list[Any] | None:
-    """A row of plain literals, after its opening bracket; None for any other, of which nothing is taken."""
-    literals, text, place = _LITERALS[reader.mysql], reader.text, reader.place
+    """A row of plain literals, after its opening bracket; None, with nothing consumed, for any other row."""
+    literals, text, position = _LITERALS[reader.mysql], reader.text, reader.position
     values: list[Any] = []
-    while match := literals.match(text, place):
+    while match := literals.match(text, position):
         string, number, word, end = match.groups()
         if string is not None:
             simple = "\\" not in string and string[0] == "'"
             values.append(string[1:-1].replace("''", "'") if simple else _string(string, reader.mysql))
         else:
             values.append(_number(number) if number is not None else _WORDS[word.lower()])
-        place = match.end()
+        position = match.end()
         if end == ")":
-            reader.place = place
+            reader.position = position
             return values
     return None
 
 
 def _row(reader: _Reader) -> list[Any]:
-    opened = _OPENED.match(reader.text, reader.place)
+    opened = _OPENED.match(reader.text, reader.position)
     if opened:
-        reader.place = opened.end()
+        reader.position = opened.end()
     else:
-        reader.must()
+        reader.expect()
     if (simple := _simple_row(reader)) is not None:
         return simple
     values: list[Any] = []
     parts: list[_Token] = []
-    start, depth = reader.place, 0
+    start, depth = reader.position, 0
     while True:
-        token = reader.must()
+        token = reader.expect()
         if depth == 0 and token.text in (",", ")") and token.kind == "sign":
             values.append(_value(parts, reader.text[start : token.start], reader.mysql))
             if token.text == ")":
                 return values
-            parts, start = [], reader.place
+            parts, start = [], reader.position
             continue
         if token.kind == "sign":
             depth += (token.text == "(") - (token.text == ")")
         parts.append(token)
 
 
-def _value(parts: list[_Token], written: str, mysql: bool) -> Any:
-    """A literal's value; an expression as it is written. A cast (`'x'::text`) is its literal."""
+def _value(parts: list[_Token], source: str, mysql: bool) -> Any:
+    """A literal's value; an expression as its source. A cast (`'x'::text`) is its literal."""
     if not parts:
         return None
     first = parts[0]
     if len(parts) > 1 and parts[1].text != ":":
-        return written.strip()
+        return source.strip()
     if first.kind == "string":
         return _string(first.text, mysql)
     if first.kind == "bytes":
@@ -301,8 +304,8 @@ def _value(parts: list[_Token], written: str, mysql: bool) -> Any:
     if first.kind == "number":
         return _number(first.text)
     if first.kind == "word":
-        return _WORDS.get(first.text.lower(), written.strip())
-    return written.strip()
+        return _WORDS.get(first.text.lower(), source.strip())
+    return source.strip()
 
 
 def _number(literal: str) -> Any:
@@ -333,7 +336,7 @@ def _copy(reader: _Reader, dump: Dump) -> None:
     """`COPY table (columns) FROM stdin;` and its lines up to `\\.`."""
     table, columns = reader.name(), reader.names()
     words = []
-    while (token := reader.must()).text != ";":
+    while (token := reader.expect()).text != ";":
         words.append(token.text.lower())
     reader.ended = True
     if words[:2] != ["from", "stdin"]:
@@ -341,7 +344,7 @@ def _copy(reader: _Reader, dump: Dump) -> None:
         return
     if columns:
         dump.columns.setdefault(table, columns)
-    reader.place = reader.line_end()
+    reader.position = reader.line_end()
     for line in _copy_lines(reader):
         values = line.split("\t")
         row = [_copied(value) for value in values] if "\\" in line else values
@@ -349,10 +352,10 @@ def _copy(reader: _Reader, dump: Dump) -> None:
 
 
 def _copy_lines(reader: _Reader) -> Iterator[str]:
-    while reader.place < len(reader.text):
+    while reader.position < len(reader.text):
         end = reader.line_end()
-        line = reader.text[reader.place : end].rstrip("\r\n")
-        reader.place = end
+        line = reader.text[reader.position : end].rstrip("\r\n")
+        reader.position = end
         if line == "\\.":
             return
         yield line
@@ -367,16 +370,16 @@ def _copied(value: str) -> str | None:
 
 def _create(reader: _Reader, dump: Dump) -> None:
     """The column names of a table, for INSERTs that do not name them."""
-    while reader.look().text.lower() in ("if", "not", "exists"):
-        reader.take()
+    while reader.peek().text.lower() in ("if", "not", "exists"):
+        reader.next_token()
     table = reader.name()
-    if reader.look().text != "(":
+    if reader.peek().text != "(":
         return
-    reader.take()
+    reader.next_token()
     columns: list[str] = []
     first, depth = True, 0
     while depth >= 0:
-        token = reader.must()
+        token = reader.expect()
         if first and depth == 0 and token.text.lower() not in _NO_COLUMN and token.kind in ("word", "quoted", "string"):
             columns.append(_unquoted(token))
         first = token.text == "," and depth == 0

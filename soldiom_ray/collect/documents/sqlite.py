@@ -1,5 +1,5 @@
-"""SQLite files, read in a copy in memory: the rows of every table. Nothing in the file is run: no view, no trigger, no
-virtual table, no extension."""
+"""SQLite files, read as a copy in memory: the rows of every table. Nothing in the file is run: no view, trigger,
+virtual table or extension."""
 
 import sqlite3
 from typing import Any
@@ -27,32 +27,32 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The rows of all tables. Tables whose pages are damaged are counted in `bad_tables`, the others still read."""
     connection = sqlite3.connect(":memory:")
     try:
-        connection.text_factory = cell_value_of_text
-        # A file in WAL mode does not open in memory; bytes 18 and 19 of the header say so (sqlite.org/fileformat.html).
+        connection.text_factory = _text_value
+        # A file in WAL mode does not open in memory; header bytes 18 and 19 name it (sqlite.org/fileformat.html).
         connection.deserialize(data[:18] + b"\1\1" + data[20:])
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA query_only = ON")
         names = _tables(connection)
-        tables, bad = [], 0
+        tables, failed = [], 0
         for table in names:
             try:
                 tables.append(_read(connection, table))
             except (sqlite3.DatabaseError, OverflowError):
-                bad += 1
+                failed += 1
     except (sqlite3.Error, OverflowError, ValueError) as error:
         raise SkippedError("damaged", f"an SQLite file that does not open ({type(error).__name__})") from error
     finally:
         connection.close()
     filled = [table for table in tables if table.rows]
     if not filled:
-        why = f"{bad} tables do not open" if bad else f"{len(names)} tables, none of them with a row"
-        raise SkippedError("damaged" if bad else "empty", why)
-    told = {"tables": len(filled)} | ({"bad_tables": bad} if bad else {})
-    return tables_texts(filled, options.columns, told)
+        why = f"{failed} tables do not open" if failed else f"{len(names)} tables, none of them with a row"
+        raise SkippedError("damaged" if failed else "empty", why)
+    metadata = {"tables": len(filled)} | ({"bad_tables": failed} if failed else {})
+    return tables_texts(filled, options.columns, metadata)
 
 
-def cell_value_of_text(raw: bytes) -> Any:
-    """A text of the database; not all of them are UTF-8, whatever the file says."""
+def _text_value(raw: bytes) -> Any:
+    """A text value; not all are UTF-8, whatever the file declares."""
     return cell_value(raw)
 
 

@@ -1,4 +1,4 @@
-"""CSV and its relatives: rows with a text of their own are texts, other tables are written out field by field."""
+"""CSV and similar tables with a header line."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ _END = "\x1eend of the table\x1e"
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """Rows of a table with a header line. Rows that are too short or too long are kept and counted in `ragged_rows`,
-    quotes that are never closed in `unclosed_quotes`."""
-    read = read_text(data)
-    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(read.text)
+    """The rows as texts. Rows that are too short or too long are read, and counted in `ragged_rows`; quotes that are
+    never closed in `unclosed_quotes`."""
+    decoded = read_text(data)
+    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(decoded.text)
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     faults: dict[str, int] = {}
     try:
-        lines = [line for line in _lines(read.text, delimiter, faults) if any(cell.strip() for cell in line)]
+        lines = [line for line in _lines(decoded.text, delimiter, faults) if any(cell.strip() for cell in line)]
     except csv.Error as error:
         if "field limit" in str(error):
             why = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
@@ -32,30 +32,32 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     if len(lines) < 2:
         raise SkippedError("empty", "a header without rows")
     ragged = sum(len(line) != len(lines[0]) for line in lines[1:])
-    told: dict[str, Any] = {"delimiter": delimiter} | ({"ragged_rows": ragged} if ragged else {}) | faults | read.told
+    metadata: dict[str, Any] = (
+        {"delimiter": delimiter} | ({"ragged_rows": ragged} if ragged else {}) | faults | decoded.metadata
+    )
     header = header_names(lines[0], max(map(len, lines)))
-    return table_texts(Table("", header, lines[1:]), options.columns, told)
+    return table_texts(Table("", header, lines[1:]), options.columns, metadata)
 
 
 def _lines(text: str, delimiter: str, faults: dict[str, int]) -> Iterator[list[str]]:
-    """The table's lines. The csv module takes a quote that is never closed for a field that goes on to the end; from
-    there on the lines are read again with the quote as a plain sign."""
+    """The table's lines. For the csv module a quote that is never closed begins a field that extends to the end; from
+    there on the lines are read again with the quote as a plain character."""
     reader = csv.reader(itertools.chain(io.StringIO(text, newline=""), (_END,)), delimiter=delimiter)
-    read = 0
+    lines_read = 0
     for line in reader:
         if line == [_END]:
             return
         if line and line[-1].endswith(_END):
             faults["unclosed_quotes"] = 1
-            rest = itertools.islice(io.StringIO(text, newline=""), read, None)
+            rest = itertools.islice(io.StringIO(text, newline=""), lines_read, None)
             yield from csv.reader(rest, delimiter=delimiter, quoting=csv.QUOTE_NONE)
             return
-        read = reader.line_num
+        lines_read = reader.line_num
         yield line
 
 
 def _delimiter(text: str) -> str:
-    """The one of the four usual signs that cuts the first lines into the most equal rows."""
+    """The delimiter of the four usual ones that splits the first lines into the most uniform rows."""
     sample = text[: 1 << 16].splitlines()[:50]
     if len(text) > 1 << 16 and len(sample) > 1:
         sample.pop()

@@ -1,4 +1,4 @@
-"""Workbooks (XLSX, XLSM, XLSB, XLS, ODS) through calamine: the values that the cells show last, without formulas."""
+"""Workbooks (XLSX, XLSM, XLSB, XLS, ODS) through calamine: the cached values of the cells, without formulas."""
 
 import datetime
 import io
@@ -20,12 +20,12 @@ from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import OLE_MAGIC
 
 MAX_CELLS = 20_000_000
-"""Of one sheet, blank ones between others included: calamine holds a sheet as a full rectangle, 32 bytes a cell."""
+"""Cells of one sheet, blank ones included: calamine holds a sheet as a full rectangle, 32 bytes a cell."""
 _CORNER = re.compile(rb'<c\b[^>]{0,200}?\br="([A-Z]{1,3})([0-9]{1,7})"')
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """Every sheet that holds something: a table where its first row names the columns, else its rows as lines."""
+    """Every sheet that is not blank: as a table where its first row names the columns, else its rows as lines."""
     import python_calamine
 
     if data.startswith(OLE_MAGIC):
@@ -44,14 +44,14 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         if type(error).__name__ != "PanicException":
             raise
         raise SkippedError("damaged", "a workbook whose structure contradicts itself") from error
-    tables, texts, told = [], [], {"sheets": len(sheets)}
+    tables, texts, metadata = [], [], {"sheets": len(sheets)}
     for name, rows in sheets.items():
-        shown = name if len(sheets) > 1 else ""
+        table_name = name if len(sheets) > 1 else ""
         if len(rows) > 1 and looks_like_header(rows[0]):
-            tables.append(Table(shown, header_names(rows[0], max(map(len, rows))), rows[1:]))
+            tables.append(Table(table_name, header_names(rows[0], max(map(len, rows))), rows[1:]))
         else:
-            texts += lines_texts(shown, rows, told)
-    return tables_texts(tables, options.columns, told) + texts
+            texts += lines_texts(table_name, rows, metadata)
+    return tables_texts(tables, options.columns, metadata) + texts
 
 
 def _rows(workbook: Any, name: str) -> list[list[Any]]:
@@ -74,7 +74,7 @@ def _cell(value: Any) -> Any:
 
 
 def _check_extent(data: bytes) -> None:
-    """No sheet reaches so far out that its rectangle fills the memory. Raises SkippedError: too_large."""
+    """Check that no sheet extends so far that its rectangle fills the memory. Raises SkippedError: too_large."""
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         for part in archive.namelist():
             if part.startswith("xl/worksheets/") and part.endswith(".xml"):

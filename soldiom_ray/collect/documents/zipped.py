@@ -1,4 +1,4 @@
-"""Zip containers: what kind of file one is, and its members within limits on size, ratio and count."""
+"""Zip containers: their family, and their members within limits on size, ratio and count."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ MAX_UNPACKED_BYTES = 400 << 20
 MAX_RATIO = 200
 MAX_MEMBERS = 100_000
 BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, EOFError, KeyError)
-"""What a damaged archive makes the standard library raise."""
+"""Exceptions that the standard library raises on a damaged archive."""
 
 _ENTITY = re.compile(rb"<!ENTITY|<\0!\0E\0N\0T\0I\0T\0Y|\0<\0!\0E\0N\0T\0I\0T\0Y")
 
@@ -31,8 +31,8 @@ def family_of(data: bytes) -> str:
 
 
 def open_zip(data: bytes) -> zipfile.ZipFile:
-    """The archive, once its directory says that it unpacks to a bearable size. Python reads no member beyond the size
-    that the directory says. Raises SkippedError: damaged, too_large."""
+    """The archive, after a check that the sizes in its directory are within limits; Python reads no member beyond the
+    size stated there. Raises SkippedError: damaged, too_large."""
     try:
         archive = zipfile.ZipFile(io.BytesIO(data))
     except BROKEN as error:
@@ -57,8 +57,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def check_office_file(data: bytes) -> None:
-    """Every part of an office file unpacks, and none declares XML entities, which the formats never need and which read
-    other files or grow without bound. Raises SkippedError: damaged, too_large, encrypted, unsafe_xml."""
+    """Check that every part of an office file unpacks and none declares XML entities, which the formats never need and
+    which can read other files or grow without bound. Raises SkippedError: damaged, too_large, encrypted, unsafe_xml."""
     with open_zip(data) as archive:
         for member in archive.infolist():
             content = read_member(archive, member.filename)
