@@ -1,15 +1,12 @@
 """A few verbs over a local folder or an S3 bucket; the only user of boto3.
 
 Keys are relative paths with `/`. A write is whole or does not happen. With an encryption key every object is sealed
-with AES-256-GCM in chunks bound to the object's key, its position and its end, so that swapped, changed or shortened
-objects are refused (the STREAM construction, Hoang, Reyhanitabar, Rogaway, Vizar 2015). An object without a seal is
-read as it is, with a key too: it was written before there was one (see docs/settings.md).
+(see `sealing`). An object without a seal is read as it is, with a key too: it was written before there was one (see
+docs/settings.md).
 """
 
-import base64
 import errno
 import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -20,12 +17,9 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
-from soldiom_ray.errors import DamagedError, InputError, NotFoundError, StorageFullError, UnavailableError
+from soldiom_ray.errors import InputError, NotFoundError, StorageFullError, UnavailableError
+from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, seal, unseal
 from soldiom_ray.settings import Settings
-
-CHUNK_BYTES = 1 << 20
-MAGIC = b"SLDM1\0"
-TAG_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +68,7 @@ class Storage:
         size = self.backend.size(key)
         if size is None or size < len(data):
             chunks = (data,)
-            sealed = _seal(chunks, key, self.encryption_key) if self.encryption_key else chunks
+            sealed = seal(chunks, key, self.encryption_key) if self.encryption_key else chunks
             self.backend.write(key, sealed, durable=False)
 
     def write_stream(self, key: str, chunks: Iterable[bytes]) -> StoredContent:
@@ -89,7 +83,7 @@ class Storage:
                 size += len(chunk)
                 yield chunk
 
-        sealed = _seal(hashed(), key, self.encryption_key) if self.encryption_key else hashed()
+        sealed = seal(hashed(), key, self.encryption_key) if self.encryption_key else hashed()
         self.backend.write(key, sealed, durable=True)
         return StoredContent(size, digest.hexdigest())
 
@@ -108,7 +102,7 @@ class Storage:
         with self.backend.open(key) as file:
             head = file.read(len(MAGIC))
             if head == MAGIC:
-                yield from _unseal(file, key, self.encryption_key)
+                yield from unseal(file, key, self.encryption_key)
             else:
                 if head:
                     yield head
@@ -328,100 +322,9 @@ def raw_key(sha256: str) -> str:
     return f"raw/sha256/{sha256[:2]}/{sha256}"
 
 
-SEALED_PREFIX = "sealed:"
-"""How a sealed text in the database starts."""
-
-
-def seal_text(text: str, name: str, encryption_key: bytes | None) -> str:
-    """A text as it may stand in a database: sealed and bound to `name` when there is a key, else as it is."""
-    if encryption_key is None:
-        return text
-    return SEALED_PREFIX + base64.b64encode(b"".join(_seal((text.encode(),), name, encryption_key))).decode()
-
-
-def open_text(text: str, name: str, encryption_key: bytes | None) -> str:
-    """The text that `seal_text` sealed, or one that never was. DamagedError when it was changed or moved, or the key is
-    another one."""
-    if not text.startswith(SEALED_PREFIX) or not (data := _sealed_bytes(text)).startswith(MAGIC):
-        return text
-    file = io.BytesIO(data)
-    file.seek(len(MAGIC))
-    return b"".join(_unseal(file, name, encryption_key)).decode()
-
-
-def _sealed_bytes(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.removeprefix(SEALED_PREFIX), validate=True)
-    except ValueError:
-        return b""
-
-
 def _check_key(key: str) -> None:
     parts = key.split("/")
     if not key or any(part in ("", ".", "..") for part in parts) or "\0" in key:
         raise InputError(
             f"Storage key {key!r} is not a plain relative path.", remedy="use names without '..' or empty parts"
         )
-
-
-def _seal(chunks: Iterable[bytes], key: str, secret: bytes) -> Iterator[bytes]:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    cipher, nonce_prefix = AESGCM(secret), os.urandom(7)
-    yield MAGIC + nonce_prefix
-    index, held_back = 0, b""  # the last chunk is sealed as such, so each one waits for the next
-    for chunk in _rechunk(chunks):
-        if held_back:
-            yield cipher.encrypt(_nonce(nonce_prefix, index, False), held_back, key.encode())
-            index += 1
-        held_back = chunk
-    yield cipher.encrypt(_nonce(nonce_prefix, index, True), held_back, key.encode())
-
-
-def _unseal(file: IO[bytes], key: str, secret: bytes | None) -> Iterator[bytes]:
-    from cryptography.exceptions import InvalidTag
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
-    if secret is None:
-        raise InputError(
-            f"Object {key!r} is encrypted and no key is set.",
-            remedy="set SOLDIOM_ENCRYPTION_KEY to the key it was written with",
-        )
-    cipher, nonce_prefix = AESGCM(secret), file.read(7)
-    index, chunk = 0, _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
-    while True:
-        following = _read_exactly(file, CHUNK_BYTES + TAG_BYTES)
-        try:
-            yield cipher.decrypt(_nonce(nonce_prefix, index, not following), chunk, key.encode())
-        except InvalidTag as error:
-            raise DamagedError(
-                f"Object {key!r} does not open: it was changed, moved or cut short, or the key is another one.",
-                remedy="restore it from a copy, or set the SOLDIOM_ENCRYPTION_KEY it was written with",
-            ) from error
-        if not following:
-            return
-        index, chunk = index + 1, following
-
-
-def _nonce(prefix: bytes, index: int, last: bool) -> bytes:
-    return prefix + index.to_bytes(4, "big") + (b"\1" if last else b"\0")
-
-
-def _rechunk(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in chunks of CHUNK_BYTES, the last one shorter."""
-    buffer = bytearray()
-    for chunk in chunks:
-        buffer += chunk
-        while len(buffer) >= CHUNK_BYTES:
-            yield bytes(buffer[:CHUNK_BYTES])
-            del buffer[:CHUNK_BYTES]
-    if buffer:
-        yield bytes(buffer)
-
-
-def _read_exactly(file: IO[bytes], count: int) -> bytes:
-    parts: list[bytes] = []
-    while count and (part := file.read(count)):
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)

@@ -20,7 +20,7 @@ from soldiom_ray.db import documents
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.db.tables import CollectedDocument
 from soldiom_ray.domains.schema import FilesSource, LocalSource
-from soldiom_ray.storage import MAGIC
+from soldiom_ray.sealing import MAGIC
 
 KEY = "0123456789abcdef" * 4
 SECRET = b"The defendant lives at 12 Elm Street."

@@ -15,6 +15,7 @@ ROWS = {
     "records": 1,
     "settings": 1,
     "logs": 1,
+    "sealing": 1,
     "storage": 2,
     "compute": 2,
     "actors": 2,

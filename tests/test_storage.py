@@ -14,7 +14,8 @@ from conftest import ROOT, free_port
 from moto.server import ThreadedMotoServer
 
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError, UnavailableError
-from soldiom_ray.storage import CHUNK_BYTES, FolderBackend, S3Backend, Storage, open_text, seal_text
+from soldiom_ray.sealing import CHUNK_BYTES, seal_text, unseal_text
+from soldiom_ray.storage import FolderBackend, S3Backend, Storage
 
 KEY = bytes(range(32))
 
@@ -155,16 +156,16 @@ def test_an_absent_bucket_and_an_absent_server_are_clear_errors(s3: str) -> None
 def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
     for text in ("", "ünï " * 5000, "sealed:not really", "sealed:aGVsbG8="):
         sealed = seal_text(text, "rows/1", KEY)
-        assert sealed.startswith("sealed:") and open_text(sealed, "rows/1", KEY) == text
-        assert seal_text(text, "rows/1", None) == text == open_text(text, "rows/1", KEY)
+        assert sealed.startswith("sealed:") and unseal_text(sealed, "rows/1", KEY) == text
+        assert seal_text(text, "rows/1", None) == text == unseal_text(text, "rows/1", KEY)
     sealed = seal_text("private", "rows/1", KEY)
     assert "private" not in sealed
     with pytest.raises(DamagedError):
-        open_text(sealed, "rows/2", KEY)
+        unseal_text(sealed, "rows/2", KEY)
     with pytest.raises(DamagedError):
-        open_text(sealed, "rows/1", KEY[::-1])
+        unseal_text(sealed, "rows/1", KEY[::-1])
     with pytest.raises(InputError, match="rows/1"):
-        open_text(sealed, "rows/1", None)
+        unseal_text(sealed, "rows/1", None)
 
 
 def test_bytes_are_kept_once_and_again_where_a_power_cut_left_less(storage: Storage) -> None:

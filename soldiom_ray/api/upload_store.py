@@ -15,8 +15,9 @@ from sqlalchemy.orm import Session
 from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import StorageFullError
+from soldiom_ray.sealing import CHUNK_BYTES
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import CHUNK_BYTES, Storage, open_storage, raw_key
+from soldiom_ray.storage import Storage, open_storage, raw_key
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,9 @@ from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SUPPORTED
 from soldiom_ray.domains.schema import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import Document
+from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import Storage, open_storage, open_text
+from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
 BYTES_PER_TASK = 64 << 20
@@ -254,7 +255,9 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
                     f"input/{name}",
                     None,
                     row.content if stored else "",
-                    None if stored else open_text(row.content, f"user_inputs/{name}", context.settings.encryption_key),
+                    None
+                    if stored
+                    else unseal_text(row.content, f"user_inputs/{name}", context.settings.encryption_key),
                     metadata,
                 )
             )

@@ -23,8 +23,8 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, Recipe, UrlSource
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import new_id
+from soldiom_ray.sealing import seal_text
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import seal_text
 
 router = APIRouter(route_class=GuardedRoute, tags=["collect"])
 Idempotency = Annotated[str | None, Header(max_length=255)]
