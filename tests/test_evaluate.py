@@ -14,7 +14,7 @@ from soldiom_ray.domains.schema import Evaluate, Gate
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.evaluate.compare import compare, paired_bootstrap
-from soldiom_ray.evaluate.gates import judge
+from soldiom_ray.evaluate.gates import apply_gate
 from soldiom_ray.evaluate.metrics import DocumentSums
 from soldiom_ray.evaluate.score import choose_blocks, held_out_rows
 from soldiom_ray.models.load import load_model, load_tokenizer
@@ -228,7 +228,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
 
 def test_too_few_documents_never_pass_the_gate() -> None:
     result = compare(sums([3.0], [2.0]), resamples=200, confidence=0.95, seed=1)
-    gate = judge(result, metric="loss", beat="base", confidence=0.95)
+    gate = apply_gate(result, metric="loss", beat="base", confidence=0.95)
     assert not gate["passed"] and "only 1 held-out document" in gate["verdict"]
 
 
@@ -236,7 +236,7 @@ def test_a_difference_that_may_be_chance_does_not_pass() -> None:
     random = np.random.default_rng(3)
     base = random.normal(3.0, 0.1, 30)
     result = compare(sums(base, base + random.normal(0, 0.2, 30)), resamples=500, confidence=0.95, seed=1)
-    gate = judge(result, metric="loss", beat="base", confidence=0.95)
+    gate = apply_gate(result, metric="loss", beat="base", confidence=0.95)
     assert not gate["passed"] and "includes zero" in gate["verdict"]
 
 

@@ -318,7 +318,7 @@ def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
 def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_path: Path) -> None:
     import numpy as np
 
-    from soldiom_ray.evaluate.score_samples import _input
+    from soldiom_ray.evaluate.score_samples import _model_inputs
     from soldiom_ray.models.load import load_tokenizer
     from soldiom_ray.train.tasks import task_of
 
@@ -330,5 +330,5 @@ def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_pat
     with task.open(context.artifacts, tokens, 12, tokenizer) as (_, held_out):
         ids, mask, _ = held_out.batch(np.arange(len(held_out)))
     test = [{"text": row["text"], "image": None} for row in context.artifacts.rows(dataset, "test/")]
-    given = _input(tokenizer, test, 12)
+    given = _model_inputs(tokenizer, test, 12)
     assert (given["input_ids"].numpy() == ids).all() and (given["attention_mask"].numpy() == mask).all()

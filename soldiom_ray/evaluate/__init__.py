@@ -9,7 +9,7 @@ STAGE_VERSION = 1
 
 
 def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Manifest:
-    """Score a run's model and its base on the dataset's `test` split, and judge the difference.
+    """Score a run's model and its base on the dataset's `test` split, and apply the gate to the difference.
 
     The scores artifact holds `scores.json` (every number, down to sums per document) and `report.md`. Raises
     InputError when the dataset holds nothing for testing, or when base and tuned model do not share a tokenizer.
@@ -25,32 +25,38 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
         return done
 
     from soldiom_ray.evaluate.compare import compare
-    from soldiom_ray.evaluate.gates import judge
+    from soldiom_ray.evaluate.gates import apply_gate
     from soldiom_ray.evaluate.report import scores_json, write_report
-    from soldiom_ray.evaluate.work import measure
+    from soldiom_ray.evaluate.scoring_task import score_models
 
-    measurement = measure(context, run, dataset, declared)
+    measurement = score_models(context, run, dataset, declared)
     context.report(0.95, "comparing")
-    compared = compare(
+    comparison = compare(
         measurement.documents, resamples=declared.resamples, confidence=declared.gate.confidence, seed=declared.seed
     )
-    gate = judge(compared, metric=declared.gate.metric, beat=declared.gate.beat, confidence=declared.gate.confidence)
+    gate = apply_gate(
+        comparison, metric=declared.gate.metric, beat=declared.gate.beat, confidence=declared.gate.confidence
+    )
     shown = tuple(dict.fromkeys((*declared.metrics, declared.gate.metric)))
-    draft.write("scores.json", scores_json(measurement, compared, gate, shown, declared))
-    draft.write("report.md", write_report(measurement, compared, gate, shown, declared, run, dataset).encode())
+    draft.write("scores.json", scores_json(measurement, comparison, gate, shown, declared))
+    draft.write("report.md", write_report(measurement, comparison, gate, shown, declared, run, dataset).encode())
     context.report(1.0, gate["verdict"])
     return draft.commit(
-        counts={"tokens": measurement.tokens, "documents": len(measurement.documents), "groups": len(compared.groups)},
+        counts={
+            "tokens": measurement.tokens,
+            "documents": len(measurement.documents),
+            "groups": len(comparison.groups),
+        },
         details={
             "run": run.id,
             "dataset": dataset.id,
             "base_model": measurement.base,
-            "base": {name: compared.base[name] for name in shown},
-            "tuned": {name: compared.tuned[name] for name in shown},
-            "difference": {name: compared.difference[name].as_dict() for name in shown},
+            "base": {name: comparison.base[name] for name in shown},
+            "tuned": {name: comparison.tuned[name] for name in shown},
+            "difference": {name: comparison.difference[name].as_dict() for name in shown},
             "tokens": measurement.tokens,
             "documents": len(measurement.documents),
-            "groups": len(compared.groups),
+            "groups": len(comparison.groups),
             "gate": gate,
         },
     )

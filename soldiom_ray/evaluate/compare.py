@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-DRAWN_AT_ONCE = 4_000_000
+MAX_DRAWN_CELLS = 4_000_000
 """Cells of the matrix of draws held in memory at a time (32 MB)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Tuned minus base: the value on all documents, and the percentile interval of the resamples."""
+    """Tuned minus base, in the metric's unit: the value on all documents, and the percentile interval of the
+    resamples."""
 
     mean: float
     low: float
@@ -38,8 +39,9 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
-    """Both models' metrics, their differences, and the same per group. `over_groups` is empty with one group."""
+class Comparison:
+    """Both models' metrics, their differences, and the same for each group. `difference` resamples documents,
+    `over_groups` whole groups; that is empty with one group."""
 
     base: dict[str, float]
     tuned: dict[str, float]
@@ -49,7 +51,7 @@ class Compared:
     groups: list[dict[str, Any]] = field(default_factory=list)
 
 
-def compare(documents: Sequence[DocumentSums], *, resamples: int, confidence: float, seed: int) -> Compared:
+def compare(documents: Sequence[DocumentSums], *, resamples: int, confidence: float, seed: int) -> Comparison:
     """Compare two models from their sums per document (at least one document)."""
     import numpy as np
 
@@ -59,12 +61,14 @@ def compare(documents: Sequence[DocumentSums], *, resamples: int, confidence: fl
     by_group = np.zeros((len(groups), sums.shape[1]))
     np.add.at(by_group, members, sums)
     base, tuned, _ = _differences(sums.sum(axis=0)[None, :])
-    over = paired_bootstrap(by_group, resamples=resamples, confidence=confidence, seed=seed) if len(groups) > 1 else {}
-    return Compared(
+    over_groups = (
+        paired_bootstrap(by_group, resamples=resamples, confidence=confidence, seed=seed) if len(groups) > 1 else {}
+    )
+    return Comparison(
         base={name: float(value[0]) for name, value in base.items()},
         tuned={name: float(value[0]) for name, value in tuned.items()},
         difference=paired_bootstrap(sums, resamples=resamples, confidence=confidence, seed=seed),
-        over_groups=over,
+        over_groups=over_groups,
         documents=len(documents),
         groups=_per_group(groups.tolist(), by_group, np.bincount(members).tolist()),
     )
@@ -73,14 +77,14 @@ def compare(documents: Sequence[DocumentSums], *, resamples: int, confidence: fl
 def paired_bootstrap(sums: "Numbers", *, resamples: int, confidence: float, seed: int) -> dict[str, Interval]:
     """Percentile intervals of tuned minus base for every metric.
 
-    `sums` is [units, 5]: tokens, base loss, base correct, tuned loss, tuned correct. Rows are what is drawn.
+    `sums` is [units, 5] in float64: tokens, base loss, base correct, tuned loss, tuned correct. Rows are drawn.
     """
     import numpy as np
 
     random = np.random.default_rng(seed)
     units = len(sums)
     chance = np.full(units, 1.0 / units)
-    rows_at_once = max(1, DRAWN_AT_ONCE // units)
+    rows_at_once = max(1, MAX_DRAWN_CELLS // units)
     drawn = np.concatenate(
         [
             random.multinomial(units, chance, size=min(rows_at_once, resamples - start)).astype(np.float64) @ sums
@@ -98,6 +102,7 @@ def paired_bootstrap(sums: "Numbers", *, resamples: int, confidence: float, seed
 
 
 def _matrix(documents: Sequence[DocumentSums]) -> "Numbers":
+    """The documents' sums as `paired_bootstrap` takes them, [documents, 5]."""
     import numpy as np
 
     rows = [(d.tokens, d.base_loss, d.base_correct, d.tuned_loss, d.tuned_correct) for d in documents]
@@ -105,6 +110,7 @@ def _matrix(documents: Sequence[DocumentSums]) -> "Numbers":
 
 
 def _differences(sums: "Numbers") -> "tuple[dict[str, Numbers], dict[str, Numbers], dict[str, Numbers]]":
+    """(base, tuned, tuned minus base) by metric, each [rows], from sums [rows, 5]."""
     tokens, base_loss, base_correct, tuned_loss, tuned_correct = sums.T
     base = metrics_of(base_loss, base_correct, tokens)
     tuned = metrics_of(tuned_loss, tuned_correct, tokens)

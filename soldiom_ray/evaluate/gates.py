@@ -2,29 +2,29 @@
 
 from typing import Any
 
-from soldiom_ray.evaluate.compare import Compared
+from soldiom_ray.evaluate.compare import Comparison
 from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
 
-FEWEST_DOCUMENTS = 5
+MIN_DOCUMENTS = 5
 """Below this a percentile bootstrap says nothing: with one document its interval has no width at all."""
 
 
-def judge(compared: Compared, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
-    """{metric, passed, verdict, ...}; the verdict is one sentence for people."""
-    interval = compared.difference[metric]
-    before, after = compared.base[metric], compared.tuned[metric]
+def apply_gate(comparison: Comparison, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
+    """{metric, passed, verdict, beat, confidence, difference}; the verdict is one sentence for people."""
+    interval = comparison.difference[metric]
+    base, tuned = comparison.base[metric], comparison.tuned[metric]
     percent = f"{100 * confidence:g} %"
     numbers = (
-        f"{metric} {before:.4f} -> {after:.4f} ({UNITS[metric]}), difference {interval.mean:+.4f},"
+        f"{metric} {base:.4f} -> {tuned:.4f} ({UNITS[metric]}), difference {interval.mean:+.4f},"
         f" {percent} interval {interval}"
     )
     better = interval.high < 0 if LOWER_IS_BETTER[metric] else interval.low > 0
     worse = interval.low > 0 if LOWER_IS_BETTER[metric] else interval.high < 0
-    if compared.documents < FEWEST_DOCUMENTS:
+    if comparison.documents < MIN_DOCUMENTS:
         passed = False
         verdict = (
-            f"Not passed: only {compared.documents} held-out document(s), at least {FEWEST_DOCUMENTS} are needed for an"
-            f" interval ({metric} {before:.4f} -> {after:.4f})."
+            f"Not passed: only {comparison.documents} held-out document(s), at least {MIN_DOCUMENTS} are needed for an"
+            f" interval ({metric} {base:.4f} -> {tuned:.4f})."
         )
     elif better:
         passed, verdict = True, f"Passed: the tuned model beats its {beat} on held-out data: {numbers}."

@@ -1,5 +1,5 @@
-"""What scoring gives, whatever is scored: sums of both models per document; and what a model without a base is compared
-with."""
+"""The result of scoring, whatever the task: both models' sums per document; and the baselines that stand in for a base
+model."""
 
 import hashlib
 from dataclasses import dataclass
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from soldiom_ray.evaluate.metrics import DocumentSums
 
 UNIFORM = "uniform"
-"""Baseline of a model trained from random weights, which has no base: a guess, every token equally likely."""
+"""Baseline of a model trained from random weights, which has no base: every token is equally likely."""
 
 PRIOR = "label frequencies"
-"""Baseline of a classification: its base model knows nothing of the labels."""
+"""Baseline of a classification, whose base model does not know the labels: their frequencies in the training split."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Sums per document for both models, and a few texts continued by both."""
+    """Sums per document for both models, and a few prompts completed by both. `tokens` are predicted tokens of all
+    documents, `block_tokens` the longest that were scored together; `base` names the base model or baseline."""
 
     documents: list[DocumentSums]
     completions: list[dict[str, str]]

@@ -1,4 +1,4 @@
-"""What is counted per text and what the counts say, for one sample or for many resamples at once."""
+"""Sums per document, and the metrics that follow from them, for one sample or for many resamples at once."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,14 +10,15 @@ if TYPE_CHECKING:
     Numbers = NDArray[np.float64]
 
 LOWER_IS_BETTER = {"loss": True, "perplexity": True, "token_accuracy": False}
-"""Every metric we know, and which side of zero is an improvement."""
+"""Every metric, and whether a negative difference is an improvement."""
 
 UNITS = {"loss": "nats per token", "perplexity": "exp(loss)", "token_accuracy": "share of next tokens predicted"}
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentSums:
-    """What both models did on the same tokens of one held-out document. `loss` sums are in nats."""
+    """Both models' sums over the same `tokens` predicted tokens of one held-out document; losses are in nats, `correct`
+    counts tokens that were the likeliest."""
 
     id: str
     group: str
@@ -29,7 +30,7 @@ class DocumentSums:
 
 
 def metrics_of(loss: "Numbers", correct: "Numbers", tokens: "Numbers") -> "dict[str, Numbers]":
-    """All metrics from sums, elementwise: a mean over tokens, so long documents weigh more than short ones."""
+    """All metrics from sums of any one shape, elementwise: means over tokens, so long documents weigh more."""
     import numpy as np
 
     mean = loss / tokens

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.evaluate.compare import Compared
+from soldiom_ray.evaluate.compare import Comparison
 from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement
 from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
 from soldiom_ray.evaluate.score import PROMPT_TOKENS
@@ -17,18 +17,18 @@ FEW_GROUPS = 10
 
 
 def scores_json(
-    measurement: Measurement, compared: Compared, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
+    measurement: Measurement, comparison: Comparison, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
 ) -> bytes:
     """Everything that was counted, down to each document."""
     content = {
         "metrics": list(shown),
         "base_model": measurement.base,
-        "base": compared.base,
-        "tuned": compared.tuned,
-        "difference": {name: interval.as_dict() for name, interval in compared.difference.items()},
-        "difference_over_groups": {name: interval.as_dict() for name, interval in compared.over_groups.items()},
+        "base": comparison.base,
+        "tuned": comparison.tuned,
+        "difference": {name: interval.as_dict() for name, interval in comparison.difference.items()},
+        "difference_over_groups": {name: interval.as_dict() for name, interval in comparison.over_groups.items()},
         "gate": gate,
-        "groups": compared.groups,
+        "groups": comparison.groups,
         "documents": [asdict(document) for document in measurement.documents],
         "completions": measurement.completions,
         "method": {
@@ -47,7 +47,7 @@ def scores_json(
 
 def write_report(
     measurement: Measurement,
-    compared: Compared,
+    comparison: Comparison,
     gate: dict[str, Any],
     shown: Sequence[str],
     declared: Evaluate,
@@ -57,37 +57,37 @@ def write_report(
     """The page: verdict, numbers, how they were taken, the groups, and what both models write."""
     parts = [
         f"# Scores of {run.id}\n\n{gate['verdict']}",
-        _numbers(compared, shown, declared.gate.confidence),
-        _method(measurement, compared, declared, dataset),
-        _groups(compared, gate["metric"]),
+        _numbers(comparison, shown, declared.gate.confidence),
+        _method(measurement, comparison, declared, dataset),
+        _groups(comparison, gate["metric"]),
         _completions(measurement),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _numbers(compared: Compared, shown: Sequence[str], confidence: float) -> str:
+def _numbers(comparison: Comparison, shown: Sequence[str], confidence: float) -> str:
     percent = f"{100 * confidence:g} %"
     lines = [
         f"| metric | better | base | tuned | difference | {percent}, documents drawn | {percent}, groups drawn |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in shown:
-        over = compared.over_groups.get(name)
+        over = comparison.over_groups.get(name)
         side = "lower" if LOWER_IS_BETTER[name] else "higher"
         lines.append(
-            f"| {name} ({UNITS[name]}) | {side} | {compared.base[name]:.4f} | {compared.tuned[name]:.4f}"
-            f" | {compared.difference[name].mean:+.4f} | {compared.difference[name]}"
+            f"| {name} ({UNITS[name]}) | {side} | {comparison.base[name]:.4f} | {comparison.tuned[name]:.4f}"
+            f" | {comparison.difference[name].mean:+.4f} | {comparison.difference[name]}"
             f" | {over or 'only one group'} |"
         )
     return "\n".join(lines)
 
 
-def _method(measurement: Measurement, compared: Compared, declared: Evaluate, dataset: Manifest) -> str:
-    groups = len(compared.groups)
+def _method(measurement: Measurement, comparison: Comparison, declared: Evaluate, dataset: Manifest) -> str:
+    groups = len(comparison.groups)
     text = (
         f"Both models were scored on the same {measurement.tokens} tokens ({measurement.blocks} blocks of at most"
-        f" {measurement.block_tokens} tokens from {compared.documents} documents in {groups} held-out group(s)) of the"
-        f" test split of `{dataset.id}`, spread evenly over groups. Intervals are percentile intervals of a paired"
+        f" {measurement.block_tokens} tokens from {comparison.documents} documents in {groups} held-out group(s)) of"
+        f" the test split of `{dataset.id}`, spread evenly over groups. Intervals are percentile intervals of a paired"
         f" bootstrap with {declared.resamples} resamples (seed {declared.seed}); the gate reads the one that draws"
         " documents."
     )
@@ -98,7 +98,7 @@ def _method(measurement: Measurement, compared: Compared, declared: Evaluate, da
             f" With only {groups} groups the document interval describes more documents of these groups, not of new"
             " ones; the group interval aims at new groups but is rough with so few. Look at each group below."
         )
-    torn = {str(group["group"]) for group in compared.groups} & _trained_on(dataset)
+    torn = {str(group["group"]) for group in comparison.groups} & _trained_on(dataset)
     if torn:
         text += (
             f" {len(torn)} of the groups also have documents in the training split, so the numbers say less about new"
@@ -124,14 +124,14 @@ def _trained_on(dataset: Manifest) -> set[str]:
     return {name for name, known in groups.items() if "train" in str(known.get("split", "")).split("+")}
 
 
-def _groups(compared: Compared, metric: str) -> str:
-    better = sum(1 for group in compared.groups if (group["difference"][metric] < 0) == LOWER_IS_BETTER[metric])
+def _groups(comparison: Comparison, metric: str) -> str:
+    better = sum(1 for group in comparison.groups if (group["difference"][metric] < 0) == LOWER_IS_BETTER[metric])
     lines = [
-        f"## Groups\n\nThe tuned model is better on {better} of {len(compared.groups)} groups ({metric}).\n",
+        f"## Groups\n\nThe tuned model is better on {better} of {len(comparison.groups)} groups ({metric}).\n",
         "| group | documents | tokens | base | tuned | difference |",
         "|---|---|---|---|---|---|",
     ]
-    for group in sorted(compared.groups, key=lambda group: -int(group["tokens"])):
+    for group in sorted(comparison.groups, key=lambda group: -int(group["tokens"])):
         name = str(group["group"]).replace("|", "\\|").replace("\n", " ")
         lines.append(
             f"| {name} | {group['documents']} | {group['tokens']} | {group['base'][metric]:.4f}"

@@ -1,4 +1,4 @@
-"""Which held-out text is scored, and both models' sums on exactly the same blocks of it.
+"""Choosing held-out text to score, and both models' sums on exactly the same blocks of it.
 
 A block is a run of neighbouring tokens of one document. Its first token is only read, every later one is predicted.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-LONGEST_BLOCK = 1024
+MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
 
 PROMPT_TOKENS, COMPLETION_TOKENS, COMPLETIONS = 32, 48, 3
@@ -50,9 +50,10 @@ class Block:
 def score_run(
     settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
 ) -> Iterator[tuple[float, str] | Measurement]:
-    """Yield (share done, message) as the work goes on and `Measurement` at the end.
+    """Yield (fraction, message) as progress and the `Measurement` last.
 
     A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
+    InputError where the dataset holds nothing to score or the two models do not compare.
     """
     from soldiom_ray.models.load import context_length, load_base, load_run
 
@@ -67,33 +68,33 @@ def score_run(
         blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
         prompts = _prompts(blocks, tokenizer, length)
         vocabulary = _vocabulary(tokenizer)
-        tuned = yield from _sums(model, blocks, "tuned model", 0.05, 0.5)
-        tuned_texts = _complete(model, tokenizer, prompts)
-        guesses = int(model.config.vocab_size)
+        tuned = yield from _score_blocks(model, blocks, "tuned model", 0.05, 0.5)
+        tuned_texts = _completions(model, tokenizer, prompts)
+        model_vocabulary = int(model.config.vocab_size)
         del model
     base_name = run.details.get("base_model")
     if base_name and base_name != run.id:  # a model from random weights names itself
         yield 0.5, f"loading the base model {base_name}"
         with load_base(artifacts, settings, base_name) as (model, tokenizer):
-            _same_tokenizer(vocabulary, _vocabulary(tokenizer), base_name, run.id)
+            _check_tokenizers(vocabulary, _vocabulary(tokenizer), base_name, run.id)
             if context_length(model) < length:
                 raise InputError(
                     f"The base model {base_name} takes {context_length(model)} tokens,"
                     f" the run {run.id} was scored with {length}.",
                     remedy="train with a `sequence_length` that the base model takes",
                 )
-            base = yield from _sums(model, blocks, "base model", 0.52, 0.94)
-            base_texts = _complete(model, tokenizer, prompts)
+            base = yield from _score_blocks(model, blocks, "base model", 0.52, 0.94)
+            base_texts = _completions(model, tokenizer, prompts)
             del model
     else:
         base_name, base_texts = UNIFORM, [""] * len(prompts)
-        base = _guess(blocks, guesses)
+        base = _uniform_sums(blocks, model_vocabulary)
     documents = _by_document(blocks, base, tuned)
     yield Measurement(
         documents=documents,
         completions=[
-            {"group": group, "prompt": prompt, "base": before, "tuned": after}
-            for (group, prompt), before, after in zip(prompts, base_texts, tuned_texts, strict=True)
+            {"group": group, "prompt": prompt, "base": base_text, "tuned": tuned_text}
+            for (group, prompt), base_text, tuned_text in zip(prompts, base_texts, tuned_texts, strict=True)
         ],
         base=str(base_name),
         tokens=sum(document.tokens for document in documents),
@@ -118,9 +119,9 @@ def choose_blocks(
 ) -> list[Block]:
     """At most `max_tokens` predicted tokens, the same for the same inputs.
 
-    Each turn goes to the group with the fewest tokens so far, so that groups get equal parts while they last. Within a
-    group every document gives one block before any gives a second one; order is by hash, so a block may lie anywhere
-    in its document. Only documents whose turn comes are tokenised.
+    Each turn goes to the group with the fewest tokens so far, so that groups get equal shares while they last. Within a
+    group every document gives one block before any gives a second; order is by hash, so a block may lie anywhere in its
+    document. Only documents whose turn comes are tokenised. InputError when no sample has two tokens.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -134,11 +135,11 @@ def choose_blocks(
         block = next(sources[name], None)
         if block is None:
             continue
-        kept = Block(block.group, block.document, block.ids[: left + 1], block.loss_mask[: left + 1])
-        if kept.predicted:
-            chosen.append(kept)
-        left -= len(kept.ids) - 1
-        heapq.heappush(turns, (so_far + len(kept.ids) - 1, name))
+        cut = Block(block.group, block.document, block.ids[: left + 1], block.loss_mask[: left + 1])
+        if cut.predicted:
+            chosen.append(cut)
+        left -= len(cut.ids) - 1
+        heapq.heappush(turns, (so_far + len(cut.ids) - 1, name))
     if not chosen:
         raise InputError(
             f"None of the {len(rows)} test samples is longer than one token.",
@@ -150,16 +151,17 @@ def choose_blocks(
 def _blocks_of_group(
     group: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any, block_tokens: int, seed: int
 ) -> Iterator[Block]:
+    """A group's blocks in the order in which they are taken."""
     from soldiom_ray.models.chat import encode_samples
 
     ordered = sorted(rows, key=lambda row: hash_order(seed, row["id"]))
     later: list[list[Block]] = []
-    for start in range(0, len(ordered), 16):
-        batch = ordered[start : start + 16]
+    for first in range(0, len(ordered), 16):
+        batch = ordered[first : first + 16]
         samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
         for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
-            places = [slice(at, at + block_tokens) for at in range(0, len(sample.ids), block_tokens)]
-            pieces = [Block(group, row["id"], sample.ids[place], sample.loss_mask[place]) for place in places]
+            spans = [slice(start, start + block_tokens) for start in range(0, len(sample.ids), block_tokens)]
+            pieces = [Block(group, row["id"], sample.ids[span], sample.loss_mask[span]) for span in spans]
             blocks = [block for block in pieces if block.predicted]
             keys = {id(block): hash_order(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
@@ -173,14 +175,14 @@ def _blocks_of_group(
 
 
 def _block_length(run: Manifest, context: int) -> int:
-    """Tokens per block: what the model was trained with, if we know it, within what it can take."""
-    return min(LONGEST_BLOCK, context, int(run.details.get("sequence_length") or LONGEST_BLOCK))
+    """Tokens per block: the length that the run was trained with, where it is known, within the model's context."""
+    return min(MAX_BLOCK, context, int(run.details.get("sequence_length") or MAX_BLOCK))
 
 
-def _sums(
-    model: Any, blocks: Sequence[Block], what: str, start: float, end: float
+def _score_blocks(
+    model: Any, blocks: Sequence[Block], name: str, start: float, end: float
 ) -> Generator[tuple[float, str], None, "NDArray[np.float64]"]:
-    """Loss and hits summed per block, in the order of `blocks` (returned through `yield from`)."""
+    """Progress; returns sums [blocks, 2] in float64, loss in nats and correct predictions, in the order of `blocks`."""
     import numpy as np
 
     from soldiom_ray.models.score import token_losses
@@ -189,20 +191,21 @@ def _sums(
     sums = np.zeros((len(blocks), 2))
     steps = [part for part in np.array_split(np.array(order), min(STEPS, len(order))) if len(part)]
     for number, part in enumerate(steps):
-        yield start + (end - start) * number / len(steps), f"scoring the {what}"
+        yield start + (end - start) * number / len(steps), f"scoring the {name}"
         for index, scored in zip(part, token_losses(model, [blocks[i].ids for i in part]), strict=True):
             counts = blocks[index].loss_mask[1:]
             sums[index] = (scored.losses * counts).sum(dtype=np.float64), (scored.correct & counts).sum()
     if not np.isfinite(sums).all():
         raise InputError(
-            f"The {what} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
+            f"The {name} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
             f" of {len(blocks)} blocks.",
             remedy="train again with a lower `learning_rate` or `precision: float32`",
         )
     return sums
 
 
-def _guess(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
+def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
+    """As `_score_blocks` of a model that holds every token of the vocabulary equally likely."""
     import numpy as np
 
     predicted = np.array([block.predicted for block in blocks], dtype=np.float64)
@@ -212,14 +215,15 @@ def _guess(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
 def _by_document(
     blocks: Sequence[Block], base: "NDArray[np.float64]", tuned: "NDArray[np.float64]"
 ) -> list[DocumentSums]:
+    """Sums of blocks [blocks, 2] added for each document."""
     totals: dict[str, list[float]] = {}
     groups: dict[str, str] = {}
-    for block, before, after in zip(blocks, base, tuned, strict=True):
+    for block, base_sums, tuned_sums in zip(blocks, base, tuned, strict=True):
         groups[block.document] = block.group
-        row = (block.predicted, before[0], before[1], after[0], after[1])
-        known = totals.setdefault(block.document, [0.0] * 5)
-        for place, value in enumerate(row):
-            known[place] += float(value)
+        row = (block.predicted, base_sums[0], base_sums[1], tuned_sums[0], tuned_sums[1])
+        total = totals.setdefault(block.document, [0.0] * 5)
+        for column, value in enumerate(row):
+            total[column] += float(value)
     return [
         DocumentSums(name, groups[name], int(values[0]), values[1], values[2], values[3], values[4])
         for name, values in sorted(totals.items())
@@ -230,7 +234,7 @@ def _vocabulary(tokenizer: Any) -> dict[str, int]:
     return dict(tokenizer.get_vocab())
 
 
-def _same_tokenizer(tuned: Mapping[str, int], base: Mapping[str, int], base_name: str, run: str) -> None:
+def _check_tokenizers(tuned: Mapping[str, int], base: Mapping[str, int], base_name: str, run: str) -> None:
     if tuned != base:
         different = sum(1 for token, number in tuned.items() if base.get(token) != number)
         raise InputError(
@@ -241,7 +245,7 @@ def _same_tokenizer(tuned: Mapping[str, int], base: Mapping[str, int], base_name
 
 
 def _prompts(blocks: Sequence[Block], tokenizer: Any, length: int) -> list[tuple[str, str]]:
-    """The beginnings of one block of each of a few groups (or of several blocks when there are few groups)."""
+    """(group, prompt): beginnings of a block of each of a few groups, or of several blocks where groups are few."""
     firsts: dict[str, Block] = {}
     for block in blocks:
         firsts.setdefault(block.group, block)
@@ -252,14 +256,14 @@ def _prompts(blocks: Sequence[Block], tokenizer: Any, length: int) -> list[tuple
     return [(group, prompt) for group, prompt in prompts if prompt.strip()]
 
 
-def _complete(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]]) -> list[str]:
+def _completions(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]]) -> list[str]:
     from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import context_length
 
     if not prompts:
         return []
     tokens = max(1, min(COMPLETION_TOKENS, context_length(model) // 3))
-    made = Generator(model, tokenizer).generate(
+    answers = Generator(model, tokenizer).generate(
         [prompt for _, prompt in prompts], max_new_tokens=tokens, temperature=0.0
     )
-    return [one.text for one in made]
+    return [answer.text for answer in answers]

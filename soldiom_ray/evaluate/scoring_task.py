@@ -1,4 +1,4 @@
-"""Where the scoring runs: one Ray task with a whole node's CPUs when Ray is connected, else this process."""
+"""Scoring as one Ray task with a whole node's CPUs when Ray is connected, else in this process."""
 
 import os
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.errors import SoldiomError, UnavailableError
+from soldiom_ray.errors import UnavailableError, own_error
 from soldiom_ray.evaluate.measurement import Measurement
 from soldiom_ray.evaluate.score import score_run
 from soldiom_ray.records import Manifest
@@ -18,8 +18,8 @@ QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 """OpenMP's threads spin while they wait; on busy cores that made scoring 25 to 60 times slower (measurement)."""
 
 
-def measure(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
-    """Score both models, reporting progress; a cancelled job also stops the Ray task."""
+def score_models(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
+    """Score a run's model and its base, reporting progress; a cancelled job also stops the Ray task."""
     import ray
 
     started = time.monotonic()
@@ -31,6 +31,7 @@ def measure(context: Context, run: Manifest, dataset: Manifest, declared: Evalua
 
 
 def _follow(context: Context, events: Iterable[tuple[float, str] | Measurement]) -> Measurement:
+    """Report the progress among the events; returns the measurement, which is the last."""
     for event in events:
         if isinstance(event, Measurement):
             return event
@@ -51,12 +52,12 @@ def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evalua
             for reference in references:
                 yield ray.get(reference)
         except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, SoldiomError):
-                raise error.cause from None
+            if (known := own_error(error)) is not None:
+                raise known from None
             raise
         except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
             raise UnavailableError(
-                "The process that scored the models died, most likely for want of memory.",
+                "The process that scored the models died, most likely because memory ran out.",
                 remedy="lower `evaluate.max_tokens`, or free memory on the node",
             ) from error
 
@@ -72,9 +73,9 @@ def _whole_node() -> dict[str, Any]:
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    graphics = [node for node in nodes if node.get("GPU", 0) >= 1]
-    options: dict[str, Any] = {"num_cpus": int(max((node.get("CPU", 0) for node in graphics or nodes), default=0))}
-    return options | {"num_gpus": 1} if graphics else options
+    gpu_nodes = [node for node in nodes if node.get("GPU", 0) >= 1]
+    options: dict[str, Any] = {"num_cpus": int(max((node.get("CPU", 0) for node in gpu_nodes or nodes), default=0))}
+    return options | {"num_gpus": 1} if gpu_nodes else options
 
 
 def _score_task(
