@@ -1,7 +1,7 @@
 """The vector store: collections of a Chroma server, always over HTTP and always with vectors made by us.
 
-Two processes with a Chroma folder of their own would damage it, and Chroma's own embedding functions download models,
-so neither is ever used.
+Chroma's in-process client is never used, since two processes that open one folder damage it; nor are its embedding
+functions, which download models.
 """
 
 import json
@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
 from soldiom_ray.settings import Settings
 
-MOST_PER_CALL = 2000
+MAX_ROWS_PER_CALL = 2000
 """Chroma takes at most 5,461 rows in one call; 2,000 rows of 384 numbers keep the request's JSON below 20 MB."""
 
-MOST_RESULTS = 1000
+MAX_RESULTS = 1000
 
 
-def check_answers(settings: Settings) -> None:
+def check_available(settings: Settings) -> None:
     """UnavailableError when Chroma does not answer."""
     with _errors(settings):
         _client(_url(settings)).heartbeat()
 
 
 def open_collection(settings: Settings, name: str, metadata: Mapping[str, Any] | None = None) -> Any:
-    """The collection of this name, made when it does not exist or tells other metadata: cosine distance, no embedding
-    function."""
+    """The collection of this name with cosine distance and no embedding function; made when it does not exist, made
+    anew when it has other metadata."""
     for _ in range(2):
         with _errors(settings):
             collection = _client(_url(settings)).get_or_create_collection(
@@ -50,7 +50,7 @@ def find_collection(settings: Settings, name: str) -> Any:
 
 
 def delete_collection(settings: Settings, name: str) -> bool:
-    """Remove a collection; whether there was one."""
+    """Remove a collection; returns whether it existed."""
     try:
         with _errors(settings, name):
             _client(_url(settings)).delete_collection(name)
@@ -62,25 +62,26 @@ def delete_collection(settings: Settings, name: str) -> bool:
 def add(
     collection: Any, ids: Sequence[str], embeddings: Any, metadatas: Sequence[Mapping[str, str | int | float | bool]]
 ) -> int:
-    """Add the rows whose ids the collection does not hold; how many those were. `embeddings` is [n, dimension].
+    """Add the rows whose ids the collection does not hold yet; returns their number. `embeddings` is float32
+    [ids, dimension].
 
-    Rows that it holds are left as they are: to replace one costs Chroma five times what a new one does."""
+    Rows that it holds are left as they are: replacing a row costs Chroma five times what a new one does."""
     if not len(ids) == len(embeddings) == len(metadatas):
         raise InputError(
             f"{len(ids)} ids, {len(embeddings)} embeddings, {len(metadatas)} metadatas: not one of each.",
             remedy="give as many of each",
         )
     added = 0
-    for start in range(0, len(ids), MOST_PER_CALL):
-        some = ids[start : start + MOST_PER_CALL]
+    for start in range(0, len(ids), MAX_ROWS_PER_CALL):
+        some = ids[start : start + MAX_ROWS_PER_CALL]
         with _errors(name=collection.name):
-            held = set(collection.get(ids=list(some), include=[])["ids"])
-            new = [start + at for at, one in enumerate(some) if one not in held]
+            existing = set(collection.get(ids=list(some), include=[])["ids"])
+            new = [start + offset for offset, row_id in enumerate(some) if row_id not in existing]
             if new:
                 collection.upsert(
-                    ids=[ids[at] for at in new],
+                    ids=[ids[row] for row in new],
                     embeddings=embeddings[new],
-                    metadatas=[dict(metadatas[at]) for at in new],
+                    metadatas=[dict(metadatas[row]) for row in new],
                 )
         added += len(new)
     return added
@@ -93,22 +94,27 @@ def count(collection: Any) -> int:
 
 
 def search(
-    collection: Any, embedding: Any, k: int, equal: Mapping[str, str] | None = None, ids: Sequence[str] | None = None
+    collection: Any,
+    embedding: Any,
+    k: int,
+    metadata: Mapping[str, str] | None = None,
+    ids: Sequence[str] | None = None,
 ) -> list[tuple[str, float]]:
-    """The ids of the k nearest rows with their cosine similarity, best first: of those whose metadata have the values
-    of `equal`, or of those whose ids are named."""
-    if not 1 <= k <= MOST_RESULTS:
-        raise InputError(f"k is {k}; it must be from 1 to {MOST_RESULTS}.", remedy="ask for fewer passages")
-    wanted = [{name: value} for name, value in (equal or {}).items()]
+    """The ids of the k nearest rows with their cosine similarity, best first: among the rows that have this metadata,
+    or among those of these ids. `embedding` is float32 [dimension]."""
+    if not 1 <= k <= MAX_RESULTS:
+        raise InputError(f"k is {k}; it must be from 1 to {MAX_RESULTS}.", remedy="ask for fewer passages")
+    conditions = [{name: value} for name, value in (metadata or {}).items()]
     with _errors(name=collection.name):
-        found = collection.query(
+        answer = collection.query(
             query_embeddings=[list(map(float, embedding))],
             n_results=k,
-            where={"$and": wanted} if len(wanted) > 1 else (wanted[0] if wanted else None),
+            where={"$and": conditions} if len(conditions) > 1 else (conditions[0] if conditions else None),
             ids=list(ids) if ids is not None else None,
             include=["distances"],
         )
-    return [(one, 1.0 - float(far)) for one, far in zip(found["ids"][0], found["distances"][0], strict=True)]
+    distances = zip(answer["ids"][0], answer["distances"][0], strict=True)
+    return [(row_id, 1.0 - float(distance)) for row_id, distance in distances]
 
 
 def _url(settings: Settings) -> str:
@@ -131,7 +137,7 @@ def _client(url: str) -> Any:
             ssl=secure,
             settings=ChromaSettings(anonymized_telemetry=False),
         )
-    except ValueError as error:  # of whatever kind the first call's error is
+    except ValueError as error:  # chromadb's type for every error of the first call
         if "connect to a Chroma server" in str(error):
             raise UnavailableError(f"Chroma at {url} does not answer.", remedy="run `soldiom up`") from error
         raise _no_chroma(f" at {url}", error) from error
@@ -139,7 +145,7 @@ def _client(url: str) -> Any:
 
 def _no_chroma(where: str, error: Exception) -> UnavailableError:
     return UnavailableError(
-        f"What answers as Chroma{where} is none, or fails: {type(error).__name__}.",
+        f"The service{where} is not Chroma, or it fails: {type(error).__name__}.",
         remedy="see `soldiom status`, Chroma's log, and SOLDIOM_CHROMA_URL",
     )
 
@@ -167,4 +173,4 @@ def _errors(settings: Settings | None = None, name: str = "") -> Iterator[None]:
     except Exception as error:
         if type(error) is not Exception:
             raise
-        raise _no_chroma(where, error) from None  # chromadb's own, with the whole answer in it
+        raise _no_chroma(where, error) from None  # chromadb's own error, which contains the whole response

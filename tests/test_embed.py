@@ -22,8 +22,8 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, parts, select
 from soldiom_ray.embed.chunk import Passage, passages_of
-from soldiom_ray.embed.encrypted_view import SHOWN, View
-from soldiom_ray.embed.select import Listed, choose
+from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView
+from soldiom_ray.embed.select import Candidate, choose_passages
 from soldiom_ray.errors import CancelledError, DamagedError, InputError, NotFoundError
 from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.models.minilm import MINILM_SHA256, check_minilm, minilm_folder
@@ -59,7 +59,7 @@ def index(context: Context, dataset: Manifest) -> Manifest:
 
 
 def collection_of(context: Context, index: Manifest) -> Any:
-    name = View(index.id, context.settings.encryption_key).collection
+    name = EncryptedView(index.id, context.settings.encryption_key).collection
     return vectors.find_collection(context.settings, name)
 
 
@@ -82,7 +82,7 @@ def test_chroma_holds_vectors_and_values_to_filter_by_but_no_text_path_or_symbol
 ) -> None:
     held = collection_of(context, index).get(include=["documents", "metadatas", "embeddings"])
     assert set(held["documents"]) == {None}
-    assert {name for one in held["metadatas"] for name in one} == set(SHOWN)
+    assert {name for one in held["metadatas"] for name in one} == set(CHROMA_COLUMNS)
     assert all(re.fullmatch(r"\d{6}-\d{5}", one) for one in held["ids"])
 
 
@@ -195,20 +195,23 @@ def test_weights_that_are_not_the_published_ones_are_refused(tmp_path: Path) -> 
 def test_a_limited_choice_is_spread_over_groups_and_does_not_depend_on_the_order(
     context: Context, dataset: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(select, "READ_TOGETHER", 3)
+    monkeypatch.setattr(select, "DOCUMENT_BATCH", 3)
     rows = {row["id"]: row for row in context.artifacts.rows(dataset, "train/")}
-    listed = [Listed("", 0, row["id"], row["group"], row["kind"]) for row in rows.values()]
+    candidates = [Candidate("", 0, row["id"], row["group"], row["kind"]) for row in rows.values()]
 
-    def cut(some: Sequence[Listed]) -> list[list[Passage]]:
-        return [passages_of(one.id, rows[one.id]["path"], rows[one.id]["text"], 64) for one in some]
+    def cut(some: Sequence[Candidate]) -> list[list[Passage]]:
+        texts = [rows[candidate.id] for candidate in some]
+        return [passages_of(row["id"], row["path"], row["text"], 64) for row in texts]
 
-    def chosen(given: list[Listed], most: int) -> dict[str, tuple[int, ...]]:
-        return {one.id: numbers for one, numbers in choose(given, cut, most)}
+    def chosen(some: list[Candidate], most: int) -> dict[str, tuple[int, ...]]:
+        return {candidate.id: numbers for candidate, numbers in choose_passages(some, cut, most)}
 
-    assert sum(map(len, chosen(listed, 50).values())) == 50
-    assert chosen(listed, 50) == chosen(listed[::-1], 50)
-    everything = {one.id: tuple(range(len(passages))) for one, passages in zip(listed, cut(listed), strict=True)}
-    assert chosen(listed, 10**6) == everything
+    assert sum(map(len, chosen(candidates, 50).values())) == 50
+    assert chosen(candidates, 50) == chosen(candidates[::-1], 50)
+    everything = {
+        one.id: tuple(range(len(passages))) for one, passages in zip(candidates, cut(candidates), strict=True)
+    }
+    assert chosen(candidates, 10**6) == everything
 
 
 ON_RAY = """

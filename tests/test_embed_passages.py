@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from soldiom_ray.embed.chunk import cost, passages_of
-from soldiom_ray.embed.definitions import FAMILIES, definitions, outer
+from soldiom_ray.embed.chunk import estimate_tokens, passages_of
+from soldiom_ray.embed.definitions import FAMILIES, find_definitions, without_overlap
 
 SCRIPT = """import x from "y";
 /** Adds two values, or gives what it was given when there is nothing to add to it. */
@@ -96,10 +96,10 @@ pub async fn run<T: A>(a: T) -> Result<(), E> where T: B { match a { _ => {} } }
 )
 def test_code_in_braces_is_cut_at_its_definitions(suffix: str, text: str, symbols: list[str]) -> None:
     lines = text.split("\n")
-    found = list(outer(definitions(text, lines, FAMILIES[suffix])))
-    assert [one.symbol for one in found] == symbols
-    assert all(one.end <= following.start for one, following in pairwise(found))
-    function = next(one for one in found if one.symbol == symbols[-1])
+    definitions = list(without_overlap(find_definitions(text, lines, FAMILIES[suffix])))
+    assert [definition.symbol for definition in definitions] == symbols
+    assert all(definition.end <= following.start for definition, following in pairwise(definitions))
+    function = next(definition for definition in definitions if definition.symbol == symbols[-1])
     assert symbols[-1].rpartition("::")[2].rpartition(".")[2] in "\n".join(lines[function.start : function.end])
 
 
@@ -125,7 +125,7 @@ def test_text_that_only_looks_like_code_is_cut_in_linear_time(suffix: str) -> No
     bad += ["x=/[" * 40_000, "const a=(" * 20_000 + "=>{", "type A " * 30_000 + "{", "impl a " * 30_000 + "{", "/*" * 9]
     for text in bad:
         start = time.perf_counter()
-        list(outer(definitions(text, text.split("\n"), FAMILIES[suffix])))
+        list(without_overlap(find_definitions(text, text.split("\n"), FAMILIES[suffix])))
         assert time.perf_counter() - start < 5, text[:8]
 
 
@@ -224,7 +224,7 @@ def test_long_text_is_cut_into_passages_within_the_limit_and_nothing_is_lost(pat
     paragraph = " ".join(f"Sentence number {at} says something plain." for at in range(60))
     text = f"def broken(:\n\n{paragraph}\n\n" + "\n\n".join(f"Paragraph {at} is short and sweet." for at in range(30))
     passages = passages_of("id", path, text, 64)
-    assert max(cost(one.text) for one in passages) <= 64
+    assert max(estimate_tokens(one.text) for one in passages) <= 64
     joined = "".join(one.text for one in passages)
     assert all(f"number {at} " in joined for at in range(60))
     assert all(f"Paragraph {at} " in joined for at in range(30)) or path == "page.md"

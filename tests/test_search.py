@@ -16,12 +16,12 @@ from soldiom_ray import vectors
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, lexical
-from soldiom_ray.embed.encrypted_view import SHOWN, View, place_of, rotation, row_ids
+from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView, location_of, rotation, row_ids
 from soldiom_ray.embed.lexical import LexicalIndex, postings_of
 from soldiom_ray.embed.parts import indexed_texts
-from soldiom_ray.embed.search import FUSION_K, Searcher, fused
+from soldiom_ray.embed.search import FUSION_K, Searcher, fuse
 from soldiom_ray.embed.serve import SearchService
-from soldiom_ray.embed.words import telling_words, words_of
+from soldiom_ray.embed.terms import query_terms, terms_of
 from soldiom_ray.errors import DamagedError, InputError, UnavailableError
 from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.prepare import prepare
@@ -79,8 +79,8 @@ def ask(service: SearchService, *arguments: Any, **options: Any) -> list[dict[st
     return asyncio.run(service.search(*arguments, **options))
 
 
-def paths(found: list[dict[str, Any]]) -> list[str]:
-    return [one["metadata"]["path"] for one in found]
+def paths(results: list[dict[str, Any]]) -> list[str]:
+    return [result["metadata"]["path"] for result in results]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def paths(found: list[dict[str, Any]]) -> list[str]:
     ],
 )
 def test_words_are_found_in_identifiers_and_in_any_script(text: str, words: list[str]) -> None:
-    assert words_of(text) == words
+    assert terms_of(text) == words
 
 
 def test_bm25_scores_are_those_of_the_formula() -> None:
@@ -119,20 +119,20 @@ def test_bm25_scores_are_those_of_the_formula() -> None:
         "counts": postings.counts,
         "lengths": postings.lengths,
     }
-    weights = [(np.uint64(lexical.term_of("red")), float(idf))]
-    segment._places = lambda rows: [(0, int(row)) for row in rows]  # type: ignore[method-assign]
+    weights = [(np.uint64(lexical.term_hash("red")), float(idf))]
+    segment._locations = lambda rows: [(0, int(row)) for row in rows]  # type: ignore[method-assign]
     assert dict(segment.best(weights, 4.0, 10, {})) == pytest.approx({(0, 0): expected[0], (0, 2): expected[1]})
     assert list(segment.best(weights, 4.0, 1, {})) == [((0, 0), pytest.approx(expected[0]))]
 
 
 def test_a_question_is_asked_without_its_function_words() -> None:
-    assert telling_words("How is the mask applied to it?") == ["how", "mask", "applied"]
-    assert telling_words("to be or not to be") == words_of("to be or not to be")
+    assert query_terms("How is the mask applied to it?") == ["how", "mask", "applied"]
+    assert query_terms("to be or not to be") == terms_of("to be or not to be")
 
 
 def test_fusion_adds_reciprocal_ranks() -> None:
-    one, two = [((0, 1), 0.9), ((0, 2), 0.8)], [((0, 2), 7.0), ((0, 3), 5.0)]
-    assert fused([one, two], 2) == [
+    dense, by_terms = [((0, 1), 0.9), ((0, 2), 0.8)], [((0, 2), 7.0), ((0, 3), 5.0)]
+    assert fuse([dense, by_terms], 2) == [
         ((0, 2), 1 / (FUSION_K + 2) + 1 / (FUSION_K + 1)),
         ((0, 1), 1 / (FUSION_K + 1)),
     ]
@@ -205,15 +205,17 @@ def test_an_index_in_many_segments_answers_as_one(
     (table,) = context.artifacts.tables(index, "passages/")
     for part in range(len(table)):
         row = table.slice(part, 1)
-        writer.add(part, postings_of(indexed_texts(row)), row.select(lexical.ABOUT))
+        writer.add(part, postings_of(indexed_texts(row)), row.select(lexical.METADATA_COLUMNS))
     writer.close()
-    many, one = LexicalIndex(context.artifacts, draft.commit()), LexicalIndex(context.artifacts, index)
-    assert len(table) >= len(many.segments) > 3 and len(one.segments) == 1
+    many, single = LexicalIndex(context.artifacts, draft.commit()), LexicalIndex(context.artifacts, index)
+    assert len(table) >= len(many.segments) > 3 and len(single.segments) == 1
     for query in ("principal rate", "zorblax event other", "合同"):
-        found = [((place[1], 0), score) for place, score in one.search(query, 5)]
-        assert [place for place, _ in many.search(query, 5)] == [place for place, _ in found]
-        assert [score for _, score in many.search(query, 5)] == pytest.approx([score for _, score in found])
-    assert [place for place, _ in many.search("principal", 9, {"path": "rates/s"})] == many.places({"path": "rates/s"})
+        hits = [((location[1], 0), score) for location, score in single.search(query, 5)]
+        assert [location for location, _ in many.search(query, 5)] == [location for location, _ in hits]
+        assert [score for _, score in many.search(query, 5)] == pytest.approx([score for _, score in hits])
+    assert [location for location, _ in many.search("principal", 9, {"path": "rates/s"})] == many.locations(
+        {"path": "rates/s"}
+    )
 
 
 def test_plain_arrays_are_mapped_and_damaged_ones_refused(context: Context, tmp_path: Path) -> None:
@@ -252,12 +254,12 @@ def test_with_a_key_search_answers_the_same(
 
 def test_with_a_key_neither_chroma_nor_storage_tell_of_the_texts(sealed: tuple[Context, Manifest]) -> None:
     context, index = sealed
-    collection = vectors.find_collection(context.settings, View(index.id, bytes.fromhex(KEY)).collection)
+    collection = vectors.find_collection(context.settings, EncryptedView(index.id, bytes.fromhex(KEY)).collection)
     held = collection.get(include=["documents", "metadatas", "embeddings"])
     told = json.dumps([held["ids"], held["documents"], held["metadatas"], collection.metadata, collection.name])
     known = {str(row[name]) for row in documents() for name in ("path", "group", "license", "source", "id")} - {""}
     assert not [one for one in known | {"python", "MiniLM", "zorblax", "train"} if one in told]
-    assert len({one["license"] for one in held["metadatas"]}) == 3 and set(held["metadatas"][0]) == set(SHOWN)
+    assert len({one["license"] for one in held["metadatas"]}) == 3 and set(held["metadatas"][0]) == set(CHROMA_COLUMNS)
     plain = np.load(io.BytesIO(context.artifacts.read(index, "vectors/00000.npy")))
     shown = np.array(held["embeddings"])[np.argsort(held["ids"])]
     assert np.abs((plain * shown).sum(1)).max() < 0.3, "vectors that a program for MiniLM could read"
@@ -273,8 +275,8 @@ def test_without_the_key_or_with_another_nothing_is_found(sealed: tuple[Context,
         other = context_in(context.settings.home, SOLDIOM_CHROMA_URL=url, **variables)
         with pytest.raises(kind):
             ask(SearchService(other.settings), "principal", 3, index.id)
-    one, two = View("index-1", bytes.fromhex(KEY)), View("index-2", bytes.fromhex(KEY))
-    assert one.values({"license": "MIT"}) != two.values({"license": "MIT"})
+    first, second = (EncryptedView(name, bytes.fromhex(KEY)) for name in ("index-1", "index-2"))
+    assert first.metadata({"license": "MIT"}) != second.metadata({"license": "MIT"})
 
 
 def test_a_rotation_keeps_lengths_and_follows_from_its_secret() -> None:
@@ -282,7 +284,7 @@ def test_a_rotation_keeps_lengths_and_follows_from_its_secret() -> None:
     assert turned @ turned.T == pytest.approx(np.eye(64), abs=1e-5)
     rotation.cache_clear()
     assert (rotation(b"secret", 64) == turned).all() and not np.allclose(rotation(b"other", 64), turned)
-    assert [place_of(one) for one in row_ids([(0, 0), (123456, 99999), (1234567, 1)])] == [
+    assert [location_of(row_id) for row_id in row_ids([(0, 0), (123456, 99999), (1234567, 1)])] == [
         (0, 0),
         (123456, 99999),
         (1234567, 1),

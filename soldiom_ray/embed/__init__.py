@@ -1,4 +1,4 @@
-"""A dataset becomes an index that can be searched by meaning."""
+"""A dataset becomes an index that is searched by meaning and by words."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""The work on one part of an index: cut documents into passages, embed them, write both, and tell their words.
+"""The work on one part of an index: cut documents into passages, embed them, write both, and return their postings.
 
 One call makes one part, in this process or on any node. `passages/<number>.parquet` is written last; a part that has
 it, made with the same weights, is done.
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts, table_bytes
 from soldiom_ray.domains.schema import Embed
 from soldiom_ray.embed.chunk import Passage, passages_of
-from soldiom_ray.embed.lexical import ABOUT, Postings, array_bytes, postings_of
-from soldiom_ray.embed.select import Listed, choose
+from soldiom_ray.embed.lexical import METADATA_COLUMNS, Postings, array_bytes, postings_of
+from soldiom_ray.embed.select import Candidate, choose_passages
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
@@ -26,23 +26,23 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 PART_BYTES = 48 << 10
-"""Of a dataset's shard, compressed: code gives some 570 passages of it, which is five seconds of one core."""
+"""Of a compressed shard of a dataset: some 570 passages of code, which take one core five seconds."""
 
 PART_PASSAGES = 512
 COLUMNS = ("id", "sha256", "text", "metadata", "path")
 WEIGHTS = b"weights_sha256"
 
 SYMBOL_WEIGHT = 3
-"""How often the words of a passage's symbol count (fields by repetition: Robertson, Zaragoza, Taylor 2004). MRR of 500
-questions by words alone 0.50, counted once 0.46."""
+"""How often the terms of a passage's symbol count (fields by repetition: Robertson, Zaragoza, Taylor 2004). The MRR of
+500 queries in mode `lexical` is 0.50, and 0.46 where they count once."""
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class PartSpec:
     """What part `number` is made of: slice `index` of `count` of a shard with all its passages, or the `chosen` rows of
-    it, each with the numbers of its passages that are taken."""
+    the shard, each with the numbers of the passages that are taken of it."""
 
     number: int
     shard: str
@@ -52,20 +52,20 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A part that was made. `about` is a table of ABOUT; `model` says what its vectors were made with."""
+class IndexPart:
+    """A part that was made. `metadata` is a table of METADATA_COLUMNS; `model` describes the model of its vectors."""
 
     number: int
     files: tuple[FileEntry, ...]
     documents: int
-    about: "pa.Table"
+    metadata: "pa.Table"
     postings: Postings
     model: dict[str, Any]
 
 
-def plan(artifacts: Artifacts, dataset: Manifest, declared: Embed) -> list[Piece]:
-    """The pieces that an index is made of, in the order of its passages: splits by name, then as the dataset has them.
-    They follow from the dataset and the declaration alone."""
+def plan_parts(artifacts: Artifacts, dataset: Manifest, declared: Embed) -> list[PartSpec]:
+    """The parts of an index, in the order of its passages: splits by name, then in the order of the dataset. They
+    depend on the dataset and the declaration alone."""
     shards = [
         entry
         for split in sorted(set(declared.splits))
@@ -79,32 +79,34 @@ def plan(artifacts: Artifacts, dataset: Manifest, declared: Embed) -> list[Piece
             for count in [1 + entry.size_bytes // PART_BYTES]
             for index in range(count)
         ]
-        return [Piece(number, *one) for number, one in enumerate(slices)]
+        return [PartSpec(number, *shard_slice) for number, shard_slice in enumerate(slices)]
     taken: dict[str, dict[int, tuple[int, ...]]] = {entry.name: {} for entry in shards}
-    listed = (one for entry in shards for one in _listed(artifacts, dataset, entry.name))
-    for one, numbers in choose(listed, _cutting(artifacts, dataset, declared.max_tokens), declared.max_passages):
-        taken[one.shard][one.row] = numbers
+    candidates = (candidate for entry in shards for candidate in _candidates(artifacts, dataset, entry.name))
+    cut = _cutter(artifacts, dataset, declared.max_tokens)
+    for candidate, numbers in choose_passages(candidates, cut, declared.max_passages):
+        taken[candidate.shard][candidate.row] = numbers
     chunks = [(shard, chunk) for shard, rows in taken.items() for chunk in _chunks(rows)]
-    return [Piece(number, shard, chosen=chunk) for number, (shard, chunk) in enumerate(chunks)]
+    return [PartSpec(number, shard, chosen=chunk) for number, (shard, chunk) in enumerate(chunks)]
 
 
-def _listed(artifacts: Artifacts, dataset: Manifest, shard: str) -> Iterator[Listed]:
+def _candidates(artifacts: Artifacts, dataset: Manifest, shard: str) -> Iterator[Candidate]:
     (table,) = artifacts.tables(dataset, shard, ("id", "group", "kind"))
     for row, values in enumerate(zip(*(column.to_pylist() for column in table.columns), strict=True)):
-        yield Listed(shard, row, *values)
+        yield Candidate(shard, row, *values)
 
 
-def _cutting(
+def _cutter(
     artifacts: Artifacts, dataset: Manifest, max_tokens: int
-) -> Callable[[Sequence[Listed]], list[list[Passage]]]:
-    def cut(some: Sequence[Listed]) -> list[list[Passage]]:
-        found: dict[Listed, list[Passage]] = {}
-        for shard, members in groupby(sorted(some, key=lambda one: (one.shard, one.row)), lambda one: one.shard):
+) -> Callable[[Sequence[Candidate]], list[list[Passage]]]:
+    def cut(candidates: Sequence[Candidate]) -> list[list[Passage]]:
+        passages: dict[Candidate, list[Passage]] = {}
+        ordered = sorted(candidates, key=lambda candidate: (candidate.shard, candidate.row))
+        for shard, group in groupby(ordered, lambda candidate: candidate.shard):
             (table,) = artifacts.tables(dataset, shard, COLUMNS)
-            together = list(members)
-            rows = table.take([one.row for one in together]).to_pylist()
-            found |= {one: _passages(row, max_tokens) for one, row in zip(together, rows, strict=True)}
-        return [found[one] for one in some]
+            members = list(group)
+            rows = table.take([candidate.row for candidate in members]).to_pylist()
+            passages |= {candidate: _passages(row, max_tokens) for candidate, row in zip(members, rows, strict=True)}
+        return [passages[candidate] for candidate in candidates]
 
     return cut
 
@@ -129,33 +131,33 @@ class EmbedPart:
     declared: Embed
     prefix: str
 
-    def __call__(self, piece: Piece) -> Part:
-        """Make one part, or find that an earlier, interrupted run made it with these weights."""
+    def __call__(self, spec: PartSpec) -> IndexPart:
+        """Make one part, or find that an earlier, interrupted run made it with the same weights."""
         storage = open_storage(self.settings)
         embedder = _embedder(self.settings, self.declared.model)
         weights = embedder.sha256.encode()
-        names = passages_name(piece.number), vectors_name(piece.number)
+        names = passages_name(spec.number), vectors_name(spec.number)
         table = _finished(storage, f"{self.prefix}/{names[0]}", weights)
         if table is None:
-            table, embedded = self._cut(storage, piece)
-            vectors = embedder.encode(embedded, max_tokens=self.declared.max_tokens)
+            table, texts = self._cut(storage, spec)
+            vectors = embedder.encode(texts, max_tokens=self.declared.max_tokens)
             storage.write(f"{self.prefix}/{names[1]}", array_bytes(vectors))
             storage.write(f"{self.prefix}/{names[0]}", table_bytes(table.replace_schema_metadata({WEIGHTS: weights})))
-        return Part(
-            number=piece.number,
+        return IndexPart(
+            number=spec.number,
             files=tuple(_entry(storage, self.prefix, name) for name in names),
             documents=len(set(table.column("document").to_pylist())),
-            about=table.select(ABOUT).replace_schema_metadata(None),
+            metadata=table.select(METADATA_COLUMNS).replace_schema_metadata(None),
             postings=postings_of(indexed_texts(table)),
             model={"model": embedder.name, "dimension": embedder.dimension, "sha256": embedder.sha256},
         )
 
-    def _cut(self, storage: Storage, piece: Piece) -> tuple["pa.Table", list[str]]:
+    def _cut(self, storage: Storage, spec: PartSpec) -> tuple["pa.Table", list[str]]:
         """The table of a part, and the texts to embed."""
         import pyarrow as pa
 
-        (shard,) = Artifacts(storage).tables(self.dataset, piece.shard)
-        rows = _slice(shard, piece.index, piece.count) if piece.chosen is None else _chosen(shard, piece.chosen)
+        (shard,) = Artifacts(storage).tables(self.dataset, spec.shard)
+        rows = _slice(shard, spec.index, spec.count) if spec.chosen is None else _chosen(shard, spec.chosen)
         passages = [
             (row, passage)
             for row, numbers in rows
@@ -164,42 +166,43 @@ class EmbedPart:
         ]
         lines = ("page", "start_line", "end_line")
         schema = pa.schema(
-            [(name, pa.string()) for name in ("id", "text", *ABOUT)] + [(name, pa.int32()) for name in lines]
+            [(name, pa.string()) for name in ("id", "text", *METADATA_COLUMNS)] + [(name, pa.int32()) for name in lines]
         )
         table = pa.Table.from_pylist([_columns(row, passage) for row, passage in passages], schema=schema)
         return table, [passage.embedded for _, passage in passages]
 
 
 def indexed_texts(table: "pa.Table") -> list[str]:
-    """What lexical search reads of the passages of a part."""
+    """The texts that lexical search indexes for the passages of a part: symbol, path and text of each."""
     columns = [table.column(name).to_pylist() for name in (*SYMBOL_WEIGHT * ("symbol",), "path", "text")]
-    return [" ".join(one) for one in zip(*columns, strict=True)]
+    return [" ".join(fields) for fields in zip(*columns, strict=True)]
 
 
 def passages_name(part: int) -> str:
-    """Texts of a part and what is known of them."""
+    """File of a part's passages: texts and metadata."""
     return f"passages/{part:05d}.parquet"
 
 
 def vectors_name(part: int) -> str:
-    """Vectors of a part, [rows, dimension] in float32."""
+    """File of a part's vectors, float32 [passages, dimension]."""
     return f"vectors/{part:05d}.npy"
 
 
 def _passages(row: Row, max_tokens: int) -> list[Passage]:
-    """Two texts that share a document's id still give passages of different ids: their hashes differ."""
+    """The passages of a document. The hash is part of the seed of their ids, because two texts may share a document's
+    id."""
     starts = json.loads(row["metadata"] or "{}").get("page_starts") or ()
     return passages_of(f"{row['id']}\0{row['sha256']}", row["path"], row["text"], max_tokens, starts)
 
 
 def _slice(shard: "pa.Table", index: int, count: int) -> Iterator[tuple[Row, None]]:
-    """The documents of one of `count` slices with about as many characters each; every document is in one of them."""
+    """The documents of slice `index` of `count` slices with about equally many characters; each document is in one."""
     import numpy as np
     import pyarrow.compute as pc
 
     ends = np.cumsum(pc.utf8_length(shard.column("text")).to_numpy())
     total = int(ends[-1]) if len(ends) else 0
-    inner = [int(np.searchsorted(ends, total * at // count, "right")) for at in range(1, count)]
+    inner = [int(np.searchsorted(ends, total * cut // count, "right")) for cut in range(1, count)]
     first, last = [0, *inner, len(shard)][index : index + 2]
     for row in shard.slice(first, last - first).to_pylist():
         yield row, None
@@ -214,7 +217,7 @@ def _chosen(
 
 def _columns(row: Row, passage: Passage) -> Row:
     return {
-        **{name: str(row.get(name) or "") for name in ABOUT},
+        **{name: str(row.get(name) or "") for name in METADATA_COLUMNS},
         "document": row["id"],
         "symbol": passage.symbol,
         "id": passage.id,
@@ -227,7 +230,7 @@ def _columns(row: Row, passage: Passage) -> Row:
 
 @cache
 def _embedder(settings: Settings, model: str) -> Any:
-    """One for all parts that a process makes."""
+    """The embedder that a process uses for all its parts."""
     from soldiom_ray.models.embedder import Embedder
 
     return Embedder(settings, model)

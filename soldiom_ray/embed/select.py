@@ -1,4 +1,4 @@
-"""Which passages enter an index of a limited size: a share that is spread over groups and documents."""
+"""Which passages enter an index of limited size: a selection that is spread over groups and documents."""
 
 import hashlib
 from collections import defaultdict
@@ -9,17 +9,17 @@ from itertools import islice, zip_longest
 from soldiom_ray.embed.chunk import Passage
 
 PER_DOCUMENT = 4
-"""Passages taken of one document before another of its group is opened; parsing is what selection costs."""
+"""Passages taken of a document before the next one of its group is cut: cutting is what selection costs."""
 
-READ_TOGETHER = 256
-"""Documents read in one go: each shard they lie in is opened once for all of them."""
+DOCUMENT_BATCH = 256
+"""Documents cut at a time: a shard is opened once for all of them."""
 
-KINDS_FIRST = ("documentation", "architecture", "training", "dataset", "configuration", "other", "test")
+KIND_ORDER = ("documentation", "architecture", "training", "dataset", "configuration", "other", "test")
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
-    """A document that may be chosen: the shard and row where it lies, and what the choice looks at."""
+class Candidate:
+    """A document that may be chosen: its shard and row, and what the choice depends on."""
 
     shard: str
     row: int
@@ -28,55 +28,57 @@ class Listed:
     kind: str
 
 
-Cut = Callable[[Sequence[Listed]], Sequence[Sequence[Passage]]]
-"""The passages of each of some documents."""
+Cut = Callable[[Sequence[Candidate]], Sequence[Sequence[Passage]]]
+"""Documents -> the passages of each."""
 
 
-def choose(listed: Iterable[Listed], cut: Cut, max_passages: int) -> Iterator[tuple[Listed, tuple[int, ...]]]:
-    """Documents, each with the numbers of those of its passages that are taken. The choice follows from the documents
-    and the limit alone, not from their order; memory holds no text beyond READ_TOGETHER documents."""
-    groups: dict[str, list[Listed]] = defaultdict(list)
-    for one in listed:
-        groups[one.group].append(one)
+def choose_passages(
+    candidates: Iterable[Candidate], cut: Cut, max_passages: int
+) -> Iterator[tuple[Candidate, tuple[int, ...]]]:
+    """Documents, each with the numbers of the passages that are taken of it. The choice depends on the documents and
+    the limit, not on their order; memory holds the texts of at most DOCUMENT_BATCH documents."""
+    groups: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        groups[candidate.group].append(candidate)
     left = max_passages
     # Small groups first: what they do not use of their share goes to the larger ones.
-    for waiting, group in zip(
+    for groups_left, group in zip(
         range(len(groups), 0, -1), sorted(groups, key=lambda name: (len(groups[name]), name)), strict=True
     ):
-        for one, numbers in _of_group(groups[group], cut, left // waiting):
+        for candidate, numbers in _choose_of_group(groups[group], cut, left // groups_left):
             left -= len(numbers)
-            yield one, numbers
+            yield candidate, numbers
 
 
-def _of_group(listed: list[Listed], cut: Cut, quota: int) -> Iterator[tuple[Listed, tuple[int, ...]]]:
-    """First the most telling few of each document, in an order that alternates between kinds; then, when every document
-    is used up, what was passed over."""
-    passed_over: list[tuple[Listed, list[int], list[int]]] = []
-    for one, passages in _with_passages(_alternating(listed), cut):
+def _choose_of_group(candidates: list[Candidate], cut: Cut, quota: int) -> Iterator[tuple[Candidate, tuple[int, ...]]]:
+    """First the few most informative passages of each document, in an order that alternates between kinds; when all
+    documents have had their turn, the passages that were left."""
+    taken: list[tuple[Candidate, list[int], list[int]]] = []
+    for candidate, passages in _with_passages(_alternating(candidates), cut):
         if quota <= 0:
             break
         best = sorted(range(len(passages)), key=lambda number: (passages[number].rank, number))
-        telling = sum(passage.rank < 2 for passage in passages)
-        take = best[: min(telling or 1, PER_DOCUMENT, quota)]
-        quota -= len(take)
-        passed_over.append((one, take, best[len(take) :]))
-    for one, take, rest in passed_over:
+        informative = sum(passage.rank < 2 for passage in passages)
+        first = best[: min(informative or 1, PER_DOCUMENT, quota)]
+        quota -= len(first)
+        taken.append((candidate, first, best[len(first) :]))
+    for candidate, first, rest in taken:
         more = rest[: max(0, quota)]
         quota -= len(more)
-        if numbers := sorted((*take, *more)):
-            yield one, tuple(numbers)
+        if numbers := sorted((*first, *more)):
+            yield candidate, tuple(numbers)
 
 
-def _with_passages(ordered: Iterator[Listed], cut: Cut) -> Iterator[tuple[Listed, Sequence[Passage]]]:
-    while some := list(islice(ordered, READ_TOGETHER)):
-        yield from zip(some, cut(some), strict=True)
+def _with_passages(ordered: Iterator[Candidate], cut: Cut) -> Iterator[tuple[Candidate, Sequence[Passage]]]:
+    while batch := list(islice(ordered, DOCUMENT_BATCH)):
+        yield from zip(batch, cut(batch), strict=True)
 
 
-def _alternating(listed: list[Listed]) -> Iterator[Listed]:
-    """Documents by turns of their kinds, in a hashed order within each."""
-    kinds: dict[str, list[Listed]] = defaultdict(list)
-    for one in sorted(listed, key=lambda one: hashlib.sha256(one.id.encode()).digest()):
-        kinds[one.kind].append(one)
-    queues = [kinds[kind] for kind in sorted(kinds, key=KINDS_FIRST.index)]
+def _alternating(candidates: list[Candidate]) -> Iterator[Candidate]:
+    """Documents of each kind in turn, in a hashed order within a kind."""
+    kinds: dict[str, list[Candidate]] = defaultdict(list)
+    for candidate in sorted(candidates, key=lambda candidate: hashlib.sha256(candidate.id.encode()).digest()):
+        kinds[candidate.kind].append(candidate)
+    queues = [kinds[kind] for kind in sorted(kinds, key=KIND_ORDER.index)]
     for turn in zip_longest(*queues):
-        yield from (one for one in turn if one is not None)
+        yield from (candidate for candidate in turn if candidate is not None)

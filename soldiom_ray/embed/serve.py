@@ -1,4 +1,4 @@
-"""Search as a Ray Serve deployment: one model that embeds questions, the indexes asked last, and a client of Chroma."""
+"""Search as a Ray Serve deployment: the model that embeds queries, the last used indexes, a client of Chroma."""
 
 import asyncio
 import dataclasses
@@ -6,21 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.embed.search import Hits, Mode, Searcher, check_question, fused, fused_depth
+from soldiom_ray.embed.search import Hits, Mode, Searcher, check_query, fuse, fusion_depth
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
 
-MOST_CHARACTERS = 10_000
-MOST_TEXTS = 256
-MOST_OPEN = 4
+MAX_CHARACTERS = 10_000
+MAX_TEXTS = 256
+MAX_OPEN_INDEXES = 4
 
 
 class SearchService:
-    """What a replica does. Called through `serve.get_app_handle("search")`; errors arrive as our own types.
+    """What a replica does, called through `serve.get_app_handle("search")`; errors arrive as our own types.
 
-    The model and an index are loaded with the first question that needs them, so that a replica starts in a second.
+    The model and an index are loaded for the first query that needs them, so that a replica starts in a second.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -37,46 +37,46 @@ class SearchService:
         filters: Mapping[str, Any] | None = None,
         mode: Mode = "hybrid",
     ) -> list[dict[str, Any]]:
-        """The k passages that answer a question best as {id, text, score, metadata}, best first. `index` is an
-        artifact; `filters` are what a passage's document must be (`{"group": "peft"}`), `path` what its path begins
-        with. The score is a cosine similarity (dense), BM25 (lexical) or a sum of reciprocal ranks (hybrid)."""
+        """The k passages that match a query best as {id, text, score, metadata}, best first. `index` is the id of an
+        artifact; `filters` are metadata that a passage must have (`{"group": "peft"}`), where `path` is a prefix. The
+        score is a cosine similarity (dense), BM25 (lexical) or a sum of reciprocal ranks (hybrid)."""
         if not index:
             raise InputError("No index is named.", remedy="make one first: a recipe with `embed:`")
         _check_texts([query])
-        wanted = dict(filters or {})
-        check_question(mode, k, wanted)
+        required = dict(filters or {})
+        check_query(mode, k, required)
         searcher = await asyncio.to_thread(self._searcher, index)
-        depth = fused_depth(k) if mode == "hybrid" else k
+        depth = fusion_depth(k) if mode == "hybrid" else k
         lists = []
         if mode != "dense":
-            lists.append(asyncio.to_thread(searcher.lexical, query, depth, wanted))
+            lists.append(asyncio.to_thread(searcher.lexical, query, depth, required))
         if mode != "lexical":
-            lists.append(self._dense(searcher, query, depth, wanted))
-        found = await asyncio.gather(*lists)
-        return await asyncio.to_thread(searcher.show, fused(found, k) if mode == "hybrid" else found[0])
+            lists.append(self._dense(searcher, query, depth, required))
+        hits = await asyncio.gather(*lists)
+        return await asyncio.to_thread(searcher.results, fuse(hits, k) if mode == "hybrid" else hits[0])
 
-    async def _dense(self, searcher: Searcher, query: str, most: int, filters: Mapping[str, str]) -> Hits:
+    async def _dense(self, searcher: Searcher, query: str, limit: int, filters: Mapping[str, str]) -> Hits:
         embedder = await self._embedder(searcher.model)
-        embedded = await asyncio.to_thread(embedder.encode, [query], query=True)
-        return await asyncio.to_thread(searcher.dense, embedded[0], most, filters)
+        embeddings = await asyncio.to_thread(embedder.encode, [query], query=True)
+        return await asyncio.to_thread(searcher.dense, embeddings[0], limit, filters)
 
     def _searcher(self, index: str) -> Searcher:
-        """The last MOST_OPEN indexes that were asked stay open."""
+        """The MAX_OPEN_INDEXES indexes that were searched last stay open."""
         searcher = self._searchers.pop(index, None)
         if searcher is None:
             artifacts = Artifacts(open_storage(self.settings))
             searcher = Searcher(self.settings, artifacts, artifacts.get(index))
         self._searchers[index] = searcher
-        while len(self._searchers) > MOST_OPEN:
+        while len(self._searchers) > MAX_OPEN_INDEXES:
             self._searchers.pop(next(iter(self._searchers)), None)
         return searcher
 
     async def embed(self, texts: Sequence[str], model: str | None = None) -> list[list[float]]:
-        """The vectors of up to MOST_TEXTS texts."""
+        """The vectors of up to MAX_TEXTS texts, each a list [dimension]."""
         _check_texts(texts)
         embedder = await self._embedder(model)
-        embedded = await asyncio.to_thread(embedder.encode, list(texts))
-        rows: list[list[float]] = embedded.tolist()
+        embeddings = await asyncio.to_thread(embedder.encode, list(texts))
+        rows: list[list[float]] = embeddings.tolist()
         return rows
 
     async def _embedder(self, name: str | None) -> Any:
@@ -100,11 +100,13 @@ class ServedSearch(SearchService):
 
 
 def serve_search(settings: Settings) -> None:
-    """Begin to serve search on the connected cluster, without waiting for the embedder to load; again with the same
+    """Start serving search on the connected cluster, without waiting for replicas to start; called again with the same
     settings it changes nothing."""
     from ray import serve
 
-    plain = dataclasses.replace(settings, github_tokens=(), hf_token=None, database_url=None, encryption_key=None)
+    without_secrets = dataclasses.replace(
+        settings, github_tokens=(), hf_token=None, database_url=None, encryption_key=None
+    )
     deployment = serve.deployment(
         ServedSearch,
         name="SearchService",
@@ -116,15 +118,15 @@ def serve_search(settings: Settings) -> None:
         graceful_shutdown_timeout_s=10,
         logging_config={"log_level": "WARNING"},
     )
-    target = serve.RunTarget(deployment.bind(plain), name=SEARCH_APPLICATION, route_prefix=None)
+    target = serve.RunTarget(deployment.bind(without_secrets), name=SEARCH_APPLICATION, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _check_texts(texts: Sequence[str]) -> None:
-    if not 1 <= len(texts) <= MOST_TEXTS:
-        raise InputError(f"{len(texts)} texts were given; it must be 1 to {MOST_TEXTS}.", remedy="split the request")
+    if not 1 <= len(texts) <= MAX_TEXTS:
+        raise InputError(f"{len(texts)} texts were given; it must be 1 to {MAX_TEXTS}.", remedy="split the request")
     longest = max(map(len, texts))
-    if longest > MOST_CHARACTERS:
-        raise InputError(f"A text has {longest} characters; at most {MOST_CHARACTERS} are taken.", remedy="shorten it")
+    if longest > MAX_CHARACTERS:
+        raise InputError(f"A text has {longest} characters; at most {MAX_CHARACTERS} are taken.", remedy="shorten it")
     if not all(text.strip() for text in texts):
         raise InputError("A text is empty.", remedy="ask something")

@@ -1,18 +1,18 @@
-"""Words of a passage or a question, as lexical search compares them, in any script.
+"""Terms of a passage or a query, as lexical search compares them, in any script.
 
-An identifier is kept whole and also taken apart, so `getUserName` is found by "user name" and by its own name. Scripts
-that put no spaces between words are taken by pairs of characters.
+An identifier is a term as a whole and by its parts, so `getUserName` matches "user name" and its own name. Scripts
+without spaces between words are indexed by pairs of characters.
 """
 
 import re
 import unicodedata
 from collections.abc import Iterator
 
-LONGEST = 64
-"""Characters of a word; what is longer is data (base64, hashes), which nobody types."""
+MAX_TERM_CHARACTERS = 64
+"""What is longer is data (base64, hashes), which nobody types."""
 
 WORD = re.compile(r"[\w\u0900-\u0dff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]+")
-"""With the vowel signs of the scripts of India and South East Asia, which Python counts as no letters."""
+"""With the vowel signs of the scripts of India and South East Asia, which `\\w` does not match."""
 
 PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 MARKS = re.compile(
@@ -20,8 +20,8 @@ MARKS = re.compile(
 )
 """Accents, Hebrew and Arabic vowel points, and the Arabic stretching line: written or not, the word is the same."""
 
-SAME = str.maketrans({"ى": "ي", "ٱ": "ا", "ک": "ك", "ی": "ي", "ß": "ss"})
-"""Letters of one word that are typed either way."""
+EQUIVALENT_LETTERS = str.maketrans({"ى": "ي", "ٱ": "ا", "ک": "ك", "ی": "ي", "ß": "ss"})
+"""Letters that are typed one way or the other in the same word."""
 
 UNSPACED = (
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"  # Han
@@ -29,44 +29,44 @@ UNSPACED = (
     "\uac00-\ud7a3"  # Hangul has spaces, but its particles stick to the word
     "\u0e01-\u0e3a\u0e40-\u0e4e\u0e81-\u0ece\u1000-\u104f\u1780-\u17d3"  # Thai, Lao, Burmese, Khmer
 )
-RUN = re.compile(f"([{UNSPACED}]+)")
+UNSPACED_RUN = re.compile(f"([{UNSPACED}]+)")
 
-FUNCTION_WORD = re.compile(
+STOP_WORD = re.compile(
     "a|an|and|are|as|at|be|but|by|for|if|in|into|is|it|no|not|of|on|or|such|that|the|their|then|there|these|they|this|to"
     "|was|will|with"
 )
-"""Of English, as Lucene's EnglishAnalyzer has them. In code they are rare, so that BM25 takes them for telling: without
-them 79 % of 500 questions find their function among the first ten of 8,000 passages, with them 73 %."""
+"""English stop words of Lucene's EnglishAnalyzer. In code they are rare, so BM25 would weigh them heavily: without them
+79 % of 500 queries find their function among the first ten of 8,000 passages, with them 73 %."""
 
 
-def words_of(text: str) -> list[str]:
-    """Every word in order, repeated as often as it stands there."""
-    return list(_words(text if text.isascii() else _folded(text)))
+def terms_of(text: str) -> list[str]:
+    """Every term of a text in order, repetitions included."""
+    return list(_terms(text if text.isascii() else _folded(text)))
 
 
-def telling_words(question: str) -> list[str]:
-    """The words of a question without function words, unless it has no others."""
-    words = words_of(question)
-    return [word for word in words if not FUNCTION_WORD.fullmatch(word)] or words
+def query_terms(query: str) -> list[str]:
+    """The terms of a query without stop words, unless it has no others."""
+    terms = terms_of(query)
+    return [term for term in terms if not STOP_WORD.fullmatch(term)] or terms
 
 
 def _folded(text: str) -> str:
-    """Compatibility forms made plain, marks dropped; the case stays, because it parts identifiers."""
+    """Compatibility forms normalized, marks dropped; the case stays, because it separates the parts of identifiers."""
     plain = MARKS.sub("", unicodedata.normalize("NFKD", text))
-    return unicodedata.normalize("NFC", plain).translate(SAME)
+    return unicodedata.normalize("NFC", plain).translate(EQUIVALENT_LETTERS)
 
 
-def _words(text: str) -> Iterator[str]:
-    for found in WORD.findall(text):
-        if len(found) > LONGEST and found.isascii():
+def _terms(text: str) -> Iterator[str]:
+    for word in WORD.findall(text):
+        if len(word) > MAX_TERM_CHARACTERS and word.isascii():
             continue
-        if found.isascii():
-            yield from _of_identifier(found)
+        if word.isascii():
+            yield from _of_identifier(word)
             continue
-        for number, run in enumerate(RUN.split(found)):
+        for number, run in enumerate(UNSPACED_RUN.split(word)):
             if number % 2:
-                yield from (run[at : at + 2] for at in range(max(1, len(run) - 1)))
-            elif run and len(run) <= LONGEST:
+                yield from (run[start : start + 2] for start in range(max(1, len(run) - 1)))
+            elif run and len(run) <= MAX_TERM_CHARACTERS:
                 yield from _of_identifier(run) if run.isascii() else _of_other(run)
 
 
