@@ -19,52 +19,70 @@ def dataset_card(
     declared: Prepare,
 ) -> str:
     """The card as Markdown. `lengths` are the characters of the samples, per split."""
-    characters = details["characters"]
-    split = details["split"]
-    groups = list(details["groups"].items())
-    parts = [
+    blocks = [
         f"# Dataset `{name}`",
         f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,}"
-        f" documents were kept, {sum(characters.values()):,} characters.",
-        "## Splits",
-        _table(("split", "samples", "characters"), [(name, counts[name], characters[name]) for name in characters]),
-        f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
-        *(f"- {note}" for note in split["notes"]),
+        f" documents were kept, {sum(details['characters'].values()):,} characters.",
+        *_splits(counts, details),
         *_pictures(counts),
         *_label_counts(details),
-        "## Left out",
-        _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
-        f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
-        f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that"
-        " decided.",
+        *_dropped(details, declared),
         "## Redacted",
         _table(("type", "places"), details["redactions"].items())
         if details["redactions"]
         else "Nothing was looked for.",
         "What matches no known pattern is not found: this is no proof that nothing private is left.",
-        "## Licences",
-        _table(("licence (SPDX)", "samples", "asks"), _licences(details["licenses"])),
-        f"Policy: use `{declared.license.use}`,"
-        f" unknown licences {'allowed' if declared.license.allow_unknown else 'refused'}{_lists(declared)}.",
+        *_policy(details, declared),
         "## Languages and kinds",
         _table(("language", "samples"), details["languages"].items()),
         _table(("kind", "samples"), details["kinds"].items()),
-        "## Sources",
-        _table(
-            ("group", "version", "licence", "split", "samples"),
-            [
-                (group, entry["version"], entry["license"], entry["split"], entry["samples"])
-                for group, entry in groups[:MAX_GROUP_ROWS]
-            ],
-        ),
-        f"... and {len(groups) - MAX_GROUP_ROWS} more, in `manifest.json`." if len(groups) > MAX_GROUP_ROWS else "",
+        *_sources(details),
         "## Length of samples",
         "Characters; of pictures, bytes." if counts.get("pictures") else "",
         f"```\n{histogram([length for of_split in lengths.values() for length in of_split])}\n```",
         f"![Characters per sample]({LENGTHS_PICTURE})",
         f"![Samples by licence, kind and language, and what was left out]({COUNTS_PICTURE})",
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _splits(counts: Mapping[str, int], details: Mapping[str, Any]) -> list[str]:
+    characters, split = details["characters"], details["split"]
+    return [
+        "## Splits",
+        _table(("split", "samples", "characters"), [(name, counts[name], characters[name]) for name in characters]),
+        f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
+        *(f"- {note}" for note in split["notes"]),
+    ]
+
+
+def _dropped(details: Mapping[str, Any], declared: Prepare) -> list[str]:
+    return [
+        "## Left out",
+        _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
+        f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
+        f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that"
+        " decided.",
+    ]
+
+
+def _policy(details: Mapping[str, Any], declared: Prepare) -> list[str]:
+    return [
+        "## Licences",
+        _table(("licence (SPDX)", "samples", "asks"), _license_rows(details["licenses"])),
+        f"Policy: use `{declared.license.use}`,"
+        f" unknown licences {'allowed' if declared.license.allow_unknown else 'refused'}{_lists(declared)}.",
+    ]
+
+
+def _sources(details: Mapping[str, Any]) -> list[str]:
+    groups = list(details["groups"].items())
+    rows = [
+        (group, entry["version"], entry["license"], entry["split"], entry["samples"])
+        for group, entry in groups[:MAX_GROUP_ROWS]
+    ]
+    more = f"... and {len(groups) - MAX_GROUP_ROWS} more, in `manifest.json`." if len(groups) > MAX_GROUP_ROWS else ""
+    return ["## Sources", _table(("group", "version", "licence", "split", "samples"), rows), more]
 
 
 def _pictures(counts: Mapping[str, int]) -> list[str]:
@@ -105,7 +123,7 @@ def _lists(declared: Prepare) -> str:
     return "".join(f"; {what}: {', '.join(names)}" for what, names in named.items() if names)
 
 
-def _licences(licenses: Mapping[str, int]) -> list[tuple[str, int, str]]:
+def _license_rows(licenses: Mapping[str, int]) -> list[tuple[str, int, str]]:
     from soldiom_ray.licenses import obligations
 
     return [(name, count, obligations("" if name == "unknown" else name)) for name, count in licenses.items()]
