@@ -25,6 +25,10 @@ from stand_in import StandIn
 
 pytest_plugins = ["api_server"]
 
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+"""Read when torch is first imported: threads that spin, or more of them than cores, make tests many times slower."""
 NO_DASHBOARD = "http://127.0.0.1:9"
 """RAY_API_SERVER_ADDRESS of a Ray without dashboard: Ray Train, which asks it at its end, hears at once that none is
 there instead of waiting for 12 s."""

@@ -48,11 +48,9 @@ class Group:
             process.kill()
 
     def close(self) -> None:
-        for end in self.ends:
-            end.close()
-        for process in self.processes:
-            process.join(20)
         self.kill()
+        for process in self.processes:
+            process.join()
 
 
 def _serve(end: Connection, rank: int, world: int, store: str) -> None:

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,6 @@ from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
 
 CONTEXT = 64
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-"""Read when torch is first imported: spinning threads make tests many times slower on busy cores."""
 
 
 def code(seed: int, lines: int = 40) -> str:

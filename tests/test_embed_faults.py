@@ -126,6 +126,17 @@ def test_killed_again_and_again_index_and_collection_are_the_same(
         server.stop()
 
 
+@pytest.fixture
+def empty_chroma(chroma: Chroma) -> Chroma:
+    """The shared server without what other tests left there."""
+    import chromadb
+
+    client = chromadb.HttpClient(host="127.0.0.1", port=chroma.port)
+    for collection in client.list_collections():
+        client.delete_collection(collection.name)
+    return chroma
+
+
 def interrupting(context: Context, fraction: float, act: Any) -> Context:
     """The same, but `act` happens when so much is done."""
     waiting = [act]
@@ -158,31 +169,27 @@ def test_chroma_that_dies_in_between_is_named_and_the_next_run_goes_on(
 
 
 def test_a_collection_that_is_emptied_meanwhile_is_named_and_filled_by_the_next_run(
-    prepared: tuple[Path, str], home: Path, tmp_path: Path
+    prepared: tuple[Path, str], home: Path, empty_chroma: Chroma
 ) -> None:
-    chroma = Chroma(tmp_path / "chroma")
-    try:
-        context = context_in(home, SOLDIOM_CHROMA_URL=chroma.url)
-        dataset = context.artifacts.get(prepared[1])
+    context = context_in(home, SOLDIOM_CHROMA_URL=empty_chroma.url)
+    dataset = context.artifacts.get(prepared[1])
 
-        def name() -> str:
-            (folder,) = (home / "storage" / "index").iterdir()
-            return folder.name
+    def name() -> str:
+        (folder,) = (home / "storage" / "index").iterdir()
+        return folder.name
 
-        def drop() -> None:
-            assert vectors.delete_collection(context.settings, name())
+    def drop() -> None:
+        assert vectors.delete_collection(context.settings, name())
 
-        def thin() -> None:
-            vectors.find_collection(context.settings, name()).delete(ids=["000000-00000"])
+    def thin() -> None:
+        vectors.find_collection(context.settings, name()).delete(ids=["000000-00000"])
 
-        with pytest.raises(SoldiomError, match="has no collection 'index-"):
-            embed(interrupting(context, 0.4, drop), dataset, DECLARED)
-        with pytest.raises(UnavailableError, match=r"Chroma holds \d+ of the \d+ passages of index-"):
-            embed(interrupting(context, 0.4, thin), dataset, DECLARED)
-        index = embed(context, dataset, DECLARED)
-        assert len(held(context, index.id)) == index.counts["passages"]
-    finally:
-        chroma.stop()
+    with pytest.raises(SoldiomError, match="has no collection 'index-"):
+        embed(interrupting(context, 0.4, drop), dataset, DECLARED)
+    with pytest.raises(UnavailableError, match=r"Chroma holds \d+ of the \d+ passages of index-"):
+        embed(interrupting(context, 0.4, thin), dataset, DECLARED)
+    index = embed(context, dataset, DECLARED)
+    assert len(held(context, index.id)) == index.counts["passages"]
 
 
 ANSWERS = [
@@ -247,21 +254,17 @@ def test_answers_that_are_no_chromas_are_one_clear_error_without_a_text(
 
 @pytest.mark.parametrize("answer", ANSWERS[:3], ids=[f"{status} {kind}" for status, kind, _ in ANSWERS[:3]])
 def test_a_chroma_that_begins_to_fail_is_one_clear_error_and_the_next_run_goes_on(
-    prepared: tuple[Path, str], home: Path, tmp_path: Path, answer: tuple[int, str, bytes]
+    prepared: tuple[Path, str], home: Path, empty_chroma: Chroma, answer: tuple[int, str, bytes]
 ) -> None:
-    chroma = Chroma(tmp_path / "chroma")
-    try:
-        with Answering(*answer, target=chroma.url) as server:
-            context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
-            dataset = context.artifacts.get(prepared[1])
-            with pytest.raises(UnavailableError) as told:
-                embed(interrupting(context, 0.3, lambda: setattr(server, "target", "")), dataset, DECLARED)
-            assert "Chroma" in str(told.value) and "somebody" not in str(told.value)
-            server.target = chroma.url
-            index = embed(context, dataset, DECLARED)
-            assert len(held(context, index.id)) == index.counts["passages"]
-    finally:
-        chroma.stop()
+    with Answering(*answer, target=empty_chroma.url) as server:
+        context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
+        dataset = context.artifacts.get(prepared[1])
+        with pytest.raises(UnavailableError) as caught:
+            embed(interrupting(context, 0.3, lambda: setattr(server, "target", "")), dataset, DECLARED)
+        assert "Chroma" in str(caught.value) and "somebody" not in str(caught.value)
+        server.target = empty_chroma.url
+        index = embed(context, dataset, DECLARED)
+        assert len(held(context, index.id)) == index.counts["passages"]
 
 
 def test_every_document_is_in_one_slice_of_its_shard_however_long_it_is(tmp_path: Path) -> None:

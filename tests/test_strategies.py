@@ -5,10 +5,7 @@ import functools
 import importlib.util
 import json
 import math
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -45,8 +42,23 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
-    group = Group(2, tmp_path_factory.mktemp("pair"))
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where torch would keep what it compiles."""
+    return tmp_path_factory.mktemp("compiled") / "extensions"
+
+
+@pytest.fixture(scope="module")
+def pair(extensions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
+    empty = str(tmp_path_factory.mktemp("bin"))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (
+            ("PATH", empty),
+            ("TORCH_EXTENSIONS_DIR", str(extensions)),
+            ("CC", "none"),
+            ("CXX", "none"),
+        ):
+            patch.setenv(name, value)
+        group = Group(2, tmp_path_factory.mktemp("pair"))
     yield group
     group.close()
 
@@ -354,23 +366,13 @@ def test_zero_without_deepspeed_names_the_package(monkeypatch: pytest.MonkeyPatc
 
 
 @needs_deepspeed
-def test_zero_needs_no_compiler(base: Path, tmp_path: Path) -> None:
-    """In a process that finds neither a compiler nor what was compiled before."""
-    empty = tmp_path / "bin"
-    empty.mkdir()
-    job = f"import test_strategies as t; from pathlib import Path; base = Path({str(base)!r})\n" + "".join(
-        f"t.trained(base, Path({str(tmp_path)!r}) / {strategy!r}, {strategy!r}, 'lora')\n"
-        for strategy in ("zero2", "zero3")
-    )
-    variables = {"PATH": str(empty), "TORCH_EXTENSIONS_DIR": str(tmp_path / "extensions"), "CC": "none", "CXX": "none"}
-    done = subprocess.run(
-        [sys.executable, "-c", job],
-        env=os.environ | variables | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert not (tmp_path / "extensions").exists()
+def test_zero_needs_no_compiler(
+    trained_by_pair: Callable[[str, str], list[dict[str, Any]]], extensions: Path, tmp_path: Path
+) -> None:
+    """The processes of this file find neither a compiler nor what was compiled before."""
+    for strategy in ("zero2", "zero3"):
+        assert trained_by_pair(strategy, "lora")
+    assert not extensions.exists()
 
 
 @pytest.mark.usefixtures("ray_cluster")

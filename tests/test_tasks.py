@@ -17,6 +17,8 @@ from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.train.driver import run_locally
 
 ANIMALS, TOOLS = ("cat", "dog", "horse", "mouse"), ("saw", "hammer", "drill", "file")
+SENTENCES = 200
+"""As few as a pretrained encoder learns the labels from: it is most of this file's time."""
 WORDS = ("the", "a", "small", "big", "old", "sleeps", "falls", "here", "there", "again")
 
 
@@ -115,9 +117,10 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
     context = context_in(tmp_path)
     rows = [
         {"text": text, "metadata": json.dumps({"label": "animal" if "animal" in has else "none"})}
-        for text, has in sentences(500)
+        for text, has in sentences(SENTENCES)
     ]
-    minilm: dict[str, Any] = {"learning_rate": 3e-4 if method == "full" else None, "epochs": 3}
+    minilm: dict[str, Any] = {"learning_rate": 3e-4 if method == "full" else None}
+    minilm["epochs"] = 7 if method == "prompt" else 3
     train = declared(Path("builtin/all-MiniLM-L6-v2"), task="text_classification", method=method, **minilm)
     run = run_locally(context, dataset_of(context.artifacts, rows), train)
     assert points(context, run, "validation_accuracy")[-1] > 0.9
@@ -133,7 +136,7 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
 
 def test_a_text_may_have_several_labels_or_none(encoder: Path, tmp_path: Path) -> None:
     context = context_in(tmp_path)
-    rows = [{"text": text, "metadata": json.dumps({"label": has})} for text, has in sentences(500)]
+    rows = [{"text": text, "metadata": json.dumps({"label": has})} for text, has in sentences(SENTENCES)]
     dataset = dataset_of(context.artifacts, rows)
     train = {"task": "text_classification", "method": "full"}
     with pytest.raises(InputError, match=r"(?s)several labels.*multi_label"):
@@ -183,9 +186,11 @@ def test_a_long_text_keeps_its_beginning_and_end_mark_and_is_reported_as_cut(enc
         assert all(row[int(used.sum()) - 1] == 3 for row, used in zip(ids, mask, strict=True))
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "prompt"])
-def test_a_sequence_to_sequence_model_learns_to_translate(method: str, tmp_path: Path) -> None:
-    context = context_in(tmp_path)
+@pytest.fixture(scope="module")
+def translator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Manifest, Manifest]:
+    """A dataset of numbers in two languages, and a sequence-to-sequence model trained on it from random weights."""
+    folder = tmp_path_factory.mktemp("translator")
+    context = context_in(folder)
     rng = random.Random(2)
     rows = []
     for _ in range(300):
@@ -199,16 +204,22 @@ def test_a_sequence_to_sequence_model_learns_to_translate(method: str, tmp_path:
     dataset = dataset_of(context.artifacts, rows)
     small = {"model_type": "t5", "d_model": 32, "d_ff": 64, "num_layers": 2, "num_heads": 2, "d_kv": 16}
     scratch = {"task": "seq2seq_lm", "method": "full", "architecture": small, "vocabulary_size": 300}
-    base = run_locally(context, dataset, declared(tmp_path, **scratch, epochs=12))
+    return context, dataset, run_locally(context, dataset, declared(folder, **scratch, epochs=12))
+
+
+def test_a_sequence_to_sequence_model_learns_to_translate(translator: tuple[Context, Manifest, Manifest]) -> None:
+    context, _, base = translator
     assert points(context, base, "validation_token_accuracy")[-1] > 0.6
     assert scored(context, base)["tuned"]["loss"] == pytest.approx(base.details["best_validation_loss"], abs=0.02)
-    if method == "full":
-        return
-    tuned = run_locally(
-        context,
-        dataset,
-        declared(tmp_path, task="seq2seq_lm", method=method, epochs=2).model_copy(update={"base_model": base.id}),
-    )
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt"])
+def test_a_sequence_to_sequence_model_is_trained_further(
+    method: str, translator: tuple[Context, Manifest, Manifest], tmp_path: Path
+) -> None:
+    context, dataset, base = translator
+    train = declared(tmp_path, task="seq2seq_lm", method=method, epochs=2).model_copy(update={"base_model": base.id})
+    tuned = run_locally(context, dataset, train)
     losses = points(context, tuned, "validation_loss")
     assert min(losses) <= losses[0]
     with load_run(context.artifacts, context.settings, tuned) as (model, tokenizer):
@@ -276,14 +287,19 @@ def test_a_dataset_without_rejected_answers_is_refused(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
-def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
+PICTURES = {"task": "image_classification", "batch_tokens": 60, "epochs": 30, "learning_rate": 0.003, "validations": 2}
+
+
+@pytest.fixture(scope="module")
+def viewer(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Manifest, Manifest]:
+    """Pictures that are brighter on the left or on the right, and a model trained on them from random weights."""
     import io
 
     import numpy as np
     from PIL import Image
 
-    context = context_in(tmp_path)
+    folder = tmp_path_factory.mktemp("viewer")
+    context = context_in(folder)
     noise = np.random.default_rng(5)
     rows = []
     for place in range(150):
@@ -293,26 +309,35 @@ def test_pictures_are_classified(method: str, tmp_path: Path) -> None:
         sink = io.BytesIO()
         Image.fromarray(values).save(sink, "PNG")
         rows.append({"image": sink.getvalue(), "metadata": json.dumps({"label": label})})
-    rng = random.Random(6)
-    rng.shuffle(rows)
+    random.Random(6).shuffle(rows)
     dataset = dataset_of(context.artifacts, rows)
     small = {"model_type": "vit", "image_size": 16, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1}
     small |= {"num_attention_heads": 2, "intermediate_size": 64}
-    task = {"task": "image_classification", "batch_tokens": 60, "epochs": 30, "learning_rate": 0.003, "validations": 2}
-    base = run_locally(context, dataset, declared(tmp_path, **task, method="full", architecture=small))
+    train = declared(folder, **PICTURES, method="full", architecture=small)
+    return context, dataset, run_locally(context, dataset, train)
+
+
+def test_pictures_are_classified(viewer: tuple[Context, Manifest, Manifest]) -> None:
+    context, _, base = viewer
     assert points(context, base, "validation_accuracy")[-1] > 0.85
     scores = scored(context, base)
     assert scores["tuned"]["token_accuracy"] > 0.75 > scores["base"]["token_accuracy"]
-    if method == "full":
-        return
-    tuned = run_locally(
-        context, dataset, declared(tmp_path, **task, method=method).model_copy(update={"base_model": base.id})
-    )
+
+
+def test_a_model_of_pictures_is_adapted(viewer: tuple[Context, Manifest, Manifest], tmp_path: Path) -> None:
+    import io
+
+    from PIL import Image
+
+    context, dataset, base = viewer
+    train = declared(tmp_path, **PICTURES, method="lora").model_copy(update={"base_model": base.id})
+    tuned = run_locally(context, dataset, train)
     assert points(context, tuned, "validation_accuracy")[-1] > 0.85
+    row = next(context.artifacts.rows(dataset, "train/"))
     with load_run(context.artifacts, context.settings, tuned) as (model, processor):
-        picture = Image.open(io.BytesIO(rows[0]["image"])).convert("RGB")
-        said = model(**processor(images=[picture], return_tensors="pt")).logits.argmax(-1)
-        assert model.config.id2label[int(said)] == json.loads(rows[0]["metadata"])["label"]
+        picture = Image.open(io.BytesIO(row["image"])).convert("RGB")
+        label = model(**processor(images=[picture], return_tensors="pt")).logits.argmax(-1)
+        assert model.config.id2label[int(label)] == json.loads(row["metadata"])["label"]
 
 
 def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_path: Path) -> None:
