@@ -45,10 +45,10 @@ def texts() -> tuple[list[str], str]:
     """Documents to learn from, and what they are."""
     if PUBMED.is_file():
         rows = [json.loads(line) for line in PUBMED.open(encoding="utf-8")]
-        found = [f"{row['QUESTION']}\n\n{' '.join(row['CONTEXTS'])}\n\n{row['LONG_ANSWER']}" for row in rows]
-        return found, "PubMedQA abstracts"
-    found = [text[start : start + 1500] for text in sources() for start in range(0, len(text), 1500)]
-    return random.Random(1).sample(found, 1000), "pieces of the standard library's source"
+        abstracts = [f"{row['QUESTION']}\n\n{' '.join(row['CONTEXTS'])}\n\n{row['LONG_ANSWER']}" for row in rows]
+        return abstracts, "PubMedQA abstracts"
+    pieces = [text[start : start + 1500] for text in sources() for start in range(0, len(text), 1500)]
+    return random.Random(1).sample(pieces, 1000), "pieces of the standard library's source"
 
 
 def sources() -> Iterator[str]:
@@ -63,23 +63,26 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     import numpy as np
     from tokenizers import ByteLevelBPETokenizer
 
-    found, what = texts()
-    random.Random(5).shuffle(found)
+    learnable, description = texts()
+    random.Random(5).shuffle(learnable)
     tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator([*found, *sources()], vocab_size=PIECES, special_tokens=[END])
+    tokenizer.train_from_iterator([*learnable, *sources()], vocab_size=PIECES, special_tokens=[END])
     tokenizer.save(str(folder / "tokenizer.json"))
     end = tokenizer.token_to_id(END)
 
-    def encoded(some: list[str]) -> list[Any]:
-        return [np.array([*one.ids, end]) for one in tokenizer.encode_batch(some)]
+    def encoded(texts: list[str]) -> list[Any]:
+        return [np.array([*encoding.ids, end]) for encoding in tokenizer.encode_batch(texts)]
 
-    splits = {"held_out": encoded(found[:HELD_OUT]), "train": encoded(found[HELD_OUT : HELD_OUT + steps * DOCUMENTS])}
+    splits = {
+        "held_out": encoded(learnable[:HELD_OUT]),
+        "train": encoded(learnable[HELD_OUT : HELD_OUT + steps * DOCUMENTS]),
+    }
     splits["before"] = encoded([text[:4000] for text in sources()])[:150]
     arrays = {name: np.concatenate(rows) for name, rows in splits.items()}
     ends = {f"{name}_ends": np.cumsum([len(row) for row in rows]) for name, rows in splits.items()}
     np.savez(folder / "documents.npz", **arrays, **ends)
     lengths = [len(row) for row in splits["train"]]
-    print(f"{len(lengths)} documents ({what}), {sum(lengths)} tokens, median {statistics.median(lengths):.0f}\n")
+    print(f"{len(lengths)} documents ({description}), {sum(lengths)} tokens, median {statistics.median(lengths):.0f}\n")
     return {
         "documents": str(folder / "documents.npz"), "tokenizer": str(folder / "tokenizer.json"), "end": END,
         "pieces": tokenizer.get_vocab_size(), "length": LENGTH, "longest": 1024, "blocks_per_step": BLOCKS,
@@ -105,8 +108,8 @@ def train(job: dict[str, Any]) -> None:
     if job["method"] == "lora":
         from peft import LoraConfig, get_peft_model
 
-        kept = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(model.to(torch.bfloat16), kept)
+        adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model.to(torch.bfloat16), adapter)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
@@ -133,9 +136,9 @@ def train(job: dict[str, Any]) -> None:
         step = loop._step
 
         def timed(number: int) -> tuple[float, int, int]:
-            found = step(number)
+            result = step(number)
             clock.tick()
-            return found
+            return result
 
         loop._step = timed  # type: ignore[method-assign]
         clock.begin()
@@ -181,21 +184,21 @@ def run(python: Path, script: str, job: dict[str, Any], folder: Path) -> dict[st
         # The first as our workers set it, the second because the peer's environment does not hold Soldiom.
         environment |= {"THP_MEM_ALLOC_ENABLE": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
     workers = job.get("workers", 1)
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
     started = []
     for rank in range(workers):
-        mine = environment | {"RANK": str(rank), "WORLD_SIZE": str(workers)}
+        variables = environment | {"RANK": str(rank), "WORLD_SIZE": str(workers)}
         command = [python, Path(__file__).parent / script, path]
         started.append(
-            subprocess.Popen(command, env=mine, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            subprocess.Popen(command, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         )
-    errors = [one.communicate()[1] for one in started]
-    if any(one.returncode for one in started):
+    errors = [process.communicate()[1] for process in started]
+    if any(process.returncode for process in started):
         sys.exit("\n".join(error[-4000:] for error in errors))
-    found: dict[str, Any] = json.loads(result.read_text())
-    return found
+    measured: dict[str, Any] = json.loads(result.read_text())
+    return measured
 
 
 def matrix_rate(kind: str) -> float:
@@ -231,41 +234,41 @@ def compare(common: dict[str, Any], options: argparse.Namespace, folder: Path) -
                 python = Path(sys.executable) if options.peers is None else options.peers / "bin" / "python"
                 script = "training.py" if ours else "training_peer.py"
                 if ours or options.peers:
-                    found = run(python, script, job | {"side": side}, folder)
-                    runs.setdefault((method, side), []).append(found)
-                    print(f"{method} {side}: {found}", file=sys.stderr, flush=True)
+                    measured = run(python, script, job | {"side": side}, folder)
+                    runs.setdefault((method, side), []).append(measured)
+                    print(f"{method} {side}: {measured}", file=sys.stderr, flush=True)
     print(
         "| | tokens/s | ours is | tokens per second of a core | ours is | of the bf16 products | peak MiB | ours is |",
         end="",
     )
     print(" held-out loss |\n|---|---|---|---|---|---|---|---|---|")
-    for (method, side), some in runs.items():
-        mine = runs.get((method, "ours"), some)
+    for (method, side), results in runs.items():
+        ours = runs.get((method, "ours"), results)
         cells = [f"{method}, {side}"]
         for key in ("tokens_per_second", "tokens_per_core_second"):
-            best, own = (max(one[key] for one in group) for group in (some, mine))
+            best, own = (max(result[key] for result in group) for group in (results, ours))
             cells += [f"{best:,.0f}", f"{own / best:.2f} times"]
-        fastest = max(one["tokens_per_second"] for one in some)
+        fastest = max(result["tokens_per_second"] for result in results)
         work = fastest * PARAMETERS * (6 if method == "full" else 4)
-        peak, own = (min(one["peak_mib"] for one in group) for group in (some, mine))
+        peak, own = (min(result["peak_mib"] for result in group) for group in (results, ours))
         cells += [f"{work / rates['bfloat16']:.0%}", f"{peak:,.0f}", f"{own / peak:.2f} times"]
-        print(f"| {' | '.join(cells)} | {statistics.mean(one['loss'] for one in some):.4f} |")
+        print(f"| {' | '.join(cells)} | {statistics.mean(result['loss'] for result in results):.4f} |")
     print(f"\nmatrix products: {rates['float32'] / 1e9:.0f} GFLOP/s float32, {rates['bfloat16'] / 1e9:.0f} bfloat16")
 
 
 def compare_workers(common: dict[str, Any], options: argparse.Namespace, folder: Path) -> None:
     """One process with two threads, and two with one each, at the tokens per step of a recipe that says nothing."""
-    found: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
+    by_workers: dict[int, list[dict[str, Any]]] = {1: [], 2: []}
     python = Path(sys.executable) if options.peers is None else options.peers / "bin" / "python"
     job = common | {"method": "full", "learning_rate": RATES["full"], "side": "ours", "blocks_per_step": 8192 // LENGTH}
     for _ in range(options.rounds):
-        for workers, some in found.items():
-            some.append(run(python, "training.py", job | {"workers": workers, "threads": 2 // workers}, folder))
+        for workers, results in by_workers.items():
+            results.append(run(python, "training.py", job | {"workers": workers, "threads": 2 // workers}, folder))
     print("\n| workers | tokens/s | tokens per second of a core | held-out loss |\n|---|---|---|---|")
-    for workers, some in found.items():
-        wall = max(one["tokens_per_second"] for one in some)
-        core = max(one["tokens_per_core_second"] for one in some) / workers
-        print(f"| {workers} x {2 // workers} threads | {wall:,.0f} | {core:,.0f} | {some[0]['loss']:.4f} |")
+    for workers, results in by_workers.items():
+        wall = max(result["tokens_per_second"] for result in results)
+        core = max(result["tokens_per_core_second"] for result in results) / workers
+        print(f"| {workers} x {2 // workers} threads | {wall:,.0f} | {core:,.0f} | {results[0]['loss']:.4f} |")
 
 
 def main() -> None:
@@ -286,16 +289,16 @@ def main() -> None:
         options.rounds, options.steps = 1, 2
     with tempfile.TemporaryDirectory() as name:
         folder = options.folder or Path(name)
-        kept = folder / "common.json"
-        if not kept.is_file():
+        stored = folder / "common.json"
+        if not stored.is_file():
             folder.mkdir(exist_ok=True, parents=True)
             common = prepare(folder, options.steps)
             if not options.quick:
                 first = common | {"method": "full", "learning_rate": 1e-3, "side": "ours", "split": "before"}
                 run(Path(sys.executable), "training.py", first | {"keep": str(folder / "base")}, folder)
                 common["base"] = str(folder / "base")
-            kept.write_text(json.dumps(common))
-        common = json.loads(kept.read_text())
+            stored.write_text(json.dumps(common))
+        common = json.loads(stored.read_text())
         if options.sides:
             compare(common, options, folder)
         if options.workers:

@@ -76,10 +76,10 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="soldiom-memory-") as folder:
             _alone(make_base, name, Path(folder))
-            found = _alone(run, name, folder)
-        ratio = found["predicted"] / found["measured"]
+            peaks = _alone(run, name, folder)
+        ratio = peaks["predicted"] / peaks["measured"]
         worst = max(worst, abs(ratio - 1))
-        print(f"| {name} | {found['predicted']} | {found['measured']} | {ratio:.2f} |", flush=True)
+        print(f"| {name} | {peaks['predicted']} | {peaks['measured']} | {ratio:.2f} |", flush=True)
     print(f"\nfurthest from what was measured: {worst:.0%}")
 
 

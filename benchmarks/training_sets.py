@@ -107,7 +107,9 @@ def cases(context: Context, name: str, options: argparse.Namespace) -> None:
             elif method == "full":
                 declared |= {"architecture": chosen["scratch"]} | chosen["train"]
             else:
-                declared["base_model"] = from_scratch = from_scratch or whole(context, dataset, chosen, options.tokens)
+                declared["base_model"] = from_scratch = from_scratch or train_whole(
+                    context, dataset, chosen, options.tokens
+                )
             began = time.monotonic()
             run = fit(context, dataset, Train.model_validate(declared))
             show(context, run, name, declared, strategy, time.monotonic() - began, options.folder)
@@ -118,7 +120,7 @@ def budget(tokens: int) -> dict[str, Any]:
     return COMMON | {"max_tokens": tokens, "validation_tokens": min(16_384, tokens // 12)}
 
 
-def whole(context: Context, dataset: Manifest, chosen: dict[str, Any], tokens: int) -> str:
+def train_whole(context: Context, dataset: Manifest, chosen: dict[str, Any], tokens: int) -> str:
     """The model that adapters are trained on where no pretrained one is at hand (made once)."""
     declared = budget(tokens) | {"task": chosen["task"], "method": "full"}
     declared |= {"architecture": chosen["scratch"]} | chosen["train"]

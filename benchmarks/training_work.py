@@ -37,8 +37,8 @@ def documents(job: dict[str, Any], split: str) -> "list[Ids]":
     """Ids of each document, the end token last."""
     import numpy as np
 
-    with np.load(job["documents"]) as kept:
-        return np.split(kept[split], kept[f"{split}_ends"][:-1])
+    with np.load(job["documents"]) as arrays:
+        return np.split(arrays[split], arrays[f"{split}_ends"][:-1])
 
 
 def held_out_loss(model: Any, job: dict[str, Any]) -> float:

@@ -44,7 +44,7 @@ class Nodes:
 
     def workers(self, name: str = "MapWorker") -> list[psutil.Process]:
         """The actors of Ray Data's pools that run now."""
-        return [one for one in self._descendants() if name in _command(one)]
+        return [process for process in self._descendants() if name in _command(process)]
 
     def kill_a_worker(self, dice: random.Random) -> bool:
         """kill -9 of one actor; whether there was one."""
@@ -56,8 +56,8 @@ class Nodes:
 
     def kill_a_node(self, dice: random.Random) -> bool:
         """kill -9 of a node that is not the head, with all its workers; whether there was one."""
-        raylets = [one for one in self._descendants() if "raylet/raylet" in _command(one)]
-        others = [one for one in raylets if "--head" not in _command(one)]
+        raylets = [process for process in self._descendants() if "raylet/raylet" in _command(process)]
+        others = [raylet for raylet in raylets if "--head" not in _command(raylet)]
         if not others:
             return False
         node = dice.choice(others)

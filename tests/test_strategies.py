@@ -114,15 +114,15 @@ def bytes_held(strategy: Any) -> int:
     return sum({place.data_ptr(): place.nbytes() for place in places}.values())
 
 
-def assert_same(one: dict[str, Any], two: dict[str, Any], loss: float = 1e-4, weight: float = 1e-3) -> None:
+def assert_same(expected: dict[str, Any], actual: dict[str, Any], loss: float = 1e-4, weight: float = 1e-3) -> None:
     """The curves within `loss`, weights and moments within `weight`."""
-    assert len(one["curves"]) == len(two["curves"]) == STEPS + 1
-    for expected, found in zip(one["curves"], two["curves"], strict=True):
-        assert found == pytest.approx(expected, abs=loss)
-    assert one["whole"].keys() == two["whole"].keys() and float(two["whole"]["step"]) == STEPS
-    for name, expected in one["whole"].items():
-        assert two["whole"][name].dtype == expected.dtype
-        np.testing.assert_allclose(two["whole"][name], expected, atol=weight, err_msg=name)
+    assert len(expected["curves"]) == len(actual["curves"]) == STEPS + 1
+    for left, right in zip(expected["curves"], actual["curves"], strict=True):
+        assert right == pytest.approx(left, abs=loss)
+    assert expected["whole"].keys() == actual["whole"].keys() and float(actual["whole"]["step"]) == STEPS
+    for name, tensor in expected["whole"].items():
+        assert actual["whole"][name].dtype == tensor.dtype
+        np.testing.assert_allclose(actual["whole"][name], tensor, atol=weight, err_msg=name)
 
 
 @pytest.fixture(scope="module")
@@ -243,8 +243,8 @@ def test_bfloat16_computes_and_float32_is_kept(
     values = {"base": base, "home": tmp_path, "strategy": strategy, "precision": "bfloat16"}
     first, _ = pair.run(trained, method="full", **values)
     assert all(tensor.dtype == np.float32 for tensor in first["whole"].values())
-    for expected, found in zip(alone["full"]["curves"], first["curves"], strict=True):
-        assert found == pytest.approx(expected, abs=0.05)
+    for expected, point in zip(alone["full"]["curves"], first["curves"], strict=True):
+        assert point == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.parametrize("strategy", DIVIDED)
@@ -276,7 +276,7 @@ def task_rows(task: str) -> list[dict[str, Any]]:
         return [{"text": text, "metadata": json.dumps({"label": str(len(has))})} for text, has in sentences(120)]
     words = [text for text, _ in sentences(100)]
     both = [[{"role": "user", "content": text}, {"role": "assistant", "content": text[:9]}] for text in words]
-    return [{"text": text, "messages": json.dumps(said)} for text, said in zip(words, both, strict=True)]
+    return [{"text": text, "messages": json.dumps(messages)} for text, messages in zip(words, both, strict=True)]
 
 
 ARCHITECTURES = {
@@ -305,12 +305,12 @@ def test_every_task_is_trained_divided_and_saved_whole(task: str, base: Path, pa
         values |= {"architecture": ARCHITECTURES[task], "vocabulary_size": 300}
     expected, weights = trained_by_two(pair, tmp_path / "ddp", task, declared(base, **values, strategy="ddp"))
     for strategy in ["fsdp"] + ["zero3"] * (importlib.util.find_spec("deepspeed") is not None):
-        details, found = trained_by_two(pair, tmp_path / strategy, task, declared(base, **values, strategy=strategy))
+        details, actual = trained_by_two(pair, tmp_path / strategy, task, declared(base, **values, strategy=strategy))
         for name in ("parameters", "trainable_parameters", "best_step"):
             assert details[name] == expected[name]
         assert details["best_validation_loss"] == pytest.approx(expected["best_validation_loss"], abs=1e-3)
         for name, weight in weights.items():
-            np.testing.assert_allclose(found[name], weight, atol=2e-3, err_msg=name)
+            np.testing.assert_allclose(actual[name], weight, atol=2e-3, err_msg=name)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
@@ -347,11 +347,11 @@ def test_ranks_agree_on_the_length_of_a_pass(pair: Group) -> None:
 def test_strategies_that_do_not_fit_are_refused_by_name(base: Path, tmp_path: Path) -> None:
     context = context_in(tmp_path)
     dataset = dataset_in(context.artifacts)
-    for values, said in (
+    for values, message in (
         ({"strategy": "single", "workers": 2}, r"train\.strategy is single.*workers is 2"),
         ({"strategy": "fsdp", "method": "lora", "quantization": "nf4"}, "fsdp cannot divide weights in 4 bits"),
     ):
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             prepare_work(context, dataset, declared(base, **values))
 
 
@@ -381,10 +381,10 @@ def test_two_ray_workers_divide_a_model(strategy: str, base: Path, tmp_path: Pat
     from soldiom_ray.train import train
 
     single, context = context_in(tmp_path / "single"), context_in(tmp_path / "ray")
-    one = run_locally(single, dataset_in(single.artifacts), declared(base, method="lora"))
+    local = run_locally(single, dataset_in(single.artifacts), declared(base, method="lora"))
     chosen = declared(base, method="lora", workers=2, strategy=strategy)
     run = train(context, dataset_in(context.artifacts), chosen)
     assert (run.details["strategy"], run.details["workers"]) == (strategy, 2)
-    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-2)
+    assert run.details["best_validation_loss"] == pytest.approx(local.details["best_validation_loss"], abs=1e-2)
     with load_run(context.artifacts, context.settings, run) as (model, _):
         assert model.peft_config

@@ -126,8 +126,8 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
     assert points(context, run, "validation_accuracy")[-1] > 0.9
     assert run.details["best_validation"]["validation_macro_f1"] > 0.9
     with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
-        said = model(**tokenizer(["the old horse sleeps here"], return_tensors="pt")).logits.argmax(-1)
-        assert model.config.id2label[int(said)] == "animal"
+        label = model(**tokenizer(["the old horse sleeps here"], return_tensors="pt")).logits.argmax(-1)
+        assert model.config.id2label[int(label)] == "animal"
     scores = scored(context, run)
     assert scores["gate"]["passed"] and scores["tuned"]["token_accuracy"] > 0.9 > scores["base"]["token_accuracy"]
     best = run.details["best_validation"]
@@ -152,7 +152,7 @@ def test_a_dataset_without_usable_labels_is_refused_by_name(encoder: Path, tmp_p
     context = context_in(tmp_path)
     texts = [text for text, _ in sentences(60)]
     train = declared(encoder, task="text_classification")
-    for labels, said in (
+    for labels, message in (
         ([None] * 60, "no sample with a label"),
         (["x"] * 60, "only the label 'x'"),
         ([f"n{place}" for place in range(60)], "60 different labels on 60 samples"),
@@ -161,7 +161,7 @@ def test_a_dataset_without_usable_labels_is_refused_by_name(encoder: Path, tmp_p
             {"text": text, "metadata": json.dumps({"label": label} if label else {})}
             for text, label in zip(texts, labels, strict=True)
         ]
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=message):
             run_locally(context, dataset_of(context.artifacts, rows), train)
 
 
@@ -231,10 +231,13 @@ def preferences(count: int) -> list[dict[str, Any]]:
     rng = random.Random(4)
     rows = []
     for _ in range(count):
-        asked = " ".join(rng.choices(WORDS, k=rng.randint(2, 6)))
-        messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": f"please {rng.choice(WORDS)}"}]
+        prompt = " ".join(rng.choices(WORDS, k=rng.randint(2, 6)))
+        messages = [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": f"please {rng.choice(WORDS)}"},
+        ]
         metadata = {"rejected": f"never {rng.choice(WORDS)} {rng.choice(WORDS)}"}
-        rows.append({"text": asked, "messages": json.dumps(messages), "metadata": json.dumps(metadata)})
+        rows.append({"text": prompt, "messages": json.dumps(messages), "metadata": json.dumps(metadata)})
     return rows
 
 
@@ -265,8 +268,8 @@ def test_a_comparison_scores_the_answers_alone_and_cuts_the_prompts_beginning(tm
     tokens = task.tokenize(context.artifacts, dataset, tokenizer, "t", train, context.report)
     with task.open(context.artifacts, tokens, 4096, tokenizer) as (whole, _):
         _, labels, _ = whole.batch(np.arange(1))
-        said = [tokenizer.decode(row[row != -100]) for row in labels]
-        assert "please" in said[0] and "never" in said[1] and tokenizer.eos_token in said[0]
+        answers = [tokenizer.decode(row[row != -100]) for row in labels]
+        assert "please" in answers[0] and "never" in answers[1] and tokenizer.eos_token in answers[0]
         longest = int(whole.positions(np.arange(len(whole))).max()) // 2
     with task.open(context.artifacts, tokens, longest - 5, tokenizer) as (cut, _):
         shorter, scored, _ = cut.batch(np.arange(len(cut)))

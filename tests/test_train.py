@@ -141,8 +141,8 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(
     assert newest == 9 and isinstance(backend, FolderBackend)
     weights = backend.path(f"{checkpoints.prefix}/{newest:08d}/weights.safetensors")
     weights.write_bytes(weights.read_bytes()[:-7] + b"damaged")
-    found = checkpoints.newest()
-    assert found is not None and found[0].step == 8
+    readable = checkpoints.newest()
+    assert readable is not None and readable[0].step == 8
     assert "checkpoint skipped" in caplog.text
     assert checkpoints.steps()[-1] == 8
 
@@ -161,9 +161,9 @@ def test_a_full_disk_keeps_the_earlier_checkpoints(base: Path, tmp_path: Path) -
         with pytest.raises(StorageFullError, match="No space left"):
             run_worker(work, context.artifacts, quiet, lambda record: None)
         checkpoints = work.checkpoints(context.artifacts)
-        found = checkpoints.newest()
-        assert found is not None and found[0].step == checkpoints.steps()[-1] > 0
-        del found  # its tensors are mapped from that disk
+        newest = checkpoints.newest()
+        assert newest is not None and newest[0].step == checkpoints.steps()[-1] > 0
+        del newest  # its tensors are mapped from that disk
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -217,12 +217,12 @@ def test_two_ray_workers_train_what_one_process_trains(base: Path, tmp_path: Pat
     from soldiom_ray.train import train
 
     alone = context_in(tmp_path / "alone")
-    one = run_locally(alone, dataset_in(alone.artifacts), declared(base))
+    local = run_locally(alone, dataset_in(alone.artifacts), declared(base))
     seen: list[str] = []
     context = replace(context_in(tmp_path / "ray"), report=lambda fraction, message: seen.append(message))
     run = train(context, dataset_in(context.artifacts), declared(base, workers=2))
     assert run.details["workers"] == 2 and run.details["steps"] == STEPS
-    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=1e-2)
+    assert run.details["best_validation_loss"] == pytest.approx(local.details["best_validation_loss"], abs=1e-2)
     assert seen
 
 
@@ -302,12 +302,12 @@ def test_a_lost_worker_costs_only_the_steps_since_the_last_checkpoint(base: Path
 
     long = {"max_tokens": 512 * 250, "validations": 25, "patience": 25, "learning_rate": 1e-3}
     alone = context_in(tmp_path / "alone")
-    one = run_locally(alone, dataset_in(alone.artifacts), declared(base, **long))
+    local = run_locally(alone, dataset_in(alone.artifacts), declared(base, **long))
     context = replace(context_in(tmp_path / "ray"), report=report)
     run = train(context, dataset_in(context.artifacts), declared(base, **long))
     assert killed == [1]
     assert run.details["steps"] == 250
-    assert run.details["best_validation_loss"] == pytest.approx(one.details["best_validation_loss"], abs=2e-3)
+    assert run.details["best_validation_loss"] == pytest.approx(local.details["best_validation_loss"], abs=2e-3)
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -373,7 +373,7 @@ def test_only_the_same_error_without_a_checkpoint_between_ends_a_training(
     progress = ProgressActor()
     progress.post_failures(tuple(first), lost=False)
     assert progress.take_update().error is None
-    progress.post_failures(tuple(first), lost=False)  # Ray Train may tell of one failure more than once
+    progress.post_failures(tuple(first), lost=False)  # Ray Train may report a failure more than once
     assert progress.take_update().error is None
     progress.post_failures(tuple(second), lost=False)
     assert (progress.take_update().error is not None) == ends

@@ -138,19 +138,19 @@ class Watch:
         return max((a - b for a, b in zip(self.steps, self.steps[1:], strict=False)), default=0)
 
 
-def train_under(watch: Watch, home: Path, wanted: Train) -> Manifest:
+def train_under(watch: Watch, home: Path, declaration: Train) -> Manifest:
     from soldiom_ray.train import train
 
     context = replace(context_in(home), report=watch.report)
-    run = train(context, dataset_in(context.artifacts), wanted)
+    run = train(context, dataset_in(context.artifacts), declaration)
     curves = json.loads(context.artifacts.read(run, "curves.json"))
     assert [point["step"] for point in curves] == sorted({point["step"] for point in curves})
     return run
 
 
 def same_end(run: Manifest, undisturbed: Manifest, within: float = 2e-3) -> bool:
-    one, other = run.details["best_validation_loss"], undisturbed.details["best_validation_loss"]
-    return run.details["steps"] == STEPS and abs(one - other) < within
+    losses = [each.details["best_validation_loss"] for each in (run, undisturbed)]
+    return run.details["steps"] == STEPS and abs(losses[0] - losses[1]) < within
 
 
 def test_a_worker_the_controller_and_a_node_may_be_lost_in_one_training(

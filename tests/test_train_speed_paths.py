@@ -66,9 +66,9 @@ def gradients(model: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def farthest(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
-    assert found.keys() == expected.keys()
-    return max(float((found[name] - one).norm() / one.norm()) for name, one in expected.items())
+def farthest(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    assert actual.keys() == expected.keys()
+    return max(float((actual[name] - gradient).norm() / gradient.norm()) for name, gradient in expected.items())
 
 
 def replaced(model: Any) -> int:
@@ -91,9 +91,9 @@ def test_faster_layers_have_the_loss_and_gradients_of_the_plain_ones(name: str) 
     expected = gradients(model, plain)
     with causal_blocks(model, POSITIONS):
         assert replaced(model)
-        found = CausalLoss(model)(ids, labels)
-        assert found.item() == pytest.approx(plain.item(), rel=1e-5)
-        assert farthest(gradients(model, found), expected) < 1e-4
+        fast = CausalLoss(model)(ids, labels)
+        assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
+        assert farthest(gradients(model, fast), expected) < 1e-4
     assert not replaced(model)
 
 
@@ -106,9 +106,9 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_autocast_is(name: str) -> No
     usual = farthest(gradients(model, plain), exact)
     with causal_blocks(model, POSITIONS):
         with torch.autocast("cpu", torch.bfloat16):
-            found = CausalLoss(model)(ids, labels)
-        assert found.item() == pytest.approx(plain.item(), rel=1e-3)
-        assert farthest(gradients(model, found), exact) < 2 * usual
+            fast = CausalLoss(model)(ids, labels)
+        assert fast.item() == pytest.approx(plain.item(), rel=1e-3)
+        assert farthest(gradients(model, fast), exact) < 2 * usual
 
 
 def test_a_piece_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> None:
@@ -128,8 +128,8 @@ def test_a_batch_without_a_label_to_learn_has_no_loss_and_no_gradient() -> None:
     model, (ids, labels) = llama(), batch()
     with causal_blocks(model, POSITIONS):
         loss = CausalLoss(model)(ids, torch.full_like(labels, IGNORE_INDEX))
-    found = gradients(model, loss)
-    assert loss.item() == 0 and not any(float(one.abs().max()) for one in found.values())
+    by_name = gradients(model, loss)
+    assert loss.item() == 0 and not any(float(gradient.abs().max()) for gradient in by_name.values())
 
 
 def test_a_model_whose_output_would_differ_keeps_its_own_layers(monkeypatch: pytest.MonkeyPatch) -> None:

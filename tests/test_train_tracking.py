@@ -1,4 +1,4 @@
-"""A training in MLflow: what is told, and that a server that is away, hangs or fails never holds a training up."""
+"""A training in MLflow: what is logged, and that a server that is away, hangs or fails never holds a training up."""
 
 import contextlib
 import json
@@ -143,5 +143,5 @@ def test_points_are_kept_for_an_mlflow_that_comes_back(tmp_path: Path, monkeypat
 
 
 def test_nested_parameters_are_told_flat_and_short() -> None:
-    told = flattened({"a": {"b": 1, "c": {"d": None}}, "e": ["x", 2], "f": "y" * 900})
-    assert told == {"a.b": "1", "a.c.d": "None", "e": "x, 2", "f": "y" * 500}
+    flat = flattened({"a": {"b": 1, "c": {"d": None}}, "e": ["x", 2], "f": "y" * 900})
+    assert flat == {"a.b": "1", "a.c.d": "None", "e": "x, 2", "f": "y" * 500}
