@@ -1,4 +1,8 @@
-"""Source `files`: files and folders given by path, and inputs that users uploaded before."""
+"""Source `files`: files and folders by path, and inputs that users uploaded before (rows of `user_inputs`).
+
+One word for each side: a recipe, the CLI and this module say `files`; the documents have `source="user"`, because they
+are a user's own data and not public sources, as do the rows of the sources `database` and `url`.
+"""
 
 import hashlib
 import json
@@ -31,27 +35,27 @@ from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
 BYTES_PER_TASK = 64 << 20
-PARSERS = 6
-"""Raise it when the same bytes would now give other texts."""
+PARSERS_VERSION = 6
+"""Increase it when the same bytes would give other texts than before."""
 
 COUNTED_FACTS = (
     *("ragged_rows", "blank_rows", "unclosed_quotes", "nul_bytes", "bad_lines", "blank_records", "bad_tables"),
     *("bad_messages", "bad_chapters", "cut_off", "lone_surrogates", "bad_pages", "ocr_pages", "ocr_skipped_pages"),
 )
-"""Metadata of a file that is counted over all files: numbers, or lists whose length counts."""
+"""Metadata entries that are added up over all files: numbers, or lists by their length."""
 
-MAY_BE_BETTER_NEXT_TIME = ("timeout", "too_complex", "crashed")
+NOT_CACHED = ("timeout", "too_complex", "crashed")
 STRUCTURED = ("table", "json", "parquet", "sqlite", "sql", "workbook")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One file to parse: where its bytes are (a path here, a key in storage, or `content` itself)."""
+class UserFile:
+    """One file to parse. Its bytes are at a local `path`, under a `key` in storage, or in `content`."""
 
     name: str
     url: str
     group: str
-    place: Path | None = None
+    path: Path | None = None
     key: str = ""
     content: str | None = None
     metadata: str = "{}"
@@ -61,10 +65,10 @@ class Given:
 
 @dataclass(frozen=True)
 class ParseFiles:
-    """A task: parse these files in a sandbox. What a file gave is kept under the hash of its bytes, so that neither a
-    collection that was killed nor a later one parses it again."""
+    """A task: parse these files in a sandbox. The texts of a file are cached under the hash of its bytes, so that
+    neither a resumed collection nor a later one parses it again."""
 
-    files: tuple[Given, ...]
+    files: tuple[UserFile, ...]
     settings: Settings
     options: ParseOptions
     max_bytes: int
@@ -72,34 +76,35 @@ class ParseFiles:
     local_only: bool
 
     def run(self) -> TaskResult:
+        """The documents of all files; files that gave none are skipped with their reason."""
         result, storage = TaskResult(), open_storage(self.settings)
         with Sandbox() as sandbox:
-            for given in self.files:
+            for file in self.files:
                 try:
-                    data = self._bytes(given, storage)
-                    texts = parse_once(given.name, data, self.options, sandbox, storage)
+                    data = self._bytes(file, storage)
+                    texts = parse_once(file.name, data, self.options, sandbox, storage)
                 except SkippedError as skipped:
-                    result.skip("user", given.group, given.name, skipped.reason, skipped.detail)
+                    result.skip("user", file.group, file.name, skipped.reason, skipped.detail)
                     continue
                 sha256 = store_raw(storage, data)
                 result.outcomes[COLLECTED] += 1
-                result.documents.extend(_document(given, sha256, parsed, self.collected_at) for parsed in texts)
-                _note_facts(result, given, texts)
+                result.documents.extend(_document(file, sha256, parsed, self.collected_at) for parsed in texts)
+                _note_facts(result, file, texts)
         return result
 
-    def _bytes(self, given: Given, storage: Storage) -> bytes:
-        if given.content is not None:
-            data = given.content.encode()
-        elif given.place is not None:
+    def _bytes(self, file: UserFile, storage: Storage) -> bytes:
+        if file.content is not None:
+            data = file.content.encode()
+        elif file.path is not None:
             try:
-                if given.place.stat().st_size > self.max_bytes:
+                if file.path.stat().st_size > self.max_bytes:
                     raise SkippedError("too_large", f"more than {self.max_bytes} bytes")
-                data = given.place.read_bytes()
+                data = file.path.read_bytes()
             except OSError as error:
                 raise SkippedError("unreadable", type(error).__name__) from error
         else:
             try:
-                data = storage.read(given.key)
+                data = storage.read(file.key)
             except NotFoundError as error:
                 raise SkippedError("unreadable", "its content is not in storage") from error
         if len(data) > self.max_bytes:
@@ -108,40 +113,42 @@ class ParseFiles:
 
 
 def parse_once(name: str, data: bytes, options: ParseOptions, sandbox: Sandbox, storage: Storage) -> list[ParsedText]:
-    """The texts of a file: those kept from an earlier time, or parsed now and kept. Attachments are kept by their hash
-    and told in the first text's metadata. Raises SkippedError as the sandbox does."""
+    """The texts of a file, cached or parsed now. Attachments are stored under their hash and listed in the text's
+    metadata. Raises SkippedError as the sandbox does."""
     ending = PurePosixPath(name.lower()).suffix
-    decides = [PARSERS, hashlib.sha256(data).hexdigest(), ending, asdict(options)]
-    key = f"kept/parsed/{hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()}.json"
+    inputs = [PARSERS_VERSION, hashlib.sha256(data).hexdigest(), ending, asdict(options)]
+    key = f"kept/parsed/{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()}.json"
     if storage.exists(key):
-        told = json.loads(storage.read(key))
-        if "outcome" in told:
-            raise SkippedError(told["outcome"], told["why"])
-        return [ParsedText(text, part, metadata) for text, part, metadata in told["texts"]]
+        cached = json.loads(storage.read(key))
+        if "outcome" in cached:
+            raise SkippedError(cached["outcome"], cached["why"])
+        return [ParsedText(text, part, metadata) for text, part, metadata in cached["texts"]]
     try:
-        texts = [_attachments_kept(parsed, storage) for parsed in sandbox.parse(name, data, options)]
+        texts = [_store_attachments(parsed, storage) for parsed in sandbox.parse(name, data, options)]
     except SkippedError as skipped:
-        if skipped.reason not in MAY_BE_BETTER_NEXT_TIME:
+        if skipped.reason not in NOT_CACHED:
             storage.write(key, json.dumps({"outcome": skipped.reason, "why": skipped.detail}).encode())
         raise
-    if not any(parsed.image for parsed in texts):  # those are decoded sooner than they were written and read
+    if not any(parsed.image for parsed in texts):  # decoding pictures again is faster than caching them
         rows = [(parsed.text, parsed.part, parsed.metadata) for parsed in texts]
         storage.write(key, json.dumps({"texts": rows}).encode())
     return texts
 
 
-def _attachments_kept(parsed: ParsedText, storage: Storage) -> ParsedText:
+def _store_attachments(parsed: ParsedText, storage: Storage) -> ParsedText:
     if not parsed.attachments:
         return parsed
-    told = [{"sha256": store_raw(storage, one.data), **one.metadata} for one in parsed.attachments]
-    return replace(parsed, metadata=parsed.metadata | {"attachments": told}, attachments=())
+    stored = [
+        {"sha256": store_raw(storage, attachment.data), **attachment.metadata} for attachment in parsed.attachments
+    ]
+    return replace(parsed, metadata=parsed.metadata | {"attachments": stored}, attachments=())
 
 
 @dataclass
 class FilesPlan:
-    """The files of a source. `fingerprint` holds size and time of every path, and the hash of every input."""
+    """The listed files of a source. `fingerprint` covers size and time of every file, and the hash of every input."""
 
-    files: Sequence[Given]
+    files: Sequence[UserFile]
     fingerprint: Mapping[str, Any]
     declared: FilesSource
     settings: Settings
@@ -149,84 +156,82 @@ class FilesPlan:
     result: TaskResult
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
+        """Tasks over the files, in their order."""
         declared = self.declared
         options = ParseOptions(declared.columns, declared.ocr, declared.speech_model, declared.pictures)
-        files = _with_tables(self.files, declared, self.result) if declared.pictures else self.files
-        local_only = any(given.place is not None for given in files)
+        files = _with_table_metadata(self.files, declared, self.result) if declared.pictures else self.files
+        local_only = any(file.path is not None for file in files)
         tasks: list[Task] = [
             ParseFiles(group, self.settings, options, declared.max_bytes, self.collected_at, local_only)
-            for group in _groups_of_files(files)
+            for group in _task_groups(files)
         ]
         return TaskList(tasks, self.result)
 
 
-def _groups_of_files(files: Sequence[Given]) -> Iterator[tuple[Given, ...]]:
-    """At most FILES_PER_TASK and, but for a larger file, BYTES_PER_TASK: what they give is in memory at once."""
-    group: list[Given] = []
-    for given in files:
-        size = sum(one.size_bytes for one in group) + given.size_bytes
+def _task_groups(files: Sequence[UserFile]) -> Iterator[tuple[UserFile, ...]]:
+    """Groups of at most FILES_PER_TASK files and, except for single larger files, BYTES_PER_TASK: the texts of a group
+    are in memory at once."""
+    group: list[UserFile] = []
+    for file in files:
+        size = sum(member.size_bytes for member in group) + file.size_bytes
         if group and (len(group) == FILES_PER_TASK or size > BYTES_PER_TASK):
             yield tuple(group)
             group = []
-        group.append(given)
+        group.append(file)
     if group:
         yield tuple(group)
 
 
-def _with_tables(files: Sequence[Given], declared: FilesSource, result: TaskResult) -> list[Given]:
-    """The files but for tables of pictures, whose rows become metadata of the pictures that they name."""
-    places = {given.place: given.name for given in files if given.place is not None}
-    told, tables = read_tables(places, declared.columns, declared.max_bytes, result)
-    rest = [given for given in files if given.place not in tables]
-    return [replace(given, metadata=json.dumps(told[given.place])) if given.place in told else given for given in rest]
+def _with_table_metadata(files: Sequence[UserFile], declared: FilesSource, result: TaskResult) -> list[UserFile]:
+    """The files without tables that describe pictures, whose rows become metadata of the pictures that they name."""
+    names = {file.path: file.name for file in files if file.path is not None}
+    metadata, tables = read_tables(names, declared.columns, declared.max_bytes, result)
+    others = [file for file in files if file.path not in tables]
+    return [
+        replace(file, metadata=json.dumps(metadata[file.path])) if file.path in metadata else file for file in others
+    ]
 
 
 def plan(declared: FilesSource, context: Context, collected_at: datetime) -> FilesPlan:
-    """Find all files and inputs; InputError names everything that is missing."""
+    """List all files and inputs; InputError names everything that is missing."""
     problems: list[Problem] = []
-    if declared.speech_model and (why := speech_model_problem(declared.speech_model)):
-        problems.append(Problem("collect.speech_model", why))
+    if declared.speech_model and (problem := speech_model_problem(declared.speech_model)):
+        problems.append(Problem("collect.speech_model", problem))
     license_ = _license(declared.license, problems)
-    files: list[Given] = []
+    files: list[UserFile] = []
     result = TaskResult()
-    prints: list[Any] = []
+    stats: list[Any] = []
     for text in declared.paths:
         path = Path(text).expanduser().absolute()
-        if path.is_file():
-            found = [(path.name, path)]
-        elif path.is_dir():
-            found = [(f"{path.name}/{file.relative_to(path).as_posix()}", file) for file in sorted(_files_below(path))]
-        else:
+        if not (path.is_file() or path.is_dir()):
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
-        chosen = [
-            (name, file) for name, file in found if is_included(name, declared.include or ("*",), declared.exclude)
-        ]
-        result.outcomes["not_included"] += len(found) - len(chosen)
-        found = chosen
-        for name, file in found:
-            size = file.stat().st_size
-            files.append(Given(name, file.as_uri(), name, file, license=license_, size_bytes=size))
-            prints.append((name, size, file.stat().st_mtime_ns))
-    given, hashes = _inputs(declared.inputs, context, problems)
+        for name, file in _named_files(path):
+            if is_included(name, declared.include or ("*",), declared.exclude):
+                stat = file.stat()
+                files.append(UserFile(name, file.as_uri(), name, file, license=license_, size_bytes=stat.st_size))
+                stats.append((name, stat.st_size, stat.st_mtime_ns))
+            else:
+                result.outcomes["not_included"] += 1
+    inputs, hashes = _inputs(declared.inputs, context, problems)
     if problems:
         raise InputError(
             "The files cannot be collected as declared.", remedy="correct what is named", problems=problems
         )
-    digest = hashlib.sha256(json.dumps(prints).encode()).hexdigest()
-    fingerprint = {"files": digest, "inputs": hashes, "parsers": PARSERS}
-    result.outcomes += Counter()
-    return FilesPlan(files + given, fingerprint, declared, context.settings, collected_at, result)
+    digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
+    fingerprint = {"files": digest, "inputs": hashes, "parsers": PARSERS_VERSION}
+    return FilesPlan(files + inputs, fingerprint, declared, context.settings, collected_at, result)
 
 
 def _license(declared: str, problems: list[Problem]) -> str:
-    found = licenses.from_name(declared) if declared else ""
-    if declared and not found:
+    license_ = licenses.from_name(declared) if declared else ""
+    if declared and not license_:
         problems.append(Problem("collect.license", f"{declared!r} is no licence that is known; write it as SPDX does"))
-    return found
+    return license_
 
 
-def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tuple[list[Given], dict[str, str]]:
+def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tuple[list[UserFile], dict[str, str]]:
+    """(files, hash of each by id) of what users uploaded; ids that do not exist are added to `problems`."""
     if not ids:
         return [], {}
     from soldiom_ray.db import inputs
@@ -234,62 +239,65 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
 
     files, hashes = [], {}
     with open_session(context.settings) as session:
-        for name in dict.fromkeys(ids):
+        for input_id in dict.fromkeys(ids):
             try:
-                row = inputs.get(session, name, context.tenant)
+                row = inputs.get(session, input_id, context.tenant)
             except NotFoundError:
-                problems.append(Problem("collect.inputs", f"no user input {name!r}"))
+                problems.append(Problem("collect.inputs", f"no user input {input_id!r}"))
                 continue
-            told = dict(row.metadata_ or {})
-            ending = ".json" if row.input_type == "structured" else ".txt"
-            file_name = str(told.get("filename") or told.get("file_name") or f"{name}{ending}")
-            if row.input_type == "file" and Path(file_name).suffix.lower() not in SUPPORTED:
-                media = str(told.get("content_type") or "").partition(";")[0]
-                file_name += next((suffix for suffix, known in SUPPORTED.items() if known == media), "")
-            stored = row.input_type == "file"
-            metadata = json.dumps({"user_input": name, "user_id": row.user_id})
+            is_file = row.input_type == "file"
+            content = None
+            if not is_file:
+                content = unseal_text(row.content, f"user_inputs/{input_id}", context.settings.encryption_key)
             files.append(
-                Given(
-                    file_name,
-                    f"input:{name}",
-                    f"input/{name}",
-                    None,
-                    row.content if stored else "",
-                    None
-                    if stored
-                    else unseal_text(row.content, f"user_inputs/{name}", context.settings.encryption_key),
-                    metadata,
+                UserFile(
+                    _input_name(input_id, row.input_type, row.metadata_ or {}),
+                    f"input:{input_id}",
+                    f"input/{input_id}",
+                    key=row.content if is_file else "",
+                    content=content,
+                    metadata=json.dumps({"user_input": input_id, "user_id": row.user_id}),
                 )
             )
-            hashes[name] = row.sha256
+            hashes[input_id] = row.sha256
     return files, hashes
 
 
-def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: datetime) -> Document:
+def _input_name(input_id: str, input_type: str, metadata: Mapping[str, Any]) -> str:
+    """The name of an input's file. An ending that no parser knows is completed by the media type of the upload."""
+    ending = ".json" if input_type == "structured" else ".txt"
+    name = str(metadata.get("filename") or metadata.get("file_name") or f"{input_id}{ending}")
+    if input_type == "file" and Path(name).suffix.lower() not in SUPPORTED:
+        media_type = str(metadata.get("content_type") or "").partition(";")[0]
+        name += next((suffix for suffix, known in SUPPORTED.items() if known == media_type), "")
+    return name
+
+
+def _document(file: UserFile, file_sha256: str, parsed: ParsedText, collected_at: datetime) -> Document:
     content = parsed.image or parsed.text.encode(errors="surrogatepass")
     digest = hashlib.sha256(content).hexdigest() if parsed.part else file_sha256
-    url = f"{given.url}#{parsed.part.replace(' ', '-')}" if parsed.part else given.url
-    told = label(given.name, parsed.text)
-    suffix = Path(given.name).suffix.lower()
+    url = f"{file.url}#{parsed.part.replace(' ', '-')}" if parsed.part else file.url
+    labels = label(file.name, parsed.text)
+    suffix = Path(file.name).suffix.lower()
     if suffix in LANGUAGES and suffix not in SUPPORTED:
-        kind = told.kind
+        kind = labels.kind
     else:
-        kind = "documentation" if data_type(given.name) == "text" else "other"
-    metadata = json.loads(given.metadata) | parsed.metadata | ({"file_sha256": file_sha256} if parsed.part else {})
+        kind = "documentation" if data_type(file.name) == "text" else "other"
+    metadata = json.loads(file.metadata) | parsed.metadata | ({"file_sha256": file_sha256} if parsed.part else {})
     if parsed.image:
-        metadata = metadata_from_path(parsed.part or given.name.partition("/")[2]) | metadata
+        metadata = metadata_from_path(parsed.part or file.name.partition("/")[2]) | metadata
     return Document(
         id=document_id("user", url, digest),
         text=metadata.pop("caption", "") if parsed.image else parsed.text,
         source="user",
         url=url,
-        path=given.name,
-        group=_group(given, parsed, metadata),
+        path=file.name,
+        group=_group(file, parsed, metadata),
         sha256=digest,
-        license=licenses.from_name(str(metadata.get("license") or "")) or given.license,
+        license=licenses.from_name(str(metadata.get("license") or "")) or file.license,
         kind=kind,
-        framework=told.framework,
-        language="" if suffix in SUPPORTED and suffix != ".ipynb" else told.language or "text",
+        framework=labels.framework,
+        language="" if suffix in SUPPORTED and suffix != ".ipynb" else labels.language or "text",
         rule="files",
         collected_at=collected_at,
         metadata=json.dumps(metadata),
@@ -297,18 +305,18 @@ def _document(given: Given, file_sha256: str, parsed: ParsedText, collected_at: 
     )
 
 
-def _group(given: Given, parsed: ParsedText, metadata: Mapping[str, Any]) -> str:
-    """A record and a picture stand for themselves, or for what their own column says that they belong to (hashed: names
-    of groups are not redacted)."""
-    if named := metadata.get("group"):
-        holder = given.group.partition("/")[0] if parsed.image else given.group
-        return f"{holder}#{hashlib.sha256(str(named).encode(errors='surrogatepass')).hexdigest()[:12]}"
+def _group(file: UserFile, parsed: ParsedText, metadata: Mapping[str, Any]) -> str:
+    """The group of a text: its file, except that records and pictures are groups of their own, or belong to the group
+    that their column names (hashed, because names of groups are not redacted)."""
+    if group_name := metadata.get("group"):
+        parent = file.group.partition("/")[0] if parsed.image else file.group
+        return f"{parent}#{hashlib.sha256(str(group_name).encode(errors='surrogatepass')).hexdigest()[:12]}"
     stands_alone = parsed.part.startswith(("row ", "record ")) or (parsed.image and parsed.part)
-    return f"{given.group}#{parsed.part}" if stands_alone else given.group
+    return f"{file.group}#{parsed.part}" if stands_alone else file.group
 
 
 def data_type(name: str) -> str:
-    """Which of a dataset's data types a file is: text, structured, image, audio or video."""
+    """The data type of a file: text, structured, image, audio or video."""
     family = FAMILY_OF_ENDING.get(PurePosixPath(name.lower()).suffix, "text")
     if family in ("image", "audio", "video"):
         return family
@@ -317,9 +325,9 @@ def data_type(name: str) -> str:
     return "structured" if family in STRUCTURED else "text"
 
 
-def _note_facts(result: TaskResult, given: Given, texts: Sequence[ParsedText]) -> None:
-    """What is told of a file beside its texts: counts, guessed columns, members of an archive that were left out."""
-    result.facts[f"{data_type(given.name)}_files"] += 1
+def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText]) -> None:
+    """Record facts about a file: counts, columns by role, skipped members of archives."""
+    result.facts[f"{data_type(file.name)}_files"] += 1
     first = texts[0].metadata
     for fact in COUNTED_FACTS:
         value = first.get(fact, 0)
@@ -329,13 +337,20 @@ def _note_facts(result: TaskResult, given: Given, texts: Sequence[ParsedText]) -
         for outcome, count in (metadata.get("left_out_counts") or {}).items():
             result.outcomes[f"member_{outcome}"] += count
         for member in metadata.get("left_out") or ():
-            path = f"{given.name}!{member['name']}"
-            result.record_drop("user", given.group, path, f"member_{member['outcome']}", member["why"])
+            path = f"{file.name}!{member['name']}"
+            result.record_drop("user", file.group, path, f"member_{member['outcome']}", member["why"])
         for role, column in sorted((metadata.get("columns") or {}).items()):
             result.facts[f"column {role}={column}"] += 1
     result.facts += Counter()
 
 
-def _files_below(folder: Path) -> list[Path]:
-    found = [p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()]
-    return [p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts)]
+def _named_files(path: Path) -> list[tuple[str, Path]]:
+    """(name, file) of a file, or of the files below a folder without links and hidden ones; sorted."""
+    if path.is_file():
+        return [(path.name, path)]
+    files = [file for file in path.rglob("*") if file.is_file() and not file.is_symlink()]
+    return [
+        (f"{path.name}/{file.relative_to(path).as_posix()}", file)
+        for file in sorted(files)
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]

@@ -1,6 +1,6 @@
-"""What a collected file is: its language, its kind, its framework. Rules over path and text, no model.
+"""Labels a collected file with its language, kind and framework, by rules over path and text, without a model.
 
-How often the rules agree with labels given by hand is printed by tests/test_collect_label.py.
+tests/test_collect_label.py prints how often the rules agree with labels assigned by hand.
 """
 
 import re
@@ -37,7 +37,7 @@ _IMPORT = re.compile(
     r"|(?:torch|tf|jax)\w*[\w, \t]*=[ \t]*try_import_(tf|torch|jax)\()",
     re.MULTILINE,
 )
-_TRIED: dict[str, Framework] = {"tf": "tensorflow", "torch": "pytorch", "jax": "jax"}
+_GUARDED_IMPORTS: dict[str, Framework] = {"tf": "tensorflow", "torch": "pytorch", "jax": "jax"}
 _FRAMEWORKS: dict[str, Framework] = {
     "torch": "pytorch", "pytorch_lightning": "pytorch", "lightning": "pytorch", "torchvision": "pytorch",
     "torchaudio": "pytorch", "torchtune": "pytorch", "deepspeed": "pytorch", "timm": "pytorch", "fastai": "pytorch",
@@ -47,7 +47,7 @@ _FRAMEWORKS: dict[str, Framework] = {
 }  # fmt: skip
 
 _CLASS = re.compile(r"^([ \t]*)class[ \t]+(\w+)[ \t]*(?:\(([^()]{0,300}))?", re.MULTILINE)
-"""Bounds make it linear: with `\([^)]*` a file of 180 kB that only opens classes took minutes."""
+"""The bound keeps it linear: with `\([^)]*` a file of 180 kB that only opens classes took minutes."""
 
 _LAYERS = {
     "Module", "Embedding", "Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "ModuleList", "Sequential",
@@ -74,11 +74,11 @@ _TRAINING_HINT = re.compile(
     r"|^[ \t]*def[ \t]+train(?:_\w+)?\(",
     re.MULTILINE,
 )
-"""Stand in documentation and in code that a trainer calls, so one alone does not decide."""
+"""These also occur in documentation and in code that a trainer calls, so a single match does not decide."""
 
 _TRAINING_SIGNS = ("backward(", "rain", "ptimizer", "optim.", "fit(", "tune.", "hyperp", "cheduler", "Tape(")
-"""Every match of _TRAINING and of its hint holds one of these; looking for them first takes a third of the time
-(standard library)."""
+"""Every match of _TRAINING and _TRAINING_HINT contains one of these; searching for them first takes a third of the time
+(measured on the standard library)."""
 
 _DATA_BASES = {"DataLoader", "Sampler", "GeneratorBasedBuilder"}
 _DATA_BASE_ENDS = (
@@ -115,12 +115,12 @@ _FOLDER_RULES: tuple[tuple[DocumentKind, set[str], bool], ...] = (
     ("training", {"train", "training"}, True),
     ("architecture", {"models", "modeling", "layers", "architectures"}, True),
 )
-"""Folders, and whether a file in them needs a sign of its kind in its text too."""
+"""(kind, folder names, whether a file in them also needs evidence of that kind in its text)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What the rules say about one file."""
+    """The labels of one file; `language` is "" where its ending is not known."""
 
     kind: DocumentKind
     framework: Framework
@@ -129,56 +129,56 @@ class Label:
 
 def label(path: str, text: str) -> Label:
     """Label one file by its path (with `/`) and its text."""
-    place = PurePosixPath(path.lower())
+    lower_path = PurePosixPath(path.lower())
     return Label(
-        kind_of(place, text),
-        framework_of(place, text),
-        "markdown" if place.stem == "metadata" else LANGUAGES.get(place.suffix, ""),
+        kind_of(lower_path, text),
+        framework_of(lower_path, text),
+        "markdown" if lower_path.stem == "metadata" else LANGUAGES.get(lower_path.suffix, ""),
     )
 
 
-def kind_of(place: PurePosixPath, text: str) -> DocumentKind:
-    """The kind of a file; `place` is its path in lower case."""
-    name, stem = place.name, place.stem
+def kind_of(path: PurePosixPath, text: str) -> DocumentKind:
+    """The kind of a file; `path` is in lower case."""
+    name, stem = path.name, path.stem
     if (
-        _TEST_FOLDERS & set(place.parts[:-1])
+        _TEST_FOLDERS & set(path.parts[:-1])
         or stem.startswith("test_")
         or stem.endswith("_test")
         or name == "conftest.py"
     ):
         return "test"
-    if name in _CONFIGURATION_NAMES or place.suffix in _CONFIGURATION:
+    if name in _CONFIGURATION_NAMES or path.suffix in _CONFIGURATION:
         return "configuration"
-    if place.suffix in _DOCUMENTATION or place.suffix == ".txt" or stem == "metadata":
+    if path.suffix in _DOCUMENTATION or path.suffix == ".txt" or stem == "metadata":
         return "documentation"
-    if place.suffix not in (".py", ".pyi", ".ipynb", ".pyx"):
+    if path.suffix not in (".py", ".pyi", ".ipynb", ".pyx"):
         return "other"
-    return _kind_of_code(place, text)
+    return _kind_of_code(path, text)
 
 
-def framework_of(place: PurePosixPath, text: str) -> Framework:
-    """The framework that a file imports at its top, else the one it imports most often; none when two are equal.
-    Examples in a program's docstrings do not count, in documentation they do."""
-    found: dict[Framework, tuple[bool, int]] = {}
-    program = place.suffix in (".py", ".pyi", ".pyx")
+def framework_of(path: PurePosixPath, text: str) -> Framework:
+    """The framework that a file imports at top level, else the one it imports most often; "none" for a tie. Examples in
+    docstrings of programs do not count, examples in documentation do."""
+    imports: dict[Framework, tuple[bool, int]] = {}
+    is_program = path.suffix in (".py", ".pyi", ".pyx")
     for match in _IMPORT.finditer(text):
-        if program and ">>>" in match[1]:
+        if is_program and ">>>" in match[1]:
             continue
         for framework in _imported(match):
-            top, count = found.get(framework, (False, 0))
-            found[framework] = (top or not match[1], count + 1)
-    if found:
-        leading = [name for name, value in found.items() if value == max(found.values())]
-        return leading[0] if len(leading) == 1 else "none"
-    if re.search(r"(?:^|_)(?:flax|jax)(?:_|$)", place.stem):
+            is_top_level, count = imports.get(framework, (False, 0))
+            imports[framework] = (is_top_level or not match[1], count + 1)
+    if imports:
+        leaders = [name for name, value in imports.items() if value == max(imports.values())]
+        return leaders[0] if len(leaders) == 1 else "none"
+    if re.search(r"(?:^|_)(?:flax|jax)(?:_|$)", path.stem):
         return "jax"
-    return "tensorflow" if re.search(r"(?:^|_)(?:tf|tensorflow|keras)(?:_|$)", place.stem) else "none"
+    return "tensorflow" if re.search(r"(?:^|_)(?:tf|tensorflow|keras)(?:_|$)", path.stem) else "none"
 
 
 def _imported(match: re.Match[str]) -> Iterator[Framework]:
     """The frameworks that one import statement names."""
     if match[4]:
-        yield _TRIED[match[4]]
+        yield _GUARDED_IMPORTS[match[4]]
         return
     names = [match[2]] if match[2] else [part.split()[0] for part in match[3].split(",") if part.strip()]
     for name in names:
@@ -187,15 +187,15 @@ def _imported(match: re.Match[str]) -> Iterator[Framework]:
 
 
 def _scores(text: str) -> dict[DocumentKind, float]:
-    """How much in a program speaks for each kind: its classes by name and bases, its calls."""
+    """Evidence for each kind in a program: class names, base classes and calls."""
     layers, training, data, configuration = 0, 0, len(_DATA.findall(text)), 0
-    for found in _CLASS.finditer(text):
-        name, bases = found[2], re.findall(r"\w+", found[3] or "")
+    for class_match in _CLASS.finditer(text):
+        name, bases = class_match[2], re.findall(r"\w+", class_match[3] or "")
         layers += any(_is_layer(base) for base in bases)
-        if not found[1]:
+        if not class_match[1]:
             training += name.endswith(_TRAINING_CLASS_ENDS) or any(base.endswith(_TRAINING_BASE_ENDS) for base in bases)
             data += bool(_DATA_CLASS_WORDS.search(name)) or any(_is_data(base) for base in bases)
-            configuration += found[3] is not None and (
+            configuration += class_match[3] is not None and (
                 "Config" in name or any(base.endswith(("PretrainedConfig", "PreTrainedConfig")) for base in bases)
             )
     hints = 0
@@ -218,13 +218,13 @@ def _is_data(base: str) -> bool:
     return base in _DATA_BASES or base.endswith(_DATA_BASE_ENDS) or bool(_DATA_BASE_WORDS.search(base))
 
 
-def _kind_of_code(place: PurePosixPath, text: str) -> DocumentKind:
+def _kind_of_code(path: PurePosixPath, text: str) -> DocumentKind:
     for kind, pattern in _NAME_RULES:
-        if pattern.search(place.stem):
+        if pattern.search(path.stem):
             return kind
     scores = _scores(text)
     for kind, names, needs_more in _FOLDER_RULES:
-        if names & set(place.parts[:-1]) and place.stem != "__init__" and (scores[kind] or not needs_more):
+        if names & set(path.parts[:-1]) and path.stem != "__init__" and (scores[kind] or not needs_more):
             scores[kind] += 1.5
     best = max(scores, key=scores.__getitem__)
     return best if scores[best] >= 1.5 else "other"

@@ -25,7 +25,7 @@ from soldiom_ray.settings import Settings
 
 FILES_PER_TASK = 400
 STDLIB = "stdlib"
-_STDLIB_LEFT_OUT = {
+_STDLIB_EXCLUDED = {
     "test",
     "tests",
     "idlelib",
@@ -41,8 +41,8 @@ _LICENSE_NAME = re.compile(r"^(?:licen[cs]e|copying|unlicense)(?:[._-].*)?$", re
 
 
 @dataclass
-class Place:
-    """One package or folder that was looked at, and the files in it that passed the patterns."""
+class FileGroup:
+    """The files of one package, checkout or folder that passed the patterns; `result` counts the others."""
 
     origin: Origin
     entries: list[Entry]
@@ -51,37 +51,40 @@ class Place:
 
 @dataclass
 class LocalPlan:
-    """A local source after a first look. `fingerprint` changes when a package's version or a folder's file does."""
+    """A local source, listed. `fingerprint` changes when a package's version or a file in the folder does."""
 
     declared: LocalSource
     settings: Settings
     collected_at: datetime
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
-    places: Sequence[Place] = ()
+    file_groups: Sequence[FileGroup] = ()
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
-        """Tasks over the files, in the order group, path. With max_documents each place gives as evenly as it can."""
-        places = self.places or [look_at_package(name, self.declared) for name in sorted(set(self.declared.packages))]
+        """Tasks over the files, in the order group, path. `max_documents` is divided over the groups as evenly as
+        possible."""
+        file_groups = self.file_groups or [
+            list_package(name, self.declared) for name in sorted(set(self.declared.packages))
+        ]
         result = TaskResult()
-        shares = even_shares([len(place.entries) for place in places], self.declared.max_documents)
+        shares = even_shares([len(file_group.entries) for file_group in file_groups], self.declared.max_documents)
         tasks: list[Task] = []
-        for place, share in sorted(zip(places, shares, strict=True), key=lambda pair: pair[0].origin.group):
-            result.outcomes.update(place.result.outcomes)
-            result.drops.extend(place.result.drops)
-            chosen = spread(place.entries, share)
-            result.outcomes["over_limit"] += len(place.entries) - len(chosen)
+        for file_group, share in sorted(zip(file_groups, shares, strict=True), key=lambda pair: pair[0].origin.group):
+            result.outcomes.update(file_group.result.outcomes)
+            result.drops.extend(file_group.result.drops)
+            chosen = sample_entries(file_group.entries, share)
+            result.outcomes["over_limit"] += len(file_group.entries) - len(chosen)
             for start in range(0, len(chosen), FILES_PER_TASK):
                 files = tuple(chosen[start : start + FILES_PER_TASK])
-                tasks.append(ReadFiles(place.origin, files, self.settings, self.collected_at))
+                tasks.append(ReadFiles(file_group.origin, files, self.settings, self.collected_at))
         result.outcomes += type(result.outcomes)()
         return TaskList(tasks, result)
 
 
 def plan(declared: LocalSource, context: Context, collected_at: datetime) -> LocalPlan:
-    """Look at the source; InputError names every package or folder that is missing."""
+    """List the source; InputError names every package or folder that is missing."""
     if declared.path is not None:
-        places, fingerprint = look_at_folder(Path(declared.path).expanduser(), declared)
-        return LocalPlan(declared, context.settings, collected_at, fingerprint, places)
+        file_groups, fingerprint = list_folder(Path(declared.path).expanduser(), declared)
+        return LocalPlan(declared, context.settings, collected_at, fingerprint, file_groups)
     versions: dict[str, str] = {}
     missing = []
     for name in declared.packages:
@@ -96,33 +99,36 @@ def plan(declared: LocalSource, context: Context, collected_at: datetime) -> Loc
             problems=[Problem("collect.packages", f"{name!r} is not an installed distribution") for name in missing],
         )
     editable = {name: folder for name in versions if name != STDLIB and (folder := _editable_folder(name))}
-    prints: dict[str, Any] = {name: look_at_folder(folder, declared)[1] for name, folder in editable.items()}
+    fingerprints: dict[str, Any] = {name: list_folder(folder, declared)[1] for name, folder in editable.items()}
     return LocalPlan(
-        declared, context.settings, collected_at, {"packages": versions} | ({"editable": prints} if prints else {})
+        declared,
+        context.settings,
+        collected_at,
+        {"packages": versions} | ({"editable": fingerprints} if fingerprints else {}),
     )
 
 
-def look_at_package(name: str, declared: LocalSource) -> Place:
+def list_package(name: str, declared: LocalSource) -> FileGroup:
     """The files of an installed distribution (or of the standard library) that pass the patterns."""
     if name == STDLIB:
-        return _look_at_stdlib(declared)
+        return _list_stdlib(declared)
     distribution = importlib.metadata.distribution(name)
     metadata: Any = distribution.metadata
     version, project = distribution.version, str(metadata["Name"] or name)
-    texts, found = [], []
+    texts, files = [], []
     for file in distribution.files or ():
         path = file.as_posix()
         if ".dist-info/" in path and is_license_name(file.name):
-            texts.append(_text_of(Path(str(file.locate()))))
+            texts.append(_read_text(Path(str(file.locate()))))
         if (
             not path.startswith("..")
             and "__pycache__" not in file.parts
             and (".dist-info/" not in path or file.name == "METADATA")
         ):
-            found.append((path, Path(str(file.locate()))))
+            files.append((path, Path(str(file.locate()))))
     folder = _editable_folder(name)
     if folder:
-        found = [(path, folder / path) for path in _walk(folder)]
+        files = [(path, folder / path) for path in _walk(folder)]
     origin = Origin(
         source="local",
         group=project,
@@ -132,12 +138,12 @@ def look_at_package(name: str, declared: LocalSource) -> Place:
         rule=f"local package {project}=={version} {_patterns(declared)}",
         metadata=json.dumps({"package": project, "summary": str(metadata["Summary"] or "")}),
     )
-    return _sift(origin, found, declared, metadata_as_readme=True)
+    return _filter_files(origin, files, declared, metadata_is_readme=True)
 
 
-def look_at_folder(folder: Path, declared: LocalSource) -> tuple[list[Place], dict[str, Any]]:
-    """The places in a folder and its fingerprint. A git checkout is one place (a repository); of any other folder each
-    subfolder and each file that lies directly in it is one, so that a split can keep them apart."""
+def list_folder(folder: Path, declared: LocalSource) -> tuple[list[FileGroup], dict[str, Any]]:
+    """(file groups, fingerprint) of a folder. A git checkout is one group (a repository); in any other folder each
+    subfolder and each direct file is a group of its own, so that a split can separate them."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
         raise InputError(
@@ -147,49 +153,51 @@ def look_at_folder(folder: Path, declared: LocalSource) -> tuple[list[Place], di
     folder = folder.resolve()
     commit = git_commit(folder)
     paths = (_git_files(folder) if commit is not None else None) or _walk(folder)
-    found = [(path, folder / path) for path in sorted(paths)]
-    license_texts = [_text_of(p) for p in sorted(folder.iterdir()) if p.is_file() and is_license_name(p.name)]
-    license_found = next(
-        (spdx for text in license_texts if (spdx := licenses.from_text(text))), ""
-    ) or _declared_license(folder)
-    groups: dict[str, list[tuple[str, Path]]] = {}
-    for path, place in found:
+    files = [(path, folder / path) for path in sorted(paths)]
+    license_texts = [_read_text(p) for p in sorted(folder.iterdir()) if p.is_file() and is_license_name(p.name)]
+    license_ = next((spdx for text in license_texts if (spdx := licenses.from_text(text))), "") or _declared_license(
+        folder
+    )
+    files_by_group: dict[str, list[tuple[str, Path]]] = {}
+    for path, file in files:
         first = path.partition("/")[0]
-        groups.setdefault(folder.name if commit is not None else f"{folder.name}/{first}", []).append((path, place))
+        files_by_group.setdefault(folder.name if commit is not None else f"{folder.name}/{first}", []).append(
+            (path, file)
+        )
     rule = f"local {'checkout' if commit is not None else 'folder'} {folder.name} {_patterns(declared)}"
-    places = [
-        _sift(
-            Origin("local", group, f"{folder.as_uri()}/{{}}", commit=commit or "", license=license_found, rule=rule),
-            files,
+    file_groups = [
+        _filter_files(
+            Origin("local", group, f"{folder.as_uri()}/{{}}", commit=commit or "", license=license_, rule=rule),
+            group_files,
             declared,
         )
-        for group, files in sorted(groups.items())
+        for group, group_files in sorted(files_by_group.items())
     ]
-    stats = [(path, *_size_and_time(place)) for path, place in found]
+    stats = [(path, *_size_and_time(file)) for path, file in files]
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    return places, {"folder": str(folder), "files": len(found), "sha256": digest, "commit": commit or ""}
+    return file_groups, {"folder": str(folder), "files": len(files), "sha256": digest, "commit": commit or ""}
 
 
-def spread(entries: Sequence[Entry], share: int) -> list[Entry]:
-    """`share` of the entries, the same ones every time and from all over the tree, in path order."""
+def sample_entries(entries: Sequence[Entry], share: int) -> list[Entry]:
+    """`share` of the entries, deterministic, from all over the tree, in path order."""
     chosen = sorted(entries, key=lambda entry: hashlib.sha256(entry.path.encode()).digest())[:share]
     return sorted(chosen, key=lambda entry: entry.path)
 
 
 def even_shares(sizes: Sequence[int], limit: int | None) -> list[int]:
-    """How many each place gives: the same number where it has so many, what it has where it has fewer."""
+    """How many of its files each group contributes: an equal share, or all it has where that is fewer."""
     if limit is None or sum(sizes) <= limit:
         return list(sizes)
     shares = [0] * len(sizes)
-    left = limit
-    for done, index in enumerate(sorted(range(len(sizes)), key=lambda i: (sizes[i], i))):
-        shares[index] = min(sizes[index], left // (len(sizes) - done))
-        left -= shares[index]
+    remaining = limit
+    for finished, index in enumerate(sorted(range(len(sizes)), key=lambda i: (sizes[i], i))):
+        shares[index] = min(sizes[index], remaining // (len(sizes) - finished))
+        remaining -= shares[index]
     return shares
 
 
 def git_commit(folder: Path) -> str | None:
-    """The commit a checkout stands on ("" when it has none yet), read from `.git`; None when it is no checkout."""
+    """The commit of a checkout ("" when it has none yet), read from `.git`; None when it is no checkout."""
     git = folder / ".git"
     try:
         if git.is_file():
@@ -210,17 +218,17 @@ def git_commit(folder: Path) -> str | None:
 
 
 def is_license_name(name: str) -> bool:
-    """Whether a file of this name holds the licence of the folder it lies in."""
+    """Whether a file of this name holds the licence of its folder."""
     return bool(_LICENSE_NAME.match(name))
 
 
-def _look_at_stdlib(declared: LocalSource) -> Place:
+def _list_stdlib(declared: LocalSource) -> FileGroup:
     root = Path(sysconfig.get_paths()["stdlib"])
     version = platform.python_version()
-    found = [
+    files = [
         (path, root / path)
         for path in _walk(root)
-        if not _STDLIB_LEFT_OUT & set(PurePosixPath(path).parts[:-1]) and not path.startswith("config-")
+        if not _STDLIB_EXCLUDED & set(PurePosixPath(path).parts[:-1]) and not path.startswith("config-")
     ]
     origin = Origin(
         source="local",
@@ -230,44 +238,44 @@ def _look_at_stdlib(declared: LocalSource) -> Place:
         license="PSF-2.0",
         rule=f"local package {STDLIB}=={version} {_patterns(declared)}",
     )
-    return _sift(origin, found, declared)
+    return _filter_files(origin, files, declared)
 
 
-def _sift(
-    origin: Origin, found: Iterable[tuple[str, Path]], declared: LocalSource, metadata_as_readme: bool = False
-) -> Place:
-    place = Place(origin, [], TaskResult())
-    for path, file in sorted(found):
-        readme = metadata_as_readme and path.endswith(".dist-info/METADATA")
+def _filter_files(
+    origin: Origin, files: Iterable[tuple[str, Path]], declared: LocalSource, metadata_is_readme: bool = False
+) -> FileGroup:
+    group = FileGroup(origin, [], TaskResult())
+    for path, file in sorted(files):
+        readme = metadata_is_readme and path.endswith(".dist-info/METADATA")
         if not is_included("README.md" if readme else path, declared.include, declared.exclude):
-            place.result.outcomes["not_included"] += 1
+            group.result.outcomes["not_included"] += 1
             continue
         try:
             size = file.stat().st_size
         except OSError as error:
-            place.result.skip(origin.source, origin.group, path, "unreadable", type(error).__name__)
+            group.result.skip(origin.source, origin.group, path, "unreadable", type(error).__name__)
             continue
         if not size:
-            place.result.skip(origin.source, origin.group, path, "empty")
+            group.result.skip(origin.source, origin.group, path, "empty")
         elif size > declared.max_bytes:
-            place.result.skip(origin.source, origin.group, path, "too_large", str(size))
+            group.result.skip(origin.source, origin.group, path, "too_large", str(size))
         else:
-            place.entries.append(Entry(path, file, size))
-    return place
+            group.entries.append(Entry(path, file, size))
+    return group
 
 
 def _walk(folder: Path) -> Iterator[str]:
     """Relative paths of the plain files below a folder, without hidden folders, virtual environments and caches."""
     for parent, folders, names in os.walk(folder, onerror=None, followlinks=False):
-        here = Path(parent)
+        directory = Path(parent)
         folders[:] = sorted(
             f
             for f in folders
-            if not f.startswith(".") and f not in _SKIPPED_FOLDERS and not (here / f / "pyvenv.cfg").exists()
+            if not f.startswith(".") and f not in _SKIPPED_FOLDERS and not (directory / f / "pyvenv.cfg").exists()
         )
         for name in sorted(names):
             if not name.startswith("."):
-                yield (here / name).relative_to(folder).as_posix()
+                yield (directory / name).relative_to(folder).as_posix()
 
 
 def _git_files(folder: Path) -> list[str] | None:
@@ -299,14 +307,14 @@ def _git_files(folder: Path) -> list[str] | None:
 
 
 def _editable_folder(name: str) -> Path | None:
-    """Where a package that was installed with `pip install -e` has its sources."""
-    told = importlib.metadata.distribution(name).read_text("direct_url.json")
-    if not told:
+    """The source folder of a package installed with `pip install -e`; None for other packages."""
+    content = importlib.metadata.distribution(name).read_text("direct_url.json")
+    if not content:
         return None
-    direct = json.loads(told)
-    if not direct.get("dir_info", {}).get("editable"):
+    direct_url = json.loads(content)
+    if not direct_url.get("dir_info", {}).get("editable"):
         return None
-    folder = Path(unquote(urlsplit(str(direct.get("url", ""))).path))
+    folder = Path(unquote(urlsplit(str(direct_url.get("url", ""))).path))
     return folder if folder.is_dir() else None
 
 
@@ -328,18 +336,18 @@ def _declared_license(folder: Path) -> str:
     import tomllib
 
     try:
-        declared = tomllib.loads(_text_of(path)).get("project", {}).get("license", "")
+        declared = tomllib.loads(_read_text(path)).get("project", {}).get("license", "")
     except tomllib.TOMLDecodeError:
         return ""
     return licenses.from_name(str(declared.get("text", "") if isinstance(declared, dict) else declared))
 
 
 def _patterns(declared: LocalSource) -> str:
-    told = f"include {' '.join(declared.include)}"
-    return f"{told} exclude {' '.join(declared.exclude)}" if declared.exclude else told
+    patterns = f"include {' '.join(declared.include)}"
+    return f"{patterns} exclude {' '.join(declared.exclude)}" if declared.exclude else patterns
 
 
-def _text_of(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -1,4 +1,5 @@
-"""From a named file's bytes to a document: the part that local folders, packages and repositories share."""
+"""From a file's bytes to a document, for the sources `local` and `github`: source code and its documentation, licensed
+and labelled. (`files.py` is the source `files`: documents that users give, which the parsers read.)"""
 
 import hashlib
 from collections.abc import Iterable
@@ -20,7 +21,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all files of one package, repository or folder share. "{}" in `url` stands for a file's path."""
+    """Provenance that all files of a package, repository or folder share. "{}" in `url` stands for a file's path."""
 
     source: SourceName
     group: str
@@ -34,10 +35,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One file that is to be read: its path in the origin (with `/`), where it lies here, its size in bytes."""
+    """One file to read: its path within the origin (with `/`), the local file, its size in bytes."""
 
     path: str
-    place: Path
+    file: Path
     size_bytes: int
 
 
@@ -52,10 +53,11 @@ class ReadFiles:
     local_only: bool = True
 
     def run(self) -> TaskResult:
+        """A document, or the reason why there is none, for each file."""
         result, storage = TaskResult(), open_storage(self.settings)
         for entry in self.entries:
             try:
-                data = entry.place.read_bytes()
+                data = entry.file.read_bytes()
             except OSError as error:
                 result.skip(self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__)
                 continue
@@ -72,16 +74,16 @@ def add_file(
     kinds: Iterable[str] | None = None,
     storage: Storage | None = None,
 ) -> None:
-    """Turn one file into a document, or count why not. `kinds`, when given, are the only kinds that are kept; the bytes
-    of a file that became a document are kept in `storage`."""
+    """Add one file's document to `result`, or the reason why there is none. With `kinds`, files of other kinds are
+    skipped; with `storage`, the bytes of a file that became a document are stored."""
     try:
         text = file_text(path, data)
     except SkippedError as skipped:
         result.skip(origin.source, origin.group, path, skipped.reason, skipped.detail)
         return
-    told = label(path, text)
-    if kinds is not None and told.kind not in kinds:
-        result.skip(origin.source, origin.group, path, "other_kind", told.kind)
+    labels = label(path, text)
+    if kinds is not None and labels.kind not in kinds:
+        result.skip(origin.source, origin.group, path, "other_kind", labels.kind)
         return
     sha256 = store_raw(storage, data) if storage else hashlib.sha256(data).hexdigest()
     url = origin.url.replace("{}", path)
@@ -98,9 +100,9 @@ def add_file(
             commit=origin.commit,
             sha256=sha256,
             license=origin.license,
-            kind=told.kind,
-            framework=told.framework,
-            language=told.language,
+            kind=labels.kind,
+            framework=labels.framework,
+            language=labels.language,
             rule=origin.rule,
             collected_at=collected_at,
             metadata=origin.metadata,
@@ -109,7 +111,8 @@ def add_file(
 
 
 def file_text(path: str, data: bytes) -> str:
-    """The text of a file by its name: notebooks as code, a package's METADATA as its long description."""
+    """The text of a file: notebooks as code, a package's METADATA as its long description. Raises SkippedError: empty,
+    lfs_pointer, and as `decode` does."""
     name = PurePosixPath(path).name
     if not data:
         raise SkippedError("empty")
@@ -126,7 +129,7 @@ def file_text(path: str, data: bytes) -> str:
 
 
 def is_included(path: str, include: Iterable[str], exclude: Iterable[str]) -> bool:
-    """Whether a path passes the patterns; each is tried on the whole path and on the file's name."""
+    """Whether a path passes the patterns; each is matched against the whole path and against the file's name."""
     name = PurePosixPath(path).name
     return any(fnmatch(name, p) or fnmatch(path, p) for p in include) and not any(
         fnmatch(name, p) or fnmatch(path, p) for p in exclude

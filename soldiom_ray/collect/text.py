@@ -1,4 +1,4 @@
-"""Bytes of one file become text, or the reason why not."""
+"""The text of a file's bytes, or the reason why there is none."""
 
 import codecs
 import json
@@ -25,8 +25,8 @@ class SkippedError(Exception):
 
 
 def decode(data: bytes) -> str:
-    """UTF-8, or what a byte order mark or a Python coding line says. Raises SkippedError: empty, binary,
-    undecodable."""
+    """The text, in the encoding of a byte order mark or a Python coding line, else UTF-8. Raises SkippedError: empty,
+    binary, undecodable."""
     for mark, encoding in _MARKS:
         if data.startswith(mark):
             return _decoded(data, encoding)

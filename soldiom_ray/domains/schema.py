@@ -43,7 +43,8 @@ class LocalSource(Record):
 
 
 class FilesSource(Record):
-    """Documents uploaded before (ids of user inputs) or files and folders given by path."""
+    """A user's own files: files and folders by `paths`, or `inputs` uploaded before (ids of user inputs). The documents
+    have `source: user`, as those of databases and endpoints do."""
 
     source: Literal["files"] = "files"
     paths: tuple[str, ...] = Field((), description="files or folders")
