@@ -75,8 +75,8 @@ def main() -> None:
         if options.only and options.only not in name:
             continue
         with tempfile.TemporaryDirectory(prefix="soldiom-memory-") as folder:
-            _alone(make_base, name, Path(folder))
-            peaks = _alone(run, name, folder)
+            _in_own_process(make_base, name, Path(folder))
+            peaks = _in_own_process(run, name, folder)
         ratio = peaks["predicted"] / peaks["measured"]
         worst = max(worst, abs(ratio - 1))
         print(f"| {name} | {peaks['predicted']} | {peaks['measured']} | {ratio:.2f} |", flush=True)
@@ -146,7 +146,7 @@ def _peak_mib() -> float:
     return int(lines["VmHWM"].split()[0]) / 1024
 
 
-def _alone(work: Any, *arguments: Any) -> Any:
+def _in_own_process(work: Any, *arguments: Any) -> Any:
     """What a function returns, in a forked process whose memory is its own."""
     reading, writing = os.pipe()
     child = os.fork()

@@ -1,6 +1,6 @@
 """MLflow's model registry: one registered model per `family/name`, one version per row of ours.
 
-MLflow names hold no `/`, so `fine-tuned/legal` is `fine-tuned.legal` there. A version is found again by its tag
+MLflow names hold no `/`, so `fine-tuned/legal` is `fine-tuned.legal` there. A version is identified by its tag
 `model_id`, so that registering twice gives one version. MLflow takes no `file://` source for a version, so a local
 artifact is named by our own scheme, `soldiom:///<artifact>/weights`.
 """
@@ -17,9 +17,9 @@ from soldiom_ray.errors import ConflictError, UnavailableError
 from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
-"""Alias of the version that its gate let through last."""
+"""Alias of the version that passed its gate last."""
 
-PATIENCE = {
+MLFLOW_LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -33,7 +33,7 @@ def registered_name(family: str, name: str, tenant: str) -> str:
 
 
 def source_of(settings: Settings, artifact: str) -> str:
-    """Where an artifact's weights lie, as MLflow stores it."""
+    """URL of an artifact's weights, as MLflow stores it."""
     if settings.storage.startswith("s3://"):
         return f"{settings.storage.rstrip('/')}/{prefix_of(artifact)}/weights"
     return f"soldiom:///{prefix_of(artifact)}/weights"
@@ -48,15 +48,16 @@ def put_version(
     tags: Mapping[str, str],
     description: str,
 ) -> str:
-    """The number of the version whose tag `model_id` is the given one, made when it is missing."""
+    """The number of the version with the tag `model_id` of `tags`, created when it is missing."""
     with _client(settings) as client:
         _ensure_registered(client, name, tags)
-        found = next((v for v in _versions(client, name) if v.tags.get("model_id") == tags["model_id"]), None)
-        if found is None:
-            found = client.create_model_version(
+        versions = (v for v in _versions(client, name) if v.tags.get("model_id") == tags["model_id"])
+        version = next(versions, None)
+        if version is None:
+            version = client.create_model_version(
                 name, source, run_id=run_id or None, tags=dict(tags), description=description
             )
-        return str(found.version)
+        return str(version.version)
 
 
 def set_champion(settings: Settings, name: str, version: str) -> None:
@@ -73,7 +74,7 @@ def champion(settings: Settings, name: str) -> str | None:
 
 
 def promote(settings: Settings, model_id: str, *, tenant: str | None = None, force: bool = False) -> dict[str, Any]:
-    """Make a version its model's champion; the model as the API shows it.
+    """Make a version its model's champion; returns the model as the API shows it.
 
     ConflictError when its gate did not pass or it was never evaluated, unless `force`; a forced promotion stays visible
     in the version's gate.
@@ -124,31 +125,31 @@ def remove_version(settings: Settings, name: str, version: str) -> None:
 def _ensure_registered(client: Any, name: str, tags: Mapping[str, str]) -> None:
     from mlflow.exceptions import MlflowException
 
-    kept = {key: tags[key] for key in ("family", "tenant") if key in tags}
+    model_tags = {key: tags[key] for key in ("family", "tenant") if key in tags}
     try:
-        client.create_registered_model(name, tags=kept)
+        client.create_registered_model(name, tags=model_tags)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
 
 
 def _versions(client: Any, name: str) -> list[Any]:
-    found: list[Any] = []
+    versions: list[Any] = []
     token = None
     while True:
         page = client.search_model_versions(f"name='{name}'", page_token=token)
-        found += list(page)
+        versions += list(page)
         token = page.token
         if not token:
-            return found
+            return versions
 
 
 @contextmanager
 def _client(settings: Settings) -> Iterator[Any]:
-    """A client of the settings' MLflow; its faults become our errors."""
+    """A client of the settings' MLflow, whose exceptions become UnavailableError."""
     if not settings.mlflow_url:
         raise UnavailableError("MLflow is not running.", remedy="run `soldiom up` or set MLFLOW_TRACKING_URI")
-    for variable, value in PATIENCE.items():
+    for variable, value in MLFLOW_LIMITS.items():
         os.environ.setdefault(variable, value)
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient

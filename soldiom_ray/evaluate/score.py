@@ -205,7 +205,7 @@ def _score_blocks(
 
 
 def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
-    """As `_score_blocks` of a model that holds every token of the vocabulary equally likely."""
+    """Sums [blocks, 2] as of `_score_blocks`, of a model that holds every token of the vocabulary equally likely."""
     import numpy as np
 
     predicted = np.array([block.predicted for block in blocks], dtype=np.float64)

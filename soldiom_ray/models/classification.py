@@ -29,9 +29,11 @@ class ClassificationLoss(Objective):
         return sample_losses(logits, labels).sum(), confusion_counts(logits, labels)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
+        """From the sum of `confusion_counts`."""
         return multi_label_metrics(counts) if self.multi_label else single_label_metrics(counts)
 
     def _logits(self, batch: tuple[Tensor, ...]) -> Tensor:
+        """[samples, labels] in float32."""
         logits: Tensor = self.model(**dict(zip(self.names, batch[:-1], strict=True))).logits
         return logits.float()
 

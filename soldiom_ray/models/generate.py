@@ -36,17 +36,17 @@ class Generated:
 
 
 class Generator:
-    """A loaded model that answers. Not thread-safe: one call at a time. A `repetition_penalty` in the model's
-    generation_config.json is applied."""
+    """A loaded model that generates text. Not thread-safe: one call at a time. A `repetition_penalty` in the model's
+    generation_config.json is applied. Sampling and choosing run on the CPU in float32."""
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model.eval(), tokenizer
         self.plain: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.device = next(self.plain.parameters()).device
         self.context = context_length(model)
-        advice = getattr(self.plain, "generation_config", None)
-        self.repetition_penalty = float(getattr(advice, "repetition_penalty", None) or 1.0)
-        ends = getattr(advice, "eos_token_id", None)
+        generation_config = getattr(self.plain, "generation_config", None)
+        self.repetition_penalty = float(getattr(generation_config, "repetition_penalty", None) or 1.0)
+        ends = getattr(generation_config, "eos_token_id", None)
         self.ends = {terminator(tokenizer), *([ends] if isinstance(ends, int) else ends or [])}
         accepted = inspect.signature(self.plain.forward).parameters
         self.takes_positions, self.takes_last_only = "position_ids" in accepted, "logits_to_keep" in accepted
@@ -61,7 +61,8 @@ class Generator:
         seed: int | None = None,
         stop: Sequence[str] = (),
     ) -> list[Generated]:
-        """Answers in order. Temperature 0 is greedy; with a seed the same call gives the same answers."""
+        """Answers to the prompts, in order. Temperature 0 is greedy; with a seed a call gives the same answers again.
+        InputError when a prompt leaves no room in the context."""
         answers = [_Answer(self, ids, stop) for ids in map(self.prompt_ids, prompts)]
         for _ in self._decode(answers, max_new_tokens, temperature, top_p, seed):
             pass
@@ -77,7 +78,8 @@ class Generator:
         seed: int | None = None,
         stop: Sequence[str] = (),
     ) -> Stream[str, None, Generated]:
-        """The answer in pieces as it is made; joined they are its text. The generator returns the `Generated`."""
+        """The answer in pieces while it is generated; joined they are its text. The iterator returns the `Generated`.
+        Errors as of `generate`."""
         answer = _Answer(self, self.prompt_ids(prompt), stop)
         for _ in self._decode([answer], max_new_tokens, temperature, top_p, seed):
             if piece := answer.take():
@@ -87,7 +89,7 @@ class Generator:
         return answer.result()
 
     def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
-        """A conversation as the prompt text of the model's next turn, by its chat template or else in plain lines."""
+        """A conversation as the prompt of the model's next turn, by its chat template or else in plain lines."""
         return chat_text(self.tokenizer, messages, add_generation_prompt=True)
 
     def prompt_ids(self, prompt: str) -> list[int]:
@@ -152,7 +154,8 @@ class Generator:
         return processors
 
     def _forward(self, ids: "Tensor", mask: "Tensor", cache: Any) -> tuple["Tensor", Any, "Tensor"]:
-        """(logits of the last position, cache, mask with a tuned prompt's positions in front)."""
+        """(logits of the last position [batch, vocabulary], cache, mask [batch, positions so far]); ids are [batch, new
+        positions]. The mask that is returned includes the positions of a tuned prompt."""
         import torch
 
         inputs: dict[str, Any] = {"input_ids": ids}
@@ -162,27 +165,30 @@ class Generator:
             # [prompt, padding, text] becomes [padding, prompt, text], row by row.
             joined = torch.cat((prompts, embedded), dim=1)
             padding = (mask == 0).sum(1)
-            places = torch.arange(joined.shape[1], device=ids.device)[None] - padding[:, None]
-            source = torch.where(places < virtual, places.clamp_min(0), places + padding[:, None])
+            offsets = torch.arange(joined.shape[1], device=ids.device)[None] - padding[:, None]
+            source = torch.where(offsets < virtual, offsets.clamp_min(0), offsets + padding[:, None])
             inputs = {"inputs_embeds": joined.gather(1, source[:, :, None].expand(-1, -1, joined.shape[2]))}
-            mask = (places >= 0).long()
+            mask = (offsets >= 0).long()
         if self.takes_positions:
             positions = (mask.cumsum(1) - 1).clamp_min(0)
             inputs["position_ids"] = positions if cache is None else positions[:, -1:]
         if self.takes_last_only:
             inputs["logits_to_keep"] = 1
-        made = self.plain(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
-        return made.logits[:, -1], made.past_key_values, mask
+        output = self.plain(**inputs, attention_mask=mask, past_key_values=cache, use_cache=True)
+        return output.logits[:, -1], output.past_key_values, mask
 
 
 def _choose(scores: "Tensor", samplers: Sequence[Any]) -> "Tensor":
-    """One token for each row of scores [batch, vocabulary]: the likeliest, or one drawn with the row's generator."""
+    """One token for each row of scores [batch, vocabulary], [batch]: the likeliest, or one drawn with the row's own
+    random generator."""
     import torch
 
     if not samplers:
         return scores.argmax(-1)
     chances = scores.softmax(-1)
-    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in zip(chances, samplers, strict=True)])
+    return torch.cat(
+        [torch.multinomial(row, 1, generator=sampler) for row, sampler in zip(chances, samplers, strict=True)]
+    )
 
 
 class _Detokenizer:
@@ -265,6 +271,7 @@ class _Answer:
         return piece
 
     def result(self) -> Generated:
+        """The answer as it is now."""
         return Generated(self.text, len(self.prompt), len(self.tokens), self.finish or "length")
 
     def _may_stop(self, ending: str) -> bool:

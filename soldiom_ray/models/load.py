@@ -1,4 +1,4 @@
-"""A model by its name: `builtin/tiny`, a folder, a run of ours, or a repository of the Hugging Face Hub.
+"""Loading a model by its name: `builtin/tiny`, a folder, the id of a run, or a repository of the Hugging Face Hub.
 
 Only safetensors weights and plain JSON are read. A folder that brings code or pickled weights is refused, and remote
 code is never trusted.
@@ -40,8 +40,9 @@ CODE_KEYS = ("auto_map", "trust_remote_code")
 def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> Iterator[Path]:
     """The local folder of a model's weights, configuration and tokenizer, checked. Do not write into it.
 
-    `name` is `builtin/<name>`, a folder, the id of a run (method full), or a hub id, `@revision` allowed.
-    InputError for a model that is not there: it names what was tried."""
+    `name` is `builtin/<name>`, a folder, the id of a run (method full), or a hub id, `@revision` allowed. InputError
+    for a model that does not exist (it names what was tried) or is refused, UnavailableError when the hub does not
+    answer and its cache has no copy."""
     with ExitStack() as stack:
         if name == f"builtin/{MINILM}":
             folder = minilm_folder()
@@ -74,7 +75,7 @@ _REMEDY = (
 
 
 def check_folder(folder: Path, name: str) -> None:
-    """Refuse a model that brings code, asks for remote code, or has no safetensors weights."""
+    """InputError for a model that brings code, asks for remote code, or has no safetensors weights."""
     if scripts := sorted(path.name for path in folder.rglob("*.py")):
         raise InputError(
             f"The model {name!r} brings code ({scripts[0]}), which is never run.",
@@ -94,13 +95,15 @@ def check_folder(folder: Path, name: str) -> None:
             )
     if not any(folder.glob("*.safetensors")):
         pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        met = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
-        raise InputError(f"The model {name!r} holds {met}.", remedy="convert it to safetensors or choose another model")
+        weights = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
+        raise InputError(
+            f"The model {name!r} holds {weights}.", remedy="convert it to safetensors or choose another model"
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer. It always has an end and a padding token afterwards, the ones the model's configuration
-    names where the tokenizer names none."""
+    """The folder's tokenizer, with an end and a padding token: those that the model's configuration names where the
+    tokenizer names none. InputError when it cannot be loaded."""
     from transformers import AutoTokenizer
 
     try:
@@ -132,11 +135,12 @@ def load_model(
     auto_class: str = CAUSAL_CLASS,
     **configuration: Any,
 ) -> tuple[Any, Any]:
-    """(model, tokenizer) ready for inference, the adapter of a LoRA or prompt run on top when one is given.
+    """(model, tokenizer or image processor) ready for inference, with `adapter`, the weights of a LoRA or prompt run.
 
-    `dtype` "auto" keeps the stored one, except float16 and bfloat16 on a CPU that has no units for them. `auto_class`
-    is the class of transformers that fits the task, `configuration` what its configuration must hold besides; layers
-    that the folder has no weights for are new."""
+    `dtype` "auto" keeps the stored one, except on a CPU without units for bfloat16, where all is float32; `device` is
+    the GPU where there is one. `auto_class` is the class of transformers that fits the task, `configuration` what its
+    configuration must hold besides; layers that the folder has no weights for are new. InputError when transformers
+    cannot load the folder as such a model."""
     import torch
     import transformers
     from transformers.utils import logging
@@ -148,18 +152,18 @@ def load_model(
         configuration["ignore_mismatched_sizes"] = True
         logging.set_verbosity_error()  # it would report the new head at length
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    wanted: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
+    torch_dtype: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
-        wanted = torch.float32
-    what = _KINDS.get(auto_class, auto_class)
+        torch_dtype = torch.float32
+    family = _MODEL_FAMILIES.get(auto_class, auto_class)
     try:
         model: Any = getattr(transformers, auto_class).from_pretrained(
-            folder, dtype=wanted, trust_remote_code=False, use_safetensors=True, **configuration
+            folder, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **configuration
         )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"The model in {folder.name!r} cannot be loaded as a {what} model: {_first_line(error)}",
-            remedy=f"choose a {what} model of an architecture that transformers knows",
+            f"The model in {folder.name!r} cannot be loaded as a {family} model: {_first_line(error)}",
+            remedy=f"choose a {family} model of an architecture that transformers knows",
         ) from error
     if adapter is not None:
         from peft import PeftModel
@@ -170,7 +174,7 @@ def load_model(
 
 NEW_HEADS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
 """Tasks whose last layer is new, or of another size, when the training begins."""
-_KINDS = {
+_MODEL_FAMILIES = {
     CAUSAL_CLASS: "causal language",
     "AutoModelForSeq2SeqLM": "sequence-to-sequence",
     "AutoModelForSequenceClassification": "text classification",
@@ -179,7 +183,7 @@ _KINDS = {
 
 
 def load_processor(folder: Path) -> Any:
-    """What makes a model's input: its tokenizer, or the image processor of a model of pictures."""
+    """What makes a model's input: its tokenizer, or the image processor of an image model."""
     if (folder / "preprocessor_config.json").is_file() and not (folder / "tokenizer_config.json").is_file():
         from transformers import AutoImageProcessor
 
@@ -206,15 +210,15 @@ def load_base(
 def load_run(
     artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """(model, tokenizer) as a run left them: whole weights, or the base with the run's adapter."""
-    kind = {"auto_class": run.details.get("auto_class", CAUSAL_CLASS), "dtype": dtype, "device": device}
+    """(model, tokenizer) of a run: its whole weights, or its base model with the run's adapter."""
+    options = {"auto_class": run.details.get("auto_class", CAUSAL_CLASS), "dtype": dtype, "device": device}
     with ExitStack() as stack:
         weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
         if run.details["method"] == "full":
-            yield load_model(weights, **kind)
+            yield load_model(weights, **options)
             return
         base = stack.enter_context(model_folder(settings, artifacts, run.details["base_model"]))
-        yield load_model(base, adapter=weights, **kind, **run.details.get("configuration", {}))
+        yield load_model(base, adapter=weights, **options, **run.details.get("configuration", {}))
 
 
 def has_bfloat16(device: str) -> bool:
@@ -228,12 +232,12 @@ def has_bfloat16(device: str) -> bool:
 
 
 def context_length(model: Any) -> int:
-    """Positions a text may take: the model's own, less those of a tuned prompt."""
+    """Tokens that the model takes: its positions, less those of a tuned prompt."""
     from soldiom_ray.models.loss import virtual_tokens
 
     config = model.config
-    whole = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
-    return int(whole) - virtual_tokens(model)
+    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
+    return int(positions) - virtual_tokens(model)
 
 
 @contextmanager
@@ -269,18 +273,18 @@ def _download(settings: Settings, name: str) -> Path:
     access: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "token": settings.hf_token or False}
     tried = f"Tried: the models that come with Soldiom, a folder {name!r}, and {settings.hf_endpoint}/{repository}."
     try:
-        found = HfApi(endpoint=settings.hf_endpoint).model_info(**access, timeout=HUB_SECONDS)
-        if scripts := [file.rfilename for file in found.siblings or () if file.rfilename.endswith(".py")]:
+        info = HfApi(endpoint=settings.hf_endpoint).model_info(**access, timeout=HUB_SECONDS)
+        if scripts := [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".py")]:
             raise InputError(
                 f"The model {name!r} brings code ({scripts[0]}), which is never run.",
                 remedy="choose a model of an architecture that transformers knows",
             )
-        names = [file.rfilename for file in found.siblings or () if _is_plain(file.rfilename)]
+        names = [file.rfilename for file in info.siblings or () if _is_plain(file.rfilename)]
         paths = [Path(hf_hub_download(**access, filename=file, endpoint=settings.hf_endpoint)) for file in names]
         if len(folders := {path.parent for path in paths}) == 1:
             return folders.pop()
-        met = "changed while it was downloaded; try again" if paths else "holds no file of a model"
-        raise InputError(f"The model {name!r} {met}. {tried}", remedy=_REMEDY)
+        problem = "changed while it was downloaded; try again" if paths else "holds no file of a model"
+        raise InputError(f"The model {name!r} {problem}. {tried}", remedy=_REMEDY)
     except GatedRepoError as error:
         raise InputError(
             f"The model {name!r} is gated: its owner must let you in. {tried}",
@@ -302,7 +306,7 @@ def _is_plain(name: str) -> bool:
 
 
 def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> Path:
-    """The copy an earlier download left, or the error that the hub is out of reach."""
+    """The copy of an earlier download; UnavailableError that the hub does not answer where there is none."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -315,16 +319,17 @@ def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> 
 
 
 def _find_key(value: Any, keys: tuple[str, ...]) -> str | None:
+    """The first of the keys that JSON holds, at any depth, with a value that is not empty."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if key in keys and inner:
                 return str(key)
-            if found := _find_key(inner, keys):
-                return found
+            if match := _find_key(inner, keys):
+                return match
     elif isinstance(value, list):
         for inner in value:
-            if isinstance(inner, dict | list) and (found := _find_key(inner, keys)):
-                return found
+            if isinstance(inner, dict | list) and (match := _find_key(inner, keys)):
+                return match
     return None
 
 

@@ -17,7 +17,7 @@ from soldiom_ray.storage import open_storage
 
 MAX_BYTES = 16_000_000
 REPETITION_PENALTY = 1.2
-"""Without it so small a model soon repeats one line for ever."""
+"""Without it so small a model soon repeats a line forever."""
 PROMPTS = (
     'def read_file(path):\n    """Read',
     "class Stack:\n    def __init__(self",

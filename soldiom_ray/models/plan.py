@@ -293,17 +293,12 @@ def plan_report(
     planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)))
     chosen = planner.choose()
     device, host = cluster.share(declared.workers)
-    refusal = ""
-    fitting: list[str] = []
-    if not chosen.fits:
-        fitting = list(alternatives(planner))
-        error = _refusal(declared, chosen.footprint.total, device, fitting)
-        refusal = f"{error.what} Remedy: {error.remedy}"
-    tokens = _tokens(declared, train_tokens)
-    speed, basis = tokens_per_second, "given"
+    fitting = [] if chosen.fits else list(alternatives(planner))
+    refusal = None if chosen.fits else _refusal(declared, chosen.footprint.total, device, fitting)
+    speed, speed_source = tokens_per_second, "given"
     if speed is None and matrix_rate:
         speed = expected_speed(planner, matrix_rate, chosen.activation_checkpointing)
-        basis = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
+        speed_source = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
     return {
         "base_model": declared.base_model,
         "task": declared.task,
@@ -323,14 +318,21 @@ def plan_report(
         "accumulation": max(1, round(declared.batch_tokens / (max(1, chosen.positions) * declared.workers))),
         "bytes": _footprint_json(chosen.footprint) | {"available": round(device), "host_available": round(host)},
         "fits": chosen.fits,
-        "refusal": refusal,
+        "refusal": f"{refusal.what} Remedy: {refusal.remedy}" if refusal else "",
         "alternatives": fitting,
         "advice": _advice(planner),
+        **_duration(_tokens(declared, train_tokens), speed, speed_source),
+        "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
+    }
+
+
+def _duration(tokens: int | None, speed: float | None, speed_source: str) -> dict[str, Any]:
+    """How long a training of so many tokens takes at so many tokens per second, as far as both are known."""
+    return {
         "tokens": tokens,
         "tokens_per_second": round(speed, 1) if speed else None,
-        "speed_from": basis if speed else "",
+        "speed_from": speed_source if speed else "",
         "seconds": round(tokens / speed, 1) if tokens and speed else None,
-        "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
     }
 
 

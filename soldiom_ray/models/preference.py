@@ -50,6 +50,7 @@ class PreferenceLoss(Objective):
             return answer_logprobs(self.model, ids, labels, chunked=self.chunked)
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
+        """From counts [5]: pairs, pairs in the right order, and the sums of margins, chosen and rejected rewards."""
         pairs, right, margin, chosen, rejected = counts.tolist()
         pairs = max(1.0, pairs)
         return {
@@ -60,6 +61,7 @@ class PreferenceLoss(Objective):
         }
 
     def _rewards(self, ids: Tensor, labels: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+        """Rewards of the chosen and of the rejected answers, [n] each, in float32."""
         rewards = self.beta * (answer_logprobs(self.model, ids, labels, chunked=self.chunked) - reference)
         chosen, rejected = rewards.chunk(2)
         return chosen, rejected
@@ -85,6 +87,7 @@ def answer_logprobs(model: Any, ids: Tensor, labels: Tensor, *, chunked: bool) -
 
 
 def _state_logprobs(states: Tensor, head: Any, targets: Tensor) -> Tensor:
+    """Hidden states [n, width], targets [n] -> [n] in float32."""
     return _target_logprobs(head(states.to(head.weight.dtype)), targets)
 
 

@@ -36,10 +36,12 @@ class PairLoss(Objective):
         return self._loss(logits, labels), torch.stack([right.sum(), loss_mask.sum()]).float()
 
     def metrics(self, counts: Tensor) -> dict[str, float]:
+        """From counts [2]: labels predicted right, and all labels."""
         return {"token_accuracy": float(counts[0] / counts[1].clamp_min(1))}
 
     def _logits(self, ids: Tensor, mask: Tensor, labels: Tensor) -> Tensor:
-        # `labels` makes the decoder's input (one place to the right); the mean loss that comes with it is not used.
+        """[pairs, longest target, vocabulary]."""
+        # `labels` makes the decoder's input (one position to the right); the mean loss that comes with it is not used.
         model: Any = self.model
         logits: Tensor = model(input_ids=ids, attention_mask=mask, labels=labels).logits
         return logits

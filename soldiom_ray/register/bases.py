@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
 
 CARD_BYTES = 200_000
-"""A longer card of a foreign model is cut there."""
+"""Longer cards of foreign models are cut here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class RegisteredBase:
     """A base model as the registry knows it."""
 
     model_id: str
@@ -28,17 +28,20 @@ class Base:
     license: str
 
 
-def ensure_base(context: Context, run: Manifest) -> Base | None:
-    """The registry's row of a run's base model, made when it is missing; None for a model from random weights."""
+def ensure_base(context: Context, run: Manifest) -> RegisteredBase | None:
+    """A run's base model in the registry, registered when it is missing; None for a model from random weights.
+
+    UnavailableError when the database or MLflow cannot be reached, errors of `models.load.model_folder` when the base
+    has to be read."""
     name = run.details.get("base_model")
     if not name or name == run.id:
         return None
-    known = _registered(context, str(name))
-    if known is None:
-        known = _register_base(context, str(name))
-    if known.mlflow_version is None:
-        known = _put_in_mlflow(context, known)
-    return Base(known.id, f"{known.family}/{known.name} version {known.version}", known.license)
+    row = _registered(context, str(name))
+    if row is None:
+        row = _register_base(context, str(name))
+    if row.mlflow_version is None:
+        row = _put_in_mlflow(context, row)
+    return RegisteredBase(row.id, f"{row.family}/{row.name} version {row.version}", row.license)
 
 
 def base_name(model: str) -> str:
@@ -51,7 +54,7 @@ def base_name(model: str) -> str:
 
 
 def _registered(context: Context, name: str) -> "Model | None":
-    """A base that is itself in the registry: given by its id, or as the run artifact it came from."""
+    """The row of a base that is in the registry by its own id, or as the run artifact it came from."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
 
@@ -135,9 +138,9 @@ def weights_fingerprint(folder: Path) -> str:
 
 
 def _card_and_license(folder: Path, name: str) -> tuple[str, str]:
-    """The model's own card and licence, as its folder gives them."""
-    card = next((path for path in (folder / "README.md", folder / "card.md") if path.is_file()), None)
-    text = card.read_bytes()[:CARD_BYTES].decode(errors="replace").replace("\0", "") if card else ""
+    """(card, licence) of a model from its folder; a line in place of a missing card, "" for an unknown licence."""
+    card_path = next((path for path in (folder / "README.md", folder / "card.md") if path.is_file()), None)
+    text = card_path.read_bytes()[:CARD_BYTES].decode(errors="replace").replace("\0", "") if card_path else ""
     license_ = _front_matter_license(text)
     if not license_:
         for path in sorted(folder.glob("LICENSE*")):
@@ -148,13 +151,14 @@ def _card_and_license(folder: Path, name: str) -> tuple[str, str]:
 
 
 def _front_matter_license(text: str) -> str:
+    """The licence (SPDX) that a card's YAML front matter names; "" where it names none."""
     import yaml
 
-    found = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
-    if not found:
+    match = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    if not match:
         return ""
     try:
-        content = yaml.safe_load(found.group(1))
+        content = yaml.safe_load(match.group(1))
     except yaml.YAMLError:
         return ""
     value = content.get("license") if isinstance(content, dict) else None

@@ -11,7 +11,7 @@ from soldiom_ray import __version__
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.licenses import obligations
 from soldiom_ray.records import Manifest
-from soldiom_ray.register.bases import Base
+from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.sources import DataSource
 
 SHOWN_SOURCES = 200
@@ -30,30 +30,31 @@ def write_card(
     scores: Manifest | None,
     dataset: Manifest,
     declared: Register,
-    base: Base | None,
+    base: RegisteredBase | None,
     sources: Sequence[DataSource],
     license_: str,
     unknown: Sequence[str],
 ) -> str:
-    """The whole page."""
-    parts = [
+    """The card as Markdown. `license_` is the expression that holds for the model (SPDX), `unknown` names the parts
+    without a known licence."""
+    sections = [
         _front_matter(name, declared, run, license_),
         f"# {declared.family}/{name}",
-        _use(run, declared, base),
+        _intended_use(run, declared, base),
         _training(run),
         _data(dataset, sources),
-        _measured(scores),
-        _licences(license_, unknown, base, sources),
+        _evaluation(scores),
+        _licenses(license_, unknown, base, sources),
         _limits(run, scores),
         _reproduce(run, scores, dataset),
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(sections) + "\n"
 
 
 def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -> str:
     lines = ["---", f"model_name: {name}", f"license: {license_ or 'unknown'}"]
     if run.details.get("base_model") != run.id:
-        lines.append(f"base_model: {_line(run.details.get('base_model'))}")
+        lines.append(f"base_model: {_cell(run.details.get('base_model'))}")
     lines.append(f"tags: [soldiom, {declared.family}, {run.details.get('method', 'full')}]")
     return "\n".join([*lines, "---"])
 
@@ -67,11 +68,11 @@ USES = {
 }
 
 
-def _use(run: Manifest, declared: Register, base: Base | None) -> str:
+def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None) -> str:
     subject = f" for {declared.specialization}" if declared.specialization else ""
     kind, does = USES[run.details.get("task", "causal_lm")]
     origin = (
-        f"It was tuned from {base.label} (`{_line(run.details.get('base_model'))}`)."
+        f"It was tuned from {base.label} (`{_cell(run.details.get('base_model'))}`)."
         if base
         else ("It was trained from random weights; it has no base model.")
     )
@@ -88,7 +89,7 @@ def _training(run: Manifest) -> str:
     for key in HYPERPARAMETERS:
         value = details.get(key, declared.get(key) if isinstance(declared, dict) else None)
         if value not in (None, (), []) and ONLY_OF.get(key, method) == method:
-            lines.append(f"| {key} | {_line(value)} |")
+            lines.append(f"| {key} | {_cell(value)} |")
     for key in (
         "steps",
         "tokens",
@@ -99,7 +100,7 @@ def _training(run: Manifest) -> str:
         "seconds",
     ):
         if details.get(key) is not None:
-            lines.append(f"| {key} | {_line(details[key])} |")
+            lines.append(f"| {key} | {_cell(details[key])} |")
     return "\n".join(lines)
 
 
@@ -116,7 +117,7 @@ def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:
         versions = ", ".join(sorted(source.versions)) or "-"
         licenses = ", ".join(sorted(name or "unknown" for name in source.licenses))
         lines.append(
-            f"| {_line(source.group)} | {source.source} | {_line(versions)} | {_line(licenses)} | {source.trained}"
+            f"| {_cell(source.group)} | {source.source} | {_cell(versions)} | {_cell(licenses)} | {source.trained}"
             f" | {source.held_out} |"
         )
     if len(sources) > SHOWN_SOURCES:
@@ -124,7 +125,7 @@ def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:
     return "\n".join(lines)
 
 
-def _measured(scores: Manifest | None) -> str:
+def _evaluation(scores: Manifest | None) -> str:
     if scores is None:
         return "## Evaluation\n\nNot evaluated."
     details: dict[str, Any] = scores.details
@@ -144,7 +145,7 @@ def _measured(scores: Manifest | None) -> str:
     return "\n".join(lines)
 
 
-def _licences(license_: str, unknown: Sequence[str], base: Base | None, sources: Sequence[DataSource]) -> str:
+def _licenses(license_: str, unknown: Sequence[str], base: RegisteredBase | None, sources: Sequence[DataSource]) -> str:
     parts = [f"## Licences\n\nThe terms of everything that went in hold together: `{license_ or 'unknown'}`."]
     by_license: dict[str, int] = {}
     for source in sources:
@@ -156,7 +157,7 @@ def _licences(license_: str, unknown: Sequence[str], base: Base | None, sources:
     for name, count in sorted(by_license.items(), key=lambda item: (-item[1], item[0])):
         parts.append(f"- {count} source(s), {name or 'unknown'}: {obligations(name)}")
     if unknown:
-        shown = ", ".join(_line(name) for name in unknown[:50])
+        shown = ", ".join(_cell(name) for name in unknown[:50])
         more = f" and {len(unknown) - 50} more" if len(unknown) > 50 else ""
         parts.append(f"- without a known licence: {shown}{more}. Find out before you pass the model on.")
     parts.append("\nThis is a sorting of published licences, not legal advice.")
@@ -191,6 +192,6 @@ def _reproduce(run: Manifest, scores: Manifest | None, dataset: Manifest) -> str
     return "\n".join(lines)
 
 
-def _line(value: object) -> str:
+def _cell(value: object) -> str:
     """A value as it may stand in a table cell: one line, no column mark."""
     return re.sub(r"\s+", " ", str(value)).replace("|", "\\|")

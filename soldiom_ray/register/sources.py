@@ -1,4 +1,4 @@
-"""What went into a dataset and under which licences, for the model card and the licence of the model."""
+"""The sources of a dataset and their licences, for the model card and the licence of the model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -26,24 +26,24 @@ class DataSource:
 
 def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
     """The sources of a dataset's samples, the largest first."""
-    found: dict[tuple[str, str], DataSource] = {}
+    sources: dict[tuple[str, str], DataSource] = {}
     columns = ["group", "source", "version", "license", "split"]
     for split in ("train/", "validation/", "test/"):
         for table in artifacts.tables(dataset, split):
             counted = table.select(columns).group_by(columns).aggregate([([], "count_all")])
             for row in counted.to_pylist():
-                known = found.setdefault((row["source"], row["group"]), DataSource(row["group"], row["source"]))
-                known.versions |= {row["version"]} - {""}
-                known.licenses.add(row["license"])
+                source = sources.setdefault((row["source"], row["group"]), DataSource(row["group"], row["source"]))
+                source.versions |= {row["version"]} - {""}
+                source.licenses.add(row["license"])
                 if row["split"] == "test":
-                    known.held_out += row["count_all"]
+                    source.held_out += row["count_all"]
                 else:
-                    known.trained += row["count_all"]
-    return sorted(found.values(), key=lambda source: (-source.trained - source.held_out, source.group))
+                    source.trained += row["count_all"]
+    return sorted(sources.values(), key=lambda source: (-source.trained - source.held_out, source.group))
 
 
 def combined_license(base: str | None, sources: Iterable[DataSource]) -> tuple[str, list[str]]:
-    """The expression that holds for a model made from these, and the names of its parts without a known licence.
+    """(licence expression that holds for a model made from these, names of its parts without a known licence).
 
     `base` is None for a model from random weights. Sources that were only held out do not count.
     """
@@ -63,9 +63,9 @@ def combined_license(base: str | None, sources: Iterable[DataSource]) -> tuple[s
 
 def collected_from(artifacts: Artifacts, dataset: Manifest) -> list[Mapping[str, Any]]:
     """The documents artifacts that a dataset was prepared from: id and counts."""
-    found: list[Mapping[str, Any]] = []
+    collected: list[Mapping[str, Any]] = []
     for parent in dataset.parents:
         manifest = artifacts.find(parent)
         if manifest is not None:
-            found.append({"id": manifest.id, "kind": manifest.kind, "counts": manifest.counts})
-    return found
+            collected.append({"id": manifest.id, "kind": manifest.kind, "counts": manifest.counts})
+    return collected

@@ -6,15 +6,15 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import Manifest
-from soldiom_ray.register.bases import Base
+from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.card import write_card
 from soldiom_ray.register.sources import collected_from, combined_license, data_sources
 
 if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
 
-UNSAFE = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")
-"""Ends of names of files that run code when they are loaded, or of weights in other forms than safetensors."""
+UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")
+"""Suffixes of files that can run code when they are loaded, and of weights that are not safetensors."""
 
 
 def register_run(
@@ -24,9 +24,11 @@ def register_run(
     scores: Manifest | None,
     dataset: Manifest,
     declared: Register,
-    base: Base | None,
+    base: RegisteredBase | None,
 ) -> dict[str, Any]:
-    """Make (or find) the row and the MLflow version; returns the version artifact's details, with `card`."""
+    """Create or reuse the row and the MLflow version; returns the version artifact's details, with `card`.
+
+    InputError for weights that may not be registered, UnavailableError when MLflow cannot be reached."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
 
@@ -42,7 +44,7 @@ def register_run(
         "run_artifact": run.id,
         "scores_artifact": scores.id if scores else None,
         "specialization": declared.specialization,
-        "performance_metrics": _measured(scores),
+        "performance_metrics": _performance(scores),
         "gate": gate | {"promoted": False},
         "license": license_,
         "card": write_card(name, run, scores, dataset, declared, base, sources, license_, unknown),
@@ -52,9 +54,9 @@ def register_run(
     context.report(0.7, "registering in MLflow")
     mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate)
     promoted = bool(gate.get("passed"))
-    known = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promoted}}
+    columns = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promoted}}
     with open_session(context.settings) as session:
-        row = models.update(session, row.id, context.tenant, **known)
+        row = models.update(session, row.id, context.tenant, **columns)
     return {
         "model_id": row.id,
         "family": row.family,
@@ -71,7 +73,8 @@ def register_run(
 
 
 def _write_row(context: Context, family: str, name: str, values: dict[str, Any], scores: Manifest | None) -> "Model":
-    """The row of an earlier, perhaps interrupted, registration of the same run and scores, or a new one."""
+    """The row of an earlier, perhaps interrupted, registration of the same run and scores, else a new one; with scores,
+    their evaluation is recorded."""
     from soldiom_ray.db import evaluations, models
     from soldiom_ray.db.engine import open_session
 
@@ -108,7 +111,7 @@ def _lineage(
 def check_weights(run: Manifest) -> None:
     """InputError when a run's weights are not safetensors alone."""
     weights = [entry.name for entry in run.files if entry.name.startswith("weights/")]
-    unsafe = [name for name in weights if name.lower().endswith(UNSAFE)]
+    unsafe = [name for name in weights if name.lower().endswith(UNSAFE_SUFFIXES)]
     if unsafe:
         raise InputError(
             f"The weights of {run.id} hold {', '.join(unsafe)}: only safetensors are registered.",
@@ -133,11 +136,11 @@ def _existing(connection: Any, tenant: str, family: str, name: str, values: dict
             return None
 
 
-def _measured(scores: Manifest | None) -> dict[str, Any]:
+def _performance(scores: Manifest | None) -> dict[str, Any]:
     if scores is None:
         return {}
-    kept = ("base", "tuned", "difference", "tokens", "documents", "groups")
-    return {key: scores.details[key] for key in kept if key in scores.details}
+    keys = ("base", "tuned", "difference", "tokens", "documents", "groups")
+    return {key: scores.details[key] for key in keys if key in scores.details}
 
 
 def _put_in_mlflow(
