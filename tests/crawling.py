@@ -11,7 +11,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect, github
 from soldiom_ray.collect.github.accounts import Accounts
 from soldiom_ray.collect.github.api import GithubApi
-from soldiom_ray.collect.github.search import Found, Search
+from soldiom_ray.collect.github.search import Repository, Search
 from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.domains.schema import GithubSource
 from soldiom_ray.records import Manifest
@@ -46,10 +46,10 @@ def open_api(server: StandIn, home: Path, tokens: str = "one") -> GithubApi:
     return GithubApi(settings, Accounts(settings), lambda message: None)
 
 
-def find(server: StandIn, home: Path, **declared: Any) -> tuple[list[Found], TaskResult]:
+def find(server: StandIn, home: Path, **declared: Any) -> tuple[list[Repository], TaskResult]:
     """A search by itself."""
     result = TaskResult()
     run = Search(
-        open_api(server, home), declare(**declared), date(2000, 1, 1), date(2026, 11, 24), result, lambda *_: None
+        open_api(server, home), declare(**declared), date(2000, 1, 1), date(2026, 11, 24), result, lambda message: None
     )
     return run.run(), result

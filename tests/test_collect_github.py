@@ -257,12 +257,12 @@ def test_a_github_that_stops_answering_ends_the_crawl_and_the_next_goes_on(
     monkeypatch.setattr("soldiom_ray.collect.github.api.FIRST_RETRY_SECONDS", 0.001)
     server.add(*(Repository(f"a/r{n}", FILES, stars=9000 - n) for n in range(20)))
     server.fail("/git/trees", 401, times=0)
-    looked = look(server, tmp_path).looked
+    trees = look(server, tmp_path).trees
     server.fail("/git/trees", 502, times=60)
     with pytest.raises(UnavailableError, match="10 repositories in a row"):
         look(server, tmp_path)
     server.faults.clear()
-    assert look(server, tmp_path).looked == looked
+    assert look(server, tmp_path).trees == trees
 
 
 def test_nothing_found_and_nobody_there_are_different_errors(server: StandIn, tmp_path: Path) -> None:

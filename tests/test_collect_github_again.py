@@ -8,7 +8,7 @@ from collecting import MODEL, documents_of, make_context
 from crawling import crawl, look, open_api
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect.github.tree import Trees
+from soldiom_ray.collect.github.tree import TreeReader
 from soldiom_ray.errors import InputError
 
 FILES = {"model.py": MODEL}
@@ -73,23 +73,23 @@ def test_an_etag_is_used_only_by_the_token_it_was_given_to(server: StandIn, tmp_
 def test_what_was_kept_of_an_answer_is_sealed_and_may_be_lost(server: StandIn, tmp_path: Path) -> None:
     server.add(Repository("a/b", FILES))
     variables = {"SOLDIOM_GITHUB_API_URL": server.url, "SOLDIOM_ENCRYPTION_KEY": "ab" * 32}
-    look_at = Trees(open_api(server, tmp_path))
+    read = TreeReader(open_api(server, tmp_path))
     sealed = make_context(tmp_path / "sealed", **variables).settings
-    look_at.api.answers.storage.encryption_key = sealed.encryption_key
-    found = look(server, tmp_path / "plain").looked[0].found
-    looked = look_at.look_at(found)
+    read.api.cache.storage.encryption_key = sealed.encryption_key
+    found = look(server, tmp_path / "plain").trees[0].found
+    trees = read.read(found)
     kept = [path for path in tmp_path.rglob("raw/github/answers/*/*") if "plain" not in str(path)]
     assert kept and all(b"sha" not in path.read_bytes() for path in kept)
     for path in kept:
         path.write_bytes(b"SLDM1\0 damaged")
-    assert look_at.look_at(found) == looked and server.github.unchanged == 0
-    assert look_at.look_at(found) == looked and server.github.unchanged == 1
+    assert read.read(found) == trees and server.github.unchanged == 0
+    assert read.read(found) == trees and server.github.unchanged == 1
 
 
 def test_a_304_that_nobody_asked_for_is_not_believed(server: StandIn, tmp_path: Path) -> None:
     server.add(Repository("a/b", FILES))
     server.fail("/git/trees", 304, body=b"", times=2)
-    assert look(server, tmp_path).looked[0].sha
+    assert look(server, tmp_path).trees[0].sha
 
 
 def test_a_crawl_that_stopped_goes_on_without_downloading_again(server: StandIn, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collecting import make_context
 
 from soldiom_ray.collect.github.accounts import Accounts
 from soldiom_ray.collect.github.api import GithubApi
-from soldiom_ray.collect.github.search import repository_shape
+from soldiom_ray.collect.github.search import repository_fields
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.errors import InputError
 
@@ -85,7 +85,7 @@ def whole(headers: Mapping[str, str], data: Any) -> Any:
 
 
 def test_a_repository_is_understood_and_costs_a_304_the_second_time(replay: Replay, api: GithubApi) -> None:
-    first = api.get(REPOSITORY, shape=lambda headers, data: repository_shape(data))
+    first = api.get(REPOSITORY, extract=lambda headers, data: repository_fields(data))
     assert first.value == {
         "id": 1000, "name": "octokit-fixture-org/hello-world", "stars": 42, "pushed_at": "2017-10-10T16:00:00Z",
         "branch": "master", "license": "", "topics": ["fixtures", "hello", "hello-world"], "description": "",
@@ -93,34 +93,34 @@ def test_a_repository_is_understood_and_costs_a_304_the_second_time(replay: Repl
         "created_at": "2017-10-10T16:00:00Z", "homepage": "", "size_kib": first.value["size_kib"], "gone": False,
         "page": "https://github.com/octokit-fixture-org/hello-world",
     }  # fmt: skip
-    second = api.get(REPOSITORY, shape=lambda headers, data: repository_shape(data))
+    second = api.get(REPOSITORY, extract=lambda headers, data: repository_fields(data))
     assert second.unchanged and second.value == first.value
     assert [status for _, status in replay.asked] == [200, 304]
 
 
 def test_the_root_and_a_folder_are_json(api: GithubApi) -> None:
-    assert "repository_search_url" in api.get("/", shape=whole).value
-    assert [file["name"] for file in api.get(f"{REPOSITORY}/contents/", shape=whole).value] == ["README.md"]
+    assert "repository_search_url" in api.get("/", extract=whole).value
+    assert [file["name"] for file in api.get(f"{REPOSITORY}/contents/", extract=whole).value] == ["README.md"]
 
 
 def test_a_raw_file_is_not_taken_for_json(api: GithubApi) -> None:
     with pytest.raises(SkippedError) as left:
-        api.get(f"{REPOSITORY}/contents/README.md", shape=whole)
+        api.get(f"{REPOSITORY}/contents/README.md", extract=whole)
     assert left.value.reason == "unavailable" and "not what was asked for" in left.value.detail
 
 
 def test_a_search_tells_its_count_and_issues_are_not_repositories(replay: Replay, api: GithubApi) -> None:
     path = next(path for path in replay.exchanges if path.startswith("/search/"))
-    told = api.get(path, shape=lambda headers, data: [data["total_count"], len(data["items"])], resource="search")
+    told = api.get(path, extract=lambda headers, data: [data["total_count"], len(data["items"])], resource="search")
     assert told.value == [2, 2]
     with pytest.raises(SkippedError, match="unavailable"):
-        api.get(path, shape=lambda headers, data: repository_shape(data["items"][0]), resource="search")
+        api.get(path, extract=lambda headers, data: repository_fields(data["items"][0]), resource="search")
 
 
 def test_pages_are_followed_to_the_last_by_their_links(replay: Replay, api: GithubApi) -> None:
     place, titles = "/repos/octokit-fixture-org/paginate-issues/issues?per_page=3", []
     while place:
-        page = api.get(place, shape=lambda headers, data: [headers["link"], [issue["title"] for issue in data]]).value
+        page = api.get(place, extract=lambda headers, data: [headers["link"], [issue["title"] for issue in data]]).value
         titles += page[1]
         following = re.search(rf'<{replay.url}([^>]+)>; rel="next"', page[0])
         place = following[1] if following else ""
@@ -130,16 +130,16 @@ def test_pages_are_followed_to_the_last_by_their_links(replay: Replay, api: Gith
 def test_a_validation_error_is_told_for_a_search_and_left_out_elsewhere(replay: Replay, api: GithubApi) -> None:
     refused = replay.exchanges["/repos/octokit-fixture-org/errors/labels"]
     with pytest.raises(SkippedError) as left:
-        api.get("/repos/octokit-fixture-org/errors/labels", shape=whole)
+        api.get("/repos/octokit-fixture-org/errors/labels", extract=whole)
     assert (left.value.reason, left.value.detail) == ("refused", "GitHub answered 422")
     replay.exchanges["/search/repositories?q=x"] = refused
     with pytest.raises(InputError, match="Validation Failed"):
-        api.get("/search/repositories", {"q": "x"}, shape=whole, resource="search")
+        api.get("/search/repositories", {"q": "x"}, extract=whole, resource="search")
 
 
 def test_resets_that_were_recorded_in_milliseconds_and_long_ago_hold_nobody_back(
     replay: Replay, api: GithubApi
 ) -> None:
     replay.exchanges[REPOSITORY]["headers"]["x-ratelimit-remaining"] = "0"
-    api.get(REPOSITORY, shape=whole)
+    api.get(REPOSITORY, extract=whole)
     assert api.accounts.paused_seconds() <= 1.0

@@ -9,7 +9,7 @@ import pytest
 from crawling import find
 from stand_in import Repository, StandIn
 
-from soldiom_ray.collect.github.search import FIRST_DAY, Slice, _shape
+from soldiom_ray.collect.github.search import FIRST_DAY, Slice, search_page_fields
 from soldiom_ray.domains.schema import GithubSource
 
 
@@ -106,7 +106,10 @@ def test_a_repository_of_several_queries_is_taken_once(server: StandIn, tmp_path
     both = Repository("a/both", topics=("ai", "deep-learning"))
     server.add(both, Repository("a/one", topics=("ai",)), Repository("a/two", topics=("deep-learning",)))
     found, result = find(server, tmp_path, topics=("ai", "deep-learning"))
-    assert sorted(one.name for one in found) == ["a/both", "a/one", "a/two"] and result.facts["search_repeats"] == 1
+    assert (
+        sorted(repository.name for repository in found) == ["a/both", "a/one", "a/two"]
+        and result.facts["search_repeats"] == 1
+    )
 
 
 def test_no_topic_or_language_means_any(server: StandIn, tmp_path: Path) -> None:
@@ -118,11 +121,11 @@ def test_no_topic_or_language_means_any(server: StandIn, tmp_path: Path) -> None
 def test_a_result_of_another_form_is_left_out_and_a_page_of_such_is_no_answer() -> None:
     good = {"id": 1, "full_name": "a/b", "description": "half \ud800", "topics": None, "license": None}
     bad = [{"id": 2}, {"id": "x", "full_name": "a/c"}, {"id": 3, "full_name": "a/../../user"}, "text", None, 7]
-    told = _shape({}, {"total_count": 7, "items": [good, *bad]})
+    told = search_page_fields({}, {"total_count": 7, "items": [good, *bad]})
     assert [item["name"] for item in told["items"]] == ["a/b"] and told["items"][0]["description"] == "half ?"
     for wrong in ({"total_count": 1, "items": bad}, {"items": []}, {"total_count": "many", "items": []}, [], None):
         with pytest.raises((ValueError, KeyError, TypeError)):
-            _shape({}, wrong)
+            search_page_fields({}, wrong)
 
 
 def test_slices_halve_days_then_stars_and_never_overlap() -> None:

@@ -1,7 +1,7 @@
 """GET requests to GitHub through PyGithub, each with a turn from its account's limiter, retried as GitHub asks for.
 
-PyGithub's own retries are off: it sleeps for up to an hour inside a call, knows a 429 only with Retry-After, and does
-not retry a body that was cut short.
+PyGithub's own retries are off: it sleeps for up to an hour inside a call, understands a 429 only with Retry-After, and
+does not retry a body that was cut short.
 """
 
 import json
@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urlsplit
 
 from soldiom_ray.collect.github.account_limiter import DOWNLOAD, Turn, limit_headers, seconds_to_reset
 from soldiom_ray.collect.github.accounts import Accounts, Identity
-from soldiom_ray.collect.github.etag_cache import Answers, Known
+from soldiom_ray.collect.github.etag_cache import CachedValue, EtagCache
 from soldiom_ray.collect.github.transport import API_VERSION, MovedError, requester
 from soldiom_ray.collect.http.errors import (
     Backoff,
@@ -40,13 +40,13 @@ from soldiom_ray.storage import open_storage
 ATTEMPTS = 6
 FIRST_RETRY_SECONDS = 0.25
 MAX_WAIT_SECONDS = 3900.0
-"""A primary limit resets within the hour; who has to wait longer is told instead."""
+"""A primary limit resets within the hour; a longer wait is an error."""
 
 MAX_ERROR_BYTES = 1 << 20
 _GONE = {404: "not_found", 409: "empty", 410: "not_found", 451: "blocked"}
 _GZIP = b"\x1f\x8b"
 
-Shape = Callable[[Mapping[str, str], Any], Any]
+Extract = Callable[[Mapping[str, str], Any], Any]
 _Value = TypeVar("_Value")
 
 
@@ -68,13 +68,13 @@ class ApiResponse:
 
 
 class GithubApi:
-    """Reads from GitHub (or a server that speaks its API). `report` hears of waits and may raise CancelledError."""
+    """Reads from GitHub (or a server that speaks its API). `report` gets the waits and may raise CancelledError."""
 
     def __init__(self, settings: Settings, accounts: Accounts, report: Callable[[str], None]) -> None:
         self.url = settings.github_api_url
         self.accounts = accounts
         self.report = report
-        self.answers = Answers(open_storage(settings), self.url)
+        self.cache = EtagCache(open_storage(settings), self.url)
         self.requests = 0
         self.unchanged = 0
 
@@ -83,24 +83,26 @@ class GithubApi:
         path: str,
         parameters: Mapping[str, str] | None = None,
         *,
-        shape: Shape,
+        extract: Extract,
         resource: str = "core",
         fresh: bool = False,
     ) -> ApiResponse:
-        """The answer's headers and JSON, made into a smaller JSON value by `shape`, which is kept with the ETag;
-        `fresh` asks without it. Raises SkippedError (not_found, empty, blocked, forbidden, refused, unavailable),
+        """The value that `extract` makes of the response's headers and JSON, which is stored with the ETag; `fresh`
+        asks without it. Raises SkippedError (not_found, empty, blocked, forbidden, refused, unavailable),
         InputError for a refused token or query, UnavailableError when GitHub cannot be reached."""
         url = f"{path}?{urlencode(sorted(parameters.items()))}" if parameters else path
-        known = None if fresh else self.answers.read(url)
-        holders = known.etags if known else ()
-        answer = self._with_turns(url, resource, holders, lambda who, turn: self._get(url, who, known, shape))
-        self.unchanged += answer.unchanged
-        return answer
+        cached = None if fresh else self.cache.read(url)
+        holders = cached.etags if cached else ()
+        response = self._with_turns(
+            url, resource, holders, lambda identity, turn: self._get(url, identity, cached, extract)
+        )
+        self.unchanged += response.unchanged
+        return response
 
     def account(self) -> str:
         """The id of the account that the token belongs to; "" when it may not ask. Raises SkippedError unavailable."""
         try:
-            return str(self.get("/user", shape=lambda headers, data: int(data["id"]), fresh=True).value)
+            return str(self.get("/user", extract=lambda headers, data: int(data["id"]), fresh=True).value)
         except SkippedError as skipped:
             if skipped.reason == "unavailable":
                 raise
@@ -110,10 +112,12 @@ class GithubApi:
         """Stream an archive into `sink`; where the repository moved to, if it did. Redirects are followed; another host
         never sees the token. Raises as `get`, and SkippedError `too_large`."""
         url, moved_to = self._with_turns(
-            path, "core", (), lambda who, turn: self._locate(path, who, turn, sink, max_bytes)
+            path, "core", (), lambda identity, turn: self._locate(path, identity, turn, sink, max_bytes)
         )
         if url:
-            self._with_turns(url, DOWNLOAD, (), lambda who, turn: self._fetch(url, who, turn, sink, max_bytes))
+            self._with_turns(
+                url, DOWNLOAD, (), lambda identity, turn: self._fetch(url, identity, turn, sink, max_bytes)
+            )
         return moved_to
 
     def _with_turns(
@@ -134,7 +138,7 @@ class GithubApi:
                 return received.value
             except RateLimitedError as limited:
                 headers = limited.headers
-                if waited + self._hold(limited.headers, turn, resource) > MAX_WAIT_SECONDS:
+                if waited + self._apply_limit(limited.headers, turn, resource) > MAX_WAIT_SECONDS:
                     raise self._too_long(limited.headers) from limited
                 continue
             except TransientError as error:
@@ -150,8 +154,10 @@ class GithubApi:
             else:
                 time.sleep(seconds)
 
-    def _get(self, url: str, identity: Identity, known: Known | None, shape: Shape) -> _Received[ApiResponse]:
-        conditions = {"If-None-Match": known.etags[identity.name]} if known and identity.name in known.etags else {}
+    def _get(
+        self, url: str, identity: Identity, cached: CachedValue | None, extract: Extract
+    ) -> _Received[ApiResponse]:
+        conditions = {"If-None-Match": cached.etags[identity.name]} if cached and identity.name in cached.etags else {}
         visited: list[str] = []
 
         def visit(address: str) -> tuple[int, Mapping[str, str], str] | Redirect:
@@ -169,15 +175,15 @@ class GithubApi:
 
         status, headers, body = follow_redirects(self.url + url, visit, "not_found")
         moved_to = visited[-1] if len(visited) > 1 else ""
-        if status == 304 and known and conditions:
-            return _Received(headers, ApiResponse(known.value, moved_to, unchanged=True))
+        if status == 304 and cached and conditions:
+            return _Received(headers, ApiResponse(cached.value, moved_to, unchanged=True))
         if status != 200:
             raise _refusal(status, headers, _json_message(body), url)
         try:
-            value = shape(headers, json.loads(body))
+            value = extract(headers, json.loads(body))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise TransientError("damaged", "a response that is not what was asked for", headers) from error
-        self.answers.learn(url, known, value, identity.name, headers)
+        self.cache.store(url, cached, value, identity.name, headers)
         return _Received(headers, ApiResponse(value, moved_to))
 
     def _path_of(self, address: str) -> str:
@@ -255,15 +261,16 @@ class GithubApi:
         except TransientError as transient:
             raise SkippedError("unavailable", f"{transient.detail}, {ATTEMPTS} times") from transient
 
-    def _hold(self, headers: Mapping[str, str], turn: Turn, resource: str) -> float:
-        """Tell the limiter, so that every worker stops; the next `ask` does the waiting. The seconds it will take."""
-        told = retry_after_seconds(headers)
+    def _apply_limit(self, headers: Mapping[str, str], turn: Turn, resource: str) -> float:
+        """Pass a refusal on to the limiter, so that every worker stops; the next `acquire` does the waiting. Returns
+        the seconds that it will take."""
+        asked_seconds = retry_after_seconds(headers)
         reset = seconds_to_reset(headers, time.time())
-        if told is None and headers.get("x-ratelimit-remaining") == "0" and reset is not None:
+        if asked_seconds is None and headers.get("x-ratelimit-remaining") == "0" and reset is not None:
             name = str(headers.get("x-ratelimit-resource") or resource)
             self.accounts.limiter_of(turn).mark_exhausted(name, reset + 1)
             return reset + 1 if len(self.accounts.limiters) == 1 else 0.0
-        seconds = self.accounts.limiter_of(turn).penalize(turn, None if told is None else told + 1)
+        seconds = self.accounts.limiter_of(turn).penalize(turn, None if asked_seconds is None else asked_seconds + 1)
         self.accounts.silence(seconds)
         return seconds
 
@@ -276,15 +283,15 @@ class GithubApi:
         return waited + min(seconds, 5.0)
 
     def _too_long(self, headers: Mapping[str, str]) -> UnavailableError:
-        asked = headers.get("retry-after") or headers.get("x-ratelimit-reset")
+        until = headers.get("retry-after") or headers.get("x-ratelimit-reset")
         return UnavailableError(
-            f"GitHub's rate limit asks for over {MAX_WAIT_SECONDS:.0f} s of waiting (it said {asked or 'to wait'}).",
+            f"GitHub's rate limit asks for over {MAX_WAIT_SECONDS:.0f} s of waiting (it said {until or 'to wait'}).",
             remedy="run it later (it goes on where it stopped), set SOLDIOM_GITHUB_TOKEN, or lower max_repositories",
         )
 
 
 def _refusal(status: int, headers: Mapping[str, str], message: str, url: str) -> Exception:
-    """What an answer without content means."""
+    """The error that a response without content means."""
     if status in (403, 429) and _is_limit(status, headers, message):
         return RateLimitedError(headers)
     if status == 401:
@@ -307,13 +314,13 @@ def _refusal(status: int, headers: Mapping[str, str], message: str, url: str) ->
 
 
 def _is_limit(status: int, headers: Mapping[str, str], message: str) -> bool:
-    told = message.lower()
+    text = message.lower()
     return (
         status == 429
         or "retry-after" in headers
         or headers.get("x-ratelimit-remaining") == "0"
-        or "rate limit" in told
-        or "abuse" in told
+        or "rate limit" in text
+        or "abuse" in text
     )
 
 

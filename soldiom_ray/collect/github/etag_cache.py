@@ -1,6 +1,6 @@
-"""What GitHub answered before, with its ETags: asked again with them, an answer that is still true costs a 304.
+"""What was read from GitHub before, with its ETags: asked again with them, what has not changed costs a 304.
 
-An ETag is good only for the token it was given to, so each answer keeps one for every identity that saw it.
+An ETag is good only for the token it was given to, so each value has one for every identity that saw it.
 """
 
 import hashlib
@@ -13,44 +13,46 @@ from soldiom_ray.collect.github.accounts import FOLDER
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.storage import Storage
 
-SHAPES = 1
-"""Raise it when another part of an answer is kept: what was kept before is then asked for anew."""
+EXTRACT_VERSION = 1
+"""Raise it when another part of a response is used: what was stored before is then asked for anew."""
 
 MAX_ETAG_CHARACTERS = 256
 
 
 @dataclass
-class Known:
-    """The part of an answer that is used, and its ETags by identity."""
+class CachedValue:
+    """The part of a response that is used, and its ETags by identity."""
 
     value: Any
     etags: dict[str, str] = field(default_factory=dict)
 
 
-class Answers:
-    """Known answers by address, in storage (sealed where storage is). One object for each address."""
+class EtagCache:
+    """Values by address, in storage (sealed where storage is). One object for each address."""
 
     def __init__(self, storage: Storage, server: str) -> None:
         self.storage = storage
         self.server = server
 
-    def read(self, url: str) -> Known | None:
-        """What is known of an address; None when nothing is, or when it cannot be read any more."""
+    def read(self, url: str) -> CachedValue | None:
+        """What is stored for an address; None when nothing is, or when it cannot be read any more."""
         try:
-            told = json.loads(self.storage.read(self._key(url)))
-            return Known(told["value"], dict(told["etags"]))
+            stored = json.loads(self.storage.read(self._key(url)))
+            return CachedValue(stored["value"], dict(stored["etags"]))
         except (SoldiomError, ValueError, KeyError, TypeError):
             return None
 
-    def learn(self, url: str, before: Known | None, value: Any, identity: str, headers: Mapping[str, str]) -> None:
-        """Keep a new answer. ETags of other identities stay while the value does."""
+    def store(
+        self, url: str, before: CachedValue | None, value: Any, identity: str, headers: Mapping[str, str]
+    ) -> None:
+        """Store a new value. ETags of other identities stay while the value does."""
         etag = headers.get("etag", "")
         if not etag or len(etag) > MAX_ETAG_CHARACTERS or not etag.isprintable():
             return
         etags = before.etags if before is not None and before.value == value else {}
-        told = {"value": value, "etags": etags | {identity: etag}}
-        self.storage.write(self._key(url), json.dumps(told).encode())
+        stored = {"value": value, "etags": etags | {identity: etag}}
+        self.storage.write(self._key(url), json.dumps(stored).encode())
 
     def _key(self, url: str) -> str:
-        digest = hashlib.sha256(f"{SHAPES}\0{self.server}\0{url}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{EXTRACT_VERSION}\0{self.server}\0{url}".encode()).hexdigest()
         return f"{FOLDER}/answers/{digest[:2]}/{digest[2:34]}.json"

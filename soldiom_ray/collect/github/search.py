@@ -14,22 +14,22 @@ from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.schema import GithubSource
 from soldiom_ray.errors import UnavailableError
 
-SHOWN = 1000
-"""Search never shows more results than this, whatever `total_count` says."""
+MAX_RESULTS = 1000
+"""Search never gives more results than this, whatever `total_count` says."""
 
 PER_PAGE = 100
-PASSES = 3
+MAX_PASSES = 3
 """How often a slice is read when it gave other repositories than it counts: stars move while its pages are read."""
 
 FIRST_DAY = date(2007, 10, 1)
-Page = tuple[int, bool, list[dict[str, Any]], bool]
-"""How many results there are, whether search did not come to an end, the results, whether another page follows."""
+SearchPage = tuple[int, bool, list[dict[str, Any]], bool]
+"""How many results there are, whether the search timed out, the results, whether another page follows."""
 
 NAME = r"[\w.-]+/[\w.-]+"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Repository:
     """A repository of the search: `id` stays when its name changes, `query` is the search that found it."""
 
     id: int
@@ -51,22 +51,24 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a query: days of creation (both in), and numbers of stars (both in; `most` None has no end)."""
+    """A part of a query: days of creation (both in), and numbers of stars (both in; None has no upper end)."""
 
     subject: tuple[str, ...]
     pushed: date
     first: date
     last: date
-    least: int
-    most: int | None = None
-    whole: bool = True
+    min_stars: int
+    max_stars: int | None = None
+    every_day: bool = True
 
     @property
     def query(self) -> str:
         """As GitHub's search takes it: qualifiers only, so neither its 256 characters of text nor its five operators
         are ever used up."""
-        days = "" if self.whole else f"created:{self.first}..{self.last}"
-        stars = f"stars:>{self.least - 1}" if self.most is None else f"stars:{self.least}..{self.most}"
+        days = "" if self.every_day else f"created:{self.first}..{self.last}"
+        stars = (
+            f"stars:>{self.min_stars - 1}" if self.max_stars is None else f"stars:{self.min_stars}..{self.max_stars}"
+        )
         pushed = f"pushed:>={self.pushed}"
         return " ".join(part for part in (*self.subject, stars, pushed, "archived:false", days) if part)
 
@@ -76,80 +78,80 @@ class Slice:
         if self.first < self.last:
             middle = self.first + (self.last - self.first) // 2
             older, younger = (
-                replace(self, last=middle, whole=False),
-                replace(self, first=middle + timedelta(days=1), whole=False),
+                replace(self, last=middle, every_day=False),
+                replace(self, first=middle + timedelta(days=1), every_day=False),
             )
             return older, younger
-        most = self.most if self.most is not None else max(most_stars, self.least)
-        if self.least < most:
-            middle_stars = min(most - 1, max(self.least, math.isqrt(self.least * most)))
-            return replace(self, most=middle_stars, whole=False), replace(self, least=middle_stars + 1, whole=False)
+        max_stars = self.max_stars if self.max_stars is not None else max(most_stars, self.min_stars)
+        if self.min_stars < max_stars:
+            middle_stars = min(max_stars - 1, max(self.min_stars, math.isqrt(self.min_stars * max_stars)))
+            return replace(self, max_stars=middle_stars, every_day=False), replace(
+                self, min_stars=middle_stars + 1, every_day=False
+            )
         return None
 
 
 @dataclass
 class Search:
-    """One run of the search: what it asks for, what it found so far."""
+    """One run of the search for a declaration."""
 
     api: GithubApi
     declared: GithubSource
     pushed: date
     today: date
     result: TaskResult
-    report: Callable[[float, str], None]
+    report: Callable[[str], None]
     splits_left: int = 16
-    """How many slices are halved only because search did not come to an end in them."""
+    """How many slices are halved only because the search timed out in them."""
 
-    def run(self) -> list[Found]:
+    def run(self) -> list[Repository]:
         """Repositories of every topic and language, each once, most stars first, at most max_repositories."""
-        found: dict[int, Found] = {}
-        slices = self._queries()
-        for number, part in enumerate(slices):
-            label = part.query
-            for item in self._read(part, number / len(slices), found).values():
-                if item["id"] in found:
+        repositories: dict[int, Repository] = {}
+        for query_slice in self._slices():
+            for item in self._read(query_slice, len(repositories)).values():
+                if item["id"] in repositories:
                     self.result.facts["search_repeats"] += 1
-                elif self._fits(item):
-                    found[item["id"]] = to_found(item, label)
+                elif self._matches(item):
+                    repositories[item["id"]] = to_repository(item, query_slice.query)
                 else:
                     self.result.facts["search_misfits"] += 1
-        self.report(1.0, f"GitHub has {len(found)} such repositories")
-        ordered = sorted(found.values(), key=lambda one: (-one.stars, one.id))
+        self.report(f"GitHub has {len(repositories)} such repositories")
+        ordered = sorted(repositories.values(), key=lambda repository: (-repository.stars, repository.id))
         self.result.facts["repositories_found"] = len(ordered)
         return ordered[: self.declared.max_repositories]
 
-    def _queries(self) -> list[Slice]:
+    def _slices(self) -> list[Slice]:
         subjects = [
             (*([f"topic:{topic}"] if topic else []), *([f'language:"{language}"'] if language else []))
             for topic in self.declared.topics or ("",)
             for language in self.declared.languages or ("",)
         ]
-        least = self.declared.min_stars + 1
-        return [Slice(subject, self.pushed, FIRST_DAY, self.today, least) for subject in subjects]
+        min_stars = self.declared.min_stars + 1
+        return [Slice(subject, self.pushed, FIRST_DAY, self.today, min_stars) for subject in subjects]
 
-    def _read(self, part: Slice, share: float, found: Mapping[int, Any]) -> dict[int, dict[str, Any]]:
-        """All results of a slice by id, its halves' where there are more than search shows. Who wants only the best few
-        hundred needs no slices: results come by stars."""
+    def _read(self, query_slice: Slice, count: int) -> dict[int, dict[str, Any]]:
+        """All results of a slice by id, its halves' where there are more than search gives. Where only the first few
+        hundred are wanted no slices are needed, since results come by stars."""
         limit = self.declared.max_repositories
-        few = limit is not None and limit <= SHOWN
-        self.report(share, f"searching GitHub: {len(found)} repositories")
-        total, incomplete, items, more = self._page(part.query, 1)
-        if (total > SHOWN and not few) or (incomplete and self.splits_left > 0):
-            halves = part.halves(max((item["stars"] for item in items), default=0))
-            self.splits_left -= total <= SHOWN
+        is_short = limit is not None and limit <= MAX_RESULTS
+        self.report(f"searching GitHub: {count} repositories")
+        total, incomplete, items, more = self._page(query_slice.query, 1)
+        if (total > MAX_RESULTS and not is_short) or (incomplete and self.splits_left > 0):
+            halves = query_slice.halves(max((item["stars"] for item in items), default=0))
+            self.splits_left -= total <= MAX_RESULTS
             if halves:
-                return self._read(halves[0], share, found) | self._read(halves[1], share, found)
-            self.result.facts["search_cut"] += max(0, total - SHOWN)
+                return self._read(halves[0], count) | self._read(halves[1], count)
+            self.result.facts["search_cut"] += max(0, total - MAX_RESULTS)
         self.result.facts["search_incomplete"] += incomplete
         read: dict[int, dict[str, Any]] = {}
-        wanted = self._pages(part.query, (total, incomplete, items, more), limit if few else None, read)
-        for _ in range(PASSES - 1):
+        wanted = self._pages(query_slice.query, (total, incomplete, items, more), limit if is_short else None, read)
+        for _ in range(MAX_PASSES - 1):
             before = len(read)
             if before >= wanted:
                 break
             self.result.facts["search_read_again"] += 1
-            page = self._page(part.query, 1, fresh=True)
-            wanted = self._pages(part.query, page, limit if few else None, read, fresh=True)
+            page = self._page(query_slice.query, 1, fresh=True)
+            wanted = self._pages(query_slice.query, page, limit if is_short else None, read, fresh=True)
             if len(read) == before:
                 break
         self.result.facts["search_expected"] += wanted
@@ -158,38 +160,42 @@ class Search:
         return read
 
     def _pages(
-        self, query: str, page: Page, limit: int | None, read: dict[int, dict[str, Any]], *, fresh: bool = False
+        self, query: str, page: SearchPage, limit: int | None, read: dict[int, dict[str, Any]], *, fresh: bool = False
     ) -> int:
-        """Read on from a first page into `read`, until there are `limit` that fit; how many there should be now."""
+        """Read on from a first page into `read`, until there are `limit` that match; how many there should be now."""
         number = 1
         while True:
             total, _, items, more = page
             read.update({item["id"]: item for item in items})
-            if limit is not None and sum(map(self._fits, read.values())) >= limit:
+            if limit is not None and sum(map(self._matches, read.values())) >= limit:
                 return len(read)
             if not more:
-                return min(total, SHOWN)
+                return min(total, MAX_RESULTS)
             number += 1
             page = self._page(query, number, fresh=fresh)
 
-    def _page(self, query: str, number: int, *, fresh: bool = False) -> Page:
+    def _page(self, query: str, number: int, *, fresh: bool = False) -> SearchPage:
         parameters = {"q": query, "sort": "stars", "order": "desc", "per_page": str(PER_PAGE), "page": str(number)}
         try:
-            for again in range(PASSES):
-                told = self.api.get(
-                    "/search/repositories", parameters, shape=_shape, resource="search", fresh=fresh or again > 0
+            for again in range(MAX_PASSES):
+                page = self.api.get(
+                    "/search/repositories",
+                    parameters,
+                    extract=search_page_fields,
+                    resource="search",
+                    fresh=fresh or again > 0,
                 ).value
-                if not told["incomplete"]:
+                if not page["incomplete"]:
                     break
         except SkippedError as skipped:
             raise UnavailableError(
                 f"GitHub's search does not answer: {skipped.detail or skipped.reason}.",
                 remedy="run it again later; repositories that were read are kept",
             ) from skipped
-        return told["total"], told["incomplete"], told["items"], told["more"] and number * PER_PAGE < SHOWN
+        return page["total"], page["incomplete"], page["items"], page["more"] and number * PER_PAGE < MAX_RESULTS
 
-    def _fits(self, item: Mapping[str, Any]) -> bool:
-        """Search lags behind: a result may no longer be what was asked for."""
+    def _matches(self, item: Mapping[str, Any]) -> bool:
+        """Search lags behind: a result may no longer match what was asked for."""
         return bool(
             item["stars"] > self.declared.min_stars
             and item["pushed_at"][:10] >= self.pushed.isoformat()
@@ -197,12 +203,12 @@ class Search:
         )
 
 
-def _shape(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
-    """What is kept of a page. One result of another form is left out, and then missed by the count."""
+def search_page_fields(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
+    """What is used of a page. A result of another form is skipped, and then missed by the count."""
     items = []
     for item in data["items"]:
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
-            items.append(repository_shape(item))
+            items.append(repository_fields(item))
     if data["items"] and not items:
         raise ValueError("no repositories")
     return {
@@ -213,13 +219,13 @@ def _shape(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
     }
 
 
-def to_found(item: Mapping[str, Any], query: str) -> Found:
-    """A repository from what `repository_shape` kept of it."""
-    told = {name: value for name, value in item.items() if name != "gone"}
-    return Found(query=query, **{**told, "topics": tuple(item["topics"])})
+def to_repository(item: Mapping[str, Any], query: str) -> Repository:
+    """A repository from its `repository_fields`."""
+    fields = {name: value for name, value in item.items() if name != "gone"}
+    return Repository(query=query, **{**fields, "topics": tuple(item["topics"])})
 
 
-def repository_shape(item: Mapping[str, Any]) -> dict[str, Any]:
+def repository_fields(item: Mapping[str, Any]) -> dict[str, Any]:
     """What is used of a repository as the API shows it. Raises KeyError, TypeError, ValueError for anything else."""
     name = str(item["full_name"])
     if not re.fullmatch(NAME, name, re.ASCII) or name.endswith(("/.", "/..")):
@@ -244,5 +250,5 @@ def repository_shape(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(item: Mapping[str, Any], name: str, characters: int) -> str:
-    """A string of the answer, short enough to go with every document, without halves of characters."""
+    """A string of the response, short enough to go with every document, without halves of characters."""
     return str(item.get(name) or "")[:characters].encode("utf-8", "replace").decode()
