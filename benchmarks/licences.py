@@ -23,7 +23,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-from soldiom_ray.licenses import Reading, read_text
+from soldiom_ray.licenses import LicenseReading, read_text
 
 NAME = re.compile(r"(?i)^(?:licen[cs]es?|copying|unlicense)(?:[._-]|$)|[.-]licen[cs]e(?:\.txt|\.md)?$")
 NOT_TEXT = {".py", ".pyc", ".pyi", ".html", ".h", ".js", ".json", ".so", ".ABOUT"}
@@ -48,7 +48,7 @@ def licence_files() -> dict[str, int]:
     return {copies[0]: len(copies) for copies in sorted(found.values())}
 
 
-def ours(paths: list[str]) -> tuple[float, dict[str, Reading]]:
+def ours(paths: list[str]) -> tuple[float, dict[str, LicenseReading]]:
     read_text("Permission is hereby granted, free of charge")
     start = time.perf_counter()
     found = {path: read_text(Path(path).read_text(errors="replace")) for path in paths}
@@ -71,7 +71,7 @@ def ids(expression: str | None) -> set[str]:
     return {"Python-2.0" if name in ("Python-2.0.1", "PSF-2.0") else name for name in listed}
 
 
-def main_id(reading: Reading) -> str:
+def main_id(reading: LicenseReading) -> str:
     words: dict[str, int] = {}
     for part in reading.parts:
         words[part.license] = words.get(part.license, 0) + part.stop - part.start

@@ -260,7 +260,7 @@ def test_fingerprints_are_made_from_a_folder_of_texts(tmp_path: Path) -> None:
     (tmp_path / "x.LICENSE").write_text(
         f"---\nkey: x\nspdx_license_key: ISC\n---\n{words} end of terms and conditions more"
     )
-    known = fingerprints.make(fingerprints.read_texts(tmp_path))
+    known = fingerprints.make_fingerprints(fingerprints.read_texts(tmp_path))
     assert known.names == ("ISC", "ISC", "MIT")
     assert known.sizes.tolist() == [57, 63, 57]
     assert len(fingerprints.load().names) > 600

@@ -1,12 +1,12 @@
-"""Licences as SPDX expressions: which one a thing has, what a use of it may be, and what it asks for.
+"""Licences as SPDX expressions: recognising them in texts, names and metadata, and what they permit and require.
 
-What stands here is a reading of published licences for sorting data, not legal advice. Licences that no rule knows are
-"unknown", never "allowed".
+This is a reading of published licences for sorting data, not legal advice. Licences that no rule knows are "unknown",
+never "allowed".
 """
 
 from soldiom_ray.licenses.metadata import PackageMetadata, from_metadata
 from soldiom_ray.licenses.names import combine, from_name, normalize
-from soldiom_ray.licenses.texts import Found, Reading, from_text, read_text
+from soldiom_ray.licenses.texts import LicenseMatch, LicenseReading, from_text, read_text
 from soldiom_ray.licenses.uses import (
     NO_DERIVATIVES,
     NON_COMMERCIAL,
@@ -29,10 +29,10 @@ __all__ = [
     "STRONG_COPYLEFT",
     "UNKNOWN",
     "WEAK_COPYLEFT",
-    "Found",
+    "LicenseMatch",
+    "LicenseReading",
     "PackageMetadata",
     "Policy",
-    "Reading",
     "Ruling",
     "Verdict",
     "combine",

@@ -1,7 +1,8 @@
-"""Licence texts as sets of hashed word runs: how a text becomes runs, the file that holds those of the known licences.
+"""Licence texts as sets of hashed word runs (n-grams): how a text becomes runs, and the file with those of the known
+licences.
 
-The file `fingerprints.npz` holds hashes, no texts: of every licence of the SPDX list (without exceptions and deprecated
-ids) the runs of four words, of long texts a sample by hash. `python -m soldiom_ray.licenses.fingerprints FOLDER`
+The file `fingerprints.npz` holds hashes, no texts: the runs of four words of every licence on the SPDX list (without
+exceptions and deprecated ids), for long texts a sample by hash. `python -m soldiom_ray.licenses.fingerprints FOLDER`
 makes it from a folder of texts: `<SPDX id>.txt` as in SPDX's license-list-data, or ScanCode's `*.LICENSE` with its
 front matter.
 """
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 RUN_WORDS = 4
 FULL_RUNS = 400
 SAMPLED_RUNS = 160
-"""Texts of more than FULL_RUNS runs are sampled to about SAMPLED_RUNS: enough to tell them, a sixth of the space."""
+"""Texts of more than FULL_RUNS runs are sampled to about SAMPLED_RUNS: enough to recognise them, in a sixth of the
+space."""
 
 FILE = Path(__file__).with_name("fingerprints.npz")
 PRIME = 0x01000193
@@ -36,10 +38,10 @@ COPYRIGHT = re.compile(
 BULLET = re.compile(r"^[^\w\n]*(?:\(?(?:\d{1,2}|[a-u]|[ivx]{2,4})[.)]+)[ \t]", re.M)
 WORD = re.compile(r"[a-z0-9]+")
 END = re.compile(r"(?i)end of (?:the )?terms and conditions")
-NOT_ALONE = frozenset(
+NOT_FINGERPRINTED = frozenset(
     ("any-OSI", "MPL-2.0-no-copyleft-exception", "OFL-1.1-no-RFN", "OFL-1.0-no-RFN", "OFL-1.1-RFN", "IJG-short")
 )
-"""Notices and variants whose text is (nearly) that of another licence."""
+"""Notices and variants whose text is (nearly) that of another licence, so that they have no fingerprints."""
 
 SPELLINGS = {
     "licence": "license", "licences": "licenses", "licenced": "licensed", "sublicence": "sublicense", "favour": "favor",
@@ -50,13 +52,14 @@ SPELLINGS = {
     "realise": "realize", "recognise": "recognize", "utilisation": "utilization", "cancelled": "canceled",
     "signalling": "signaling",
 }  # fmt: skip
-"""Words that the SPDX matching guidelines (annex B of the specification) take for the same."""
+"""Spellings that the SPDX matching guidelines (annex B of the specification) treat as equal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """The runs of all known licences: `hashes` sorted, each with the number of its licence in `owners`; by number the
-    `names`, how many runs are kept (`sizes`), and the binary logarithm of the sampling step (`steps`)."""
+class Fingerprints:
+    """The runs of all known licences: sorted `hashes` [runs], each with the number of its licence in `owners` [runs];
+    by that number the `names`, the number of runs (`sizes`), and the binary logarithm of the sampling step
+    (`steps`)."""
 
     names: tuple[str, ...]
     hashes: "NDArray[np.uint32]"
@@ -66,19 +69,19 @@ class Known:
 
 
 def words_of(text: str) -> list[str]:
-    """The words that count when licences are compared: no copyright lines, bullets, marks or spelling variants."""
-    plain = text.lower().replace("\u2019", "'").replace("n't", "nt").replace("'s", "s")
-    plain = BULLET.sub("", COPYRIGHT.sub("", plain))
-    return [SPELLINGS.get(word, word) for word in WORD.findall(plain)]
+    """The words by which licences are compared: without copyright lines, bullets, punctuation and spelling variants."""
+    normalized = text.lower().replace("\u2019", "'").replace("n't", "nt").replace("'s", "s")
+    normalized = BULLET.sub("", COPYRIGHT.sub("", normalized))
+    return [SPELLINGS.get(word, word) for word in WORD.findall(normalized)]
 
 
 def runs_of(words: list[str]) -> "NDArray[np.uint32]":
-    """A hash for each run of RUN_WORDS words, in order."""
+    """The hash of each run of RUN_WORDS words, in order: uint32 [words - RUN_WORDS + 1]."""
     import numpy as np
 
-    known: dict[str, int] = {}
+    word_hashes: dict[str, int] = {}
     hashed = np.array(
-        [known.get(word) or known.setdefault(word, zlib.crc32(word.encode())) for word in words], np.uint32
+        [word_hashes.get(word) or word_hashes.setdefault(word, zlib.crc32(word.encode())) for word in words], np.uint32
     )
     if len(hashed) < RUN_WORDS:
         return np.empty(0, np.uint32)
@@ -91,17 +94,17 @@ def runs_of(words: list[str]) -> "NDArray[np.uint32]":
 
 
 @lru_cache(1)
-def load() -> Known:
+def load() -> Fingerprints:
     """The fingerprints that come with the package."""
     import numpy as np
 
     with np.load(FILE) as stored:
         names = tuple(bytes(stored["names"]).decode().split("\n"))
-        return Known(names, stored["hashes"], stored["owners"], stored["sizes"], stored["steps"])
+        return Fingerprints(names, stored["hashes"], stored["owners"], stored["sizes"], stored["steps"])
 
 
-def make(texts: Mapping[str, Sequence[str]]) -> Known:
-    """Fingerprints of these texts by SPDX id; an id may have several."""
+def make_fingerprints(texts: Mapping[str, Sequence[str]]) -> Fingerprints:
+    """Fingerprints of texts by SPDX id; an id may have several texts."""
     import numpy as np
 
     names: list[str] = []
@@ -119,7 +122,7 @@ def make(texts: Mapping[str, Sequence[str]]) -> Known:
             sizes.append(len(runs))
             steps.append(step)
     order = np.argsort(np.concatenate(hashes), kind="stable")
-    return Known(
+    return Fingerprints(
         tuple(names),
         np.concatenate(hashes)[order],
         np.concatenate(owners)[order],
@@ -129,8 +132,8 @@ def make(texts: Mapping[str, Sequence[str]]) -> Known:
 
 
 def read_texts(folder: Path) -> dict[str, list[str]]:
-    """SPDX id -> texts, of a folder in either of the two layouts. What follows "end of terms and conditions" is advice
-    on use that many files leave out, so such a text counts with and without it."""
+    """SPDX id -> texts in a folder of either layout. What follows "end of terms and conditions" is advice on use that
+    many files omit, so such a text is returned both with and without it."""
     texts = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.txt")}
     for path in folder.glob("*.LICENSE"):
         _, head, body = [*path.read_text(encoding="utf-8").split("---\n", 2), "", ""][:3]
@@ -141,20 +144,27 @@ def read_texts(folder: Path) -> dict[str, list[str]]:
     return {
         name: [text, *((END.split(text)[0],) if END.search(text) else ())]
         for name, text in texts.items()
-        if name not in NOT_ALONE
+        if name not in NOT_FINGERPRINTED
     }
 
 
 def main(folder: str) -> None:
-    """Write the file anew."""
+    """Write `fingerprints.npz` from a folder of texts."""
     import numpy as np
 
-    known = make(read_texts(Path(folder)))
-    names = np.frombuffer("\n".join(known.names).encode(), np.uint8)
+    fingerprints = make_fingerprints(read_texts(Path(folder)))
+    names = np.frombuffer("\n".join(fingerprints.names).encode(), np.uint8)
     np.savez_compressed(
-        FILE, names=names, hashes=known.hashes, owners=known.owners, sizes=known.sizes, steps=known.steps
+        FILE,
+        names=names,
+        hashes=fingerprints.hashes,
+        owners=fingerprints.owners,
+        sizes=fingerprints.sizes,
+        steps=fingerprints.steps,
     )
-    sys.stdout.write(f"{len(known.names)} licences, {len(known.hashes)} runs, {FILE.stat().st_size} bytes\n")
+    sys.stdout.write(
+        f"{len(fingerprints.names)} licences, {len(fingerprints.hashes)} runs, {FILE.stat().st_size} bytes\n"
+    )
 
 
 if __name__ == "__main__":

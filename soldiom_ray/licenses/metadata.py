@@ -16,23 +16,23 @@ class PackageMetadata(Protocol):
 
 def from_metadata(metadata: PackageMetadata, texts: Sequence[str] = ()) -> str:
     """The SPDX expression of a Python distribution: its License-Expression, else its License field, classifiers and
-    licence files (`texts`), or "" when none of them says."""
+    licence files (`texts`), or "" when none of them names one."""
     declared = normalize(_field(metadata, "License-Expression"))
     if declared:
         return declared
     field = _field(metadata, "License").strip()
-    named = from_name(field) if len(field) <= 60 else from_text(field)
+    from_field = from_name(field) if len(field) <= 60 else from_text(field)
     classifiers = [
         str(line).rpartition("::")[2].strip().lower()
         for line in metadata.get_all("Classifier") or ()
         if "License ::" in line
     ]
-    classified = combine(CLASSIFIERS[name] for name in classifiers if name in CLASSIFIERS)
-    read = next((found for text in texts if (found := from_text(text))), "")
-    for found in (named, classified):
-        if found and not (found.startswith("LicenseRef-") and read):
-            return found
-    return read
+    from_classifiers = combine(CLASSIFIERS[name] for name in classifiers if name in CLASSIFIERS)
+    from_texts = next((license_ for text in texts if (license_ := from_text(text))), "")
+    for license_ in (from_field, from_classifiers):
+        if license_ and not (license_.startswith("LicenseRef-") and from_texts):
+            return license_
+    return from_texts
 
 
 def _field(metadata: PackageMetadata | Mapping[str, str], name: str) -> str:

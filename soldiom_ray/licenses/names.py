@@ -1,4 +1,4 @@
-"""Licences by name: SPDX expressions, the names people write and classifiers."""
+"""Licences by name: SPDX expressions, classifiers, and the names people write."""
 
 import re
 from collections.abc import Iterable
@@ -92,9 +92,9 @@ def from_name(name: str) -> str:
     if exact:
         return exact
     for pattern, spdx in _NAMES:
-        found = re.fullmatch(pattern, text.lower())
-        if found:
-            return spdx.format("", *found.groups())
+        match = re.fullmatch(pattern, text.lower())
+        if match:
+            return spdx.format("", *match.groups())
     parts = re.split(r"\s*(?:/|,| or | and )\s*", text)
     if len(parts) > 1 and all(known := [from_name(part) for part in parts]):
         return (" OR " if " or " in text.lower() or "/" in text else " AND ").join(known)
@@ -102,7 +102,7 @@ def from_name(name: str) -> str:
 
 
 def normalize(expression: str) -> str:
-    """A valid SPDX expression in its usual spelling, or "" when it is none."""
+    """An SPDX expression in its canonical spelling, or "" when it is not valid."""
     import license_expression
 
     text = (expression or "").strip()
@@ -127,7 +127,7 @@ def _licensing() -> Any:
 
 
 def combine(licenses: Iterable[str]) -> str:
-    """The expression that holds for all of these together; "" when there is none. Unknown ones ("") are left out."""
+    """The conjunction (AND) of expressions, without unknown ones (""); "" when there is none."""
     names = {name for name in licenses if name}
     parts = sorted(
         {part for name in names for part in ([name] if "(" in name or " OR " in name else name.split(" AND "))}

@@ -1,4 +1,4 @@
-"""What a licence permits for a use, what it asks for, and the verdict of a declared policy."""
+"""What a licence permits for a use and what it requires; the verdict of a declared policy on it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -48,7 +48,7 @@ CUSTOM_MODEL = _names(
     "LicenseRef-Gemma LicenseRef-Llama-2 LicenseRef-Llama-3 LicenseRef-Llama-3.1 LicenseRef-Llama-3.2"
     " LicenseRef-Llama-3.3 LicenseRef-OpenRAIL LicenseRef-Other"
 )
-"""Allowed for commerce under conditions that a person has to read, so no rule decides them."""
+"""Commercial use is allowed under conditions that a person has to read, so no rule decides."""
 
 CLASSES: tuple[tuple[str, frozenset[str]], ...] = (
     ("no changed copies", NO_DERIVATIVES),
@@ -59,16 +59,16 @@ CLASSES: tuple[tuple[str, frozenset[str]], ...] = (
     ("conditions of its own", CUSTOM_MODEL),
 )
 RANK: dict[Verdict, int] = {"denied": 0, "ask": 1, "unknown": 2, "allowed": 3}
-"""From the worst to the best: a person's question weighs more than a missing rule, which a policy may let pass."""
+"""From worst to best: a decision reserved to a person ranks below a missing rule, which a policy may let pass."""
 
 UNKNOWN = "unknown"
-"""Stands in a policy's lists for "no licence was found"."""
+"""In a policy's lists: documents without a licence."""
 
 Ruling = tuple[Verdict, str]
 
 
 class Policy(Protocol):
-    """What a declared policy says; ids are SPDX ids, with `WITH ...` where one exception is meant."""
+    """A declared licence policy; ids are SPDX ids, with `WITH ...` for one exception only."""
 
     @property
     def use(self) -> str: ...
@@ -81,90 +81,90 @@ class Policy(Protocol):
 
 
 def policy(license: str, use: str) -> Verdict:  # noqa: A002
-    """Whether data under this licence may be used: `any` (nothing that forbids copies or changes), `permissive` (no
-    copyleft, no restriction) or `commercial` (a product may be sold; copyleft allowed when it is weak). Of alternatives
-    (OR) the best counts, of joint terms (AND) the worst."""
+    """Whether data under this licence may be used: `any` (unless it forbids copies or changes), `permissive` (no
+    copyleft, no restriction) or `commercial` (a product may be sold; weak copyleft is allowed). Of alternatives (OR)
+    the best verdict counts, of joint terms (AND) the worst."""
     return _rule(license, use, ())[0]
 
 
 def verdict(license: str, declared: Policy) -> Ruling:  # noqa: A002
-    """What a policy says of a licence, and why. Its lists come before the rule of its use: deny, then ask, then allow.
-    `ask` means that a person decides, so the thing stays out until one has put the id into `allow`."""
-    named: dict[str, Verdict] = dict.fromkeys(declared.allow, "allowed")
-    named |= dict.fromkeys(declared.ask, "ask")
-    named |= dict.fromkeys(declared.deny, "denied")
-    return _rule(license, declared.use, tuple(sorted(named.items())))
+    """A policy's verdict on a licence, with its reason. Its lists (deny, then ask, then allow) take precedence over the
+    rule of its use. `ask` means that a person decides: the document stays out until the id is in `allow`."""
+    listed: dict[str, Verdict] = dict.fromkeys(declared.allow, "allowed")
+    listed |= dict.fromkeys(declared.ask, "ask")
+    listed |= dict.fromkeys(declared.deny, "denied")
+    return _rule(license, declared.use, tuple(sorted(listed.items())))
 
 
 @lru_cache(4096)
 def _rule(license: str, use: str, named: tuple[tuple[str, Verdict], ...]) -> Ruling:  # noqa: A002
     lists = dict(named)
     if not license:
-        return (found, f"no licence found: listed as {found}") if (found := lists.get(UNKNOWN)) else _NOTHING
+        return (listed, f"no licence found: listed as {listed}") if (listed := lists.get(UNKNOWN)) else _NOTHING
     import license_expression
 
     try:
         parsed = license_expression.Licensing().parse(license)
     except license_expression.ExpressionError:
         return "unknown", "the licence is no SPDX expression"
-    return _judge(parsed, use, lists)
+    return _rule_on_expression(parsed, use, lists)
 
 
 _NOTHING: Ruling = ("unknown", "no licence found")
 
 
 def obligations(license: str) -> str:  # noqa: A002
-    """What a licence asks of whoever passes its material on, in one sentence."""
+    """What a licence requires of those who redistribute its material, in one sentence."""
     names = set(re.findall(r"[A-Za-z0-9.+-]+", license)) - {"AND", "OR", "WITH"}
     if not names:
         return "No licence was found: by default all rights are reserved."
-    said = []
+    duties = []
     if names & NON_COMMERCIAL:
-        said.append("not for commercial use")
+        duties.append("not for commercial use")
     if names & NO_DERIVATIVES:
-        said.append("no changed copies")
+        duties.append("no changed copies")
     if names & STRONG_COPYLEFT:
-        said.append("pass on derived works under the same licence, with source")
+        duties.append("pass on derived works under the same licence, with source")
     if names & WEAK_COPYLEFT:
-        said.append("pass on changes to the covered files under the same licence")
-    if names & (CUSTOM_MODEL | NON_COMMERCIAL) and not said:
-        said.append("read its conditions of use")
+        duties.append("pass on changes to the covered files under the same licence")
+    if names & (CUSTOM_MODEL | NON_COMMERCIAL) and not duties:
+        duties.append("read its conditions of use")
     if "Apache-2.0" in names:
-        said.append("keep the NOTICE file and say what was changed")
-    free = {"0BSD", "CC0-1.0", "MIT-0", "PDDL-1.0", "Unlicense", "WTFPL", "LicenseRef-Public-Domain"}
-    if names - free:
-        said.append("keep copyright notice and licence text")
-    text = "; ".join(said) or "nothing is asked"
+        duties.append("keep the NOTICE file and say what was changed")
+    without_duties = {"0BSD", "CC0-1.0", "MIT-0", "PDDL-1.0", "Unlicense", "WTFPL", "LicenseRef-Public-Domain"}
+    if names - without_duties:
+        duties.append("keep copyright notice and licence text")
+    text = "; ".join(duties) or "nothing is asked"
     return f"{text[0].upper()}{text[1:]}."
 
 
-def _judge(node: Any, use: str, lists: Mapping[str, Verdict]) -> Ruling:
+def _rule_on_expression(node: Any, use: str, lists: Mapping[str, Verdict]) -> Ruling:
     arguments = getattr(node, "args", ())
     if arguments:
-        rulings = [_judge(part, use, lists) for part in arguments]
+        rulings = [_rule_on_expression(part, use, lists) for part in arguments]
         choose = max if str(getattr(node, "operator", "")).strip().upper() in ("OR", "|") else min
         return choose(rulings, key=lambda ruling: RANK[ruling[0]])
     whole = str(node).strip()
     bare = whole.partition(" WITH ")[0].strip()
     name = ALIASES.get(bare, bare)
-    for listed in (whole, name):
-        if found := lists.get(listed):
-            return found, f"{listed}: listed as {found}"
-    return _judge_one(name, use)
+    for spelling in (whole, name):
+        if listed_verdict := lists.get(spelling):
+            return listed_verdict, f"{spelling}: listed as {listed_verdict}"
+    return _rule_on_license(name, use)
 
 
-def _judge_one(name: str, use: str) -> Ruling:
-    kind = next((kind for kind, names in CLASSES if name in names), "")
-    if not kind:
+def _rule_on_license(name: str, use: str) -> Ruling:
+    class_name = next((class_name for class_name, names in CLASSES if name in names), "")
+    if not class_name:
         return "unknown", f"{name}: no rule knows it"
     if name in NO_DERIVATIVES or name == "LicenseRef-Proprietary":
-        found: Verdict = "denied"
-    elif kind == "permissive" or use == "any":
-        found = "allowed"
-    elif kind == "weak copyleft":
-        found = "allowed" if use == "commercial" else "denied"
-    elif kind == "conditions of its own":
-        found = "denied" if use == "permissive" else "unknown"
+        decision: Verdict = "denied"
+    elif class_name == "permissive" or use == "any":
+        decision = "allowed"
+    elif class_name == "weak copyleft":
+        decision = "allowed" if use == "commercial" else "denied"
+    elif class_name == "conditions of its own":
+        decision = "denied" if use == "permissive" else "unknown"
     else:
-        found = "denied"
-    return found, f"{name}: {kind}, {found} for use {use}"
+        decision = "denied"
+    return decision, f"{name}: {class_name}, {decision} for use {use}"
