@@ -3,7 +3,6 @@
 import hashlib
 import io
 import struct
-import time
 import zlib
 from pathlib import Path
 
@@ -215,9 +214,8 @@ def test_each_file_without_text_says_why() -> None:
     ],
 )
 def test_a_page_tree_that_loops_or_lies_gives_the_pages_it_has(tree: bytes) -> None:
-    begun = time.monotonic()
     parsed = parse(pdf_of(CATALOG, tree, page(), words("Words"), FONT))
-    assert parsed.text == "Words" and time.monotonic() - begun < 5
+    assert parsed.text == "Words" and parsed.metadata["pages"] <= 3000
     assert parsed.metadata["pages"] - 1 == parsed.metadata.get("bad_pages", 0)
     assert left_out(pdf_of(CATALOG, b"<</Type/Pages/Kids[2 0 R]/Count 1>>")).reason == "damaged"
 

@@ -191,7 +191,7 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(world: World, cont
     world.paths["/items"] = busy
     started = time.monotonic()
     assert len(collected(context, f"{world.url}/items")[1]) == 1
-    assert 2.0 <= time.monotonic() - started < 10
+    assert time.monotonic() - started >= 2.0 and len(world.log) == 3
 
 
 def refuse(world: World, context: Context, **options: Any) -> str:
@@ -240,7 +240,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World,
     class Drip(threading.Thread):
         def __init__(self, whole: bytes) -> None:
             super().__init__(daemon=True)
-            self.whole = whole
+            self.whole, self.sent = whole, 0
             self.socket = socket.create_server(("127.0.0.1", 0))
 
         def run(self) -> None:
@@ -252,6 +252,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World,
             try:
                 for byte in self.whole:
                     client.sendall(bytes([byte]))
+                    self.sent += 1
                     time.sleep(0.1)
             except OSError:
                 client.close()
@@ -261,10 +262,9 @@ def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World,
         drip = Drip(whole)
         drip.start()
         fetcher = fetch.Fetcher((), True, 1000, 1.0, lambda _: None, attempts=1)
-        started = time.monotonic()
         with pytest.raises(SkippedError) as caught:
             fetcher.get(f"http://127.0.0.1:{drip.socket.getsockname()[1]}/", {}, {})
-        assert caught.value.reason == "timeout" and time.monotonic() - started < 3
+        assert caught.value.reason == "timeout" and drip.sent < len(whole) / 2
 
 
 def test_a_later_page_that_fails_is_counted_and_what_came_is_kept(world: World, context: Context) -> None:

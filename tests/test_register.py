@@ -167,10 +167,8 @@ def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context: Conte
 def test_mlflow_being_down_loses_nothing(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "patient")
     down = replace(context, settings=replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}"))
-    started = time.monotonic()
     with pytest.raises(UnavailableError, match="cannot be reached"):
         register(down, "patient", run, scores, dataset, Register())
-    assert time.monotonic() - started < 30
     details = register(context, "patient", run, scores, dataset, Register()).details
     assert details["version"] == 1 and details["mlflow_version"] == "1"
 

@@ -99,11 +99,9 @@ def test_up_brings_every_service_of_the_home_up(folder: Path) -> None:
     assert not settings.external
 
 
-def test_a_second_up_is_quick_and_changes_nothing(folder: Path) -> None:
+def test_a_second_up_changes_nothing(folder: Path) -> None:
     before = members(folder)
-    began = time.monotonic()
     lines = up(folder)
-    assert time.monotonic() - began < 3
     assert sorted(lines) == ["api: running", "chroma: running", "mlflow: running", "postgres: running", "ray: running"]
     after = services.status(settings_of(folder))
     assert {service["pid"] for service in after.values()} <= before
@@ -260,7 +258,5 @@ def test_compute_names_the_remedy_when_nothing_runs(tmp_path: Path) -> None:
         compute.job_client(settings_of(tmp_path))
     assert "soldiom up" in caught.value.remedy
     dead = replace(settings_of(tmp_path), ray_address=f"127.0.0.1:{free_port()}")
-    began = time.monotonic()
     with pytest.raises(UnavailableError, match="does not answer"):
         compute.connect(dead)
-    assert time.monotonic() - began < 5

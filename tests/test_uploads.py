@@ -2,7 +2,7 @@
 
 import gzip
 import io
-import time
+import zipfile
 
 import pytest
 from broken_files import ole_bytes, tar_bytes, xls_bytes, zip_bytes
@@ -77,8 +77,7 @@ def test_each_refusal_names_the_file_and_the_problem() -> None:
     assert "a link" in problem("a.zip", bytes(link))
 
 
-def test_an_archive_of_a_hundred_thousand_files_is_refused_at_once() -> None:
-    data = zip_bytes({str(number): "" for number in range(100_000)}, compressed=False)
-    began = time.monotonic()
+def test_an_archive_of_too_many_files_is_refused_before_its_directory_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = zip_bytes({str(number): "" for number in range(20_000)}, compressed=False)
+    monkeypatch.delattr(zipfile, "ZipFile")
     assert "more than 10000" in problem("a.zip", data)
-    assert time.monotonic() - began < 1
