@@ -20,8 +20,8 @@ from soldiom_ray.domains.signatures import (
     ZIP,
     family_of_head,
     family_of_zip,
-    unread_kind,
-    wide_encoding,
+    unsupported_format,
+    utf16_encoding,
 )
 from soldiom_ray.errors import InputError, Problem
 
@@ -74,7 +74,7 @@ def _problem(ending: str, head: bytes, file: IO[bytes]) -> str:
     if found == "archive":
         problem = _stream_problem(head, file)
         return problem or ("" if named in _TEXTUAL or named == found else f"the content is not of the kind {ending}")
-    unread = unread_kind(head)
+    unread = unsupported_format(head)
     if unread:
         return f"the content is {unread}"
     if named in _TEXTUAL:
@@ -90,7 +90,7 @@ _TEXTUAL = ("text", "html", "table", "json", "sql", "email")
 def _is_binary(head: bytes) -> bool:
     """Whether bytes hold NULs and are no text in UTF-16 or UTF-32."""
     marked = head.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
-    return head.count(0) > 1 and not marked and wide_encoding(head) is None
+    return head.count(0) > 1 and not marked and utf16_encoding(head) is None
 
 
 def _zip_problem(named: str, ending: str, file: IO[bytes]) -> str:

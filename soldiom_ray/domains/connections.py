@@ -1,4 +1,4 @@
-"""Addresses of databases and endpoints in recipes: what they may be, read into their parts."""
+"""Addresses of databases and HTTP endpoints in recipes: checked, and read into their parts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from soldiom_ray.errors import InputError
 
 BACKENDS = {"postgresql": "postgresql", "postgres": "postgresql", "mysql": "mysql", "mariadb": "mysql"}
-"""Schemes of servers and who speaks them."""
+"""URL scheme -> database system."""
 PORTS = {"postgresql": 5432, "mysql": 3306}
 OPTIONS = ("sslmode", "socket")
-"""What may stand after "?" in a database's URL. Drivers know more, some of which name other hosts or local files."""
+"""Options allowed after "?" in a database's URL. Drivers know more, some of which name other hosts or local files."""
 TLS_MODES = ("disable", "prefer", "require", "verify-full")
 
 
@@ -29,7 +29,7 @@ class DatabaseAddress:
 
     @property
     def public_url(self) -> str:
-        """The address for people and for provenance: without user, password and options."""
+        """The address without user, password and options, for messages and provenance."""
         if self.backend == "sqlite":
             return f"sqlite://{self.database}"
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -49,17 +49,18 @@ class DatabaseAddress:
 
 
 def read_database_url(url: str) -> tuple[DatabaseAddress, str | None]:
-    """The parts and the password. ValueError, with nothing of the URL that may be secret, when it cannot be used."""
+    """(parts, password) of a database's URL. Raises ValueError, without anything secret of the URL, when it is
+    unusable."""
     if not url.isprintable() or " " in url:
         raise ValueError("`url` holds a space or a control character; write it as %20 or the like")
-    scheme, found, _ = url.partition("://")
+    scheme, separator, _ = url.partition("://")
     scheme = scheme.partition("+")[0]
-    if found and scheme == "sqlite":
+    if separator and scheme == "sqlite":
         path = "/" + urlsplit(url).path.lstrip("/")
         if not urlsplit(url).path.startswith("/") or path == "/":
             raise ValueError("`url` names no file; write sqlite:///ABSOLUTE/PATH")
         return DatabaseAddress("sqlite", database=unquote(path)), None
-    if not found or scheme not in BACKENDS:
+    if not separator or scheme not in BACKENDS:
         raise ValueError(f"`url` must begin with {', '.join(f'{each}://' for each in BACKENDS)} or sqlite://")
     try:
         parts = urlsplit(url)
@@ -100,24 +101,24 @@ def _check_database_parts(fragment: str, options: Mapping[str, str], host: str, 
 
 
 def with_password(url: str, password: str) -> str:
-    """The URL with this password in place of the one it has. InputError when it cannot be used."""
+    """The URL with this password. Raises InputError when the URL is unusable."""
     try:
         address, _ = read_database_url(url)
     except ValueError as error:
         raise InputError(f"The database's address cannot be used: {error}.") from None
     if not address.user:
         raise InputError("A password needs a user.", remedy="write scheme://USER@HOST/DATABASE")
-    user, sign, rest = address.url.partition("@")
-    return f"{user}:{quote(password, safe='')}{sign}{rest}"
+    user, at_sign, rest = address.url.partition("@")
+    return f"{user}:{quote(password, safe='')}{at_sign}{rest}"
 
 
 def check_database_url(url: str) -> None:
-    """ValueError when `read_database_url` does not take it."""
+    """Raise ValueError when `read_database_url` would."""
     read_database_url(url)
 
 
 def check_endpoint(url: str) -> None:
-    """ValueError when this is not an http or https URL with a host and without user or password."""
+    """Raise ValueError unless this is an http or https URL with a host and without user or password."""
     if not url.isprintable() or not url.isascii() or any(character in url for character in ' "<>\\^`{|}'):
         raise ValueError("`url` holds a character that has to be written as %xx")
     try:
@@ -134,6 +135,6 @@ def check_endpoint(url: str) -> None:
 
 
 def origin_of(url: str) -> str:
-    """Scheme, host and port of an endpoint: what a header's secret is bound to."""
+    """Scheme, host and port of an endpoint, to which the secrets of its headers are bound."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"

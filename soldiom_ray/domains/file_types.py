@@ -1,5 +1,5 @@
-"""Which files of users are read: every family with its file name endings and their media types. Said once, here: the
-upload door accepts what the parsers of `collect/documents` read."""
+"""Supported formats of users' files: every family with its file name endings and their media types. This is the only
+list: upload routes accept what the parsers of `collect/documents` read."""
 
 _OOXML = "application/vnd.openxmlformats-officedocument."
 _ODF = "application/vnd.oasis.opendocument."
@@ -86,4 +86,4 @@ SOURCE_TEXT = (
     ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".java", ".js", ".ts", ".go", ".rs", ".r", ".jl", ".rb",
     ".scala", ".kt", ".swift", ".php", ".sh", ".css", ".tex", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".xml", ".log",
 )  # fmt: skip
-"""Endings of source code, configuration and the like: read as plain text."""
+"""Endings of source code, configuration and similar files, which are read as plain text."""

@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML or JSON becomes a `Recipe`, or one error that tells every mistake with its line."""
+"""Reading recipes: YAML or JSON becomes a `Recipe`, or one error that lists every mistake with its line."""
 
 import difflib
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     lines: dict[Location, int] = {}
     repeated: list[Problem] = []
     if node is not None:
-        _note_lines(node, (), lines, repeated)
+        _record_lines(node, (), lines, repeated)
     return validate_recipe(content, name, lines, repeated)
 
 
@@ -53,7 +53,7 @@ def validate_recipe(
     lines: Mapping[Location, int] | None = None,
     problems: list[Problem] | None = None,
 ) -> Recipe:
-    """A recipe given as plain values (the API's way in). A heading without content means its defaults."""
+    """The recipe in plain values, as the API receives it. A heading without content means its defaults."""
     if not isinstance(content, dict):
         raise InputError(
             f"{name} must be a mapping of headings, not {type(content).__name__}.", remedy="see recipes/quickstart.yaml"
@@ -74,60 +74,62 @@ def validate_recipe(
 
 
 def read_stored_recipe(content: Mapping[str, Any], name: str) -> Recipe:
-    """The recipe in a job's row, which an earlier version may have written with the keys of its time."""
+    """The recipe in a job's row, which an earlier version may have written with former keys."""
     return validate_recipe(with_current_keys(content), name)
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values, headings that are absent left out; `read_stored_recipe` reads it back."""
+    """The recipe as plain JSON values, without absent headings; `read_stored_recipe` reads it back."""
     content = recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
     return {key: value for key, value in content.items() if value != []}
 
 
 def as_yaml(recipe: Recipe) -> str:
-    """The recipe filled in with every default."""
+    """The recipe as YAML, with every default filled in."""
     return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _note_lines(node: yaml.Node, at: Location, lines: dict[Location, int], repeated: list[Problem]) -> None:
-    lines.setdefault(at, node.start_mark.line + 1)
+def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int], repeated: list[Problem]) -> None:
+    """Add the line of everything below a node to `lines`, and keys that occur twice to `repeated`."""
+    lines.setdefault(location, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            inner = (*at, str(key.value))
-            lines[inner] = key.start_mark.line + 1
+            key_location = (*location, str(key.value))
+            lines[key_location] = key.start_mark.line + 1
             if key.value in seen:
-                repeated.append(Problem(format_location(inner), "stands here a second time; keep one", lines[inner]))
+                repeated.append(
+                    Problem(format_location(key_location), "stands here a second time; keep one", lines[key_location])
+                )
             seen.add(key.value)
-            _note_lines(value, inner, lines, repeated)
+            _record_lines(value, key_location, lines, repeated)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _note_lines(value, (*at, index), lines, repeated)
+            _record_lines(value, (*location, index), lines, repeated)
 
 
 def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Location, int]) -> Problem:
     location, owner = _walk(root, detail["loc"])
     line = next((lines[location[:size]] for size in range(len(location), -1, -1) if location[:size] in lines), None)
     value = detail.get("input")
-    shown = repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
+    shown_value = (
+        repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
+    )
     if detail["type"] == "extra_forbidden" and owner is not None:
         known = [info.alias or name for name, info in owner.model_fields.items()]
         current = RENAMED_KEYS.get(str(location[0]), {}).get(str(location[-1])) if len(location) == 2 else None
-        message = (
-            f"is called `{current}`"
-            if current
-            else f"is unknown; known: {', '.join(known)}.{_suggest(str(location[-1]), known)}"
-        )
+        message = f"is unknown; known: {', '.join(known)}.{_suggestion(str(location[-1]), known)}"
+        message = f"is called `{current}`" if current else message
     elif detail["type"] == "literal_error":
         expected = str(detail.get("ctx", {}).get("expected", ""))
         choices = [choice.strip("'\" ") for choice in expected.replace(" or ", ", ").split(",")]
-        message = f"is {shown}; known: {', '.join(choices)}.{_suggest(str(value), choices)}"
+        message = f"is {shown_value}; known: {', '.join(choices)}.{_suggestion(str(value), choices)}"
     elif detail["type"] == "union_tag_invalid":
         choices = [tag.strip(" '") for tag in str(detail.get("ctx", {}).get("expected_tags", "")).split(",")]
         tag = str(detail.get("ctx", {}).get("tag", ""))
         return Problem(
             format_location((*location, "source")),
-            f"is {tag!r}; known: {', '.join(choices)}.{_suggest(tag, choices)}",
+            f"is {tag!r}; known: {', '.join(choices)}.{_suggestion(tag, choices)}",
             line,
         )
     elif detail["type"] == "union_tag_not_found":
@@ -137,12 +139,12 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     elif detail["type"] == "value_error":
         message = str(detail["msg"]).removeprefix("Value error, ")
     else:
-        message = f"is {shown}: {detail['msg']}"
+        message = f"is {shown_value}: {detail['msg']}"
     return Problem(format_location(location), message, line)
 
 
 def _walk(root: type[BaseModel], raw: tuple[str | int, ...]) -> tuple[Location, type[BaseModel] | None]:
-    """The location without the tags that pydantic adds for unions, and the record that holds its last part."""
+    """(location without the tags that pydantic adds for unions, record class that contains its last part)."""
     location: list[str | int] = []
     owner: Any = root
     last_owner: type[BaseModel] | None = root
@@ -182,6 +184,6 @@ def _by_tag(annotation: Any, part: str | int) -> type[BaseModel] | None:
     return None
 
 
-def _suggest(word: str, known: list[str]) -> str:
+def _suggestion(word: str, known: list[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""

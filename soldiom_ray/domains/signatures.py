@@ -1,10 +1,11 @@
-"""What the first bytes of a file show, whatever its name: for the upload door, which sees a stream, and the parsers."""
+"""File formats by their first bytes, whatever the file's name: for the upload routes, which see a stream, and for the
+parsers."""
 
 import codecs
 from collections.abc import Collection
 
 ZIP, OLE = "zip", "ole"
-"""Containers: which family one is, its members tell."""
+"""Containers, whose members decide the family."""
 ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 OLE_MAGIC = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 HEAD_BYTES = 2048
@@ -32,9 +33,9 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xfd7zXZ\0", "archive"),
     (257, b"ustar", "archive"),
 )
-"""(offset, bytes, family or container) of what is read."""
+"""(offset, magic bytes, family or container) of supported formats."""
 
-_OTHER = (
+_UNSUPPORTED = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; pack it as .zip"),
     (b"Rar!\x1a\x07", "a RAR archive; pack it as .zip"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file; unpack it"),
@@ -64,8 +65,8 @@ _BITMAP_HEADERS = (b"\x0c\0\0\0", b"\x28\0\0\0", b"\x6c\0\0\0", b"\x7c\0\0\0")
 
 
 def family_of_head(head: bytes, ending: str) -> str | None:
-    """The family of `file_types` that a file's first HEAD_BYTES show, or ZIP or OLE; None for what may be text. The
-    ending (".m4a") decides between sound and film in one container, and for formats without a sign of their own."""
+    """The family of `file_types` by a file's first HEAD_BYTES, or ZIP or OLE; None for what may be text. The ending
+    (".m4a") decides between audio and video in one container, and for formats without magic bytes."""
     stripped = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if stripped.startswith(b"%PDF-") or (ending == ".pdf" and b"%PDF-" in head[:1024]):
         return "pdf"
@@ -75,15 +76,16 @@ def family_of_head(head: bytes, ending: str) -> str | None:
     return _by_structure(head, ending)
 
 
-def unread_kind(head: bytes) -> str | None:
-    """What a file is that no parser reads, with the remedy; None where that is not known."""
+def unsupported_format(head: bytes) -> str | None:
+    """Description of a format that no parser reads, with the remedy; None for other files."""
     if head.startswith(b"MZ") and b"\0" in head[:64]:
         return "a program"
-    return next((what for magic, what in _OTHER if head.startswith(magic)), None)
+    return next((description for magic, description in _UNSUPPORTED if head.startswith(magic)), None)
 
 
 def family_of_zip(names: Collection[str], mimetype: bytes) -> str:
-    """The family of a zip container, by its members' names and the content of its member `mimetype` (b"" for none)."""
+    """The family of a zip container, by the names of its members and the content of its member `mimetype` (b"" for
+    none)."""
     for media, family in _BY_MIMETYPE:
         if mimetype.strip().startswith(media):
             return family
@@ -95,28 +97,28 @@ def family_of_zip(names: Collection[str], mimetype: bytes) -> str:
     return "archive"
 
 
-def wide_encoding(sample: bytes) -> str | None:
-    """utf-16-le or utf-16-be when bytes are a text in it without a mark, by their line ends, blanks or Latin letters;
-    None when they are not."""
+def utf16_encoding(sample: bytes) -> str | None:
+    """utf-16-le or utf-16-be for text in that encoding without a byte order mark, recognised by line ends, blanks or
+    Latin letters; None for other bytes."""
     for encoding, blanks, zeros in (
         ("utf-16-le", (b"\n\0", b" \0"), sample[1::2].count(0)),
         ("utf-16-be", (b"\0\n", b"\0 "), sample[::2].count(0)),
     ):
-        there = any(sample[place : place + 2] in blanks for place in range(0, len(sample), 2))
-        if not there and zeros < 0.2 * len(sample):
+        has_blanks = any(sample[position : position + 2] in blanks for position in range(0, len(sample), 2))
+        if not has_blanks and zeros < 0.2 * len(sample):
             continue
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(sample)
         except UnicodeDecodeError:
             continue
-        odd = sum(not (character.isprintable() or character in _UNPRINTED) for character in text)
-        if text and odd <= 0.01 * len(text):
+        unprintable = sum(not (character.isprintable() or character in _UNPRINTED) for character in text)
+        if text and unprintable <= 0.01 * len(text):
             return encoding
     return None
 
 
 def _by_structure(head: bytes, ending: str) -> str | None:
-    """Formats whose sign is more than a few fixed bytes."""
+    """Formats that are recognised by more than a few fixed bytes."""
     if head.startswith(b"RIFF"):
         return {b"WAVE": "audio", b"WEBP": "image", b"AVI ": "video"}.get(head[8:12])
     if head[4:8] == b"ftyp":
@@ -133,7 +135,7 @@ def _by_structure(head: bytes, ending: str) -> str | None:
 
 
 def _is_mp3_frame(head: bytes) -> bool:
-    """Whether an MPEG audio frame of layer II or III stands at the start (ISO 11172-3, 2.4.1.3)."""
+    """Whether the file starts with an MPEG audio frame of layer II or III (ISO 11172-3, 2.4.1.3)."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return False
     version, layer, rate, frequency = head[1] >> 3 & 3, head[1] >> 1 & 3, head[2] >> 4, head[2] >> 2 & 3
@@ -141,9 +143,9 @@ def _is_mp3_frame(head: bytes) -> bool:
 
 
 def _is_old_tar(head: bytes) -> bool:
-    """Whether the first 512 bytes are a tar header without a mark: its checksum is right."""
+    """Whether the first 512 bytes are a tar header without magic bytes: its checksum is right."""
     try:
-        told = int(head[148:156].strip(b"\0 ") or b"x", 8)
+        checksum = int(head[148:156].strip(b"\0 ") or b"x", 8)
     except ValueError:
         return False
-    return len(head) >= 512 and told == sum(head[:148]) + 8 * 32 + sum(head[156:512])
+    return len(head) >= 512 and checksum == sum(head[:148]) + 8 * 32 + sum(head[156:512])

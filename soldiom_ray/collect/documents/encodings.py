@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.collect.text import SkippedError, decode
-from soldiom_ray.domains.signatures import wide_encoding
+from soldiom_ray.domains.signatures import utf16_encoding
 
 _CANDIDATES = (
     "cp932", "gb18030", "big5", "euc_jp", "euc_kr", "koi8_r", "cp1251", "cp1256", "cp1255", "cp1253", "cp1250",
@@ -102,7 +102,7 @@ def _decode_by_mark(data: bytes) -> DecodedText | None:
 
 def _decode_utf16(data: bytes) -> DecodedText | None:
     """The text as UTF-16 without a byte order mark; None when the data are not that."""
-    encoding = None if len(data) % 2 else wide_encoding(data[:WIDE_SAMPLE_BYTES])
+    encoding = None if len(data) % 2 else utf16_encoding(data[:WIDE_SAMPLE_BYTES])
     if encoding is None or not _decodes(data, encoding):
         return None
     text = data.decode(encoding)

@@ -24,7 +24,7 @@ _OTHER = (
 )
 
 
-def unread_kind(data: bytes) -> str | None:
+def unsupported_format(data: bytes) -> str | None:
     """None for a workbook, else what the file is and what to do with it. Raises SkippedError: encrypted, damaged."""
     names = _root_names(_open(data).entries)
     if "EncryptedPackage" in names:

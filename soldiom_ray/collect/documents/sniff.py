@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 from soldiom_ray.collect.documents import ole, zipped
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING
-from soldiom_ray.domains.signatures import HEAD_BYTES, OLE, ZIP, family_of_head, unread_kind
+from soldiom_ray.domains.signatures import HEAD_BYTES, OLE, ZIP, family_of_head, unsupported_format
 
 _MEDIA = ("audio", "video")
 _TEXTUAL = ("text", "html", "table", "json", "sql", "email")
@@ -36,7 +36,7 @@ def _by_bytes(ending: str, named_family: str, data: bytes) -> str | None:
         return zipped.family_of(data)
     if detected is not None and detected != OLE:
         return detected
-    unsupported = ole.unread_kind(data) if detected == OLE else unread_kind(head)
+    unsupported = ole.unsupported_format(data) if detected == OLE else unsupported_format(head)
     if unsupported is None:
         return "workbook" if detected == OLE else None
     if named_family not in _TEXTUAL:
