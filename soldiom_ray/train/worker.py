@@ -62,7 +62,7 @@ def run_worker(
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
-        sizes = _sizes(model)
+        sizes = _sizes(model)  # before a strategy shards it
         strategy = open_strategy(setup.strategy, task.objective(model, tokens, declared), optimization)
         stack.callback(strategy.close)
         train, validation = (
@@ -72,24 +72,21 @@ def run_worker(
         loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
         outcome = loop.run()
         weights = strategy.weights() if sharded else {}
-        if loop.rank == 0:
-            details = {
-                "auto_class": task.auto_class,
-                "configuration": configuration,
-                "sequence_length": length,
-                "cuts": task.cuts(artifacts, tokens, length),
-                "precision": "bfloat16" if bfloat16 else "float32",
-                "workers": strategy.world,
-                **_run_details(declared, setup, outcome),
-                **_process_usage(),
-                **sizes,
-            }
-            if sharded:
-                model = with_weights(build(device="cpu"), weights)
-            entries = _store_weights(artifacts, work, model, processor, bfloat16)
-            checkpoints.put_result(
-                {"details": details, "curves": outcome.curves, "files": [entry.model_dump() for entry in entries]}
-            )
+        if loop.rank:
+            return
+        details = {
+            "auto_class": task.auto_class,
+            "configuration": configuration,
+            "sequence_length": length,
+            "cuts": task.cuts(artifacts, tokens, length),
+            "precision": "bfloat16" if bfloat16 else "float32",
+            "workers": strategy.world,
+        }
+        details |= _run_details(declared, setup, outcome) | _process_usage() | sizes
+        if sharded:
+            model = with_weights(build(device="cpu"), weights)
+        entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, bfloat16)]
+        checkpoints.put_result({"details": details, "curves": outcome.curves, "files": entries})
 
 
 def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
