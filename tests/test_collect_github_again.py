@@ -73,17 +73,17 @@ def test_an_etag_is_used_only_by_the_token_it_was_given_to(server: StandIn, tmp_
 def test_what_was_kept_of_an_answer_is_sealed_and_may_be_lost(server: StandIn, tmp_path: Path) -> None:
     server.add(Repository("a/b", FILES))
     variables = {"SOLDIOM_GITHUB_API_URL": server.url, "SOLDIOM_ENCRYPTION_KEY": "ab" * 32}
-    read = TreeReader(open_api(server, tmp_path))
+    reader = TreeReader(open_api(server, tmp_path))
     sealed = make_context(tmp_path / "sealed", **variables).settings
-    read.api.cache.storage.encryption_key = sealed.encryption_key
-    found = look(server, tmp_path / "plain").trees[0].found
-    trees = read.read(found)
-    kept = [path for path in tmp_path.rglob("raw/github/answers/*/*") if "plain" not in str(path)]
-    assert kept and all(b"sha" not in path.read_bytes() for path in kept)
-    for path in kept:
+    reader.api.cache.storage.encryption_key = sealed.encryption_key
+    repository = look(server, tmp_path / "plain").trees[0].repository
+    tree = reader.read(repository)
+    cached = [path for path in tmp_path.rglob("raw/github/answers/*/*") if "plain" not in str(path)]
+    assert cached and all(b"sha" not in path.read_bytes() for path in cached)
+    for path in cached:
         path.write_bytes(b"SLDM1\0 damaged")
-    assert read.read(found) == trees and server.github.unchanged == 0
-    assert read.read(found) == trees and server.github.unchanged == 1
+    assert reader.read(repository) == tree and server.github.unchanged == 0
+    assert reader.read(repository) == tree and server.github.unchanged == 1
 
 
 def test_a_304_that_nobody_asked_for_is_not_believed(server: StandIn, tmp_path: Path) -> None:

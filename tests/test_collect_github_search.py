@@ -134,8 +134,8 @@ def test_slices_halve_days_then_stars_and_never_overlap() -> None:
     assert older.last + timedelta(days=1) == younger.first and "created" not in whole.query
     day = Slice(("topic:ai",), date(2026, 1, 1), FIRST_DAY, FIRST_DAY, 1001)
     low, high = day.halves(90_000) or pytest.fail("not halved")
-    assert low.most is not None and low.most + 1 == high.least and high.most is None
-    assert f"stars:1001..{low.most}" in low.query and f"stars:>{low.most}" in high.query
+    assert low.max_stars is not None and low.max_stars + 1 == high.min_stars and high.max_stars is None
+    assert f"stars:1001..{low.max_stars}" in low.query and f"stars:>{low.max_stars}" in high.query
     assert Slice(("topic:ai",), date(2026, 1, 1), FIRST_DAY, FIRST_DAY, 1001, 1001).halves(9) is None
 
 
