@@ -79,7 +79,7 @@ def crawl(url: str, home: Path, by_ray: bool, profile: str | None) -> None:
 
     from soldiom_ray.artifacts import Artifacts, Context
     from soldiom_ray.collect import collect
-    from soldiom_ray.domains.schema import GithubSource
+    from soldiom_ray.domains.sources import GithubSource
     from soldiom_ray.settings import load_settings
     from soldiom_ray.storage import open_storage
 

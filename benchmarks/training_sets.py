@@ -21,7 +21,8 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
-from soldiom_ray.domains.schema import FilesSource, Prepare, Train
+from soldiom_ray.domains.schema import Prepare, Train
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings

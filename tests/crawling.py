@@ -13,7 +13,7 @@ from soldiom_ray.collect.github.accounts import Accounts
 from soldiom_ray.collect.github.api import GithubApi
 from soldiom_ray.collect.github.search import Repository, Search
 from soldiom_ray.collect.tasks import TaskResult
-from soldiom_ray.domains.schema import GithubSource
+from soldiom_ray.domains.sources import GithubSource
 from soldiom_ray.records import Manifest
 
 FOREVER = 40_000

@@ -17,8 +17,8 @@ from soldiom_ray.collect import collect
 from soldiom_ray.collect.database.reader import checked_query
 from soldiom_ray.domains.connections import read_database_url
 from soldiom_ray.domains.recipes import as_dict, validate_recipe
-from soldiom_ray.domains.schema import DatabaseSource
 from soldiom_ray.domains.secrets import hide_secrets, password_of
+from soldiom_ray.domains.sources import DatabaseSource
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Manifest
 

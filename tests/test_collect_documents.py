@@ -22,7 +22,7 @@ from soldiom_ray.collect.documents.parsed import ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox, _read_reply
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING
-from soldiom_ray.domains.schema import FilesSource
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import Manifest
 

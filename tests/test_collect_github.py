@@ -14,7 +14,7 @@ from stand_in import Repository, StandIn
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.github import archive
 from soldiom_ray.collect.http import response as http_response
-from soldiom_ray.domains.schema import GithubSource
+from soldiom_ray.domains.sources import GithubSource
 from soldiom_ray.errors import InputError, UnavailableError
 
 FILES = {"model.py": MODEL}

@@ -10,7 +10,7 @@ from crawling import find
 from stand_in import Repository, StandIn
 
 from soldiom_ray.collect.github.search import FIRST_DAY, Slice, search_page_fields
-from soldiom_ray.domains.schema import GithubSource
+from soldiom_ray.domains.sources import GithubSource
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from stand_in import HubRepository, StandIn
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.huggingface import api
-from soldiom_ray.domains.schema import HuggingfaceSource, Prepare
+from soldiom_ray.domains.schema import Prepare
+from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.records import Manifest
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

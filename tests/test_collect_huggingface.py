@@ -19,7 +19,7 @@ from soldiom_ray.collect import collect
 from soldiom_ray.collect.huggingface import api
 from soldiom_ray.collect.huggingface.metadata import license_of, read_listed
 from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
-from soldiom_ray.domains.schema import HuggingfaceSource
+from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.records import Manifest
 

@@ -26,7 +26,7 @@ records.now = lambda: datetime.datetime(2026, 11, 24, 9, 0, int(sys.argv[4]), tz
 from collecting import make_context
 from programs import mortal
 from soldiom_ray.collect import collect
-from soldiom_ray.domains.schema import FilesSource, GithubSource, LocalSource
+from soldiom_ray.domains.sources import FilesSource, GithubSource, LocalSource
 home, folder, variables = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 if len(sys.argv) > 5:
     import ray

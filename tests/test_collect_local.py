@@ -16,7 +16,7 @@ from stand_in import StandIn
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.local import even_shares
-from soldiom_ray.domains.schema import GithubSource, LocalSource
+from soldiom_ray.domains.sources import GithubSource, LocalSource
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.records import Document, Manifest
 
@@ -176,7 +176,7 @@ from collecting import documents_of, make_context
 from pathlib import Path
 from soldiom_ray import actors
 from soldiom_ray.collect import collect
-from soldiom_ray.domains.schema import LocalSource, GithubSource
+from soldiom_ray.domains.sources import LocalSource, GithubSource
 actors.START_SECONDS = 0
 ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 variables = json.loads(sys.argv[2])

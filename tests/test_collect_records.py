@@ -10,7 +10,8 @@ from collecting import documents_of, make_context
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
-from soldiom_ray.domains.schema import FilesSource, Prepare, SplitRule
+from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 

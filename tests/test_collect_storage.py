@@ -19,7 +19,7 @@ from soldiom_ray.collect.raw import raw_key
 from soldiom_ray.db import documents
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.db.tables import CollectedDocument
-from soldiom_ray.domains.schema import FilesSource, LocalSource
+from soldiom_ray.domains.sources import FilesSource, LocalSource
 from soldiom_ray.sealing import MAGIC
 
 KEY = "0123456789abcdef" * 4

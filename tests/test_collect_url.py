@@ -22,8 +22,8 @@ from soldiom_ray.collect import address, collect, web
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.collect.web import fetch
 from soldiom_ray.domains.recipes import as_dict, validate_recipe
-from soldiom_ray.domains.schema import UrlSource
 from soldiom_ray.domains.secrets import hide_secrets
+from soldiom_ray.domains.sources import UrlSource
 from soldiom_ray.errors import CancelledError, InputError, UnavailableError
 from soldiom_ray.records import Manifest
 

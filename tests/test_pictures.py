@@ -14,7 +14,8 @@ from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.schema import FilesSource, Prepare, SplitRule
+from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest

@@ -11,7 +11,8 @@ from preparing import context_in
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
-from soldiom_ray.domains.schema import FilesSource, Prepare, SplitRule
+from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 

@@ -13,7 +13,8 @@ from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.db import datasets, inputs, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import validate_recipe
-from soldiom_ray.domains.schema import DatabaseSource, FilesSource, LocalSource, Recipe, UrlSource
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.sources import DatabaseSource, FilesSource, LocalSource, UrlSource
 from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
 from soldiom_ray.settings import Settings
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from soldiom_ray.artifacts import Context, Draft
     from soldiom_ray.collect.document_writer import DocumentWriter
     from soldiom_ray.collect.tasks import SourcePlan
-    from soldiom_ray.domains.schema import Source
+    from soldiom_ray.domains.sources import Source
     from soldiom_ray.records import Manifest
 
 CODE = 3
@@ -120,7 +120,7 @@ def _collect_source(
 
 
 def _plan(context: "Context", source: "Source", collected_at: datetime) -> "SourcePlan":
-    from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, LocalSource, UrlSource
+    from soldiom_ray.domains.sources import DatabaseSource, FilesSource, GithubSource, LocalSource, UrlSource
 
     if isinstance(source, LocalSource):
         from soldiom_ray.collect import local

@@ -26,7 +26,7 @@ from soldiom_ray.collect.source_files import is_included
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SUPPORTED
-from soldiom_ray.domains.schema import FilesSource
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import Document
 from soldiom_ray.sealing import unseal_text

@@ -19,7 +19,7 @@ from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.source_files import Entry, Origin, ReadFiles, is_included
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
-from soldiom_ray.domains.schema import LocalSource
+from soldiom_ray.domains.sources import LocalSource
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.settings import Settings
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from soldiom_ray.domains.connections import DatabaseAddress, origin_of, read_database_url
-from soldiom_ray.domains.schema import Recipe, Source
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.sources import Source
 from soldiom_ray.settings import Settings, connection_secret, save_connection_secrets
 
 

@@ -20,7 +20,8 @@ from soldiom_ray.api.upload_store import fingerprint, forget_unnamed, keep_files
 from soldiom_ray.api.uploads import check_upload, shown_name
 from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.domains.schema import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, Recipe, UrlSource
+from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.sources import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, UrlSource
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import new_id
 from soldiom_ray.sealing import seal_text

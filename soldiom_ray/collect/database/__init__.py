@@ -21,8 +21,8 @@ from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.connections import read_database_url
-from soldiom_ray.domains.schema import DatabaseSource
 from soldiom_ray.domains.secrets import password_of
+from soldiom_ray.domains.sources import DatabaseSource
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings

@@ -26,7 +26,7 @@ from soldiom_ray.collect.source_files import Origin, add_file, is_included
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.schema import GithubSource, LocalSource
+from soldiom_ray.domains.sources import GithubSource, LocalSource
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 

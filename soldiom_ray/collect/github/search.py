@@ -11,7 +11,7 @@ from typing import Any
 from soldiom_ray.collect.github.api import GithubApi
 from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.schema import GithubSource
+from soldiom_ray.domains.sources import GithubSource
 from soldiom_ray.errors import UnavailableError
 
 MAX_RESULTS = 1000

@@ -15,7 +15,7 @@ from soldiom_ray.collect.huggingface.metadata import Listed, read_listed
 from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.schema import HuggingfaceSource
+from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings
 

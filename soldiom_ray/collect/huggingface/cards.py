@@ -15,7 +15,7 @@ from soldiom_ray.collect.huggingface.metadata import Listed
 from soldiom_ray.collect.huggingface.weights import count_parameters, keep_weights
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError, decode
-from soldiom_ray.domains.schema import HuggingfaceSource
+from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.records import Document, Framework
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage

@@ -17,7 +17,7 @@ from soldiom_ray.collect.raw import raw_key
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.schema import HuggingfaceSource
+from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.records import Document
 from soldiom_ray.storage import Storage
 

@@ -28,8 +28,8 @@ from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.collect.web.fetch import FetchedBody, Fetcher
 from soldiom_ray.domains.connections import check_endpoint, origin_of
 from soldiom_ray.domains.file_types import SUPPORTED
-from soldiom_ray.domains.schema import UrlSource
 from soldiom_ray.domains.secrets import headers_of
+from soldiom_ray.domains.sources import UrlSource
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Document
 from soldiom_ray.settings import Settings
