@@ -34,7 +34,7 @@ def small_settings(home: Path, **variables: str) -> Settings:
 
 
 def small_context(settings: Settings, reports: list[tuple[float, str]] | None = None, **values: Any) -> Context:
-    """A stage's context that notes the progress it is told."""
+    """A stage's context that collects the progress that is reported to it."""
 
     def report(fraction: float, message: str) -> None:
         if reports is not None:

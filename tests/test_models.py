@@ -125,14 +125,14 @@ def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None
     with causal_blocks(model, 32):
         total = loss(ids[:, :-1], labels)
     total.backward()
-    found = {name: p.grad.clone() for name, p in model.named_parameters()}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     logits = model(input_ids=ids[:, :-1]).logits
     plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum")
     plain.backward()
     assert total.item() == pytest.approx(plain.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(found[name], parameter.grad, atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=2e-4, rtol=2e-4)
 
 
 def test_generation_equals_the_models_own(generator: Generator) -> None:

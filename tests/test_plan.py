@@ -69,8 +69,10 @@ def test_every_kind_of_model_is_planned(task: str) -> None:
         {"task": task, "method": "full", "architecture": SHAPES[task], "sequence_length": 64, "batch_tokens": 512}
     )
     planner = planner_for(None, declared, cluster(8))
-    kept, again = (planner.setup("single", activation_checkpointing=value, offload=False) for value in (False, True))
-    assert kept.fits and kept.footprint.parts["activations"] > again.footprint.parts["activations"] > 0
+    stored, recomputed = (
+        planner.setup("single", activation_checkpointing=enabled, offload=False) for enabled in (False, True)
+    )
+    assert stored.fits and stored.footprint.parts["activations"] > recomputed.footprint.parts["activations"] > 0
     assert planner.shape.unit == {"seq2seq_lm": 128, "text_classification": 64, "image_classification": 17}[task]
 
 
@@ -96,12 +98,12 @@ def test_a_deep_model_is_planned_from_a_shallow_one(tmp_path: Path) -> None:
 
 def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_as_they_are() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # memory that others freed would hide the peak
-        kept, made_again, equal = fresh.submit(kept_and_made_again).result()
-    assert made_again < 0.6 * kept
+        stored, recomputed, equal = fresh.submit(peaks_of_a_step).result()
+    assert recomputed < 0.6 * stored
     assert equal
 
 
-def kept_and_made_again() -> tuple[float, float, bool]:
+def peaks_of_a_step() -> tuple[float, float, bool]:
     """Bytes that a step adds at its peak, without and with recomputation; whether the gradients are the same."""
     import peft
     import torch
@@ -130,11 +132,11 @@ def kept_and_made_again() -> tuple[float, float, bool]:
         return resident("VmHWM") - before, gradients
 
     step()
-    kept, gradients = step()
+    stored, gradients = step()
     enable_activation_checkpointing(model)
-    made_again, same = step()
+    recomputed, same = step()
     pairs = list(zip(gradients, same, strict=True))
-    return kept, made_again, bool(pairs) and all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
+    return stored, recomputed, bool(pairs) and all(torch.allclose(a, b, atol=1e-5) for a, b in pairs)
 
 
 def resident(name: str) -> float:

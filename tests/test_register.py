@@ -115,9 +115,10 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(
     assert (base.family, base.license, base.mlflow_version) == ("base", "Apache-2.0", "1")
     assert "Made for a test." in base.card
     client = MlflowClient(services["MLFLOW_TRACKING_URI"])
-    found = client.get_model_version(details["mlflow_name"], details["mlflow_version"])
-    assert found.tags["model_id"] == row.id and found.tags["gate"] == "passed" and found.tags["family"] == "fine-tuned"
-    assert run.id in found.source
+    version_in_mlflow = client.get_model_version(details["mlflow_name"], details["mlflow_version"])
+    tags = version_in_mlflow.tags
+    assert (tags["model_id"], tags["gate"], tags["family"]) == (row.id, "passed", "fine-tuned")
+    assert run.id in version_in_mlflow.source
     assert client.get_model_version_by_alias("fine-tuned.first", "champion").version == details["mlflow_version"]
     card = context.artifacts.read(version, "card.md").decode()
     assert card == row.card
