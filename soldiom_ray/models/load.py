@@ -5,34 +5,20 @@ code is never trusted.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
-from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.hub import MODEL_NAMES, download_model
 from soldiom_ray.models.minilm import MINILM, minilm_folder
-from soldiom_ray.models.task_models import CAUSAL_CLASS
+from soldiom_ray.models.task_models import CAUSAL_CLASS, TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 BUILTIN = Path(__file__).parent / "builtin"
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?")
-HUB_FILES = [
-    "*.safetensors",
-    "*.json",
-    "tokenizer*",
-    "*.model",
-    "vocab.txt",
-    "merges.txt",
-    "chat_template.jinja",
-    "LICENSE*",
-    "README.md",
-]
-HUB_SECONDS = 15.0
 CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
@@ -52,7 +38,7 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
                 names = [MINILM, *(path.parent.name for path in BUILTIN.glob("*/config.json"))]
                 known = ", ".join(sorted(f"builtin/{name}" for name in names))
                 raise InputError(
-                    f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=_REMEDY
+                    f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=MODEL_NAMES
                 )
         elif name.startswith("run-"):
             folder = stack.enter_context(_run_folder(artifacts, name))
@@ -60,18 +46,12 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
             folder = Path(name).expanduser()
             if not (folder / "config.json").is_file():
                 raise InputError(
-                    f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=_REMEDY
+                    f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=MODEL_NAMES
                 )
         else:
-            folder = _download(settings, name)
+            folder = download_model(settings, name)
         check_folder(folder, name)
         yield folder
-
-
-_REMEDY = (
-    "give `builtin/tiny`, a folder with config.json and *.safetensors, the id of a full run, or a hub id such as "
-    "HuggingFaceTB/SmolLM2-135M"
-)
 
 
 def check_folder(folder: Path, name: str) -> None:
@@ -172,8 +152,8 @@ def load_model(
     return model.to(device).eval(), load_processor(folder)
 
 
-NEW_HEADS = ("AutoModelForSequenceClassification", "AutoModelForImageClassification")
-"""Tasks whose last layer is new, or of another size, when the training begins."""
+NEW_HEADS = frozenset(model.auto_class for model in TASK_MODELS.values() if model.head)
+"""Classes whose last layer is new, or of another size, when a training begins."""
 _MODEL_FAMILIES = {
     CAUSAL_CLASS: "causal language",
     "AutoModelForSeq2SeqLM": "sequence-to-sequence",
@@ -243,10 +223,10 @@ def context_length(model: Any) -> int:
 @contextmanager
 def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
     if artifacts is None:
-        raise InputError(f"The run {name!r} cannot be found without the storage that holds it.", remedy=_REMEDY)
+        raise InputError(f"The run {name!r} cannot be found without the storage that holds it.", remedy=MODEL_NAMES)
     run = artifacts.find(name)
     if run is None:
-        raise InputError(f"The base model {name!r} is no finished run in this storage.", remedy=_REMEDY)
+        raise InputError(f"The base model {name!r} is no finished run in this storage.", remedy=MODEL_NAMES)
     if run.details.get("method") != "full":
         raise InputError(
             f"The run {name!r} holds an adapter ({run.details.get('method')}), not a whole model.",
@@ -254,68 +234,6 @@ def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
         )
     with artifacts.storage.local_folder(f"{prefix_of(name)}/weights") as folder:
         yield folder
-
-
-def _download(settings: Settings, name: str) -> Path:
-    """A hub repository in the hub's local cache, without anything that could hold code."""
-    if not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
-        raise InputError(f"The base model {name!r} is no folder here, and it cannot be a hub id.", remedy=_REMEDY)
-    from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repository, _, revision = name.partition("@")
-    access: dict[str, Any] = {"repo_id": repository, "revision": revision or None, "token": settings.hf_token or False}
-    tried = f"Tried: the models that come with Soldiom, a folder {name!r}, and {settings.hf_endpoint}/{repository}."
-    try:
-        info = HfApi(endpoint=settings.hf_endpoint).model_info(**access, timeout=HUB_SECONDS)
-        if scripts := [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".py")]:
-            raise InputError(
-                f"The model {name!r} brings code ({scripts[0]}), which is never run.",
-                remedy="choose a model of an architecture that transformers knows",
-            )
-        names = [file.rfilename for file in info.siblings or () if _is_plain(file.rfilename)]
-        paths = [Path(hf_hub_download(**access, filename=file, endpoint=settings.hf_endpoint)) for file in names]
-        if len(folders := {path.parent for path in paths}) == 1:
-            return folders.pop()
-        problem = "changed while it was downloaded; try again" if paths else "holds no file of a model"
-        raise InputError(f"The model {name!r} {problem}. {tried}", remedy=_REMEDY)
-    except GatedRepoError as error:
-        raise InputError(
-            f"The model {name!r} is gated: its owner must let you in. {tried}",
-            remedy="accept its terms on the hub and set HF_TOKEN",
-        ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise InputError(f"Unknown base model {name!r}. {tried}", remedy=_REMEDY) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        return _cached(access, name, tried, error)
-    except Exception as error:  # the hub's client lets its HTTP library's own errors through
-        if "httpx" in type(error).__module__:
-            return _cached(access, name, tried, error)
-        raise
-
-
-def _is_plain(name: str) -> bool:
-    """Whether a repository's file is weights, configuration, tokenizer or licence, at its top."""
-    return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES)
-
-
-def _cached(access: dict[str, Any], name: str, tried: str, cause: Exception) -> Path:
-    """The copy of an earlier download; UnavailableError that the hub does not answer where there is none."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(**access, local_files_only=True))
-    except (OSError, NotFoundError):
-        raise UnavailableError(
-            f"The base model {name!r} is not here, and the hub does not answer ({type(cause).__name__}). {tried}",
-            remedy=_REMEDY,
-        ) from cause
 
 
 def _find_key(value: Any, keys: tuple[str, ...]) -> str | None:

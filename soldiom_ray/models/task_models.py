@@ -1,4 +1,4 @@
-"""What each task of a training means to transformers and PEFT; training and planning both read it here."""
+"""The classes of transformers and PEFT, and the architectures, of each task of a training."""
 
 from dataclasses import dataclass
 
