@@ -20,6 +20,11 @@ from soldiom_ray.errors import InputError, UnavailableError
 FILES = {"model.py": MODEL}
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soldiom_ray.collect.github.api.FIRST_RETRY_SECONDS", 0.01)
+
+
 @pytest.fixture
 def server() -> Iterator[StandIn]:
     with StandIn() as stand_in:

@@ -58,6 +58,30 @@ def wait(home: Home, job: str, until: tuple[str, ...] = ENDED, seconds: float = 
     pytest.fail(f"job is {shown}")
 
 
+def wait_for_job(home: Home, name: str, seconds: float = 60) -> str:
+    """The id of the job with this name, once it was submitted."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for job in home.call("GET", "/api/training/jobs").json()["items"]:
+            if job["name"] == name:
+                return str(job["id"])
+        time.sleep(0.2)
+    pytest.fail(f"no job is named {name}")
+
+
+def wait_for_training(home: Home, job: str, share: float, seconds: float = 200) -> None:
+    """Poll the API until so much of the training is done, and the job still runs."""
+    end = time.monotonic() + seconds
+    shown: dict[str, Any] = {}
+    while time.monotonic() < end:
+        shown = home.call("GET", f"/api/training/jobs/{job}").json()
+        assert shown["status"] not in ENDED, shown
+        if any(stage["stage"] == "train" and (stage["progress"] or 0) > share for stage in shown["stages"]):
+            return
+        time.sleep(0.2)
+    pytest.fail(f"job is {shown}")
+
+
 @pytest.fixture(scope="module")
 def finished(home: Home, sources: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The workflow, run once."""
@@ -145,21 +169,36 @@ def test_ray_refuses_whoever_has_no_token(home: Home) -> None:
     assert httpx.get(f"{url}/api/jobs/", trust_env=False).status_code == 401
 
 
-@pytest.mark.parametrize("method", ["full", "prompt"])
-def test_the_api_trains_on_a_dataset_with_other_methods_too(home: Home, finished: dict[str, Any], method: str) -> None:
-    body = {
-        "name": f"by-{method}",
-        "base_model": "builtin/tiny",
-        "training_method": method,
-        "dataset_id": finished["result"]["dataset"],
-        "config": {"sequence_length": 128, "batch_tokens": 1024, "max_tokens": 4096, "validations": 1},
-    }
-    answer = home.call("POST", "/api/training/jobs", json=body, headers={"Idempotency-Key": f"once-{method}"})
-    assert answer.status_code == 202, answer.text
-    job = answer.json()
-    assert answer.headers["location"] == f"/api/training/jobs/{job['id']}"
-    twice = home.call("POST", "/api/training/jobs", json=body, headers={"Idempotency-Key": f"once-{method}"})
-    assert twice.json()["id"] == job["id"]
+METHODS = ("full", "prompt")
+
+
+@pytest.fixture(scope="module")
+def submitted(home: Home, finished: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By method: a training job, of which both run at the same time."""
+    jobs = {}
+    for method in METHODS:
+        body = {
+            "name": f"by-{method}",
+            "base_model": "builtin/tiny",
+            "training_method": method,
+            "dataset_id": finished["result"]["dataset"],
+            "config": {"sequence_length": 128, "batch_tokens": 1024, "max_tokens": 4096, "validations": 1},
+        }
+        key = {"Idempotency-Key": f"once-{method}"}
+        answer = home.call("POST", "/api/training/jobs", json=body, headers=key)
+        assert answer.status_code == 202, answer.text
+        jobs[method] = answer.json()
+        assert answer.headers["location"] == f"/api/training/jobs/{jobs[method]['id']}"
+        twice = home.call("POST", "/api/training/jobs", json=body, headers=key)
+        assert twice.json()["id"] == jobs[method]["id"]
+    return jobs
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_api_trains_on_a_dataset_with_other_methods_too(
+    home: Home, submitted: dict[str, dict[str, Any]], method: str
+) -> None:
+    job = submitted[method]
     ended = wait(home, job["id"])
     assert ended["status"] == "completed", ended
     assert ended["training_method"] == method and ended["completed_at"]
@@ -239,14 +278,7 @@ def test_a_cancelled_job_ends_keeps_its_checkpoint_and_goes_on_later(
     del long["deploy"]
     body = {"name": "long", "base_model": "builtin/tiny", "training_method": "lora", "recipe": long}
     job = home.call("POST", "/api/training/jobs", json=body).json()["id"]
-    end = time.monotonic() + 200
-    while time.monotonic() < end:
-        shown = home.call("GET", f"/api/training/jobs/{job}").json()
-        training = next((s for s in shown["stages"] if s["stage"] == "train" and (s["progress"] or 0) > 0.08), None)
-        if training or shown["status"] in ENDED:
-            break
-        time.sleep(0.5)
-    assert shown["status"] == "running", shown
+    wait_for_training(home, job, 0.08)
     assert home.call("DELETE", f"/api/training/jobs/{job}").status_code == 202
     assert wait(home, job, seconds=60)["status"] == "cancelled"
     assert home.call("DELETE", f"/api/training/jobs/{job}").status_code == 409
@@ -260,8 +292,8 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
     home: Home, sources: Path, tmp_path: Path
 ) -> None:
     content = recipe(sources, name="killed", embed={"max_passages": 20})
-    del content["deploy"]
-    content["train"] = content["train"] | {"max_tokens": 250_000, "epochs": 50, "validations": 40, "seed": 5}
+    del content["evaluate"], content["register"], content["deploy"]
+    content["train"] = content["train"] | {"max_tokens": 150_000, "epochs": 50, "validations": 40, "seed": 5}
     path = write(tmp_path, content)
     running = subprocess.Popen(
         [str(Path(sys.executable).with_name("soldiom")), "run", path, "--json"],
@@ -270,14 +302,8 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
         stderr=subprocess.PIPE,
         text=True,
     )
-    job, end = None, time.monotonic() + 150
-    while time.monotonic() < end:
-        listed = [j for j in home.json("jobs", "list")["items"] if j["name"] == "killed"]
-        if listed and listed[0]["stage"] == "train" and listed[0]["progress"] > 0.53:
-            job = listed[0]["id"]
-            break
-        time.sleep(0.5)
-    assert job, "training did not begin"
+    job = wait_for_job(home, "killed")
+    wait_for_training(home, job, 0.1)
     driver = next(p for p in processes(home) if p.cmdline()[-2:] == ["soldiom_ray.flow", job])
     os.kill(driver.pid, signal.SIGKILL)
     _, err = running.communicate(timeout=120)
