@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from soldiom_ray import compute, services
@@ -241,7 +242,9 @@ def test_down_leaves_no_process_and_up_takes_the_same_addresses_again(folder: Pa
     family = members(folder)
     services.down(before)
     assert not members(folder)
-    assert not [pid for pid in family if Path(f"/proc/{pid}/stat").exists() and processes._is_running(pid)]
+    assert not [
+        pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    ]
     assert set(states(folder).values()) == {"stopped"}
     services.down(before)
     with pytest.raises(UnavailableError, match="does not answer"):
