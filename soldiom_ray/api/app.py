@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from soldiom_ray import __version__, launch
-from soldiom_ray.api import pages, problems
+from soldiom_ray.api import problems
 from soldiom_ray.api.auth import RateLimit
 from soldiom_ray.api.metrics import Measures
 from soldiom_ray.api.middleware import Door
-from soldiom_ray.api.routes import collect, datasets, health, inference, jobs, keys, models
+from soldiom_ray.api.openapi import openapi_document
+from soldiom_ray.api.routes import collect, datasets, docs, health, inference, jobs, keys, models
 from soldiom_ray.settings import Settings
 
 RECONCILE_SECONDS = 10.0
@@ -43,7 +44,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit)
     app.state.measures = Measures()
-    for module in (collect, jobs, models, inference, datasets, keys, health):
+    for module in (collect, jobs, models, inference, datasets, keys, health, docs):
         app.include_router(module.router)
     problems.install_handlers(app)
     app.add_middleware(
@@ -52,7 +53,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         over_tls=settings.tls_cert is not None,
         upload_bytes=settings.upload_max_bytes,
     )
-    app.openapi = lambda: pages.describe(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi_document(app)  # type: ignore[method-assign]
     return app
 
 

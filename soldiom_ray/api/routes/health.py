@@ -1,4 +1,4 @@
-"""Is it alive, can it work, how much does it do; and the API's own description."""
+"""Liveness, readiness of every dependency, and metrics."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -6,9 +6,8 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy import text
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from soldiom_ray.api import pages
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, Config, GuardedRoute, needs
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
@@ -46,22 +45,6 @@ def readyz(settings: Config) -> Response:
 def metrics(request: Request) -> Response:
     """Counts for Prometheus: from this machine without a key, else for admins."""
     return PlainTextResponse(request.app.state.measures.text(), media_type="text/plain; version=0.0.4")
-
-
-@router.get("/openapi.json", openapi_extra=needs(ANYONE))
-async def openapi(request: Request) -> dict[str, Any]:
-    """This description."""
-    described: dict[str, Any] = request.app.openapi()
-    return described
-
-
-@router.get("/docs", response_class=HTMLResponse, openapi_extra=needs(ANYONE))
-async def docs(request: Request) -> Response:
-    """This description as a page, complete without a network."""
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return HTMLResponse(pages.page(request.app.openapi()), headers={"Content-Security-Policy": policy})
 
 
 def _database(settings: Settings) -> str:
