@@ -269,7 +269,7 @@ def _input_name(input_id: str, input_type: str, metadata: Mapping[str, Any]) -> 
     name = str(metadata.get("filename") or metadata.get("file_name") or f"{input_id}{ending}")
     if input_type == "file" and Path(name).suffix.lower() not in SUPPORTED:
         media_type = str(metadata.get("content_type") or "").partition(";")[0]
-        name += next((suffix for suffix, known in SUPPORTED.items() if known == media_type), "")
+        name += next((suffix for suffix, media_type_ in SUPPORTED.items() if media_type_ == media_type), "")
     return name
 
 

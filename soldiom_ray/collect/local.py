@@ -145,9 +145,9 @@ def list_folder(folder: Path, declared: LocalSource) -> tuple[list[FileGroup], d
     """(file groups, fingerprint) of a folder. A git checkout is one group (a repository); in any other folder each
     subfolder and each direct file is a group of its own, so that a split can separate them."""
     if not folder.is_dir():
-        what = "is a file" if folder.is_file() else "does not exist"
+        problem = "is a file" if folder.is_file() else "does not exist"
         raise InputError(
-            f"The folder to collect from, {str(folder)!r}, {what}.",
+            f"The folder to collect from, {str(folder)!r}, {problem}.",
             remedy="give `path` a folder, or use source `files` for single files",
         )
     folder = folder.resolve()

@@ -43,9 +43,9 @@ class DatabaseAddress:
             return f"sqlite://{self.database}"
         options = {"sslmode": self.sslmode if self.sslmode != "prefer" else "", "socket": self.socket}
         tail = urlencode({name: value for name, value in options.items() if value})
-        scheme, _, rest = self.public_url.partition("//")
+        scheme, _, remainder = self.public_url.partition("//")
         user = f"{quote(self.user, safe='')}@" if self.user else ""
-        return f"{scheme}//{user}{rest}{'?' if tail else ''}{tail}"
+        return f"{scheme}//{user}{remainder}{'?' if tail else ''}{tail}"
 
 
 def read_database_url(url: str) -> tuple[DatabaseAddress, str | None]:
@@ -108,8 +108,8 @@ def with_password(url: str, password: str) -> str:
         raise InputError(f"The database's address cannot be used: {error}.") from None
     if not address.user:
         raise InputError("A password needs a user.", remedy="write scheme://USER@HOST/DATABASE")
-    user, at_sign, rest = address.url.partition("@")
-    return f"{user}:{quote(password, safe='')}{at_sign}{rest}"
+    user, at_sign, remainder = address.url.partition("@")
+    return f"{user}:{quote(password, safe='')}{at_sign}{remainder}"
 
 
 def check_database_url(url: str) -> None:

@@ -116,9 +116,9 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
         repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
     )
     if detail["type"] == "extra_forbidden" and owner is not None:
-        known = [info.alias or name for name, info in owner.model_fields.items()]
+        known_keys = [info.alias or name for name, info in owner.model_fields.items()]
         current = RENAMED_KEYS.get(str(location[0]), {}).get(str(location[-1])) if len(location) == 2 else None
-        message = f"is unknown; known: {', '.join(known)}.{_suggestion(str(location[-1]), known)}"
+        message = f"is unknown; known: {', '.join(known_keys)}.{_suggestion(str(location[-1]), known_keys)}"
         message = f"is called `{current}`" if current else message
     elif detail["type"] == "literal_error":
         expected = str(detail.get("ctx", {}).get("expected", ""))
@@ -184,6 +184,6 @@ def _by_tag(annotation: Any, part: str | int) -> type[BaseModel] | None:
     return None
 
 
-def _suggestion(word: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
+def _suggestion(word: str, candidates: list[str]) -> str:
+    close = difflib.get_close_matches(word, candidates, n=1)
     return f' Did you mean "{close[0]}"?' if close else ""

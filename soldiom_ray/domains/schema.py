@@ -237,8 +237,8 @@ class Recipe(Record):
             "register": ("train", self.register_, self.train or self.run),
             "deploy": ("register", self.deploy, self.register_ or self.version),
         }
-        for stage, (before, declared, given) in needs.items():
-            if declared is not None and not given:
+        for stage, (before, declared, available) in needs.items():
+            if declared is not None and not available:
                 raise ValueError(f"`{stage}` needs `{before}` before it (or the id of what it makes)")
         if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:
             raise ValueError("no stage is named; known: collect, prepare, embed, train, evaluate, register, deploy")

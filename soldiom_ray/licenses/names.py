@@ -96,8 +96,8 @@ def from_name(name: str) -> str:
         if match:
             return spdx.format("", *match.groups())
     parts = re.split(r"\s*(?:/|,| or | and )\s*", text)
-    if len(parts) > 1 and all(known := [from_name(part) for part in parts]):
-        return (" OR " if " or " in text.lower() or "/" in text else " AND ").join(known)
+    if len(parts) > 1 and all(part_names := [from_name(part) for part in parts]):
+        return (" OR " if " or " in text.lower() or "/" in text else " AND ").join(part_names)
     return ""
 
 

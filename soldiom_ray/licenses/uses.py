@@ -97,10 +97,10 @@ def verdict(license: str, declared: Policy) -> Ruling:  # noqa: A002
 
 
 @lru_cache(4096)
-def _rule(license: str, use: str, named: tuple[tuple[str, Verdict], ...]) -> Ruling:  # noqa: A002
-    lists = dict(named)
+def _rule(license: str, use: str, listed: tuple[tuple[str, Verdict], ...]) -> Ruling:  # noqa: A002
+    lists = dict(listed)
     if not license:
-        return (listed, f"no licence found: listed as {listed}") if (listed := lists.get(UNKNOWN)) else _NOTHING
+        return (decision, f"no licence found: listed as {decision}") if (decision := lists.get(UNKNOWN)) else _NOTHING
     import license_expression
 
     try:
@@ -144,10 +144,10 @@ def _rule_on_expression(node: Any, use: str, lists: Mapping[str, Verdict]) -> Ru
         rulings = [_rule_on_expression(part, use, lists) for part in arguments]
         choose = max if str(getattr(node, "operator", "")).strip().upper() in ("OR", "|") else min
         return choose(rulings, key=lambda ruling: RANK[ruling[0]])
-    whole = str(node).strip()
-    bare = whole.partition(" WITH ")[0].strip()
+    full_name = str(node).strip()
+    bare = full_name.partition(" WITH ")[0].strip()
     name = ALIASES.get(bare, bare)
-    for spelling in (whole, name):
+    for spelling in (full_name, name):
         if listed_verdict := lists.get(spelling):
             return listed_verdict, f"{spelling}: listed as {listed_verdict}"
     return _rule_on_license(name, use)

@@ -38,7 +38,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
             _read_stream(name, data, members, options)
     if not members.texts:
         raise _why_empty(members)
-    metadata = {"members": members.read}
+    metadata = {"members": members.parsed}
     return members.with_skipped(replace(text, metadata=metadata | text.metadata) for text in members.texts)
 
 

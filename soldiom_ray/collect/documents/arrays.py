@@ -44,9 +44,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         arrays = [_read_header(archive, member) for member in archive.infolist()]
         images = [array for array in arrays if _has_part(array.name, _IMAGES) and _is_of_pictures(array)]
         if not images:
-            known = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in arrays)
+            descriptions = ", ".join(f"{array.name} {array.dtype} {array.shape}" for array in arrays)
             raise SkippedError(
-                "unsupported", f"no array of pictures (8 bits, N x height x width) in it; it holds {known}"
+                "unsupported", f"no array of pictures (8 bits, N x height x width) in it; it holds {descriptions}"
             )
         if (count := sum(array.shape[0] for array in images)) > MAX_PICTURES:
             raise SkippedError("too_large", f"holds {count} pictures, more than {MAX_PICTURES}")

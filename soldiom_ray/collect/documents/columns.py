@@ -217,10 +217,10 @@ def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[
     """{"fields": ...}, the fields of a record that are not part of its text; {} when there are none or they are
     long."""
     used = {columns[role] for role in (*_text_roles(tuple(columns)), "rejected") if role in columns}
-    rest = {name: value for name, value in record.items() if name not in used and value is not None and value != ""}
-    if not rest or sum(len(name) + len(plain(value)) for name, value in rest.items()) > MAX_FIELDS_CHARACTERS:
+    others = {name: value for name, value in record.items() if name not in used and value is not None and value != ""}
+    if not others or sum(len(name) + len(plain(value)) for name, value in others.items()) > MAX_FIELDS_CHARACTERS:
         return {}
-    return {"fields": rest}
+    return {"fields": others}
 
 
 @lru_cache(maxsize=256)

@@ -29,14 +29,14 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         if not data.startswith(b"From "):
             return _message_texts(data, "", options)
         texts: list[ParsedText] = []
-        bad = 0
+        failed = 0
         for number, source in enumerate(_messages(data), 1):
             try:
                 texts += _message_texts(source, f"message {number}", options)
             except SkippedError:
-                bad += 1
-    if bad and texts:
-        texts[0].metadata["bad_messages"] = bad
+                failed += 1
+    if failed and texts:
+        texts[0].metadata["bad_messages"] = failed
     return texts
 
 
@@ -60,7 +60,7 @@ def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[Pars
     members = Members()
     for number, attachment in enumerate(attachments, 1):
         _add_attachment(attachment, number, members, options)
-    text = "\n\n".join(piece for piece in (headers.get("subject", ""), body) if piece)
+    text = "\n\n".join(section for section in (headers.get("subject", ""), body) if section)
     texts = [ParsedText(text, part, headers)] if text else []
     prefix = f"{part} " if part else ""
     attachment_texts = [ParsedText(t.text, f"{prefix}{t.part}", t.metadata, t.attachments) for t in members.texts]

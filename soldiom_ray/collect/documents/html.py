@@ -16,9 +16,9 @@ _BLOCKS = {
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The page's text; headings and list items marked as in Markdown."""
-    read = declared_text(data, _DECLARED.search(data[:4096]))
-    text, title = page_text(read.text)
-    return [ParsedText(text, metadata=({"title": title} if title else {}) | read.metadata)]
+    page_source = declared_text(data, _DECLARED.search(data[:4096]))
+    text, title = page_text(page_source.text)
+    return [ParsedText(text, metadata=({"title": title} if title else {}) | page_source.metadata)]
 
 
 def page_text(source: str) -> tuple[str, str]:

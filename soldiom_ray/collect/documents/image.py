@@ -127,7 +127,7 @@ def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) ->
     """The words of each page by OCR; confidence and unread pages are added to `metadata`."""
     from soldiom_ray.collect.documents import ocr
 
-    texts, confidences, bad = [], [], 0
+    texts, confidences, failed_frames = [], [], 0
     for number in range(min(frames, MAX_OCR_FRAMES)):
         try:
             if number:
@@ -136,7 +136,7 @@ def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) ->
             else:
                 frame = first
         except (SkippedError, EOFError, OSError, ValueError, SyntaxError):
-            bad += 1
+            failed_frames += 1
             continue
         reading = ocr.read_words(pixels_of(frame))
         texts.append(reading.text)
@@ -146,6 +146,6 @@ def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) ->
         metadata["ocr_confidence"] = round(sum(confidences) / len(confidences), 3)
     if frames > MAX_OCR_FRAMES:
         metadata["ocr_skipped_pages"] = frames - MAX_OCR_FRAMES
-    if bad:
-        metadata["bad_frames"] = bad
+    if failed_frames:
+        metadata["bad_frames"] = failed_frames
     return texts

@@ -13,19 +13,19 @@ from soldiom_ray.collect.text import SkippedError
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Records of a JSON array or of JSON Lines, or the one value of a JSON file."""
-    read = read_text(data)
-    metadata: dict[str, Any] = dict(read.metadata)
+    decoded = read_text(data)
+    metadata: dict[str, Any] = dict(decoded.metadata)
     try:
-        value = json.loads(read.text)
+        value = json.loads(decoded.text)
         values = value if isinstance(value, list) else [value]
     except RecursionError as error:
         raise SkippedError("damaged", "nested too deeply") from error
     except ValueError as error:
-        values, bad = _lines(read.text)
-        if not values or (bad and not name.lower().endswith((".jsonl", ".ndjson"))):
+        values, bad_lines = _lines(decoded.text)
+        if not values or (bad_lines and not name.lower().endswith((".jsonl", ".ndjson"))):
             raise SkippedError("damaged", f"not JSON ({_error_position(error)})") from error
-        if bad:
-            metadata["bad_lines"] = bad
+        if bad_lines:
+            metadata["bad_lines"] = bad_lines
     metadata |= {"records": len(values)} if len(values) > 1 else {}
     return record_texts(values, options.columns, metadata)
 
@@ -68,14 +68,14 @@ def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[dict[s
 
 
 def _lines(text: str) -> tuple[list[Any], int]:
-    values, bad = [], 0
+    values, bad_lines = [], 0
     for line in text.split("\n"):
         if line.strip():
             try:
                 values.append(json.loads(line))
             except (ValueError, RecursionError):
-                bad += 1
-    return values, bad
+                bad_lines += 1
+    return values, bad_lines
 
 
 def _pack_values(values: Sequence[Any], metadata: dict[str, Any]) -> list[ParsedText]:

@@ -65,7 +65,7 @@ class Members:
 
     texts: list[ParsedText] = field(default_factory=list)
     skipped: list[tuple[str, str, str]] = field(default_factory=list)
-    read: int = 0
+    parsed: int = 0
 
     def add(self, name: str, data: bytes, options: ParseOptions) -> None:
         """Parse one member; its texts are named after it."""
@@ -87,7 +87,7 @@ class Members:
             except Exception as error:  # a parser that stumbles costs one member
                 self.skip(name, SkippedError("crashed", type(error).__name__))
             else:
-                self.read += 1
+                self.parsed += 1
                 ending = PurePosixPath(name).suffix.lower()
                 self.texts += [
                     replace(

@@ -86,7 +86,9 @@ def _open(data: bytes) -> _Container:
         container = _Container(data, 1 << shift, ())
         container.table = _table(container)
         directory = container.content(struct.unpack_from("<I", data, 48)[0])
-        container.entries = [_entry(directory, at) for at in range(0, len(directory) - _ENTRY_BYTES + 1, _ENTRY_BYTES)]
+        container.entries = [
+            _entry(directory, offset) for offset in range(0, len(directory) - _ENTRY_BYTES + 1, _ENTRY_BYTES)
+        ]
     except struct.error as error:
         raise SkippedError("damaged", "an old Office file that is cut off") from error
     return container
@@ -129,12 +131,12 @@ def _numbers(content: bytes) -> tuple[int, ...]:
     return struct.unpack(f"<{len(content) // 4}I", content[: len(content) // 4 * 4])
 
 
-def _entry(directory: bytes, at: int) -> _Entry:
-    length = struct.unpack_from("<H", directory, at + 64)[0]
-    name = directory[at : at + min(length, 64)].decode("utf-16-le", "replace").rstrip("\0")
-    left, right, child = struct.unpack_from("<III", directory, at + 68)
-    start, size = struct.unpack_from("<II", directory, at + 116)
-    return _Entry(name, directory[at + 66], left, right, child, start, size)
+def _entry(directory: bytes, offset: int) -> _Entry:
+    length = struct.unpack_from("<H", directory, offset + 64)[0]
+    name = directory[offset : offset + min(length, 64)].decode("utf-16-le", "replace").rstrip("\0")
+    left, right, child = struct.unpack_from("<III", directory, offset + 68)
+    start, size = struct.unpack_from("<II", directory, offset + 116)
+    return _Entry(name, directory[offset + 66], left, right, child, start, size)
 
 
 def _root_names(entries: Sequence[_Entry]) -> set[str]:

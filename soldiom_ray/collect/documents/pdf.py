@@ -38,10 +38,10 @@ class _Pages:
     """Results, page by page."""
 
     texts: list[str] = field(default_factory=list)
-    bad: int = 0
+    failed: int = 0
     pictures: int = 0
     """Pages that show something but hold no text."""
-    read: list[int] = field(default_factory=list)
+    ocr_page_numbers: list[int] = field(default_factory=list)
     """Numbers, from 1, of the pages that OCR read."""
     confidences: list[float] = field(default_factory=list)
     skipped: int = 0
@@ -86,8 +86,10 @@ def _refusal(code: int, size: int) -> SkippedError:
 
 
 def _without_text(pages: _Pages, ocr: bool) -> SkippedError:
-    if pages.bad:
-        return SkippedError("damaged", f"{pages.bad} of {len(pages.texts)} pages do not open, the others hold no text")
+    if pages.failed:
+        return SkippedError(
+            "damaged", f"{pages.failed} of {len(pages.texts)} pages do not open, the others hold no text"
+        )
     if not pages.texts:
         return SkippedError("damaged", "a PDF without pages")
     if not pages.pictures:
@@ -97,7 +99,8 @@ def _without_text(pages: _Pages, ocr: bool) -> SkippedError:
             "no_text", f"{pages.pictures} pages are pictures without a text layer, and OCR is off (ocr)"
         )
     return SkippedError(
-        "no_text", f"{pages.pictures} pages are pictures, and OCR found no words on {len(pages.read)} of them"
+        "no_text",
+        f"{pages.pictures} pages are pictures, and OCR found no words on {len(pages.ocr_page_numbers)} of them",
     )
 
 
@@ -108,7 +111,7 @@ def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
     for number in range(count):
         page = pdfium.FPDF_LoadPage(document, number)
         if not page:
-            pages.bad += 1
+            pages.failed += 1
             pages.texts.append("")
             continue
         try:
@@ -128,11 +131,11 @@ def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
 def _ocr_text(pages: _Pages, page: Any, number: int, text: str) -> str:
     from soldiom_ray.collect.documents import ocr
 
-    if len(pages.read) == MAX_OCR_PAGES:
+    if len(pages.ocr_page_numbers) == MAX_OCR_PAGES:
         pages.skipped += 1
         return text
     result = ocr.read_words(_render(page))
-    pages.read.append(number + 1)
+    pages.ocr_page_numbers.append(number + 1)
     if result.text:
         pages.confidences.append(result.confidence)
     return result.text if len(result.text) > len(text) else text
@@ -277,9 +280,9 @@ def _metadata(document: Any, count: int, pages: _Pages) -> dict[str, Any]:
     form_type = pdfium.FPDF_GetFormType(document)
     confidence = [round(sum(pages.confidences) / len(pages.confidences), 3)] if pages.confidences else []
     values: dict[str, Any] = {
-        "bad_pages": pages.bad,
+        "bad_pages": pages.failed,
         "skipped_pages": max(0, count - MAX_PAGES),
-        "ocr_pages": pages.read,
+        "ocr_pages": pages.ocr_page_numbers,
         "ocr_confidence": confidence and confidence[0],
         "ocr_skipped_pages": pages.skipped,
         "form": {_NO_FORM: "", **dict.fromkeys(_XFA_FORMS, "xfa")}.get(form_type, "acroform"),

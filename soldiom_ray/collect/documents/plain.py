@@ -9,5 +9,5 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The file as it is; notebooks as code."""
     if name.lower().endswith(".ipynb"):
         return [ParsedText(notebook_text(data))]
-    read = read_text(data)
-    return [ParsedText(read.text, metadata=read.metadata)]
+    decoded = read_text(data)
+    return [ParsedText(decoded.text, metadata=decoded.metadata)]

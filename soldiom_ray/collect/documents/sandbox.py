@@ -173,8 +173,8 @@ def _read_reply(reply: dict[str, Any], blobs: bytes) -> _Reply:
     texts, offset = [], 0
     for text, part, metadata, attachment_sizes, image_bytes in reply["texts"]:
         attachments = []
-        for about, size in attachment_sizes:
-            attachments.append(Attachment(blobs[offset : offset + size], dict(about)))
+        for attachment_metadata, size in attachment_sizes:
+            attachments.append(Attachment(blobs[offset : offset + size], dict(attachment_metadata)))
             offset += size
         image = blobs[offset : offset + image_bytes] if image_bytes else None
         offset += image_bytes

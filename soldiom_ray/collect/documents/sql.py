@@ -72,15 +72,15 @@ class Dump:
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The rows of every table; a script that inserts none becomes one text."""
-    read = read_text(data)
-    dump = read_dump(read.text)
+    decoded = read_text(data)
+    dump = read_dump(decoded.text)
     if not dump.rows:
-        return [ParsedText(read.text, metadata=read.metadata)]
+        return [ParsedText(decoded.text, metadata=decoded.metadata)]
     tables = []
     for table, rows in dump.rows.items():
         names = header_names(dump.columns.get(table, []), max(map(len, rows)))
         tables.append(Table(table, names, rows))
-    metadata = read.metadata | {"tables": len(tables), "other_statements": dump.other_statements}
+    metadata = decoded.metadata | {"tables": len(tables), "other_statements": dump.other_statements}
     return tables_texts(tables, options.columns, metadata | ({"cut_off": True} if dump.cut_off else {}))
 
 
@@ -322,9 +322,9 @@ def _string(literal: str, mysql: bool) -> str:
     return _ESCAPE.sub(lambda match: _escape(match[1], _MYSQL_ESCAPES if mysql else _COPY_ESCAPES, mysql), inner)
 
 
-def _escape(sign: str, known: dict[str, str], mysql: bool) -> str:
-    if sign[0] in known:
-        return known[sign[0]] + sign[1:]
+def _escape(sign: str, escapes: dict[str, str], mysql: bool) -> str:
+    if sign[0] in escapes:
+        return escapes[sign[0]] + sign[1:]
     if mysql:
         return sign
     if len(sign) > 1 and sign[0] in "xu":

@@ -45,8 +45,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         connection.close()
     filled = [table for table in tables if table.rows]
     if not filled:
-        why = f"{failed} tables do not open" if failed else f"{len(names)} tables, none of them with a row"
-        raise SkippedError("damaged" if failed else "empty", why)
+        detail = f"{failed} tables do not open" if failed else f"{len(names)} tables, none of them with a row"
+        raise SkippedError("damaged" if failed else "empty", detail)
     metadata = {"tables": len(filled)} | ({"bad_tables": failed} if failed else {})
     return tables_texts(filled, options.columns, metadata)
 

@@ -26,8 +26,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         lines = [line for line in _lines(decoded.text, delimiter, faults) if any(cell.strip() for cell in line)]
     except csv.Error as error:
         if "field limit" in str(error):
-            why = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
-            raise SkippedError("too_large", why) from error
+            detail = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
+            raise SkippedError("too_large", detail) from error
         raise SkippedError("damaged", f"not a table: {error}") from error
     if len(lines) < 2:
         raise SkippedError("empty", "a header without rows")
@@ -49,8 +49,8 @@ def _lines(text: str, delimiter: str, faults: dict[str, int]) -> Iterator[list[s
             return
         if line and line[-1].endswith(_END):
             faults["unclosed_quotes"] = 1
-            rest = itertools.islice(io.StringIO(text, newline=""), lines_read, None)
-            yield from csv.reader(rest, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            remaining_lines = itertools.islice(io.StringIO(text, newline=""), lines_read, None)
+            yield from csv.reader(remaining_lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
             return
         lines_read = reader.line_num
         yield line
