@@ -17,7 +17,7 @@ from stand_in import HubRepository, StandIn
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.huggingface import api
-from soldiom_ray.collect.huggingface.metadata import license_of, read_listed
+from soldiom_ray.collect.huggingface.metadata import license_of, read_entry
 from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
 from soldiom_ray.domains.sources import HuggingfaceSource
 from soldiom_ray.errors import InputError, UnavailableError
@@ -212,7 +212,7 @@ def test_entries_that_are_no_repositories_are_counted_and_hurt_nobody(server: St
     )
     _, manifest = fetch(server, tmp_path, limit=3)
     assert manifest.details["outcomes"]["damaged"] == 2 and manifest.counts["documents"] == 3
-    assert read_listed({"id": "a/b", "sha": "0" * 40, "downloads": 1e400, "likes": True}, "").downloads == 0
+    assert read_entry({"id": "a/b", "sha": "0" * 40, "downloads": 1e400, "likes": True}, "").downloads == 0
 
 
 def test_faults_of_the_hub_are_asked_again_and_then_told(server: StandIn, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.huggingface.api import HubApi, open_hub
 from soldiom_ray.collect.huggingface.cards import CARDS_PER_TASK, ReadCards
-from soldiom_ray.collect.huggingface.metadata import Listed, read_listed
+from soldiom_ray.collect.huggingface.metadata import ListedRepository, read_entry
 from soldiom_ray.collect.huggingface.window_limiter import WindowLimiter
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
 from soldiom_ray.collect.text import SkippedError
@@ -47,14 +47,14 @@ class HuggingfacePlan:
     declared: HuggingfaceSource
     settings: Settings
     collected_at: datetime
-    chosen: tuple[Listed, ...]
+    chosen: tuple[ListedRepository, ...]
     result: TaskResult
     limits: WindowLimiter
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        listed = sorted((one.id, one.sha, one.gated) for one in self.chosen)
-        digest = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+        commits = sorted((repository.id, repository.sha, repository.gated) for repository in self.chosen)
+        digest = hashlib.sha256(json.dumps(commits).encode()).hexdigest()
         return {"endpoint": self.settings.hf_endpoint, "listed": digest, "code": CODE}
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
@@ -73,10 +73,10 @@ def plan(declared: HuggingfaceSource, context: Context, collected_at: datetime) 
     result = TaskResult()
     listing = Listing(api, declared, result, lambda count: context.report(0.0, f"{count} {declared.kind} listed"))
     try:
-        found = listing.read()
+        repositories = listing.read()
     except SkippedError as skipped:
         raise _refused(api, skipped) from skipped
-    chosen = sorted(found.values(), key=lambda one: (-getattr(one, declared.order), one.id))
+    chosen = sorted(repositories.values(), key=lambda repository: (-getattr(repository, declared.order), repository.id))
     result.facts[f"{declared.kind}_found"] = len(chosen)
     chosen = chosen[: declared.limit]
     return HuggingfacePlan(declared, context.settings, collected_at, tuple(chosen), result, api.limits)
@@ -84,86 +84,88 @@ def plan(declared: HuggingfaceSource, context: Context, collected_at: datetime) 
 
 @dataclass
 class Listing:
-    """Pages through the repositories that pass the filters and stops early; what was left out is counted once."""
+    """Pages through the repositories that pass the filters and stops early; what is skipped is counted once."""
 
     api: HubApi
     declared: HuggingfaceSource
     result: TaskResult
     report: Callable[[int], None]
-    left_out: set[str] = field(default_factory=set)
+    skipped_names: set[str] = field(default_factory=set)
 
-    def read(self) -> dict[str, Listed]:
+    def read(self) -> dict[str, ListedRepository]:
         """By the Hub's key, of all pairs of task and library."""
-        found: dict[str, Listed] = {}
+        repositories: dict[str, ListedRepository] = {}
         for task in self.declared.tasks or (None,):
             for library in self.declared.libraries or (None,):
                 for _ in range(MAX_PASSES):
                     before = self.result.facts["listing_repeats"]
-                    new = self._one_pass(task, library, found)
+                    new = self._pass(task, library, repositories)
                     # A repository met twice in one pass says that the order moved, so another may have been missed.
                     if not new or self.result.facts["listing_repeats"] == before:
                         break
-        return found
+        return repositories
 
-    def _one_pass(self, task: str | None, library: str | None, found: dict[str, Listed]) -> int:
+    def _pass(self, task: str | None, library: str | None, repositories: dict[str, ListedRepository]) -> int:
         """How many repositories were new."""
         path, parameters = f"/api/{self.declared.kind}", _parameters(self.declared, task, library)
         query = " ".join([f"task={task}"] * bool(task) + [f"library={library}"] * bool(library))
-        met: set[str] = set()
+        seen: set[str] = set()
         tail: deque[dict[str, Any]] = deque(maxlen=TAIL_PAGES)
-        before, taken = len(found), 0
-        for asked, entries in self.api.pages(path, parameters):
-            tail.append(asked)
-            passed, ended = self._page(entries, query, found, met)
+        before, taken = len(repositories), 0
+        for page_parameters, entries in self.api.pages(path, parameters):
+            tail.append(page_parameters)
+            passed, ended = self._page(entries, query, repositories, seen)
             taken += passed
-            self.report(len(found))
+            self.report(len(repositories))
             if ended or (self.declared.limit is not None and taken >= self.declared.limit):
                 break
-        for asked in tail if len(tail) > 1 else ():
-            entries, _ = self.api.json(path, asked)
-            self._page(entries if isinstance(entries, list) else [], query, found, set())
-        return len(found) - before
+        for page_parameters in tail if len(tail) > 1 else ():
+            entries, _ = self.api.json(path, page_parameters)
+            self._page(entries if isinstance(entries, list) else [], query, repositories, set())
+        return len(repositories) - before
 
-    def _page(self, entries: list[Any], query: str, found: dict[str, Listed], met: set[str]) -> tuple[int, bool]:
+    def _page(
+        self, entries: list[Any], query: str, repositories: dict[str, ListedRepository], seen: set[str]
+    ) -> tuple[int, bool]:
         """How many passed the filters, and whether the listing went below its threshold."""
         passed = 0
         for entry in entries:
             try:
-                one = read_listed(entry, query)
+                repository = read_entry(entry, query)
             except SkippedError as skipped:
                 self._skip(str(entry.get("_id") or entry.get("id")) if isinstance(entry, dict) else "", skipped)
                 continue
-            if one.key in met:
+            if repository.key in seen:
                 self.result.facts["listing_repeats"] += 1
                 continue
-            met.add(one.key)
-            if getattr(one, self.declared.order) <= getattr(self.declared, f"min_{self.declared.order}"):
+            seen.add(repository.key)
+            if getattr(repository, self.declared.order) <= getattr(self.declared, f"min_{self.declared.order}"):
                 return passed, True
-            if one.downloads <= self.declared.min_downloads or one.likes <= self.declared.min_likes:
-                if one.key not in self.left_out:
-                    self.left_out.add(one.key)
+            if repository.downloads <= self.declared.min_downloads or repository.likes <= self.declared.min_likes:
+                if repository.key not in self.skipped_names:
+                    self.skipped_names.add(repository.key)
                     self.result.facts["below_thresholds"] += 1
-            elif one.state:
-                self._skip(one.id, SkippedError(one.state))
+            elif repository.state:
+                self._skip(repository.id, SkippedError(repository.state))
             else:
-                found.setdefault(one.key, one)
+                repositories.setdefault(repository.key, repository)
                 passed += 1
         return passed, False
 
     def _skip(self, name: str, skipped: SkippedError) -> None:
-        if name not in self.left_out:
-            self.left_out.add(name)
+        if name not in self.skipped_names:
+            self.skipped_names.add(name)
             self.result.skip("huggingface", name[:200], "", skipped.reason, skipped.detail)
 
 
 def _parameters(declared: HuggingfaceSource, task: str | None, library: str | None) -> dict[str, Any]:
-    """The query of a listing, in the words of the Hub's API; highest first is its only order."""
+    """The query parameters of a listing; highest first is the Hub's only order."""
     models = declared.kind == "models"
-    asked: dict[str, Any] = {"sort": declared.order, "expand": list(_EXPAND_MODEL if models else _EXPAND_BOTH)}
+    parameters: dict[str, Any] = {"sort": declared.order, "expand": list(_EXPAND_MODEL if models else _EXPAND_BOTH)}
     if models:
-        return asked | ({"pipeline_tag": task} if task else {}) | ({"filter": [library]} if library else {})
+        return parameters | ({"pipeline_tag": task} if task else {}) | ({"filter": [library]} if library else {})
     filters = [f"task_categories:{task}"] * bool(task) + [f"library:{library}"] * bool(library)
-    return asked | ({"filter": filters} if filters else {})
+    return parameters | ({"filter": filters} if filters else {})
 
 
 def _refused(api: HubApi, skipped: SkippedError) -> InputError | UnavailableError:

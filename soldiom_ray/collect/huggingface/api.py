@@ -43,11 +43,11 @@ LIMIT_SECONDS = 60.0
 """What a 429 without a time means; doubled at each that follows, to at most the window of 300 s."""
 
 MAX_WAIT_SECONDS = 930.0
-"""Three windows of five minutes; who has to wait longer is told instead."""
+"""Three windows of five minutes; a longer wait is an error."""
 
 MAX_JSON_BYTES = 64 << 20
-TOLD_SECONDS = 3.0
-"""Shorter waits are not worth a word."""
+REPORTED_SECONDS = 3.0
+"""Shorter waits are not reported."""
 
 _CODES = {
     "GatedRepo": "gated",
@@ -63,7 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 class HubApi:
-    """Reads from the Hub, or a server that speaks its API. `report` hears of waits and may raise CancelledError."""
+    """Reads from the Hub, or a server that speaks its API. `report` gets the waits and may raise CancelledError."""
 
     def __init__(self, settings: Settings, limits: WindowLimiter, report: Callable[[str], None] | None = None) -> None:
         self.endpoint = settings.hf_endpoint.rstrip("/")
@@ -74,7 +74,7 @@ class HubApi:
         """Repositories that the Hub answered for under another name."""
 
     def json(self, path: str, parameters: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any] | None]:
-        """The value of a page, and the parameters of the next page. Raises as `_request`."""
+        """The JSON of a page, and the parameters of the next page. Raises as `_request`."""
 
         def read(response: Response) -> tuple[Any, dict[str, Any] | None]:
             try:
@@ -88,24 +88,24 @@ class HubApi:
         return self._request(path, read, parameters)
 
     def pages(self, path: str, parameters: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], list[Any]]]:
-        """(its parameters, its entries) of every page of a list, one request each time the next one is asked for."""
-        asked: dict[str, Any] | None = dict(parameters)
+        """(parameters, entries) of every page of a list, requested as they are iterated. Raises as `_request`."""
+        following: dict[str, Any] | None = dict(parameters)
         seen: set[str] = set()
-        while asked is not None and (mark := json.dumps(asked, sort_keys=True)) not in seen:
-            seen.add(mark)
-            value, following = self.json(path, asked)
+        while following is not None and (digest := json.dumps(following, sort_keys=True)) not in seen:
+            seen.add(digest)
+            page_parameters = following
+            value, following = self.json(path, page_parameters)
             if not isinstance(value, list):
                 raise SkippedError("unavailable", "the Hub answered something else than a list")
-            yield asked, value
-            asked = following
+            yield page_parameters, value
 
     def small_file(self, path: str, max_bytes: int) -> bytes:
-        """A whole file. Raises SkippedError `too_large` besides."""
+        """A whole file. Raises as `_request`, and SkippedError `too_large`."""
         return self._request(path, lambda response: response.body(max_bytes))
 
     def part(self, path: str, first: int, count: int) -> bytes:
         """`count` bytes of a file from `first` on, fewer at its end. Of a server that sends the whole file no more is
-        read than these."""
+        read than these. Raises as `_request`."""
 
         def read(response: Response) -> bytes:
             start = _range_start(response) if response.status == 206 else 0
@@ -123,12 +123,12 @@ class HubApi:
         return self._request(path, read, headers=lambda: part_headers, deadline=download_deadline)
 
     def download(self, path: str, target: Path, size_bytes: int) -> None:
-        """Fill `target` up to `size_bytes`; what lies there already is not fetched again. Raises SkippedError
-        `wrong_hash` when the server sends more than that."""
+        """Fill `target` up to `size_bytes`; what it holds already is not fetched again. Raises as `_request`,
+        and SkippedError `wrong_hash` when the server sends more than that."""
 
         def headers() -> dict[str, str]:
-            have = target.stat().st_size if target.exists() else 0
-            return {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+            size = target.stat().st_size if target.exists() else 0
+            return {"Accept-Encoding": "identity"} | ({"Range": f"bytes={size}-"} if size else {})
 
         if target.exists() and target.stat().st_size > size_bytes:
             target.unlink()
@@ -213,12 +213,12 @@ class HubApi:
             self.moved[old] = new
 
     def _wait_for(self, bucket: str) -> None:
-        """Until a request may go; the wait is bounded and told. Another host's requests (a CDN's) need none."""
+        """Wait until a request may go; the wait is bounded and reported. Requests to other hosts (a CDN) need none."""
         waited = 0.0
         while (seconds := self.limits.acquire(bucket)) > 0:
             if waited + seconds > MAX_WAIT_SECONDS:
                 raise self._too_long(seconds)
-            if seconds > TOLD_SECONDS:
+            if seconds > REPORTED_SECONDS:
                 self.report(f"the Hugging Face Hub's limit for {bucket}: {seconds:.0f} s to wait")
             pause = min(seconds, 5.0)
             time.sleep(pause)
@@ -240,7 +240,7 @@ class HubApi:
 
 
 def open_hub(settings: Settings, report: Callable[[str], None] | None = None) -> HubApi:
-    """The Hub of these settings, with what all workers know of its limits."""
+    """The Hub of these settings, with the limiter that all workers share."""
     return HubApi(settings, open_limits(settings), report)
 
 
@@ -292,10 +292,10 @@ def _limit_seconds(headers: Mapping[str, str]) -> float | None:
 
 
 def _repository_in(url: str) -> str:
-    found = re.search(
+    match = re.search(
         r"/(?:api/models/|api/datasets/|datasets/)?([^/]+(?:/[^/]+)?)/(?:resolve|tree)/", urlsplit(url).path
     )
-    return found[1] if found else ""
+    return match[1] if match else ""
 
 
 def _range_start(response: Response) -> int:

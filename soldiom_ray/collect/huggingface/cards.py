@@ -10,9 +10,9 @@ from typing import Any
 
 from soldiom_ray.collect.huggingface.api import HubApi, open_hub
 from soldiom_ray.collect.huggingface.data import DataReader
-from soldiom_ray.collect.huggingface.hub_files import HubFolder, Record
-from soldiom_ray.collect.huggingface.metadata import Listed
-from soldiom_ray.collect.huggingface.weights import count_parameters, keep_weights
+from soldiom_ray.collect.huggingface.hub_files import CommitRecord, HubFolder
+from soldiom_ray.collect.huggingface.metadata import ListedRepository
+from soldiom_ray.collect.huggingface.weights import count_parameters, store_weights
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError, decode
 from soldiom_ray.domains.sources import HuggingfaceSource
@@ -23,7 +23,7 @@ from soldiom_ray.storage import Storage, open_storage
 CARDS_PER_TASK = 20
 MAX_CARD_BYTES = 4 << 20
 WITHOUT_CARD = ("gated", "no_card", "empty", "too_large", "undecodable", "binary")
-"""Outcomes of a card after which the repository still makes a document, of its metadata."""
+"""Reasons for a missing card with which the repository still makes a document, of its metadata."""
 
 _LIBRARIES: dict[str, Framework] = {
     "transformers": "pytorch", "pytorch": "pytorch", "peft": "pytorch", "diffusers": "pytorch", "timm": "pytorch",
@@ -33,9 +33,9 @@ _LIBRARIES: dict[str, Framework] = {
 
 @dataclass(frozen=True)
 class ReadCards:
-    """A task: some repositories. What is kept under a commit is never fetched twice."""
+    """A task: some repositories. What is stored of a commit is never fetched twice."""
 
-    listed: tuple[Listed, ...]
+    repositories: tuple[ListedRepository, ...]
     declared: HuggingfaceSource
     settings: Settings
     collected_at: datetime
@@ -44,38 +44,38 @@ class ReadCards:
     def run(self) -> TaskResult:
         result = TaskResult()
         storage, api = open_storage(self.settings), open_hub(self.settings)
-        for one in self.listed:
-            self._one(one, api, storage, result)
+        for repository in self.repositories:
+            self._add_repository(repository, api, storage, result)
         return result
 
-    def _one(self, one: Listed, api: HubApi, storage: Storage, result: TaskResult) -> None:
-        record = Record(storage, self.declared.kind, one.id, one.sha, one.license).load()
+    def _add_repository(self, repository: ListedRepository, api: HubApi, storage: Storage, result: TaskResult) -> None:
+        record = CommitRecord(storage, self.declared.kind, repository.id, repository.sha, repository.license).load()
         folder = HubFolder(api, self.settings, record)
-        outcome, text, told = COLLECTED, "", json.loads(one.told)
+        outcome, text, metadata = COLLECTED, "", json.loads(repository.metadata)
         try:
-            text = self._card(one, folder)
+            text = self._card(repository, folder)
         except SkippedError as skipped:
             outcome = skipped.reason
             if outcome not in WITHOUT_CARD:
-                result.skip("huggingface", self._group(one), "README.md", outcome, skipped.detail)
+                result.skip("huggingface", self._group(repository), "README.md", outcome, skipped.detail)
                 return
-        if not one.gated:
-            if self.declared.kind == "models" and "parameters" not in told:
-                told |= self._parameters(one, api, record, result)
+        if not repository.gated:
+            if self.declared.kind == "models" and "parameters" not in metadata:
+                metadata |= self._parameters(repository, api, record, result)
             if self.declared.kind == "models" and self.declared.weights:
-                keep_weights(folder, one, result)
+                store_weights(folder, repository, result)
             if self.declared.kind == "datasets" and self.declared.data:
-                DataReader(folder, one, self.declared, self._rule(one), self.collected_at).read(result)
-        if one.id in api.moved:
+                DataReader(folder, repository, self.declared, self._rule(repository), self.collected_at).read(result)
+        if repository.id in api.moved:
             result.facts["renamed"] += 1
-            told["renamed_to"] = api.moved[one.id]
+            metadata["renamed_to"] = api.moved[repository.id]
         result.outcomes[outcome] += 1
-        result.documents.append(self._document(one, told, text, outcome))
+        result.documents.append(self._document(repository, metadata, text, outcome))
 
-    def _card(self, one: Listed, folder: HubFolder) -> str:
-        if one.gated:
+    def _card(self, repository: ListedRepository, folder: HubFolder) -> str:
+        if repository.gated:
             raise SkippedError("gated")
-        if one.files and "README.md" not in one.files:
+        if repository.files and "README.md" not in repository.files:
             raise SkippedError("no_card")
         try:
             return decode(folder.small_file("README.md", MAX_CARD_BYTES))
@@ -84,33 +84,37 @@ class ReadCards:
                 "no_card" if skipped.reason == "no_file" else skipped.reason, skipped.detail
             ) from skipped
 
-    def _parameters(self, one: Listed, api: HubApi, record: Record, result: TaskResult) -> dict[str, Any]:
-        """Counted once per commit."""
+    def _parameters(
+        self, repository: ListedRepository, api: HubApi, record: CommitRecord, result: TaskResult
+    ) -> dict[str, Any]:
+        """Parameter counts, read once per commit."""
         if "parameters" not in record.facts:
             try:
-                record.facts["parameters"] = count_parameters(api, one)
+                record.facts["parameters"] = count_parameters(api, repository)
             except SkippedError as skipped:
                 result.facts["parameters_unknown"] += 1
                 if skipped.reason == "unavailable":
                     return {}
                 record.facts["parameters"] = {}
-            if record.facts["parameters"] or any(name.endswith(".safetensors") for name in one.files):
+            if record.facts["parameters"] or any(name.endswith(".safetensors") for name in repository.files):
                 record.save()
-        found: dict[str, Any] = record.facts["parameters"]
-        return found
+        parameters: dict[str, Any] = record.facts["parameters"]
+        return parameters
 
-    def _document(self, one: Listed, told: dict[str, Any], text: str, outcome: str) -> Document:
-        body = without_front_matter(text) or f"# {one.id}\n\n" + "\n".join(
-            f"{name}: {value}" for name, value in sorted(told.items()) if name != "evaluation_results"
+    def _document(self, repository: ListedRepository, metadata: dict[str, Any], text: str, outcome: str) -> Document:
+        body = without_front_matter(text) or f"# {repository.id}\n\n" + "\n".join(
+            f"{name}: {value}" for name, value in sorted(metadata.items()) if name != "evaluation_results"
         )
         sha256 = hashlib.sha256((text or body).encode()).hexdigest()
-        url = f"{self.settings.hf_endpoint.rstrip('/')}/{self._group(one)}"
-        frameworks = [_LIBRARIES[name] for name in (str(told.get("library")), *one.tags) if name in _LIBRARIES]
+        url = f"{self.settings.hf_endpoint.rstrip('/')}/{self._group(repository)}"
+        frameworks = [
+            _LIBRARIES[name] for name in (str(metadata.get("library")), *repository.tags) if name in _LIBRARIES
+        ]
         about = {
-            "repository": one.id,
+            "repository": repository.id,
             "card": outcome == COLLECTED,
-            "gated": one.gated or False,
-            "tags": list(one.tags)[:100],
+            "gated": repository.gated or False,
+            "tags": list(repository.tags)[:100],
         }
         return Document(
             id=document_id("huggingface", url, sha256),
@@ -118,28 +122,28 @@ class ReadCards:
             source="huggingface",
             url=url,
             path="README.md",
-            group=self._group(one),
-            commit=one.sha,
+            group=self._group(repository),
+            commit=repository.sha,
             sha256=sha256,
-            license=one.license,
+            license=repository.license,
             kind="documentation",
             framework=frameworks[0] if frameworks else "none",
             language="markdown",
-            rule=self._rule(one),
+            rule=self._rule(repository),
             collected_at=self.collected_at,
-            metadata=json.dumps(told | about),
+            metadata=json.dumps(metadata | about),
         )
 
-    def _group(self, one: Listed) -> str:
-        return one.id if self.declared.kind == "models" else f"datasets/{one.id}"
+    def _group(self, repository: ListedRepository) -> str:
+        return repository.id if self.declared.kind == "models" else f"datasets/{repository.id}"
 
-    def _rule(self, one: Listed) -> str:
-        said = f"downloads>{self.declared.min_downloads} likes>{self.declared.min_likes}"
-        return f"huggingface {self.declared.kind} {said} {one.query}".strip()
+    def _rule(self, repository: ListedRepository) -> str:
+        thresholds = f"downloads>{self.declared.min_downloads} likes>{self.declared.min_likes}"
+        return f"huggingface {self.declared.kind} {thresholds} {repository.query}".strip()
 
 
 def without_front_matter(text: str) -> str:
     """A card's text without the YAML block at its head."""
     plain = text.replace("\r\n", "\n")
-    found = re.match(r"\s*---\n.*?\n---[ \t]*(?:\n|$)", plain, re.DOTALL)
-    return (plain[found.end() :] if found else plain).strip()
+    match = re.match(r"\s*---\n.*?\n---[ \t]*(?:\n|$)", plain, re.DOTALL)
+    return (plain[match.end() :] if match else plain).strip()

@@ -12,7 +12,7 @@ from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.huggingface.api import file_path
 from soldiom_ray.collect.huggingface.hub_files import HubFile, HubFolder
-from soldiom_ray.collect.huggingface.metadata import Listed
+from soldiom_ray.collect.huggingface.metadata import ListedRepository
 from soldiom_ray.collect.raw import raw_key
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
@@ -24,7 +24,7 @@ from soldiom_ray.storage import Storage
 CODE = 1
 ENDINGS = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 PACKED = (".gz", ".zst")
-_ABOUT = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "package.json"}
+_DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "package.json"}
 """What the datasets library writes beside the data."""
 
 _FACTS = ("ragged_rows", "bad_lines")
@@ -35,13 +35,13 @@ class DataReader:
     """Reads one dataset's files into documents that carry its licence."""
 
     folder: HubFolder
-    listed: Listed
+    listed: ListedRepository
     declared: HuggingfaceSource
     rule: str
     collected_at: datetime
 
     def read(self, result: TaskResult) -> None:
-        """Every data file within the limits, in the order of names; each ends in one outcome."""
+        """Every data file within the limits, in the order of names; each is counted under one outcome."""
         try:
             files = [file for file in self.folder.listing() if is_data(file.path)]
         except SkippedError as skipped:
@@ -49,26 +49,26 @@ class DataReader:
             return
         if not files:
             self._skip(result, "data", SkippedError("no_data", f"no file ends in {', '.join(ENDINGS)}"))
-        taken = 0
+        total_bytes = 0
         with Sandbox() as sandbox:
             for file in files:
                 try:
                     if file.size_bytes > self.declared.max_bytes:
                         raise SkippedError("too_large", f"{file.size_bytes} bytes, more than max_bytes")
-                    if taken + file.size_bytes > self.declared.max_repository_bytes:
+                    if total_bytes + file.size_bytes > self.declared.max_repository_bytes:
                         raise SkippedError("over_limit", "the files before it reach max_repository_bytes")
-                    taken += file.size_bytes
+                    total_bytes += file.size_bytes
                     _add(result, self._file(file, sandbox))
                 except SkippedError as skipped:
                     self._skip(result, file.path, skipped)
 
     def _file(self, file: HubFile, sandbox: Sandbox) -> TaskResult:
-        """What one file gives; kept, so that a run that goes on does not parse it again."""
-        sha256 = self.folder.keep(file)
+        """The result of one file, cached, so that a run that goes on does not parse it again."""
+        sha256 = self.folder.store(file)
         storage = self.folder.record.storage
-        kept = read_cached(storage, self._key(file))
-        if kept is not None:
-            return kept
+        cached = read_cached(storage, self._key(file))
+        if cached is not None:
+            return cached
         result = TaskResult()
         name = file.path.removesuffix(".gz").removesuffix(".zst")
         texts = sandbox.parse(name, self._bytes(file.path, storage, sha256))
@@ -85,34 +85,34 @@ class DataReader:
         stream = storage.read_stream(raw_key(sha256))
         ending = PurePosixPath(path.lower()).suffix
         pieces = _gunzipped(stream) if ending == ".gz" else _unzstd(b"".join(stream)) if ending == ".zst" else stream
-        found = bytearray()
+        data = bytearray()
         for piece in pieces:
-            found += piece
-            if len(found) > self.declared.max_bytes:
+            data += piece
+            if len(data) > self.declared.max_bytes:
                 raise SkippedError("too_large", "unpacks to more than max_bytes")
-        return bytes(found)
+        return bytes(data)
 
     def _document(self, path: str, sha256: str, parsed: ParsedText) -> Document:
-        place = file_path("datasets", self.listed.id, self.listed.sha, path)
+        path_at_commit = file_path("datasets", self.listed.id, self.listed.sha, path)
         fragment = f"#{parsed.part.replace(' ', '-')}" if parsed.part else ""
-        url = f"{self.folder.api.endpoint}{place}{fragment}"
-        own = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest() if parsed.part else sha256
-        told = {"repository": self.listed.id, "file_sha256": sha256, "part": parsed.part} | parsed.metadata
+        url = f"{self.folder.api.endpoint}{path_at_commit}{fragment}"
+        text_sha256 = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest() if parsed.part else sha256
+        metadata = {"repository": self.listed.id, "file_sha256": sha256, "part": parsed.part} | parsed.metadata
         return Document(
-            id=document_id("huggingface", url, own),
+            id=document_id("huggingface", url, text_sha256),
             text=parsed.text,
             source="huggingface",
             url=url,
             path=path,
             group=f"datasets/{self.listed.id}",
             commit=self.listed.sha,
-            sha256=own,
+            sha256=text_sha256,
             license=self.listed.license,
             kind="other",
             language="text",
             rule=self.rule,
             collected_at=self.collected_at,
-            metadata=json.dumps(told, default=str),
+            metadata=json.dumps(metadata, default=str),
         )
 
     def _key(self, file: HubFile) -> str:
@@ -130,7 +130,7 @@ def is_data(path: str) -> bool:
     hidden = any(part.startswith(".") for part in PurePosixPath(path).parts)
     for ending in PACKED:
         name = name.removesuffix(ending)
-    return name.endswith(ENDINGS) and name not in _ABOUT and not hidden
+    return name.endswith(ENDINGS) and name not in _DESCRIPTIONS and not hidden
 
 
 def _add(result: TaskResult, more: TaskResult) -> None:
@@ -142,19 +142,19 @@ def _add(result: TaskResult, more: TaskResult) -> None:
 
 def _gunzipped(stream: Iterator[bytes]) -> Iterator[bytes]:
     """In pieces of at most 1 MiB, so that a bomb is seen before it is unpacked. Several members are one file."""
-    unpacker, whole = zlib.decompressobj(wbits=31), False
+    unpacker, complete = zlib.decompressobj(wbits=31), False
     try:
         for chunk in stream:
             while chunk:
-                whole = False
+                complete = False
                 yield unpacker.decompress(chunk, 1 << 20)
                 chunk = unpacker.unconsumed_tail
                 if unpacker.eof:
                     chunk = unpacker.unused_data.lstrip(b"\0")
-                    unpacker, whole = zlib.decompressobj(wbits=31), True
+                    unpacker, complete = zlib.decompressobj(wbits=31), True
     except zlib.error as error:
         raise SkippedError("damaged", "not a gzip file") from error
-    if not whole:
+    if not complete:
         raise SkippedError("damaged", "a gzip file that was cut short")
 
 

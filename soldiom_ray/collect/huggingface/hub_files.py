@@ -1,7 +1,7 @@
-"""Files of one repository at one commit: listed, fetched with resume, checked by hash, kept once by content.
+"""Files of one repository at one commit: listed, fetched with resume, checked by hash, stored once by content.
 
-What is kept of a repository stands in a record, `raw/huggingface/<kind>/<id>/<commit>.json`; the bytes lie under their
-hash. So nothing of a commit is fetched twice, and a run that was killed goes on after the last whole file; inside a
+A record, `raw/huggingface/<kind>/<id>/<commit>.json`, names what is stored of a commit; the bytes lie under their hash.
+So nothing of a commit is fetched twice, and a run that was killed goes on after the last whole file; inside a
 file it goes on from a part below the home's run folder.
 """
 
@@ -40,8 +40,8 @@ class HubFile:
 
 
 @dataclass
-class Record:
-    """What is kept of one commit: files by name with hash and size, names known to be missing, and facts that were
+class CommitRecord:
+    """What is stored of one commit: files by name with hash and size, names known to be missing, and facts that were
     read from it."""
 
     storage: Storage
@@ -58,17 +58,17 @@ class Record:
     def key(self) -> str:
         return f"raw/huggingface/{self.kind}/{self.id}/{self.sha}.json"
 
-    def load(self) -> "Record":
-        """Take up what an earlier run kept."""
+    def load(self) -> "CommitRecord":
+        """Read what an earlier run stored."""
         if self.storage.exists(self.key):
-            told = json.loads(self.storage.read(self.key))
-            self.files, self.missing = told["files"], told["missing"]
-            self.listed, self.facts = told["listed"], told["facts"]
+            fields = json.loads(self.storage.read(self.key))
+            self.files, self.missing = fields["files"], fields["missing"]
+            self.listed, self.facts = fields["listed"], fields["facts"]
         return self
 
     def save(self) -> None:
-        """Write it down; the files it names lie in storage already."""
-        told = {
+        """Store the record; the files it names lie in storage already."""
+        fields = {
             "repository": self.id,
             "kind": self.kind,
             "commit": self.sha,
@@ -78,33 +78,33 @@ class Record:
             "listed": self.listed,
             "facts": self.facts,
         }
-        self.storage.write(self.key, json.dumps(told, indent=1).encode())
+        self.storage.write(self.key, json.dumps(fields, indent=1).encode())
 
     def bytes_of(self, name: str) -> bytes | None:
-        """A kept file, or None."""
-        kept = self.files.get(name)
-        key = raw_key(kept["sha256"]) if kept else ""
-        return self.storage.read(key) if kept and self.storage.exists(key) else None
+        """A stored file, or None."""
+        stored = self.files.get(name)
+        key = raw_key(stored["sha256"]) if stored else ""
+        return self.storage.read(key) if stored and self.storage.exists(key) else None
 
-    def keep_bytes(self, name: str, data: bytes) -> None:
-        """Keep a small file."""
+    def store_bytes(self, name: str, data: bytes) -> None:
+        """Store a small file."""
         self.files[name] = {"sha256": store_raw(self.storage, data), "size_bytes": len(data)}
         self.save()
 
 
 @dataclass(frozen=True)
 class HubFolder:
-    """One repository's files at one commit, and how they come here."""
+    """One repository's files at one commit, fetched into storage."""
 
     api: HubApi
     settings: Settings
-    record: Record
+    record: CommitRecord
 
     def small_file(self, name: str, max_bytes: int) -> bytes:
-        """A file of which no hash is known before. Raises SkippedError, `no_file` when it is not there."""
-        kept = self.record.bytes_of(name)
-        if kept is not None:
-            return kept
+        """A file whose hash is not listed. Raises what `HubApi` raises, and SkippedError `no_file`."""
+        stored = self.record.bytes_of(name)
+        if stored is not None:
+            return stored
         if name in self.record.missing:
             raise SkippedError("no_file")
         try:
@@ -114,37 +114,38 @@ class HubFolder:
                 self.record.missing.append(name)
                 self.record.save()
             raise
-        self.record.keep_bytes(name, data)
+        self.record.store_bytes(name, data)
         return data
 
     def listing(self) -> list[HubFile]:
-        """All files with their hashes, in the order of their names. Raises SkippedError."""
+        """All files with their hashes, in the order of their names. Raises what `HubApi` raises."""
         if "files" not in self.record.listed:
             path = f"/api/{self.record.kind}/{self.record.id}/tree/{self.record.sha}"
-            found = [
+            files = [
                 file
                 for _, entries in self.api.pages(path, {"recursive": "true"})
                 for entry in entries
                 if (file := _hub_file(entry))
             ]
-            self.record.listed["files"] = [asdict(file) for file in sorted(found, key=lambda file: file.path)]
+            self.record.listed["files"] = [asdict(file) for file in sorted(files, key=lambda file: file.path)]
             self.record.save()
-        return [HubFile(**told) for told in self.record.listed["files"]]
+        return [HubFile(**fields) for fields in self.record.listed["files"]]
 
-    def keep(self, file: HubFile) -> str:
-        """Have the file in storage, its bytes checked against the listed hash; its SHA-256. Fetched again once when
-        they differ. Raises SkippedError `wrong_hash` (nothing is kept then) or what `HubApi` raises."""
-        kept = self.record.files.get(file.path)
-        sha256 = str(kept["sha256"]) if kept else file.sha256
+    def store(self, file: HubFile) -> str:
+        """Fetch the file into storage unless it is there, its bytes checked against the listed hash; its SHA-256. It is
+        fetched again once when they differ. Raises what `HubApi` raises, and SkippedError `wrong_hash`, with nothing
+        stored."""
+        stored = self.record.files.get(file.path)
+        sha256 = str(stored["sha256"]) if stored else file.sha256
         if not sha256 or not self.record.storage.exists(raw_key(sha256)):
             sha256 = self._fetch(file)
-        if not kept:
+        if not stored:
             self.record.files[file.path] = {"sha256": sha256, "size_bytes": file.size_bytes}
             self.record.save()
         return sha256
 
     def _fetch(self, file: HubFile) -> str:
-        why = ""
+        detail = ""
         with _disk_errors(self.settings), _part(self.settings, file) as part:
             for _ in range(2):
                 try:
@@ -152,7 +153,7 @@ class HubFolder:
                 except SkippedError as skipped:
                     if skipped.reason != "wrong_hash":
                         raise
-                    why = skipped.detail
+                    detail = skipped.detail
                     continue
                 sha256, blob = _hashes(part)
                 if sha256 == file.sha256 if file.sha256 else blob == file.blob:
@@ -161,8 +162,8 @@ class HubFolder:
                     part.unlink()
                     return sha256
                 part.unlink()
-                why = f"{'sha256' if file.sha256 else 'git blob'} differs from the listed one, twice"
-        raise SkippedError("wrong_hash", why)
+                detail = f"{'sha256' if file.sha256 else 'git blob'} differs from the listed one, twice"
+        raise SkippedError("wrong_hash", detail)
 
     def _path(self, name: str) -> str:
         return file_path(self.record.kind, self.record.id, self.record.sha, name)
@@ -175,8 +176,8 @@ def _hub_file(entry: Any) -> HubFile | None:
     lfs = entry["lfs"] if isinstance(entry.get("lfs"), dict) else {}
     size, blob, sha256 = lfs.get("size", entry.get("size")), str(entry.get("oid") or ""), str(lfs.get("oid") or "")
     sha256 = sha256.removeprefix("sha256:").lower()
-    named = len(sha256) == 64 if lfs else len(blob) == 40
-    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not named or not entry["path"].strip("/"):
+    has_hash = len(sha256) == 64 if lfs else len(blob) == 40
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not has_hash or not entry["path"].strip("/"):
         return None
     if not set(sha256 + blob) <= set("0123456789abcdef"):
         return None
@@ -198,7 +199,7 @@ def _disk_errors(settings: Settings) -> Iterator[None]:
 
 @contextmanager
 def _part(settings: Settings, file: HubFile) -> Iterator[Path]:
-    """Where a file grows. Who finds another at work on the same one takes a place of his own."""
+    """Where a file grows. While another process fetches the same file, this one gets a folder of its own."""
     folder = settings.run_folder / "downloads"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     _remove_old(folder)
@@ -207,8 +208,8 @@ def _part(settings: Settings, file: HubFile) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            with tempfile.TemporaryDirectory(prefix="soldiom-", dir=folder) as own:
-                yield Path(own) / "part"
+            with tempfile.TemporaryDirectory(prefix="soldiom-", dir=folder) as own_folder:
+                yield Path(own_folder) / "part"
             return
         yield shared
         if not shared.exists():

@@ -12,7 +12,7 @@ from soldiom_ray import licenses
 from soldiom_ray.collect.text import SkippedError
 
 MAX_RESULTS = 200
-"""Evaluation results kept per repository; cards of leaderboards hold thousands."""
+"""Evaluation results taken per repository; cards of leaderboards hold thousands."""
 
 MAX_ITEMS, MAX_CHARACTERS = 100, 2000
 _ID = re.compile(r"[A-Za-z0-9_][\w.-]{0,95}(?:/[A-Za-z0-9_][\w.-]{0,95})?", re.ASCII)
@@ -36,9 +36,9 @@ _LINKS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class ListedRepository:
     """A repository of the listing. `key` stays the same when it is renamed; `gated` is "", "auto" or "manual"; `state`
-    is "", "private" or "disabled"; `told` is JSON of what the Hub says about it."""
+    is "", "private" or "disabled"; `metadata` is JSON of what the Hub has on it."""
 
     key: str
     id: str
@@ -50,12 +50,12 @@ class Listed:
     files: tuple[str, ...]
     tags: tuple[str, ...]
     license: str
-    own_code: bool
-    told: str
+    custom_code: bool
+    metadata: str
     query: str
 
 
-def read_listed(entry: Any, query: str) -> Listed:
+def read_entry(entry: Any, query: str) -> ListedRepository:
     """One entry of a listing. Raises SkippedError `damaged` for one without a usable name or commit."""
     fields = _mapping(entry)
     name, sha = str(fields.get("id") or ""), str(fields.get("sha") or "")
@@ -67,7 +67,7 @@ def read_listed(entry: Any, query: str) -> Listed:
     tags = tuple(tag for tag in _sequence(fields.get("tags")) if isinstance(tag, str))
     siblings = (_mapping(file).get("rfilename") for file in _sequence(fields.get("siblings")))
     gated = fields.get("gated")
-    return Listed(
+    return ListedRepository(
         key=str(fields.get("_id") or name),
         id=name,
         sha=sha,
@@ -78,34 +78,36 @@ def read_listed(entry: Any, query: str) -> Listed:
         files=tuple(file for file in siblings if isinstance(file, str)),
         tags=tags,
         license=license_of(card, tags),
-        own_code="custom_code" in tags or "auto_map" in config,
-        told=json.dumps(_told(fields, card, config), default=str),
+        custom_code="custom_code" in tags or "auto_map" in config,
+        metadata=json.dumps(_hub_metadata(fields, card, config), default=str),
         query=query,
     )
 
 
 def license_of(card: Mapping[str, Any], tags: Sequence[str] = ()) -> str:
     """The SPDX expression of a card: its `license` (one or several), by `license_name` or `license_link` where that
-    says "other", else the licence tag. What SPDX does not know becomes a LicenseRef; "" when nothing is told."""
+    says "other", else the licence tag. What SPDX does not know becomes a LicenseRef; "" when there is nothing."""
     declared = card.get("license") or [tag.removeprefix("license:") for tag in tags if tag.startswith("license:")]
     names = [str(name).strip() for name in (declared if isinstance(declared, list) else [declared]) if name]
-    own, link = str(card.get("license_name") or "").strip(), str(card.get("license_link") or "").strip()
-    if not names and own:
+    own_name, link = str(card.get("license_name") or "").strip(), str(card.get("license_link") or "").strip()
+    if not names and own_name:
         names = ["other"]
-    return licenses.combine(_named(own, link) if name.lower() == "other" else _named(name, "") for name in names)
+    return licenses.combine(
+        _license_by_name(own_name, link) if name.lower() == "other" else _license_by_name(name, "") for name in names
+    )
 
 
 def evaluation_results(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures of a repository: those of its `model-index` (the author's claims) and the Hub's `evalResults`."""
     index = entry.get("model-index") or _mapping(entry.get("cardData")).get("model-index")
-    found = [*_index_results(index), *_hub_results(entry.get("evalResults"))]
-    return [{name: value for name, value in one.items() if value not in (None, "")} for one in found[:MAX_RESULTS]]
+    results = [*_index_results(index), *_hub_results(entry.get("evalResults"))][:MAX_RESULTS]
+    return [{name: value for name, value in result.items() if value not in (None, "")} for result in results]
 
 
-def _told(fields: Mapping[str, Any], card: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+def _hub_metadata(fields: Mapping[str, Any], card: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
     safetensors = _mapping(fields.get("safetensors"))
     from_card = ("language", "datasets", "base_model", "task_categories", "task_ids", "size_categories", "pretty_name")
-    told = {
+    metadata = {
         "downloads": _whole(fields.get("downloads")),
         "downloads_all_time": fields.get("downloadsAllTime"),
         "likes": _whole(fields.get("likes")),
@@ -120,22 +122,22 @@ def _told(fields: Mapping[str, Any], card: Mapping[str, Any], config: Mapping[st
         "license_name": card.get("license_name"),
         "license_link": card.get("license_link"),
     } | {name: card.get(name) for name in from_card}
-    short = {key: _shortened(value) for key, value in told.items()}
+    short = {key: _shortened(value) for key, value in metadata.items()}
     return {key: value for key, value in short.items() if value not in (None, [], {}, "")}
 
 
-def _named(name: str, link: str) -> str:
+def _license_by_name(name: str, link: str) -> str:
     """One licence by its name, else its link, else a LicenseRef made from the name."""
     lower = name.lower()
     if lower in ("unknown", "none", "unlicensed") or (not name and not link):
         return "" if name else "LicenseRef-Other"
-    known = _HUB_LICENSES.get(lower) or licenses.from_name(name)
-    if known and known != "LicenseRef-Other":
-        return known
+    license_id = _HUB_LICENSES.get(lower) or licenses.from_name(name)
+    if license_id and license_id != "LicenseRef-Other":
+        return license_id
     for pattern, spdx in _LINKS:
-        found = re.search(pattern, link, re.IGNORECASE)
-        if found and (named := licenses.normalize(spdx.format(*(part.upper() for part in found.groups())))):
-            return named
+        match = re.search(pattern, link, re.IGNORECASE)
+        if match and (license_id := licenses.normalize(spdx.format(*(part.upper() for part in match.groups())))):
+            return license_id
     if re.search(r"non[-_ ]?commercial", lower):
         return "LicenseRef-NonCommercial"
     plain = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.")[:60]
@@ -189,8 +191,8 @@ def _shortened(value: Any, depth: int = 4) -> Any:
     if isinstance(value, str):
         return value[:MAX_CHARACTERS]
     if isinstance(value, list):
-        return [_shortened(one, depth - 1) for one in value[: 2 * MAX_ITEMS]] if depth else []
+        return [_shortened(item, depth - 1) for item in value[: 2 * MAX_ITEMS]] if depth else []
     if isinstance(value, dict):
         items = list(value.items())[:MAX_ITEMS]
-        return {str(key)[:MAX_ITEMS]: _shortened(one, depth - 1) for key, one in items} if depth else {}
+        return {str(key)[:MAX_ITEMS]: _shortened(item, depth - 1) for key, item in items} if depth else {}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""A model's weights: counted from the headers of its safetensors files, or kept when a user asks for them.
+"""A model's weights: counted from the headers of its safetensors files, or stored when a user asks for them.
 
 Only safetensors, JSON and tokenizer files are ever fetched; pickles and code are not, and a model that asks for code of
-its own is left out whole.
+its own is skipped whole.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from soldiom_ray.collect.huggingface.api import HubApi, file_path
 from soldiom_ray.collect.huggingface.hub_files import HubFile, HubFolder
-from soldiom_ray.collect.huggingface.metadata import Listed
+from soldiom_ray.collect.huggingface.metadata import ListedRepository
 from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.collect.text import SkippedError
 
@@ -31,9 +31,9 @@ _WEIGHT_FILES = re.compile(
 )
 
 
-def count_parameters(api: HubApi, listed: Listed) -> dict[str, Any]:
+def count_parameters(api: HubApi, listed: ListedRepository) -> dict[str, Any]:
     """`parameters` and `parameters_by_type` from the headers of the safetensors files; {} when there are none. Raises
-    SkippedError `damaged` for a header that is none."""
+    SkippedError `damaged` for a header that is not one."""
     files = _weight_names(listed.files)
     counts: Counter[str] = Counter()
     for name in files:
@@ -41,35 +41,35 @@ def count_parameters(api: HubApi, listed: Listed) -> dict[str, Any]:
     return {"parameters": sum(counts.values()), "parameters_by_type": dict(sorted(counts.items()))} if files else {}
 
 
-def keep_weights(folder: HubFolder, listed: Listed, result: TaskResult) -> None:
-    """Safetensors with configuration and tokenizer into storage, the configuration first. Each file that is left out is
-    counted by its own outcome, a model as a whole under the path `weights`."""
+def store_weights(folder: HubFolder, listed: ListedRepository, result: TaskResult) -> None:
+    """Safetensors with configuration and tokenizer into storage, the configuration first. Each file that is skipped is
+    counted by its own reason, a model as a whole under the path `weights`."""
     try:
         files = [file for file in folder.listing() if _WEIGHT_FILES.fullmatch(file.path)]
-        if listed.own_code:
+        if listed.custom_code:
             raise SkippedError("remote_code", "it asks for code of its own, which is never run")
         if not any(file.path.endswith(".safetensors") for file in files):
             raise SkippedError("not_safetensors", "no *.safetensors; other formats can run code and are not fetched")
     except SkippedError as skipped:
         result.skip("huggingface", listed.id, "weights", skipped.reason, skipped.detail)
         return
-    whole = True
-    for file in sorted(files, key=lambda one: (one.path.endswith(".safetensors"), one.path)):
+    complete = True
+    for file in sorted(files, key=lambda file: (file.path.endswith(".safetensors"), file.path)):
         try:
-            _keep(folder, file)
+            _store(folder, file)
         except SkippedError as skipped:
-            whole = False
-            where = "weights" if skipped.reason == "remote_code" else file.path
-            result.skip("huggingface", listed.id, where, skipped.reason, skipped.detail)
+            complete = False
+            path = "weights" if skipped.reason == "remote_code" else file.path
+            result.skip("huggingface", listed.id, path, skipped.reason, skipped.detail)
             if skipped.reason == "remote_code":
                 return
         else:
             result.facts["weights_bytes"] += file.size_bytes
-    result.facts["weights"] += whole
+    result.facts["weights"] += complete
 
 
-def _keep(folder: HubFolder, file: HubFile) -> None:
-    folder.keep(file)
+def _store(folder: HubFolder, file: HubFile) -> None:
+    folder.store(file)
     if file.path.endswith("config.json") and _asks_for_code(folder.record.bytes_of(file.path) or b""):
         raise SkippedError(
             "remote_code", f"{file.path.rpartition('/')[2]} asks for code of its own, which is never run"
@@ -78,17 +78,17 @@ def _keep(folder: HubFolder, file: HubFile) -> None:
 
 def _asks_for_code(data: bytes) -> bool:
     try:
-        waiting = [json.loads(data)]
+        values = [json.loads(data)]
     except (ValueError, RecursionError) as error:
         raise SkippedError("damaged", "a configuration that is not JSON") from error
-    while waiting:
-        value = waiting.pop()
+    while values:
+        value = values.pop()
         if isinstance(value, dict):
             if any(value.get(key) for key in _CODE_KEYS):
                 return True
-            waiting.extend(value.values())
+            values.extend(value.values())
         elif isinstance(value, list):
-            waiting.extend(value)
+            values.extend(value)
     return False
 
 
@@ -98,10 +98,10 @@ def _weight_names(files: tuple[str, ...]) -> list[str]:
     if "model.safetensors" in top:
         return ["model.safetensors"]
     shards = [name for name in top if re.fullmatch(r"model-\d+-of-\d+\.safetensors", name)]
-    found = shards or top
-    if len(found) > MAX_SHARDS:
-        raise SkippedError("damaged", f"{len(found)} shards")
-    return found
+    names = shards or top
+    if len(names) > MAX_SHARDS:
+        raise SkippedError("damaged", f"{len(names)} shards")
+    return names
 
 
 def _header(api: HubApi, path: str) -> dict[str, Any]:
