@@ -2,7 +2,7 @@
 
 The rows are read while the plan is made: only their content says whether an earlier collection is still good, since a
 row count or the newest key would miss changed rows. So every run reads the whole selection once, in one snapshot;
-what did not change is neither kept nor prepared a second time. A read that was interrupted begins anew.
+what did not change is neither stored nor prepared a second time. A read that was interrupted starts again.
 """
 
 import hashlib
@@ -32,12 +32,12 @@ CHUNK_DOCUMENTS = 500
 CHUNK_BYTES = 8 << 20
 """Rows of a table without a text column that make one document, as in files."""
 UNDATED = datetime.fromtimestamp(0, UTC)
-"""On kept documents, so that the same rows are the same bytes; a collection puts its own time there."""
+"""On stored documents, so that the same rows are the same bytes; a collection puts its own time there."""
 
 
 @dataclass(frozen=True)
 class ReadChunk:
-    """A task: the documents of one kept chunk of rows."""
+    """A task: the documents of one stored chunk of rows."""
 
     key: str
     settings: Settings
@@ -49,8 +49,8 @@ class ReadChunk:
         if result is None:
             raise InputError("Rows that were read are gone from storage.", remedy="run the collection again")
         del result.facts["reused"]
-        dated = [document.model_copy(update={"collected_at": self.collected_at}) for document in result.documents]
-        return TaskResult(dated, result.outcomes, result.facts, result.drops)
+        documents = [document.model_copy(update={"collected_at": self.collected_at}) for document in result.documents]
+        return TaskResult(documents, result.outcomes, result.facts, result.drops)
 
 
 @dataclass
@@ -71,7 +71,7 @@ class DatabasePlan:
 
 
 def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> DatabasePlan:
-    """Read everything that is declared. InputError or UnavailableError, without the password, when that fails."""
+    """Read everything that is declared. Raises InputError or UnavailableError, without the password."""
     address, password = read_database_url(declared.url)
     password = password or password_of(context.settings, context.tenant, address)
     query = checked_query(declared.query, address.backend) if declared.query else ""
@@ -99,31 +99,31 @@ def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> 
 
 @dataclass
 class Chunks:
-    """Keeps documents in storage, a bounded number at a time, under the hash of what they are."""
+    """Stores documents, a bounded number at a time, under the hash of their content."""
 
     storage: Storage
     keys: list[str] = field(default_factory=list)
-    waiting: TaskResult = field(default_factory=TaskResult)
+    pending: TaskResult = field(default_factory=TaskResult)
     size_bytes: int = 0
 
     def add(self, document: Document) -> None:
-        self.waiting.documents.append(document)
-        self.waiting.outcomes[COLLECTED] += 1
+        self.pending.documents.append(document)
+        self.pending.outcomes[COLLECTED] += 1
         self.size_bytes += len(document.text)
-        if len(self.waiting.documents) >= CHUNK_DOCUMENTS or self.size_bytes >= CHUNK_BYTES:
+        if len(self.pending.documents) >= CHUNK_DOCUMENTS or self.size_bytes >= CHUNK_BYTES:
             self.close()
 
     def close(self) -> None:
-        """Keep what is waiting."""
-        result = self.waiting
-        self.waiting, self.size_bytes = TaskResult(), 0
+        """Store what is pending."""
+        result = self.pending
+        self.pending, self.size_bytes = TaskResult(), 0
         if not (result.documents or result.outcomes or result.facts):
             return
         digest = hashlib.sha256()
         for document in result.documents:
             digest.update(document.model_dump_json().encode(errors="surrogatepass"))
-        told = [result.outcomes, result.facts, [drop.model_dump() for drop in result.drops]]
-        digest.update(json.dumps(told, sort_keys=True).encode())
+        summary = [result.outcomes, result.facts, [drop.model_dump() for drop in result.drops]]
+        digest.update(json.dumps(summary, sort_keys=True).encode())
         key = f"kept/database/{digest.hexdigest()}"
         if not self.storage.exists(f"{key}.json"):
             write_cached(self.storage, key, result)
@@ -137,21 +137,21 @@ def _read(
     chunks: Chunks,
     report: Callable[[float, str], None],
 ) -> list[SkippedError]:
-    """All rows of one selection. What is returned says why the wished columns do not fit it; it is then read without
-    them."""
+    """Read all rows of one selection. The errors returned say why the declared columns do not fit it; it is then read
+    without them."""
     refused: list[SkippedError] = []
     writer: RowWriter | None = None
-    count, place = 0, reader.address.public_url
+    count, location = 0, reader.address.public_url
     rows = reader.rows(selection)
     try:
         for names, values in rows:
             if declared.max_rows is not None and count >= declared.max_rows:
-                chunks.waiting.facts["more_rows"] += 1
+                chunks.pending.facts["more_rows"] += 1
                 break
             if writer is None:
                 roles, refused = _roles(names, declared)
                 group_by = declared.group_by if declared.group_by in names else ""
-                writer = RowWriter(place, selection, roles, group_by, declared.max_bytes, chunks)
+                writer = RowWriter(location, selection, roles, group_by, declared.max_bytes, chunks)
             writer.add(names, values)
             count += 1
             if count % 1000 == 0:
@@ -159,10 +159,10 @@ def _read(
     finally:
         rows.close()
     if writer is None:
-        chunks.waiting.skip("user", place, selection.name, "empty", "no rows")
+        chunks.pending.skip("user", location, selection.name, "empty", "no rows")
     else:
         writer.close()
-        chunks.waiting.facts["structured_files"] += 1
+        chunks.pending.facts["structured_files"] += 1
     chunks.close()
     return refused
 
@@ -170,8 +170,8 @@ def _read(
 def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[dict[str, str], list[SkippedError]]:
     refused: list[SkippedError] = []
     if declared.group_by and declared.group_by not in names:
-        listed = ", ".join(repr(name[:60]) for name in names[:40])
-        refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {listed}")]
+        columns = ", ".join(repr(name[:60]) for name in names[:40])
+        refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {columns}")]
     try:
         return choose_columns(names, declared.columns), refused
     except SkippedError as skipped:
@@ -182,7 +182,7 @@ def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[dict[str, st
 class RowWriter:
     """Rows of one selection become documents: one each where columns hold their text, else many to a document."""
 
-    place: str
+    location: str
     selection: Selection
     roles: dict[str, str]
     group_by: str
@@ -196,7 +196,7 @@ class RowWriter:
     def add(self, names: Sequence[str], values: Sequence[Any]) -> None:
         """One row. Rows without a text, and those that are too large, are counted."""
         self.number += 1
-        facts = self.chunks.waiting.facts
+        facts = self.chunks.pending.facts
         record = {name: _plain(value, facts) for name, value in zip(names, values, strict=True)}
         size = sum(len(value) if isinstance(value, str) else 8 for value in record.values())
         if size > self.max_bytes:
@@ -213,17 +213,17 @@ class RowWriter:
             return
         for role, column in self.roles.items():
             facts[f"column {role}={column}"] += 1
-        told = {"columns": self.roles, **record_metadata(record, self.roles)}
-        self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", told)
+        metadata = {"columns": self.roles, **record_metadata(record, self.roles)}
+        self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", metadata)
 
     def close(self) -> None:
-        """Write the rows that wait for company."""
+        """Write the pooled rows."""
         if self.pooled:
             first = self.number - len(self.pooled) + 1
-            told = {"rows": len(self.pooled)}
+            metadata = {"rows": len(self.pooled)}
             part = f"rows-from-{first}" if not self.pooled_group else f"{self.pooled_group}-{first}"
             group = f"{self.selection.name}#{self.pooled_group}" if self.pooled_group else self.selection.name
-            self._document("\n\n".join(self.pooled), part, group, told)
+            self._document("\n\n".join(self.pooled), part, group, metadata)
         self.pooled, self.pooled_bytes = [], 0
 
     def _pool(self, record: Mapping[str, Any]) -> None:
@@ -237,30 +237,30 @@ class RowWriter:
         self.pooled_bytes += len(text)
         self.pooled_group = group
 
-    def _document(self, text: str, part: str, group: str, told: Mapping[str, Any]) -> None:
+    def _document(self, text: str, part: str, group: str, metadata: Mapping[str, Any]) -> None:
         digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
         name = self.selection.name
-        url = f"{self.place}#{name}/{part}"
-        # Rows of a query have no name of their own: the text itself tells them apart.
+        url = f"{self.location}#{name}/{part}"
+        # Rows of a query have no name of their own: the text itself distinguishes them.
         self.chunks.add(
             Document(
-                id=document_id("user", url if self.selection.key else f"{self.place}#{name}", digest),
+                id=document_id("user", url if self.selection.key else f"{self.location}#{name}", digest),
                 text=text,
                 source="user",
                 url=url,
                 path=f"{name}/{part}",
-                group=f"{self.place}#{group}",
+                group=f"{self.location}#{group}",
                 sha256=digest,
                 kind="other",
                 language="text",
                 rule=f"database:{name}",
                 collected_at=UNDATED,
-                metadata=json.dumps(told),
+                metadata=json.dumps(metadata),
             )
         )
 
     def _key(self, record: Mapping[str, Any]) -> str:
-        """What a row is called in addresses: its primary key where that is a number, else a hash of it, since a key
+        """A row's name in addresses: its primary key where that is a number, else a hash of it, since a key
         may be someone's name; the number of the row where there is no key."""
         values = [record[column] for column in self.selection.key if column in record]
         if not values:
@@ -273,8 +273,8 @@ class RowWriter:
         """A hash, since groups are shown and never redacted; "" without `group_by`."""
         return _short_hash(record[self.group_by]) if self.group_by else ""
 
-    def _skip(self, outcome: str, why: str) -> None:
-        self.chunks.waiting.skip("user", self.place, f"{self.selection.name}/row-{self.number}", outcome, why)
+    def _skip(self, reason: str, detail: str) -> None:
+        self.chunks.pending.skip("user", self.location, f"{self.selection.name}/row-{self.number}", reason, detail)
 
 
 def _short_hash(value: Any) -> str:
@@ -282,8 +282,8 @@ def _short_hash(value: Any) -> str:
 
 
 def _plain(value: Any, facts: dict[str, int]) -> Any:
-    """A value as JSON holds it. Types that no one knows are written as the driver writes them; bytes that are no text
-    are left out and counted."""
+    """A value as JSON holds it. Types that no one knows are written as the driver writes them; bytes that are not text
+    are dropped and counted."""
     if value is None or isinstance(value, bool | int | str):
         return _conversation(value)
     if isinstance(value, float):

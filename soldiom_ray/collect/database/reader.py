@@ -60,26 +60,26 @@ class Reader:
 
     def tables(self, names: Sequence[str], max_rows: int | None, group_by: str = "") -> list[Selection]:
         """Those named (NAME or SCHEMA.NAME), or all of the default schema, each in the order of the column `group_by`,
-        where it has it, and of its primary key. InputError names what does not exist."""
+        where it has it, and of its primary key. Raises InputError that names what does not exist."""
         from sqlalchemy import inspect
 
-        with _told(self.address):
+        with _database_errors(self.address):
             inspector = inspect(self.connection)
             chosen = self._chosen(inspector, names)
             views = set(inspector.get_view_names())
             quote = self.connection.dialect.identifier_preparer.quote_identifier
-            found = []
+            selections = []
             for schema, name in chosen:
                 is_view = name in views or (schema is not None and name in inspector.get_view_names(schema))
                 key = [] if is_view else inspector.get_pk_constraint(name, schema=schema)["constrained_columns"]
                 columns = {column["name"] for column in inspector.get_columns(name, schema=schema)} if group_by else ()
-                ordered = ([group_by] if group_by in columns else []) + list(key)
-                order = f" ORDER BY {', '.join(map(quote, ordered))}" if ordered else ""
+                order_columns = ([group_by] if group_by in columns else []) + list(key)
+                order = f" ORDER BY {', '.join(map(quote, order_columns))}" if order_columns else ""
                 limit = f" LIMIT {max_rows + 1}" if max_rows else ""
-                place = ".".join(quote(part) for part in (schema, name) if part)
-                shown = f"{schema}.{name}" if schema else name
-                found.append(Selection(shown, f"SELECT * FROM {place}{order}{limit}", tuple(key), bool(max_rows)))  # noqa: S608
-            return found
+                table = ".".join(quote(part) for part in (schema, name) if part)
+                label = f"{schema}.{name}" if schema else name
+                selections.append(Selection(label, f"SELECT * FROM {table}{order}{limit}", tuple(key), bool(max_rows)))  # noqa: S608
+            return selections
 
     def _chosen(self, inspector: "Inspector", names: Sequence[str]) -> list[tuple[str | None, str]]:
         """(schema, table) of what was named, or of all tables."""
@@ -104,7 +104,7 @@ class Reader:
 
     def rows(self, selection: Selection) -> Generator[tuple[list[str], tuple[Any, ...]], None, None]:
         """Column names and values, row by row, as the server sends them."""
-        with _told(self.address):
+        with _database_errors(self.address):
             if self.address.backend == "sqlite":
                 _guard_sqlite(self.connection, self.timeout_seconds)
             options = {"stream_results": True, "yield_per": ROWS_AT_ONCE, "no_parameters": True}
@@ -122,10 +122,10 @@ class Reader:
 
 
 def checked_query(query: str, backend: str) -> str:
-    """One statement that reads, without its last semicolon. InputError for several, or one that does something else.
-    The read-only transaction refuses what gets past this."""
+    """One statement that reads, without its last semicolon. Raises InputError for several, or for another
+    kind. The read-only transaction refuses what gets past this."""
     comment, quoted = _MARKED[backend]
-    bare = re.sub(f"({comment})|({quoted})", lambda found: " " if found[1] else "''", query, flags=re.DOTALL)
+    bare = re.sub(f"({comment})|({quoted})", lambda match: " " if match[1] else "''", query, flags=re.DOTALL)
     statement, _, rest = bare.partition(";")
     if rest.replace(";", "").strip():
         raise InputError("The query holds several statements.", remedy="give one SELECT")
@@ -145,7 +145,8 @@ def checked_query(query: str, backend: str) -> str:
 def open_reader(
     address: DatabaseAddress, password: str | None, *, allowed: Sequence[str], private: bool, timeout_seconds: int
 ) -> Iterator[Reader]:
-    """One read-only snapshot of a database. UnavailableError when it cannot be reached, InputError when it refuses."""
+    """One read-only snapshot of a database. Raises UnavailableError when it cannot be reached, InputError
+    when it refuses."""
     if (address.backend == "sqlite" or address.socket) and not private:
         raise InputError(
             "Databases in files and behind sockets of this machine are for administrators.", remedy="set `private`"
@@ -162,7 +163,7 @@ def open_reader(
     else:
         engine = makers[address.backend](address, password, addresses, timeout_seconds)
     try:
-        with _told(address), engine.connect() as connection:
+        with _database_errors(address), engine.connect() as connection:
             yield Reader(connection, address, timeout_seconds)
     finally:
         engine.dispose()
@@ -175,8 +176,8 @@ def _postgresql(
     import psycopg
     from psycopg.types.string import TextLoader
 
-    def connect_once() -> Any:
-        opened = psycopg.connect(
+    def open_connection() -> Any:
+        connection = psycopg.connect(
             host=address.socket or ",".join([address.host] * len(addresses)),
             hostaddr=None if address.socket else ",".join(addresses),
             port=",".join([str(address.port)] * max(1, len(addresses))),
@@ -193,19 +194,19 @@ def _postgresql(
             application_name="soldiom",
         )
         for name in ("timestamptz", "timestamp", "date", "time", "timetz", "interval"):
-            opened.adapters.register_loader(name, TextLoader)
+            connection.adapters.register_loader(name, TextLoader)
         for setting in (
             "default_transaction_read_only = on",
             f"statement_timeout = {timeout_seconds * 1000}",
             "timezone = 'UTC'",
             "datestyle = 'ISO'",
         ):
-            opened.execute(f"SET {setting}")
-        opened.commit()
-        return opened
+            connection.execute(f"SET {setting}")
+        connection.commit()
+        return connection
 
     return _engine(
-        "postgresql+psycopg://", connect_once, isolation_level="REPEATABLE READ", execution_options=_POSTGRESQL_READS
+        "postgresql+psycopg://", open_connection, isolation_level="REPEATABLE READ", execution_options=_POSTGRESQL_READS
     )
 
 
@@ -229,8 +230,8 @@ def _mysql(address: DatabaseAddress, password: str | None, addresses: Sequence[s
             context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         tls = {"ssl": context}
 
-    def connect_once() -> Any:
-        opened = pymysql.connect(
+    def open_connection() -> Any:
+        connection = pymysql.connect(
             host=address.host or None,
             port=address.port,
             unix_socket=address.socket or None,
@@ -247,69 +248,69 @@ def _mysql(address: DatabaseAddress, password: str | None, addresses: Sequence[s
             **tls,
         )
         if address.socket:
-            opened.connect()
+            connection.connect()
         else:
             try:
-                opened.connect(connect(addresses, address.port, CONNECT_SECONDS))
+                connection.connect(connect(addresses, address.port, CONNECT_SECONDS))
             except SkippedError as skipped:
                 raise _unreachable(address, skipped) from skipped
-        with opened.cursor() as cursor:
+        with connection.cursor() as cursor:
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute("SET time_zone = '+00:00'")
-            if "mariadb" in opened.get_server_info().lower():
+            if "mariadb" in connection.get_server_info().lower():
                 cursor.execute(f"SET SESSION max_statement_time = {timeout_seconds}")
             else:
                 cursor.execute(f"SET SESSION max_execution_time = {timeout_seconds * 1000}")
-        return opened
+        return connection
 
-    return _engine("mysql+pymysql://", connect_once)
+    return _engine("mysql+pymysql://", open_connection)
 
 
 def _sqlite(address: DatabaseAddress) -> "Engine":
     from urllib.parse import quote
 
-    def connect_once() -> Any:
+    def open_connection() -> Any:
         if not stat.S_ISREG(os.stat(address.database).st_mode):
             raise InputError(f"{address.public_url} is no file.", remedy="give the path of an SQLite file")
-        opened = sqlite3.connect(f"file:{quote(address.database)}?mode=ro", uri=True, timeout=CONNECT_SECONDS)
-        opened.text_factory = lambda data: data.decode(errors="replace")
-        opened.execute("PRAGMA trusted_schema = OFF")
-        opened.execute("PRAGMA query_only = ON")
-        opened.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        return opened
+        connection = sqlite3.connect(f"file:{quote(address.database)}?mode=ro", uri=True, timeout=CONNECT_SECONDS)
+        connection.text_factory = lambda data: data.decode(errors="replace")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        return connection
 
-    return _engine("sqlite://", connect_once)
+    return _engine("sqlite://", open_connection)
 
 
-def _engine(dialect: str, connect_once: Any, **more: Any) -> "Engine":
+def _engine(dialect: str, open_connection: Any, **more: Any) -> "Engine":
     from sqlalchemy import create_engine
     from sqlalchemy.pool import NullPool
 
-    return create_engine(dialect, creator=connect_once, poolclass=NullPool, hide_parameters=True, **more)
+    return create_engine(dialect, creator=open_connection, poolclass=NullPool, hide_parameters=True, **more)
 
 
 def _guard_sqlite(connection: "Connection", timeout_seconds: int) -> None:
     """From here on only reading is authorised (no other file can be attached), and for so long."""
-    opened = connection.connection.driver_connection
-    if not isinstance(opened, sqlite3.Connection):
+    driver_connection = connection.connection.driver_connection
+    if not isinstance(driver_connection, sqlite3.Connection):
         return
     allowed = (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE)
     deadline = time.monotonic() + timeout_seconds
-    opened.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in allowed else sqlite3.SQLITE_DENY)
-    opened.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
+    driver_connection.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in allowed else sqlite3.SQLITE_DENY)
+    driver_connection.set_progress_handler(lambda: time.monotonic() > deadline, 100_000)
 
 
 @contextmanager
-def _told(address: DatabaseAddress) -> Iterator[None]:
-    """Faults of the database become our errors."""
+def _database_errors(address: DatabaseAddress) -> Iterator[None]:
+    """Errors of the database as ours. Raises InputError, UnavailableError."""
     from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
     try:
         yield
     except DBAPIError as error:
-        raise _ours(address, error.orig or error) from None
+        raise _to_error(address, error.orig or error) from None
     except (OSError, sqlite3.Error) as error:
-        raise _ours(address, error) from None
+        raise _to_error(address, error) from None
     except SQLAlchemyError as error:
         raise InputError(
             f"{address.public_url} cannot be read ({type(error).__name__}).", remedy="name the tables, or give a query"
@@ -339,17 +340,17 @@ _MESSAGES = (
 )
 
 
-def _ours(address: DatabaseAddress, error: BaseException) -> SoldiomError:
+def _to_error(address: DatabaseAddress, error: BaseException) -> SoldiomError:
     if isinstance(error, SoldiomError):
         return error
     number = error.args[0] if error.args and isinstance(error.args[0], int) else ""
     code = str(number or getattr(error, "sqlstate", None) or "")
     message = " ".join(str(part) for part in error.args)
-    found = next((cause for cause in _CAUSES if code in cause[1]), None)
-    if found is None:
+    cause = next((cause for cause in _CAUSES if code in cause[1]), None)
+    if cause is None:
         name = next((name for name, pattern in _MESSAGES if re.search(pattern, message)), "")
-        found = next((cause for cause in _CAUSES if cause[0] == name), None)
-    if found is None:
+        cause = next((cause for cause in _CAUSES if cause[0] == name), None)
+    if cause is None:
         if address.backend == "sqlite":
             return InputError(
                 f"{address.public_url} is no SQLite file that can be opened.", remedy="check the path and the file"
@@ -363,16 +364,16 @@ def _ours(address: DatabaseAddress, error: BaseException) -> SoldiomError:
             f"{address.public_url} refuses the query ({type(error).__name__}{f' {code}' if code else ''}).",
             remedy="try the query in another client",
         )
-    name, _, what, remedy = found
-    kind = UnavailableError if name == "busy" else InputError
-    return kind(f"{address.public_url} {what}{_detail(name, error, message)}.", remedy=remedy)
+    name, _, problem, remedy = cause
+    error_type = UnavailableError if name == "busy" else InputError
+    return error_type(f"{address.public_url} {problem}{_detail(name, error, message)}.", remedy=remedy)
 
 
 def _detail(name: str, error: BaseException, message: str) -> str:
-    """The name of the table or column that is missing, the place of a mistake; nothing else of what a server says."""
+    """The name of the table or column that is missing, the position of a mistake; nothing else of its message."""
     if name in ("table", "column"):
-        named = re.search(r"(?:relation|column|table:?|column:?|Table|Unknown column) [\"']?([\w.$ -]{1,100})", message)
-        return f": {named[1].strip()}" if named else ""
+        match = re.search(r"(?:relation|column|table:?|column:?|Table|Unknown column) [\"']?([\w.$ -]{1,100})", message)
+        return f": {match[1].strip()}" if match else ""
     if name == "syntax":
         position = ""
         with suppress(AttributeError):

@@ -3,8 +3,8 @@ or again and again.
 
 The endpoint is asked while the plan is made, because what it says decides whether an earlier collection is still good.
 Every page's bytes are kept by their hash together with its ETag and time, so an endpoint that did not change costs one
-304 per page. A page gives collected records, is unchanged (it came before in this collection), or says why it gave
-nothing; the empty page after the last one is not counted.
+304 per page. A page gives collected records, is unchanged (it came before in this collection), or is counted under
+the reason why it gave nothing; the empty page after the last one is not counted.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ RECORD_PARTS = ("row ", "record ")
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One page as it is kept: its address, the hash of its bytes, and a file name that says what they are."""
+    """One page as it is stored: its address, the hash of its bytes, and a file name that says what they are."""
 
     url: str
     sha256: str
@@ -63,21 +63,21 @@ class ParsePages:
 
     def run(self) -> TaskResult:
         result, storage, declared = TaskResult(), open_storage(self.settings), self.declared
-        place = _place(declared.url)
+        location = _location(declared.url)
         with Sandbox() as sandbox:
             for page in self.pages:
                 try:
                     data = storage.read(raw_key(page.sha256))
                     if declared.records:
-                        records = _found(_read_json(data), declared.records)
+                        records = _value_at(_read_json(data), declared.records)
                         data = json.dumps(records, ensure_ascii=False).encode(errors="surrogatepass")
                     texts = parse_once(page.name, data, ParseOptions(declared.columns), sandbox, storage)
                 except SkippedError as skipped:
-                    result.skip("user", place, _path(page.url), skipped.reason, skipped.detail)
+                    result.skip("user", location, _path(page.url), skipped.reason, skipped.detail)
                     continue
-                made = [_document(page, place, parsed, self.collected_at) for parsed in texts]
-                result.outcomes[COLLECTED] += len(made)
-                result.documents.extend(made)
+                documents = [_document(page, location, parsed, self.collected_at) for parsed in texts]
+                result.outcomes[COLLECTED] += len(documents)
+                result.documents.extend(documents)
                 result.facts[f"{data_type(page.name)}_files"] += 1
                 for role, column in sorted((texts[0].metadata.get("columns") or {}).items()):
                     result.facts[f"column {role}={column}"] += 1
@@ -86,7 +86,7 @@ class ParsePages:
 
 @dataclass
 class UrlPlan:
-    """The pages that came. `fingerprint` is the hash of their bytes, in their order, and how often none came."""
+    """The pages that came. `fingerprint` holds the hashes of their bytes, in their order, and how often none came."""
 
     declared: UrlSource
     settings: Settings
@@ -96,8 +96,8 @@ class UrlPlan:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        shown = {name: count for name, count in sorted(self.result.outcomes.items()) if name != "unchanged"}
-        return {"pages": [page.sha256 for page in self.pages], "failed": shown}
+        failures = {name: count for name, count in sorted(self.result.outcomes.items()) if name != "unchanged"}
+        return {"pages": [page.sha256 for page in self.pages], "failed": failures}
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         starts = range(0, len(self.pages), PAGES_PER_TASK)
@@ -109,12 +109,13 @@ class UrlPlan:
 
 
 def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPlan:
-    """Ask the endpoint, as often as declared. InputError or UnavailableError when its very first page does not come."""
+    """Ask the endpoint, as often as declared. Raises InputError or UnavailableError when its very first page does not
+    come."""
     secret = headers_of(context.settings, context.tenant, declared.url, declared.headers)
-    lacking = sorted(set(declared.headers) - set(secret))
-    if lacking:
+    missing = sorted(set(declared.headers) - set(secret))
+    if missing:
         raise InputError(
-            f"No value is kept for the header {lacking[0]!r} of {origin_of(declared.url)}.",
+            f"No value is kept for the header {missing[0]!r} of {origin_of(declared.url)}.",
             remedy="give it with --header-env NAME=VARIABLE, or in the recipe's `headers`",
         )
     poller = Poller(declared, open_storage(context.settings), secret, context)
@@ -138,40 +139,40 @@ class Poller:
 
     def __post_init__(self) -> None:
         settings, declared = self.context.settings, self.declared
-        self.place = _place(declared.url)
+        self.location = _location(declared.url)
         self.fetcher = Fetcher(
             settings.private_hosts, declared.private, declared.max_bytes, declared.timeout_seconds, self.pause
         )
 
     def pause(self, seconds: float) -> None:
-        """Wait, and learn meanwhile that the job was asked to stop."""
+        """Wait, and report meanwhile, which raises CancelledError when the job has to stop."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.context.report(0.0, f"{self.place}: {len(self.pages)} pages, waiting {left:.0f} s")
-            time.sleep(min(left, 1.0))
+        while (remaining := until - time.monotonic()) > 0:
+            self.context.report(0.0, f"{self.location}: {len(self.pages)} pages, waiting {remaining:.0f} s")
+            time.sleep(min(remaining, 1.0))
 
     def poll(self) -> None:
         """Ask for the first page and those that follow it."""
-        declared, asked, came = self.declared, set[str](), set[str]()
+        declared, urls, hashes = self.declared, set[str](), set[str]()
         url = _with_parameter(declared.url, declared.page, "1") if declared.page else declared.url
         for number in range(1, declared.max_pages + 1):
-            if url in asked:
-                self.result.skip("user", self.place, _path(url), "page_loop", "the pages lead back to this one")
+            if url in urls:
+                self.result.skip("user", self.location, _path(url), "page_loop", "the pages lead back to this one")
                 return
-            asked.add(url)
-            self.context.report(0.0, f"{self.place}: page {number}")
+            urls.add(url)
+            self.context.report(0.0, f"{self.location}: page {number}")
             try:
                 page = self._page(url)
                 following = self._following(page, number)
             except SkippedError as skipped:
                 if not self.pages and not self.result.outcomes:
-                    raise _as_error(self.place, skipped) from skipped
-                self.result.skip("user", self.place, _path(url), skipped.reason, skipped.detail)
+                    raise _as_error(self.location, skipped) from skipped
+                self.result.skip("user", self.location, _path(url), skipped.reason, skipped.detail)
                 return
-            if page.sha256 in came:
-                self.result.skip("user", self.place, _path(url), "page_loop", "the same page came again")
+            if page.sha256 in hashes:
+                self.result.skip("user", self.location, _path(url), "page_loop", "the same page came again")
                 return
-            came.add(page.sha256)
+            hashes.add(page.sha256)
             if page.sha256 in self.pages:
                 self.result.outcomes["unchanged"] += 1
             elif following is not None:
@@ -183,38 +184,38 @@ class Poller:
 
     def _page(self, url: str) -> Page:
         """The page, from the endpoint or, when it says that nothing changed, from storage."""
-        told = [self.context.tenant, url, sorted(self.secret.items())]
-        key = f"kept/url/{hashlib.sha256(json.dumps(told).encode()).hexdigest()}.json"
-        before = Page(**json.loads(self.storage.read(key))) if self.storage.exists(key) else None
-        if before is not None and not self.storage.exists(raw_key(before.sha256)):
-            before = None
+        identity = [self.context.tenant, url, sorted(self.secret.items())]
+        key = f"kept/url/{hashlib.sha256(json.dumps(identity).encode()).hexdigest()}.json"
+        cached = Page(**json.loads(self.storage.read(key))) if self.storage.exists(key) else None
+        if cached is not None and not self.storage.exists(raw_key(cached.sha256)):
+            cached = None
         conditions = {}
-        if before is not None:
-            given = {"If-None-Match": before.etag, "If-Modified-Since": before.modified}
-            conditions = {name: value for name, value in given.items() if value}
-        answer = self.fetcher.get(url, conditions, self.secret)
-        if answer.status == 304:
-            if before is None:
+        if cached is not None:
+            validators = {"If-None-Match": cached.etag, "If-Modified-Since": cached.modified}
+            conditions = {name: value for name, value in validators.items() if value}
+        response = self.fetcher.get(url, conditions, self.secret)
+        if response.status == 304:
+            if cached is None:
                 raise SkippedError("damaged", "it answered 304 to a question without a condition")
             self.result.facts["not_modified"] += 1
-            return before
-        page = self._kept(url, answer)
+            return cached
+        page = self._store_page(url, response)
         self.storage.write(key, json.dumps(asdict(page)).encode())
         return page
 
-    def _kept(self, url: str, answer: FetchedBody) -> Page:
-        name = _file_name(answer)
+    def _store_page(self, url: str, response: FetchedBody) -> Page:
+        name = _file_name(response)
         declared = self.declared
         if name.endswith((".html", ".htm")) and not urlsplit(url).path.lower().endswith((".html", ".htm")):
             raise SkippedError(
                 "wrong_type", "it answered with a web page where data was expected (a login or an error page?)"
             )
         if name.endswith(".json") or declared.records or declared.next or declared.page:
-            _read_json(answer.body)
+            _read_json(response.body)
             name = name if name.endswith(".json") else "answer.json"
-        etag, modified = answer.headers.get("etag", ""), answer.headers.get("last-modified", "")
-        link = answer.headers.get("link", "")[:8000]
-        return Page(url, store_raw(self.storage, answer.body), name, link, etag, modified)
+        etag, modified = response.headers.get("etag", ""), response.headers.get("last-modified", "")
+        link = response.headers.get("link", "")[:8000]
+        return Page(url, store_raw(self.storage, response.body), name, link, etag, modified)
 
     def _following(self, page: Page, number: int) -> str | None:
         """The address of the page after this one, "" after the last, None when this one is empty and past the last."""
@@ -222,7 +223,7 @@ class Poller:
         value = None
         if declared.records or declared.next or declared.page:
             value = _read_json(self.storage.read(raw_key(page.sha256)))
-        records = _found(value, declared.records) if declared.records else value
+        records = _value_at(value, declared.records) if declared.records else value
         if declared.page:
             if not isinstance(records, list):
                 raise SkippedError(
@@ -232,21 +233,22 @@ class Poller:
                 return None if number > 1 else ""
             return _with_parameter(page.url, declared.page, str(number + 1))
         if declared.next:
-            given = _found(value, declared.next, missing=None)
-            if given in (None, "", False):
+            cursor = _value_at(value, declared.next, missing=None)
+            if cursor in (None, "", False):
                 return ""
-            if isinstance(given, dict | list):
+            if isinstance(cursor, dict | list):
                 raise SkippedError(
                     "wrong_records", f"what stands at {declared.next!r} is neither an address nor a cursor"
                 )
             if declared.cursor:
-                return _with_parameter(declared.url, declared.cursor, str(given))
-            return self._checked(urljoin(page.url, str(given)))
-        linked = re.findall(r"<([^<>]*)>([^<]*)", page.link)
-        target = next((to for to, told in linked if re.search(r";\s*rel\s*=\s*\"?[\w ]*\bnext\b", told)), "")
-        return self._checked(urljoin(page.url, target)) if target else ""
+                return _with_parameter(declared.url, declared.cursor, str(cursor))
+            return self._same_origin(urljoin(page.url, str(cursor)))
+        links = re.findall(r"<([^<>]*)>([^<]*)", page.link)
+        is_next = re.compile(r";\s*rel\s*=\s*\"?[\w ]*\bnext\b")
+        target = next((target for target, parameters in links if is_next.search(parameters)), "")
+        return self._same_origin(urljoin(page.url, target)) if target else ""
 
-    def _checked(self, url: str) -> str:
+    def _same_origin(self, url: str) -> str:
         """Pages stay at their origin: another one would be asked with the secrets of the first, or for other data."""
         url = url.partition("#")[0]
         try:
@@ -254,36 +256,36 @@ class Poller:
         except ValueError as error:
             raise SkippedError("wrong_records", "the next page's address is no http address") from error
         if origin_of(url) != origin_of(self.declared.url):
-            raise SkippedError("wrong_records", f"the next page lies at another place: {origin_of(url)[:100]}")
+            raise SkippedError("wrong_records", f"the next page lies at another origin: {origin_of(url)[:100]}")
         return url
 
 
-def _as_error(place: str, skipped: SkippedError) -> SoldiomError:
-    what = f"{place} gave nothing: {skipped.detail or skipped.reason}."
+def _as_error(location: str, skipped: SkippedError) -> SoldiomError:
+    message = f"{location} gave nothing: {skipped.detail or skipped.reason}."
     if skipped.reason in ("unavailable", "timeout"):
-        return UnavailableError(what, remedy="check the address, or run it again later")
+        return UnavailableError(message, remedy="check the address, or run it again later")
     remedies = {
         "private_address": "an administrator allows it with SOLDIOM_PRIVATE_HOSTS or `private: true`",
         "refused": "check the headers: --header-env NAME=VARIABLE",
         "too_large": "ask for smaller pages, or raise `max_bytes`",
         "wrong_records": "correct `records`, `next` or `page`",
     }
-    return InputError(what, remedy=remedies.get(skipped.reason, "check the address"))
+    return InputError(message, remedy=remedies.get(skipped.reason, "check the address"))
 
 
-def _document(page: Page, place: str, parsed: ParsedText, collected_at: datetime) -> Document:
+def _document(page: Page, location: str, parsed: ParsedText, collected_at: datetime) -> Document:
     """A record is known by the endpoint and its text, so one that moves to another page is the same; other texts by
     their page."""
     digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest()
     is_record = parsed.part.startswith(RECORD_PARTS)
     part = f"#{parsed.part.replace(' ', '-')}" if parsed.part else ""
     return Document(
-        id=document_id("user", place if is_record else f"{page.url}{part}", digest),
+        id=document_id("user", location if is_record else f"{page.url}{part}", digest),
         text=parsed.text,
         source="user",
         url=f"{page.url}{part}",
         path=f"{_path(page.url)}{part}",
-        group=f"{place}#{digest[:16]}" if is_record else place,
+        group=f"{location}#{digest[:16]}" if is_record else location,
         sha256=digest,
         kind="documentation" if data_type(page.name) == "text" else "other",
         language="text",
@@ -293,12 +295,12 @@ def _document(page: Page, place: str, parsed: ParsedText, collected_at: datetime
     )
 
 
-def _file_name(answer: FetchedBody) -> str:
+def _file_name(response: FetchedBody) -> str:
     """A name with an ending that says what the bytes are: by what they begin with, the media type, the address."""
-    media = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    ending = PurePosixPath(urlsplit(answer.url).path.lower()).suffix
-    head = answer.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if not answer.body.strip():
+    media = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    ending = PurePosixPath(urlsplit(response.url).path.lower()).suffix
+    head = response.body[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not response.body.strip():
         raise SkippedError("empty", "it answered with nothing")
     if head.startswith((b"<!doctype html", b"<html")) or media in ("text/html", "application/xhtml+xml"):
         return "answer.html"
@@ -306,12 +308,12 @@ def _file_name(answer: FetchedBody) -> str:
         return "answer.jsonl"
     if media.endswith("+json") or media == "text/json":
         return "answer.json"
-    known = next((suffix for suffix, type_ in SUPPORTED.items() if type_ == media), "")
-    if known and known != ".txt":
-        return f"answer{known}"
+    suffix_of_type = next((suffix for suffix, type_ in SUPPORTED.items() if type_ == media), "")
+    if suffix_of_type and suffix_of_type != ".txt":
+        return f"answer{suffix_of_type}"
     if ending in SUPPORTED:
         return f"answer{ending}"
-    return "answer.json" if head.startswith((b"{", b"[")) and not known else "answer.txt"
+    return "answer.json" if head.startswith((b"{", b"[")) and not suffix_of_type else "answer.txt"
 
 
 def _read_json(data: bytes) -> Any:
@@ -330,8 +332,8 @@ def _read_json(data: bytes) -> Any:
 _REQUIRED = object()
 
 
-def _found(value: Any, path: str, missing: Any = _REQUIRED) -> Any:
-    """What stands at a dotted path; without `missing`, a list that must be there."""
+def _value_at(value: Any, path: str, missing: Any = _REQUIRED) -> Any:
+    """The value at a dotted path; without `missing`, a list that must be there. Raises SkippedError wrong_records."""
     for name in path.split("."):
         if isinstance(value, dict) and name in value:
             value = value[name]
@@ -351,12 +353,12 @@ def _found(value: Any, path: str, missing: Any = _REQUIRED) -> Any:
 
 def _with_parameter(url: str, name: str, value: str) -> str:
     parts = urlsplit(url)
-    kept = [(key, old) for key, old in parse_qsl(parts.query, keep_blank_values=True) if key != name]
-    return urlunsplit(parts._replace(query=urlencode([*kept, (name, value)]), fragment=""))
+    others = [(key, old) for key, old in parse_qsl(parts.query, keep_blank_values=True) if key != name]
+    return urlunsplit(parts._replace(query=urlencode([*others, (name, value)]), fragment=""))
 
 
-def _place(url: str) -> str:
-    """The endpoint without its query, which may hold what is no one else's business."""
+def _location(url: str) -> str:
+    """The endpoint without its query, which may hold secrets."""
     return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
 
 
