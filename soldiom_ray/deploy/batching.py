@@ -85,7 +85,7 @@ class Batcher:
                 self.thread.submit(close)
 
     async def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call something in the model's thread."""
+        """Call a function in the model's thread."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *arguments)
 
     async def _process_queue(self) -> None:

@@ -47,7 +47,7 @@ class Request(Record):
     parameters: Parameters = Parameters()
 
     @model_validator(mode="after")
-    def _asks_one_thing(self) -> "Request":
+    def _has_inputs_or_messages(self) -> "Request":
         if bool(self.inputs) == bool(self.messages):
             raise ValueError("give either `inputs` (texts) or `messages` (a conversation)")
         return self

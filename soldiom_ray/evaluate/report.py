@@ -117,11 +117,11 @@ def _method(measurement: Measurement, comparison: Comparison, declared: Evaluate
 
 
 def _trained_on(dataset: Manifest) -> set[str]:
-    """Groups with documents in the training split, as the dataset's manifest says it ("train", "train+test")."""
+    """Groups with documents in the training split, by the splits in the dataset's manifest ("train", "train+test")."""
     groups = dataset.details.get("groups")
     if not isinstance(groups, dict):
         return set()
-    return {name for name, known in groups.items() if "train" in str(known.get("split", "")).split("+")}
+    return {name for name, group in groups.items() if "train" in str(group.get("split", "")).split("+")}
 
 
 def _groups(comparison: Comparison, metric: str) -> str:

@@ -161,8 +161,8 @@ def _blocks_of_group(
         samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
         for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
             spans = [slice(start, start + block_tokens) for start in range(0, len(sample.ids), block_tokens)]
-            pieces = [Block(group, row["id"], sample.ids[span], sample.loss_mask[span]) for span in spans]
-            blocks = [block for block in pieces if block.predicted]
+            candidates = [Block(group, row["id"], sample.ids[span], sample.loss_mask[span]) for span in spans]
+            blocks = [block for block in candidates if block.predicted]
             keys = {id(block): hash_order(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
             blocks.sort(key=lambda block: keys[id(block)])
             if blocks:

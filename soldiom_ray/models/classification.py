@@ -1,4 +1,4 @@
-"""What a classifier learns and is measured by: texts or pictures to one label, or to several."""
+"""Loss and metrics of a classifier that gives texts or images one label, or several."""
 
 from collections.abc import Sequence
 from typing import Any

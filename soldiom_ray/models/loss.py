@@ -17,7 +17,7 @@ CHUNK_POSITIONS = 1024
 
 
 class Objective(nn.Module):
-    """What a task learns: a batch's tensors -> the summed loss, a float32 scalar, of all labels that take part in it.
+    """A task's loss: a batch's tensors -> the summed loss, a float32 scalar, of all labels that count in it.
 
     Every rank calls it with its own batch and gets its own sum."""
 
@@ -39,7 +39,7 @@ class Objective(nn.Module):
 class CausalLoss(Objective):
     """Token ids and labels, both [batch, positions] in int64 -> the summed loss, a float32 scalar.
 
-    Labels are already shifted: `labels[:, i]` follows `ids[:, i]`; it is IGNORE_INDEX where nothing is learnt."""
+    Labels are already shifted: `labels[:, i]` follows `ids[:, i]`; positions that do not count have IGNORE_INDEX."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)

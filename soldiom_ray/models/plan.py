@@ -1,4 +1,4 @@
-"""What a training will need, before anything is loaded: parameters, memory, strategy, time; and what would fit."""
+"""Planning a training before anything is loaded: parameters, memory, strategy, time; and settings that would fit."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -83,7 +83,7 @@ class Planner:
         needed = self._footprint(units, strategy, activation_checkpointing, offload)
         if not self._fits(needed) and units > 1:
             single = self._footprint(1, strategy, activation_checkpointing, offload)
-            # The peak is convex in the units: what lies between takes less than this line says.
+            # The peak is convex in the units, so this line overestimates what lies between.
             per_unit = (needed.total - single.total) / (units - 1)
             free = self.cluster.share(self.declared.workers)[0] * MARGIN - single.total
             units = max(1, min(units - 1, 1 + int(free // max(per_unit, 1.0))))

@@ -1,7 +1,7 @@
 """What a folder of the sentence-transformers format declares beyond the weights: how token vectors become one vector,
 how many tokens the model sees, and which prompt stands before a query.
 
-Of the modules a model may be made of, Transformer, Pooling and Normalize are known; vectors always get length one.
+Of the modules of that format Transformer, Pooling and Normalize are supported; vectors always get length one.
 """
 
 import json

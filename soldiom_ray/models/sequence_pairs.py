@@ -1,4 +1,4 @@
-"""What a sequence-to-sequence model learns: a source text to its target text."""
+"""Loss and metrics of a sequence-to-sequence model, which learns to write a target text for a source text."""
 
 from collections.abc import Sequence
 from typing import Any

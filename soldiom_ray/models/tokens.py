@@ -1,4 +1,4 @@
-"""Texts become token ids: documents with their terminator, packed into blocks; and the tokenizer of a new model."""
+"""Token ids of texts: documents with their terminator, packed into blocks; and training a new model's tokenizer."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice

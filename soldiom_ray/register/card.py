@@ -70,14 +70,14 @@ USES = {
 
 def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None) -> str:
     subject = f" for {declared.specialization}" if declared.specialization else ""
-    kind, does = USES[run.details.get("task", "causal_lm")]
+    noun, ability = USES[run.details.get("task", "causal_lm")]
     origin = (
         f"It was tuned from {base.label} (`{_cell(run.details.get('base_model'))}`)."
         if base
         else ("It was trained from random weights; it has no base model.")
     )
     return (
-        f"## Intended use\n\n{kind}{subject}: {does}."
+        f"## Intended use\n\n{noun}{subject}: {ability}."
         f" {origin} Its output is a draft for a person to check, not a fact and not a decision."
     )
 

@@ -50,8 +50,8 @@ def _is_local(name: str) -> bool:
 
 
 def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The hub's own reading of the headers; None where the hub does not answer or knows no such model, which
-    `model_folder` then says in full (or finds in the cache)."""
+    """(folder, headers) as the hub parses them; None where the hub does not answer or has no such model, for which
+    `model_folder` raises the error (or finds a cached copy)."""
     import httpx
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError

@@ -1,4 +1,4 @@
-"""What there is to train on: nodes with CPUs, memory and GPUs; and how fast this machine multiplies."""
+"""Machines to train on: nodes with CPUs, memory and GPUs; and the speed of this machine's matrix products."""
 
 import contextlib
 import json
@@ -13,8 +13,8 @@ from typing import Any
 
 GIB = 1 << 30
 ASSUMED_GPU_RATE = 300e12
-"""bf16 operations per second of a GPU that is not here: what matrix products reach on an A100 80 GB (NVIDIA's sheet
-says 312e12)."""
+"""bf16 operations per second of a GPU that this machine does not have: what matrix products reach on an A100 80 GB
+(NVIDIA's sheet says 312e12)."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from soldiom_ray.models.planning.trace import Peak
 
 PROCESS_BYTES = {"cpu": 530 << 20, "cuda": 700 << 20}
-"""A process that has done nothing yet: Python, torch, transformers and their libraries on a CPU (measured); the CUDA
+"""Of a process that has not trained yet: Python, torch, transformers and their libraries on a CPU (measured); the CUDA
 context and its kernels on a GPU (not measured here)."""
 SLACK = {"cpu": 0.2, "cuda": 0.08}
 """What an allocator needs besides, as a share of the passing small blocks. glibc (2.36) aligns each of torch's blocks
@@ -30,12 +30,12 @@ class Footprint:
 
     parts: dict[str, float]
     loading: float
-    """While the weights are read, which can be more than a step takes."""
+    """Bytes while the weights are read, which can be more than a step takes."""
     host: float = 0.0
 
     @property
     def total(self) -> float:
-        """The most at any time."""
+        """The largest number of bytes at any time."""
         return max(sum(self.parts.values()), self.loading)
 
 

@@ -1,4 +1,4 @@
-"""The memory of one training step, found by running the step without memory.
+"""The memory of one training step, found by running it on tensors without storage.
 
 torch's fake tensors have shapes and dtypes but no storage, so the real model, the real loss and the real backward pass
 run in a second or two for any size, and every allocation and release is counted. Nothing is assumed about an
