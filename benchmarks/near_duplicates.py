@@ -65,17 +65,19 @@ def ours(source: Path, target: Path, pool: ProcessPoolExecutor | None) -> None:
     written: the steps of the pipeline, without Ray."""
     numbers = range(pq.read_metadata(source).num_row_groups)
     parts = list((pool.map if pool else map)(part_signatures, [source] * len(numbers), numbers))
-    digests, fingerprints, sizes = ([one for part in parts for one in part[at]] for at in range(3))
-    order = sorted({digest: at for at, digest in reversed(list(enumerate(digests)))}.values())
+    digests, fingerprints, sizes = ([value for part in parts for value in part[column]] for column in range(3))
+    order = sorted({digest: position for position, digest in reversed(list(enumerate(digests)))}.values())
     table = pq.read_table(source)
     texts = table.column("text")
 
     def load(positions: set[int]) -> dict[int, Any]:
-        wanted = {at: texts[order[at]].as_py() for at in positions}
-        return {at: shingles_of(text) for at, text in wanted.items()}
+        wanted_texts = {position: texts[order[position]].as_py() for position in positions}
+        return {position: shingles_of(text) for position, text in wanted_texts.items()}
 
-    copies = near_copies([fingerprints[at] for at in order], THRESHOLD, load, [sizes[at] for at in order])
-    kept = [row for at, row in enumerate(order) if at not in copies]
+    copies = near_copies(
+        [fingerprints[position] for position in order], THRESHOLD, load, [sizes[position] for position in order]
+    )
+    kept = [row for position, row in enumerate(order) if position not in copies]
     pq.write_table(table.take(kept), target / "kept.parquet", compression="zstd")
 
 
@@ -116,10 +118,12 @@ def main() -> None:
         folder = Path(name)
         pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), folder / "in.parquet", row_group_size=PART)
         with (folder / "in.jsonl").open("w") as out:
-            out.writelines(json.dumps({"id": str(at), "text": text}) + "\n" for at, text in enumerate(texts))
+            out.writelines(json.dumps({"id": str(number), "text": text}) + "\n" for number, text in enumerate(texts))
         for _ in range(1 if options.quick else options.rounds):
             for side, seconds, kept in timed_runs(options, folder):
-                best[side] = min(best.get(side, (seconds, kept)), (seconds, kept), key=lambda one: one[0])
+                best[side] = min(
+                    best.get(side, (seconds, kept)), (seconds, kept), key=lambda measurement: measurement[0]
+                )
     pairs = exact_pairs(texts, THRESHOLD)
     megabytes = sum(map(len, texts)) / 1e6
     print(f"{len(texts)} files, {megabytes:.0f} MB, {len(pairs)} pairs at {THRESHOLD}, {options.workers} worker(s)\n")

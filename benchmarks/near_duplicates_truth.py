@@ -14,10 +14,10 @@ def exact_pairs(texts: Sequence[str], threshold: float) -> Any:
 
     numbers: dict[str, int] = {}
     documents, grams = [], []
-    for at, text in enumerate(texts):
+    for position, text in enumerate(texts):
         words = np.array([numbers.setdefault(word, len(numbers)) for word in words_of(text)], np.int64)
         grams.append(np.lib.stride_tricks.sliding_window_view(words, 5) if len(words) >= 5 else np.empty((0, 5), int))
-        documents.append(np.full(len(grams[-1]), at))
+        documents.append(np.full(len(grams[-1]), position))
     all_grams = np.concatenate(grams)
     known = all_grams[:, 0]
     for column in range(1, 5):
@@ -36,11 +36,11 @@ def judged(pairs: Any, kept: set[int], count: int) -> tuple[float, float, int]:
     """Precision: of the dropped files those that have a partner at the threshold. Recall: of the pairs at the threshold
     those of which one was dropped. Wrong drops: files without such a partner among the kept."""
     partners: dict[int, set[int]] = {}
-    for one, other in pairs.tolist():
-        partners.setdefault(one, set()).add(other)
-        partners.setdefault(other, set()).add(one)
-    dropped = [at for at in range(count) if at not in kept]
-    right = sum(at in partners for at in dropped)
-    wrong = sum(not partners.get(at, set()) & kept for at in dropped)
-    found = sum(one not in kept or other not in kept for one, other in pairs.tolist())
-    return right / max(1, len(dropped)), found / max(1, len(pairs)), wrong
+    for first, second in pairs.tolist():
+        partners.setdefault(first, set()).add(second)
+        partners.setdefault(second, set()).add(first)
+    dropped = [position for position in range(count) if position not in kept]
+    right = sum(position in partners for position in dropped)
+    wrong = sum(not partners.get(position, set()) & kept for position in dropped)
+    recalled = sum(first not in kept or second not in kept for first, second in pairs.tolist())
+    return right / max(1, len(dropped)), recalled / max(1, len(pairs)), wrong

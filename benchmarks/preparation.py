@@ -58,8 +58,8 @@ def documents(folder: Path, times: int, files: int) -> tuple[Any, Any]:
 def real_files(count: int) -> list[Path]:
     """Python files of installed packages of 1 to 100 kB, spread over the packages by a hash."""
     root = Path(next(path for path in sys.path if path.endswith("site-packages")))
-    found = [path for name in PACKAGES for path in (root / name).rglob("*.py") if 1_000 < path.stat().st_size < 100_000]
-    return sorted(found, key=lambda path: hashlib.sha256(str(path.relative_to(root)).encode()).digest())[:count]
+    paths = [path for name in PACKAGES for path in (root / name).rglob("*.py") if 1_000 < path.stat().st_size < 100_000]
+    return sorted(paths, key=lambda path: hashlib.sha256(str(path.relative_to(root)).encode()).digest())[:count]
 
 
 def changed(text: str, copy: int) -> str:
@@ -83,7 +83,7 @@ def measure(context: Any, made: Any, address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level="error")
     began, used = time.monotonic(), time.process_time()
     dataset = prepare(context, [made], Prepare())
-    told = {
+    result = {
         "documents": dataset.counts["documents"],
         "kept": dataset.counts["kept"],
         "seconds": time.monotonic() - began,
@@ -93,7 +93,7 @@ def measure(context: Any, made: Any, address: str) -> None:
             repr([(e.name, e.sha256) for e in dataset.files if "parquet" in e.name]).encode()
         ).hexdigest(),
     }
-    print("RESULT " + json.dumps(told), flush=True)
+    print("RESULT " + json.dumps(result), flush=True)
 
 
 def run(times: int, files: int, address: str = "") -> dict[str, Any]:
@@ -104,8 +104,8 @@ def run(times: int, files: int, address: str = "") -> dict[str, Any]:
         measured = [sys.executable, __file__, "--child", "measure", *given]
         done = subprocess.run(measured, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
-    told: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
-    return told
+    result: dict[str, Any] = json.loads(line.removeprefix("RESULT "))
+    return result
 
 
 def main() -> None:
@@ -123,11 +123,11 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     first: dict[str, Any] = {}
     for times in (1, 4) if options.quick else (1, 4, 16):
-        told = run(times, files)
-        first = first or told
+        result = run(times, files)
+        first = first or result
         print(
-            f"| {times}x | {told['documents']:,} | {told['kept']:,} | {told['seconds']:.1f} |"
-            f" {told['documents'] / told['cpu']:.0f} | {told['mib']:.0f} | {told['mib'] / first['mib']:.2f} |",
+            f"| {times}x | {result['documents']:,} | {result['kept']:,} | {result['seconds']:.1f} |"
+            f" {result['documents'] / result['cpu']:.0f} | {result['mib']:.0f} | {result['mib'] / first['mib']:.2f} |",
             flush=True,
         )
     if options.workers:
@@ -138,9 +138,9 @@ def main() -> None:
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
             for _ in range(nodes - 1):
                 cluster.add_node(num_cpus=1)
-            told = run(1, files, cluster.address)
+            result = run(1, files, cluster.address)
             cluster.shutdown()
-            print(f"| {nodes} | {told['seconds']:.1f} | {told['bytes'] == first['bytes']} |", flush=True)
+            print(f"| {nodes} | {result['seconds']:.1f} | {result['bytes'] == first['bytes']} |", flush=True)
     return None
 
 

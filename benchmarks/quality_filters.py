@@ -30,9 +30,9 @@ def documents(most: int) -> list[tuple[str, str]]:
     root = Path(sysconfig.get_path("purelib"))
     chosen: list[Path] = []
     for patterns, share in ((PROSE, most * 2 // 3), (CODE, most)):
-        found = sorted(path for pattern in patterns for path in root.rglob(pattern))
-        found = [path for path in found if 300 < path.stat().st_size < 200_000]
-        chosen += found[:: max(1, len(found) // (share - len(chosen)))][: share - len(chosen)]
+        paths = sorted(path for pattern in patterns for path in root.rglob(pattern))
+        paths = [path for path in paths if 300 < path.stat().st_size < 200_000]
+        chosen += paths[:: max(1, len(paths) // (share - len(chosen)))][: share - len(chosen)]
     return [(str(path.relative_to(root)), path.read_text("utf-8", "replace")) for path in chosen]
 
 
@@ -46,7 +46,7 @@ def timed(judges: dict[str, Callable[[str], list[Reason]]], texts: list[str], fr
         judged = [judge(text) for text in texts]
         seconds[name] = time.process_time() - start
         if name != ALL:
-            verdicts[name] = [one[0] for one in judged]
+            verdicts[name] = [reasons[0] for reasons in judged]
     return {"seconds": seconds, "verdicts": verdicts}
 
 
@@ -59,7 +59,7 @@ def our_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[],
 
         def apply(text: str) -> list[Reason]:
             document = FilterText(text, False)
-            return [one(document) for one in filters]
+            return [judge_text(document) for judge_text in filters]
 
         return apply
 
@@ -83,8 +83,10 @@ def peer_judges() -> tuple[dict[str, Callable[[str], list[Reason]]], Callable[[]
 
     def judge(names: tuple[str, ...]) -> Callable[[str], list[Reason]]:
         def apply(text: str) -> list[Reason]:
-            found = [filters[name].filter(Document(text=text, id="")) for name in names]
-            return [None if one is True else one[1] if isinstance(one, tuple) else "refused" for one in found]
+            answers = [filters[name].filter(Document(text=text, id="")) for name in names]
+            return [
+                None if answer is True else answer[1] if isinstance(answer, tuple) else "refused" for answer in answers
+            ]
 
         return apply
 
@@ -105,7 +107,7 @@ def table(ours: Any, peer: Any, count: int) -> Iterator[str]:
     for name in (*ALONE, ALL):
         rate = count / ours["seconds"][name]
         verdicts = ours["verdicts"].get(name)
-        refused = sum(one is not None for one in verdicts) if verdicts else ""
+        refused = sum(verdict is not None for verdict in verdicts) if verdicts else ""
         if not peer:
             yield f"| {name} | {rate:,.0f} | | | | {refused} |"
             continue

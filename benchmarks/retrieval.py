@@ -73,7 +73,7 @@ def corpus(most_passages: int, max_tokens: int, seed: int = 11) -> tuple[list[di
             break
     counts = Counter(sentence for sentence, _, _ in asked)
     symbols = Counter((name, symbol) for _, name, symbol in asked)
-    return rows, [one for one in asked if counts[one[0]] == 1 and symbols[one[1:]] == 1]
+    return rows, [question for question in asked if counts[question[0]] == 1 and symbols[question[1:]] == 1]
 
 
 def row(name: str, text: str, digest: str) -> dict[str, Any]:
@@ -91,16 +91,18 @@ def without_docstrings(text: str) -> tuple[str, list[tuple[str, str]]]:
     except (SyntaxError, ValueError, RecursionError):
         return "", []
     named = {id(node): symbol for node, symbol in python_definitions(tree)}
-    lines, found = text.split("\n"), []
+    lines, questions = text.split("\n"), []
     for node in ast.walk(tree):
         if not isinstance(node, Definition) or isinstance(node, ast.ClassDef) or not ast.get_docstring(node):
             continue
         if id(node) in named and (sentence := first_sentence(ast.get_docstring(node) or "")):
-            found.append((named[id(node)], sentence))
+            questions.append((named[id(node)], sentence))
         stated = node.body[0]
-        for at in range(stated.lineno - 1, stated.end_lineno or stated.lineno):
-            lines[at] = "" if at != stated.lineno - 1 or len(node.body) > 1 else lines[at][: stated.col_offset] + "..."
-    return "\n".join(lines), found
+        for number in range(stated.lineno - 1, stated.end_lineno or stated.lineno):
+            lines[number] = (
+                "" if number != stated.lineno - 1 or len(node.body) > 1 else lines[number][: stated.col_offset] + "..."
+            )
+    return "\n".join(lines), questions
 
 
 def first_sentence(docstring: str) -> str:
@@ -112,8 +114,8 @@ def first_sentence(docstring: str) -> str:
 
 
 def dataset_of(context: Context, rows: list[dict[str, Any]]) -> Manifest:
-    draft = context.artifacts.draft("dataset", {"rows": [one["sha256"] for one in rows]})
-    ordered = sorted(rows, key=lambda one: (one["group"], one["path"]))
+    draft = context.artifacts.draft("dataset", {"rows": [sample["sha256"] for sample in rows]})
+    ordered = sorted(rows, key=lambda sample: (sample["group"], sample["path"]))
     for number, start in enumerate(range(0, len(ordered), SHARD_FILES)):
         draft.write_rows(f"train/{number:05d}.parquet", ordered[start : start + SHARD_FILES], Sample)
     return draft.commit(counts={"train": len(rows)})
@@ -149,9 +151,12 @@ async def measure(service: SearchService, index: Manifest, asked: list[Question]
         ranks, seconds = [], []
         for sentence, document, symbol in asked:
             began = time.perf_counter()
-            found = await service.search(sentence, TOP, index.id, None, mode)
+            results = await service.search(sentence, TOP, index.id, None, mode)
             seconds.append(time.perf_counter() - began)
-            right = [one["metadata"]["document"] == document and one["metadata"]["symbol"] == symbol for one in found]
+            right = [
+                result["metadata"]["document"] == document and result["metadata"]["symbol"] == symbol
+                for result in results
+            ]
             ranks.append(right.index(True) + 1 if any(right) else 0)
         recall, mrr = np.mean([rank > 0 for rank in ranks]), np.mean([1 / rank if rank else 0.0 for rank in ranks])
         middle, high = (1000 * np.quantile(seconds, share) for share in (0.5, 0.95))

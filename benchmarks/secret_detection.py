@@ -40,20 +40,20 @@ print(json.dumps([time.perf_counter() - start, found]))
 
 
 def ours(paths: list[str]) -> tuple[float, dict[str, list[tuple[int, int]]]]:
-    known, found = literal_index(("secret",)), {}
-    list(FINDERS["secret"](Scan("import numpy", known)))
+    literals, spans = literal_index(("secret",)), {}
+    list(FINDERS["secret"](Scan("import numpy", literals)))
     start = time.perf_counter()
     for path in paths:
-        found[path] = list(FINDERS["secret"](Scan(Path(path).read_text(errors="replace"), known)))
-    return time.perf_counter() - start, found
+        spans[path] = list(FINDERS["secret"](Scan(Path(path).read_text(errors="replace"), literals)))
+    return time.perf_counter() - start, spans
 
 
 def theirs(peers: Path, paths: list[str]) -> tuple[float, dict[str, list[int]]]:
     run = subprocess.run([peers / "bin/python", "-c", PEER], input=json.dumps(paths), capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr)
-    seconds, found = json.loads(run.stdout)
-    return seconds, found
+    seconds, lines = json.loads(run.stdout)
+    return seconds, lines
 
 
 def main() -> None:
@@ -82,7 +82,7 @@ def report(planted: dict, size: float, runs: list) -> None:
     other = Counter()
     for path, (kind, secret, number) in planted.items():
         start = Path(path).read_text(errors="replace").index(secret)
-        hits = [one for one in mine[path] if one[0] < start + len(secret) and one[1] > start]
+        hits = [span for span in mine[path] if span[0] < start + len(secret) and span[1] > start]
         missed["ours"][kind] += not any(a <= start and b >= start + len(secret) for a, b in hits)
         missed["detect-secrets"][kind] += number not in peer.get(path, [])
         other["ours"] += len(mine[path]) - len(hits)

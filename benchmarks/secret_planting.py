@@ -60,12 +60,12 @@ def plant(files: list[Path], folder: Path, per_kind: int, draw: random.Random) -
     """Copies of files, each with one secret: path -> (kind, secret, line number)."""
     planted: dict[str, tuple[str, str, int]] = {}
     kinds = [kind for kind in secret_lines(draw) for _ in range(per_kind)]
-    for at, (kind, source) in enumerate(zip(kinds, files, strict=False)):
+    for file_number, (kind, source) in enumerate(zip(kinds, files, strict=False)):
         line = secret_lines(draw)[kind]
         lines = source.read_text(errors="replace").split("\n")
         number = draw.randrange(len(lines) + 1)
         lines.insert(number, line.replace("«", "").replace("»", ""))
-        path = folder / f"{at:05d}{source.suffix}"
+        path = folder / f"{file_number:05d}{source.suffix}"
         path.write_text("\n".join(lines))
         planted[str(path)] = (kind, line.partition("«")[2].partition("»")[0], number + 1)
     return planted

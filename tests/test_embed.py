@@ -82,8 +82,8 @@ def test_chroma_holds_vectors_and_values_to_filter_by_but_no_text_path_or_symbol
 ) -> None:
     held = collection_of(context, index).get(include=["documents", "metadatas", "embeddings"])
     assert set(held["documents"]) == {None}
-    assert {name for one in held["metadatas"] for name in one} == set(CHROMA_COLUMNS)
-    assert all(re.fullmatch(r"\d{6}-\d{5}", one) for one in held["ids"])
+    assert {name for metadata in held["metadatas"] for name in metadata} == set(CHROMA_COLUMNS)
+    assert all(re.fullmatch(r"\d{6}-\d{5}", row_id) for row_id in held["ids"])
 
 
 def test_running_again_adds_nothing_and_a_lost_collection_is_filled_without_the_model(
@@ -158,8 +158,8 @@ def test_two_texts_under_one_id_are_both_found(context: Context) -> None:
     assert rows[0]["id"] == rows[1]["id"]
     declared = Prepare(split=SplitRule(test=0, validation=0), filters=())
     made = embed(context, prepare(context, [documents_of(context, rows)], declared), Embed(max_tokens=32))
-    found = list(context.artifacts.rows(made, "passages/"))
-    assert len(found) == len({row["id"] for row in found}) == made.counts["passages"] == 4
+    passages = list(context.artifacts.rows(made, "passages/"))
+    assert len(passages) == len({row["id"] for row in passages}) == made.counts["passages"] == 4
 
 
 def test_splits_without_samples_are_refused(context: Context, dataset: Manifest) -> None:
@@ -209,7 +209,8 @@ def test_a_limited_choice_is_spread_over_groups_and_does_not_depend_on_the_order
     assert sum(map(len, chosen(candidates, 50).values())) == 50
     assert chosen(candidates, 50) == chosen(candidates[::-1], 50)
     everything = {
-        one.id: tuple(range(len(passages))) for one, passages in zip(candidates, cut(candidates), strict=True)
+        candidate.id: tuple(range(len(passages)))
+        for candidate, passages in zip(candidates, cut(candidates), strict=True)
     }
     assert chosen(candidates, 10**6) == everything
 
@@ -266,12 +267,12 @@ def test_on_ray_dataset_and_index_have_the_same_bytes_and_search_is_served(
         timeout=500,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
-    made = Manifest.model_validate(told["dataset"])
+    output = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    made = Manifest.model_validate(output["dataset"])
     assert made.id == dataset.id
     assert made.files == dataset.files
-    index = Manifest.model_validate(told["index"])
+    index = Manifest.model_validate(output["index"])
     assert (index.id, index.counts, index.files) == (alone.id, alone.counts, alone.files)
-    assert told["found"]["metadata"]["path"] == "peft/guide.md"
-    assert "'nonsense' cannot be filtered by" in told["refused"]
-    assert told["dimension"] == 384
+    assert output["found"]["metadata"]["path"] == "peft/guide.md"
+    assert "'nonsense' cannot be filtered by" in output["refused"]
+    assert output["dimension"] == 384

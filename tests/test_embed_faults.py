@@ -65,8 +65,8 @@ def home(prepared: tuple[Path, str], tmp_path: Path) -> Path:
 def held(context: Context, index: str) -> dict[str, tuple[str, bytes]]:
     collection = vectors.find_collection(context.settings, index)
     rows = collection.get(include=["metadatas", "embeddings"])
-    values = (json.dumps(one, sort_keys=True) for one in rows["metadatas"])
-    embedded = (np.asarray(one, np.float32).tobytes() for one in rows["embeddings"])
+    values = (json.dumps(metadata, sort_keys=True) for metadata in rows["metadatas"])
+    embedded = (np.asarray(vector, np.float32).tobytes() for vector in rows["embeddings"])
     return dict(zip(rows["ids"], zip(values, embedded, strict=True), strict=True))
 
 
@@ -230,8 +230,8 @@ class Answering:
         if not self.target:
             return self.answer
         headers = {"Content-Type": "application/json"}
-        told = httpx.request(method, self.target + path, content=body, headers=headers, trust_env=False)
-        return told.status_code, "application/json", told.content
+        answer = httpx.request(method, self.target + path, content=body, headers=headers, trust_env=False)
+        return answer.status_code, "application/json", answer.content
 
     def __enter__(self) -> "Answering":
         return self
@@ -247,9 +247,9 @@ def test_answers_that_are_no_chromas_are_one_clear_error_without_a_text(
 ) -> None:
     with Answering(*answer) as server:
         context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
-        with pytest.raises(UnavailableError) as told:
+        with pytest.raises(UnavailableError) as raised:
             embed(context, context.artifacts.get(prepared[1]), DECLARED)
-    assert "Chroma" in str(told.value) and "Remedy" in str(told.value) and "somebody" not in str(told.value)
+    assert "Chroma" in str(raised.value) and "Remedy" in str(raised.value) and "somebody" not in str(raised.value)
 
 
 @pytest.mark.parametrize("answer", ANSWERS[:3], ids=[f"{status} {kind}" for status, kind, _ in ANSWERS[:3]])
@@ -276,4 +276,4 @@ def test_every_document_is_in_one_slice_of_its_shard_however_long_it_is(tmp_path
     (table,) = context.artifacts.tables(dataset, "train/")
     for count in (1, 2, 3, 7, 100):
         slices = [[row["id"] for row, _ in parts._slice(table, index, count)] for index in range(count)]
-        assert [one for some in slices for one in some] == table.column("id").to_pylist()
+        assert [row_id for some in slices for row_id in some] == table.column("id").to_pylist()

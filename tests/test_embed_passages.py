@@ -109,7 +109,7 @@ def test_a_comment_above_a_definition_belongs_to_it_and_makes_it_telling() -> No
     assert passages[0].text.startswith("/** Adds") and passages[0].text.endswith("}")
     assert passages[1].symbol == "multiply" and passages[1].rank == 1
     lines = SCRIPT.split("\n")
-    assert all("\n".join(lines[one.start_line - 1 : one.end_line]) == one.text for one in passages)
+    assert all("\n".join(lines[passage.start_line - 1 : passage.end_line]) == passage.text for passage in passages)
 
 
 @pytest.mark.parametrize("suffix", [".ts", ".java", ".cc", ".go", ".rs"])
@@ -135,11 +135,13 @@ def test_code_that_is_cut_off_keeps_all_of_its_text() -> None:
             lines = text[:end].split("\n")
             covered = {
                 line
-                for one in passages_of("id", name, text[:end], 200)
-                for line in range(one.start_line, one.end_line + 1)
+                for passage in passages_of("id", name, text[:end], 200)
+                for line in range(passage.start_line, passage.end_line + 1)
             }
             missing = [
-                line for at, line in enumerate(lines, 1) if at not in covered and len(line) > 40 and line[0] != "/"
+                line
+                for number, line in enumerate(lines, 1)
+                if number not in covered and len(line) > 40 and line[0] != "/"
             ]
             assert not missing, (name, end, missing)
 
@@ -149,17 +151,17 @@ def test_passages_of_a_paged_document_know_their_page_and_do_not_cross_it() -> N
     text = pages[0] + "\n" + pages[1]
     starts = [0, len(pages[0]) + 1, len(pages[0]) + 1]  # the second page is empty: it begins where the third does
     passages = passages_of("id", "report.pdf", text, 200, starts)
-    assert [(one.page, one.start_line) for one in passages] == [(1, 1), (3, 3)]
-    assert {one.page for one in passages_of("id", "report.pdf", text, 200)} == {0}
+    assert [(passage.page, passage.start_line) for passage in passages] == [(1, 1), (3, 3)]
+    assert {passage.page for passage in passages_of("id", "report.pdf", text, 200)} == {0}
     wild = passages_of("id", "report.pdf", text, 200, [5, -3, 10**9, 7])
-    assert "".join(one.text for one in wild).count("tells of something") == 2
+    assert "".join(passage.text for passage in wild).count("tells of something") == 2
 
 
 def test_rows_of_a_table_stay_whole() -> None:
     rows = [f"question: what is number {n} of the list that we keep here?\nanswer: it is the {n}" for n in range(30)]
     passages = passages_of("id", "rows.csv", "\n\n".join(rows), 64)
     assert len(passages) > 5
-    assert all(any(row in one.text for one in passages) for row in rows)
+    assert all(any(row in passage.text for passage in passages) for row in rows)
 
 
 def test_a_file_of_comments_alone_is_still_found() -> None:
@@ -174,15 +176,15 @@ def test_a_file_of_comments_alone_is_still_found() -> None:
 def test_no_passage_of_a_document_has_the_id_of_another() -> None:
     text = "\n".join(["the same words again and again " * 30] * 3)
     passages = passages_of("id", "a.txt", text, 16)
-    assert len({one.id for one in passages}) == len(passages)
+    assert len({passage.id for passage in passages}) == len(passages)
 
 
 def test_installed_sources_in_braces_give_named_passages() -> None:
     import pyarrow
 
     files = sorted((Path(pyarrow.__file__).parent / "src").rglob("*.cc"))[:20]
-    passages = [one for path in files for one in passages_of("id", str(path), path.read_text(), 128)]
-    assert sum(bool(one.symbol) for one in passages) > 0.9 * len(passages)
+    passages = [passage for path in files for passage in passages_of("id", str(path), path.read_text(), 128)]
+    assert sum(bool(passage.symbol) for passage in passages) > 0.9 * len(passages)
 
 
 def test_python_is_cut_at_its_definitions_and_every_passage_knows_its_lines() -> None:
@@ -209,31 +211,33 @@ class Reader:
         return self.path.read_text()
 '''
     passages = passages_of("id", "a.py", text, 100)
-    assert [one.symbol for one in passages] == ["", "first", "Reader", "Reader.__init__", "Reader.read"]
-    assert [one.rank for one in passages] == [2, 0, 0, 1, 0]
+    assert [passage.symbol for passage in passages] == ["", "first", "Reader", "Reader.__init__", "Reader.read"]
+    assert [passage.rank for passage in passages] == [2, 0, 0, 1, 0]
     lines = text.split("\n")
-    assert all("\n".join(lines[one.start_line - 1 : one.end_line]) == one.text for one in passages)
+    assert all("\n".join(lines[passage.start_line - 1 : passage.end_line]) == passage.text for passage in passages)
     assert passages[1].text.startswith("@decorated")
     assert passages[3].embedded.startswith("Reader.__init__\n")
-    assert "Copyright" not in "".join(one.text for one in passages)
+    assert "Copyright" not in "".join(passage.text for passage in passages)
     assert passages == passages_of("id", "a.py", text, 100)
 
 
 @pytest.mark.parametrize("path", ["broken.py", "notes.txt", "page.md", "data.yaml"])
 def test_long_text_is_cut_into_passages_within_the_limit_and_nothing_is_lost(path: str) -> None:
-    paragraph = " ".join(f"Sentence number {at} says something plain." for at in range(60))
-    text = f"def broken(:\n\n{paragraph}\n\n" + "\n\n".join(f"Paragraph {at} is short and sweet." for at in range(30))
+    paragraph = " ".join(f"Sentence number {number} says something plain." for number in range(60))
+    text = f"def broken(:\n\n{paragraph}\n\n" + "\n\n".join(
+        f"Paragraph {number} is short and sweet." for number in range(30)
+    )
     passages = passages_of("id", path, text, 64)
-    assert max(estimate_tokens(one.text) for one in passages) <= 64
-    joined = "".join(one.text for one in passages)
-    assert all(f"number {at} " in joined for at in range(60))
-    assert all(f"Paragraph {at} " in joined for at in range(30)) or path == "page.md"
+    assert max(estimate_tokens(passage.text) for passage in passages) <= 64
+    joined = "".join(passage.text for passage in passages)
+    assert all(f"number {number} " in joined for number in range(60))
+    assert all(f"Paragraph {number} " in joined for number in range(30)) or path == "page.md"
 
 
 def test_headings_name_the_sections_of_documentation() -> None:
     body = "It has enough words in it to be a passage of its own, and some more to be sure.\n\n"
     markdown = f"# Title\n\n{body}```\n# no heading\nx = 1\n```\n\n## Usage\n\n{body}"
     rst = f"Title\n=====\n\n{body}Usage\n-----\n\n{body}"
-    assert {one.symbol for one in passages_of("id", "a.md", markdown, 128)} == {"Title", "Usage"}
-    assert {one.symbol for one in passages_of("id", "a.rst", rst, 128)} == {"Title", "Usage"}
+    assert {passage.symbol for passage in passages_of("id", "a.md", markdown, 128)} == {"Title", "Usage"}
+    assert {passage.symbol for passage in passages_of("id", "a.rst", rst, 128)} == {"Title", "Usage"}
     assert len(passages_of("id", "short.txt", "hello", 128)) == 1

@@ -82,7 +82,7 @@ def test_of_each_family_of_copies_exactly_one_stays(real: Any) -> None:
     family = {long["path"], "typer/exact_copy.py", "alembic/near_copy.py"}
     assert len(family & {row["path"] for row in rows_of(context, dataset)}) == 1
     kept = [shingles(hash_words(words_of(row["text"]))) for row in rows_of(context, dataset)]
-    worst = max(jaccard(one, other) for at, one in enumerate(kept) for other in kept[:at])
+    worst = max(jaccard(left, right) for position, left in enumerate(kept) for right in kept[:position])
     assert worst < Prepare().near_duplicate_threshold
 
 
@@ -200,7 +200,7 @@ def test_a_limit_keeps_that_many_and_counts_the_rest(tmp_path: Path) -> None:
 
 def test_an_empty_result_names_the_reasons_and_the_remedy_and_leaves_nothing(tmp_path: Path) -> None:
     context = context_in(tmp_path)
-    documents = documents_of(context, [document("too short\n", "a", f"a/{at}.md") for at in range(3)])
+    documents = documents_of(context, [document("too short\n", "a", f"a/{number}.md") for number in range(3)])
     with pytest.raises(InputError) as raised:
         prepare(context, [documents], Prepare())
     assert "nothing to train on of the 3 documents" in str(raised.value)

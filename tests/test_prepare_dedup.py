@@ -25,7 +25,7 @@ def loader(sets: list[Any], asked: list[int] | None = None) -> LoadShingles:
     def load(positions: set[int]) -> dict[int, Any]:
         if asked is not None:
             asked.append(len(positions))
-        return {at: sets[at] for at in positions}
+        return {position: sets[position] for position in positions}
 
     return load
 
@@ -59,7 +59,7 @@ def test_real_files_and_their_changed_copies_are_found_as_an_exhaustive_comparis
 @pytest.mark.parametrize("most", [1, 2, 7])
 def test_small_pieces_give_what_one_piece_gives(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     sets = package_sets(40)
-    base = [f"word{at}" for at in range(300)]
+    base = [f"word{number}" for number in range(300)]
     sets += [shingles(hash_words(base[cut:] + [f"own{cut}"] * cut)) for cut in range(0, 120, 3)]
     expected = near_copies(signatures(sets), THRESHOLD, loader(sets))
     asked: list[int] = []
@@ -92,10 +92,10 @@ def test_no_document_is_dropped_whose_similarity_to_a_kept_one_is_below_the_thre
         texts.append(text)
     sets = [shingles(hash_words(text)) for text in texts]
     copies = near_copies(signatures(sets), threshold, loader(sets))
-    for at, (original, similarity) in copies.items():
-        assert original < at
+    for position, (original, similarity) in copies.items():
+        assert original < position
         assert original not in copies
-        assert similarity == jaccard(sets[at], sets[original]) >= threshold
+        assert similarity == jaccard(sets[position], sets[original]) >= threshold
 
 
 def test_the_chance_to_miss_a_pair_is_the_stated_one() -> None:
@@ -117,8 +117,8 @@ def test_the_chance_to_miss_a_pair_is_the_stated_one() -> None:
 def test_a_crowd_that_shares_a_header_is_sifted_by_signatures_before_texts_are_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    header = [f"header{at}" for at in range(60)]
-    sets = [shingles(hash_words(header + [f"file{number}word{at}" for at in range(40)])) for number in range(200)]
+    header = [f"header{word}" for word in range(60)]
+    sets = [shingles(hash_words(header + [f"file{number}word{word}" for word in range(40)])) for number in range(200)]
     compared = []
 
     def counted(left: Any, right: Any) -> float:
@@ -135,7 +135,7 @@ def test_bands_hold_arrays_and_no_more_than_twelve_bytes_for_each_membership() -
     rows = random_.integers(0, 2**32, (2000, 128), dtype=np.uint32).astype("<u4")
     shared = shared_buckets([row.tobytes() for row in np.concatenate((rows, rows))], 5, 128)
     assert len(shared.documents) == 4000
-    assert shared.components.tolist() == [at for at in range(2000) for _ in range(2)]
+    assert shared.components.tolist() == [position for position in range(2000) for _ in range(2)]
     assert len(shared.buckets) == 4000 * 25
     assert (
         shared.documents.nbytes + shared.components.nbytes + shared.starts.nbytes + shared.buckets.nbytes < 12 * 100_000
@@ -144,9 +144,9 @@ def test_bands_hold_arrays_and_no_more_than_twelve_bytes_for_each_membership() -
 
 def test_long_chains_of_similar_documents_are_one_component() -> None:
     rows = np.random.default_rng(2).integers(0, 2**32, (5000, 128), dtype=np.uint32).astype("<u4")
-    for at in range(1, 5000):
-        band = slice(5 * (at % 2), 5 * (at % 2) + 5)
-        rows[at, band] = rows[at - 1, band]
+    for position in range(1, 5000):
+        band = slice(5 * (position % 2), 5 * (position % 2) + 5)
+        rows[position, band] = rows[position - 1, band]
     shared = shared_buckets([row.tobytes() for row in np.random.default_rng(3).permutation(rows)], 5, 128)
     assert len(shared.documents) == 5000
     assert set(shared.components.tolist()) == {0}

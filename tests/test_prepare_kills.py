@@ -102,11 +102,11 @@ def test_versions_of_a_dataset_share_the_shards_that_did_not_change(
     context = context_in(tmp_path)
     rows = package_documents(most=40)
     declared = Prepare(split={"by": "document", "test": 0.0, "validation": 0.0})  # type: ignore[arg-type]
-    one = prepare(context, [documents_of(context, rows)], declared)
-    two = prepare(context, [documents_of(context, rows[:100] + rows[101:])], declared)
-    shards = [{entry.key for entry in made.files if entry.name.startswith("train/")} for made in (one, two)]
+    first = prepare(context, [documents_of(context, rows)], declared)
+    second = prepare(context, [documents_of(context, rows[:100] + rows[101:])], declared)
+    shards = [{entry.key for entry in made.files if entry.name.startswith("train/")} for made in (first, second)]
     assert len(shards[0]) > 8 and len(shards[0] & shards[1]) >= len(shards[0]) - 3
-    context.artifacts.delete(one.id)
-    assert list(context.artifacts.rows(two, "train/")) and not (
+    context.artifacts.delete(first.id)
+    assert list(context.artifacts.rows(second, "train/")) and not (
         (shards[0] - shards[1]) & set(context.artifacts.storage.keys("parts"))
     )

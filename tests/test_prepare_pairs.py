@@ -119,8 +119,8 @@ def test_several_columns_of_marks_are_one_list_of_labels(tmp_path: Path) -> None
 
 def test_a_set_s_own_division_holds_when_its_column_is_named(tmp_path: Path) -> None:
     rows = [{"text": f"text number {n} of them", "part": ("train", "dev", "test")[n % 3]} for n in range(9)]
-    found = prepared(tmp_path, rows, {"text": "text", "split": "part"})
-    sides = Counter((int(row["text"].split()[2]) % 3, row["split"]) for row in found)
+    dataset = prepared(tmp_path, rows, {"text": "text", "split": "part"})
+    sides = Counter((int(row["text"].split()[2]) % 3, row["split"]) for row in dataset)
     assert sides == {(0, "train"): 3, (1, "validation"): 3, (2, "test"): 3}
 
 
@@ -150,10 +150,10 @@ def test_real_labelled_texts_stay_whole_each_with_its_own_label(
     labels: dict[str, set[str]] = {}
     for row in given:
         labels.setdefault(" ".join(row[text].split()), set()).add(row[label])
-    found = [(" ".join(row["text"].split()), row["about"]["label"]) for row in samples(context, dataset)]
+    labelled = [(" ".join(row["text"].split()), row["about"]["label"]) for row in samples(context, dataset)]
     assert dataset.counts["kept"] + dataset.counts.get("dropped_exact_duplicate", 0) == len(given)
-    whole = [one in labels[text] for text, one in found if text in labels]
-    assert all(whole) and len(whole) > 0.97 * len(found)
+    whole = [one in labels[text] for text, one in labelled if text in labels]
+    assert all(whole) and len(whole) > 0.97 * len(labelled)
 
 
 @needs_data
@@ -164,5 +164,5 @@ def test_a_real_translation_is_a_question_and_its_answer(tmp_path: Path) -> None
     pairs = {(row["english"].strip(), row["darija"].strip()) for row in rows}
     turns = [json.loads(row["messages"]) for row in samples(context, dataset)]
     assert all([turn["role"] for turn in two] == ["user", "assistant"] for two in turns)
-    same = sum((one["content"], other["content"]) in pairs for one, other in turns)
+    same = sum((question["content"], answer["content"]) in pairs for question, answer in turns)
     assert same > 0.95 * len(turns) and len(turns) > 9000

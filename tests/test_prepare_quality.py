@@ -27,7 +27,7 @@ SENTENCES = (
     "To pay for it, the treasurer said, the town would have to borrow money for several years.",
 )
 GOOD = "\n".join(SENTENCES) + "\n"
-NUMBERS = " ".join(f"{at}.5" for at in range(100, 300))
+NUMBERS = " ".join(f"{number}.5" for number in range(100, 300))
 
 
 def test_good_prose_passes_every_filter() -> None:
@@ -64,7 +64,7 @@ def test_good_prose_passes_every_filter() -> None:
         ("c4", "Yes. No. Maybe. Perhaps. Never.\n", None),
         ("c4", "Oh no!\n" * 9, "0 sentences"),
         ("fineweb", "\n".join(line.rstrip(".") for line in SENTENCES), "0.00 of its lines end in punctuation"),
-        ("fineweb", "\n".join(f"Line {at}." for at in range(30)), "1.00 of its lines are short"),
+        ("fineweb", "\n".join(f"Line {number}." for number in range(30)), "1.00 of its lines are short"),
         ("fineweb", GOOD + SENTENCES[0], "0.121 of its characters are repeated lines"),
         ("fineweb", "\n\n\n\n\n\n".join(SENTENCES), None),
         ("fineweb", "\n" * 60 + GOOD, "0.46 line breaks per word"),
@@ -152,9 +152,9 @@ TRICKY = st.text("aZ9.'’-/:=<>()[]$+°_#…│é \n\ud800\x00", max_size=40)
 @given(st.one_of(ANY_TEXT, TRICKY))
 def test_splitting_loses_and_adds_nothing(text: str) -> None:
     assert all("".join(split_chunk(chunk)) == chunk for chunk in text.split())
-    found = tokens_of(text)
-    assert int(found.lengths.sum()) == sum(map(len, text.split()))
-    assert len(found.flags) == len(found.hashes) == len(found)
+    tokens = tokens_of(text)
+    assert int(tokens.lengths.sum()) == sum(map(len, text.split()))
+    assert len(tokens.flags) == len(tokens.hashes) == len(tokens)
 
 
 @settings(max_examples=100, deadline=None)
@@ -215,12 +215,12 @@ def test_another_process_gives_the_same_verdicts_and_hashes() -> None:
 @pytest.mark.parametrize("words", [5, 7, 10])
 def test_repeated_runs_are_counted_as_reading_on_behind_each_of_them(words: int) -> None:
     """The published loop over strings, against hashes that only look where a shorter run repeats."""
-    text = " ".join(f"w{(at * at) % 37 if at % 90 < 45 else at}" for at in range(900))
-    pieces, seen, covered, at = text.split(), set(), 0, 0
-    while at <= len(pieces) - words:
-        run = "".join(pieces[at : at + words])
+    text = " ".join(f"w{(position * position) % 37 if position % 90 < 45 else position}" for position in range(900))
+    pieces, seen, covered, position = text.split(), set(), 0, 0
+    while position <= len(pieces) - words:
+        run = "".join(pieces[position : position + words])
         covered += len(run) * (run in seen)
-        at += words if run in seen else 1
+        position += words if run in seen else 1
         seen.add(run)
     characters = covered * 3
     limits = dict.fromkeys(range(5, 11), 1.0) | {words: 0.3333}

@@ -119,10 +119,15 @@ def test_the_same_words_give_the_same_hashes_and_signatures_in_every_process() -
 
 
 def test_minhash_bands_find_what_exact_similarity_confirms() -> None:
-    base = [f"word{at}" for at in range(400)]
-    texts = [base, [*base[:396], "a", "b", "c", "d"], base[:200] + [f"other{at}" for at in range(200)], base[:1]]
+    base = [f"word{number}" for number in range(400)]
+    texts = [
+        base,
+        [*base[:396], "a", "b", "c", "d"],
+        base[:200] + [f"other{number}" for number in range(200)],
+        base[:1],
+    ]
     sets = [shingles(hash_words(words)) for words in texts]
-    copies = near_copies(signatures(sets), 0.8, lambda wanted: {at: sets[at] for at in wanted})
+    copies = near_copies(signatures(sets), 0.8, lambda positions: {position: sets[position] for position in positions})
     assert set(copies) == {1}
     assert copies[1][0] == 0
     assert copies[1][1] == pytest.approx(jaccard(sets[0], sets[1]))
@@ -137,11 +142,11 @@ def test_a_pair_at_the_threshold_is_found_almost_surely() -> None:
 
 
 def test_verbatim_stretches_are_measured_in_words() -> None:
-    ngrams = NgramSet.of([" ".join(f"test{at}" for at in range(100))])
+    ngrams = NgramSet.of([" ".join(f"test{number}" for number in range(100))])
     text = [
-        *(f"own{at}" for at in range(60)),
-        *(f"test{at}" for at in range(10, 50)),
-        *(f"own{at}" for at in range(60)),
+        *(f"own{number}" for number in range(60)),
+        *(f"test{number}" for number in range(10, 50)),
+        *(f"own{number}" for number in range(60)),
     ]
     share, longest = ngrams.overlap(" ".join(text))
     assert longest == 40
@@ -152,8 +157,8 @@ def test_verbatim_stretches_are_measured_in_words() -> None:
 def test_windows_are_those_that_few_texts_share_and_every_one_of_them_is_found() -> None:
     import numpy as np
 
-    header = " ".join(f"licence{at}" for at in range(30))
-    texts = [f"{header} " + " ".join(f"w{number}x{at}" for at in range(300)) for number in range(6)]
+    header = " ".join(f"licence{word}" for word in range(30))
+    texts = [f"{header} " + " ".join(f"w{number}x{word}" for word in range(300)) for number in range(6)]
     ngrams = NgramSet.of(texts)
     counted = Counter(int(ngram) for text in texts for ngram in np.unique(ngram_hashes(hash_words(text.split()), 20)))
     assert ngrams.hashes.tolist() == sorted(ngram for ngram, count in counted.items() if count <= 5)

@@ -222,7 +222,7 @@ def test_plain_arrays_are_mapped_and_damaged_ones_refused(context: Context, tmp_
     other = context_in(tmp_path, SOLDIOM_CHROMA_URL=context.settings.chroma_url or "")
     index = index_of(other)
     arrays = LexicalIndex(other.artifacts, index).segments[0].arrays
-    assert all(isinstance(one, np.memmap) for one in arrays.values())
+    assert all(isinstance(array, np.memmap) for array in arrays.values())
     (file,) = tmp_path.rglob("lexical/00000/passages.npy")
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
@@ -248,7 +248,7 @@ def test_with_a_key_search_answers_the_same(
             query = "principal rate of an address"
             plain = ask(service, query, 4, index.id, filters, mode)
             assert ask(behind, query, 4, hidden.id, filters, mode) == [
-                one | {"score": pytest.approx(one["score"], abs=1e-3)} for one in plain
+                result | {"score": pytest.approx(result["score"], abs=1e-3)} for result in plain
             ]
 
 
@@ -256,16 +256,16 @@ def test_with_a_key_neither_chroma_nor_storage_tell_of_the_texts(sealed: tuple[C
     context, index = sealed
     collection = vectors.find_collection(context.settings, EncryptedView(index.id, bytes.fromhex(KEY)).collection)
     held = collection.get(include=["documents", "metadatas", "embeddings"])
-    told = json.dumps([held["ids"], held["documents"], held["metadatas"], collection.metadata, collection.name])
-    known = {str(row[name]) for row in documents() for name in ("path", "group", "license", "source", "id")} - {""}
-    assert not [one for one in known | {"python", "MiniLM", "zorblax", "train"} if one in told]
-    assert len({one["license"] for one in held["metadatas"]}) == 3 and set(held["metadatas"][0]) == set(CHROMA_COLUMNS)
+    visible = json.dumps([held["ids"], held["documents"], held["metadatas"], collection.metadata, collection.name])
+    private = {str(row[name]) for row in documents() for name in ("path", "group", "license", "source", "id")} - {""}
+    assert not [value for value in private | {"python", "MiniLM", "zorblax", "train"} if value in visible]
+    assert len({row["license"] for row in held["metadatas"]}) == 3 and set(held["metadatas"][0]) == set(CHROMA_COLUMNS)
     plain = np.load(io.BytesIO(context.artifacts.read(index, "vectors/00000.npy")))
     shown = np.array(held["embeddings"])[np.argsort(held["ids"])]
     assert np.abs((plain * shown).sum(1)).max() < 0.3, "vectors that a program for MiniLM could read"
     assert plain @ plain.T == pytest.approx(shown @ shown.T, abs=1e-5)
     stored = [path.read_bytes() for path in (context.settings.home / "storage" / "index").rglob("*.*")]
-    assert stored and not any(word in one for one in stored for word in (b"zorblax", b"PAR1", b"NUMPY"))
+    assert stored and not any(word in data for data in stored for word in (b"zorblax", b"PAR1", b"NUMPY"))
 
 
 def test_without_the_key_or_with_another_nothing_is_found(sealed: tuple[Context, Manifest]) -> None:
@@ -297,10 +297,10 @@ def test_questions_get_the_prompt_that_the_model_wants(
     seen: list[bool] = []
     real = Embedder.encode
 
-    def told(self: Embedder, texts: Any, batch: int = 64, *, max_tokens: int = 256, query: bool = False) -> Any:
+    def recorded(self: Embedder, texts: Any, batch: int = 64, *, max_tokens: int = 256, query: bool = False) -> Any:
         seen.append(query)
         return real(self, texts, batch, max_tokens=max_tokens, query=query)
 
-    monkeypatch.setattr(Embedder, "encode", told)
+    monkeypatch.setattr(Embedder, "encode", recorded)
     ask(SearchService(context.settings), "principal", 1, index.id)
     assert seen == [True]
