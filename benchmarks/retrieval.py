@@ -37,7 +37,7 @@ import numpy as np
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Embed
 from soldiom_ray.embed import embed
-from soldiom_ray.embed.chunk import Definition, passages_of, python_definitions
+from soldiom_ray.embed.chunk import PythonDefinition, passages_of, python_definitions
 from soldiom_ray.embed.serve import SearchService
 from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.settings import load_settings
@@ -93,7 +93,7 @@ def without_docstrings(text: str) -> tuple[str, list[tuple[str, str]]]:
     named = {id(node): symbol for node, symbol in python_definitions(tree)}
     lines, questions = text.split("\n"), []
     for node in ast.walk(tree):
-        if not isinstance(node, Definition) or isinstance(node, ast.ClassDef) or not ast.get_docstring(node):
+        if not isinstance(node, PythonDefinition) or isinstance(node, ast.ClassDef) or not ast.get_docstring(node):
             continue
         if id(node) in named and (sentence := first_sentence(ast.get_docstring(node) or "")):
             questions.append((named[id(node)], sentence))

@@ -24,7 +24,7 @@ FILL = 0.85
 still exceeds the limit; the text of the passage does not lose it."""
 
 MIN_TOKENS = 12
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+PythonDefinition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 MAX_PARSED_CHARACTERS = 400_000
 COMMENT_OR_IMPORT = ("#", "import ", "from ", "//", "/*", "*/", "* ", "package ", "use ", "using ")
 """Lines between definitions that begin so are nearly always comments and imports."""
@@ -71,7 +71,7 @@ def passages_of(
     limit = int(FILL * max_tokens)
     passages: dict[str, Passage] = {}
     paged = page_spans(text, lines, page_starts, limit) if len(page_starts) > 1 else None
-    for page, span in paged or ((0, span) for span in spans(path, text, lines, limit)):
+    for page, span in paged or ((0, span) for span in document_spans(path, text, lines, limit)):
         pieces = [
             (start, end, piece)
             for start, end in line_windows(lines, span.start, span.end, limit)
@@ -87,7 +87,7 @@ def passages_of(
     return long_enough or list(passages.values())[:1]
 
 
-def spans(path: str, text: str, lines: Sequence[str], max_tokens: int) -> list[LineSpan]:
+def document_spans(path: str, text: str, lines: Sequence[str], max_tokens: int) -> list[LineSpan]:
     """A document cut by its structure, or by paragraphs where it has no other structure."""
     return _structure(path, text, lines) or list(paragraph_spans(lines, max_tokens, 0 if _is_prose(path) else 2))
 
@@ -147,7 +147,7 @@ def python_spans(tree: ast.Module, lines: Sequence[str]) -> Iterator[LineSpan]:
     for node, symbol in python_definitions(tree):
         start, end = _first_line(node), node.end_lineno or node.lineno
         if isinstance(node, ast.ClassDef):
-            methods = [member for member in node.body if isinstance(member, Definition)]
+            methods = [member for member in node.body if isinstance(member, PythonDefinition)]
             end = _first_line(methods[0]) if methods else end
         if start < done:
             continue
@@ -165,11 +165,11 @@ def _between(lines: Sequence[str], start: int, end: int) -> Iterator[LineSpan]:
         yield LineSpan(start, end, "", 2)
 
 
-def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+def _first_line(node: PythonDefinition) -> int:
     return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]) - 1
 
 
-def python_definitions(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+def python_definitions(tree: ast.Module) -> Iterator[tuple[PythonDefinition, str]]:
     """Top-level functions, classes and their methods with their symbols, in the order of their lines."""
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -177,7 +177,7 @@ def python_definitions(tree: ast.Module) -> Iterator[tuple[ast.ClassDef | ast.Fu
         elif isinstance(node, ast.ClassDef):
             yield node, node.name
             for member in node.body:
-                if isinstance(member, Definition):
+                if isinstance(member, PythonDefinition):
                     yield member, f"{node.name}.{member.name}"
 
 

@@ -5,13 +5,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, words
+from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, word_table
 
 LATIN = r"A-Za-z0-9\u00c0-\u024f"
 DOMAIN = re.compile(rf"@((?:[{LATIN}](?:[{LATIN}-]{{0,62}}[{LATIN}])?\.)+([A-Za-z]{{2,24}}))(?![A-Za-z0-9_(\[-])")
 MAILBOX = re.compile(rf"[{LATIN}](?:[{LATIN}._+%-]{{0,62}}[{LATIN}_+%-])?\Z")
 LONG_TOP_LEVEL_DOMAINS = frozenset(
-    words("""
+    word_table("""
     com org net edu gov mil int info biz name dev app cloud tech online site ai example test email company solutions
     aero agency asia bank berlin bio blog cafe cat center church city club community consulting coop design digital
     education energy engineer engineering finance foundation fund gmbh group health hospital house institute jobs law
@@ -67,7 +67,7 @@ PHONE_LITERALS = Literals(
     )
 )
 CALLING_CODES = frozenset(
-    words("""
+    word_table("""
     1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86
     90 91 92 93 94 95 98 211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237
     238 239 240 241 242 243 244 245 246 247 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from soldiom_ray.prepare.redaction.scan import Literals, words
+from soldiom_ray.prepare.redaction.scan import Literals, word_table
 
 BEFORE, AFTER = r"(?<![\w.\-])", r"(?![\w\-]|\.\d)"
 
@@ -181,10 +181,10 @@ NATIONAL_NUMBERS: tuple[NationalNumber, ...] = (
     _national(r"[1-8]\d{12}", _valid("ro.cnp"), r"\bcnp\b|numeric personal"),
 )  # fmt: skip
 ALONE = re.compile(rf"{BEFORE}(?:{'|'.join(kind.alone.pattern for kind in NATIONAL_NUMBERS if kind.alone)}){AFTER}")
-_SHORT = words("ssn dni nif nie nir bsn cpf uid fnr cpr ahv avs sin tfn rrn pan cnp tin")
+_ABBREVIATIONS = word_table("ssn dni nif nie nir bsn cpf uid fnr cpr ahv avs sin tfn rrn pan cnp tin")
 LITERALS = Literals(
     words=(
-        *(f"{short}{end}" for short in _SHORT for end in ": =\"'_#(.-"),
+        *(f"{abbreviation}{end}" for abbreviation in _ABBREVIATIONS for end in ": =\"'_#(.-"),
         *("social security", "social-security", "social_security", "nino", "national insurance", "national_insurance"),
         *(
             "steuer",

@@ -169,8 +169,8 @@ class Scan:
         return edges[::2], edges[1::2]
 
 
-def words(text: str) -> tuple[str, ...]:
-    """The words of a table written as text."""
+def word_table(text: str) -> tuple[str, ...]:
+    """The words of a table that is written as text."""
     return tuple(text.split())
 
 
