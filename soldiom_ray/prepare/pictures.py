@@ -15,7 +15,7 @@ COLORS = {"train": "#3b6ea5", "validation": "#e0a030", "test": "#b5493a"}
 BAR_COLOR = "#3b6ea5"
 
 
-def draw(details: Mapping[str, Any], lengths: Mapping[str, Sequence[int]]) -> dict[str, bytes]:
+def draw_pictures(details: Mapping[str, Any], lengths: Mapping[str, Sequence[int]]) -> dict[str, bytes]:
     """PNG files by name. `lengths` are characters per sample, by split."""
     return {LENGTHS_PICTURE: _lengths(lengths), COUNTS_PICTURE: _counts(details)}
 

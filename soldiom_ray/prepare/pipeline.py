@@ -22,7 +22,7 @@ from soldiom_ray.prepare.deduplication.near_copies import near_copies
 from soldiom_ray.prepare.deduplication.words import shingles_of
 from soldiom_ray.prepare.document_table import SPLITS, DocumentTable
 from soldiom_ray.prepare.ngram_overlap import NGRAM_WORDS, NgramSet
-from soldiom_ray.prepare.pictures import draw
+from soldiom_ray.prepare.pictures import draw_pictures
 from soldiom_ray.prepare.process_documents import (
     MeasureOverlap,
     Part,
@@ -30,7 +30,7 @@ from soldiom_ray.prepare.process_documents import (
     read_facts,
     read_samples,
 )
-from soldiom_ray.prepare.split import Member, divide
+from soldiom_ray.prepare.split import Member, assign_splits
 from soldiom_ray.prepare.summary import counts_and_details
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
 from soldiom_ray.settings import Settings
@@ -41,13 +41,18 @@ if TYPE_CHECKING:
 
 STAGE_VERSION = 6
 PART_BYTES = 3 << 20
+"""Of a compressed documents shard; a part is what one call processes."""
+
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
+"""Rows of a file of dropped documents."""
+
 SPLIT_RANK = {"test": 0, "validation": 1, "train": 2}
 """Of two copies the one in the split of the lower rank stays, so that copies never weaken the test."""
 
 MAX_SHARED_NGRAMS = 0.5
 MAX_SHARED_WORDS = 300
+"""A document overlaps a test split when more than this share of its n-grams, or a longer stretch, occurs there."""
 
 
 def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) -> Manifest:
@@ -72,7 +77,7 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
         context.report(0.7, "looking for test text in the training split")
         _drop_test_overlaps(context, settings, document_table, parts)
         _drop_contaminated(context, settings, document_table, parts, evaluations)
-        _limit(document_table, declared)
+        _limit_documents(document_table, declared)
         _refuse_empty(document_table, parents, "train")
     except InputError:
         context.artifacts.storage.remove(work)
@@ -100,9 +105,8 @@ def check_declaration(declared: Prepare) -> None:
 
 def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:
     parts: list[Part] = []
-    for manifest in sorted(
-        {manifest.id: manifest for manifest in documents}.values(), key=lambda manifest: manifest.id
-    ):
+    by_id = {manifest.id: manifest for manifest in documents}
+    for _, manifest in sorted(by_id.items()):
         for entry in manifest.files:
             if entry.name.endswith(".parquet") and entry.name.startswith("documents/"):
                 count = 1 + entry.size_bytes // PART_BYTES
@@ -131,7 +135,7 @@ def _split(document_table: DocumentTable, declared: Prepare) -> dict[str, Any]:
         Member(name, group, size, time, own_split)
         for name, group, time, own_split, size in zip(*columns, document_table.sizes[remaining].tolist(), strict=True)
     ]
-    splits, how_split = divide(members, declared.split)
+    splits, how_split = assign_splits(members, declared.split)
     document_table.set_splits(remaining, [SPLITS.index(split) for split in splits])
     return how_split
 
@@ -230,7 +234,7 @@ def _drop_overlaps(
         context.report(0.7 + 0.15 * done / len(work_rows), "looking for test text in the training split")
 
 
-def _limit(document_table: DocumentTable, declared: Prepare) -> None:
+def _limit_documents(document_table: DocumentTable, declared: Prepare) -> None:
     """Keep `max_documents`, each split its share, chosen by a seeded hash."""
     remaining = len(document_table.remaining())
     if declared.max_documents is None or remaining <= declared.max_documents:
@@ -313,7 +317,7 @@ def _finish(
     lengths: dict[str, list[int]] = {
         str(split): document_table.sizes[positions].tolist() for split, positions in members.items()
     }
-    for name, picture in draw(details, lengths).items():
+    for name, picture in draw_pictures(details, lengths).items():
         draft.write(name, picture)
     draft.write("card.md", dataset_card(draft.id, draft.parents, counts, details, lengths, declared).encode())
     context.report(1.0, f"{counts['kept']} samples of {len(document_table)} documents")

@@ -32,7 +32,7 @@ class Member:
     own_split: str = ""
 
 
-def divide(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
+def assign_splits(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], dict[str, Any]]:
     """The split of each member, and how it was found (for the manifest). Depends on nothing but the set of members and
     the rule, not on their order. Raises InputError for a test group that does not exist, or when nothing is left to
     train on."""
@@ -84,7 +84,7 @@ def _hold_out(
         unit = "document" if target > 0 else "group"
     elif target > 0 and not (named and target < share * total / 4):
         free = {group: size for group, size in group_sizes.items() if group not in held_out and group not in named}
-        more = choose(free, target, total, f"{rule.seed}:{split}") if len(free) >= MIN_GROUPS[split] else set()
+        more = choose_units(free, target, total, f"{rule.seed}:{split}") if len(free) >= MIN_GROUPS[split] else set()
         if not more and not named:
             unit = "document"
             notes.append(
@@ -98,7 +98,7 @@ def _hold_out(
             for member in members
             if member.group not in held_out and member.group not in chosen and member.id not in held_out
         }
-        chosen |= choose(free, target, total, f"{rule.seed}:{split}")
+        chosen |= choose_units(free, target, total, f"{rule.seed}:{split}")
     return chosen, unit, notes
 
 
@@ -109,7 +109,7 @@ def _by_own_split(
     own = set(assigned.values())
     shares: dict[str, Any] = {split: 0.0 if split in own else getattr(rule, split) for split in HELD_OUT}
     rest = [member for member in members if member.id not in assigned]
-    splits, how = divide([replace(member, own_split="") for member in rest], rule.model_copy(update=shares))
+    splits, how = assign_splits([replace(member, own_split="") for member in rest], rule.model_copy(update=shares))
     drawn = dict(zip((member.id for member in rest), splits, strict=True))
     how |= {f"{split}_by": "the set's own division" for split in own}
     return [drawn.get(member.id) or assigned[member.id] for member in members], how
@@ -149,7 +149,7 @@ def _by_time(members: Sequence[Member], rule: SplitRule) -> tuple[list[Split], d
     return splits, {"by": "time", "seed": rule.seed, "test_by": "time", "validation_by": "time", "notes": notes}
 
 
-def choose(sizes: Mapping[str, int], target: float, total: int, seed: str) -> set[str]:
+def choose_units(sizes: Mapping[str, int], target: float, total: int, seed: str) -> set[str]:
     """Units in the order of a seeded hash until about `target` characters are reached, skipping those that would
     overshoot by more than a quarter; else the one unit that comes nearest; always leaving one. Empty when even the
     nearest takes more than LARGEST_SHARE of the total."""
