@@ -247,9 +247,9 @@ def test_answers_that_are_no_chromas_are_one_clear_error_without_a_text(
 ) -> None:
     with Answering(*answer) as server:
         context = context_in(home, SOLDIOM_CHROMA_URL=server.url)
-        with pytest.raises(UnavailableError) as raised:
+        with pytest.raises(UnavailableError) as caught:
             embed(context, context.artifacts.get(prepared[1]), DECLARED)
-    assert "Chroma" in str(raised.value) and "Remedy" in str(raised.value) and "somebody" not in str(raised.value)
+    assert "Chroma" in str(caught.value) and "Remedy" in str(caught.value) and "somebody" not in str(caught.value)
 
 
 @pytest.mark.parametrize("answer", ANSWERS[:3], ids=[f"{status} {kind}" for status, kind, _ in ANSWERS[:3]])
