@@ -8,6 +8,7 @@ import httpx
 from api_server import problem, routes
 
 from soldiom_ray.api.auth import ROLE
+from soldiom_ray.domains.schema import Train
 from soldiom_ray.records import ROLES
 from soldiom_ray.settings import Settings
 
@@ -41,6 +42,9 @@ def test_the_description_names_every_call_with_role_and_errors(api_settings: Set
             assert (operation[ROLE] in ROLES) is ("security" in operation)
             assert f"`{operation[ROLE]}`" in operation["description"] or operation[ROLE] not in ROLES
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    fields = document["components"]["schemas"]["TrainingBody"]["properties"]
+    assert fields["base_model"]["description"] == Train.model_fields["base_model"].description
+    assert all(field.get("description") for field in fields.values())
 
 
 def test_the_pages_need_no_key_and_load_nothing_from_elsewhere(api_url: str) -> None:

@@ -143,7 +143,7 @@ def test_an_unexpected_fault_is_a_500_that_tells_nothing(api_settings: Settings,
     assert "secret-word" not in answer.text and "Validation" not in answer.text
 
 
-def test_serves_proxy_takes_our_edge_which_hides_its_routes_and_drops_what_would_steer_it(
+def test_serves_proxy_takes_our_middleware_which_hides_its_routes_and_drops_what_would_steer_it(
     api_settings: Settings,
 ) -> None:
     from ray.serve._private.http_util import validate_http_proxy_callback_return
@@ -152,7 +152,7 @@ def test_serves_proxy_takes_our_edge_which_hides_its_routes_and_drops_what_would
     from soldiom_ray.services.ray_head import _environment
 
     path = _environment(api_settings, 30_000, "http://127.0.0.1:1")["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"]
-    (edge,) = validate_http_proxy_callback_return(call_function_from_import_path(path))
+    (middleware,) = validate_http_proxy_callback_return(call_function_from_import_path(path))
     seen: list[set[bytes]] = []
 
     async def proxy(scope: Any, receive: Any, send: Any) -> None:
@@ -160,7 +160,7 @@ def test_serves_proxy_takes_our_edge_which_hides_its_routes_and_drops_what_would
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    server = listen(edge.cls(proxy, *edge.args, **edge.kwargs))
+    server = listen(middleware.cls(proxy, *middleware.args, **middleware.kwargs))
     url = next(server)
     assert httpx.get(url, headers={"x-request-timeout-seconds": "86400", "x-kept": "1"}).status_code == 200
     assert b"x-kept" in seen[0] and b"x-request-timeout-seconds" not in seen[0]

@@ -1,4 +1,4 @@
-"""The application: its routes, its outermost layer, and the thread that keeps job rows true."""
+"""The application: its routes, its middleware, and the thread that reconciles job rows with their processes."""
 
 import logging
 import threading
@@ -10,8 +10,8 @@ from fastapi import FastAPI
 from soldiom_ray import __version__, launch
 from soldiom_ray.api import problems
 from soldiom_ray.api.auth import RateLimit
-from soldiom_ray.api.metrics import Measures
-from soldiom_ray.api.middleware import Door
+from soldiom_ray.api.metrics import RequestMetrics
+from soldiom_ray.api.middleware import RequestMiddleware
 from soldiom_ray.api.openapi import openapi_document
 from soldiom_ray.api.routes import collect, datasets, docs, health, inference, jobs, keys, models
 from soldiom_ray.settings import Settings
@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 
 
 def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
-    """The API for these settings. `reconciles`: look after jobs in the background while it lives."""
+    """The API for these settings. With `reconciles`, a thread ends the rows of jobs whose processes are gone."""
 
     @asynccontextmanager
-    async def life(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         stop = threading.Event()
         if reconciles:
             threading.Thread(target=_reconcile, args=(settings, stop), daemon=True, name="reconcile").start()
@@ -39,17 +39,17 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        lifespan=life,
+        lifespan=lifespan,
     )
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit)
-    app.state.measures = Measures()
+    app.state.metrics = RequestMetrics()
     for module in (collect, jobs, models, inference, datasets, keys, health, docs):
         app.include_router(module.router)
     problems.install_handlers(app)
     app.add_middleware(
-        Door,
-        observe=app.state.measures.observe,
+        RequestMiddleware,
+        observe=app.state.metrics.observe,
         over_tls=settings.tls_cert is not None,
         upload_bytes=settings.upload_max_bytes,
     )

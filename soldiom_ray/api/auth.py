@@ -1,5 +1,5 @@
-"""Who may do what. A route says the role it needs in its `openapi_extra` (`needs("trainer")`); a route that says
-nothing is refused to everybody. Keys and roles are checked before a body is read."""
+"""Authentication, roles and rate limits. A route names the role it needs in its `openapi_extra` (`needs("trainer")`);
+a route that names none is closed to everybody. Key and role are checked before the body is read."""
 
 import threading
 import time
@@ -32,7 +32,7 @@ SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose key came with the request."""
+    """The owner of the key that came with a request."""
 
     key_id: str
     name: str
@@ -44,9 +44,9 @@ class Caller:
         return ROLES.index(self.role) >= ROLES.index(role)
 
 
-def needs(role: str, **more: Any) -> dict[str, Any]:
+def needs(role: str, **extra: Any) -> dict[str, Any]:
     """`openapi_extra` of a route that this role (or a higher one) may call."""
-    return {ROLE: role, **more}
+    return {ROLE: role, **extra}
 
 
 def settings_of(request: Request) -> Settings:
@@ -56,7 +56,7 @@ def settings_of(request: Request) -> Settings:
 
 
 def caller_of(request: Request) -> Caller:
-    """Whose request this is; only on routes that need a role."""
+    """The caller of a request to a route that needs a role."""
     caller: Caller = request.state.caller
     return caller
 
@@ -66,10 +66,10 @@ Who = Annotated[Caller, Depends(caller_of)]
 
 
 class GuardedRoute(APIRoute):
-    """A route that checks key, rate and role first, then the form of the body, then does its work."""
+    """A route that checks key, rate and role, then the form of the body, before it handles the request."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        work = super().get_route_handler()
+        handle = super().get_route_handler()
         extra = self.openapi_extra or {}
         role, takes_multipart = extra.get(ROLE, ""), MULTIPART in extra
         takes_body = bool(self.body_field) or "requestBody" in extra
@@ -77,8 +77,8 @@ class GuardedRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             await _admit(request, role)
             if takes_body:
-                await _read(request, takes_multipart)
-            return await work(request)
+                await _read_body(request, takes_multipart)
+            return await handle(request)
 
         return guarded
 
@@ -86,18 +86,18 @@ class GuardedRoute(APIRoute):
 async def _admit(request: Request, role: str) -> None:
     if role == ANYONE or (role == LOCAL_OR_ADMIN and is_local(request)):
         return
-    wanted = "admin" if role == LOCAL_OR_ADMIN else role
+    required_role = "admin" if role == LOCAL_OR_ADMIN else role
     caller = await run_in_threadpool(_caller, settings_of(request), request.headers.get("authorization", ""))
     request.state.caller = caller
     limit: RateLimit = request.app.state.rate_limit
     limit.take(caller.key_id)
-    allowed = wanted in ROLES and caller.may(wanted)
-    changes = request.method not in ("GET", "HEAD") and wanted in ("trainer", "admin")
+    allowed = required_role in ROLES and caller.may(required_role)
+    changes = request.method not in ("GET", "HEAD") and required_role in ("trainer", "admin")
     if changes or not allowed:
-        await run_in_threadpool(_note, request, caller, "allow" if allowed else "deny", wanted)
+        await run_in_threadpool(_audit, request, caller, "allow" if allowed else "deny", required_role)
     if not allowed:
         raise DeniedError(
-            f"The key's role is {caller.role}; this call needs {wanted or 'a role that nobody has'}.",
+            f"The key's role is {caller.role}; this call needs {required_role or 'a role that nobody has'}.",
             remedy="ask an admin for a key with that role",
         )
 
@@ -115,8 +115,8 @@ def _caller(settings: Settings, header: str) -> Caller:
         return Caller(row.id, row.name, row.role, row.tenant)
 
 
-def _note(request: Request, caller: Caller, decision: str, wanted: str) -> None:
-    details = {"key": caller.name, "role": caller.role, "needs": wanted}
+def _audit(request: Request, caller: Caller, decision: str, required_role: str) -> None:
+    details = {"key": caller.name, "role": caller.role, "needs": required_role}
     route = getattr(request.scope.get("route"), "path", request.url.path)
     with open_session(settings_of(request)) as session:
         audit.append(
@@ -124,20 +124,20 @@ def _note(request: Request, caller: Caller, decision: str, wanted: str) -> None:
         )
 
 
-async def _read(request: Request, takes_multipart: bool) -> None:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if takes_multipart and kind == "multipart/form-data":
+async def _read_body(request: Request, takes_multipart: bool) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if takes_multipart and media_type == "multipart/form-data":
         return
     body = await request.body()
     if not body:
         return
-    if kind != "application/json" and not kind.endswith("+json"):
+    if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, "Send the body as application/json, and say so in Content-Type.")
     request._json = await run_in_threadpool(strict_json, body) if len(body) > 65536 else strict_json(body)
 
 
 def is_local(request: Request) -> bool:
-    """A request from this machine that no proxy passed on."""
+    """Whether a request comes from this machine and not through a proxy."""
     if request.client is None or any(name in request.headers for name in ("x-forwarded-for", "forwarded", "via")):
         return False
     try:
@@ -147,7 +147,7 @@ def is_local(request: Request) -> bool:
 
 
 class RateLimit:
-    """So many requests per key within a sliding window, counted in this process."""
+    """At most `count` requests per key within a sliding window, counted in this process."""
 
     def __init__(self, rate: str) -> None:
         count, _, period = rate.partition("/")
@@ -157,15 +157,15 @@ class RateLimit:
 
     def take(self, key_id: str) -> None:
         """Count one request; BusyError when the window is full. Refused requests do not count."""
-        at = time.monotonic()
+        now = time.monotonic()
         with self._lock:
             times = self._times.setdefault(key_id, deque())
-            while times and times[0] <= at - self.seconds:
+            while times and times[0] <= now - self.seconds:
                 times.popleft()
             if len(times) >= self.count:
                 raise BusyError(
                     f"This key may make {self.count} requests in {self.seconds:.0f} s.",
                     remedy="wait, or raise SOLDIOM_RATE_LIMIT",
-                    retry_after_seconds=times[0] + self.seconds - at,
+                    retry_after_seconds=times[0] + self.seconds - now,
                 )
-            times.append(at)
+            times.append(now)

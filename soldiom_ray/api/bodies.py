@@ -1,25 +1,29 @@
-"""Bodies of requests. Their defaults stand in the recipe's schema."""
+"""Bodies of requests. What a field of a recipe means, and its default, stands in the recipe's schema."""
 
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from soldiom_ray.domains.schema import Method, Recipe, Register, Train
 from soldiom_ray.records import Record, Role
 
 
+def _description(record: type[Record], field: str) -> str | None:
+    return record.model_fields[field].description
+
+
 class TrainingBody(Record):
-    """A training: of a dataset that exists (`dataset_id`), or a whole workflow (`recipe`). `config` holds what a
-    recipe's `train` heading may hold."""
+    """A training on a dataset that exists (`dataset_id`), or a whole workflow (`recipe`)."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    name: str | None = Field(default=None, max_length=100)
-    base_model: str | None = Field(default=None, max_length=512)
-    training_method: Literal["full", "lora", "prompt"] | None = None
-    dataset_id: str | None = Field(default=None, max_length=64)
-    recipe: dict[str, Any] | None = None
-    config: dict[str, Any] | None = None
-    specialization: str | None = Field(default=None, max_length=64)
+    name: str | None = Field(None, max_length=100, description="name of the job and the model; unset: the recipe's")
+    base_model: str | None = Field(None, max_length=512, description=_description(Train, "base_model"))
+    training_method: Method | None = Field(None, description=_description(Train, "method"))
+    dataset_id: str | None = Field(None, max_length=64, description=_description(Recipe, "dataset"))
+    recipe: dict[str, Any] | None = Field(None, description="a recipe, as in its YAML")
+    config: dict[str, Any] | None = Field(None, description="other settings of the recipe's `train` heading")
+    specialization: str | None = Field(None, max_length=64, description=_description(Register, "specialization"))
 
     @model_validator(mode="after")
     def _has_one_source(self) -> "TrainingBody":
@@ -33,10 +37,10 @@ class TrainingBody(Record):
 class UserInputBody(Record):
     """A text, or a structured value (any JSON)."""
 
-    user_id: str = Field(min_length=1, max_length=128)
-    input_type: Literal["text", "structured"]
-    content: Any
-    metadata: dict[str, Any] = Field(default_factory=dict)
+    user_id: str = Field(min_length=1, max_length=128, description="who the input is from")
+    input_type: Literal["text", "structured"] = Field(description="structured: any JSON value")
+    content: Any = Field(description="the text or the value")
+    metadata: dict[str, Any] = Field(default_factory=dict, description="stored with the input")
 
     @model_validator(mode="after")
     def _text_is_text(self) -> "UserInputBody":
@@ -48,13 +52,13 @@ class UserInputBody(Record):
 
 
 class Parameters(Record):
-    """How a model answers. Without `max_tokens` its endpoint decides."""
+    """How a model generates."""
 
-    max_tokens: int | None = Field(default=None, ge=1, le=65536)
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    seed: int | None = Field(default=None, ge=0, lt=2**63)
-    stop: tuple[str, ...] = Field(default=(), max_length=8)
+    max_tokens: int | None = Field(None, ge=1, le=65536, description="most tokens to generate; unset: the endpoint's")
+    temperature: float = Field(0.0, ge=0, le=2, description="0: the most likely token, always")
+    top_p: float = Field(1.0, gt=0, le=1, description="probability mass of the tokens that are sampled from")
+    seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling reproducible")
+    stop: tuple[str, ...] = Field((), max_length=8, description="texts that end the output")
 
 
 class Message(Record):
@@ -65,12 +69,12 @@ class Message(Record):
 
 
 class InferenceBody(Record):
-    """One question: a text to go on with (`input`) or a conversation (`messages`)."""
+    """A text (`input`) or a conversation (`messages`) for one model."""
 
-    input: str | None = Field(default=None, min_length=1, max_length=1_000_000)
-    messages: tuple[Message, ...] | None = Field(default=None, min_length=1, max_length=1000)
+    input: str | None = Field(None, min_length=1, max_length=1_000_000, description="a text that the model continues")
+    messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
     parameters: Parameters = Parameters()
-    stream: bool = False
+    stream: bool = Field(False, description="send server-sent events while the model generates")
 
     @model_validator(mode="after")
     def _asks_once(self) -> "InferenceBody":
@@ -80,30 +84,35 @@ class InferenceBody(Record):
 
 
 class BatchBody(Record):
-    """Several texts for one model. In this first form at most 64; more is refused with 413."""
+    """At most 64 texts for one model; more are refused with 413."""
 
-    inputs: tuple[str, ...] = Field(min_length=1)
+    inputs: tuple[str, ...] = Field(min_length=1, description="texts, each answered by itself")
     parameters: Parameters = Parameters()
 
 
 class SearchBody(Record):
-    """Passages that answer `query` best, from the tenant's newest index or the one named. `hybrid` fuses `dense` (by
-    meaning) and `lexical` (by words)."""
+    """A search for the passages that match a query best."""
 
-    query: str = Field(min_length=1, max_length=4000)
-    k: int = Field(default=5, ge=1, le=100)
-    index: str | None = Field(default=None, max_length=64)
-    mode: Literal["hybrid", "dense", "lexical"] = "hybrid"
+    query: str = Field(min_length=1, max_length=4000, description="a question, or words to look for")
+    k: int = Field(5, ge=1, le=100, description="number of passages")
+    index: str | None = Field(None, max_length=64, description="id of an index; unset: the tenant's newest")
+    mode: Literal["hybrid", "dense", "lexical"] = Field(
+        "hybrid", description="dense: by meaning; lexical: by words; hybrid: both, fused"
+    )
     filters: dict[str, str] = Field(
         default_factory=dict,
         max_length=8,
-        description="what a passage's document must be, such as license, source, kind; what its path begins with",
+        description="properties of a passage's document, such as license, source and kind; `path` matches its start",
     )
 
 
 class KeyBody(Record):
-    """A new key. Only an admin of the tenant "default" may name another tenant."""
+    """A new key."""
 
-    name: str = Field(min_length=1, max_length=128)
+    name: str = Field(min_length=1, max_length=128, description="what or who the key is for")
     role: Role
-    tenant: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    tenant: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="whose data the key sees; only an admin of the tenant `default` may name another than its own",
+    )

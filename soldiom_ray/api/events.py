@@ -13,21 +13,21 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(data: Mapping[str, Any], name: str = "") -> bytes:
-    """One event; its data is one line of JSON."""
+    """One event whose data is one line of JSON."""
     head = f"event: {name}\n" if name else ""
     return f"{head}data: {json.dumps(data, ensure_ascii=True, allow_nan=False)}\n\n".encode()
 
 
-def respond(pieces: AsyncIterator[bytes]) -> StreamingResponse:
-    """Send events as they come. An error in their midst becomes a last event named `error`: the status is out."""
+def respond(events: AsyncIterator[bytes]) -> StreamingResponse:
+    """Send events as they come. An error becomes a last event named `error`, because the status is sent already."""
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-    return StreamingResponse(_safe(pieces), media_type="text/event-stream", headers=headers)
+    return StreamingResponse(_with_error_event(events), media_type="text/event-stream", headers=headers)
 
 
-async def _safe(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _with_error_event(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     try:
-        async for piece in pieces:
-            yield piece
+        async for message in events:
+            yield message
     except SoldiomError as error:
         yield event(error.to_problem(), "error")
     except Exception as error:

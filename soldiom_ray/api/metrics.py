@@ -1,4 +1,4 @@
-"""Counts of requests for Prometheus (text exposition format 0.0.4)."""
+"""Request counts and durations for Prometheus (text exposition format 0.0.4)."""
 
 import threading
 from collections import Counter
@@ -6,8 +6,8 @@ from collections import Counter
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 
 
-class Measures:
-    """Requests by method, route and status, and their time by route. Routes are templates, so the series are few."""
+class RequestMetrics:
+    """Requests by method, route and status, and durations by route. Routes are templates, so there are few series."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -18,22 +18,25 @@ class Measures:
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        known = method if method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS") else "other"
+        label = method if method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS") else "other"
         with self._lock:
-            self._requests[known, route, status] += 1
+            self._requests[label, route, status] += 1
             self._count[route] += 1
             self._seconds[route] += seconds  # type: ignore[assignment]
             for bound in BUCKETS:
                 self._within[route, bound] += seconds <= bound
 
     def text(self) -> str:
-        """All counts as Prometheus reads them."""
-        lines = ["# HELP soldiom_requests_total Answered requests.", "# TYPE soldiom_requests_total counter"]
+        """All metrics in the exposition format."""
+        lines = ["# HELP soldiom_requests_total Requests answered.", "# TYPE soldiom_requests_total counter"]
         with self._lock:
             for (method, route, status), count in sorted(self._requests.items()):
                 labels = f'method="{method}",route="{route}",status="{status}"'
                 lines.append(f"soldiom_requests_total{{{labels}}} {count}")
-            lines += ["# HELP soldiom_request_seconds Time to answer.", "# TYPE soldiom_request_seconds histogram"]
+            lines += [
+                "# HELP soldiom_request_seconds Duration of requests.",
+                "# TYPE soldiom_request_seconds histogram",
+            ]
             for route in sorted(self._count):
                 for bound in BUCKETS:
                     labels = f'route="{route}",le="{bound}"'

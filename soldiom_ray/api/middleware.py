@@ -1,4 +1,4 @@
-"""The outermost layer: what a request may be made of, before anything reads it, and what every answer carries."""
+"""The API's outermost middleware: limits of requests, headers of every response; and strict JSON."""
 
 import time
 from collections.abc import Callable
@@ -15,16 +15,18 @@ UPLOAD_BYTES = UPLOAD_MAX_BYTES
 HEADER_BYTES = 16 << 10
 UPLOADS = ("/api/training/collect/user-input",)
 
-DROPPED = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id"})
-"""Headers by which a client could steer Ray Serve. Serve's own proxy reads them first, so `edge` drops them there."""
+STEERING_HEADERS = frozenset(
+    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id"}
+)
+"""Headers by which a client could steer Ray Serve. Serve's proxy reads them first; `proxy_middleware` drops them."""
 
 Observe = Callable[[str, str, int, float], None]
 """Called once per request with method, route, status and seconds."""
 
 
-class Door:
-    """ASGI middleware. Limits headers and bodies (also bodies that do not say their length), adds the headers that
-    every answer carries, and turns what nobody caught into a 500 that tells nothing."""
+class RequestMiddleware:
+    """ASGI middleware that limits headers and bodies (bodies of unknown length too), adds the headers that every
+    response carries, and turns an exception that nobody caught into a 500 that reveals nothing."""
 
     def __init__(self, app: ASGIApp, observe: Observe, over_tls: bool, upload_bytes: int = UPLOAD_BYTES) -> None:
         self.app = app
@@ -43,7 +45,7 @@ class Door:
             return
         started, status = time.perf_counter(), 0
 
-        async def sending(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -53,16 +55,16 @@ class Door:
             await send(message)
 
         try:
-            refusal = refused(scope, self.upload_bytes)
+            refusal = refuse(scope, self.upload_bytes)
             if refusal is not None:
-                await refusal(scope, receive, sending)
+                await refusal(scope, receive, send_with_headers)
                 return
             limit = _limit(scope, self.upload_bytes)
-            drop_steering(scope)
-            await self.app(scope, _counted(receive, limit), sending)
+            drop_steering_headers(scope)
+            await self.app(scope, _limited(receive, limit), send_with_headers)
         except Exception as error:
             if not status:
-                await problems.unexpected_response(error)(scope, receive, sending)
+                await problems.unexpected_response(error)(scope, receive, send_with_headers)
             else:
                 problems.unexpected_response(error)
                 raise
@@ -71,14 +73,14 @@ class Door:
             self.observe(scope["method"], str(route), status, time.perf_counter() - started)
 
 
-def drop_steering(scope: Scope) -> None:
-    """Take out the headers that would steer Ray Serve."""
-    scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in DROPPED]
+def drop_steering_headers(scope: Scope) -> None:
+    """Remove the headers that would steer Ray Serve."""
+    scope["headers"] = [(name, value) for name, value in scope["headers"] if name.lower() not in STEERING_HEADERS]
 
 
-def refused(scope: Scope, upload_bytes: int | None = None) -> ASGIApp | None:
-    """The answer to a request whose headers are too large, not ASCII, or announce too large a body. Without
-    `upload_bytes`, where settings are not read, the size of uploads is left to the application."""
+def refuse(scope: Scope, upload_bytes: int | None = None) -> ASGIApp | None:
+    """The response to a request whose headers are too large, not ASCII, or announce too large a body; None for a good
+    one. Without `upload_bytes` (the proxy reads no settings) the size of uploads is left to the application."""
     headers: list[tuple[bytes, bytes]] = scope["headers"]
     if sum(len(name) + len(value) + 4 for name, value in headers) > HEADER_BYTES or len(headers) > 100:
         return problems.protocol_response(
@@ -107,19 +109,19 @@ def _too_large(limit: int) -> str:
     return f"The body is larger than {limit >> 20} MiB."
 
 
-def _counted(receive: Receive, limit: int) -> Receive:
-    seen = 0
+def _limited(receive: Receive, limit: int) -> Receive:
+    received = 0
 
-    async def receiving() -> Message:
-        nonlocal seen
+    async def receive_counted() -> Message:
+        nonlocal received
         message: Message = await receive()
         if message["type"] == "http.request":
-            seen += len(message.get("body", b""))
-            if seen > limit:
+            received += len(message.get("body", b""))
+            if received > limit:
                 raise HTTPException(413, _too_large(limit), headers={"Connection": "close"})
         return message
 
-    return receiving
+    return receive_counted
 
 
 def strict_json(body: bytes) -> Any:
@@ -127,30 +129,34 @@ def strict_json(body: bytes) -> Any:
     cannot be stored or sent on: numbers beyond a double, lone surrogates, NUL characters, a key given twice."""
     import json
 
-    def no_constant(name: str) -> float:
+    def refuse_constant(name: str) -> float:
         raise HTTPException(400, f"The body is not JSON: {name} is no JSON number.")
 
-    def finite(text: str) -> float:
+    def parse_finite(text: str) -> float:
         value = float(text)
         if value in (float("inf"), float("-inf")):
             raise HTTPException(422, "The body holds a number that is too large.")
         return value
 
-    def whole(text: str) -> int:
+    def parse_integer(text: str) -> int:
         if len(text) > 300:
             raise HTTPException(422, "The body holds a number that is too large.")
         return int(text)
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+    def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
             raise HTTPException(422, "The body gives a key twice in one object.")
-        return made
+        return members
 
     try:
         text = body.decode("utf-8")
         value = json.loads(
-            text, parse_constant=no_constant, parse_float=finite, parse_int=whole, object_pairs_hook=once
+            text,
+            parse_constant=refuse_constant,
+            parse_float=parse_finite,
+            parse_int=parse_integer,
+            object_pairs_hook=unique_keys,
         )
     except UnicodeDecodeError as error:
         raise HTTPException(400, "The body is not UTF-8.") from error
@@ -165,14 +171,14 @@ def strict_json(body: bytes) -> Any:
 
 
 def _check_texts(value: Any) -> None:
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
+    pending = [value]
+    while pending:
+        item = pending.pop()
         if isinstance(item, str):
             if "\0" in item or any("\ud800" <= character <= "\udfff" for character in item):
                 raise HTTPException(422, "The body holds a text with a NUL character or a lone surrogate.")
         elif isinstance(item, dict):
-            waiting.extend(item)
-            waiting.extend(item.values())
+            pending.extend(item)
+            pending.extend(item.values())
         elif isinstance(item, list):
-            waiting.extend(item)
+            pending.extend(item)

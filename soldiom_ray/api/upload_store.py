@@ -21,8 +21,8 @@ from soldiom_ray.storage import Storage, open_storage, raw_key
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """One uploaded file, on disk. `metadata` is what its row will tell."""
+class Upload:
+    """One uploaded file, on disk. `metadata` is stored in its row."""
 
     file: IO[bytes]
     sha256: str
@@ -34,52 +34,52 @@ class Given:
         return raw_key(self.sha256)
 
 
-def read_given(file: IO[bytes], metadata: Mapping[str, Any]) -> Given:
+def read_upload(file: IO[bytes], metadata: Mapping[str, Any]) -> Upload:
     """A file with its hash, read chunk by chunk."""
     digest, size = hashlib.sha256(), 0
     for chunk in _chunks(file):
         digest.update(chunk)
         size += len(chunk)
-    return Given(file, digest.hexdigest(), size, metadata)
+    return Upload(file, digest.hexdigest(), size, metadata)
 
 
-def keep_files(
-    settings: Settings, tenant: str, user_id: str, given: Sequence[Given], idempotency_key: str | None
+def store_uploads(
+    settings: Settings, tenant: str, user_id: str, uploads: Sequence[Upload], idempotency_key: str | None
 ) -> list[dict[str, Any]]:
-    """Store the files and note them; with a key that was used before, what that request made. StorageFullError when
-    the tenant's quota does not hold them; ConflictError when the key was used for something else."""
-    print_ = fingerprint("files", user_id, [[each.sha256, each.metadata] for each in given])
+    """Store the files and a row for each; with an idempotency key that was used before, return what that request made.
+    StorageFullError when the tenant's quota is exceeded; ConflictError when the key was used for another request."""
+    request_hash = fingerprint("files", user_id, [[upload.sha256, upload.metadata] for upload in uploads])
     with open_session(settings) as session:
-        known = requests.find(session, tenant, idempotency_key, print_) if idempotency_key else None
-        if known is not None:
-            return _shown(session, tenant, known)
-        _check_quota(session, settings, tenant, given)
+        previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
+        if previous is not None:
+            return _rows(session, tenant, previous)
+        _check_quota(session, settings, tenant, uploads)
     storage = open_storage(settings)
-    keys = sorted({each.key for each in given})
+    keys = sorted({upload.key for upload in uploads})
     try:
-        for each in given:
-            _write(storage, each)
+        for upload in uploads:
+            _write(storage, upload)
         with open_session(settings) as session:
             for lock in sorted({_lock_of(key) for key in keys}):
                 locks.hold(session, lock)
             locks.hold(session, f"uploads/{tenant}")
-            known = requests.find(session, tenant, idempotency_key, print_) if idempotency_key else None
-            if known is not None:
-                return _shown(session, tenant, known)
-            _check_quota(session, settings, tenant, given)
-            for each in given:
-                _write(storage, each)
-            rows = [_noted(session, tenant, user_id, each) for each in given]
+            previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
+            if previous is not None:
+                return _rows(session, tenant, previous)
+            _check_quota(session, settings, tenant, uploads)
+            for upload in uploads:
+                _write(storage, upload)
+            rows = [_add_row(session, tenant, user_id, upload) for upload in uploads]
             if idempotency_key:
-                requests.record(session, tenant, idempotency_key, print_, [row["id"] for row in rows])
+                requests.record(session, tenant, idempotency_key, request_hash, [row["id"] for row in rows])
             return rows
     except BaseException:
-        forget_unnamed(settings, keys)
+        remove_unreferenced(settings, keys)
         raise
 
 
-def forget_unnamed(settings: Settings, keys: Sequence[str]) -> None:
-    """Remove those objects that no row names, whoever uploaded them."""
+def remove_unreferenced(settings: Settings, keys: Sequence[str]) -> None:
+    """Remove the objects that no row refers to, whoever uploaded them."""
     storage = open_storage(settings)
     for key in keys:
         with open_session(settings) as session:
@@ -89,45 +89,45 @@ def forget_unnamed(settings: Settings, keys: Sequence[str]) -> None:
 
 
 def fingerprint(*parts: Any) -> str:
-    """What makes two requests the same request."""
+    """Hash by which a repeated request is recognised."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _noted(session: Session, tenant: str, user_id: str, given: Given) -> dict[str, Any]:
+def _add_row(session: Session, tenant: str, user_id: str, upload: Upload) -> dict[str, Any]:
     row = inputs.add(
         session,
         user_id=user_id,
         input_type="file",
-        content=given.key,
-        sha256=given.sha256,
-        size_bytes=given.size_bytes,
-        metadata=dict(given.metadata),
+        content=upload.key,
+        sha256=upload.sha256,
+        size_bytes=upload.size_bytes,
+        metadata=dict(upload.metadata),
         tenant=tenant,
     )
     return inputs.as_dict(row)
 
 
-def _shown(session: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, Any]]:
-    return [inputs.as_dict(inputs.get(session, each, tenant)) for each in ids]
+def _rows(session: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    return [inputs.as_dict(inputs.get(session, input_id, tenant)) for input_id in ids]
 
 
-def _check_quota(session: Session, settings: Settings, tenant: str, given: Sequence[Given]) -> None:
-    kept, more = inputs.uploaded_bytes(session, tenant), sum(each.size_bytes for each in given)
-    if kept + more > settings.upload_quota_bytes:
+def _check_quota(session: Session, settings: Settings, tenant: str, uploads: Sequence[Upload]) -> None:
+    used, added = inputs.uploaded_bytes(session, tenant), sum(upload.size_bytes for upload in uploads)
+    if used + added > settings.upload_quota_bytes:
         raise StorageFullError(
-            f"The tenant keeps {kept} bytes; with these {more} it would be over its {settings.upload_quota_bytes}.",
-            remedy="delete inputs that are not needed, or raise SOLDIOM_UPLOAD_QUOTA_BYTES",
+            f"The tenant uses {used} bytes; with these {added} it would exceed its {settings.upload_quota_bytes}.",
+            remedy="delete inputs that are no longer needed, or raise SOLDIOM_UPLOAD_QUOTA_BYTES",
         )
 
 
-def _write(storage: Storage, given: Given) -> None:
-    if not storage.exists(given.key):
-        given.file.seek(0)
-        storage.write_stream(given.key, _chunks(given.file))
+def _write(storage: Storage, upload: Upload) -> None:
+    if not storage.exists(upload.key):
+        upload.file.seek(0)
+        storage.write_stream(upload.key, _chunks(upload.file))
 
 
 def _lock_of(key: str) -> str:
-    """One of 4096 locks, by the hash's beginning: rows of locks are never removed."""
+    """One of 4096 locks, by the start of the hash: rows of locks are never removed."""
     return f"content/{key.rpartition('/')[2][:3]}"
 
 

@@ -1,5 +1,5 @@
-"""Uploaded files: what may come in, under which name it is kept. What a file says is not read here; the parsers do that
-in a process of their own, and refuse what gets past this door."""
+"""Checks of uploaded files: extension, content, archives, and the name under which a file is shown. The content is not
+parsed here: the parsers do that in a process of their own, and refuse what passes these checks."""
 
 import bz2
 import gzip
@@ -58,29 +58,31 @@ def check_upload(name: str, file: IO[bytes], field: str = "file") -> str:
     return ending.removeprefix(".")
 
 
-def shown_name(name: str) -> str:
-    """A file's name for showing: the last part of the path, no control or direction characters, at most 200 long."""
+def display_name(name: str) -> str:
+    """A file's name for display: the last part of its path, no control or direction characters, at most 200 long."""
     last = name.replace("\\", "/").rpartition("/")[2]
-    kept = "".join(character for character in last if unicodedata.category(character)[0] != "C")
-    return kept.strip()[-200:] or "unnamed"
+    printable = "".join(character for character in last if unicodedata.category(character)[0] != "C")
+    return printable.strip()[-200:] or "unnamed"
 
 
 def _problem(ending: str, head: bytes, file: IO[bytes]) -> str:
-    """What is wrong with a file's content, or "". Text may hold anything that the parsers read, whatever its name."""
-    named = FAMILY_OF_ENDING.get(ending, "text")
-    found = family_of_head(head, ending)
-    if found == ZIP:
-        return _zip_problem(named, ending, file)
-    if found == "archive":
+    """What is wrong with a file's content, or "". A text file may be named like any other parsed text format."""
+    expected = FAMILY_OF_ENDING.get(ending, "text")
+    detected = family_of_head(head, ending)
+    if detected == ZIP:
+        return _zip_problem(expected, ending, file)
+    if detected == "archive":
         problem = _stream_problem(head, file)
-        return problem or ("" if named in _TEXTUAL or named == found else f"the content is not of the kind {ending}")
+        return problem or (
+            "" if expected in _TEXTUAL or expected == detected else f"the content is not of the kind {ending}"
+        )
     unread = unsupported_format(head)
     if unread:
         return f"the content is {unread}"
-    if named in _TEXTUAL:
-        return "" if found or not _is_binary(head) else f"the content is not text, as {ending} says"
-    family = "workbook" if found == OLE else found
-    same = family == named or {family, named} <= {"audio", "video"}
+    if expected in _TEXTUAL:
+        return "" if detected or not _is_binary(head) else f"the content is not text, as {ending} says"
+    family = "workbook" if detected == OLE else detected
+    same = family == expected or {family, expected} <= {"audio", "video"}
     return "" if same else f"the content is not of the kind {ending}"
 
 
@@ -93,7 +95,7 @@ def _is_binary(head: bytes) -> bool:
     return head.count(0) > 1 and not marked and utf16_encoding(head) is None
 
 
-def _zip_problem(named: str, ending: str, file: IO[bytes]) -> str:
+def _zip_problem(expected: str, ending: str, file: IO[bytes]) -> str:
     entries = _zip_entries(file)
     if entries > ARCHIVE_ENTRIES:
         return f"the archive holds {entries} files, more than {ARCHIVE_ENTRIES}"
@@ -102,13 +104,13 @@ def _zip_problem(named: str, ending: str, file: IO[bytes]) -> str:
         names = {member.filename for member in members}
         small = "mimetype" in names and archive.getinfo("mimetype").file_size < 200
         family = family_of_zip(names, archive.read("mimetype") if small else b"")
-    if (named not in _TEXTUAL and family != named) or (named == "docx" and "[Content_Types].xml" not in names):
+    if (expected not in _TEXTUAL and family != expected) or (expected == "docx" and "[Content_Types].xml" not in names):
         return f"the content is not of the kind {ending}"
-    whole, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
+    unpacked, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if family != "archive" and len(members) > OFFICE_ENTRIES:
         return f"the file holds {len(members)} parts, more than {OFFICE_ENTRIES}"
-    if whole > UNPACKED_BYTES or whole > ZIP_RATIO * max(packed, 1 << 10):
-        return f"the archive unpacks to too much ({whole} bytes)"
+    if unpacked > UNPACKED_BYTES or unpacked > ZIP_RATIO * max(packed, 1 << 10):
+        return f"the archive unpacks to too much ({unpacked} bytes)"
     if any(member.external_attr >> 28 == 0xA for member in members):
         return "the archive holds a link"
     return _names_problem((member.filename for member in members), nested=family != "archive")
@@ -120,8 +122,8 @@ def _zip_entries(file: IO[bytes]) -> int:
     file.seek(max(0, size - (1 << 16) - 22))
     tail = file.read()
     file.seek(0)
-    place = tail.rfind(_END_OF_ZIP)
-    return struct.unpack_from("<H", tail, place + 10)[0] if place >= 0 else 0
+    position = tail.rfind(_END_OF_ZIP)
+    return struct.unpack_from("<H", tail, position + 10)[0] if position >= 0 else 0
 
 
 def _stream_problem(head: bytes, file: IO[bytes]) -> str:
@@ -140,8 +142,8 @@ def _stream_problem(head: bytes, file: IO[bytes]) -> str:
                 return f"it unpacks to too much (more than {total} bytes)"
     file.seek(0)
     if first[257:262] != b"ustar":
-        found = family_of_head(first, "")
-        return "an archive within an archive" if found in (ZIP, "archive") else ""
+        family = family_of_head(first, "")
+        return "an archive within an archive" if family in (ZIP, "archive") else ""
     with opener(file) as stream:
         return _tar_problem(stream)
 
@@ -169,9 +171,9 @@ def _names_problem(names: Iterable[str], nested: bool) -> str:
 
 
 def _wrong(field: str, name: str, message: str) -> InputError:
-    shown = shown_name(name)
+    label = display_name(name)
     return InputError(
         "A file cannot be taken.",
         remedy="leave it out or convert it",
-        problems=[Problem(f"body.{field}", f"{shown!r}: {message}")],
+        problems=[Problem(f"body.{field}", f"{label!r}: {message}")],
     )

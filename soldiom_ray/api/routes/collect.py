@@ -1,4 +1,4 @@
-"""Collect from GitHub, Hugging Face, databases and endpoints; take what users give."""
+"""Collect from GitHub, Hugging Face, files, databases and HTTP endpoints; accept inputs of users."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from soldiom_ray.api.auth import MULTIPART, Caller, Config, GuardedRoute, Who, n
 from soldiom_ray.api.bodies import UserInputBody
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
-from soldiom_ray.api.upload_store import fingerprint, forget_unnamed, keep_files, read_given
-from soldiom_ray.api.uploads import check_upload, shown_name
+from soldiom_ray.api.upload_store import fingerprint, read_upload, remove_unreferenced, store_uploads
+from soldiom_ray.api.uploads import check_upload, display_name
 from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Recipe
@@ -72,7 +72,7 @@ def collect_huggingface(
 def collect_files(
     body: FilesSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
 ) -> dict[str, Any]:
-    """Make documents of user inputs that were sent before (`inputs`: their ids), as one job."""
+    """Collect user inputs that were uploaded before (`inputs`: their ids), as one job."""
     recipe = Recipe.model_validate({"name": "collect-files", "collect": [body]})
     return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
@@ -81,8 +81,8 @@ def collect_files(
 def collect_database(
     body: DatabaseSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
 ) -> dict[str, Any]:
-    """Collect rows of a live PostgreSQL, MySQL or MariaDB, without changing it, as one job. The password in `url` is
-    kept for the job alone and never shown. `private` is for admins of the tenant "default"."""
+    """Collect rows of a live PostgreSQL, MySQL or MariaDB without changing it, as one job. The password in `url` is
+    stored for the job alone and never shown. `private` is for admins of the tenant "default"."""
     recipe = Recipe.model_validate({"name": "collect-database", "collect": [body]})
     return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
@@ -91,8 +91,8 @@ def collect_database(
 def collect_url(
     body: UrlSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
 ) -> dict[str, Any]:
-    """Collect what an HTTP endpoint gives, page by page, as one job. Values of `headers` are kept for the job alone and
-    never shown. `private` is for admins of the tenant "default"."""
+    """Collect what an HTTP endpoint returns, page by page, as one job. Values of `headers` are stored for the job alone
+    and never shown. `private` is for admins of the tenant "default"."""
     recipe = Recipe.model_validate({"name": "collect-url", "collect": [body]})
     return submit.start(settings, caller, recipe, "collect", idempotency_key, response)
 
@@ -105,15 +105,15 @@ def collect_url(
 async def collect_user_input(
     request: Request, caller: Who, settings: Config, idempotency_key: Idempotency = None
 ) -> Response:
-    """Take a text or a structured value as JSON (answers the input), or files as multipart (answers `items`). The same
-    `Idempotency-Key` again gives what the first request made."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
+    """Store a text or a structured value (JSON; the response is the input) or files (multipart; the response has
+    `items`). A repeated `Idempotency-Key` returns what the first request made."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "multipart/form-data":
         body = _body(await request.json() if await request.body() else None)
-        made = await run_in_threadpool(_keep_value, settings, caller, body, idempotency_key)
-        return JSONResponse(made, status_code=201)
+        row = await run_in_threadpool(_store_value, settings, caller, body, idempotency_key)
+        return JSONResponse(row, status_code=201)
     async with request.form(max_files=20, max_fields=10, max_part_size=1 << 20) as form:
-        items = await run_in_threadpool(_keep_files, settings, caller, form, idempotency_key)
+        items = await run_in_threadpool(_store_files, settings, caller, form, idempotency_key)
     return JSONResponse({"items": items, "next": None}, status_code=201)
 
 
@@ -121,41 +121,42 @@ async def collect_user_input(
 def list_user_inputs(
     caller: Who, settings: Config, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
-    """What users of the tenant gave, newest first, without its content."""
+    """Inputs of the tenant's users, newest first, without their content."""
     with open_session(settings) as session:
-        rows, following = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit)
-        return {"items": [inputs.as_dict(row) for row in rows], "next": following}
+        rows, next_cursor = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit)
+        return {"items": [inputs.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
 def delete_user_input(input_id: str, caller: Who, settings: Config) -> None:
-    """Remove an input. A file's bytes go when no other input is of the same bytes; documents that were made of it
-    stay."""
+    """Delete an input, and a file's bytes when no other input has the same. Documents that were made of it remain."""
     with open_session(settings) as session:
         row = inputs.remove(session, input_id, caller.tenant)
     if row.input_type == "file":
-        forget_unnamed(settings, [row.content])
+        remove_unreferenced(settings, [row.content])
 
 
 def _body(value: Any) -> UserInputBody:
     try:
         return UserInputBody.model_validate(value)
     except ValidationError as error:
-        problems = [Problem(".".join(map(str, ("body", *each["loc"]))), each["msg"]) for each in error.errors()]
+        problems = [Problem(".".join(map(str, ("body", *detail["loc"]))), detail["msg"]) for detail in error.errors()]
         raise InputError("The body has mistakes.", problems=problems) from None
 
 
-def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempotency_key: str | None) -> dict[str, Any]:
+def _store_value(
+    settings: Settings, caller: Caller, body: UserInputBody, idempotency_key: str | None
+) -> dict[str, Any]:
     is_text = body.input_type == "text"
     content = body.content if is_text else json.dumps(body.content, ensure_ascii=False, allow_nan=False)
     data = content.encode()
     sha256, tenant = hashlib.sha256(data).hexdigest(), caller.tenant
-    asked = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
+    request_hash = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
     with open_session(settings) as session:
         if idempotency_key:
             locks.hold(session, f"uploads/{tenant}")
-            if known := requests.find(session, tenant, idempotency_key, asked):
-                return inputs.as_dict(inputs.get(session, known[0], tenant))
+            if previous := requests.find(session, tenant, idempotency_key, request_hash):
+                return inputs.as_dict(inputs.get(session, previous[0], tenant))
         input_id = new_id()
         row = inputs.add(
             session,
@@ -169,28 +170,28 @@ def _keep_value(settings: Settings, caller: Caller, body: UserInputBody, idempot
             tenant=tenant,
         )
         if idempotency_key:
-            requests.record(session, tenant, idempotency_key, asked, [row.id])
+            requests.record(session, tenant, idempotency_key, request_hash, [row.id])
         return inputs.as_dict(row)
 
 
-def _keep_files(
+def _store_files(
     settings: Settings, caller: Caller, form: FormData, idempotency_key: str | None
 ) -> list[dict[str, Any]]:
-    """All files or none: they are checked before anything is stored."""
+    """Store all files or none: they are checked before anything is stored."""
     files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
     if not files:
-        raise InputError("No file came.", problems=[Problem("body.file", "is missing")])
+        raise InputError("The request has no file.", problems=[Problem("body.file", "is missing")])
     user_id, metadata = _text(form, "user_id") or caller.name, _metadata(_text(form, "metadata"))
     if len(user_id) > 128 or "\0" in user_id:
         raise InputError(
             "The user's id cannot be used.", problems=[Problem("body.user_id", "is longer than 128 characters")]
         )
     checked = [(file, check_upload(file.filename or "", file.file)) for file in files]
-    given = [
-        read_given(file.file, metadata | {"filename": shown_name(file.filename or ""), "extension": extension})
+    uploads = [
+        read_upload(file.file, metadata | {"filename": display_name(file.filename or ""), "extension": extension})
         for file, extension in checked
     ]
-    return keep_files(settings, caller.tenant, user_id, given, idempotency_key)
+    return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key)
 
 
 def _text(form: FormData, name: str) -> str:

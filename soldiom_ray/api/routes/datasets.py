@@ -31,20 +31,20 @@ def list_datasets(
 ) -> dict[str, Any]:
     """Collected documents, prepared datasets and indexes, newest first."""
     with open_session(settings) as session:
-        rows, following = datasets.list_datasets(session, caller.tenant, stage, cursor, limit)
-        return {"items": [datasets.as_dict(row) for row in rows], "next": following}
+        rows, next_cursor = datasets.list_datasets(session, caller.tenant, stage, cursor, limit)
+        return {"items": [datasets.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/datasets/{dataset_id}", openapi_extra=needs("viewer"))
 def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, Any]:
-    """One dataset, by its id or its artifact's, with the card of its artifact."""
+    """One dataset, by its id or its artifact's id, with its card."""
     with open_session(settings) as session:
-        shown = datasets.as_dict(datasets.get(session, dataset_id, caller.tenant))
+        dataset = datasets.as_dict(datasets.get(session, dataset_id, caller.tenant))
     artifacts = Artifacts(open_storage(settings))
-    manifest = artifacts.find(shown["artifact_id"])
+    manifest = artifacts.find(dataset["artifact_id"])
     has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
     card = artifacts.read(manifest, "card.md").decode() if manifest is not None and has_card else None
-    return shown | {"details": manifest.details if manifest else {}, "card": card}
+    return dataset | {"details": manifest.details if manifest else {}, "card": card}
 
 
 @router.get("/api/datasets/{dataset_id}/documents", openapi_extra=needs("viewer"))
@@ -58,13 +58,13 @@ def list_documents(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Where each collected document came from, under which licence and by which rule; not its text."""
+    """Origin, license and admitting rule of each collected document, without its text."""
     with open_session(settings) as session:
         artifact = datasets.get(session, dataset_id, caller.tenant).artifact_id
-        rows, following = documents.list_documents(
+        rows, next_cursor = documents.list_documents(
             session, artifact, sha256=sha256, license=license, kind=kind, cursor=cursor, limit=limit
         )
-        return {"items": [documents.as_dict(row) for row in rows], "next": following}
+        return {"items": [documents.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/datasets/{dataset_id}/preview", openapi_extra=needs("viewer"))
@@ -75,8 +75,8 @@ def preview(
     split: Split = "train",
     limit: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> dict[str, Any]:
-    """The first samples of a split, texts and pictures (as `data:` URLs) included; of collected documents, whatever the
-    split, the first of all."""
+    """The first samples of a split, with texts and pictures (as `data:` URLs). Collected documents have no splits: the
+    first of all."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
     folder = f"{split}/" if manifest.kind == "dataset" else "documents/"
     return {"items": artifacts.preview(manifest, folder, limit), "next": None}
@@ -90,10 +90,10 @@ def list_dropped(
     reason: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
-    """What was left out, with the reason and the value that decided."""
+    """Documents left out of the dataset, each with the reason and the value that decided."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
-    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
-    return {"items": list(islice(found, limit)), "next": None}
+    matches = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
+    return {"items": list(islice(matches, limit)), "next": None}
 
 
 @router.get("/api/datasets/{dataset_id}/pictures/{name}", openapi_extra=needs("viewer"), response_class=Response)
@@ -107,7 +107,7 @@ def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> R
 
 @router.post("/api/search", openapi_extra=needs("user"))
 async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
-    """The passages that answer a question best, by meaning, by words or both: `{id, text, score, metadata}`."""
+    """The passages that match a query best, by meaning, by words or both: `{id, text, score, metadata}`."""
     index, artifact = await run_in_threadpool(_index, settings, body.index, caller)
     items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, artifact, body.filters, body.mode)
     return {"items": items, "next": None, "index": index}
@@ -121,11 +121,11 @@ def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Mani
 
 
 def _index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
-    """The id of an index and its artifact's."""
+    """The id of an index, and the id of its artifact."""
     with open_session(settings) as session:
         row = datasets.get(session, index, caller.tenant) if index else datasets.latest_index(session, caller.tenant)
         if row is None:
             raise NotFoundError("There is no index yet.", remedy="run a recipe with `embed:`")
         if row.stage != "index":
-            raise InputError("This is no index.", problems=[Problem("body.index", f"names {row.stage}")])
+            raise InputError("The dataset is not an index.", problems=[Problem("body.index", f"names {row.stage}")])
     return row.id, row.artifact_id

@@ -26,7 +26,7 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", openapi_extra=needs(ANYONE), response_model=dict[str, Any])
 def readyz(settings: Config) -> Response:
-    """Every dependency by name; 503 when one is missing."""
+    """State of every dependency; 503 when one is not running."""
     probes = {
         "postgres": lambda: _database(settings),
         "storage": lambda: _storage(settings),
@@ -35,16 +35,16 @@ def readyz(settings: Config) -> Response:
         "mlflow": lambda: _http(settings.mlflow_url, "/health"),
     }
     with ThreadPoolExecutor(len(probes)) as pool:
-        found = {name: pool.submit(probe) for name, probe in probes.items()}
-        services = {name: {"state": future.result()} for name, future in found.items()}
-    ready = all(each["state"] == "running" for each in services.values())
+        futures = {name: pool.submit(probe) for name, probe in probes.items()}
+        services = {name: {"state": future.result()} for name, future in futures.items()}
+    ready = all(service["state"] == "running" for service in services.values())
     return JSONResponse({"status": "ready" if ready else "not ready", "services": services}, 200 if ready else 503)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=needs(LOCAL_OR_ADMIN))
 def metrics(request: Request) -> Response:
-    """Counts for Prometheus: from this machine without a key, else for admins."""
-    return PlainTextResponse(request.app.state.measures.text(), media_type="text/plain; version=0.0.4")
+    """Metrics for Prometheus."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
 
 
 def _database(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""Ask deployed models. Answers carry `watermark: null` until models mark what they write."""
+"""Inference with deployed models. Responses have `watermark: null` until models watermark their text."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -27,40 +27,39 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 @router.post("/api/inference/{model_id}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
 async def infer(model_id: str, body: InferenceBody, caller: Who, settings: Config) -> dict[str, Any] | Response:
     """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`."""
-    found = await run_in_threadpool(_deployed, settings, model_id, caller)
+    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     if body.messages is not None:
         request["messages"] = [message.model_dump() for message in body.messages]
     else:
         request["inputs"] = [body.input]
-    name = application_name(found)
+    name = application_name(model)
     if body.stream:
-        return respond(_pieces(found, name, request))
+        return respond(_event_stream(model, name, request))
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
-    shown = _output(outputs[0])
-    return {**shown, "model": found, "watermark": None}
+    return {**_output(outputs[0]), "model": model, "watermark": None}
 
 
 @router.post("/api/inference/{model_id}/batch", openapi_extra=needs("user"))
 async def infer_batch(model_id: str, body: BatchBody, caller: Who, settings: Config) -> dict[str, Any]:
-    """Answers in the order of `inputs`; one that fails has an `error` in its place."""
+    """Answers in the order of `inputs`; one that failed has an `error` in its place."""
     if len(body.inputs) > BATCH:
         raise TooLargeError(
             f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
         )
-    found = await run_in_threadpool(_deployed, settings, model_id, caller)
-    name = application_name(found)
+    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
+    name = application_name(model)
     try:
         answer = await endpoints.call(name, "generate", {"inputs": list(body.inputs), **_request(body.parameters)})
-        outputs = [_output(each) for each in answer["outputs"]]
+        outputs = [_output(output) for output in answer["outputs"]]
     except InputError:
-        tasks = [_alone(name, {"inputs": [text], **_request(body.parameters)}) for text in body.inputs]
+        tasks = [_generate_one(name, {"inputs": [text], **_request(body.parameters)}) for text in body.inputs]
         outputs = list(await asyncio.gather(*tasks))
-    return {"outputs": outputs, "model": found, "usage": _sum(outputs), "watermark": None}
+    return {"outputs": outputs, "model": model, "usage": _total_usage(outputs), "watermark": None}
 
 
-def _deployed(settings: Settings, model_id: str, caller: Caller) -> str:
-    """The id of the model, which has to be deployed and the caller's."""
+def _deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
+    """The id of the model; ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         if not model.deployed:
@@ -75,8 +74,8 @@ def _request(parameters: Parameters) -> dict[str, Any]:
     return {"parameters": parameters.model_dump(mode="json", exclude_none=True)}
 
 
-def _output(given: dict[str, Any]) -> dict[str, Any]:
-    return {"output": given["text"], "finish_reason": given.get("finish_reason"), "usage": _usage(given)}
+def _output(generated: dict[str, Any]) -> dict[str, Any]:
+    return {"output": generated["text"], "finish_reason": generated.get("finish_reason"), "usage": _usage(generated)}
 
 
 def _usage(counts: dict[str, Any]) -> dict[str, int]:
@@ -84,24 +83,24 @@ def _usage(counts: dict[str, Any]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-async def _alone(name: str, request: dict[str, Any]) -> dict[str, Any]:
+async def _generate_one(name: str, request: dict[str, Any]) -> dict[str, Any]:
     try:
         return _output((await endpoints.call(name, "generate", request))["outputs"][0])
     except SoldiomError as error:
         return {"error": error.to_problem()}
 
 
-def _sum(outputs: list[dict[str, Any]]) -> dict[str, int]:
+def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: sum(each["usage"][name] for each in outputs if "usage" in each) for name in names}
+    return {name: sum(output["usage"][name] for output in outputs if "usage" in output) for name in names}
 
 
-async def _pieces(model_id: str, name: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The endpoint's pieces as events; to its closing piece, the one with the counts, `model` and a total are added."""
-    async for piece in endpoints.stream(name, "stream", request):
-        if piece.get("done"):
-            closing = {"finish_reason": piece.get("finish_reason"), "usage": _usage(piece["usage"])}
+async def _event_stream(model_id: str, name: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
+    """The endpoint's chunks as events. The last one, with the counts, also gets the model and the total."""
+    async for chunk in endpoints.stream(name, "stream", request):
+        if chunk.get("done"):
+            closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
             yield event({**closing, "model": model_id, "watermark": None})
         else:
-            yield event(piece)
+            yield event(chunk)
     yield DONE

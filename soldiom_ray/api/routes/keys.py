@@ -1,4 +1,4 @@
-"""Keys and the trail of decisions: for admins."""
+"""Keys and the audit trail, for admins."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["keys"])
 
 @router.post("/api/keys", status_code=201, openapi_extra=needs("admin"))
 def create_key(body: KeyBody, caller: Who, settings: Config) -> dict[str, Any]:
-    """A new key. `key` is shown this once."""
+    """Create a key. `key` is shown only this once."""
     tenant = body.tenant or caller.tenant
     if tenant != caller.tenant and caller.tenant != "default":
         raise DeniedError("Keys of other tenants are made by an admin of the tenant 'default'.")
@@ -27,30 +27,30 @@ def create_key(body: KeyBody, caller: Who, settings: Config) -> dict[str, Any]:
 
 @router.get("/api/keys", openapi_extra=needs("admin"))
 def list_keys(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
-    """Keys of the tenant, revoked ones too."""
+    """Keys of the tenant, including revoked ones."""
     with open_session(settings) as session:
-        rows, following = keys.list_keys(session, caller.tenant, cursor, limit)
-        return {"items": [keys.as_dict(row) for row in rows], "next": following}
+        rows, next_cursor = keys.list_keys(session, caller.tenant, cursor, limit)
+        return {"items": [keys.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.delete("/api/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
 def revoke_key(key_id: str, caller: Who, settings: Config) -> None:
-    """Refuse the key from now on."""
+    """Revoke a key at once."""
     with open_session(settings) as session:
         keys.revoke(session, key_id, caller.tenant)
 
 
 @router.get("/api/audit", openapi_extra=needs("admin"))
 def list_audit(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
-    """Decisions about the tenant's keys, newest first."""
+    """The tenant's audit trail, newest first."""
     with open_session(settings) as session:
-        rows, following = audit.list_rows(session, caller.tenant, cursor, limit)
-        return {"items": [audit.as_dict(row) for row in rows], "next": following}
+        rows, next_cursor = audit.list_rows(session, caller.tenant, cursor, limit)
+        return {"items": [audit.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/audit/verify", openapi_extra=needs("admin"))
 def verify_audit(caller: Who, settings: Config) -> dict[str, Any]:
-    """Whether the trail is as it was written; `first_bad` is the first row that is not."""
+    """Whether the audit trail is unchanged; `first_bad` is the first row that was changed."""
     with open_session(settings) as session:
         first_bad = audit.verify(session)
     return {"holds": first_bad is None, "first_bad": first_bad}

@@ -28,28 +28,28 @@ def list_models(
 ) -> dict[str, Any]:
     """Versions of models, newest first."""
     with open_session(settings) as session:
-        rows, following = models.list_models(
+        rows, next_cursor = models.list_models(
             session, caller.tenant, family=family, specialization=specialization, cursor=cursor, limit=limit
         )
-        return {"items": [models.as_dict(row) for row in rows], "next": following}
+        return {"items": [models.as_dict(row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/models/{model_id}", openapi_extra=needs("viewer"))
 def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
-    """One version (by id, name or name@version): card, lineage, licence, its sisters, its endpoint."""
+    """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
-        sisters, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
+        versions, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
         endpoint = deployments.get(session, model.id)
         return models.as_dict(model, with_card=True) | {
-            "versions": [{"id": each.id, "version": each.version, "deployed": each.deployed} for each in sisters],
+            "versions": [{"id": row.id, "version": row.version, "deployed": row.deployed} for row in versions],
             "deployment": deployments.as_dict(endpoint) if endpoint else None,
         }
 
 
 @router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
-    """How the model scored."""
+    """Scores of the model, and its evaluations."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
@@ -84,5 +84,5 @@ def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, An
 
 @router.delete("/api/models/{model_id}", status_code=204, openapi_extra=needs("trainer"))
 def delete_model(model_id: str, caller: Who, settings: Config) -> None:
-    """Take the version out of the registry; 409 while it is deployed. The artifacts of its run stay."""
+    """Delete the version from the registry; 409 while it is deployed. The artifacts of its run remain."""
     registry.remove(settings, model_id, tenant=caller.tenant)
