@@ -366,6 +366,7 @@ def failure(message: str, step: int | None = 0) -> WorkerFailure:
     ([failure("a")], [failure("b")], False),
     ([failure("a", 10)], [failure("a", 20)], False),
     ([failure("a", None)], [failure("a", None)], False),
+    ([failure("[gloo] timed out")], [failure("[gloo] timed out")], False),
 ])  # fmt: skip
 def test_only_the_same_error_without_a_checkpoint_between_ends_a_training(
     first: list[WorkerFailure], second: list[WorkerFailure], ends: bool

@@ -14,6 +14,9 @@ PLACES = 3
 ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 """Of an object in memory, as in `<_io.BytesIO object at 0x7f3c>`: it differs each time."""
 
+COLLECTIVE = re.compile(r"gloo|nccl|connection (closed|reset) by peer", re.IGNORECASE)
+"""In messages of exchanges between ranks that failed: most often because another rank is gone."""
+
 
 @dataclass(frozen=True)
 class WorkerFailure:
@@ -33,9 +36,11 @@ class WorkerFailure:
         return f"{self.exception}: {self.message}" if self.message else self.exception
 
     def repeats(self, earlier: "WorkerFailure") -> bool:
-        """Whether an earlier attempt failed with the same type and message, and no checkpoint was made since."""
+        """Whether an earlier attempt failed with the same type and message, and no checkpoint was made since. A failed
+        exchange between ranks does not count: it follows from what happened to another rank."""
         return (
             self.id != earlier.id
+            and not COLLECTIVE.search(str(self))
             and str(self) == str(earlier)
             and self.checkpoint_step is not None
             and self.checkpoint_step == earlier.checkpoint_step
