@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Generator as Pieces
 from collections.abc import Iterator, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +293,35 @@ def test_restore_serves_again_what_was_served(context: Context, endpoint: dict[s
     serve.delete(f"model-{model_id}")
     assert restore(context.settings) == {model_id: "running"}
     assert ask(model_id, PROMPTS[0], max_tokens=2)
+
+
+def test_generation_ends_when_its_caller_goes_away() -> None:
+    class Endless:
+        """Never comes to an end by itself."""
+
+        def __init__(self) -> None:
+            self.begun, self.closed = threading.Event(), 0
+
+        def stream(self, prompt: str, **options: Any) -> Pieces[str, None, str]:
+            try:
+                while prompt == "endless":
+                    self.begun.set()
+                    yield "piece"
+            finally:
+                self.closed += 1
+            return prompt
+
+    async def scene() -> tuple[str, int]:
+        endless = Endless()
+        batcher = Batcher(endless)
+        call = asyncio.create_task(batcher.generate("endless", Options(1)))
+        await asyncio.to_thread(endless.begun.wait)
+        call.cancel()
+        async with aclosing(batcher.stream("endless", Options(1))) as pieces:
+            assert await anext(pieces) == "piece"
+        return await batcher.generate("other", Options(1)), endless.closed
+
+    assert asyncio.run(scene()) == ("other", 3)
 
 
 def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers() -> None:

@@ -1,10 +1,13 @@
 """register: versions in our database and in MLflow, with real PostgreSQL and MLflow."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -95,6 +98,25 @@ def made(
     return run, small_scores(context, run, dataset, passed), dataset
 
 
+@contextmanager
+def hanging_up() -> Iterator[tuple[str, list[str]]]:
+    """(URL of a server that closes every connection at once, a list that grows with each of them)."""
+    connections: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    connections.append("connection")
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}", connections
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(
     context: Context, folders: dict[str, Path], services: dict[str, str]
 ) -> None:
@@ -167,9 +189,11 @@ def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context: Conte
 
 def test_mlflow_being_down_loses_nothing(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "patient")
-    down = replace(context, settings=replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}"))
-    with pytest.raises(UnavailableError, match="cannot be reached"):
-        register(down, "patient", run, scores, dataset, Register())
+    with hanging_up() as (url, attempts):
+        down = replace(context, settings=replace(context.settings, mlflow_url=url))
+        with pytest.raises(UnavailableError, match="cannot be reached"):
+            register(down, "patient", run, scores, dataset, Register())
+    assert attempts == ["connection"] * 3, "MLflow's own values would try for minutes"
     details = register(context, "patient", run, scores, dataset, Register()).details
     assert details["version"] == 1 and details["mlflow_version"] == "1"
 
