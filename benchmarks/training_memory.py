@@ -87,7 +87,8 @@ def make_base(name: str, folder: Path) -> None:
     """A Hugging Face folder with random weights and the tokenizer of builtin/tiny."""
     import transformers
 
-    from soldiom_ray.models.load import BUILTIN, load_tokenizer
+    from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
+    from soldiom_ray.models.load import load_tokenizer
 
     config = transformers.AutoConfig.for_model(**CASES[name][0])
     classes = {
@@ -96,7 +97,7 @@ def make_base(name: str, folder: Path) -> None:
         "bert": "AutoModelForSequenceClassification",
     }
     getattr(transformers, classes[config.model_type]).from_config(config).save_pretrained(folder / "base")
-    load_tokenizer(BUILTIN / "tiny").save_pretrained(folder / "base")
+    load_tokenizer(BUILTIN_FOLDER / "tiny").save_pretrained(folder / "base")
 
 
 def run(name: str, folder: str) -> dict[str, Any]:

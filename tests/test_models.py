@@ -53,7 +53,7 @@ def test_an_unknown_base_model_names_what_was_tried(tmp_path: Path) -> None:
     hub = model_folder(settings, None, "somebody/some-model")
     with pytest.raises(UnavailableError, match="the hub does not answer") as caught, hub:
         pass
-    assert "somebody/some-model" in caught.value.what and "builtin/tiny" in caught.value.remedy
+    assert "somebody/some-model" in caught.value.what and "builtin/smollm2-135m-instruct" in caught.value.remedy
 
 
 @pytest.mark.parametrize(

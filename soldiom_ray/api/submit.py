@@ -12,14 +12,16 @@ from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.db import datasets, inputs, jobs, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.builtin_models import SMOLLM2, builtin_names
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, FilesSource, LocalSource, UrlSource
 from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
 from soldiom_ray.settings import Settings
 
-BUILTIN_FOLDER = Path(launch.__file__).parent / "models" / "builtin"
-HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._/-]{1,100})?")
+HUB_ID = re.compile(
+    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._/-]{1,100})?(:[A-Za-z0-9._-]{1,100}\.gguf)?"
+)
 RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 
 
@@ -117,10 +119,9 @@ def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
 def _check_base(session: Session, name: str, caller: Caller) -> None:
     """Refuse a base model that cannot exist; only the job learns whether a hub id does."""
     if name.startswith("builtin/"):
-        known = sorted(path.name for path in BUILTIN_FOLDER.glob("*") if path.is_dir()) or ["tiny"]
-        if name.removeprefix("builtin/") in known:
+        if name in builtin_names():
             return
-        reason = f"built in are: {', '.join(f'builtin/{name}' for name in known)}"
+        reason = f"built in are: {', '.join(builtin_names())}"
     elif name.startswith(("/", ".", "~")):
         if not caller.may("admin"):
             raise DeniedError("Folders on the server can only be named by an admin.", remedy="name a model or a hub id")
@@ -139,6 +140,6 @@ def _check_base(session: Session, name: str, caller: Caller) -> None:
         reason = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
     raise InputError(
         f"Unknown base model {name[:100]!r}.",
-        remedy="use builtin/tiny, a model of GET /api/models, or a Hugging Face id OWNER/NAME",
+        remedy=f"use builtin/{SMOLLM2}, a model of GET /api/models, or a Hugging Face id OWNER/NAME",
         problems=[Problem("base_model", reason)],
     )

@@ -80,8 +80,8 @@ class SearchService:
         return rows
 
     async def _embedder(self, name: str | None) -> Any:
+        from soldiom_ray.domains.builtin_models import MINILM
         from soldiom_ray.models.embedder import Embedder
-        from soldiom_ray.models.minilm import MINILM
 
         name = name or MINILM
         async with self._loading:

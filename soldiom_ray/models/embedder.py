@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.models.load import has_bfloat16, model_folder
-from soldiom_ray.models.minilm import MINILM, check_minilm, minilm_folder, weights_sha256
+from soldiom_ray.models.minilm import check_minilm, minilm_folder, weights_sha256
 from soldiom_ray.models.pooling import pool, read_pooling
 from soldiom_ray.settings import Settings
 

@@ -1,7 +1,8 @@
-"""Loading a model by its name: `builtin/tiny`, a folder, the id of a run, or a repository of the Hugging Face Hub.
+"""Loading a model by its name: `builtin/<name>`, a folder, a GGUF file, the id of a run, or a repository of the Hugging
+Face Hub.
 
-Only safetensors weights and plain JSON are read. A folder that brings code or pickled weights is refused, and remote
-code is never trusted.
+Only safetensors weights, GGUF files and plain JSON are read. A folder that brings code or pickled weights is refused,
+and remote code is never trusted.
 """
 
 import json
@@ -11,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER, MINILM, SMOLLM2, builtin_names
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
-from soldiom_ray.models.minilm import MINILM, minilm_folder
+from soldiom_ray.models.minilm import minilm_folder
+from soldiom_ray.models.smollm2 import smollm2_folder
 from soldiom_ray.models.task_models import CAUSAL_CLASS, TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
-BUILTIN = Path(__file__).parent / "builtin"
 CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
@@ -26,32 +29,47 @@ CODE_KEYS = ("auto_map", "trust_remote_code")
 def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> Iterator[Path]:
     """The local folder of a model's weights, configuration and tokenizer, checked. Do not write into it.
 
-    `name` is `builtin/<name>`, a folder, the id of a run (method full), or a hub id, `@revision` allowed. InputError
-    for a model that does not exist (it names what was tried) or is refused, UnavailableError when the hub does not
-    answer and its cache has no copy."""
+    `name` is `builtin/<name>`, a folder, a GGUF file, the id of a run (method full), or a hub id, `@revision` and
+    `:FILE.gguf` allowed. A GGUF file is converted on first use. InputError for a model that does not exist (it names
+    what was tried) or is refused, UnavailableError when the hub does not answer and its cache has no copy; errors of
+    `gguf.converted_folder`."""
     with ExitStack() as stack:
-        if name == f"builtin/{MINILM}":
-            folder = minilm_folder()
-        elif name.startswith("builtin/"):
-            folder = BUILTIN / name.removeprefix("builtin/")
-            if not (folder / "config.json").is_file():
-                names = [MINILM, *(path.parent.name for path in BUILTIN.glob("*/config.json"))]
-                known = ", ".join(sorted(f"builtin/{name}" for name in names))
-                raise InputError(
-                    f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=MODEL_NAMES
-                )
+        if name.startswith("builtin/"):
+            folder = _builtin_folder(settings, name)
         elif name.startswith("run-"):
             folder = stack.enter_context(_run_folder(artifacts, name))
-        elif Path(name).expanduser().is_dir():
-            folder = Path(name).expanduser()
-            if not (folder / "config.json").is_file():
-                raise InputError(
-                    f"The folder {name!r} holds no config.json, so it is no Hugging Face model.", remedy=MODEL_NAMES
-                )
         else:
-            folder = download_model(settings, name)
+            path = Path(name).expanduser()
+            is_local = path.is_dir() or (is_gguf(name) and path.is_file())
+            folder = _safetensors_folder(settings, path if is_local else download_model(settings, name), name)
         check_folder(folder, name)
         yield folder
+
+
+def _builtin_folder(settings: Settings, name: str) -> Path:
+    if name == f"builtin/{MINILM}":
+        return minilm_folder()
+    if name == f"builtin/{SMOLLM2}":
+        return smollm2_folder(settings)
+    folder = BUILTIN_FOLDER / name.removeprefix("builtin/")
+    if not (folder / "config.json").is_file():
+        known = ", ".join(builtin_names())
+        raise InputError(f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=MODEL_NAMES)
+    return folder
+
+
+def _safetensors_folder(settings: Settings, path: Path, name: str) -> Path:
+    """A model's folder as it is, or the one converted from a GGUF file: `path` itself or the only one in the folder."""
+    if path.is_file():
+        return converted_folder(settings, path)
+    if (path / "config.json").is_file():
+        return path
+    if file := only_gguf(sorted(each.name for each in path.iterdir()), name):
+        return converted_folder(settings, path / file)
+    raise InputError(
+        f"The folder {name!r} holds neither config.json nor a GGUF file, so it is no Hugging Face model.",
+        remedy=MODEL_NAMES,
+    )
 
 
 def check_folder(folder: Path, name: str) -> None:

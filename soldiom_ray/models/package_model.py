@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.load import BUILTIN, check_folder
+from soldiom_ray.models.load import check_folder
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
@@ -49,7 +50,7 @@ def package_run(
             f"The run {run_id!r} (method {run.details.get('method')}, {size:,} bytes) cannot come with the package.",
             remedy=f"package a run with `method: full` of at most {MAX_BYTES:,} bytes",
         )
-    target = BUILTIN / name
+    target = BUILTIN_FOLDER / name
     target.mkdir(parents=True, exist_ok=True)
     for old in target.iterdir():
         old.unlink()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.models.load import BUILTIN, model_folder
+from soldiom_ray.models.load import model_folder
 from soldiom_ray.settings import Settings
 
 DESCRIPTIONS = ("*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja")
@@ -46,13 +46,13 @@ def weight_headers(folder: Path) -> dict[str, Any]:
 
 
 def _is_local(name: str) -> bool:
-    return name.startswith(("run-", f"{BUILTIN.name}/")) or Path(name).expanduser().is_dir()
+    return name.startswith(("run-", "builtin/")) or Path(name).expanduser().exists()
 
 
 def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None:
     """(folder, headers) as the hub parses them; None where the hub does not answer or has no such model, for which
     `model_folder` raises the error (or finds a cached copy)."""
-    import httpx
+    import httpx2
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError
 
@@ -64,7 +64,7 @@ def _on_hub(settings: Settings, name: str) -> tuple[Path, dict[str, Any]] | None
         folder = snapshot_download(
             repository, **access, endpoint=settings.hf_endpoint, allow_patterns=list(DESCRIPTIONS)
         )
-    except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, httpx.HTTPError, OSError, ValueError):
+    except (HfHubHTTPError, NotASafetensorsRepoError, SafetensorsParsingError, httpx2.HTTPError, OSError, ValueError):
         return None
     size = sum(
         end - start

@@ -1,0 +1,174 @@
+"""GGUF files as base models: converted once to safetensors, stored in the home under the file's hash.
+
+GGUF is llama.cpp's file format: weights (often quantized), configuration and tokenizer in one file. Reading is left to
+transformers and its `gguf` package, which know the architectures and the quantizations (Q4_0 to Q8_0, K-quants, F16).
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.errors import InputError, StorageFullError, UnavailableError
+from soldiom_ray.settings import Settings
+
+MAGIC = b"GGUF"
+SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+FORMAT_VERSION = 1
+"""Part of the converted folder's name: raise it when conversion writes something else."""
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a file's name is that of a GGUF file."""
+    return name.lower().endswith(".gguf")
+
+
+def only_gguf(names: Sequence[str], model: str) -> str | None:
+    """The GGUF file among the names of a folder or repository; None when there is none. InputError for several."""
+    files = [name for name in names if is_gguf(name)]
+    if len(files) > 1:
+        raise InputError(
+            f"The model {model!r} holds {len(files)} GGUF files: {', '.join(files[:12])}.",
+            remedy="name one of them: FOLDER/FILE.gguf, or OWNER/NAME:FILE.gguf for a repository of the hub",
+        )
+    return files[0] if files else None
+
+
+def converted_folder(settings: Settings, file: Path, card: str | None = None) -> Path:
+    """The safetensors folder made from a GGUF file, converted on first use.
+
+    Weights are written in bfloat16: dequantized values carry fewer bits than that. `card` becomes the folder's
+    README.md; without one the card says what the file says of itself. While converting, the process holds about six
+    bytes per parameter. InputError for a file that is damaged, split, or of an architecture that transformers cannot
+    read from GGUF; UnavailableError when the package gguf is not installed or the home cannot be written;
+    StorageFullError."""
+    _check_file(file)
+    sha256 = _sha256(file)
+    target = settings.home / "models" / f"gguf-{sha256[:32]}-{FORMAT_VERSION}"
+    if (target / "config.json").is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_suffix(".lock")):
+        if not (target / "config.json").is_file():
+            try:
+                _convert(file, target, sha256, card)
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                kind = StorageFullError if error.errno in (errno.ENOSPC, errno.EDQUOT) else UnavailableError
+                raise kind(
+                    f"The model {file.name} cannot be converted into {target}: {reason}.",
+                    remedy="SOLDIOM_HOME needs two bytes per parameter for it, and the right to write",
+                ) from error
+    return target
+
+
+def _check_file(file: Path) -> None:
+    if SHARD.search(file.name):
+        raise InputError(
+            f"The model {file.name!r} is one part of a split GGUF file.",
+            remedy="merge its parts first (llama-gguf-split --merge), or choose another file or the safetensors model",
+        )
+    with file.open("rb") as stream:
+        magic = stream.read(len(MAGIC))
+    if magic != MAGIC:
+        raise _damaged(file, "it does not begin with the bytes GGUF")
+
+
+def _convert(file: Path, target: Path, sha256: str, card: str | None) -> None:
+    """Convert into a temporary folder beside the target, then rename: half a model is never seen."""
+    with tempfile.TemporaryDirectory(prefix=".gguf-", dir=target.parent) as name:
+        folder = Path(name) / "model"
+        model, tokenizer, metadata = _read(file)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(card or _card(file, sha256, metadata), encoding="utf-8")
+        if target.exists():  # left by a conversion that was interrupted between two versions of this code
+            shutil.rmtree(target)
+        folder.rename(target)
+
+
+def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
+    """(model in bfloat16, tokenizer, metadata) of a file."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise UnavailableError(
+            f"The model {file.name!r} is a GGUF file, and the package gguf is not installed.",
+            remedy="run `pip install gguf`, or choose a model with safetensors weights",
+        ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    source: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
+    try:
+        metadata = _metadata(gguf.GGUFReader(file))
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32, **source
+        )
+    except Exception as error:  # the reader raises what the damaged bytes lead it to
+        if "architecture" in str(error):
+            raise InputError(
+                f"The model {file.name!r} has an architecture that cannot be read from GGUF: {_first_line(error)}",
+                remedy="choose the same model with safetensors weights",
+            ) from error
+        raise _damaged(file, _first_line(error)) from error
+    model.config._name_or_path = metadata.get("general.name", file.stem)
+    return model.to(torch.bfloat16), tokenizer, metadata
+
+
+def _metadata(reader: Any) -> dict[str, str]:
+    """Short text fields that the file says of itself, and its quantization as `quantization`."""
+    fields = {
+        key: str(field.contents())[:500]
+        for key, field in reader.fields.items()
+        if key.startswith("general.") and key not in ("general.tags", "general.languages")
+    }
+    types: dict[str, int] = {}
+    for tensor in reader.tensors:
+        types[tensor.tensor_type.name] = types.get(tensor.tensor_type.name, 0) + int(tensor.n_elements)
+    return fields | {"quantization": max(types, key=types.__getitem__, default="unknown")}
+
+
+def _card(file: Path, sha256: str, metadata: dict[str, str]) -> str:
+    license_ = metadata.get("general.license", "")
+    header = f"---\nlicense: {json.dumps(license_)}\n---\n\n" if license_ else ""
+    return (
+        f"{header}# {metadata.get('general.name', file.stem)}\n\n"
+        f"Converted from the GGUF file `{file.name}` (sha256 {sha256}), most of whose weights were stored as "
+        f"{metadata['quantization']}. The weights here are those values in bfloat16: what the quantization lost stays "
+        "lost, so scores published for the original model can be a little higher.\n"
+    )
+
+
+def _damaged(file: Path, why: str) -> InputError:
+    return InputError(
+        f"The model {file.name!r} cannot be read as a GGUF file: {why}.",
+        remedy="download the file again, or choose a model with safetensors weights",
+    )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One conversion at a time on this machine; the lock ends with the process that holds it."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
