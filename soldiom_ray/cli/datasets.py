@@ -1,4 +1,4 @@
-"""Commands that show what was collected and prepared."""
+"""`soldiom dataset`: documents, datasets and indexes that were made."""
 
 from json import loads
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from soldiom_ray.cli.output import Json, print_items, print_json, print_table
 from soldiom_ray.settings import load_settings
 
-dataset_app = typer.Typer(help="What was collected and prepared.", no_args_is_help=True)
+dataset_app = typer.Typer(help="Show documents, datasets and indexes.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -19,7 +19,7 @@ def add_commands(app: typer.Typer) -> None:
 
 @dataset_app.command("list")
 def list_datasets(json: Json = False) -> None:
-    """Show collected documents, prepared datasets and indexes."""
+    """List collected documents, prepared datasets and indexes, newest first."""
     from soldiom_ray.db import datasets
     from soldiom_ray.db.engine import open_session
 
@@ -36,7 +36,7 @@ def list_datasets(json: Json = False) -> None:
 
 @dataset_app.command("show")
 def show_dataset(
-    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     folder: Annotated[Path | None, typer.Option(help="Write the card and its pictures into this folder.")] = None,
     json: Json = False,
 ) -> None:
@@ -62,49 +62,49 @@ def show_dataset(
 
 @dataset_app.command("preview")
 def preview_dataset(
-    dataset: Annotated[str, typer.Argument(help="Its id.")],
+    dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "train",
-    limit: Annotated[int, typer.Option(help="How many samples.", min=1)] = 5,
+    limit: Annotated[int, typer.Option(help="At most this many samples.", min=1)] = 5,
     json: Json = False,
 ) -> None:
-    """Show some samples."""
+    """Show the first samples of a split."""
     manifest, artifacts = _open(dataset)
     folder = "documents/" if manifest.kind == "documents" else f"{split}/"
     items = artifacts.preview(manifest, folder, limit)
     if json:
         print_json({"items": items})
     for item in () if json else items:
-        shown = "\n".join(line for line in (_picture(item), item["text"][:600].rstrip()) if line)
-        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{shown}\n")
+        lines = "\n".join(line for line in (_describe_picture(item), item["text"][:600].rstrip()) if line)
+        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{lines}\n")
 
 
 @dataset_app.command("dropped")
 def dropped(
-    dataset: Annotated[str, typer.Argument(help="Its id.")],
-    reason: Annotated[str | None, typer.Option(help="Only this reason.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],
+    reason: Annotated[str | None, typer.Option(help="Only documents dropped for this reason.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many rows.", min=1)] = 1000,
     json: Json = False,
 ) -> None:
-    """Show every document that was left out, with the reason and the value that decided."""
+    """List every document that was left out, with the reason and the value that decided."""
     from itertools import islice
 
     manifest, artifacts = _open(dataset)
-    found = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
+    matches = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
     print_items(
-        list(islice(found, limit)), ["source", "group", "path", "reason", "value"], json, "Nothing was dropped."
+        list(islice(matches, limit)), ["source", "group", "path", "reason", "value"], json, "Nothing was dropped."
     )
 
 
 @dataset_app.command("documents")
 def list_documents(
     dataset: Annotated[str, typer.Argument(help="Id of collected documents.")],
-    license: Annotated[str | None, typer.Option(help="Only this licence (SPDX).")] = None,  # noqa: A002
-    kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
-    sha256: Annotated[str | None, typer.Option(help="Only the file with this hash.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 1000,
+    license: Annotated[str | None, typer.Option(help="Only documents of this license (SPDX).")] = None,  # noqa: A002
+    kind: Annotated[str | None, typer.Option(help="Only documents of this kind.")] = None,
+    sha256: Annotated[str | None, typer.Option(help="Only the document of the file with this hash.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many rows.", min=1)] = 1000,
     json: Json = False,
 ) -> None:
-    """Show where each collected document came from, under which licence and by which rule."""
+    """List where each collected document came from, under which license and by which rule."""
     from soldiom_ray.db import datasets, documents
     from soldiom_ray.db.engine import open_session
 
@@ -112,16 +112,17 @@ def list_documents(
         artifact = datasets.get(session, dataset, "default").artifact_id
         rows, _ = documents.list_documents(session, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
         items = [documents.as_dict(row) for row in rows]
-    print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No such document.")
+    print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No document matches.")
 
 
-def _picture(item: dict[str, Any]) -> str:
-    """A line on a sample's picture; empty for other samples."""
+def _describe_picture(item: dict[str, Any]) -> str:
+    """A line about a sample's picture; empty for other samples."""
     if not item.get("image"):
         return ""
-    about = loads(item["metadata"])
-    label = f", label {about['label']}" if "label" in about else ""
-    return f"(picture, {about.get('format')}, {about.get('width')} x {about.get('height')}{label}; --json holds it)"
+    metadata = loads(item["metadata"])
+    label = f", label {metadata['label']}" if "label" in metadata else ""
+    size = f"{metadata.get('width')} x {metadata.get('height')}"
+    return f"(picture, {metadata.get('format')}, {size}{label}; --json holds it)"
 
 
 def _open(dataset: str) -> tuple[Any, Any]:

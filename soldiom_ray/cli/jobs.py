@@ -7,7 +7,7 @@ import typer
 from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table
 from soldiom_ray.settings import load_settings
 
-jobs_app = typer.Typer(help="Jobs: list, show, logs, cancel.", no_args_is_help=True)
+jobs_app = typer.Typer(help="List, show, follow and cancel jobs.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
 
 
@@ -68,7 +68,7 @@ def show_job(job_id: JobId, json: Json = False) -> None:
 @jobs_app.command("logs")
 def show_logs(
     job_id: JobId,
-    follow_log: Annotated[bool, typer.Option("--follow", help="Go on until the job has ended.")] = False,
+    follow_log: Annotated[bool, typer.Option("--follow", help="Keep printing until the job has ended.")] = False,
     json: Json = False,
 ) -> None:
     """Print a job's log for people; with --json, its JSON lines (as one document, unless followed)."""

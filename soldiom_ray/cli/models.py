@@ -1,21 +1,25 @@
-"""Commands for models: the registry, endpoints, answers."""
+"""`soldiom models`, and commands that serve a model and ask it: deploy, undeploy, infer, chat."""
 
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table
+from soldiom_ray.cli.jobs import run_job
+from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
+from soldiom_ray.cli.output import Json, print_items, print_json, print_table
 from soldiom_ray.settings import load_settings
 
-models_app = typer.Typer(help="The registry: list, show, card, promote, delete.", no_args_is_help=True)
+models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, or family/name for its newest version.")]
+MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many tokens in the answer.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
     app.add_typer(models_app, name="models")
-    for command in (deploy, undeploy, infer, chat):
+    app.command(cls=RecipeCommand)(deploy)
+    for command in (undeploy, infer, chat):
         app.command()(command)
 
 
@@ -23,7 +27,7 @@ def add_commands(app: typer.Typer) -> None:
 def list_models(
     family: Annotated[str | None, typer.Option(help="base, fine-tuned or specialized.")] = None, json: Json = False
 ) -> None:
-    """Show registered models."""
+    """List registered models, newest first."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
 
@@ -40,29 +44,29 @@ def list_models(
 
 @models_app.command("show")
 def show_model(model: Model, json: Json = False) -> None:
-    """Show a model: versions, metrics, lineage."""
-    shown = _get(model)
+    """Show a model: its version, metrics, license, lineage."""
+    record = _get(model)
     if json:
-        print_json(shown)
+        print_json(record)
     else:
-        rows = [{"what": k, "value": v} for k, v in shown.items() if k not in ("card", "lineage")]
+        rows = [{"what": name, "value": value} for name, value in record.items() if name not in ("card", "lineage")]
         print_table(rows, ["what", "value"])
 
 
 @models_app.command("card")
 def card(model: Model, json: Json = False) -> None:
     """Print a model's card."""
-    shown = _get(model)
-    print_json({"id": shown["id"], "card": shown["card"]}) if json else print(shown["card"])
+    record = _get(model)
+    print_json({"id": record["id"], "card": record["card"]}) if json else print(record["card"])
 
 
 @models_app.command("promote")
 def promote(
     model: Model,
-    force: Annotated[bool, typer.Option("--force", help="Although its gate did not pass.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Promote it even if its gate did not pass.")] = False,
     json: Json = False,
 ) -> None:
-    """Make a version the champion of its name; refused when its gate did not pass."""
+    """Make a version the champion of its name. Refused when its gate did not pass."""
     from soldiom_ray.registry import promote as promote_version
 
     promoted = promote_version(load_settings(), _get(model)["id"], force=force)
@@ -71,7 +75,7 @@ def promote(
 
 @models_app.command("delete")
 def delete(model: Model, json: Json = False) -> None:
-    """Delete a version; refused while it is deployed."""
+    """Delete a version. Refused while it is deployed."""
     from soldiom_ray.registry import remove
 
     model_id = _get(model)["id"]
@@ -81,25 +85,16 @@ def delete(model: Model, json: Json = False) -> None:
 
 def deploy(
     model: Model,
-    replicas: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    replicas: Annotated[int | None, recipe_option("deploy.replicas")] = None,
     json: Json = False,
 ) -> None:
-    """Serve a model; returns when it answers."""
-    from soldiom_ray import launch
-    from soldiom_ray.domains.recipes import validate_recipe
-
-    settings = load_settings()
-    shown = _get(model)
-    content = {"name": shown["name"], "version": shown["id"], "deploy": {"replicas": replicas}}
-    job = follow(
-        settings, launch.launch_job(settings, validate_recipe(content, "soldiom deploy"), kind="deploy", owner="cli")
-    )
-    made: dict[str, Any] = {
-        "id": shown["id"],
-        "url": f"{settings.api_url}/api/inference/{shown['id']}",
-        "job": job["id"],
-    }
-    print_json(made) if json else print(f"Serving {shown['name']} at {made['url']}")
+    """Serve a model. Returns when its endpoint answers."""
+    record = _get(model)
+    content = {"name": record["name"], "version": record["id"], "deploy": drop_unset(replicas=replicas)}
+    job = run_job(content, "deploy")
+    url = f"{load_settings().api_url}/api/inference/{record['id']}"
+    result = {"id": record["id"], "url": url, "job": job["id"]}
+    print_json(result) if json else print(f"Serving {record['name']} at {url}")
 
 
 def undeploy(model: Model, json: Json = False) -> None:
@@ -113,12 +108,12 @@ def undeploy(model: Model, json: Json = False) -> None:
 
 def infer(
     model: Model,
-    text: Annotated[str, typer.Argument(help="The input; - reads it from stdin.")],
-    max_tokens: Annotated[int, typer.Option(min=1)] = 128,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    text: Annotated[str, typer.Argument(help="The input; `-` reads it from standard input.")],
+    max_tokens: MaxTokens = 128,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0: the most likely token, always.")] = 0.0,
     json: Json = False,
 ) -> None:
-    """One answer from a deployed model."""
+    """Ask a deployed model once."""
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
@@ -128,26 +123,26 @@ def infer(
     print_json(answer) if json else print(answer["output"])
 
 
-def chat(model: Model, max_tokens: Annotated[int, typer.Option(min=1)] = 256, json: Json = False) -> None:
-    """A conversation with a deployed model; an empty line ends it. With --json: one JSON line per answer."""
+def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
+    """Talk to a deployed model; an empty line ends the conversation. With --json: one JSON document per answer."""
     from soldiom_ray.cli.client import stream
 
     settings = load_settings()
     model_id = _get(model)["id"]
     messages: list[dict[str, str]] = []
-    while text := _ask(quiet=json):
+    while text := _read_line(quiet=json):
         messages.append({"role": "user", "content": text})
         body = {"messages": messages, "parameters": {"max_tokens": max_tokens, "temperature": 0.7}, "stream": True}
-        pieces = []
+        texts = []
         for event in stream(settings, f"/api/inference/{model_id}", body):
-            pieces.append(str(event.get("text", "")))
+            texts.append(str(event.get("text", "")))
             if not json:
-                print(pieces[-1], end="", flush=True)
-        print() if not json else print_json({"output": "".join(pieces)})
-        messages.append({"role": "assistant", "content": "".join(pieces)})
+                print(texts[-1], end="", flush=True)
+        print() if not json else print_json({"output": "".join(texts)})
+        messages.append({"role": "assistant", "content": "".join(texts)})
 
 
-def _ask(quiet: bool) -> str:
+def _read_line(quiet: bool) -> str:
     try:
         return input("" if quiet else "you> ").strip()
     except EOFError:

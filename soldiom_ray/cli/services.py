@@ -1,4 +1,4 @@
-"""Commands for what runs: services, keys, the audit trail, this machine."""
+"""Commands for the services, keys, the audit trail and this machine: up, down, status, doctor, env, keys, audit."""
 
 import shlex
 import time
@@ -10,7 +10,7 @@ from soldiom_ray.cli.output import Json, note, print_items, print_json, print_ta
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings, load_settings, save_secrets, write_private
 
-keys_app = typer.Typer(help="Keys of the API: create, list, revoke.", no_args_is_help=True)
+keys_app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_is_help=True)
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def up(json: Json = False) -> None:
-    """Start Ray, PostgreSQL, Chroma, MLflow and the API; start again what has crashed. Prints every URL."""
+    """Start Ray, PostgreSQL, Chroma, MLflow and the API; restart what has crashed. Prints every URL."""
     from soldiom_ray import services
     from soldiom_ray.db.engine import migrate
 
@@ -32,19 +32,19 @@ def up(json: Json = False) -> None:
     settings = load_settings()
     new_key = _local_key(settings)
     _restore_endpoints(settings)
-    shown = services.status(settings)
+    states = services.status(settings)
     seconds = round(time.monotonic() - began, 1)
     if json:
-        print_json({"services": shown, "seconds": seconds, **({"admin_key": new_key} if new_key else {})})
+        print_json({"services": states, "seconds": seconds, **({"admin_key": new_key} if new_key else {})})
         return
-    print_table([{"service": name, **row} for name, row in shown.items()], ["service", "state", "url", "detail"])
+    print_table([{"service": name, **row} for name, row in states.items()], ["service", "state", "url", "detail"])
     print(f"\nUp in {seconds} s. API pages: {settings.api_url}/docs")
     if new_key:
-        print(f"Admin key (shown this once; kept for this user in {settings.local_key_path}):\n  {new_key}")
+        print(f"Admin key (shown only this once; stored for this user in {settings.local_key_path}):\n  {new_key}")
 
 
 def down(json: Json = False) -> None:
-    """Stop what `up` started. Data stays."""
+    """Stop the services that `up` started. Data is kept."""
     from soldiom_ray import services
 
     settings = load_settings()
@@ -53,22 +53,22 @@ def down(json: Json = False) -> None:
 
 
 def status(json: Json = False) -> None:
-    """Show every service, its state and its URL. Exit code 3 when one does not run."""
+    """Show every service, its state and its URL. Exit code 3 when one is not running."""
     from soldiom_ray import services
 
-    shown = services.status(load_settings())
+    states = services.status(load_settings())
     if json:
-        print_json({"services": shown})
+        print_json({"services": states})
     else:
         print_table(
-            [{"service": name, **row} for name, row in shown.items()], ["service", "state", "url", "pid", "detail"]
+            [{"service": name, **row} for name, row in states.items()], ["service", "state", "url", "pid", "detail"]
         )
-    if any(row["state"] not in ("running", "external") for row in shown.values()):
+    if any(row["state"] not in ("running", "external") for row in states.values()):
         raise typer.Exit(3)
 
 
 def doctor(json: Json = False) -> None:
-    """Say what is wrong with this machine and how to mend it. Exit code 1 when something must be mended."""
+    """Check this machine: what is wrong and how to fix it. Exit code 1 when something must be fixed."""
     from soldiom_ray import services
 
     findings = services.doctor(load_settings())
@@ -81,7 +81,7 @@ def doctor(json: Json = False) -> None:
 
 
 def env(json: Json = False) -> None:
-    """Print the variables for Ray's and MLflow's own tools: eval "$(soldiom env)"."""
+    """Print environment variables for Ray's and MLflow's own tools: eval "$(soldiom env)"."""
     from soldiom_ray import services
 
     variables = services.environment(load_settings())
@@ -92,7 +92,9 @@ def env(json: Json = False) -> None:
             print(f"export {name}={shlex.quote(value)}")
 
 
-def audit(limit: Annotated[int, typer.Option(help="How many entries, newest first.")] = 50, json: Json = False) -> None:
+def audit(
+    limit: Annotated[int, typer.Option(help="At most this many entries, newest first.")] = 50, json: Json = False
+) -> None:
     """Show the audit trail and check that it was not changed."""
     from soldiom_ray.db import audit as trail
     from soldiom_ray.db.engine import open_session
@@ -100,12 +102,12 @@ def audit(limit: Annotated[int, typer.Option(help="How many entries, newest firs
     with open_session(load_settings()) as session:
         rows, _ = trail.list_rows(session, None, limit=limit)
         items = [trail.as_dict(row) for row in rows]
-        bad = trail.verify(session)
+        first_bad = trail.verify(session)
     if json:
-        print_json({"items": items, "first_bad_seq": bad})
+        print_json({"items": items, "first_bad_seq": first_bad})
     else:
         print_table(items, ["seq", "at", "actor", "action", "object", "decision"])
-        print("The chain is unbroken." if bad is None else f"The chain is broken at entry {bad}.")
+        print("The chain is intact." if first_bad is None else f"The chain is broken at entry {first_bad}.")
 
 
 @keys_app.command("create")
@@ -115,7 +117,7 @@ def create_key(
     tenant: Annotated[str, typer.Option(help="Whose data the key sees.")] = "default",
     json: Json = False,
 ) -> None:
-    """Make a key; it is shown this once."""
+    """Create a key. It is shown only this once."""
     from soldiom_ray.db import keys
     from soldiom_ray.db.engine import open_session
     from soldiom_ray.records import ROLES
@@ -124,16 +126,16 @@ def create_key(
         raise InputError(f"Role is {role!r}; known: {', '.join(ROLES)}.", remedy="give one of them with --role")
     with open_session(load_settings()) as session:
         row, key = keys.create(session, role=role, name=name, tenant=tenant)
-        made = keys.as_dict(row) | {"key": key}
+        record = keys.as_dict(row) | {"key": key}
     if json:
-        print_json(made)
+        print_json(record)
     else:
-        print(f"Key {made['id']} for role {role} (shown this once):\n  {key}")
+        print(f"Key {record['id']} for role {role} (shown only this once):\n  {key}")
 
 
 @keys_app.command("list")
 def list_keys(json: Json = False) -> None:
-    """Show all keys, without their secrets."""
+    """List all keys, without their secrets."""
     from soldiom_ray.db import keys
     from soldiom_ray.db.engine import open_session
 
@@ -144,7 +146,7 @@ def list_keys(json: Json = False) -> None:
 
 @keys_app.command("revoke")
 def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], json: Json = False) -> None:
-    """End a key at once."""
+    """Revoke a key at once."""
     from soldiom_ray.db import keys
     from soldiom_ray.db.engine import open_session
 
@@ -154,7 +156,7 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], jso
 
 
 def _local_key(settings: Settings) -> str | None:
-    """Make the admin key of this home on the first `up`; None when it is there and still good."""
+    """Create the admin key of this home on the first `up`; None when it exists and is valid."""
     from soldiom_ray.db import keys
     from soldiom_ray.db.engine import open_session
 
@@ -167,7 +169,7 @@ def _local_key(settings: Settings) -> str | None:
 
 
 def _restore_endpoints(settings: Settings) -> None:
-    """Models that were deployed when the services stopped are deployed again, in the background."""
+    """Deploy again, in the background, the models that were deployed when the services stopped."""
     from soldiom_ray import launch
 
     try:

@@ -1,4 +1,4 @@
-"""What a workflow prints at its end: before and after, seconds per stage, where to look, what to try next."""
+"""Summary that a workflow prints at its end: scores, seconds per stage, addresses, and what to try next."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ PROMPT_CHARACTERS = 80
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Base, tuned, difference and interval of each metric as rows of a table."""
+    """Table rows: base, tuned, difference and interval of each metric."""
     rows = []
     for name, label in LABELS.items():
         if name not in metrics.get("base", {}):
@@ -31,7 +31,7 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the deployed model once, through the API, to go on with the beginning of something held out."""
+    """Ask the deployed model once, through the API, to continue the start of a held-out text."""
     prompt = _prompt(settings, job["result"].get("dataset"))
     body = {"input": prompt, "parameters": {"max_tokens": 48, "temperature": 0.0}}
     answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
@@ -59,7 +59,7 @@ def _prompt(settings: Settings, dataset: str | None) -> str:
 def print_summary(
     settings: Settings, job: Mapping[str, Any], answer: Mapping[str, Any] | None, before: Mapping[str, float]
 ) -> None:
-    """The closing page."""
+    """Print the summary. `before`: seconds of steps before the job, by name."""
     metrics, model = job["metrics"], job["result"].get("model_id")
     print()
     if metrics:
@@ -83,13 +83,13 @@ def print_summary(
     if answer:
         print(f"\nPOST /api/inference/{model} answered:\n{_indent(str(answer['input']) + str(answer['output']))}")
     print()
-    places = {
+    addresses = {
         "API": settings.api_url,
         "API pages": f"{settings.api_url}/docs",
         "Ray dashboard": settings.dashboard_url,
         "MLflow": settings.mlflow_url,
     }
-    print_table([{"where": name, "url": url} for name, url in places.items()], ["where", "url"])
+    print_table([{"where": name, "url": url} for name, url in addresses.items()], ["where", "url"])
     if model:
         print(_next_steps(settings, job))
 
