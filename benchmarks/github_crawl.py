@@ -39,14 +39,14 @@ def main() -> None:
     parser.add_argument("--profile", help="write cProfile's figures of the first crawl to this file")
     parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--crawl", nargs=2, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.serve:
-        serve(given.serve)
-    elif given.crawl:
-        crawl(given.crawl[0], Path(given.crawl[1]), given.ray, given.profile)
+    arguments = parser.parse_args()
+    if arguments.serve:
+        serve(arguments.serve)
+    elif arguments.crawl:
+        crawl(arguments.crawl[0], Path(arguments.crawl[1]), arguments.ray, arguments.profile)
     else:
-        counts = [20] if given.quick else given.repositories
-        print_table([measure(count, given.ray, given.profile) for count in counts])
+        counts = [20] if arguments.quick else arguments.repositories
+        print_table([measure(count, arguments.ray, arguments.profile) for count in counts])
 
 
 def measure(count: int, by_ray: bool, profile: str | None) -> dict[str, Any]:
@@ -56,17 +56,17 @@ def measure(count: int, by_ray: bool, profile: str | None) -> dict[str, Any]:
     try:
         assert server.stdout
         url = server.stdout.readline().strip()
-        told = []
+        rows = []
         for number in range(2):
             options = [*(["--ray"] if by_ray else []), *(["--profile", profile] if profile and not number else [])]
             command = [sys.executable, __file__, "--crawl", url, str(home), *options]
             before = ask(url)
             started = time.monotonic()
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            row = json.loads(done.stdout.splitlines()[-1]) | {"wall": time.monotonic() - started}
+            finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            row = json.loads(finished.stdout.splitlines()[-1]) | {"wall": time.monotonic() - started}
             after = ask(url)
-            told.append(row | {name: after[name] - before[name] for name in ("requests", "unchanged")})
-        return {"count": count, "first": told[0], "second": told[1], "sins": ask(url)["sins"]}
+            rows.append(row | {name: after[name] - before[name] for name in ("requests", "unchanged")})
+        return {"count": count, "first": rows[0], "second": rows[1], "sins": ask(url)["sins"]}
     finally:
         server.terminate()
         server.wait()
@@ -148,16 +148,16 @@ def serve(count: int) -> None:
         print(server.url, flush=True)
         answer = server.answer
 
-        def told(request: Any) -> Any:
+        def answer_with_figures(request: Any) -> Any:
             if request.path != "/figures":
                 return answer(request)
             from stand_in.server import Answer
 
-            asked = [one for one in server.log if one.path != "/figures"]
+            asked = [request for request in server.log if request.path != "/figures"]
             figures = {"requests": len(asked), "unchanged": server.github.unchanged, "sins": server.sins}
             return Answer(200, json.dumps(figures).encode())
 
-        server.answer = told  # type: ignore[method-assign]
+        server.answer = answer_with_figures  # type: ignore[method-assign]
         while os.getppid() != 1:
             time.sleep(1)
 

@@ -21,8 +21,8 @@ TRAIN = b"import torch\n\n\ndef main(optimizer, loss):\n    loss.backward()\n   
 def make_context(home: Path, messages: list[str] | None = None, **variables: str) -> Context:
     """A context whose reports go into `messages`."""
     settings = load_settings({"SOLDIOM_HOME": str(home)} | variables)
-    kept = [] if messages is None else messages
-    return Context(settings, Artifacts(open_storage(settings)), lambda share, message: kept.append(message))
+    reported = [] if messages is None else messages
+    return Context(settings, Artifacts(open_storage(settings)), lambda share, message: reported.append(message))
 
 
 def documents_of(context: Context, manifest: Manifest) -> list[dict[str, Any]]:

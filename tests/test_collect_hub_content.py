@@ -65,23 +65,23 @@ def dataset(files: dict[str, bytes], name: str = "org/rows", **changed: Any) -> 
     return HubRepository(name, "datasets", files, card={"license": "cc-by-4.0"}, **changed)
 
 
-def kept_weights(context: Context, one: HubRepository) -> dict[str, Any]:
-    record = json.loads(context.artifacts.storage.read(f"raw/huggingface/models/{one.id}/{one.sha}.json"))
-    assert record["commit"] == one.sha and record["license"] == "MIT"
+def stored_weights(context: Context, repository: HubRepository) -> dict[str, Any]:
+    record = json.loads(context.artifacts.storage.read(f"raw/huggingface/models/{repository.id}/{repository.sha}.json"))
+    assert record["commit"] == repository.sha and record["license"] == "MIT"
     for name, file in record["files"].items():
         data = context.artifacts.storage.read(f"raw/sha256/{file['sha256'][:2]}/{file['sha256']}")
-        assert data == one.files[name] and len(data) == file["size_bytes"]
+        assert data == repository.files[name] and len(data) == file["size_bytes"]
     return dict(record["files"])
 
 
 def test_parameters_are_counted_from_headers_without_the_weights(server: StandIn, tmp_path: Path) -> None:
-    one = model()
-    server.add(one)
+    repository = model()
+    server.add(repository)
     context, manifest = fetch(server, tmp_path)
     metadata = json.loads(documents_of(context, manifest)[0]["metadata"])
     assert metadata["parameters"] == 150_000 and metadata["parameters_by_type"] == {"F32": 150_000}
     (first,) = [r for r in server.requests("model.safetensors") if "range" in r.headers]
-    assert first.headers["range"] == "bytes=0-99999" and kept_weights(context, one).keys() == {"README.md"}
+    assert first.headers["range"] == "bytes=0-99999" and stored_weights(context, repository).keys() == {"README.md"}
 
 
 def test_shards_long_headers_and_servers_without_ranges_are_counted_too(server: StandIn, tmp_path: Path) -> None:
@@ -112,10 +112,15 @@ def test_a_header_that_is_none_costs_the_figure_alone(server: StandIn, tmp_path:
 
 
 def test_weights_are_kept_once_when_asked_for_and_never_as_pickles_or_code(server: StandIn, tmp_path: Path) -> None:
-    one = model()
-    server.add(one)
+    repository = model()
+    server.add(repository)
     context, manifest = fetch(server, tmp_path, weights=True, token="hf_secret")
-    assert kept_weights(context, one).keys() == {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
+    assert stored_weights(context, repository).keys() == {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    }
     assert manifest.details["weights"] == 1 and manifest.details["weights_bytes"] > 600_000
     assert not server.requests(r"\.bin|\.py") and not list((tmp_path / "run" / "downloads").glob("[0-9a-f]*[0-9a-f]"))
     foreign = server.requests("^/lfs/")
@@ -123,7 +128,7 @@ def test_weights_are_kept_once_when_asked_for_and_never_as_pickles_or_code(serve
     assert all(r.headers["authorization"] == "Bearer hf_secret" for r in server.requests("^/org|^/api"))
     before = len(server.log)
     fetch(server, tmp_path, weights=True, min_likes=99)  # another collection, the same commit
-    server.add(model("org/copy", files=dict(one.files)))
+    server.add(model("org/copy", files=dict(repository.files)))
     fetch(server, tmp_path, weights=True)
     assert {r.path.rpartition("/")[2] for r in server.log[before:] if r.path.startswith("/org")} == {
         "README.md", "config.json", "tokenizer.json", "model.safetensors"
@@ -141,8 +146,8 @@ def test_models_that_ask_for_code_or_have_pickles_alone_are_left_out(server: Sta
         model("a/closed", gated="auto"),
     )
     _, manifest = fetch(server, tmp_path, weights=True)
-    told = manifest.details["outcomes"]
-    assert told == {"collected": 4, "damaged": 1, "gated": 1, "not_safetensors": 1, "remote_code": 2}
+    outcomes = manifest.details["outcomes"]
+    assert outcomes == {"collected": 4, "damaged": 1, "gated": 1, "not_safetensors": 1, "remote_code": 2}
     fetched = server.requests("^/a/.*safetensors$")
     assert not [r for r in fetched if "broken" not in r.path and r.headers.get("range") != "bytes=0-99999"]
     assert not server.requests("a/closed/")
@@ -150,27 +155,29 @@ def test_models_that_ask_for_code_or_have_pickles_alone_are_left_out(server: Sta
 
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_file_that_is_cut_goes_on_where_it_stopped(server: StandIn, tmp_path: Path, ranges: bool) -> None:
-    one = model(told={"safetensors": {"total": 1, "parameters": {"F32": 1}}})
-    server.add(one)
+    repository = model(entry={"safetensors": {"total": 1, "parameters": {"F32": 1}}})
+    server.add(repository)
     server.hub.ranges = ranges
     server.cut("^/lfs/", times=2)
     context, manifest = fetch(server, tmp_path, weights=True)
-    assert "model.safetensors" in kept_weights(context, one) and manifest.details["weights"] == 1
+    assert "model.safetensors" in stored_weights(context, repository) and manifest.details["weights"] == 1
     starts = [r.headers.get("range") for r in server.requests("^/lfs/")]
     assert len(starts) == 3 and starts[0] is None and all(str(s).startswith("bytes=") for s in starts[1:])
 
 
 def test_a_later_run_goes_on_inside_the_file(server: StandIn, tmp_path: Path) -> None:
-    one = model(told={"safetensors": {"total": 1, "parameters": {"F32": 1}}})
-    server.add(one)
+    repository = model(entry={"safetensors": {"total": 1, "parameters": {"F32": 1}}})
+    server.add(repository)
     server.cut("^/lfs/")
     server.fail("^/lfs/", 503, times=4)
     context, manifest = fetch(server, tmp_path, weights=True)
     assert manifest.details["outcomes"] == {"collected": 1, "unavailable": 1}
-    size = len(one.files["model.safetensors"])
+    size = len(repository.files["model.safetensors"])
     _, manifest = fetch(server, tmp_path, weights=True, min_likes=99)
     assert server.requests("^/lfs/")[-1].headers["range"] == f"bytes={size // 2}-"
-    assert "model.safetensors" in kept_weights(context, one) and manifest.details["outcomes"] == {"collected": 1}
+    assert "model.safetensors" in stored_weights(context, repository) and manifest.details["outcomes"] == {
+        "collected": 1
+    }
 
 
 def test_wrong_bytes_are_fetched_again_once_and_then_not_kept(server: StandIn, tmp_path: Path) -> None:
@@ -179,21 +186,25 @@ def test_wrong_bytes_are_fetched_again_once_and_then_not_kept(server: StandIn, t
     for number, (name, wrong) in enumerate(
         (("config.json", b'{"model_type": "lama!"}'), ("model.safetensors", longer))
     ):
-        one = model(f"a/{number}", files=model().files | {"model.safetensors": right}, served={name: wrong})
-        server.hub.repositories[:] = [one]
+        repository = model(f"a/{number}", files=model().files | {"model.safetensors": right}, served={name: wrong})
+        server.hub.repositories[:] = [repository]
         context, manifest = fetch(server, tmp_path / str(number), weights=True)
         assert manifest.details["outcomes"] == {"collected": 1, "wrong_hash": 1} and not manifest.details["weights"]
         digest = hashlib.sha256(wrong).hexdigest()
         assert not context.artifacts.storage.exists(f"raw/sha256/{digest[:2]}/{digest}")
         (drop,) = context.artifacts.rows(manifest, "dropped/")
         assert drop["path"] == name and ("twice" in drop["value"] or "more than" in drop["value"])
-    one = model("a/once", files=model().files | {"model.safetensors": right}, served={"model.safetensors": other})
-    server.hub.repositories[:] = [one]
+    repository = model(
+        "a/once", files=model().files | {"model.safetensors": right}, served={"model.safetensors": other}
+    )
+    server.hub.repositories[:] = [repository]
     server.hub.before = lambda request: (
-        one.served.clear() if len(server.requests("^/lfs/", "GET")) > 2 and "/lfs/" in request.path else None
+        repository.served.clear() if len(server.requests("^/lfs/", "GET")) > 2 and "/lfs/" in request.path else None
     )
     context, manifest = fetch(server, tmp_path / "once", weights=True)
-    assert manifest.details["outcomes"] == {"collected": 1} and "model.safetensors" in kept_weights(context, one)
+    assert manifest.details["outcomes"] == {"collected": 1} and "model.safetensors" in stored_weights(
+        context, repository
+    )
 
 
 def test_a_dataset_becomes_documents_one_per_row(server: StandIn, tmp_path: Path) -> None:
@@ -207,8 +218,8 @@ def test_a_dataset_becomes_documents_one_per_row(server: StandIn, tmp_path: Path
         "load.py": b"import os",
         ".hidden/x.json": b"[]",
     }
-    one = dataset(files, lfs=("table.csv",))
-    server.add(one)
+    repository = dataset(files, lfs=("table.csv",))
+    server.add(repository)
     context, manifest = fetch(server, tmp_path, kind="datasets", data=True)
     rows = [d for d in documents_of(context, manifest) if d["path"] != "README.md"]
     assert {path: sum(d["path"] == path for d in rows) for path in sorted(files)} | {} == {
@@ -217,8 +228,10 @@ def test_a_dataset_becomes_documents_one_per_row(server: StandIn, tmp_path: Path
     }  # fmt: skip
     first = next(d for d in rows if d["path"] == "data/train.jsonl")
     assert first["text"] == "What is 0 and 0?\n\nIt is 0." and first["license"] == "CC-BY-4.0"
-    assert first["group"] == "datasets/org/rows" and first["commit"] == one.sha and first["source"] == "huggingface"
-    place = f"{server.url}/datasets/org/rows/resolve/{one.sha}/data/train.jsonl"
+    assert (
+        first["group"] == "datasets/org/rows" and first["commit"] == repository.sha and first["source"] == "huggingface"
+    )
+    place = f"{server.url}/datasets/org/rows/resolve/{repository.sha}/data/train.jsonl"
     assert first["url"].partition("#")[0] == place
     assert json.loads(first["metadata"])["file_sha256"] == hashlib.sha256(LINES).hexdigest()
     assert not server.requests("load.py|infos|hidden") and manifest.details["outcomes"]["collected"] == 4

@@ -75,7 +75,7 @@ def test_without_a_threshold_of_downloads_the_most_liked_come_first(server: Stan
 
 
 def test_what_moves_while_the_listing_is_paged_is_neither_repeated_nor_missed(server: StandIn, tmp_path: Path) -> None:
-    by_name = {one.id: one for one in server.hub.repositories}
+    by_name = {repository.id: repository for repository in server.hub.repositories}
 
     def move(page: int) -> None:
         if page == 2:  # one that was read sinks below the next page, one that was not rises above it
@@ -90,7 +90,7 @@ def test_what_moves_while_the_listing_is_paged_is_neither_repeated_nor_missed(se
 
 
 def test_what_rises_over_the_last_page_is_found_when_the_tail_is_read_again(server: StandIn, tmp_path: Path) -> None:
-    by_name = {one.id: one for one in server.hub.repositories}
+    by_name = {repository.id: repository for repository in server.hub.repositories}
     pages = iter(range(1, 100))
 
     def move(page: int) -> None:
@@ -115,8 +115,8 @@ def test_private_disabled_deleted_and_renamed_repositories_end_in_one_outcome_ea
     server: StandIn, tmp_path: Path
 ) -> None:
     server.hub.repositories.clear()
-    for name, told in {"a/private": {"private": True}, "a/disabled": {"disabled": True}}.items():
-        server.add(HubRepository(name, files={"README.md": CARD}, told=told))
+    for name, entry in {"a/private": {"private": True}, "a/disabled": {"disabled": True}}.items():
+        server.add(HubRepository(name, files={"README.md": CARD}, entry=entry))
     server.add(HubRepository("a/here", files={"README.md": CARD}), HubRepository("a/gone", files={"README.md": CARD}))
     server.add(HubRepository("a/old-name", files={"README.md": CARD}, key="1"))
 
@@ -146,8 +146,8 @@ def test_a_repository_that_is_closed_between_listing_and_reading_is_gated(server
 
 def test_datasets_are_listed_by_task(server: StandIn, tmp_path: Path) -> None:
     context, manifest = fetch(server, tmp_path, kind="datasets", tasks=("summarization",))
-    (found,) = documents_of(context, manifest)
-    assert (found["group"], found["url"]) == ("datasets/org/data", f"{server.url}/datasets/org/data")
+    (document,) = documents_of(context, manifest)
+    assert (document["group"], document["url"]) == ("datasets/org/data", f"{server.url}/datasets/org/data")
 
 
 def test_evaluation_results_are_structured_whatever_stands_beside_them(server: StandIn, tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_evaluation_results_are_structured_whatever_stands_beside_them(server: S
     }
     index: list[Any] = [{"name": "x", "results": [result, "odd", {"metrics": 7}]}, None, {"results": {"a": 1}}]
     results = [{"dataset": {"id": "cais/hle", "task_id": "default"}, "value": 20.9}, {"error": "bad", "value": 1}, 3]
-    told = {"model-index": index, "evalResults": results, "safetensors": {"total": 9, "parameters": {"F16": 9}}}
-    server.add(HubRepository("org/scored", files={"README.md": CARD}, downloads=999_999, told=told))
+    entry = {"model-index": index, "evalResults": results, "safetensors": {"total": 9, "parameters": {"F16": 9}}}
+    server.add(HubRepository("org/scored", files={"README.md": CARD}, downloads=999_999, entry=entry))
     context, manifest = fetch(server, tmp_path, limit=1)
     metadata = json.loads(documents_of(context, manifest)[0]["metadata"])
     assert metadata["evaluation_results"] == [
@@ -207,8 +207,8 @@ def test_entries_that_are_no_repositories_are_counted_and_hurt_nobody(server: St
     odd = {"downloads": "many", "likes": None, "cardData": [1], "tags": "x", "siblings": {"a": 1}, "config": "y"}
     server.add(
         HubRepository("../../../etc/passwd", downloads=999_001, files={"README.md": CARD}),
-        HubRepository("org/no-commit", downloads=999_002, told={"sha": None}),
-        HubRepository("org/odd", downloads=999_003, told=odd | {"downloads": 999_003, "likes": 500}),
+        HubRepository("org/no-commit", downloads=999_002, entry={"sha": None}),
+        HubRepository("org/odd", downloads=999_003, entry=odd | {"downloads": 999_003, "likes": 500}),
     )
     _, manifest = fetch(server, tmp_path, limit=3)
     assert manifest.details["outcomes"]["damaged"] == 2 and manifest.counts["documents"] == 3
@@ -342,7 +342,7 @@ def test_the_stand_in_is_understood_by_the_real_client(server: StandIn, tmp_path
     api = HfApi(endpoint=server.url, token=False)
     listed = [model.id for model in api.list_models(sort="likes", expand=["likes", "sha"])]
     assert listed[0] == "org/real" and len(listed) == 12
-    (file,) = [one for one in api.list_repo_tree("org/real", recursive=True) if one.path == "a/w.bin"]
+    (file,) = [file for file in api.list_repo_tree("org/real", recursive=True) if file.path == "a/w.bin"]
     assert file.lfs is not None and file.size == len(data)
     path = api.hf_hub_download("org/real", "a/w.bin", cache_dir=tmp_path)
     assert Path(path).read_bytes() == data

@@ -36,32 +36,32 @@ def allowed_addresses(host: str, port: int, allowed: Sequence[str], private: boo
     """The addresses of a host, all of them good to connect to. `allowed` holds host names, addresses and networks that
     may be reached though they are private; `private` allows every private one but the clouds' metadata services.
 
-    Raises SkippedError: unavailable (the name is not known), private_address.
+    Raises UnreachableError when the name is not known, SkippedError private_address.
     """
     name = host.rstrip(".").lower()
-    found = look_up(host, port)
-    for text in found:
+    addresses = look_up(host, port)
+    for text in addresses:
         address = ip_address(text.partition("%")[0])
         if name in allowed or any(_is_within(address, entry) for entry in allowed):
             continue
         reason = _refusal(address, port, private)
         if reason:
             raise SkippedError("private_address", f"{name[:80]} is {reason}")
-    return found
+    return addresses
 
 
 def look_up(host: str, port: int) -> list[str]:
     """All addresses of a host, as the system resolves it: 127.1, 0x7f000001 and 2130706433 become what a connection
     would go to."""
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UnreachableError(f"the name {host[:80]} is not known here") from error
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def connect(addresses: Sequence[str], port: int, seconds: float = ADDRESS_SECONDS) -> socket.socket:
-    """A connection to the first address that answers. Raises SkippedError: unavailable."""
+    """A connection to the first address that answers. Raises UnreachableError."""
     deadline = time.monotonic() + 3 * seconds
     problem: OSError | None = None
     for address in addresses:
@@ -77,14 +77,14 @@ def connect(addresses: Sequence[str], port: int, seconds: float = ADDRESS_SECOND
 
 def _refusal(address: IPv4Address | IPv6Address, port: int, private: bool) -> str:
     """Why this address may not be reached; "" when it may."""
-    meant = [address, *_carried(address)]
-    if any(each in _METADATA or each.is_link_local for each in meant):
+    effective = [address, *_carried(address)]
+    if any(each in _METADATA or each.is_link_local for each in effective):
         return "an address where clouds keep a machine's secrets"
-    if any(each.is_multicast for each in meant):
+    if any(each.is_multicast for each in effective):
         return "a multicast address"
     if private:
         return ""
-    if any(not each.is_global or any(each in network for network in _NOT_PUBLIC) for each in meant):
+    if any(not each.is_global or any(each in network for network in _NOT_PUBLIC) for each in effective):
         return "a private address"
     if port < 1024 and port not in (80, 443):
         return f"asked on port {port}; of the ports below 1024 only 80 and 443 are"

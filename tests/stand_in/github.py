@@ -87,11 +87,11 @@ class GithubWorld:
         self.arrivals = [moment for moment in self.arrivals if moment > now - limit.window_seconds] + [now]
         if len(self.arrivals) <= limit.most:
             return None
-        status, told = ((403, True), (429, False), (429, True), (403, False))[limit.tripped % 4]
+        status, has_retry_after = ((403, True), (429, False), (429, True), (403, False))[limit.tripped % 4]
         limit.tripped += 1
         self.arrivals = []
         self.stand_in.silent_until = now + limit.silent_seconds
-        headers = {"Retry-After": str(int(limit.silent_seconds) + 1)} if told else {}
+        headers = {"Retry-After": str(int(limit.silent_seconds) + 1)} if has_retry_after else {}
         return make(status, _json({"message": SECONDARY}), _TYPE | headers)
 
     def _answer(self, request: Any, make: Any) -> Any:
@@ -99,13 +99,13 @@ class GithubWorld:
             return self._search(request, make)
         if request.path == "/user":
             return self._user(request, make)
-        if found := re.fullmatch(r"/archive/([^/]+/[^/]+)", request.path):
-            repository = next(one for one in self.repositories if one.full_name == found[1])
+        if match := re.fullmatch(r"/archive/([^/]+/[^/]+)", request.path):
+            repository = next(repository for repository in self.repositories if repository.full_name == match[1])
             return make(200, repository.archive or tarball(repository), {"Content-Type": "application/x-gzip"})
-        found = re.fullmatch(r"/(?:repos/([^/]+/[^/]+)|repositories/(\d+))(/.*)?", request.path)
-        if not found:
+        match = re.fullmatch(r"/(?:repos/([^/]+/[^/]+)|repositories/(\d+))(/.*)?", request.path)
+        if not match:
             return _missing(make)
-        return self._repository(found[1], int(found[2] or 0), found[3] or "", request, make)
+        return self._repository(match[1], int(match[2] or 0), match[3] or "", request, make)
 
     def _user(self, request: Any, make: Any) -> Any:
         token = request.headers.get("authorization", "").rpartition(" ")[2]
@@ -117,8 +117,11 @@ class GithubWorld:
         return make(200, _json({"id": self.accounts.get(token, number), "login": "somebody"}), _TYPE)
 
     def _repository(self, name: str | None, number: int, rest: str, request: Any, make: Any) -> Any:
-        repository = next((one for one in self.repositories if one.full_name == name or one.id == number), None)
-        moved = next((one for one in self.repositories if name and one.old_name == name), None)
+        repository = next(
+            (repository for repository in self.repositories if repository.full_name == name or repository.id == number),
+            None,
+        )
+        moved = next((repository for repository in self.repositories if name and repository.old_name == name), None)
         if repository is None and moved:
             query = f"?{urlencode(request.query, doseq=True)}" if request.query else ""
             place = f"repositories/{moved.id}" if self.trees_by_id else f"repos/{moved.full_name}"
@@ -153,15 +156,18 @@ class GithubWorld:
             return make(422, _json({"message": "The search is longer than 256 characters."}), _TYPE)
         if len(re.findall(r"\b(?:AND|OR|NOT)\b", query)) > 5:
             return make(422, _json({"message": "More than five AND / OR / NOT operators were used."}), _TYPE)
-        told = qualifiers(query)
-        hits = sorted((one for one in self.repositories if matches(one, told)), key=lambda one: (-one.stars, one.id))
+        criteria = qualifiers(query)
+        hits = sorted(
+            (repository for repository in self.repositories if matches(repository, criteria)),
+            key=lambda repository: (-repository.stars, repository.id),
+        )
         page_of = hits[:1000][(page - 1) * size : page * size]
         incomplete = self.incomplete_searches > 0
         self.incomplete_searches -= incomplete
         body = {
             "total_count": len(hits),
             "incomplete_results": incomplete,
-            "items": [listed(one) for one in (page_of[: len(page_of) // 2] if incomplete else page_of)],
+            "items": [listed(repository) for repository in (page_of[: len(page_of) // 2] if incomplete else page_of)],
         }
         headers = dict(_TYPE)
         if page * size < min(len(hits), 1000):

@@ -1,4 +1,4 @@
-"""The Hub's part: listings with a cursor, trees, files with redirects and ranges, limits told in headers."""
+"""The Hub's part: listings with a cursor, trees, files with redirects and ranges, limits in headers."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ WINDOW_SECONDS = 300
 
 @dataclass
 class HubRepository:
-    """A model or dataset; `told` goes into its JSON as it stands. `lfs` names the files that lie on the other host,
+    """A model or dataset; `entry` goes into its JSON as it stands. `lfs` names the files that lie on the other host,
     `served` what is sent in the place of a file, `revision` makes another commit, `key` is the Hub's own name of it."""
 
     id: str
@@ -29,7 +29,7 @@ class HubRepository:
     gated: str | bool = False
     tags: tuple[str, ...] = ()
     card: dict[str, Any] = field(default_factory=dict)
-    told: dict[str, Any] = field(default_factory=dict)
+    entry: dict[str, Any] = field(default_factory=dict)
     lfs: tuple[str, ...] = ()
     served: dict[str, bytes] = field(default_factory=dict)
     revision: int = 0
@@ -83,37 +83,45 @@ class HubWorld:
         now = time.time()
         if now >= window.ends:
             window.left, window.ends = window.limit, now + window.seconds
-        told = {"RateLimit-Policy": f'"fixed window";"{bucket}";q={window.limit};w={int(window.seconds)}'}
+        limit_headers = {"RateLimit-Policy": f'"fixed window";"{bucket}";q={window.limit};w={int(window.seconds)}'}
         if window.left <= 0:
             self.sins += 1
-            told["RateLimit"] = f'"{bucket}";r=0;t={int(window.ends - now)}'
-            return make(429, b"We had to rate limit your IP.", told)
+            limit_headers["RateLimit"] = f'"{bucket}";r=0;t={int(window.ends - now)}'
+            return make(429, b"We had to rate limit your IP.", limit_headers)
         window.left -= 1
         answer = self._answer(request, make)
-        answer.headers = answer.headers | told
+        answer.headers = answer.headers | limit_headers
         answer.headers["RateLimit"] = f'"{bucket}";r={window.left};t={int(window.ends - now)}'
         return answer
 
     def _answer(self, request: Any, make: Any) -> Any:
         path = unquote(request.path)
-        if found := re.fullmatch(r"/lfs/resolve/([0-9a-f]{64})", path):
-            return self._lfs(found[1], request, make)
-        if found := re.fullmatch(r"/api/(models|datasets)", path):
-            return self._list(found[1], request, make)
-        if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?", path):
-            return self._tree(found[1], found[2], request, make)
-        if found := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
-            one = self._one(found[1], found[2])
-            return make(200, _json(_shown(one)), dict(_TYPE)) if one else self._missing(found[1], found[2], path, make)
-        found = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
-        if not found:
+        if match := re.fullmatch(r"/lfs/resolve/([0-9a-f]{64})", path):
+            return self._lfs(match[1], request, make)
+        if match := re.fullmatch(r"/api/(models|datasets)", path):
+            return self._list(match[1], request, make)
+        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)/tree/([^/]+)/?", path):
+            return self._tree(match[1], match[2], request, make)
+        if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/revision/[^/]+)?", path):
+            repository = self._repository_named(match[1], match[2])
+            return (
+                make(200, _json(_shown(repository)), dict(_TYPE))
+                if repository
+                else self._missing(match[1], match[2], path, make)
+            )
+        match = re.fullmatch(r"/(datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        if not match:
             return _not_found(make)
-        kind = "datasets" if found[1] else "models"
-        one = self._one(kind, found[2])
-        return self._file(one, found[4], request, make) if one else self._missing(kind, found[2], path, make)
+        kind = "datasets" if match[1] else "models"
+        repository = self._repository_named(kind, match[2])
+        return (
+            self._file(repository, match[4], request, make) if repository else self._missing(kind, match[2], path, make)
+        )
 
-    def _one(self, kind: str, name: str) -> HubRepository | None:
-        return next((one for one in self.repositories if one.kind == kind and one.id == name), None)
+    def _repository_named(self, kind: str, name: str) -> HubRepository | None:
+        return next(
+            (repository for repository in self.repositories if repository.kind == kind and repository.id == name), None
+        )
 
     def _missing(self, kind: str, name: str, path: str, make: Any) -> Any:
         new = self.renamed.get((kind, name))
@@ -125,35 +133,43 @@ class HubWorld:
         filters = request.query.get("filter", [])
         task = request.query.get("pipeline_tag", [None])[0]
         key = request.query.get("sort", ["downloads"])[0]
-        hits = [one for one in self.repositories if one.kind == kind and (task is None or one.task == task)]
-        hits = [one for one in hits if all(wanted in (*one.tags, one.library) for wanted in filters)]
-        hits.sort(key=lambda one: (-getattr(one, key), one.id))
+        hits = [
+            repository
+            for repository in self.repositories
+            if repository.kind == kind and (task is None or repository.task == task)
+        ]
+        hits = [
+            repository
+            for repository in hits
+            if all(wanted in (*repository.tags, repository.library) for wanted in filters)
+        ]
+        hits.sort(key=lambda repository: (-getattr(repository, key), repository.id))
         cursor = json.loads(request.query.get("cursor", ["null"])[0])
         if cursor:  # a place in the order, not a number of entries, as at the Hub
-            hits = [one for one in hits if [-getattr(one, key), one.id] > cursor]
+            hits = [repository for repository in hits if [-getattr(repository, key), repository.id] > cursor]
         shown = hits[:PAGE]
         headers = dict(_TYPE)
         if len(hits) > PAGE:
             last = json.dumps([-getattr(shown[-1], key), shown[-1].id])
             query = {name: value for name, value in request.query.items() if name != "cursor"} | {"cursor": [last]}
             headers["Link"] = f'<{self.stand_in.url}{request.path}?{urlencode(query, doseq=True)}>; rel="next"'
-        answer = make(200, _json([_shown(one) for one in shown]), headers)
+        answer = make(200, _json([_shown(repository) for repository in shown]), headers)
         self.pages += 1
         self.after_page(self.pages)
         return answer
 
     def _tree(self, kind: str, name: str, request: Any, make: Any) -> Any:
-        one = self._one(kind, name)
-        if one is None:
+        repository = self._repository_named(kind, name)
+        if repository is None:
             return self._missing(kind, name, request.path, make)
         entries: list[dict[str, Any]] = []
-        for path, data in sorted(one.files.items()):
+        for path, data in sorted(repository.files.items()):
             entry: dict[str, Any] = {"type": "file", "path": path, "size": len(data), "oid": _blob(data)}
-            if path in one.lfs:
+            if path in repository.lfs:
                 sha256 = hashlib.sha256(data).hexdigest()
                 entry |= {"oid": _blob(sha256.encode()), "lfs": {"oid": sha256, "size": len(data), "pointerSize": 134}}
             entries.append(entry)
-        folders = sorted({path.rpartition("/")[0] for path in one.files if "/" in path})
+        folders = sorted({path.rpartition("/")[0] for path in repository.files if "/" in path})
         entries.extend({"type": "directory", "path": path, "size": 0, "oid": _blob(b"")} for path in folders)
         start = int(request.query.get("cursor", ["0"])[0])
         headers = dict(_TYPE)
@@ -162,27 +178,31 @@ class HubWorld:
             headers["Link"] = f'<{self.stand_in.url}{request.path}?{urlencode(query)}>; rel="next"'
         return make(200, _json(entries[start : start + TREE_PAGE]), headers)
 
-    def _file(self, one: HubRepository, name: str, request: Any, make: Any) -> Any:
-        if one.gated and not name.endswith(".md.public"):
-            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {one.id} is restricted."}
+    def _file(self, repository: HubRepository, name: str, request: Any, make: Any) -> Any:
+        if repository.gated and not name.endswith(".md.public"):
+            headers = {"X-Error-Code": "GatedRepo", "X-Error-Message": f"Access to {repository.id} is restricted."}
             return make(403, b"", headers)
-        if name not in one.files:
+        if name not in repository.files:
             return make(404, b"", {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
-        data = one.files[name]
-        headers = {"X-Repo-Commit": one.sha, "Accept-Ranges": "bytes", "Content-Type": "application/octet-stream"}
-        if name in one.lfs:
+        data = repository.files[name]
+        headers = {
+            "X-Repo-Commit": repository.sha,
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+        }
+        if name in repository.lfs:
             sha256 = hashlib.sha256(data).hexdigest()
             place = f"{self.stand_in.other_url}/lfs/resolve/{sha256}"
             linked = {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data)), "Location": place}
             return make(302, b"", headers | linked)
         headers["ETag"] = f'"{hashlib.sha256(data).hexdigest()}"'
-        return self._part(one.served.get(name, data), headers, request, make)
+        return self._part(repository.served.get(name, data), headers, request, make)
 
     def _lfs(self, sha256: str, request: Any, make: Any) -> Any:
-        for one in self.repositories:
-            for name in one.lfs:
-                if hashlib.sha256(one.files[name]).hexdigest() == sha256:
-                    data = one.served.get(name, one.files[name])
+        for repository in self.repositories:
+            for name in repository.lfs:
+                if hashlib.sha256(repository.files[name]).hexdigest() == sha256:
+                    data = repository.served.get(name, repository.files[name])
                     return self._part(data, {"ETag": f'"{sha256}"', "Accept-Ranges": "bytes"}, request, make)
         return make(404, b"", {})
 
@@ -200,25 +220,25 @@ class HubWorld:
 _TYPE = {"Content-Type": "application/json; charset=utf-8"}
 
 
-def _shown(one: HubRepository) -> dict[str, Any]:
+def _shown(repository: HubRepository) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "_id": one.key or hashlib.sha256(one.id.encode()).hexdigest()[:24],
-        "id": one.id,
-        "sha": one.sha,
-        "downloads": one.downloads,
-        "downloadsAllTime": one.downloads * 20,
-        "likes": one.likes,
-        "gated": one.gated,
+        "_id": repository.key or hashlib.sha256(repository.id.encode()).hexdigest()[:24],
+        "id": repository.id,
+        "sha": repository.sha,
+        "downloads": repository.downloads,
+        "downloadsAllTime": repository.downloads * 20,
+        "likes": repository.likes,
+        "gated": repository.gated,
         "private": False,
         "disabled": False,
-        "tags": [tag for tag in (*one.tags, one.library) if tag],
+        "tags": [tag for tag in (*repository.tags, repository.library) if tag],
         "lastModified": "2026-10-01T00:00:00.000Z",
-        "cardData": one.card,
-        "siblings": [{"rfilename": name} for name in sorted(one.files)],
+        "cardData": repository.card,
+        "siblings": [{"rfilename": name} for name in sorted(repository.files)],
     }
-    if one.kind == "models":
-        shown |= {"modelId": one.id, "pipeline_tag": one.task, "library_name": one.library}
-    return shown | one.told
+    if repository.kind == "models":
+        shown |= {"modelId": repository.id, "pipeline_tag": repository.task, "library_name": repository.library}
+    return shown | repository.entry
 
 
 def _not_found(make: Any) -> Any:

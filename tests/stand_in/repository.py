@@ -51,44 +51,47 @@ class Repository:
         return self.old_name or self.full_name
 
 
-def shown(one: Repository) -> dict[str, Any]:
+def shown(repository: Repository) -> dict[str, Any]:
     """The repository's JSON."""
     return {
-        "id": one.id,
-        "full_name": one.full_name,
-        "name": one.full_name.partition("/")[2],
-        "html_url": f"https://github.com/{one.full_name}",
-        "description": f"About {one.full_name}",
+        "id": repository.id,
+        "full_name": repository.full_name,
+        "name": repository.full_name.partition("/")[2],
+        "html_url": f"https://github.com/{repository.full_name}",
+        "description": f"About {repository.full_name}",
         "homepage": None,
-        "stargazers_count": one.stars,
-        "forks_count": one.stars // 10,
-        "topics": list(one.topics),
-        "language": one.language,
-        "pushed_at": one.pushed_at,
-        "created_at": one.created_at,
-        "archived": one.archived,
+        "stargazers_count": repository.stars,
+        "forks_count": repository.stars // 10,
+        "topics": list(repository.topics),
+        "language": repository.language,
+        "pushed_at": repository.pushed_at,
+        "created_at": repository.created_at,
+        "archived": repository.archived,
         "private": False,
-        "default_branch": one.branch,
+        "default_branch": repository.branch,
         "size": 10,
-        "license": {"spdx_id": one.license} if one.license else None,
+        "license": {"spdx_id": repository.license} if repository.license else None,
     }
 
 
-def listed(one: Repository) -> dict[str, Any]:
+def listed(repository: Repository) -> dict[str, Any]:
     """The same as search shows it, which may lag behind."""
-    return shown(one) | {"full_name": one.listed_name, "default_branch": one.old_branch or one.branch}
+    return shown(repository) | {
+        "full_name": repository.listed_name,
+        "default_branch": repository.old_branch or repository.branch,
+    }
 
 
-def matches(one: Repository, told: dict[str, str]) -> bool:
+def matches(repository: Repository, criteria: dict[str, str]) -> bool:
     """Whether search would find the repository, by the qualifiers this project uses (see `qualifiers`)."""
-    since, _, until = told.get("created", "..").partition("..")
+    since, _, until = criteria.get("created", "..").partition("..")
     return (
-        told.get("topic", "") in ("", *one.topics)
-        and told.get("language", "").strip('"') in ("", one.language)
-        and _stars_fit(one.stars, told.get("stars", ""))
-        and one.pushed_at[:10] >= told.get("pushed", ">=").removeprefix(">=")
-        and (since or "0") <= one.created_at[:10] <= (until or "9")
-        and not (told.get("archived") == "false" and one.archived)
+        criteria.get("topic", "") in ("", *repository.topics)
+        and criteria.get("language", "").strip('"') in ("", repository.language)
+        and _stars_fit(repository.stars, criteria.get("stars", ""))
+        and repository.pushed_at[:10] >= criteria.get("pushed", ">=").removeprefix(">=")
+        and (since or "0") <= repository.created_at[:10] <= (until or "9")
+        and not (criteria.get("archived") == "false" and repository.archived)
     )
 
 
@@ -97,24 +100,26 @@ def qualifiers(query: str) -> dict[str, str]:
     return dict(re.findall(r'(\w+):("[^"]*"|\S+)', query))
 
 
-def _stars_fit(stars: int, told: str) -> bool:
-    if ".." in told:
-        least, most = told.split("..")
+def _stars_fit(stars: int, bounds: str) -> bool:
+    if ".." in bounds:
+        least, most = bounds.split("..")
         return int(least) <= stars <= int(most)
-    return stars > int(told.removeprefix(">") or -1)
+    return stars > int(bounds.removeprefix(">") or -1)
 
 
-def tree(one: Repository, url: str) -> dict[str, Any]:
+def tree(repository: Repository, url: str) -> dict[str, Any]:
     """A recursive tree; a truncated one shows only its first entry."""
-    entries = [entry(path, "blob", "100644", blob_sha(data)) | {"size": len(data)} for path, data in one.files.items()]
-    entries += [entry(path, "blob", "120000", blob_sha(path.encode())) for path in one.symlinks]
-    entries += [entry(path, "commit", "160000", "0" * 40) for path in one.submodules]
-    entries.sort(key=lambda told: str(told["path"]))
+    entries = [
+        entry(path, "blob", "100644", blob_sha(data)) | {"size": len(data)} for path, data in repository.files.items()
+    ]
+    entries += [entry(path, "blob", "120000", blob_sha(path.encode())) for path in repository.symlinks]
+    entries += [entry(path, "commit", "160000", "0" * 40) for path in repository.submodules]
+    entries.sort(key=lambda item: str(item["path"]))
     return {
-        "sha": one.commit,
-        "url": f"{url}/repos/{one.full_name}/git/trees/{one.commit}",
-        "tree": entries[:1] if one.truncated else entries,
-        "truncated": one.truncated,
+        "sha": repository.commit,
+        "url": f"{url}/repos/{repository.full_name}/git/trees/{repository.commit}",
+        "tree": entries[:1] if repository.truncated else entries,
+        "truncated": repository.truncated,
     }
 
 
@@ -128,21 +133,21 @@ def blob_sha(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
 
 
-def tarball(one: Repository) -> bytes:
+def tarball(repository: Repository) -> bytes:
     """The archive as GitHub makes it: one top folder, the commit in the header's comment."""
-    top = f"{one.full_name.replace('/', '-')}-{one.commit[:7]}"
+    top = f"{repository.full_name.replace('/', '-')}-{repository.commit[:7]}"
     sink = io.BytesIO()
     with tarfile.open(
-        fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": one.commit}
+        fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, pax_headers={"comment": repository.commit}
     ) as archive:
-        for path, data in sorted(one.files.items()):
+        for path, data in sorted(repository.files.items()):
             member = tarfile.TarInfo(f"{top}/{path}")
             member.size = len(data)
             archive.addfile(member, io.BytesIO(data))
-        for path in one.symlinks:
+        for path in repository.symlinks:
             member = tarfile.TarInfo(f"{top}/{path}")
             member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
             archive.addfile(member)
-        for member in one.extra:
+        for member in repository.extra:
             archive.addfile(member, io.BytesIO(b"x" * member.size))
     return gzip.compress(sink.getvalue(), 1)

@@ -107,8 +107,10 @@ class StandIn:
     ) -> None:
         """The next `times` requests whose path matches get this answer; then, for a while, no request may come."""
         content = json.dumps({"message": message}).encode() if body is None else body
-        told = {"Content-Type": "application/json"} | (headers or {})
-        self.faults.append(Fault(pattern, times, Answer(status, content, told), silent_seconds=silent_seconds))
+        answer_headers = {"Content-Type": "application/json"} | (headers or {})
+        self.faults.append(
+            Fault(pattern, times, Answer(status, content, answer_headers), silent_seconds=silent_seconds)
+        )
 
     def cut(self, pattern: str, *, times: int = 1) -> None:
         """The next `times` answers to matching requests are cut in the middle of the body."""
