@@ -41,27 +41,29 @@ print(json.dumps([time.perf_counter() - start, found]))
 
 def licence_files() -> dict[str, int]:
     """Licence files of the installed packages, one path for each content, and how many files have it."""
-    found: dict[bytes, list[str]] = {}
+    paths_by_content: dict[bytes, list[str]] = {}
     for path in sorted(Path(sysconfig.get_path("purelib")).rglob("*")):
         if NAME.search(path.name) and path.suffix not in NOT_TEXT and path.is_file():
-            found.setdefault(path.read_bytes(), []).append(str(path))
-    return {copies[0]: len(copies) for copies in sorted(found.values())}
+            paths_by_content.setdefault(path.read_bytes(), []).append(str(path))
+    return {copies[0]: len(copies) for copies in sorted(paths_by_content.values())}
 
 
 def ours(paths: list[str]) -> tuple[float, dict[str, LicenseReading]]:
+    """(seconds, reading by path) of this project."""
     read_text("Permission is hereby granted, free of charge")
     start = time.perf_counter()
-    found = {path: read_text(Path(path).read_text(errors="replace")) for path in paths}
-    return time.perf_counter() - start, found
+    readings = {path: read_text(Path(path).read_text(errors="replace")) for path in paths}
+    return time.perf_counter() - start, readings
 
 
 def theirs(peers: Path, paths: list[str]) -> tuple[float, dict[str, str | None]]:
+    """(seconds, SPDX expression by path) of ScanCode."""
     command = [peers / "bin/python", "-W", "ignore", "-c", PEER]
     run = subprocess.run(command, input=json.dumps(paths), capture_output=True, text=True)
     if run.returncode:
         sys.exit(run.stderr)
-    seconds, found = json.loads(run.stdout.strip().split("\n")[-1])
-    return seconds, found
+    seconds, expressions = json.loads(run.stdout.strip().split("\n")[-1])
+    return seconds, expressions
 
 
 def ids(expression: str | None) -> set[str]:
@@ -72,6 +74,7 @@ def ids(expression: str | None) -> set[str]:
 
 
 def main_id(reading: LicenseReading) -> str:
+    """The licence that most words of a file belong to."""
     words: dict[str, int] = {}
     for part in reading.parts:
         words[part.license] = words.get(part.license, 0) + part.stop - part.start
@@ -86,21 +89,21 @@ def main() -> None:
     copies = licence_files()
     paths = list(copies)[: 30 if options.quick else None]
     seconds, mine = min((ours(paths) for _ in range(3)), key=lambda run: run[0])
-    known = sum(bool(reading.expression) for reading in mine.values())
+    recognized = sum(bool(reading.expression) for reading in mine.values())
     print(f"{len(paths)} licence files of different content\n\n| | files/s | licence found |\n|---|---|---|")
-    print(f"| ours | {len(paths) / seconds:,.0f} | {known} |")
+    print(f"| ours | {len(paths) / seconds:,.0f} | {recognized} |")
     if not options.peers:
         print("\nno peer: own figures only")
         return
     peer_seconds, peer = theirs(options.peers, paths)
-    print(f"| ScanCode | {len(paths) / peer_seconds:,.1f} | {sum(bool(one) for one in peer.values())} |")
+    print(f"| ScanCode | {len(paths) / peer_seconds:,.1f} | {sum(bool(expression) for expression in peer.values())} |")
     paths = [path for path in paths if ids(peer[path]) or not peer[path]]
     differ = [path for path in paths if ids(mine[path].expression) != ids(peer[path])]
     wrong = [path for path in differ if ids(peer[path]) and not ids(main_id(mine[path])) & ids(peer[path])]
     print(f"\nours / ScanCode: {peer_seconds / seconds:,.0f} times as fast")
-    for what, other in (("all licences", differ), ("main licence", wrong)):
+    for name, other in (("all licences", differ), ("main licence", wrong)):
         share = 1 - sum(copies[path] for path in other) / sum(copies[path] for path in paths)
-        print(f"agreement, {what}: {share:.1%} of files, {1 - len(other) / len(paths):.1%} of contents")
+        print(f"agreement, {name}: {share:.1%} of files, {1 - len(other) / len(paths):.1%} of contents")
     print()
     print("| file | only ours | only ScanCode |\n|---|---|---|")
     for path in differ:

@@ -31,24 +31,27 @@ MAX_BYTES = 8 << 20
 
 def below(folder: Path, *endings: str) -> Files:
     """The files of a folder with these endings, at most 8 MiB of them."""
-    found: Files = []
+    files: Files = []
     for path in sorted(folder.rglob("*")):
-        if path.suffix in endings and path.is_file() and sum(len(data) for _, data in found) < MAX_BYTES:
-            found.append((path.name, path.read_bytes()))
-    return found
+        if path.suffix in endings and path.is_file() and sum(len(data) for _, data in files) < MAX_BYTES:
+            files.append((path.name, path.read_bytes()))
+    return files
 
 
 def rows_of(data: Path) -> list[dict[str, str]]:
+    """Real rows: instructions and their outputs."""
     return [json.loads(line) for line in (data / "instruct_short" / "train.jsonl").read_text().splitlines()]
 
 
 def saved(write: Callable[[io.BytesIO], object]) -> bytes:
+    """The bytes that a writer writes."""
     sink = io.BytesIO()
     write(sink)
     return sink.getvalue()
 
 
 def presentation(rows: list[dict[str, str]]) -> bytes:
+    """A PowerPoint file with a slide for each of 100 rows."""
     import pptx
 
     show = pptx.Presentation()
@@ -60,15 +63,18 @@ def presentation(rows: list[dict[str, str]]) -> bytes:
 
 
 def mailbox(rows: list[dict[str, str]]) -> bytes:
+    """A mailbox with a message for each row."""
     return "".join(f"From a@x.example\nSubject: Task\n\n{row['output']}\n\n" for row in rows).encode()
 
 
 def rich_text(text: str) -> bytes:
+    """An RTF file of the text's first 400,000 characters."""
     words = text[:400_000].replace("\\", "\\\\").replace("{", "\\{").replace("}", "\\}").replace("\n", "\\par\n")
     return b"{\\rtf1\\ansi " + words.encode("cp1252", "ignore") + b"}"
 
 
 def zipped(files: Files) -> bytes:
+    """The files in a zip archive."""
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
         for number, (name, content) in enumerate(files):
@@ -105,15 +111,16 @@ def inputs(data: Path) -> list[tuple[str, str, Callable[[], Files]]]:
 
 
 def measure(files: Files, rounds: int) -> tuple[float, int]:
+    """(seconds of the fastest round, number of texts)."""
     best, texts = float("inf"), 0
     for _ in range(rounds):
-        began, texts = time.perf_counter(), 0
+        start, texts = time.perf_counter(), 0
         for name, content in files:
             try:
                 texts += len(parse_bytes(name, content, ParseOptions(ocr=False)))
             except SkippedError as skipped:
                 print(f"{name}: {skipped.reason}, {skipped.detail}", file=sys.stderr)
-        best = min(best, time.perf_counter() - began)
+        best = min(best, time.perf_counter() - start)
     return best, texts
 
 
@@ -121,22 +128,23 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--quick", action="store_true", help="one round and at most three files of each family")
     arguments.add_argument("--data", type=Path, default=SHARED)
-    asked = arguments.parse_args()
-    if not asked.data.is_dir():
-        sys.exit(f"There is no data at {asked.data}; name its folder with --data.")
-    rounds = 1 if asked.quick else ROUNDS
+    options = arguments.parse_args()
+    if not options.data.is_dir():
+        sys.exit(f"There is no data at {options.data}; name its folder with --data.")
+    rounds = 1 if options.quick else ROUNDS
     print("| family | input | files | MB | MB/s | documents/s |\n|---|---|---|---|---|---|")
-    for family, what, make in inputs(asked.data):
-        files = make()[:3] if asked.quick else make()
+    for family, description, make in inputs(options.data):
+        files = make()[:3] if options.quick else make()
         measure(files[:1], 1)
         seconds, texts = measure(files, rounds)
         size = sum(len(content) for _, content in files) / 1e6
-        told = f"{len(files)} | {size:.2f} | {size / seconds:.1f} | {texts / seconds:,.0f}"
-        print(f"| {family} | {what} | {told} |", flush=True)
-    print(f"\n{in_the_sandbox(20 if asked.quick else 500)}")
+        columns = f"{len(files)} | {size:.2f} | {size / seconds:.1f} | {texts / seconds:,.0f}"
+        print(f"| {family} | {description} | {columns} |", flush=True)
+    print(f"\n{in_the_sandbox(20 if options.quick else 500)}")
 
 
 def in_the_sandbox(count: int) -> str:
+    """Start-up time and time per small file of the sandbox."""
     with Sandbox() as sandbox:
         times = [time.perf_counter()]
         for _ in range(count + 1):

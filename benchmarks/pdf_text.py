@@ -21,12 +21,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-HERE = Path(__file__).resolve()
-PLACES = (HERE.parents[2] / "shared" / "data" / "documents", Path(sys.prefix), Path("/usr/share/doc"))
+SCRIPT = Path(__file__).resolve()
+DEFAULT_PATHS = (SCRIPT.parents[2] / "shared" / "data" / "documents", Path(sys.prefix), Path("/usr/share/doc"))
 SIDES = ("soldiom", "pdfplumber", "pypdf")
 
 
 def soldiom(path: Path) -> tuple[str, int]:
+    """(text, pages) of a PDF, as the two functions below."""
     from soldiom_ray.collect.documents.parsed import ParseOptions
     from soldiom_ray.collect.documents.pdf import parse
 
@@ -50,42 +51,45 @@ def pypdf(path: Path) -> tuple[str, int]:
 
 def measure(read: Callable[[Path], tuple[str, int]], paths: list[Path], rounds: int) -> dict[str, dict[str, object]]:
     """Per file the text, its pages and the seconds of the fastest round; files that fail are not in it."""
-    found: dict[str, dict[str, object]] = {}
-    left_out: list[str] = []
+    results: dict[str, dict[str, object]] = {}
+    skipped: list[str] = []
     for path in paths:
         try:
             text, pages = read(path)
         except Exception as error:
-            left_out.append(f"{path.name} ({type(error).__name__})")
+            skipped.append(f"{path.name} ({type(error).__name__})")
             continue
         times = []
         for _ in range(rounds):
-            begun = time.process_time()
+            start = time.process_time()
             read(path)
-            times.append(time.process_time() - begun)
-        found[str(path)] = {"text": text, "pages": pages, "seconds": min(times)}
-    if left_out:
-        print(f"{read.__name__} leaves out {len(left_out)}: {', '.join(left_out)}", file=sys.stderr)
-    return found
+            times.append(time.process_time() - start)
+        results[str(path)] = {"text": text, "pages": pages, "seconds": min(times)}
+    if skipped:
+        print(f"{read.__name__} leaves out {len(skipped)}: {', '.join(skipped)}", file=sys.stderr)
+    return results
 
 
-def pdfs(places: list[Path]) -> list[Path]:
-    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*.pdf")))]
+def pdfs(roots: list[Path]) -> list[Path]:
+    """The PDFs among files and below folders, one of those with equal content."""
+    files = [path for root in roots for path in ([root] if root.is_file() else sorted(root.rglob("*.pdf")))]
     return list({path.read_bytes(): path for path in files}.values())
 
 
 def child(python: Path, side: str, paths: list[Path], rounds: int) -> dict[str, dict[str, object]]:
-    command = [str(python), str(HERE), "--side", side, "--rounds", str(rounds), *map(str, paths)]
+    """`measure` in a process with another interpreter."""
+    command = [str(python), str(SCRIPT), "--side", side, "--rounds", str(rounds), *map(str, paths)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, check=True, env=environment)
-    print(*(line for line in done.stderr.decode().splitlines() if " leaves out " in line), sep="\n", file=sys.stderr)
-    return dict(json.loads(done.stdout))
+    run = subprocess.run(command, capture_output=True, check=True, env=environment)
+    print(*(line for line in run.stderr.decode().splitlines() if " leaves out " in line), sep="\n", file=sys.stderr)
+    return dict(json.loads(run.stdout))
 
 
 def report(results: dict[str, dict[str, dict[str, object]]]) -> None:
-    common = set.intersection(*(set(found) for found in results.values()))
-    shared = sorted(path for path in common if any(str(found[path]["text"]).strip() for found in results.values()))
-    seconds = {side: [float(str(found[path]["seconds"])) for path in shared] for side, found in results.items()}
+    """Print speed per file, and speed and recall per side."""
+    common = set.intersection(*(set(files) for files in results.values()))
+    shared = sorted(path for path in common if any(str(files[path]["text"]).strip() for files in results.values()))
+    seconds = {side: [float(str(files[path]["seconds"])) for path in shared] for side, files in results.items()}
     pages = [int(str(results["pdfplumber"][path]["pages"])) for path in shared]
     for path, count, ours, theirs in zip(shared, pages, seconds["soldiom"], seconds["pdfplumber"], strict=True):
         print(
@@ -94,19 +98,22 @@ def report(results: dict[str, dict[str, dict[str, object]]]) -> None:
     print("\n| | files | pages | pages/s on one core | times pdfplumber | its words found | its letters found |")
     print("|---|---|---|---|---|---|---|")
     words, letters = (
-        {side: counted(found, shared, cut) for side, found in results.items()} for cut in (str.split, without_spaces)
+        {side: counted(files, shared, cut) for side, files in results.items()} for cut in (str.split, without_spaces)
     )
     for side in sorted(results, key=lambda side: sum(seconds[side])):
         ratio = sum(seconds["pdfplumber"]) / sum(seconds[side])
-        told = [(count[side] & count["pdfplumber"]).total() / count["pdfplumber"].total() for count in (words, letters)]
+        shares = [
+            (count[side] & count["pdfplumber"]).total() / count["pdfplumber"].total() for count in (words, letters)
+        ]
         speed = f"{sum(pages) / sum(seconds[side]):.0f} | {ratio:.1f}"
-        print(f"| {side} | {len(shared)} | {sum(pages)} | {speed} | {told[0]:.1%} | {told[1]:.2%} |")
+        print(f"| {side} | {len(shared)} | {sum(pages)} | {speed} | {shares[0]:.1%} | {shares[1]:.2%} |")
 
 
 def counted(
-    found: dict[str, dict[str, object]], paths: list[str], cut: Callable[[str], Iterable[str]]
+    files: dict[str, dict[str, object]], paths: list[str], cut: Callable[[str], Iterable[str]]
 ) -> Counter[tuple[str, str]]:
-    return Counter((path, part) for path in paths for part in cut(str(found[path]["text"])))
+    """How often each part of the texts (a word, a letter) occurs in each file."""
+    return Counter((path, part) for path in paths for part in cut(str(files[path]["text"])))
 
 
 def without_spaces(text: str) -> str:
@@ -114,22 +121,25 @@ def without_spaces(text: str) -> str:
 
 
 def main() -> None:
-    told = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    told.add_argument("paths", nargs="*", type=Path)
-    told.add_argument("--peers", type=Path, help="a virtual environment with pdfplumber and pypdf")
-    told.add_argument("--rounds", type=int, default=3)
-    told.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    asked = told.parse_args()
-    if asked.side:
-        read = {"soldiom": soldiom, "pdfplumber": pdfplumber, "pypdf": pypdf}[asked.side]
-        json.dump(measure(read, asked.paths, asked.rounds), sys.stdout)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", nargs="*", type=Path)
+    parser.add_argument("--peers", type=Path, help="a virtual environment with pdfplumber and pypdf")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        read = {"soldiom": soldiom, "pdfplumber": pdfplumber, "pypdf": pypdf}[options.side]
+        json.dump(measure(read, options.paths, options.rounds), sys.stdout)
         return
-    paths = pdfs([path for path in asked.paths or PLACES if path.exists()])
-    if not paths or not asked.peers:
-        told.error("no PDF found; give files or folders" if not paths else "give --peers, see above")
-    peers = asked.peers / "bin" / "python"
+    paths = pdfs([path for path in options.paths or DEFAULT_PATHS if path.exists()])
+    if not paths or not options.peers:
+        parser.error("no PDF found; give files or folders" if not paths else "give --peers, see above")
+    peers = options.peers / "bin" / "python"
     report(
-        {side: child(Path(sys.executable) if side == "soldiom" else peers, side, paths, asked.rounds) for side in SIDES}
+        {
+            side: child(Path(sys.executable) if side == "soldiom" else peers, side, paths, options.rounds)
+            for side in SIDES
+        }
     )
 
 

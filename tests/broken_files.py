@@ -29,11 +29,11 @@ def tar_bytes(members: Iterable[tuple[str, bytes | None]], mode: str = "w") -> b
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode=mode) as archive:  # type: ignore[call-overload]
         for name, content in members:
-            told = tarfile.TarInfo(name)
+            member = tarfile.TarInfo(name)
             if content is None:
-                told.type, told.linkname = tarfile.SYMTYPE, "/etc/passwd"
-            told.size = len(content or b"")
-            archive.addfile(told, io.BytesIO(content or b""))
+                member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            member.size = len(content or b"")
+            archive.addfile(member, io.BytesIO(content or b""))
     return sink.getvalue()
 
 
@@ -44,7 +44,7 @@ def ole_bytes(streams: Mapping[str, bytes]) -> bytes:
 
     def add(content: bytes) -> int:
         start = len(sectors)
-        pieces = [content[at : at + 512].ljust(512, b"\0") for at in range(0, max(len(content), 1), 512)]
+        pieces = [content[offset : offset + 512].ljust(512, b"\0") for offset in range(0, max(len(content), 1), 512)]
         sectors.extend(pieces)
         chain.extend([*range(start + 1, start + len(pieces)), END])
         return start
@@ -91,6 +91,6 @@ def xls_bytes(rows: Iterable[Iterable[str | float]]) -> bytes:
     sheet = bof(0x10) + cells + record(0x0A, b"")
     start = bof(0x05)
     name = b"Sheet1"
-    place = len(start) + 4 + 8 + len(name) + 4
-    start += record(0x85, struct.pack("<IBBBB", place, 0, 0, len(name), 0) + name) + record(0x0A, b"")
+    offset = len(start) + 4 + 8 + len(name) + 4
+    start += record(0x85, struct.pack("<IBBBB", offset, 0, 0, len(name), 0) + name) + record(0x0A, b"")
     return ole_bytes({"Workbook": start + sheet})

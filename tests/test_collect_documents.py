@@ -66,11 +66,11 @@ def pdf_bytes(words: str) -> bytes:
         b"<</Length %d>>\nstream\n%s\nendstream" % (len(stream), stream),
         b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>",
     ]
-    body, places = b"%PDF-1.4\n", []
+    body, offsets = b"%PDF-1.4\n", []
     for number, content in enumerate(objects, 1):
-        places.append(len(body))
+        offsets.append(len(body))
         body += b"%d 0 obj\n%s\nendobj\n" % (number, content)
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     return body + b"xref\n0 6\n0000000000 65535 f \n%strailer\n<</Size 6/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF" % (
         table,
         len(body),
@@ -296,9 +296,9 @@ def test_every_real_file_gives_its_text_or_says_why_not(tmp_path: Path) -> None:
     if not DATA.is_dir():
         pytest.skip(f"no documents at {DATA}")
     files = {path.relative_to(DATA).as_posix(): path for path in sorted(DATA.rglob("*")) if path.is_file()}
-    about = {name for name in files if Path(name).name.startswith(("LICENSE", "SOURCE")) or "transcript" in name}
+    descriptions = {name for name in files if Path(name).name.startswith(("LICENSE", "SOURCE")) or "transcript" in name}
     others = {name for name in files if FAMILY_OF_ENDING.get(Path(name).suffix) in OTHERS} - EXPECTED.keys()
-    assert files.keys() - about - others == EXPECTED.keys()
+    assert files.keys() - descriptions - others == EXPECTED.keys()
     for name, expected in EXPECTED.items():
         if isinstance(expected, SkippedError):
             with pytest.raises(SkippedError) as raised:
@@ -326,15 +326,17 @@ def test_inputs_of_users_are_read_from_database_and_storage(tmp_path: Path, post
     context = make_context(tmp_path, SOLDIOM_DATABASE_URL=postgres_url)
     migrate(context.settings)
     context.artifacts.storage.write("inputs/lease", docx_bytes())
-    told = {"sha256": "0" * 64, "size_bytes": 1, "user_id": "ann"}
+    upload = {"sha256": "0" * 64, "size_bytes": 1, "user_id": "ann"}
     with open_session(context.settings) as session:
         ids = [
-            inputs.add(session, input_type="text", content="Only words.", **told).id,
-            inputs.add(session, input_type="structured", content='{"question": "Why?", "answer": "So."}', **told).id,
-            inputs.add(session, input_type="file", content="inputs/lease", metadata={"file_name": "l.docx"}, **told).id,
-            inputs.add(session, input_type="file", content="inputs/gone", metadata={"file_name": "g.pdf"}, **told).id,
+            inputs.add(session, input_type="text", content="Only words.", **upload).id,
+            inputs.add(session, input_type="structured", content='{"question": "Why?", "answer": "So."}', **upload).id,
+            inputs.add(
+                session, input_type="file", content="inputs/lease", metadata={"file_name": "l.docx"}, **upload
+            ).id,
+            inputs.add(session, input_type="file", content="inputs/gone", metadata={"file_name": "g.pdf"}, **upload).id,
         ]
-        foreign = inputs.add(session, input_type="text", content="x", tenant="other", **told).id
+        foreign = inputs.add(session, input_type="text", content="x", tenant="other", **upload).id
     manifest = collect(context, [FilesSource(source="files", inputs=tuple(ids))])
     texts = [row["text"] for row in documents_of(context, manifest)]
     assert texts[:2] == ["Only words.", "Why?\n\nSo."] and texts[2].startswith("# Lease")

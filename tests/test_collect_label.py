@@ -52,21 +52,21 @@ def test_the_labelled_files_are_there_and_no_file_is_both_tuned_on_and_held() ->
 
 def test_kind_and_framework_agree_with_labels_given_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
     rows = present("held")
-    told = {row[0]: label(row[0], (ROOT / row[0]).read_text(errors="replace")) for row in rows}
+    labels = {row[0]: label(row[0], (ROOT / row[0]).read_text(errors="replace")) for row in rows}
     missed, right = [], Counter[str]()
     with capsys.disabled():
         print(f"\n{len(rows)} held files labelled by hand")
-        for column, what in ((1, "kind"), (2, "framework")):
-            pairs = Counter((row[column], str(getattr(told[row[0]], what))) for row in rows)
+        for column, field in ((1, "kind"), (2, "framework")):
+            pairs = Counter((row[column], str(getattr(labels[row[0]], field))) for row in rows)
             for name in sorted({truth for truth, _ in pairs}):
                 hits = pairs[name, name]
-                said = sum(count for (_, answer), count in pairs.items() if answer == name)
+                predicted = sum(count for (_, answer), count in pairs.items() if answer == name)
                 true = sum(count for (truth, _), count in pairs.items() if truth == name)
-                print(f"  {name:14} precision {hits}/{said} recall {hits}/{true}")
-                right[what] += hits
+                print(f"  {name:14} precision {hits}/{predicted} recall {hits}/{true}")
+                right[field] += hits
                 precision, recall = FLOORS.get(name, (0.0, 0.0))
-                if hits < precision * said or hits < recall * true:
-                    missed.append(f"{name}: {hits} right of {said} said, {true} true")
+                if hits < precision * predicted or hits < recall * true:
+                    missed.append(f"{name}: {hits} right of {predicted} said, {true} true")
     assert not missed
     assert right["kind"] >= 0.9 * len(rows) and right["framework"] >= 0.95 * len(rows)
 
@@ -111,5 +111,5 @@ def test_a_file_made_to_be_slow_takes_a_few_seconds_at_most(text: str) -> None:
 def test_small_files_are_labelled_by_what_they_hold(
     path: str, text: str, kind: str, framework: str, language: str
 ) -> None:
-    told = label(path, text)
-    assert (told.kind, told.framework, told.language) == (kind, framework, language)
+    labels = label(path, text)
+    assert (labels.kind, labels.framework, labels.language) == (kind, framework, language)

@@ -26,9 +26,9 @@ def picture(text: str = "", size: tuple[int, int] = (800, 200)) -> Any:
     return drawn
 
 
-def saved(drawn: Any, form: str, **how: Any) -> bytes:
+def saved(drawn: Any, form: str, **options: Any) -> bytes:
     sink = io.BytesIO()
-    drawn.save(sink, form, **how)
+    drawn.save(sink, form, **options)
     return sink.getvalue()
 
 
@@ -100,10 +100,10 @@ def film(pictures: list[Any], seconds_each: int = 1, with_sound: bool = False) -
 def test_each_form_of_image_tells_its_size_and_its_words(form: str) -> None:
     parsed = see(saved(picture("Hello picture"), form))
     assert parsed.text == "Hello picture" and parsed.metadata["ocr_confidence"] > 0.9
-    told = parsed.metadata
-    assert (told["width"], told["height"], told["format"], len(told["dhash"])) == (800, 200, form, 16)
+    metadata = parsed.metadata
+    assert (metadata["width"], metadata["height"], metadata["format"], len(metadata["dhash"])) == (800, 200, form, 16)
     without = see(saved(picture("Hello picture"), form), use_ocr=False)
-    assert without.text == "" and without.metadata["dhash"] == told["dhash"]
+    assert without.text == "" and without.metadata["dhash"] == metadata["dhash"]
 
 
 def test_a_picture_without_words_keeps_what_is_known_of_it() -> None:
@@ -114,19 +114,19 @@ def test_a_picture_without_words_keeps_what_is_known_of_it() -> None:
 def test_near_copies_have_near_hashes() -> None:
     from PIL import Image
 
-    whole = Image.radial_gradient("L").crop((0, 0, 200, 256))
-    rough = Image.open(io.BytesIO(saved(whole.resize((97, 111)), "JPEG", quality=30)))
-    first, near, far = (int(image.dhash(each), 16) for each in (whole, rough, whole.rotate(90, expand=True)))
+    content = Image.radial_gradient("L").crop((0, 0, 200, 256))
+    rough = Image.open(io.BytesIO(saved(content.resize((97, 111)), "JPEG", quality=30)))
+    first, near, far = (int(image.dhash(each), 16) for each in (content, rough, content.rotate(90, expand=True)))
     assert (first ^ near).bit_count() <= 4 and (first ^ far).bit_count() >= 8
 
 
 def test_exif_gives_camera_and_time_and_only_whether_there_is_a_place() -> None:
     from PIL import Image
 
-    told = Image.Exif()
-    told[0x010F], told[0x0110], told[0x0132], told[0x0112] = "Acme", "X100", "2024:05:06 07:08:09", 6
-    told[0x8825] = {1: "N", 2: (48.0, 12.0, 30.0), 3: "E", 4: (16.0, 22.0, 0.0)}
-    parsed = see(saved(picture(size=(300, 100)), "JPEG", exif=told), use_ocr=False)
+    metadata = Image.Exif()
+    metadata[0x010F], metadata[0x0110], metadata[0x0132], metadata[0x0112] = "Acme", "X100", "2024:05:06 07:08:09", 6
+    metadata[0x8825] = {1: "N", 2: (48.0, 12.0, 30.0), 3: "E", 4: (16.0, 22.0, 0.0)}
+    parsed = see(saved(picture(size=(300, 100)), "JPEG", exif=metadata), use_ocr=False)
     metadata = parsed.metadata
     assert metadata["camera"] == "Acme X100" and metadata["taken"] == "2024-05-06T07:08:09" and metadata["has_gps"]
     assert (metadata["width"], metadata["height"]) == (100, 300)  # turned upright
@@ -152,9 +152,9 @@ def test_transparent_and_sixteen_bit_pictures_are_read() -> None:
 
 
 def test_each_broken_image_has_its_own_outcome() -> None:
-    whole = saved(picture("x"), "PNG")
-    assert outcome(image, whole[: len(whole) // 2]).startswith("damaged: a PNG image that ends early")
-    assert outcome(image, whole[:12]).startswith(("damaged", "unsupported"))
+    content = saved(picture("x"), "PNG")
+    assert outcome(image, content[: len(content) // 2]).startswith("damaged: a PNG image that ends early")
+    assert outcome(image, content[:12]).startswith(("damaged", "unsupported"))
     assert outcome(image, b"\xff\xd8\xff\xe0" + bytes(50)).startswith(("damaged", "unsupported"))
     assert outcome(image, b"not an image").startswith("unsupported: not an image of a supported format (PNG, JPEG")
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
@@ -178,7 +178,7 @@ def test_ocr_uses_the_models_of_the_wheel_on_one_thread_and_downloads_nothing(
 
     monkeypatch.setattr(requests, "get", refuse)
     ocr._engine.cache_clear()
-    assert ocr.read(image.pixels_of(picture("Offline"))).text == "Offline"
+    assert ocr.read_words(image.pixels_of(picture("Offline"))).text == "Offline"
     assert ocr._engine() is ocr._engine()
     models = Path(rapidocr.__file__).parent / "models"
     config = ocr._engine().cfg
@@ -192,13 +192,13 @@ def test_ocr_uses_the_models_of_the_wheel_on_one_thread_and_downloads_nothing(
 def test_speech_becomes_text_by_pocketsphinx_at_the_quality_it_has() -> None:
     """Measured: 10 of the transcript's 18 different words. It is a test's model, not one for real work."""
     pytest.importorskip("pocketsphinx")
-    said = set((DATA / "audio" / "sample_10s.transcript.txt").read_text().lower().replace(".", "").split())
+    expected_words = set((DATA / "audio" / "sample_10s.transcript.txt").read_text().lower().replace(".", "").split())
     parsed = hear((DATA / "audio" / "sample_10s.mp3").read_bytes(), "pocketsphinx")
-    assert len(said & set(parsed.text.split())) / len(said) > 0.5
-    told = parsed.metadata
-    assert told["transcript"] == "pocketsphinx" and told["transcribed_seconds"] == 10.0
-    assert (told["audio_codec"], told["sample_rate"], told["channels"]) == ("mp3float", 44_100, 1)
-    assert told["title"] == "Shakespeare on Scenery" and abs(told["duration_seconds"] - 10) < 0.1
+    assert len(expected_words & set(parsed.text.split())) / len(expected_words) > 0.5
+    metadata = parsed.metadata
+    assert metadata["transcript"] == "pocketsphinx" and metadata["transcribed_seconds"] == 10.0
+    assert (metadata["audio_codec"], metadata["sample_rate"], metadata["channels"]) == ("mp3float", 44_100, 1)
+    assert metadata["title"] == "Shakespeare on Scenery" and abs(metadata["duration_seconds"] - 10) < 0.1
 
 
 @needs_data
@@ -275,8 +275,8 @@ def test_weights_that_are_a_pickle_are_not_opened(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     tiny_whisper(folder)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    told = hear(wav(tone(2)), str(folder)).metadata["transcript"]
-    assert told.startswith("no transcript, because the speech model does not load (")
+    metadata = hear(wav(tone(2)), str(folder)).metadata["transcript"]
+    assert metadata.startswith("no transcript, because the speech model does not load (")
 
 
 def test_sound_of_any_length_is_cut_where_it_is_quiet_and_only_so_much_is_transcribed(
@@ -287,7 +287,7 @@ def test_sound_of_any_length_is_cut_where_it_is_quiet_and_only_so_much_is_transc
     samples = tone(70)
     samples[26 * 16_000 : 27 * 16_000] = 0
     pieces = list(speech._pieces(iter(numpy.array_split(samples, 997))))
-    assert 26 <= len(pieces[0]) / 16_000 <= 27 and all(len(piece) <= 30 * 16_000 for piece in pieces)
+    assert 26 <= len(pieces[0]) / 16_000 <= 27 and all(len(part) <= 30 * 16_000 for part in pieces)
     assert (numpy.concatenate(pieces) == samples).all()
     monkeypatch.setattr(speech, "MAX_SECONDS", 3)
     assert math.isclose(sum(map(len, speech._pieces(iter([samples, samples])))) / 16_000, 3)
@@ -306,15 +306,15 @@ def test_keyframes_are_few_even_and_different() -> None:
 def test_what_a_header_claims_is_checked_against_what_is_there() -> None:
     parsed = hear(wav(tone(2), told_bytes=4_000_000_000))
     assert parsed.metadata["duration_seconds"] == 2.0
-    whole = film([picture("a"), picture("b"), picture("c")])
-    cut = hear(whole[: len(whole) // 2])
+    content = film([picture("a"), picture("b"), picture("c")])
+    cut = hear(content[: len(content) // 2])
     assert cut.metadata["duration_seconds"] < 3 and cut.metadata["told_duration_seconds"] == 3.0 and cut.attachments
 
 
 def test_each_broken_media_file_has_a_clear_outcome() -> None:
-    whole = film([picture("a")])
+    content = film([picture("a")])
     assert outcome(media, b"").startswith("damaged: no audio or video that opens")
-    assert outcome(media, whole[:60]).startswith("damaged")
+    assert outcome(media, content[:60]).startswith("damaged")
     assert outcome(media, wav(tone(0))).startswith("damaged: a wav file that holds no sound")
     assert outcome(media, b"ID3\x03\0\0\0\0\0\0" + bytes(5_000)).startswith("damaged")
     noise = bytes((7 * number * number + 13) % 256 for number in range(60_000))
@@ -344,11 +344,11 @@ def test_a_playlist_cannot_make_us_open_another_file(tmp_path: Path) -> None:
 
 def test_media_and_pictures_pass_through_the_sandbox_with_their_attachments() -> None:
     with sandbox.Sandbox() as opened:
-        (shown,) = opened.parse("a.png", saved(picture("In the box"), "PNG"), ParseOptions())
+        (image_text,) = opened.parse("a.png", saved(picture("In the box"), "PNG"), ParseOptions())
         (played,) = opened.parse("a.mkv", film([picture("Scene")]), ParseOptions())
         process = opened.process
         assert process is not None
         peak = Path(f"/proc/{process.pid}/status").read_text().partition("VmPeak:")[2].split()[0]
-    assert shown.text == "In the box" and played.text == "On screen at 0 s: Scene"
+    assert image_text.text == "In the box" and played.text == "On screen at 0 s: Scene"
     assert played.attachments[0].data.startswith(b"\xff\xd8\xff")
     assert int(peak) < 1_500_000  # KiB; measured 0.9 to 1.2 million with OCR

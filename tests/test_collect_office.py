@@ -206,8 +206,8 @@ def test_bombs_are_refused_wherever_they_lie() -> None:
 
 def test_sizes_that_lie_in_a_zip_file_unpack_to_no_more_than_they_say() -> None:
     data = bytearray(zip_bytes({"a.txt": b"x" * 30_000_000 + b"end"}))
-    place = data.index(b"PK\x01\x02")
-    data[place + 24 : place + 28] = (100).to_bytes(4, "little")
+    offset = data.index(b"PK\x01\x02")
+    data[offset + 24 : offset + 28] = (100).to_bytes(4, "little")
     assert outcome("a.zip", bytes(data)) in ("damaged", "too_large")
 
 
@@ -290,17 +290,17 @@ def test_names_that_lie_are_found_out() -> None:
 
 @pytest.mark.parametrize("make", [docx_bytes, pptx_bytes, lambda: workbook_bytes({"S": [["a", "b"], ["x", "y"]]})])
 def test_a_damaged_office_file_always_ends_in_an_outcome(make: object) -> None:
-    whole: bytes = make()  # type: ignore[operator]
-    for cut in range(0, len(whole), max(1, len(whole) // 12)):
+    content: bytes = make()  # type: ignore[operator]
+    for cut in range(0, len(content), max(1, len(content) // 12)):
         with pytest.raises(SkippedError):
-            parse_bytes("a.docx", whole[:cut])
-    with zipfile.ZipFile(io.BytesIO(whole)) as archive:
+            parse_bytes("a.docx", content[:cut])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = [name for name in archive.namelist() if name.endswith((".xml", ".rels"))]
         contents = {name: archive.read(name) for name in names}
     ending = {"w": ".docx", "p": ".pptx", "x": ".xlsx"}[next(n for n in names if "/" in n and n[0] in "wpx")[0]]
     for name in names[:14]:
         for broken in (b"", b"<x/>", contents[name][: len(contents[name]) // 2]):
             try:
-                parse_bytes(f"a{ending}", replaced_in_zip(whole, {name: broken}))
+                parse_bytes(f"a{ending}", replaced_in_zip(content, {name: broken}))
             except SkippedError as skipped:
                 assert skipped.reason in ("damaged", "wrong_type", "empty"), (name, skipped)

@@ -23,22 +23,22 @@ FONT = b"<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>"
 
 def pdf_of(*objects: bytes, trailer: bytes = b"") -> bytes:
     """A PDF of these objects, numbered from 1; the first is its catalog."""
-    parts, places, place = [b"%PDF-1.7\n"], [], 9
+    parts, offsets, offset = [b"%PDF-1.7\n"], [], 9
     for number, content in enumerate(objects, 1):
-        places.append(place)
+        offsets.append(offset)
         parts.append(b"%d 0 obj\n%s\nendobj\n" % (number, content))
-        place += len(parts[-1])
-    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+        offset += len(parts[-1])
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
     end = b"xref\n0 %d\n0000000000 65535 f \n%strailer\n<</Size %d/Root 1 0 R%s>>\nstartxref\n%d\n%%%%EOF"
-    return b"".join(parts) + end % (len(objects) + 1, table, len(objects) + 1, trailer, place)
+    return b"".join(parts) + end % (len(objects) + 1, table, len(objects) + 1, trailer, offset)
 
 
-def stream(content: bytes, told: bytes = b"") -> bytes:
-    return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (told, len(content), content)
+def stream(content: bytes, entries: bytes = b"") -> bytes:
+    return b"<<%s/Length %d>>\nstream\n%s\nendstream" % (entries, len(content), content)
 
 
-def page(contents: int = 4, box: bytes = b"0 0 600 800", more: bytes = b"", things: bytes = b"") -> bytes:
-    fonts = b"/Resources<</Font<</F1 5 0 R>>/XObject<<%s>>>>" % things
+def page(contents: int = 4, box: bytes = b"0 0 600 800", more: bytes = b"", xobjects: bytes = b"") -> bytes:
+    fonts = b"/Resources<</Font<</F1 5 0 R>>/XObject<<%s>>>>" % xobjects
     return b"<</Type/Page/Parent 2 0 R/MediaBox[%s]/Contents %d 0 R%s%s>>" % (box, contents, fonts, more)
 
 
@@ -52,14 +52,16 @@ def picture_of(text: str, width: int = 1200, height: int = 400) -> bytes:
 
     image = Image.new("L", (width, height), "white")
     ImageDraw.Draw(image).multiline_text((60, 60), text, fill="black", font=ImageFont.load_default(60))
-    told = b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceGray/BitsPerComponent 8/Filter/FlateDecode"
-    return stream(zlib.compress(image.tobytes()), told % (width, height))
+    entries = (
+        b"/Type/XObject/Subtype/Image/Width %d/Height %d/ColorSpace/DeviceGray/BitsPerComponent 8/Filter/FlateDecode"
+    )
+    return stream(zlib.compress(image.tobytes()), entries % (width, height))
 
 
 def scan(text: str, stamp: str = "", box: bytes = b"0 0 600 200") -> bytes:
     contents = b"q 600 0 0 200 0 0 cm /I Do Q BT /F1 8 Tf 5 5 Td (%s) Tj ET" % stamp.encode()
-    things = b"/I 6 0 R"
-    return pdf_of(CATALOG, ONE_PAGE, page(box=box, things=things), stream(contents), FONT, picture_of(text))
+    xobjects = b"/I 6 0 R"
+    return pdf_of(CATALOG, ONE_PAGE, page(box=box, xobjects=xobjects), stream(contents), FONT, picture_of(text))
 
 
 def parse(data: bytes, use_ocr: bool = True) -> ParsedText:
@@ -67,7 +69,7 @@ def parse(data: bytes, use_ocr: bool = True) -> ParsedText:
     return parsed
 
 
-def left_out(data: bytes, use_ocr: bool = True) -> SkippedError:
+def skipped_by(data: bytes, use_ocr: bool = True) -> SkippedError:
     with pytest.raises(SkippedError) as raised:
         parse(data, use_ocr)
     return raised.value
@@ -128,13 +130,17 @@ def test_words_cut_at_a_lines_end_are_whole_and_arabic_reads_as_it_is_written() 
 
 @needs_data
 def test_real_files_tell_their_title_and_outline() -> None:
-    told = parse((DATA / "pypdf" / "metadata.pdf").read_bytes()).metadata
-    assert told["title"] == "The Title" and told["author"] == "Martin Thoma" and told["created"] == "2022-04-15"
+    metadata = parse((DATA / "pypdf" / "metadata.pdf").read_bytes()).metadata
+    assert (
+        metadata["title"] == "The Title"
+        and metadata["author"] == "Martin Thoma"
+        and metadata["created"] == "2022-04-15"
+    )
     outline = parse((DATA / "pdf" / "bookmark_sample.pdf").read_bytes()).metadata["bookmarks"]
     assert outline[5] == {"title": "3.1 Payment Schedule", "level": 3, "page": 2} and len(outline) == 8
     expected = (DATA / "pypdf" / "crazyones.txt").read_text().split()
-    found = parse((DATA / "pypdf" / "crazyones.pdf").read_bytes()).text.split()
-    assert len(set(expected) & set(found)) / len(set(expected)) > 0.9
+    extracted = parse((DATA / "pypdf" / "crazyones.pdf").read_bytes()).text.split()
+    assert len(set(expected) & set(extracted)) / len(set(expected)) > 0.9
 
 
 def test_filled_form_fields_follow_their_page_and_passwords_do_not() -> None:
@@ -163,14 +169,14 @@ def test_an_outline_that_runs_in_a_circle_ends() -> None:
 
 def test_an_owners_password_does_not_hinder_reading_and_a_users_does() -> None:
     assert parse(encrypted("Open to read", b"", b"owner")).text == "Open to read"
-    assert left_out(encrypted("Closed", b"secret", b"owner")).reason == "encrypted"
+    assert skipped_by(encrypted("Closed", b"secret", b"owner")).reason == "encrypted"
 
 
 def test_a_scan_is_read_by_ocr_and_only_its_pages() -> None:
-    things = b"/I 6 0 R"
+    xobjects = b"/I 6 0 R"
     kids = b"<</Type/Pages/Kids[3 0 R 7 0 R]/Count 2>>"
     drawn = stream(b"q 600 0 0 200 0 0 cm /I Do Q")
-    scanned = page(8, b"0 0 600 200", things=things)
+    scanned = page(8, b"0 0 600 200", xobjects=xobjects)
     objects = [CATALOG, kids, page(), words("Typed words"), FONT, picture_of("Scanned words"), scanned, drawn]
     parsed = parse(pdf_of(*objects))
     assert parsed.text == "Typed words\n\nScanned words" and parsed.metadata["ocr_pages"] == [2]
@@ -188,20 +194,20 @@ def test_pages_beyond_the_limit_of_ocr_are_counted(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(pdf, "MAX_OCR_PAGES", 1)
     kids = b"<</Type/Pages/Kids[3 0 R 3 0 R 3 0 R]/Count 3>>"
     drawn = stream(b"q 600 0 0 200 0 0 cm /I Do Q")
-    objects = [CATALOG, kids, page(box=b"0 0 600 200", things=b"/I 6 0 R"), drawn, FONT, picture_of("Scanned words")]
-    told = parse(pdf_of(*objects)).metadata
-    assert told["ocr_pages"] == [1] and told["ocr_skipped_pages"] == 2 and told["pages"] == 3
+    objects = [CATALOG, kids, page(box=b"0 0 600 200", xobjects=b"/I 6 0 R"), drawn, FONT, picture_of("Scanned words")]
+    metadata = parse(pdf_of(*objects)).metadata
+    assert metadata["ocr_pages"] == [1] and metadata["ocr_skipped_pages"] == 2 and metadata["pages"] == 3
 
 
 def test_each_file_without_text_says_why() -> None:
-    assert left_out(scan("Words"), use_ocr=False).reason == "no_text"
-    assert left_out(scan("")).detail == "1 pages are pictures, and OCR found no words on 1 of them"
+    assert skipped_by(scan("Words"), use_ocr=False).reason == "no_text"
+    assert skipped_by(scan("")).detail == "1 pages are pictures, and OCR found no words on 1 of them"
     blank = b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]>>"
-    assert left_out(pdf_of(CATALOG, ONE_PAGE, blank)).reason == "empty"
-    whole = pdf_of(CATALOG, ONE_PAGE, page(), words("Words"), FONT)
+    assert skipped_by(pdf_of(CATALOG, ONE_PAGE, blank)).reason == "empty"
+    content = pdf_of(CATALOG, ONE_PAGE, page(), words("Words"), FONT)
     for length in (0, 9, 100, 300):
-        assert left_out(whole[:length]).reason == "damaged"
-    assert parse(whole[:-10]).text == "Words"  # pdfium mends what it can
+        assert skipped_by(content[:length]).reason == "damaged"
+    assert parse(content[:-10]).text == "Words"  # pdfium mends what it can
 
 
 @pytest.mark.parametrize(
@@ -217,7 +223,7 @@ def test_a_page_tree_that_loops_or_lies_gives_the_pages_it_has(tree: bytes) -> N
     parsed = parse(pdf_of(CATALOG, tree, page(), words("Words"), FONT))
     assert parsed.text == "Words" and parsed.metadata["pages"] <= 3000
     assert parsed.metadata["pages"] - 1 == parsed.metadata.get("bad_pages", 0)
-    assert left_out(pdf_of(CATALOG, b"<</Type/Pages/Kids[2 0 R]/Count 1>>")).reason == "damaged"
+    assert skipped_by(pdf_of(CATALOG, b"<</Type/Pages/Kids[2 0 R]/Count 1>>")).reason == "damaged"
 
 
 def test_a_hundred_thousand_pages_are_read_to_the_limit() -> None:
@@ -231,13 +237,13 @@ def test_a_hundred_thousand_pages_are_read_to_the_limit() -> None:
     "box", [b"0 0 1e9 1e9", b"0 0 1000000 1", b"0 0 -5 -5", b"0 0 0 0", b"0 0 99999999999999999999999 9", b"nan 0 9 9"]
 )
 def test_a_page_of_any_size_is_drawn_within_bounds(box: bytes) -> None:
-    assert left_out(scan("", box=box)).reason == "no_text"
+    assert skipped_by(scan("", box=box)).reason == "no_text"
 
 
 def test_a_file_that_draws_itself_without_end_is_stopped_by_the_sandbox() -> None:
     form = b"/Type/XObject/Subtype/Form/BBox[0 0 600 800]/Resources<</XObject<</I 6 0 R>>>>"
     drawn = [stream(b"/I Do"), FONT, stream(b"/I Do /I Do /I Do", form)]
-    looping = pdf_of(CATALOG, ONE_PAGE, page(things=b"/I 6 0 R"), *drawn)
+    looping = pdf_of(CATALOG, ONE_PAGE, page(xobjects=b"/I 6 0 R"), *drawn)
     with Sandbox(cpu_seconds=3) as sandbox:
         with pytest.raises(SkippedError) as raised:
             sandbox.parse("loop.pdf", looping)
@@ -270,5 +276,5 @@ def test_a_real_page_read_by_ocr_has_the_words_of_its_text_layer() -> None:
     from soldiom_ray.collect.documents import image
 
     (parsed,) = image.parse("page.png", sink.getvalue(), ParseOptions())
-    read = parsed.text.split()
-    assert sum(word in read for word in layer) / len(layer) > 0.95
+    ocr_words = parsed.text.split()
+    assert sum(word in ocr_words for word in layer) / len(layer) > 0.95

@@ -21,7 +21,7 @@ ARABIC = "هذا نص عربي قصير.\nنستخدمه لاختبار التر
 FRENCH = "Où est l'élève? Il a été à la fête près de l'hôtel.\n"
 
 
-def left_out(name: str, data: bytes, **columns: str) -> SkippedError:
+def skipped_by(name: str, data: bytes, **columns: str) -> SkippedError:
     with pytest.raises(SkippedError) as raised:
         parse_bytes(name, data, ParseOptions(columns=columns))
     return raised.value
@@ -58,7 +58,7 @@ def sqlite_bytes(script: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("text", "written", "told"),
+    ("text", "codec", "encoding"),
     [
         (JAPANESE, "shift_jis", "shift_jis"),
         (JAPANESE, "euc_jp", "euc-jp"),
@@ -74,9 +74,9 @@ def sqlite_bytes(script: str) -> bytes:
         (FRENCH, "utf-32", "utf-32"),
     ],
 )
-def test_a_text_is_read_in_its_encoding_and_tells_it(text: str, written: str, told: str) -> None:
-    (parsed,) = parse_bytes("a.txt", text.encode(written))
-    assert (parsed.text, parsed.metadata) == (text, {"encoding": told})
+def test_a_text_is_read_in_its_encoding_and_tells_it(text: str, codec: str, encoding: str) -> None:
+    (parsed,) = parse_bytes("a.txt", text.encode(codec))
+    assert (parsed.text, parsed.metadata) == (text, {"encoding": encoding})
 
 
 def test_lines_in_two_encodings_are_both_read_and_nothing_is_replaced() -> None:
@@ -93,7 +93,7 @@ def test_lines_in_two_encodings_are_both_read_and_nothing_is_replaced() -> None:
 def test_a_stray_nul_is_taken_out_and_counted_and_many_make_a_file_binary() -> None:
     (parsed,) = parse_bytes("a.csv", b"a,b\nx\0y,2\n")
     assert parsed.text == "a: xy\nb: 2" and parsed.metadata["nul_bytes"] == 1
-    assert left_out("a.csv", b"a,b\n" + b"\0\1\2\3" * 100).reason == "binary"
+    assert skipped_by("a.csv", b"a,b\n" + b"\0\1\2\3" * 100).reason == "binary"
 
 
 def test_each_fault_of_a_table_is_counted_or_named() -> None:
@@ -105,7 +105,7 @@ def test_each_fault_of_a_table_is_counted_or_named() -> None:
     assert parsed.metadata["unclosed_quotes"] == 1 and parsed.metadata["rows"] == 4
     (large,) = parse_bytes("a.csv", b"name,story\nx," + b"y" * 10_000_000 + b"\n")
     assert len(large.text) > 10_000_000
-    assert left_out("a.csv", b"a,b\n" + b"y" * (17 << 20) + b",1\n").reason == "too_large"
+    assert skipped_by("a.csv", b"a,b\n" + b"y" * (17 << 20) + b",1\n").reason == "too_large"
     (headers,) = parse_bytes("a.csv", b"a,a,\n1,2,3\n")
     assert headers.text == "a: 1\na 2: 2\ncolumn 3: 3"
 
@@ -129,10 +129,10 @@ def test_a_user_sets_the_columns_and_is_told_which_are_missing() -> None:
     (row,) = parse_bytes("a.csv", data, ParseOptions(columns={"text": "summary", "label": "id"}))
     assert row.text == "short" and row.metadata["columns"] == {"text": "Summary", "label": "id"}
     assert row.metadata["fields"] == {"id": "1", "Body": "long"}
-    wrong = left_out("a.csv", data, text="Story")
+    wrong = skipped_by("a.csv", data, text="Story")
     assert wrong.reason == "wrong_columns" and wrong.detail == "no column 'Story'; known: 'id', 'Summary', 'Body'"
-    assert "no role 'txt'" in left_out("a.csv", data, txt="Body").detail
-    assert left_out("a.jsonl", b'{"a": "1"}\n{"b": "2"}\n', text="c").detail == "no column 'c'; known: 'a', 'b'"
+    assert "no role 'txt'" in skipped_by("a.csv", data, txt="Body").detail
+    assert skipped_by("a.jsonl", b'{"a": "1"}\n{"b": "2"}\n', text="c").detail == "no column 'c'; known: 'a', 'b'"
     texts = parse_bytes("a.jsonl", b'{"a": "1"}\n{"b": "2"}\n', ParseOptions(columns={"text": "b"}))
     assert [(text.text, text.part, text.metadata["blank_records"]) for text in texts] == [("2", "record 2", 1)]
 
@@ -189,10 +189,10 @@ def test_a_workbook_whose_last_cell_is_far_away_is_refused_before_memory_is_aske
     data = workbook_bytes({"S": [["a"], ["b"]]})
     far = b'<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData><row r="1048576">'
     far += b'<c r="XFD1048576"><v>1</v></c></row></sheetData></worksheet>'
-    wrong = left_out("a.xlsx", replaced_in_zip(data, {"xl/worksheets/sheet1.xml": far}))
+    wrong = skipped_by("a.xlsx", replaced_in_zip(data, {"xl/worksheets/sheet1.xml": far}))
     assert (wrong.reason, wrong.detail) == ("too_large", "a sheet of 1048576 rows and 16384 columns")
-    assert left_out("a.xlsx", data[: len(data) // 2]).reason == "damaged"
-    assert left_out("a.xlsx", replaced_in_zip(data, {"xl/workbook.xml": b"<workbook"})).reason == "damaged"
+    assert skipped_by("a.xlsx", data[: len(data) // 2]).reason == "damaged"
+    assert skipped_by("a.xlsx", replaced_in_zip(data, {"xl/workbook.xml": b"<workbook"})).reason == "damaged"
 
 
 def test_parquet_rows_are_records_and_nested_values_stay() -> None:
@@ -204,10 +204,10 @@ def test_parquet_rows_are_records_and_nested_values_stay() -> None:
     assert rows[0].metadata["fields"] == {"tags": ["a"], "raw": "(2 bytes)"} and rows[0].metadata["blank_rows"] == 1
     turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]]
     assert parse_bytes("b.parquet", parquet_bytes({"messages": turns}))[0].text == "user: hi\n\nassistant: ho"
-    assert left_out("a.parquet", data[:-3]).reason == "damaged"
-    assert left_out("a.parquet", data[:40] + bytes(40) + data[80:]).reason in ("damaged", "empty")
-    assert left_out("a.parquet", b"col\n1\n").reason == "wrong_type"
-    assert left_out("a.parquet", parquet_bytes({"a": []})).reason == "empty"
+    assert skipped_by("a.parquet", data[:-3]).reason == "damaged"
+    assert skipped_by("a.parquet", data[:40] + bytes(40) + data[80:]).reason in ("damaged", "empty")
+    assert skipped_by("a.parquet", b"col\n1\n").reason == "wrong_type"
+    assert skipped_by("a.parquet", parquet_bytes({"a": []})).reason == "empty"
 
 
 def test_every_table_of_an_sqlite_file_is_read_and_nothing_in_it_is_run() -> None:
@@ -226,9 +226,9 @@ def test_every_table_of_an_sqlite_file_is_read_and_nothing_in_it_is_run() -> Non
     }
     in_wal_mode = data[:18] + b"\2\2" + data[20:]
     assert len(parse_bytes("a.txt", in_wal_mode)) == 3
-    assert left_out("a.sqlite", data[:100] + bytes(400)).reason in ("damaged", "empty")
-    assert left_out("a.sqlite", sqlite_bytes("CREATE TABLE t (a)")).reason == "empty"
-    assert left_out("a.sqlite", b"SQLite format 3\0" + b"\xff" * 4000).reason == "damaged"
+    assert skipped_by("a.sqlite", data[:100] + bytes(400)).reason in ("damaged", "empty")
+    assert skipped_by("a.sqlite", sqlite_bytes("CREATE TABLE t (a)")).reason == "empty"
+    assert skipped_by("a.sqlite", b"SQLite format 3\0" + b"\xff" * 4000).reason == "damaged"
 
 
 def test_the_postgres_dump_and_the_sqlite_file_of_chinook_hold_the_same_rows() -> None:
@@ -245,8 +245,8 @@ def test_the_postgres_dump_and_the_sqlite_file_of_chinook_hold_the_same_rows() -
     again = read_dump("\n".join(connection.iterdump()))
     assert {table.lower(): len(rows) for table, rows in again.rows.items()} == expected
     assert again.columns["Album"] == ["AlbumId", "Title", "ArtistId"]
-    read = parse_bytes("Chinook_Sqlite.sqlite", (CHINOOK / "Chinook_Sqlite.sqlite").read_bytes())
-    assert sum(text.text.count("TrackId: ") for text in read if text.part.endswith("of Track")) == 3503
+    texts = parse_bytes("Chinook_Sqlite.sqlite", (CHINOOK / "Chinook_Sqlite.sqlite").read_bytes())
+    assert sum(text.text.count("TrackId: ") for text in texts if text.part.endswith("of Track")) == 3503
     connection.close()
 
 

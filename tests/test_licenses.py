@@ -77,9 +77,9 @@ def test_texts_and_headers_are_recognised() -> None:
 
 
 def test_installed_packages_have_a_known_licence() -> None:
-    found = {d.metadata["Name"]: from_metadata(d.metadata) for d in importlib.metadata.distributions()}
-    assert sum(bool(spdx) for spdx in found.values()) / len(found) > 0.9
-    assert all(spdx == normalize(spdx) for spdx in found.values() if spdx)
+    by_package = {d.metadata["Name"]: from_metadata(d.metadata) for d in importlib.metadata.distributions()}
+    assert sum(bool(spdx) for spdx in by_package.values()) / len(by_package) > 0.9
+    assert all(spdx == normalize(spdx) for spdx in by_package.values() if spdx)
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_several_licences_hold_together() -> None:
 
 
 def test_every_licence_the_rules_know_is_a_real_one() -> None:
-    known = licenses.PERMISSIVE | licenses.WEAK_COPYLEFT | licenses.STRONG_COPYLEFT | licenses.NON_COMMERCIAL
-    assert {name for name in known | licenses.NO_DERIVATIVES if normalize(name) != name} == set()
+    spdx_ids = licenses.PERMISSIVE | licenses.WEAK_COPYLEFT | licenses.STRONG_COPYLEFT | licenses.NON_COMMERCIAL
+    assert {name for name in spdx_ids | licenses.NO_DERIVATIVES if normalize(name) != name} == set()
 
 
 def test_terms_that_hold_together_are_named_once() -> None:
@@ -136,8 +136,8 @@ DEBIAN = Path("/usr/share/common-licenses")
 
 def of_package(name: str, file: str) -> str:
     """The text of a licence file that an installed distribution carries."""
-    found = [path for path in importlib.metadata.files(name) or () if str(path).endswith(file)]
-    return found[0].read_text(encoding="utf-8")
+    paths = [path for path in importlib.metadata.files(name) or () if str(path).endswith(file)]
+    return paths[0].read_text(encoding="utf-8")
 
 
 def test_whole_texts_are_told_with_high_confidence() -> None:
@@ -168,7 +168,8 @@ def test_a_text_is_told_in_comments_capitals_other_line_breaks_and_spelling() ->
 
 def test_licences_bundled_in_one_file_are_all_named() -> None:
     bundle = "\n\n----\n\n".join(
-        of_package(*named) for named in (("huggingface_hub", "LICENSE"), ("httpx", "LICENSE.md"), ("typer", "LICENSE"))
+        of_package(*package_file)
+        for package_file in (("huggingface_hub", "LICENSE"), ("httpx", "LICENSE.md"), ("typer", "LICENSE"))
     )
     reading = licenses.read_text(bundle)
     assert reading.expression == "Apache-2.0 AND BSD-3-Clause AND MIT"
@@ -241,7 +242,7 @@ def test_an_exception_can_be_listed_apart_from_its_licence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lists", "said"),
+    ("lists", "message"),
     [
         ({"allow": ("GPL-3.0",)}, 'did you mean "GPL-3.0-only"'),
         ({"deny": ("the usual",)}, "no SPDX id"),
@@ -249,18 +250,18 @@ def test_an_exception_can_be_listed_apart_from_its_licence() -> None:
         ({"allow": ("MIT",), "deny": ("MIT",)}, "stands in `allow` and in `deny`"),
     ],
 )
-def test_lists_that_make_no_sense_are_refused(lists: dict[str, tuple[str, ...]], said: str) -> None:
-    with pytest.raises(ValidationError, match=re.escape(said)):
+def test_lists_that_make_no_sense_are_refused(lists: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
         LicensePolicy(**lists)
 
 
 def test_fingerprints_are_made_from_a_folder_of_texts(tmp_path: Path) -> None:
-    words = " ".join(f"word{at}" for at in range(60))
+    words = " ".join(f"word{number}" for number in range(60))
     (tmp_path / "MIT.txt").write_text(words)
     (tmp_path / "x.LICENSE").write_text(
         f"---\nkey: x\nspdx_license_key: ISC\n---\n{words} end of terms and conditions more"
     )
-    known = fingerprints.make_fingerprints(fingerprints.read_texts(tmp_path))
-    assert known.names == ("ISC", "ISC", "MIT")
-    assert known.sizes.tolist() == [57, 63, 57]
+    made = fingerprints.make_fingerprints(fingerprints.read_texts(tmp_path))
+    assert made.names == ("ISC", "ISC", "MIT")
+    assert made.sizes.tolist() == [57, 63, 57]
     assert len(fingerprints.load().names) > 600

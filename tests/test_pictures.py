@@ -26,11 +26,11 @@ DATA = Path(__file__).parents[2] / "shared" / "data"
 PICTURES = ParseOptions(pictures=True)
 
 
-def picture(number: int, form: str = "PNG", **how: Any) -> bytes:
+def picture(number: int, form: str = "PNG", **options: Any) -> bytes:
     """A small picture that no other number gives."""
     sink = io.BytesIO()
     pixels = np.random.default_rng(number).integers(0, 255, (9, 7, 3), np.uint8)
-    Image.fromarray(pixels).save(sink, form, **how)
+    Image.fromarray(pixels).save(sink, form, **options)
     return sink.getvalue()
 
 
@@ -43,9 +43,9 @@ def paths_of(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(str(path) for path in folder.iterdir() if path.is_file()))
 
 
-def made(context: Context, *paths: Path, **source: Any) -> tuple[Manifest, Manifest]:
-    given = FilesSource(paths=tuple(map(str, paths)), pictures=True, **source)
-    documents = collect(context, [given])
+def prepared(context: Context, *paths: Path, **source: Any) -> tuple[Manifest, Manifest]:
+    declared = FilesSource(paths=tuple(map(str, paths)), pictures=True, **source)
+    documents = collect(context, [declared])
     return documents, prepare(context, [documents], Prepare(split=SplitRule(test=0, validation=0)))
 
 
@@ -66,10 +66,10 @@ def test_arrays_become_pictures_with_their_labels_and_sides(tmp_path: Path) -> N
         val_labels=np.array([[0, 1, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]]),
     )
     context = context_in(tmp_path / "home")
-    _, dataset = made(context, tmp_path / "set.npz")
+    _, dataset = prepared(context, tmp_path / "set.npz")
     train, validation = samples(context, dataset, "train"), samples(context, dataset, "validation")
-    read = {row["group"].rpartition("#")[2]: np.asarray(Image.open(io.BytesIO(row["image"]))) for row in train}
-    assert all((read[f"picture {at + 1} of train_images"] == shades[at]).all() for at in range(6))
+    by_name = {row["group"].rpartition("#")[2]: np.asarray(Image.open(io.BytesIO(row["image"]))) for row in train}
+    assert all((by_name[f"picture {index + 1} of train_images"] == shades[index]).all() for index in range(6))
     assert sorted(row["about"]["label"] for row in train) == ["0", "0", "0", "1", "1", "1"]
     assert sorted(row["about"]["label"] for row in validation) == [[], ["0"], ["0", "1", "2"], ["1", "2"]]
     assert all((row["text"], row["about"]["width"], row["about"]["height"]) == ("", 5, 8) for row in train + validation)
@@ -92,9 +92,9 @@ def test_folders_and_tables_label_pictures(tmp_path: Path) -> None:
     rows = [f"{number}.png,{'ill' if number else 'well'},patient {number // 2},A chest.\n" for number in (0, 1, 2, 9)]
     (photos / "labels.csv").write_text("file_name,label,group,text\n" + "".join(rows))
     context = context_in(tmp_path / "home")
-    documents, dataset = made(context, folder, photos)
-    found = {row["path"]: row for row in samples(context, dataset)}
-    labels = {path: row["about"].get("label") for path, row in found.items()}
+    documents, dataset = prepared(context, folder, photos)
+    rows = {row["path"]: row for row in samples(context, dataset)}
+    labels = {path: row["about"].get("label") for path, row in rows.items()}
     assert labels == {
         "pets/train/cat/a.png": "cat",
         "pets/train/dog/b.png": "dog",
@@ -105,9 +105,9 @@ def test_folders_and_tables_label_pictures(tmp_path: Path) -> None:
         "photos/2.png": "ill",
         "photos/3.png": None,
     }
-    assert found["pets/test/dog/c.png"]["split"] == "test"
-    assert found["photos/0.png"]["text"] == "A chest.\n"
-    assert found["photos/0.png"]["group"] == found["photos/1.png"]["group"] != found["photos/2.png"]["group"]
+    assert rows["pets/test/dog/c.png"]["split"] == "test"
+    assert rows["photos/0.png"]["text"] == "A chest.\n"
+    assert rows["photos/0.png"]["group"] == rows["photos/1.png"]["group"] != rows["photos/2.png"]["group"]
     outcomes = {
         name: documents.counts[f"outcome_{name}"] for name in ("picture_table", "missing_picture", "no_picture")
     }
@@ -118,11 +118,11 @@ def test_columns_of_a_table_of_pictures_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(picture(1))
     (tmp_path / "rows.jsonl").write_text(json.dumps({"bild": "one.png", "befund": 3}) + "\n")
     context = context_in(tmp_path / "home")
-    _, dataset = made(context, *map(Path, paths_of(tmp_path)), columns={"image": "bild", "label": "befund"})
+    _, dataset = prepared(context, *map(Path, paths_of(tmp_path)), columns={"image": "bild", "label": "befund"})
     assert [row["about"]["label"] for row in samples(context, dataset)] == ["3"]
     wrong = collect(context, [FilesSource(paths=paths_of(tmp_path), pictures=True, columns={"label": "befnud"})])
-    (left,) = context.artifacts.rows(wrong, "dropped/")
-    assert left["reason"] == "wrong_columns" and "'befnud'; known: 'bild', 'befund'" in left["value"]
+    (drop,) = context.artifacts.rows(wrong, "dropped/")
+    assert drop["reason"] == "wrong_columns" and "'befnud'; known: 'bild', 'befund'" in drop["value"]
 
 
 def test_copies_of_a_picture_are_one_and_texts_beside_pictures_are_filtered_as_ever(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_copies_of_a_picture_are_one_and_texts_beside_pictures_are_filtered_as_e
     dropped = {row["path"].rpartition("/")[2]: row for row in context.artifacts.rows(dataset, "dropped/")}
     assert {name: row["reason"] for name, row in dropped.items()} == {"b.png": "exact_duplicate", "t.md": "min_words"}
     assert dropped["b.png"]["value"].startswith("same picture as ")
-    found = {row["path"].rpartition("/")[2]: row["image"] for row in samples(context, dataset)}
-    assert found == {"a.png": picture(1), "c.png": picture(2), "u.md": None}
+    rows = {row["path"].rpartition("/")[2]: row["image"] for row in samples(context, dataset)}
+    assert rows == {"a.png": picture(1), "c.png": picture(2), "u.md": None}
 
 
 def test_a_dataset_without_pictures_has_no_column_for_them(tmp_path: Path) -> None:
@@ -152,10 +152,10 @@ def test_a_picture_keeps_its_pixels_and_loses_what_stands_beside_them(form: str)
     exif[0x010F], exif[0x8825] = "Maker of cameras", {1: "N", 2: (52.0, 31.0, 0.0)}
     data = picture(3, form, exif=exif, **({"comment": b"at home"} if form == "JPEG" else {}))
     assert b"Maker" in data
-    (found,) = parse_bytes(f"a.{form.lower()}", data, PICTURES)
-    assert found.image is not None and b"Maker" not in found.image and b"at home" not in found.image
-    assert (np.asarray(Image.open(io.BytesIO(found.image))) == np.asarray(Image.open(io.BytesIO(data)))).all()
-    assert found.metadata == {"width": 7, "height": 9, "mode": "RGB", "format": form} and not found.text
+    (parsed,) = parse_bytes(f"a.{form.lower()}", data, PICTURES)
+    assert parsed.image is not None and b"Maker" not in parsed.image and b"at home" not in parsed.image
+    assert (np.asarray(Image.open(io.BytesIO(parsed.image))) == np.asarray(Image.open(io.BytesIO(data)))).all()
+    assert parsed.metadata == {"width": 7, "height": 9, "mode": "RGB", "format": form} and not parsed.text
 
 
 def test_a_turned_photo_stands_upright_and_other_forms_become_png() -> None:
@@ -170,8 +170,8 @@ def test_a_turned_photo_stands_upright_and_other_forms_become_png() -> None:
 
 
 def test_images_are_read_for_their_words_unless_pictures_are_asked_for(tmp_path: Path) -> None:
-    (found,) = parse_bytes("a.png", picture(1), ParseOptions(ocr=False))
-    assert found.image is None and "dhash" in found.metadata
+    (parsed,) = parse_bytes("a.png", picture(1), ParseOptions(ocr=False))
+    assert parsed.image is None and "dhash" in parsed.metadata
     with pytest.raises(SkippedError, match="unsupported"):
         parse_bytes("a.npz", arrays(tmp_path / "a.npz", images=np.zeros((2, 3, 3), np.uint8)))
 
@@ -186,10 +186,10 @@ def test_hostile_and_foreign_arrays_are_left_out_with_a_reason(tmp_path: Path) -
     pickled = np.array([print, print], dtype=object)
     assert refused(arrays(tmp_path / "a.npz", images=pixels, labels=pickled)).startswith("damaged")
     assert "weights float64 (4,)" in refused(arrays(tmp_path / "b.npz", weights=np.zeros(4)))
-    whole = arrays(tmp_path / "c.npz", images=pixels)
+    content = arrays(tmp_path / "c.npz", images=pixels)
     np.savez(tmp_path / "d.npz", images=pixels)
     lying = (tmp_path / "d.npz").read_bytes().replace(b"(2, 3, 3)", b"(9, 3, 3)")
-    assert refused(lying).startswith("damaged") and refused(whole[: len(whole) // 2]).startswith("damaged")
+    assert refused(lying).startswith("damaged") and refused(content[: len(content) // 2]).startswith("damaged")
 
 
 def test_a_folder_without_pictures_says_so(tmp_path: Path) -> None:

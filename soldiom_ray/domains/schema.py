@@ -249,7 +249,7 @@ RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {
     "prepare": {"licences": "license"},
     "train": {"recompute": "activation_checkpointing"},
 }
-"""Heading -> former key -> its name today. Recipes have to use the new name, and the error for a former key says it.
+"""Heading -> former key -> current key. Recipes have to use the current key; the error for a former one names it.
 Stored recipes are read with either (`with_current_keys`). Artifact ids hash the former keys (`hash_input`), so that
 what was made before the change is found again."""
 
@@ -261,7 +261,7 @@ def hash_input(heading: str, declared: Record) -> dict[str, Any]:
 
 
 def with_current_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored recipe with every former key under its name of today."""
+    """A stored recipe with every former key replaced by the current one."""
     return {
         heading: {RENAMED_KEYS[heading].get(key, key): value for key, value in content.items()}
         if heading in RENAMED_KEYS and isinstance(content, Mapping)

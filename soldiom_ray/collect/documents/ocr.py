@@ -40,6 +40,7 @@ class Box:
 
     @property
     def height(self) -> float:
+        """In pixels."""
         return self.bottom - self.top
 
 
