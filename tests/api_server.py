@@ -58,8 +58,8 @@ def api_url(api_settings: Settings) -> Iterator[str]:
 def api_keys(api_settings: Settings) -> dict[str, str]:
     """A key per role of the tenant "default", and an admin's of another tenant under "other"."""
     with open_session(api_settings) as session:
-        made = {role: keys.create(session, role, role)[1] for role in ROLES}
-        return made | {"other": keys.create(session, "admin", "other", "other")[1]}
+        plain_keys = {role: keys.create(session, role, role)[1] for role in ROLES}
+        return plain_keys | {"other": keys.create(session, "admin", "other", "other")[1]}
 
 
 @pytest.fixture
@@ -78,15 +78,15 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def routes(settings: Settings) -> list[APIRoute]:
-    found: list[Any] = []
+    leaves: list[Any] = []
 
-    def walk(these: Any) -> None:
-        for route in these:
+    def walk(branch: Any) -> None:
+        for route in branch:
             inner = getattr(route, "original_router", None)
-            walk(inner.routes) if inner is not None else found.append(route)
+            walk(inner.routes) if inner is not None else leaves.append(route)
 
     walk(make_app(settings, reconciles=False).routes)
-    return found
+    return leaves
 
 
 def artifact(kind: str, number: int) -> Manifest:

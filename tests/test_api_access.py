@@ -14,9 +14,9 @@ from soldiom_ray.settings import Settings
 
 
 def test_every_route_declares_a_role_and_is_of_the_guarded_kind(api_settings: Settings) -> None:
-    found = routes(api_settings)
-    assert len(found) > 25
-    for route in found:
+    declared = routes(api_settings)
+    assert len(declared) > 25
+    for route in declared:
         assert type(route).__name__ == "GuardedRoute", route
         assert (route.openapi_extra or {}).get(ROLE) in (*ROLES, "anyone", "local or admin"), route.path
 
@@ -137,14 +137,14 @@ def test_secrets_of_sources_are_not_in_the_job_and_private_addresses_are_for_the
 
 
 def test_keys_are_made_listed_without_secrets_and_refused_once_revoked(api_url: str, api: httpx.Client) -> None:
-    made = api.post("/api/keys", json={"name": "ci", "role": "viewer"})
-    assert made.status_code == 201
-    headers = {"Authorization": f"Bearer {made.json()['key']}"}
+    created = api.post("/api/keys", json={"name": "ci", "role": "viewer"})
+    assert created.status_code == 201
+    headers = {"Authorization": f"Bearer {created.json()['key']}"}
     assert httpx.get(api_url + "/api/models", headers=headers).status_code == 200
     listed = api.get("/api/keys", params={"limit": 200})
-    assert made.json()["id"] in [item["id"] for item in listed.json()["items"]]
-    assert made.json()["key"] not in listed.text and "hash" not in listed.text
-    assert api.delete(f"/api/keys/{made.json()['id']}").status_code == 204
+    assert created.json()["id"] in [item["id"] for item in listed.json()["items"]]
+    assert created.json()["key"] not in listed.text and "hash" not in listed.text
+    assert api.delete(f"/api/keys/{created.json()['id']}").status_code == 204
     problem(httpx.get(api_url + "/api/models", headers=headers), 401)
     problem(api.post("/api/keys", json={"name": "x", "role": "root"}), 422)
     tenant = api.post("/api/keys", json={"name": "t", "role": "admin", "tenant": "acme"})

@@ -21,28 +21,28 @@ from soldiom_ray.storage import open_storage, raw_key
 
 
 def test_texts_and_structured_values_are_kept(api_settings: Settings, api: httpx.Client) -> None:
-    for kind, content, kept in (("text", "Grüße", "Grüße"), ("structured", {"b": [1, None]}, '{"b": [1, null]}')):
+    for kind, content, stored in (("text", "Grüße", "Grüße"), ("structured", {"b": [1, None]}, '{"b": [1, null]}')):
         body = {"user_id": "u1", "input_type": kind, "content": content, "metadata": {"from": "test"}}
         answer = api.post(UPLOAD, json=body)
         assert answer.status_code == 201, answer.text
         with open_session(api_settings) as session:
             row = inputs.get(session, answer.json()["id"])
             assert (row.content, row.user_id, row.metadata_, row.size_bytes) == (
-                kept,
+                stored,
                 "u1",
                 {"from": "test"},
-                len(kept.encode()),
+                len(stored.encode()),
             )
     problem(api.post(UPLOAD, json={"user_id": "u", "input_type": "text", "content": {"a": 1}}), 422)
     problem(api.post(UPLOAD, json={"user_id": "u", "input_type": "file", "content": "x"}), 422)
 
 
 def docx(entries: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in entries.items():
             archive.writestr(name, content)
-    return made.getvalue()
+    return file.getvalue()
 
 
 GOOD_DOCX = docx({"[Content_Types].xml": b"<Types/>", "word/document.xml": b"<w/>"})
@@ -130,17 +130,17 @@ def test_rivals_that_upload_and_delete_the_same_bytes_leave_no_input_without_the
 
     def fight() -> None:
         for _ in range(8):
-            made = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
-            api.delete(f"{UPLOAD}/{made.json()['items'][0]['id']}")
+            upload = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
+            api.delete(f"{UPLOAD}/{upload.json()['items'][0]['id']}")
 
     threads = [threading.Thread(target=fight) for _ in range(3)]
     for thread in threads:
         thread.start()
-    kept = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
+    last = api.post(UPLOAD, files={"file": ("a.txt", content)}, data={"user_id": "fight"})
     for thread in threads:
         thread.join()
     assert [row["id"] for row in api.get(UPLOAD, params={"user_id": "fight"}).json()["items"]] == [
-        kept.json()["items"][0]["id"]
+        last.json()["items"][0]["id"]
     ]
     assert storage.read(raw_key(hashlib.sha256(content).hexdigest())) == content
 
@@ -153,8 +153,10 @@ def test_an_idempotency_key_makes_an_input_once_and_refuses_another_request(api:
     problem(api.post(UPLOAD, json=body | {"content": "ho"}, headers=headers), 409)
     problem(api.post(UPLOAD, files={"file": ("a.txt", b"x")}, headers=headers), 409)
     headers = {"Idempotency-Key": "file-once"}
-    made = [api.post(UPLOAD, files={"file": ("a.txt", b"once")}, headers=headers).json()["items"] for _ in range(2)]
-    assert made[0] == made[1]
+    responses = [
+        api.post(UPLOAD, files={"file": ("a.txt", b"once")}, headers=headers).json()["items"] for _ in range(2)
+    ]
+    assert responses[0] == responses[1]
 
 
 def test_inputs_are_listed_in_pages_without_their_content_and_per_tenant(
@@ -175,8 +177,8 @@ def test_quota_and_size_of_uploads_are_kept_with_clear_problems(
     api_settings: Settings, api_keys: dict[str, str]
 ) -> None:
     with open_session(api_settings) as session:
-        kept = inputs.uploaded_bytes(session, "default")
-    small = replace(api_settings, upload_max_bytes=5000, upload_quota_bytes=kept + 3000, rate_limit="1000/minute")
+        used = inputs.uploaded_bytes(session, "default")
+    small = replace(api_settings, upload_max_bytes=5000, upload_quota_bytes=used + 3000, rate_limit="1000/minute")
     server = serve(small)
     headers = {"Authorization": f"Bearer {api_keys['user']}"}
     address = next(server) + UPLOAD

@@ -52,11 +52,11 @@ def test_bodies_that_are_not_good_json_get_a_problem_and_never_a_500(
 
 
 def test_wrong_input_is_told_by_field_and_never_echoed(api: httpx.Client) -> None:
-    shown = problem(api.post("/api/search", json={"query": "secret-word" * 1000, "k": "many"}), 422)
-    assert {error["loc"] for error in shown["errors"]} == {"body.query", "body.k"}
-    assert "secret-word" not in json.dumps(shown)
-    shown = problem(api.get("/api/training/jobs", params={"limit": 0, "status": "lost"}), 422)
-    assert {error["loc"] for error in shown["errors"]} == {"query.limit", "query.status"}
+    refusal = problem(api.post("/api/search", json={"query": "secret-word" * 1000, "k": "many"}), 422)
+    assert {error["loc"] for error in refusal["errors"]} == {"body.query", "body.k"}
+    assert "secret-word" not in json.dumps(refusal)
+    refusal = problem(api.get("/api/training/jobs", params={"limit": 0, "status": "lost"}), 422)
+    assert {error["loc"] for error in refusal["errors"]} == {"query.limit", "query.status"}
 
 
 def test_a_body_of_another_type_is_refused_and_so_is_an_unknown_path_or_method(api: httpx.Client) -> None:

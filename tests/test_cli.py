@@ -27,10 +27,10 @@ def test_help_loads_no_heavy_library(tmp_path: Path) -> None:
 
 def test_help_of_options_that_are_fields_of_a_recipe_is_the_schemas(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
-    shown = " ".join(home.run("train", "--help").stdout.split())
-    assert "--rank <int> LoRA rank. [default: 16]" in shown
-    assert "[one of: full, lora, prompt; default: lora]" in shown
-    assert "--base <str> builtin/tiny, a Hugging Face folder or hub id, or a model of the registry. [required]" in shown
+    text = " ".join(home.run("train", "--help").stdout.split())
+    assert "--rank <int> LoRA rank. [default: 16]" in text
+    assert "[one of: full, lora, prompt; default: lora]" in text
+    assert "--base <str> builtin/tiny, a Hugging Face folder or hub id, or a model of the registry. [required]" in text
     assert "[default: machine-learning, deep-learning, ai]" in home.run("collect", "github", "--help").stdout
     assert "For files: take pictures themselves" in home.run("prepare", "--help").stdout
 
@@ -101,8 +101,8 @@ def test_every_recipe_that_comes_with_the_project_is_good(tmp_path: Path) -> Non
     recipes = sorted((ROOT / "recipes").glob("*.yaml"))
     assert recipes
     for recipe in recipes:
-        shown = Home(tmp_path / "home").json("recipe", "show", str(recipe))
-        assert shown["name"]
+        recipe_dict = Home(tmp_path / "home").json("recipe", "show", str(recipe))
+        assert recipe_dict["name"]
 
 
 def test_a_stage_without_the_one_before_it_is_refused(tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ def problem(name: str, data: bytes) -> str:
     with pytest.raises(InputError) as raised:
         check_upload(name, file)
     assert file.tell() == 0 or not data
-    (found,) = raised.value.problems
-    assert found.loc == "body.file" and repr(name) in found.msg
-    return found.msg
+    (refusal,) = raised.value.problems
+    assert refusal.loc == "body.file" and repr(name) in refusal.msg
+    return refusal.msg
 
 
 def test_the_door_and_the_parsers_know_the_same_families() -> None:

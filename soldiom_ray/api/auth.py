@@ -61,8 +61,8 @@ def caller_of(request: Request) -> Caller:
     return caller
 
 
-Config = Annotated[Settings, Depends(settings_of)]
-Who = Annotated[Caller, Depends(caller_of)]
+AppSettings = Annotated[Settings, Depends(settings_of)]
+CurrentCaller = Annotated[Caller, Depends(caller_of)]
 
 
 class GuardedRoute(APIRoute):

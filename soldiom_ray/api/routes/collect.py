@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from soldiom_ray.api import submit
-from soldiom_ray.api.auth import MULTIPART, Caller, Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import UserInputBody
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
@@ -52,7 +52,11 @@ USER_INPUT = {
 
 @router.post("/api/training/collect/github", status_code=202, openapi_extra=needs("trainer"))
 def collect_github(
-    body: GithubSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+    body: GithubSource,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Idempotency = None,
 ) -> dict[str, Any]:
     """Collect repositories of GitHub, as one job."""
     recipe = Recipe.model_validate({"name": "collect-github", "collect": [body]})
@@ -61,7 +65,11 @@ def collect_github(
 
 @router.post("/api/training/collect/huggingface", status_code=202, openapi_extra=needs("trainer"))
 def collect_huggingface(
-    body: HuggingfaceSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+    body: HuggingfaceSource,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Idempotency = None,
 ) -> dict[str, Any]:
     """Collect models or datasets of the Hugging Face Hub, as one job."""
     recipe = Recipe.model_validate({"name": "collect-huggingface", "collect": [body]})
@@ -70,7 +78,11 @@ def collect_huggingface(
 
 @router.post("/api/training/collect/files", status_code=202, openapi_extra=needs("trainer"))
 def collect_files(
-    body: FilesSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+    body: FilesSource,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Idempotency = None,
 ) -> dict[str, Any]:
     """Collect user inputs that were uploaded before (`inputs`: their ids), as one job."""
     recipe = Recipe.model_validate({"name": "collect-files", "collect": [body]})
@@ -79,7 +91,11 @@ def collect_files(
 
 @router.post("/api/training/collect/database", status_code=202, openapi_extra=needs("trainer"))
 def collect_database(
-    body: DatabaseSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+    body: DatabaseSource,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Idempotency = None,
 ) -> dict[str, Any]:
     """Collect rows of a live PostgreSQL, MySQL or MariaDB without changing it, as one job. The password in `url` is
     stored for the job alone and never shown. `private` is for admins of the tenant "default"."""
@@ -89,7 +105,11 @@ def collect_database(
 
 @router.post("/api/training/collect/url", status_code=202, openapi_extra=needs("trainer"))
 def collect_url(
-    body: UrlSource, caller: Who, settings: Config, response: Response, idempotency_key: Idempotency = None
+    body: UrlSource,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Idempotency = None,
 ) -> dict[str, Any]:
     """Collect what an HTTP endpoint returns, page by page, as one job. Values of `headers` are stored for the job alone
     and never shown. `private` is for admins of the tenant "default"."""
@@ -103,7 +123,7 @@ def collect_url(
     openapi_extra=needs("user", requestBody=USER_INPUT, **{MULTIPART: True}),
 )
 async def collect_user_input(
-    request: Request, caller: Who, settings: Config, idempotency_key: Idempotency = None
+    request: Request, caller: CurrentCaller, settings: AppSettings, idempotency_key: Idempotency = None
 ) -> Response:
     """Store a text or a structured value (JSON; the response is the input) or files (multipart; the response has
     `items`). A repeated `Idempotency-Key` returns what the first request made."""
@@ -119,7 +139,7 @@ async def collect_user_input(
 
 @router.get("/api/training/collect/user-input", openapi_extra=needs("user"))
 def list_user_inputs(
-    caller: Who, settings: Config, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
+    caller: CurrentCaller, settings: AppSettings, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
     """Inputs of the tenant's users, newest first, without their content."""
     with open_session(settings) as session:
@@ -128,7 +148,7 @@ def list_user_inputs(
 
 
 @router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
-def delete_user_input(input_id: str, caller: Who, settings: Config) -> None:
+def delete_user_input(input_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
     """Delete an input, and a file's bytes when no other input has the same. Documents that were made of it remain."""
     with open_session(settings) as session:
         row = inputs.remove(session, input_id, caller.tenant)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
-from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import SearchBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
@@ -23,8 +23,8 @@ router = APIRouter(route_class=GuardedRoute, tags=["datasets"])
 
 @router.get("/api/datasets", openapi_extra=needs("viewer"))
 def list_datasets(
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     stage: Literal["documents", "dataset", "index"] | None = None,
     cursor: Cursor = None,
     limit: Limit = 50,
@@ -36,7 +36,7 @@ def list_datasets(
 
 
 @router.get("/api/datasets/{dataset_id}", openapi_extra=needs("viewer"))
-def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def show_dataset(dataset_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """One dataset, by its id or its artifact's id, with its card."""
     with open_session(settings) as session:
         dataset = datasets.as_dict(datasets.get(session, dataset_id, caller.tenant))
@@ -50,8 +50,8 @@ def show_dataset(dataset_id: str, caller: Who, settings: Config) -> dict[str, An
 @router.get("/api/datasets/{dataset_id}/documents", openapi_extra=needs("viewer"))
 def list_documents(
     dataset_id: str,
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     sha256: Annotated[str | None, Query(max_length=64)] = None,
     license: Annotated[str | None, Query(max_length=500)] = None,  # noqa: A002 - the column's name
     kind: DocumentKind | None = None,
@@ -70,8 +70,8 @@ def list_documents(
 @router.get("/api/datasets/{dataset_id}/preview", openapi_extra=needs("viewer"))
 def preview(
     dataset_id: str,
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     split: Split = "train",
     limit: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> dict[str, Any]:
@@ -85,8 +85,8 @@ def preview(
 @router.get("/api/datasets/{dataset_id}/dropped", openapi_extra=needs("viewer"))
 def list_dropped(
     dataset_id: str,
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     reason: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def list_dropped(
 
 
 @router.get("/api/datasets/{dataset_id}/pictures/{name}", openapi_extra=needs("viewer"), response_class=Response)
-def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> Response:
+def show_picture(dataset_id: str, name: str, caller: CurrentCaller, settings: AppSettings) -> Response:
     """A picture of the card (PNG)."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
     if not name.endswith(".png") or all(entry.name != name for entry in manifest.files):
@@ -106,7 +106,7 @@ def show_picture(dataset_id: str, name: str, caller: Who, settings: Config) -> R
 
 
 @router.post("/api/search", openapi_extra=needs("user"))
-async def search(body: SearchBody, caller: Who, settings: Config) -> dict[str, Any]:
+async def search(body: SearchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """The passages that match a query best, by meaning, by words or both: `{id, text, score, metadata}`."""
     index, artifact = await run_in_threadpool(_index, settings, body.index, caller)
     items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, artifact, body.filters, body.mode)

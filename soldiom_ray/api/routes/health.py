@@ -8,7 +8,7 @@ from sqlalchemy import text
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, Config, GuardedRoute, needs
+from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, AppSettings, GuardedRoute, needs
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
@@ -25,7 +25,7 @@ async def healthz() -> dict[str, str]:
 
 
 @router.get("/readyz", openapi_extra=needs(ANYONE), response_model=dict[str, Any])
-def readyz(settings: Config) -> Response:
+def readyz(settings: AppSettings) -> Response:
     """State of every dependency; 503 when one is not running."""
     probes = {
         "postgres": lambda: _database(settings),

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
-from soldiom_ray.api.auth import Caller, Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
@@ -25,7 +25,9 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 
 
 @router.post("/api/inference/{model_id}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
-async def infer(model_id: str, body: InferenceBody, caller: Who, settings: Config) -> dict[str, Any] | Response:
+async def infer(
+    model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
+) -> dict[str, Any] | Response:
     """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`."""
     model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
@@ -41,7 +43,7 @@ async def infer(model_id: str, body: InferenceBody, caller: Who, settings: Confi
 
 
 @router.post("/api/inference/{model_id}/batch", openapi_extra=needs("user"))
-async def infer_batch(model_id: str, body: BatchBody, caller: Who, settings: Config) -> dict[str, Any]:
+async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Answers in the order of `inputs`; one that failed has an `error` in its place."""
     if len(body.inputs) > BATCH:
         raise TooLargeError(

@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from soldiom_ray import launch
 from soldiom_ray.api import submit
-from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.api.events import event, respond
 from soldiom_ray.artifacts import Artifacts
@@ -33,8 +33,8 @@ _follower_limits: list[anyio.CapacityLimiter] = []
 @router.post("/api/training/jobs", status_code=202, openapi_extra=needs("trainer"))
 def create_job(
     body: TrainingBody,
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     response: Response,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> dict[str, Any]:
@@ -45,7 +45,11 @@ def create_job(
 
 @router.get("/api/training/jobs", openapi_extra=needs("viewer"))
 def list_jobs(
-    caller: Who, settings: Config, status: JobStatus | None = None, cursor: Cursor = None, limit: Limit = 50
+    caller: CurrentCaller,
+    settings: AppSettings,
+    status: JobStatus | None = None,
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> dict[str, Any]:
     """Jobs, newest first."""
     with open_session(settings) as session:
@@ -54,19 +58,19 @@ def list_jobs(
 
 
 @router.get("/api/training/jobs/{job_id}", openapi_extra=needs("viewer"))
-def show_job(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def show_job(job_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """One job with its stages."""
     return launch.show_job(settings, job_id, caller.tenant)
 
 
 @router.delete("/api/training/jobs/{job_id}", status_code=202, openapi_extra=needs("trainer"))
-def cancel_job(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def cancel_job(job_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Ask a job to stop: it keeps its last checkpoint and ends as `cancelled`. 409 when it has ended already."""
     return launch.cancel_job(settings, job_id, caller.tenant)
 
 
 @router.get("/api/training/jobs/{job_id}/logs", response_class=PlainTextResponse, openapi_extra=needs("viewer"))
-async def show_logs(job_id: str, caller: Who, settings: Config, follow: bool = False) -> Response:
+async def show_logs(job_id: str, caller: CurrentCaller, settings: AppSettings, follow: bool = False) -> Response:
     """The job's log: JSON lines and what libraries printed; with `follow`, as server-sent events until the job ends."""
     if not follow:
         return PlainTextResponse(await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant))
@@ -87,7 +91,7 @@ async def _follow(chunks: Iterator[str], limiter: anyio.CapacityLimiter) -> Asyn
 
 
 @router.get("/api/training/jobs/{job_id}/metrics", openapi_extra=needs("viewer"))
-def show_metrics(job_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def show_metrics(job_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """The scores of the job, and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
     with open_session(settings) as session:
         job = jobs.get(session, job_id, caller.tenant)

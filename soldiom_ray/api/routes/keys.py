@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import KeyBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import audit, keys
@@ -15,7 +15,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["keys"])
 
 
 @router.post("/api/keys", status_code=201, openapi_extra=needs("admin"))
-def create_key(body: KeyBody, caller: Who, settings: Config) -> dict[str, Any]:
+def create_key(body: KeyBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Create a key. `key` is shown only this once."""
     tenant = body.tenant or caller.tenant
     if tenant != caller.tenant and caller.tenant != "default":
@@ -26,7 +26,7 @@ def create_key(body: KeyBody, caller: Who, settings: Config) -> dict[str, Any]:
 
 
 @router.get("/api/keys", openapi_extra=needs("admin"))
-def list_keys(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
+def list_keys(caller: CurrentCaller, settings: AppSettings, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
     """Keys of the tenant, including revoked ones."""
     with open_session(settings) as session:
         rows, next_cursor = keys.list_keys(session, caller.tenant, cursor, limit)
@@ -34,14 +34,16 @@ def list_keys(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit
 
 
 @router.delete("/api/keys/{key_id}", status_code=204, openapi_extra=needs("admin"))
-def revoke_key(key_id: str, caller: Who, settings: Config) -> None:
+def revoke_key(key_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
     """Revoke a key at once."""
     with open_session(settings) as session:
         keys.revoke(session, key_id, caller.tenant)
 
 
 @router.get("/api/audit", openapi_extra=needs("admin"))
-def list_audit(caller: Who, settings: Config, cursor: Cursor = None, limit: Limit = 50) -> dict[str, Any]:
+def list_audit(
+    caller: CurrentCaller, settings: AppSettings, cursor: Cursor = None, limit: Limit = 50
+) -> dict[str, Any]:
     """The tenant's audit trail, newest first."""
     with open_session(settings) as session:
         rows, next_cursor = audit.list_rows(session, caller.tenant, cursor, limit)
@@ -49,7 +51,7 @@ def list_audit(caller: Who, settings: Config, cursor: Cursor = None, limit: Limi
 
 
 @router.get("/api/audit/verify", openapi_extra=needs("admin"))
-def verify_audit(caller: Who, settings: Config) -> dict[str, Any]:
+def verify_audit(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Whether the audit trail is unchanged; `first_bad` is the first row that was changed."""
     with open_session(settings) as session:
         first_bad = audit.verify(session)

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from soldiom_ray import launch, registry
 from soldiom_ray.api import submit
-from soldiom_ray.api.auth import Config, GuardedRoute, Who, needs
+from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import deployments, evaluations, models
 from soldiom_ray.db.engine import open_session
@@ -19,8 +19,8 @@ router = APIRouter(route_class=GuardedRoute, tags=["models"])
 
 @router.get("/api/models", openapi_extra=needs("viewer"))
 def list_models(
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     family: Family | None = None,
     specialization: str | None = None,
     cursor: Cursor = None,
@@ -35,7 +35,7 @@ def list_models(
 
 
 @router.get("/api/models/{model_id}", openapi_extra=needs("viewer"))
-def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
@@ -48,7 +48,7 @@ def show_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
 
 
 @router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
-def show_model_metrics(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Scores of the model, and its evaluations."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
@@ -60,8 +60,8 @@ def show_model_metrics(model_id: str, caller: Who, settings: Config) -> dict[str
 @router.post("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def deploy_model(
     model_id: str,
-    caller: Who,
-    settings: Config,
+    caller: CurrentCaller,
+    settings: AppSettings,
     response: Response,
     body: Deploy | None = None,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
@@ -74,7 +74,7 @@ def deploy_model(
 
 
 @router.delete("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
-def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, Any]:
+def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Stop serving the model."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
@@ -83,6 +83,6 @@ def undeploy_model(model_id: str, caller: Who, settings: Config) -> dict[str, An
 
 
 @router.delete("/api/models/{model_id}", status_code=204, openapi_extra=needs("trainer"))
-def delete_model(model_id: str, caller: Who, settings: Config) -> None:
+def delete_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
     """Delete the version from the registry; 409 while it is deployed. The artifacts of its run remain."""
     registry.remove(settings, model_id, tenant=caller.tenant)
