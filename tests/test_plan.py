@@ -15,10 +15,11 @@ from test_train import context_in, dataset_in
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.plan import Planner, plan_report, planner_for, reduce_to_memory, require_setup
 from soldiom_ray.models.planning.headers import weight_headers
 from soldiom_ray.models.planning.machine import GIB, Cluster, Node, hypothetical_cluster, local_machine, ray_cluster
 from soldiom_ray.models.planning.memory import footprint
+from soldiom_ray.models.planning.planner import Planner, planner_for, reduce_to_memory, require_setup
+from soldiom_ray.models.planning.report import plan_report
 from soldiom_ray.models.planning.shape import TASK_MODELS, enable_activation_checkpointing, shape_of
 from soldiom_ray.models.planning.trace import Peak
 

@@ -189,7 +189,7 @@ def test_a_dataset_shorter_than_one_sequence_trains(base: Path, tmp_path: Path) 
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would(base: Path) -> None:
-    from soldiom_ray.models.plan import plan_report
+    from soldiom_ray.models.planning.report import plan_report
 
     small = plan_report(base, declared(base), 8 << 30, train_tokens=10_000, tokens_per_second=100.0)
     assert small["fits"] and small["seconds"] == pytest.approx(61.4, abs=0.1)

@@ -15,9 +15,6 @@ from soldiom_ray.settings import Settings, job_environment
 LOAD_SECONDS = 900.0
 """How long loading may take: a large model from a hub is downloaded first."""
 
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP's threads spin while they wait; on busy cores that made a small model 25 to 60 times slower (measured)."""
-
 WARM_PROMPT = "def main():"
 WARM_SECONDS = 300.0
 
@@ -115,7 +112,7 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
         ray_actor_options={
             "num_cpus": 0,
             "num_gpus": gpus,
-            "runtime_env": {"env_vars": job_environment(settings) | QUIET_THREADS},
+            "runtime_env": {"env_vars": job_environment(settings) | compute.QUIET_THREADS},
         },
         max_ongoing_requests=declared.max_concurrent,
         max_queued_requests=declared.max_queued,

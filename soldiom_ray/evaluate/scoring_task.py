@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import UnavailableError, own_error
@@ -13,9 +14,6 @@ from soldiom_ray.evaluate.measurement import Measurement
 from soldiom_ray.evaluate.score import score_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
-
-QUIET_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP's threads spin while they wait; on busy cores that made scoring 25 to 60 times slower (measurement)."""
 
 
 def score_models(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
@@ -43,7 +41,7 @@ def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evalua
     import ray
 
     task = ray.remote(_score_task).options(
-        num_returns="streaming", max_retries=2, runtime_env={"env_vars": QUIET_THREADS}, **_whole_node()
+        num_returns="streaming", max_retries=2, runtime_env={"env_vars": compute.QUIET_THREADS}, **_whole_node()
     )
     references = task.remote(context.settings, run, dataset, declared)
 

@@ -13,9 +13,10 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.models.load import load_processor
-from soldiom_ray.models.plan import plan_report, wants_bfloat16
 from soldiom_ray.models.planning import machine
 from soldiom_ray.models.planning.headers import model_description
+from soldiom_ray.models.planning.planner import wants_bfloat16
+from soldiom_ray.models.planning.report import plan_report
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage

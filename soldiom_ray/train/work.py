@@ -11,8 +11,8 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.models.load import load_processor, model_folder
-from soldiom_ray.models.plan import TrainingSetup, planner_for, require_setup
 from soldiom_ray.models.planning.machine import current_cluster
+from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, require_setup
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings

@@ -12,9 +12,9 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.load import context_length, has_bfloat16
-from soldiom_ray.models.plan import TrainingSetup, planner_for, reduce_to_memory
 from soldiom_ray.models.planning.machine import current_cluster, free_bytes
 from soldiom_ray.models.planning.memory import SHARDED
+from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, reduce_to_memory
 from soldiom_ray.models.planning.shape import enable_activation_checkpointing
 from soldiom_ray.records import FileEntry
 from soldiom_ray.train import methods

@@ -1,6 +1,6 @@
-"""Planning a training before anything is loaded: parameters, memory, strategy, time; and settings that would fit."""
+"""Choosing how a training runs before anything is loaded: its strategy and memory, and settings that would fit."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,6 @@ MAX_POSITIONS_AT_ONCE = 8192
 """Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
 MARGIN = 0.9
 """The share of free memory that a training may count on: what is predicted is within 15 % of what was measured."""
-SMALL_MODEL = 1_000_000_000
-"""Models below this many parameters are at home on one machine without a GPU."""
-EFFICIENCY = {"cpu": 0.2, "cuda": 0.35}
-"""The share of the rate of large matrix products that a training reaches: on a CPU about what a 40-line loop with
-packing and bfloat16 reached (0.22 of the bfloat16 rate, 32 M parameters); on GPUs what is published for well-tuned
-trainings of language models. Neither is a promise."""
 MIN_LENGTH = 64
 
 
@@ -182,7 +176,7 @@ def reduce_to_memory(setup: TrainingSetup, free: float, planner: Planner) -> Tra
     own = replace(planner, cluster=Cluster((node,) * planner.declared.workers, "this worker"))
     fewer = own.setup(setup.strategy, activation_checkpointing=setup.activation_checkpointing, offload=setup.offload)
     if not fewer.fits:
-        raise _refusal(planner.declared, fewer.footprint.total, free, list(alternatives(own)))
+        raise refusal(planner.declared, fewer.footprint.total, free, list(alternatives(own)))
     return fewer
 
 
@@ -191,7 +185,7 @@ def require_setup(planner: Planner) -> TrainingSetup:
     setup = planner.choose()
     if not setup.fits:
         free = planner.cluster.share(planner.declared.workers)[0]
-        raise _refusal(planner.declared, setup.footprint.total, free, list(alternatives(planner)))
+        raise refusal(planner.declared, setup.footprint.total, free, list(alternatives(planner)))
     return setup
 
 
@@ -264,124 +258,13 @@ def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
             )
 
 
-def _refusal(declared: Train, needed: float, free: float, fitting: list[str]) -> InputError:
+def refusal(declared: Train, needed: float, free: float, fitting: list[str]) -> InputError:
+    """The error that a training needs more bytes per worker than are free, with the settings and machines that fit."""
     return InputError(
         f"Training {declared.base_model!r} with method {declared.method} and sequences of {declared.sequence_length}"
         f" needs {_gib(needed)} per worker; {_gib(free)} are free.",
         remedy=f"use {', or '.join([*fitting, f'a machine with {_gib(needed / MARGIN)} free for each worker'])}",
     )
-
-
-def plan_report(
-    folder: Path | None,
-    declared: Train,
-    resources: Cluster | float,
-    *,
-    processor: Any = None,
-    train_tokens: int | None = None,
-    tokens_per_second: float | None = None,
-    bfloat16: bool = True,
-    stored: Mapping[str, Any] | None = None,
-    matrix_rate: float | None = None,
-    all_strategies: bool = False,
-) -> dict[str, Any]:
-    """What `soldiom plan` shows, as JSON. `resources` is a cluster, or the bytes free on this machine; `all_strategies`
-    adds every strategy's memory. `stored` is what the headers of the weights' files say (see `headers`), `matrix_rate`
-    the device's floating-point operations per second."""
-    cluster = resources if isinstance(resources, Cluster) else Cluster((Node(1, float(resources)),), "as asked")
-    shape = shape_of(folder, declared, processor=processor, bfloat16=bfloat16, device=cluster.device(declared.workers))
-    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)))
-    chosen = planner.choose()
-    device, host = cluster.share(declared.workers)
-    fitting = [] if chosen.fits else list(alternatives(planner))
-    refusal = None if chosen.fits else _refusal(declared, chosen.footprint.total, device, fitting)
-    speed, speed_source = tokens_per_second, "given"
-    if speed is None and matrix_rate:
-        speed = expected_speed(planner, matrix_rate, chosen.activation_checkpointing)
-        speed_source = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
-    return {
-        "base_model": declared.base_model,
-        "task": declared.task,
-        "method": declared.method,
-        "parameters": planner.sizes.parameters,
-        "trainable_parameters": planner.sizes.trainable,
-        "stored": dict(stored or {}),
-        "cluster": _cluster_json(cluster),
-        "device": planner.device,
-        "workers": declared.workers,
-        "strategy": chosen.strategy,
-        "recompute": chosen.activation_checkpointing,
-        "offload": chosen.offload,
-        "precision": "bfloat16" if bfloat16 else "float32",
-        "sequence_length": shape.length,
-        "positions_at_once": chosen.positions if chosen.fits else 0,
-        "accumulation": max(1, round(declared.batch_tokens / (max(1, chosen.positions) * declared.workers))),
-        "bytes": _footprint_json(chosen.footprint) | {"available": round(device), "host_available": round(host)},
-        "fits": chosen.fits,
-        "refusal": f"{refusal.what} Remedy: {refusal.remedy}" if refusal else "",
-        "alternatives": fitting,
-        "advice": _advice(planner),
-        **_duration(_tokens(declared, train_tokens), speed, speed_source),
-        "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
-    }
-
-
-def _duration(tokens: int | None, speed: float | None, speed_source: str) -> dict[str, Any]:
-    """How long a training of so many tokens takes at so many tokens per second, as far as both are known."""
-    return {
-        "tokens": tokens,
-        "tokens_per_second": round(speed, 1) if speed else None,
-        "speed_from": speed_source if speed else "",
-        "seconds": round(tokens / speed, 1) if tokens and speed else None,
-    }
-
-
-def expected_speed(planner: Planner, rate: float, activation_checkpointing: bool) -> float:
-    """Tokens per second of all workers: the operations of a token's three passes (four with activation checkpointing)
-    against `rate`, the device's operations per second. Frozen weights need no gradients of their own: two passes of
-    three."""
-    sizes, shape = planner.sizes, planner.shape
-    frozen = sizes.parameters - sizes.trainable
-    operations = 6.0 * sizes.trainable + 4.0 * frozen + 6.0 * sizes.attention_width * shape.length
-    if activation_checkpointing:
-        operations *= 4 / 3
-    workers = planner.declared.workers if planner.device == "cuda" else len(planner.cluster.nodes)
-    return rate * EFFICIENCY[planner.device] * workers / operations
-
-
-def _tokens(declared: Train, train_tokens: int | None) -> int | None:
-    if train_tokens is None:
-        return declared.max_tokens
-    return int(min(declared.epochs * train_tokens, declared.max_tokens or declared.epochs * train_tokens))
-
-
-def _advice(planner: Planner) -> str:
-    billions = planner.sizes.parameters / 1e9
-    if planner.device == "cuda":
-        return ""
-    if planner.sizes.parameters < SMALL_MODEL:
-        return "small enough for this machine: no GPU is needed"
-    return f"{billions:.1f} B parameters take a CPU too long: plan with --gpus, or with the nodes of a cloud"
-
-
-def _setup_json(setup: TrainingSetup) -> dict[str, Any]:
-    return {
-        "strategy": setup.strategy,
-        "recompute": setup.activation_checkpointing,
-        "offload": setup.offload,
-        "positions_at_once": setup.positions,
-        "fits": setup.fits,
-        "bytes": _footprint_json(setup.footprint),
-    }
-
-
-def _footprint_json(needed: Footprint) -> dict[str, int]:
-    parts = {name: round(value) for name, value in needed.parts.items()}
-    return parts | {"loading": round(needed.loading), "total": round(needed.total), "host": round(needed.host)}
-
-
-def _cluster_json(cluster: Cluster) -> dict[str, Any]:
-    return {"source": cluster.source, "nodes": [vars(node) for node in cluster.nodes]}
 
 
 def _gib(count: float) -> str:
