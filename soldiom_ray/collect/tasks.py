@@ -44,9 +44,11 @@ class Task(Protocol):
     """One unit of work that can travel to another process; `local_only` keeps it on the machine of the caller."""
 
     @property
-    def local_only(self) -> bool: ...
+    def local_only(self) -> bool:
+        """Whether it reads files of the caller's machine."""
 
-    def run(self) -> TaskResult: ...
+    def run(self) -> TaskResult:
+        """Do the work. What goes wrong with one document is counted in the result; an error ends the collection."""
 
 
 @dataclass
@@ -66,9 +68,11 @@ class SourcePlan(Protocol):
     collected_at: datetime
 
     @property
-    def fingerprint(self) -> Mapping[str, Any]: ...
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What decides the content, as JSON. Stored in the manifest: the same fingerprint is the same collection."""
 
-    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList: ...
+    def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
+        """The work to do. `report` gets shares and messages of the listing and may raise CancelledError."""
 
 
 def document_id(source: str, location: str, sha256: str) -> str:

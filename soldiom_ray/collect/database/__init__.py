@@ -45,6 +45,7 @@ class ReadChunk:
     local_only: bool = False
 
     def run(self) -> TaskResult:
+        """The documents with this collection's time. Raises InputError when they are gone from storage."""
         result = read_cached(open_storage(self.settings), self.key)
         if result is None:
             raise InputError("Rows that were read are gone from storage.", remedy="run the collection again")
@@ -63,9 +64,11 @@ class DatabasePlan:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
+        """The hash of all rows."""
         return {"rows": hashlib.sha256("\n".join(self.keys).encode()).hexdigest()}
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
+        """One task per stored chunk."""
         tasks: list[Task] = [ReadChunk(key, self.settings, self.collected_at) for key in self.keys]
         return TaskList(tasks)
 
@@ -107,6 +110,7 @@ class Chunks:
     size_bytes: int = 0
 
     def add(self, document: Document) -> None:
+        """Take a document; a full chunk is stored."""
         self.pending.documents.append(document)
         self.pending.outcomes[COLLECTED] += 1
         self.size_bytes += len(document.text)

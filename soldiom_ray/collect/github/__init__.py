@@ -57,6 +57,7 @@ class ReadRepository:
     local_only: bool = False
 
     def run(self) -> TaskResult:
+        """The repository's documents, from the cache or from its archive."""
         storage = open_storage(self.settings)
         result = read_cached(storage, self._key)
         if result is None:

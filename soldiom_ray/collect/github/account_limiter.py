@@ -74,8 +74,11 @@ class Turn:
 class PenaltyStore(Protocol):
     """Where penalties outlive the limiter."""
 
-    def read(self) -> dict[str, Any]: ...
-    def write(self, penalties: dict[str, Any]) -> None: ...
+    def read(self) -> dict[str, Any]:
+        """What was written last; empty at first."""
+
+    def write(self, penalties: dict[str, Any]) -> None:
+        """Replace it."""
 
 
 @dataclass

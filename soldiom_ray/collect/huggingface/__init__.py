@@ -53,6 +53,7 @@ class HuggingfacePlan:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
+        """Which repositories, at which commits."""
         commits = sorted((repository.id, repository.sha, repository.gated) for repository in self.chosen)
         digest = hashlib.sha256(json.dumps(commits).encode()).hexdigest()
         return {"endpoint": self.settings.hf_endpoint, "listed": digest, "code": CODE}

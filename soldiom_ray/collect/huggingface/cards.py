@@ -42,6 +42,7 @@ class ReadCards:
     local_only: bool = False
 
     def run(self) -> TaskResult:
+        """A document per repository, and those of its data files where they are declared."""
         result = TaskResult()
         storage, api = open_storage(self.settings), open_hub(self.settings)
         for repository in self.repositories:

@@ -62,6 +62,7 @@ class ParsePages:
     local_only: bool = False
 
     def run(self) -> TaskResult:
+        """Documents of the pages; a page that cannot be parsed is counted."""
         result, storage, declared = TaskResult(), open_storage(self.settings), self.declared
         location = _location(declared.url)
         with Sandbox() as sandbox:
@@ -96,10 +97,12 @@ class UrlPlan:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
+        """Which pages came, and what failed."""
         failures = {name: count for name, count in sorted(self.result.outcomes.items()) if name != "unchanged"}
         return {"pages": [page.sha256 for page in self.pages], "failed": failures}
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
+        """A task per PAGES_PER_TASK pages."""
         starts = range(0, len(self.pages), PAGES_PER_TASK)
         tasks: list[Task] = [
             ParsePages(tuple(self.pages[s : s + PAGES_PER_TASK]), self.declared, self.settings, self.collected_at)
