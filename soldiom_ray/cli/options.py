@@ -64,7 +64,8 @@ def describe(field: "FieldInfo", scope: str = "", *, with_default: bool = True) 
     choices, has_several = _choices(field.annotation), get_origin(field.annotation) is tuple
     notes = [f"{'any of' if has_several else 'one of'}: {', '.join(choices)}"] if choices else []
     default = field.get_default(call_default_factory=True)
-    if with_default and not field.is_required() and default not in (None, False, "", (), {}):
+    is_shown = with_default and not field.is_required() and default is not False
+    if is_shown and default not in (None, "", (), {}):
         notes.append(f"default: {'all' if choices and default == tuple(choices) else _spell(default)}")
     return f"{text}." + (f"  [{'; '.join(notes)}]" if notes else "")
 
