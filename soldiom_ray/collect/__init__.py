@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from soldiom_ray.records import Manifest
 
 CODE = 3
-"""Raise it when the same sources would now give other documents."""
+"""Increment when the same sources would now give other documents."""
 
 COLUMN_FACT = "column "
 """Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
@@ -77,13 +77,13 @@ def _columns(facts: Counter[str]) -> dict[str, list[str]]:
 
 
 def _data_type(facts: Counter[str]) -> str:
-    """What most of the files are: text, structured, image, audio or video."""
+    """The most frequent type of the files: text, structured, image, audio or video."""
     counts = {name: facts[f"{name}_files"] for name in ("text", "structured", "image", "audio", "video")}
     return max(counts, key=counts.__getitem__)
 
 
 def _first_attempt(draft: "Draft", collected_at: datetime) -> datetime:
-    """When this very collection was first begun: one that was killed and goes on gives the same bytes as one that was
+    """When this collection was first started: one that was killed and resumed gives the same bytes as one that was
     not, the time on its documents included."""
     storage = draft.artifacts.storage
     if not storage.exists(_marker(draft)):
@@ -98,7 +98,7 @@ def _marker(draft: "Draft") -> str:
 def _collect_source(
     plan: "SourcePlan", writer: "DocumentWriter", facts: Counter[str], report: Callable[[float, str], None]
 ) -> Counter[str]:
-    """Run one source's tasks; the outcomes of everything it looked at."""
+    """Run one source's tasks; counts of the outcomes of all its files and pages."""
     from soldiom_ray.collect.tasks import run_tasks
 
     report(0.0, "looking")

@@ -25,7 +25,7 @@ _NOT_PUBLIC = tuple(
     ip_network(text)
     for text in ("192.0.0.0/24", "192.88.99.0/24", "fec0::/10", "64:ff9b:1::/48", "3fff::/20", "5f00::/16")
 )
-"""What Python 3.11 takes for public and IANA's special-purpose registries do not."""
+"""Networks that Python 3.11 considers public although IANA's special-purpose registries do not."""
 
 _CARRIERS = (("::/96", 0), ("::ffff:0:0/96", 0), ("::ffff:0:0:0/96", 0), ("64:ff9b::/96", 0), ("2002::/16", 80))
 """IPv6 networks that carry an IPv4 address, and how many bits stand behind it: compatible, mapped, translated
@@ -33,8 +33,8 @@ _CARRIERS = (("::/96", 0), ("::ffff:0:0/96", 0), ("::ffff:0:0:0/96", 0), ("64:ff
 
 
 def allowed_addresses(host: str, port: int, allowed: Sequence[str], private: bool) -> list[str]:
-    """The addresses of a host, all of them good to connect to. `allowed` holds host names, addresses and networks that
-    may be reached though they are private; `private` allows every private one but the clouds' metadata services.
+    """The addresses of a host, all of them allowed. `allowed` holds host names, addresses and networks that may be
+    reached although they are private; `private` allows every private one except the clouds' metadata services.
 
     Raises UnreachableError when the name is not known, SkippedError private_address.
     """

@@ -12,10 +12,10 @@ from soldiom_ray.records import Document, Drop
 SHARD_ROWS = 2000
 SHARD_BYTES = 8 << 20
 UNAVAILABLE = "unavailable"
-"""Reasons that end so name what may come when it is asked for again."""
+"""Suffix of the reasons that another attempt may resolve."""
 
 MAX_VALUES, OTHERS = 2000, "(others)"
-"""A table has a group for every row: what comes after so many different values is counted together."""
+"""A table has a group for every row: beyond this many distinct values the rest are counted together."""
 
 UNHASHED = ("collected_at", "image")
 """Fields that the content's hash leaves out: the time, and the picture, whose own hash stands beside it."""
@@ -42,8 +42,8 @@ class DocumentWriter:
         self._drop_shards = 0
 
     def add(self, result: TaskResult) -> Counter[str]:
-        """Write the documents and drops of a task; its outcomes, where documents that came before
-        count as `repeated`."""
+        """Write the documents and drops of a task; its outcomes, with documents that were written before counted as
+        `repeated`."""
         outcomes = Counter(result.outcomes)
         for document in result.documents:
             if bytes.fromhex(document.id) in self._seen:

@@ -1,7 +1,7 @@
 """One limiter for each account of a server, shared by all workers and jobs of a cluster through one named Ray actor,
-and by all of a process where there is no Ray.
+and by all callers of a process without Ray.
 
-How a server counts is its source's own: `github/account_limiter.py`, `huggingface/window_limiter.py`.
+How a server counts is in its source's folder: `github/account_limiter.py`, `huggingface/window_limiter.py`.
 """
 
 import sys
@@ -35,13 +35,13 @@ class Limiters:
             return cast(Limiter, self._limiters[name])
 
     def call(self, name: str, make: Callable[[], Any], method: str, arguments: tuple[Any, ...]) -> Any:
-        """What a method of a limiter returns."""
+        """Call a method of a limiter."""
         return getattr(self.limiter(name, make), method)(*arguments)
 
 
 def open_limiter(name: str, make: Callable[[], Limiter], scope: str) -> Limiter:
-    """The limiter of this name: shared over the cluster when Ray is connected, else over what of this process has the
-    same scope. `make` travels to the actor, so it is a class or a `partial` of one."""
+    """The limiter of this name: shared by the cluster when Ray is connected, else by the callers of this process
+    with the same scope. `make` is pickled for the actor, so it is a class or a `partial` of one."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
         return cast(Limiter, _RemoteLimiter(name, make))
@@ -49,8 +49,8 @@ def open_limiter(name: str, make: Callable[[], Limiter], scope: str) -> Limiter:
 
 
 class _RemoteLimiter:
-    """Calls of a limiter's methods, made in the actor. When the job that made the actor ends, the next caller makes it
-    anew, and its limiters with the penalties that they stored; a detached actor would stay on."""
+    """Forwards calls of a limiter's methods to the actor. When the job that started the actor ends, the next caller
+    starts it again, and its limiters read the penalties that they stored; a detached actor would stay forever."""
 
     def __init__(self, name: str, make: Callable[[], Any]) -> None:
         self._name = name

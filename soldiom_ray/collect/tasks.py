@@ -1,7 +1,7 @@
-"""How sources hand over their work: a plan, its tasks, each task's result; run in this process or by Ray Data's actors.
+"""The interface of a source: a plan, its tasks and their results; run in this process or by Ray Data's actors.
 
-Every file or page that a source meets is counted under exactly one outcome: "collected" when it made documents,
-else the reason why it was skipped.
+Every file or page of a source is counted under exactly one outcome: "collected" when it made documents, else the reason
+why it was skipped.
 """
 
 import hashlib
@@ -19,10 +19,8 @@ COLLECTED = "collected"
 
 @dataclass
 class TaskResult:
-    """What one task made: documents in a fixed order, and the outcome of everything it looked at.
-
-    `drops` are the skipped things that a person should be able to look up.
-    """
+    """The documents of one task, in a fixed order, and how many files or pages ended in each outcome. `drops` are
+    the skipped ones that a person should be able to look up."""
 
     documents: list[Document] = field(default_factory=list)
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -62,8 +60,8 @@ class TaskList:
 
 
 class SourcePlan(Protocol):
-    """A source that was listed: `fingerprint` decides whether an earlier collection is still good. `collected_at` is
-    the time its documents will bear; it is moved back to the first attempt's when an interrupted collection goes on."""
+    """A source that was listed. `fingerprint` decides whether an earlier collection can be reused. `collected_at` is
+    the time its documents get; when an interrupted collection is resumed it is set to that of the first attempt."""
 
     collected_at: datetime
 

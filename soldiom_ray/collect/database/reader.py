@@ -36,13 +36,13 @@ _MARKED = {
     ),
     "sqlite": (r"--[^\n]*|/\*.*?\*/", rf"'(?:[^']|'')*'|{_NAMES}|\[[^\]]*\]"),
 }
-"""Comments and quoted text of each dialect: a semicolon there ends nothing."""
+"""Comments and quoted text of each dialect, where a semicolon does not end a statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """One thing to read: a table (with the columns of its primary key, in whose order it is read) or a query.
-    `is_limited` says that the statement itself gives hardly more rows than are wanted."""
+    """A table (with the columns of its primary key, in whose order it is read) or a query. `is_limited` says that
+    the statement itself limits the rows."""
 
     name: str
     statement: str
@@ -290,7 +290,7 @@ def _engine(dialect: str, open_connection: Any, **more: Any) -> "Engine":
 
 
 def _guard_sqlite(connection: "Connection", timeout_seconds: int) -> None:
-    """From here on only reading is authorised (no other file can be attached), and for so long."""
+    """From here on only reading is authorised (no other file can be attached), and only until the timeout."""
     driver_connection = connection.connection.driver_connection
     if not isinstance(driver_connection, sqlite3.Connection):
         return

@@ -31,14 +31,14 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 
 CODE = 2
-"""Raise it when the same repository would now give other documents."""
+"""Increment when the same repository would now give other documents."""
 
 MAX_ARCHIVE_BYTES = 512 << 20
 IN_MEMORY_BYTES = 8 << 20
 """Archives up to this are never written to disk."""
 
 MAX_MISSES = 3
-"""After so many crawls an archive that does not come or does not open no longer makes a crawl try again."""
+"""After this many crawls an archive that cannot be fetched or opened no longer triggers another attempt."""
 
 INCLUDE: tuple[str, ...] = LocalSource.model_fields["include"].default
 
@@ -145,7 +145,7 @@ class GithubPlan:
 
     @property
     def fingerprint(self) -> Mapping[str, Any]:
-        """Which repositories, by number and name, with what in them."""
+        """The repositories by number and name, with the hash of each tree."""
         contents = sorted(
             [tree.repository.id, tree.repository.name, tree.reason, tree.sha, self.misses.get(_missed_name(tree), 0)]
             for tree in self.trees
@@ -198,7 +198,8 @@ def plan(declared: GithubSource, context: Context, collected_at: datetime) -> Gi
 
 
 def record_miss(storage: Storage, tree: RepositoryTree, misses: int) -> None:
-    """Store that this content could not be read whole, so that the next crawl does not count as a finished one."""
+    """Record that this content could not be read completely, so that the next crawl is not mistaken for a finished
+    one."""
     storage.write(f"{FOLDER}/missed/{_missed_name(tree)}", str(min(misses + 1, MAX_MISSES)).encode())
 
 
@@ -221,7 +222,7 @@ def _is_read(path: str) -> bool:
 
 
 def _metadata(repository: Repository) -> str:
-    """What is known of the repository, the same on each of its documents."""
+    """The repository's metadata, the same on each of its documents."""
     fields = {
         "repository_id": repository.id,
         "description": repository.description,

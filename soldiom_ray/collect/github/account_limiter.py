@@ -24,7 +24,7 @@ LEASE_SECONDS = 300.0
 """After this a request counts as lost: its worker died."""
 
 MAX_RESERVE = 20
-"""Requests left to others, at most (one in a hundred of the limit)."""
+"""Requests reserved for other programs, at most; normally a hundredth of the limit."""
 
 SECONDARY_SECONDS = 60.0
 MAX_SECONDARY_SECONDS = 960.0
@@ -41,7 +41,7 @@ _BLOCK_SECONDS = 2.0
 
 @dataclass
 class Bucket:
-    """What is known of one resource (core, search) of an account."""
+    """The state of one resource (core, search) of an account."""
 
     remaining: int | None = None
     reserve: int = 0
@@ -104,7 +104,8 @@ class AccountLimiter:
             self.buckets[resource] = Bucket(remaining=0, reset=float(reset))
 
     def acquire(self, resource: str) -> Turn:
-        """A turn now, or how long to wait. Where only another request is in the way this waits itself for a while."""
+        """A turn now, or how long to wait. While only another request is in the way this blocks for up to
+        _BLOCK_SECONDS."""
         with self._changed:
             self._changed.wait_for(lambda: not self._crowded(), timeout=_BLOCK_SECONDS)
             now = self.clock()
@@ -140,15 +141,16 @@ class AccountLimiter:
                 self._changed.notify_all()
 
     def mark_exhausted(self, resource: str, seconds: float) -> None:
-        """Nothing is left of this resource for so long."""
+        """This resource is used up for so many seconds."""
         with self._changed:
             bucket = self._bucket(resource)
             bucket.remaining, bucket.reset = 0, max(bucket.reset, self.clock() + seconds)
             self._store_penalties()
 
     def penalize(self, turn: Turn, seconds: float | None) -> float:
-        """A secondary limit: silence for these seconds, without them for 60, twice as long each time it comes again
-        right after. Requests that were under way when it came add nothing. Returns the seconds of silence."""
+        """A secondary limit: silence for these seconds, or, when they are None, for 60, doubled each time it recurs
+        at once. Requests that were under way when it came do not count as a recurrence. Returns the seconds of
+        silence."""
         with self._changed:
             now = self.clock()
             if turn.acquired_at >= self.penalised_at:
@@ -161,18 +163,18 @@ class AccountLimiter:
             return self.silent_until - now
 
     def silence(self, seconds: float) -> None:
-        """Send nothing for so long: another account of this server has to be silent."""
+        """Send nothing for so many seconds, because another account of this server has to be silent."""
         with self._changed:
             self.silent_until = max(self.silent_until, self.clock() + seconds)
             self._store_penalties()
 
     def paused_seconds(self) -> float:
-        """How long nothing can be asked from now on."""
+        """Seconds until a request may go."""
         now = self.clock()
         return max(0.0, self.silent_until - now, self._wait("core", now))
 
     def _crowded(self) -> bool:
-        """Whether a request has to wait for others. After a penalty one goes alone, to see."""
+        """Whether a request has to wait for others. After a penalty the first one goes alone, as a probe."""
         now = self.clock()
         expired = now - LEASE_SECONDS
         self.leases = {number: lease for number, lease in self.leases.items() if lease.acquired_at > expired}
@@ -224,7 +226,7 @@ def seconds_to_reset(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def _ahead_seconds(headers: Mapping[str, str], now: float) -> float:
-    """How far the server's clock is ahead of ours; its Date header has whole seconds, so up to 2 s are nothing."""
+    """How far the server's clock is ahead of ours; up to 2 s count as 0, since the Date header has whole seconds."""
     try:
         ahead = parsedate_to_datetime(headers["date"]).timestamp() - now
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -233,7 +235,7 @@ def _ahead_seconds(headers: Mapping[str, str], now: float) -> float:
 
 
 def _number(text: str | None) -> float | None:
-    """A number of a header; a time in milliseconds (recorded exchanges have such) as seconds."""
+    """The number in a header; a time in milliseconds, as recorded exchanges have, in seconds."""
     try:
         number = float(text) if text is not None else None
     except ValueError:

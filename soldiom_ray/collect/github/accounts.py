@@ -16,7 +16,7 @@ from soldiom_ray.storage import open_storage
 
 FOLDER = "raw/github"
 PATIENCE_SECONDS = 5.0
-"""So long a wait is better than to ask as somebody who holds no ETag: searches of one account are 2 s apart."""
+"""A wait up to this is better than asking with an identity that has no ETag: searches of one account are 2 s apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +40,8 @@ class Accounts:
         self.limiters = {identity.owner: open_account_limiter(settings, identity.owner) for identity in self.identities}
 
     def acquire(self, resource: str, url: str, holders: Collection[str]) -> tuple[Turn, Identity]:
-        """A turn and who takes it: an identity of `holders` (they hold an ETag) if any may go, else the one that this
-        address always falls to, else whoever may go soonest."""
+        """A turn and the identity that takes it: one of `holders` (which have an ETag) if any may go, else the one
+        that this address hashes to, else the one that may go soonest."""
         start = int.from_bytes(hashlib.sha256(url.encode()).digest()[:4], "big")
         count = len(self.identities)
         order = [self.identities[(start + step) % count] for step in range(count)]
@@ -64,12 +64,13 @@ class Accounts:
         return self.limiters[turn.owner]
 
     def silence(self, seconds: float) -> None:
-        """Nobody sends anything for so long: a secondary limit may be for our address and not for the account."""
+        """Let no account send anything for so many seconds: a secondary limit may be for our address and not for the
+        account."""
         for limiter in self.limiters.values():
             limiter.silence(seconds)
 
     def paused_seconds(self) -> float:
-        """How long no account may ask anything."""
+        """Seconds until some account may send a request."""
         return min(limiter.paused_seconds() for limiter in self.limiters.values())
 
 
@@ -104,14 +105,14 @@ def identity_name(url: str, token: str | None) -> str:
 
 @dataclass(frozen=True)
 class StoredPenalties:
-    """A limiter's penalties in storage, so that a new limiter goes on waiting."""
+    """A limiter's penalties in storage, so that a new limiter keeps to them."""
 
     settings: Settings
     owner: str
 
     @property
     def key(self) -> str:
-        """Where they lie."""
+        """The key in storage."""
         return f"{FOLDER}/limits/{self.owner}.json"
 
     def read(self) -> dict[str, Any]:

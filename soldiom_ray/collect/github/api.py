@@ -1,7 +1,8 @@
-"""GET requests to GitHub through PyGithub, each with a turn from its account's limiter, retried as GitHub asks for.
+"""GET requests to GitHub through PyGithub, each with a turn from its account's limiter, retried as GitHub's
+documentation asks.
 
 PyGithub's own retries are off: it sleeps for up to an hour inside a call, understands a 429 only with Retry-After, and
-does not retry a body that was cut short.
+does not retry a truncated body.
 """
 
 import json
@@ -52,7 +53,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class _Received(Generic[_Value]):
-    """What a request gave, with the headers that say how the limits stand."""
+    """The value of a request, with the headers that state the limits."""
 
     headers: Mapping[str, str]
     value: _Value
@@ -109,8 +110,8 @@ class GithubApi:
             return ""
 
     def download(self, path: str, sink: IO[bytes], max_bytes: int) -> str:
-        """Stream an archive into `sink`; where the repository moved to, if it did. Redirects are followed; another host
-        never sees the token. Raises as `get`, and SkippedError `too_large`."""
+        """Stream an archive into `sink`; the repository's new address, if it moved. Redirects are followed; another
+        host never sees the token. Raises as `get`, and SkippedError `too_large`."""
         url, moved_to = self._with_turns(
             path, "core", (), lambda identity, turn: self._locate(path, identity, turn, sink, max_bytes)
         )
@@ -193,8 +194,8 @@ class GithubApi:
     def _locate(
         self, path: str, identity: Identity, turn: Turn, sink: IO[bytes], max_bytes: int
     ) -> _Received[tuple[str, str]]:
-        """Where the archive lies ("" when the response was the archive and is in `sink` already), where the repository
-        moved to."""
+        """The archive's address ("" when the response was the archive and is in `sink` already), and the
+        repository's new address."""
         request_headers = {"X-GitHub-Api-Version": API_VERSION, **_authorization(identity.token)}
         visited: list[str] = []
 
@@ -228,11 +229,11 @@ class GithubApi:
         return follow_redirects(url, visit, "not_found")
 
     def _open(self, url: str, headers: Mapping[str, str]) -> AbstractContextManager[Response]:
-        """A response of any length; nothing is packed on the way."""
+        """A response of any length, without content encoding."""
         return open_response(shared_client(), url, {"Accept-Encoding": "identity", **headers}, download_deadline())
 
     def _receive(self, response: Response, turn: Turn, sink: IO[bytes], max_bytes: int) -> None:
-        """An archive's bytes into `sink`, from its start. Others may go on while they come."""
+        """Write an archive into `sink`, from its start. Other requests may go while its body is read."""
         if response.status != 200:
             message = _json_message(response.body(MAX_ERROR_BYTES).decode("utf-8", "replace"))
             raise _refusal(response.status, response.headers, message, "")

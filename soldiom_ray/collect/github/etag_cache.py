@@ -14,7 +14,7 @@ from soldiom_ray.errors import SoldiomError
 from soldiom_ray.storage import Storage
 
 EXTRACT_VERSION = 1
-"""Raise it when another part of a response is used: what was stored before is then asked for anew."""
+"""Increment when another part of a response is used: values stored before are then requested again."""
 
 MAX_ETAG_CHARACTERS = 256
 

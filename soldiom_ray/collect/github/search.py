@@ -1,4 +1,5 @@
-"""Which repositories a declaration means: GitHub's search, cut into slices where it finds more than it shows."""
+"""The repositories that match a declaration: GitHub's search, cut into slices where it has more results than it
+gives."""
 
 import math
 import re
@@ -63,8 +64,8 @@ class Slice:
 
     @property
     def query(self) -> str:
-        """As GitHub's search takes it: qualifiers only, so neither its 256 characters of text nor its five operators
-        are ever used up."""
+        """GitHub's search syntax: qualifiers only, so the limits of 256 characters of text and five operators never
+        apply."""
         days = "" if self.every_day else f"created:{self.first}..{self.last}"
         stars = (
             f"stars:>{self.min_stars - 1}" if self.max_stars is None else f"stars:{self.min_stars}..{self.max_stars}"
@@ -74,7 +75,7 @@ class Slice:
 
     def halves(self, most_stars: int) -> "tuple[Slice, Slice] | None":
         """Two slices instead of one: by days first, since a day of creation never changes; a single day by stars, at
-        their geometric mean, of which there are ever fewer. None when it is one day and one number of stars."""
+        their geometric mean, since high counts are rarer. None for one day and one number of stars."""
         if self.first < self.last:
             middle = self.first + (self.last - self.first) // 2
             older, younger = (
@@ -204,7 +205,8 @@ class Search:
 
 
 def search_page_fields(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
-    """What is used of a page. A result of another form is skipped, and then missed by the count."""
+    """The used part of a page. A malformed result is skipped, and shows as missing in the count. Raises ValueError,
+    KeyError, TypeError for a page that is none."""
     items = []
     for item in data["items"]:
         with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -226,7 +228,7 @@ def to_repository(item: Mapping[str, Any], query: str) -> Repository:
 
 
 def repository_fields(item: Mapping[str, Any]) -> dict[str, Any]:
-    """What is used of a repository as the API shows it. Raises KeyError, TypeError, ValueError for anything else."""
+    """The used fields of a repository in the API's JSON. Raises KeyError, TypeError, ValueError for anything else."""
     name = str(item["full_name"])
     if not re.fullmatch(NAME, name, re.ASCII) or name.endswith(("/.", "/..")):
         raise ValueError("not a repository's name")
@@ -250,5 +252,5 @@ def repository_fields(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(item: Mapping[str, Any], name: str, characters: int) -> str:
-    """A string of the response, short enough to go with every document, without halves of characters."""
+    """A string of the response, short enough to go with every document, without lone surrogates."""
     return str(item.get(name) or "")[:characters].encode("utf-8", "replace").decode()

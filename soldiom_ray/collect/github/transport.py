@@ -34,7 +34,7 @@ class MovedError(Exception):
 
 
 class _ReadResponse:
-    """What PyGithub reads of a response."""
+    """The interface of a response that PyGithub uses."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: str) -> None:
         self.status = status
@@ -49,7 +49,7 @@ class _ReadResponse:
 
 
 class _Connection:
-    """What PyGithub sends a request with. Raises MovedError, TransientError."""
+    """The interface of a connection that PyGithub uses. Raises MovedError, TransientError."""
 
     scheme = "https"
 

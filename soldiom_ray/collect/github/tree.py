@@ -20,7 +20,7 @@ from soldiom_ray.errors import UnavailableError
 MAX_SUBMODULES = 200
 MAX_SUFFIXES = 400
 MAX_UNANSWERED = 10
-"""After so many repositories in a row without an answer GitHub itself does not answer."""
+"""So many repositories in a row without an answer mean that GitHub itself does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def _to_tree(repository: Repository, current: Repository, fields: Mapping[str, A
 
 
 def tree_fields(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
-    """What is used of a tree: not its 100,000 entries."""
+    """The used part of a tree, without its up to 100,000 entries."""
     entries = [entry for entry in data["tree"] if isinstance(entry, dict)]
     name = re.search(rf"/repos/({NAME})/git/trees/", str(data.get("url") or ""), re.ASCII)
     files = [str(entry["path"]) for entry in entries if entry["type"] == "blob" and entry.get("mode") != "120000"]
@@ -169,5 +169,5 @@ def tree_fields(headers: Mapping[str, str], data: Any) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    """A string of the response without halves of characters, which could not be written down."""
+    """A string of the response without lone surrogates, which could not be encoded."""
     return str(value).encode("utf-8", "replace").decode()

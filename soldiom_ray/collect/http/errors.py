@@ -1,4 +1,4 @@
-"""What can go wrong with a request, in two kinds: another attempt may help, or a rate limit asks for silence."""
+"""Errors of HTTP requests: those after which a retry may succeed, and rate limits."""
 
 import ssl
 import time
@@ -11,8 +11,8 @@ from soldiom_ray.collect.text import SkippedError
 
 
 class TransientError(SkippedError):
-    """A failure that another attempt may not meet; `reason` is unavailable, timeout or damaged. `made_progress` says
-    that this attempt brought a download on."""
+    """A failure after which a retry may succeed; `reason` is unavailable, timeout or damaged. `made_progress` says
+    that a download advanced in this attempt."""
 
     def __init__(
         self, reason: str, detail: str, headers: Mapping[str, str] | None = None, made_progress: bool = False
@@ -23,7 +23,7 @@ class TransientError(SkippedError):
 
 
 class UnreachableError(TransientError):
-    """Nobody answers at an address."""
+    """No connection to the server."""
 
     def __init__(self, detail: str) -> None:
         super().__init__("unavailable", detail)
@@ -39,15 +39,15 @@ class RateLimitedError(Exception):
 
 @dataclass
 class Backoff:
-    """The waits between the attempts of one request: twice as long after each failure in a row."""
+    """Exponential backoff between the attempts of one request."""
 
     attempts: int
     first_seconds: float
     failures: int = 0
 
     def seconds_after(self, error: TransientError) -> float:
-        """How long to wait before the next attempt, as long as Retry-After asks for at least. Raises the error itself
-        after the last attempt."""
+        """Seconds to wait before the next attempt, at least those of Retry-After. Raises the error itself after the
+        last attempt."""
         self.failures = 1 if error.made_progress else self.failures + 1
         if self.failures >= self.attempts:
             raise error
@@ -55,8 +55,8 @@ class Backoff:
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
-    """Seconds that Retry-After asks for, written as a number or as a date, which counts by the server's own clock where
-    its Date header tells that; None without a readable one."""
+    """Seconds that Retry-After asks for, as a number or as a date, which is relative to the Date header if there is
+    one; None without a readable header."""
     text = headers.get("retry-after", "").strip()
     if text.isdecimal():
         return min(float(text), 1e9)
@@ -73,8 +73,8 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
 
 @contextmanager
 def network_errors(explain_timeout: Callable[[], str], reason: str = "unavailable") -> Iterator[None]:
-    """httpx2's errors as ours: UnreachableError, TransientError `timeout`, and for a connection that broke
-    TransientError of this reason. SkippedError `refused` for an address that is none."""
+    """Raises httpx2's errors as ours: UnreachableError; TransientError `timeout`; TransientError with `reason` for a
+    broken connection; SkippedError `refused` for an invalid address."""
     import httpx2
 
     try:

@@ -51,7 +51,7 @@ class _GuardedTransport(httpx2.HTTPTransport):
 
 
 class _CheckedBackend(httpcore2.NetworkBackend):
-    """Connects to the first checked address of a host that answers."""
+    """Connects to the first of a host's checked addresses that accepts."""
 
     def __init__(self, allowed: Sequence[str], private: bool) -> None:
         self.allowed = allowed
@@ -84,7 +84,7 @@ class _CheckedBackend(httpcore2.NetworkBackend):
 
 
 class _TimedStream(httpcore2.NetworkStream):
-    """A connection on which nothing takes longer than the deadline leaves."""
+    """A connection whose reads and writes end at the deadline."""
 
     def __init__(self, stream: httpcore2.NetworkStream, deadline: Deadline) -> None:
         self.stream = stream

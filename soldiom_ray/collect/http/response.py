@@ -1,4 +1,4 @@
-"""One request, its response and its redirects, read within a time and a size whatever the pace it drips at."""
+"""Requests, their responses and redirects, read within a time and a size however slowly the bytes arrive."""
 
 import time
 import zlib
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 USER_AGENT = "soldiom"
 CONNECT_SECONDS = 15.0
 SILENCE_SECONDS = 30.0
-"""Between two reads."""
+"""Maximum time between two reads."""
 
 BODY_SECONDS = 90.0
-"""For a whole JSON body. The largest, a tree of GitHub's, is of 7 MB."""
+"""Maximum time for a whole JSON body; the largest, a tree of GitHub's, has 7 MB."""
 
 SLOWEST_BYTES_PER_SECOND = 2048
-"""A download that is slower on average after BODY_SECONDS is given up."""
+"""A download that is slower than this on average after BODY_SECONDS is aborted."""
 
 MAX_REDIRECTS = 5
 MAX_DRAINED_BYTES = 1 << 16
@@ -37,7 +37,8 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a response is late: after `seconds`, or, with a pace, when it is slower than that once they have passed."""
+    """The time limit of a response: `seconds`, or, with `bytes_per_second`, as long as it needs at that rate at
+    least."""
 
     seconds: float
     bytes_per_second: float = 0.0
@@ -45,18 +46,18 @@ class Deadline:
     started: float = field(default_factory=time.monotonic)
 
     def remaining_seconds(self) -> float:
-        """Until the time is over; negative from then on."""
+        """Seconds until the time is over; negative afterwards."""
         return self.started + self.seconds - time.monotonic()
 
     def check(self, size: int) -> None:
-        """Raises TransientError `timeout` when a body of which `size` bytes came is late."""
+        """Raises TransientError `timeout` when a body of which `size` bytes have arrived is late."""
         elapsed = time.monotonic() - self.started
         fast_enough = self.bytes_per_second > 0 and size >= elapsed * self.bytes_per_second
         if elapsed > self.seconds and not fast_enough:
             raise TransientError("timeout", self.explanation())
 
     def explanation(self) -> str:
-        """Which time has passed."""
+        """Which limit was exceeded, for messages."""
         if self.remaining_seconds() <= 0:
             return f"more than {self.seconds:g} s in all"
         return f"silent for {self.silence_seconds:g} s"
@@ -64,7 +65,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Redirect:
-    """Where a response leads instead of being one."""
+    """The absolute target of a redirect."""
 
     target: str
     permanent: bool
@@ -81,8 +82,8 @@ class Response:
     stream: "httpx2.Response"
 
     def redirect(self, reason: str) -> Redirect | None:
-        """Where it leads, if it is a redirect; what it says besides is read, so that its connection can be used again.
-        Raises SkippedError of this reason for an address that is none, or without encryption after one with it."""
+        """Its target, if it is a redirect; its body is then drained, so that the connection can be reused. Raises
+        SkippedError with this reason when the target is not http or https, or is http after https."""
         if self.status not in _REDIRECTS or "location" not in self.headers:
             return None
         try:
@@ -138,7 +139,7 @@ def open_response(
     client: "httpx2.Client", url: str, headers: Mapping[str, str], deadline: Deadline, method: str = "GET"
 ) -> Iterator[Response]:
     """The response to one request; redirects are not followed. Raises UnreachableError, TransientError: unavailable,
-    timeout; SkippedError `refused` for an address that is none."""
+    timeout; SkippedError `refused` for an invalid address."""
     with network_errors(deadline.explanation):
         stream = client.send(client.build_request(method, url, headers=dict(headers)), stream=True)
     try:
@@ -149,8 +150,8 @@ def open_response(
 
 
 def follow_redirects(url: str, visit: Callable[[str], _Value | Redirect], reason: str) -> _Value:
-    """What `visit` makes of an address, or of that where its redirects lead. Raises SkippedError of this reason when
-    they are too many."""
+    """Call `visit` with the address, and with the target of each redirect that it returns, until it returns a value.
+    Raises SkippedError with this reason after MAX_REDIRECTS."""
     for _ in range(MAX_REDIRECTS + 1):
         value = visit(url)
         if not isinstance(value, Redirect):
@@ -160,17 +161,17 @@ def follow_redirects(url: str, visit: Callable[[str], _Value | Redirect], reason
 
 
 def body_deadline() -> Deadline:
-    """For a body that is read at once."""
+    """The deadline of a JSON body or small file."""
     return Deadline(BODY_SECONDS)
 
 
 def download_deadline() -> Deadline:
-    """For a download of any length."""
+    """The deadline of a download of any length."""
     return Deadline(BODY_SECONDS, SLOWEST_BYTES_PER_SECOND)
 
 
 def same_origin(url: str, other: str) -> bool:
-    """Whether two addresses have the same scheme, host and port: whether a token may go to both."""
+    """Whether two addresses have the same scheme, host and port, so that a token may go to both."""
     return _origin(url) == _origin(other)
 
 
@@ -184,8 +185,8 @@ def tls_context() -> "ssl.SSLContext":
 
 @lru_cache(maxsize=1)
 def shared_client() -> "httpx2.Client":
-    """The process's client for servers that settings name and where these redirect to: over the environment's proxies,
-    connections kept. A request on it costs 1 ms."""
+    """The process's client for servers that the settings name and their redirects: uses the environment's proxies
+    and keeps connections open. A request on it costs 1 ms."""
     import httpx2
 
     return httpx2.Client(

@@ -21,7 +21,7 @@ from soldiom_ray.settings import Settings
 
 CODE = 2
 TAIL_PAGES = 2
-"""Pages at the end of a listing that are read again: what rose while it was paged can have passed over the end."""
+"""Pages at the end of a listing that are read again: a repository that rose meanwhile may have jumped over them."""
 
 MAX_PASSES = 3
 _EXPAND_BOTH = [

@@ -1,5 +1,5 @@
-"""A repository of the Hugging Face Hub becomes a document: its card's text, and what the Hub knows as metadata. With
-`weights` or `data` its content comes too."""
+"""A repository of the Hugging Face Hub becomes a document: its card's text, with the Hub's metadata. With `weights`
+or `data` its content is collected too."""
 
 import hashlib
 import json
@@ -23,7 +23,7 @@ from soldiom_ray.storage import Storage, open_storage
 CARDS_PER_TASK = 20
 MAX_CARD_BYTES = 4 << 20
 WITHOUT_CARD = ("gated", "no_card", "empty", "too_large", "undecodable", "binary")
-"""Reasons for a missing card with which the repository still makes a document, of its metadata."""
+"""Reasons for a missing card with which the repository still makes a document from its metadata."""
 
 _LIBRARIES: dict[str, Framework] = {
     "transformers": "pytorch", "pytorch": "pytorch", "peft": "pytorch", "diffusers": "pytorch", "timm": "pytorch",

@@ -26,7 +26,7 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage
 
 PART_DAYS = 7
-"""After so long the part of a file that was never finished goes."""
+"""After so many days an unfinished part of a file is deleted."""
 
 
 @dataclass(frozen=True, slots=True)

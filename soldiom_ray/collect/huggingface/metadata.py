@@ -1,5 +1,5 @@
-"""What the Hub tells about a repository in a listing, brought into one shape. Everything in it was typed by its author,
-so no field is trusted to have the type it should have."""
+"""A repository's entry in a listing of the Hub, in one shape. Its author wrote everything in it, so no field is
+trusted to have the right type."""
 
 import json
 import math
@@ -23,8 +23,8 @@ _HUB_LICENSES = {
     "fair-noncommercial-research-license": "LicenseRef-NonCommercial", "h-research": "LicenseRef-NonCommercial",
     "intel-research": "LicenseRef-NonCommercial",
 }  # fmt: skip
-"""Names of the Hub's own list (huggingface.co/docs/hub/repositories-licenses) that are no SPDX ids. Those that allow
-research alone are not for commerce."""
+"""Names in the Hub's own list (huggingface.co/docs/hub/repositories-licenses) that are not SPDX ids. Research-only
+ones count as non-commercial."""
 
 _LINKS = (
     (r"apache\.org/licenses/LICENSE-2\.0", "Apache-2.0"),

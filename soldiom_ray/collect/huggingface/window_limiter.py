@@ -48,8 +48,8 @@ class WindowLimiter:
             return 0.0
 
     def observe(self, bucket: str, remaining: int, seconds: float) -> None:
-        """How a bucket stands by a response. Responses overtake each other, so within a window the lowest figure
-        counts; the seconds are whole, so one more is safe."""
+        """Take over a bucket's state from a response. Responses overtake each other, so within a window the lowest
+        figure counts; the seconds are whole, so one more is safe."""
         with self._lock:
             ends, window = self.clock() + seconds + 1.0, self.windows.get(bucket)
             if window is not None and abs(window.ends - ends) < 3.0:
@@ -57,13 +57,13 @@ class WindowLimiter:
             self.windows[bucket] = Window(remaining, ends)
 
     def block(self, bucket: str, seconds: float) -> None:
-        """Let nothing go into this bucket for so long."""
+        """Let no request go to this bucket for so many seconds."""
         with self._lock:
             window, ends = self.windows.get(bucket), self.clock() + seconds
             self.windows[bucket] = Window(0, max(ends, window.ends) if window and window.remaining <= 0 else ends)
 
     def paused_seconds(self) -> float:
-        """How long the bucket that is used up longest waits from now on."""
+        """Seconds until the last of the used-up buckets is refilled."""
         with self._lock:
             now = self.clock()
             return max((window.ends - now for window in self.windows.values() if window.remaining <= 0), default=0.0)

@@ -1,10 +1,10 @@
 """Source `url`: an HTTP endpoint that gives JSON, JSON Lines, CSV or any document that files may be, page by page, once
-or again and again.
+or polled.
 
-The endpoint is asked while the plan is made, because what it says decides whether an earlier collection is still good.
-Every page's bytes are kept by their hash together with its ETag and time, so an endpoint that did not change costs one
-304 per page. A page gives collected records, is unchanged (it came before in this collection), or is counted under
-the reason why it gave nothing; the empty page after the last one is not counted.
+The endpoint is requested while planning, because its content decides whether an earlier collection can be reused. The
+bytes of every page are stored by hash together with its ETag and Last-Modified, so an endpoint that did not change
+costs one 304 per page. A page is counted as collected, as unchanged (its bytes came before in this collection), or
+under the reason why it gave nothing; the empty page after the last one is not counted.
 """
 
 import hashlib
@@ -87,7 +87,7 @@ class ParsePages:
 
 @dataclass
 class UrlPlan:
-    """The pages that came. `fingerprint` holds the hashes of their bytes, in their order, and how often none came."""
+    """The pages that were received. `fingerprint` holds the hashes of their bytes, in their order, and the failures."""
 
     declared: UrlSource
     settings: Settings
@@ -131,7 +131,7 @@ def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPl
 
 @dataclass
 class Poller:
-    """Asks an endpoint for its pages. `pages` holds those that differ, by their hash, in the order they came."""
+    """Requests the pages of an endpoint. `pages` holds the distinct ones by their hash, in the order of arrival."""
 
     declared: UrlSource
     storage: Storage
@@ -252,7 +252,7 @@ class Poller:
         return self._same_origin(urljoin(page.url, target)) if target else ""
 
     def _same_origin(self, url: str) -> str:
-        """Pages stay at their origin: another one would be asked with the secrets of the first, or for other data."""
+        """Pages stay at their origin, since the secrets and the declaration are for that one."""
         url = url.partition("#")[0]
         try:
             check_endpoint(url)
@@ -277,8 +277,8 @@ def _as_error(location: str, skipped: SkippedError) -> SoldiomError:
 
 
 def _document(page: Page, location: str, parsed: ParsedText, collected_at: datetime) -> Document:
-    """A record is known by the endpoint and its text, so one that moves to another page is the same; other texts by
-    their page."""
+    """A record is identified by the endpoint and its text, so that it may move to another page; other texts by their
+    page."""
     digest = hashlib.sha256(parsed.text.encode(errors="surrogatepass")).hexdigest()
     is_record = parsed.part.startswith(RECORD_PARTS)
     part = f"#{parsed.part.replace(' ', '-')}" if parsed.part else ""

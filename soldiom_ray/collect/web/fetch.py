@@ -1,5 +1,5 @@
-"""GET requests to addresses that users name: only to checked addresses, each redirect too, bounded in time and bytes,
-retried with patience."""
+"""GET requests to addresses that users name: only to checked addresses, each redirect too, bounded in time and
+bytes, retried with backoff."""
 
 import random
 import time
