@@ -26,8 +26,8 @@ def recipe_option(field: str, *names: str, scope: str = "", **settings: Any) -> 
 
 
 class RecipeCommand(TyperCommand):
-    """A command whose options are fields of the recipe. The schema is loaded when the command's help is printed and not
-    before: it takes 0.2 s, as long as everything else that `soldiom --help` loads."""
+    """A command whose options are fields of the recipe. The schema is loaded when the help is printed, not before: it
+    costs 0.11 s of CPU, and `soldiom --help` as a whole 0.13 s."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Print the options, with their help from the schema."""
