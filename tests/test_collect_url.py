@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 import re
 import socket
 import ssl
@@ -354,15 +355,17 @@ def test_a_name_that_changes_between_check_and_connection_changes_nothing(
     assert world.log[0][2]["host"].startswith("rebinding.example:")
 
 
-def test_endpoints_are_asked_without_a_proxy_and_without_cookies(
-    world: World, context: Context, monkeypatch: pytest.MonkeyPatch
+def test_endpoints_are_asked_without_a_proxy_and_without_cookies_and_no_log_has_their_address(
+    world: World, context: Context, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     world.json("/items", {"items": rows(1), "next": "/more"}, Set_Cookie="seen=1; Path=/")
     world.json("/more", {"items": rows(2)})
     assert len(collected(context, f"{world.url}/items", records="items", next="next")[1]) == 2
     assert [path for path, *_ in world.log] == ["/items", "/more"] and "cookie" not in world.log[1][2]
+    assert "/items" not in caplog.text and "/more" not in caplog.text
 
 
 def test_a_redirect_from_an_allowed_place_to_a_private_one_is_refused(world: World, context: Context) -> None:

@@ -1,5 +1,6 @@
 """Requests, their responses and redirects, read within a time and a size however slowly the bytes arrive."""
 
+import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,10 @@ MAX_DRAINED_BYTES = 1 << 16
 _REDIRECTS = (301, 302, 303, 307, 308)
 _PERMANENT = (301, 308)
 _Value = TypeVar("_Value")
+
+for _library in ("httpx2", "httpcore2"):
+    # They log every request with its address, whose query may hold a secret.
+    logging.getLogger(_library).setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
