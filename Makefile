@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --prefer-binary
 unexport PYTHONDONTWRITEBYTECODE
 # Two processes of tests: much of their time is waiting for services. tests/conftest.py groups the files.
 PROCESSES ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training first_step
 
 .DEFAULT_GOAL := help

@@ -214,18 +214,36 @@ process that was part of another Ray before loses its actors there."""
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a service, group the files for several processes, and bring the long groups to the front."""
+    """Mark what needs a service, and bring the long groups to the front."""
     for item in items:
         if SERVICE_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.service)
-        item.add_marker(pytest.mark.xdist_group(group_of(item)))
     groups = {group: rank for rank, group in enumerate(FIRST)}
     files = {file: rank for rank, file in enumerate(GROUPS)}
-    items.sort(key=lambda item: (groups.get(group_of(item), len(groups)), files.get(item.path.stem, 0)))
+    items.sort(key=lambda item: (groups.get(group_of(item.nodeid), len(groups)), files.get(item.path.stem, 0)))
 
 
-def group_of(item: pytest.Item) -> str:
-    return GROUPS.get(item.path.stem, item.path.stem)
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Every process of tests must name them alike, so long bytes (an archive with its time, say) are no names."""
+    return argname if isinstance(val, bytes) and len(val) > 20 else None
+
+
+def group_of(node: str) -> str:
+    """By a test's id."""
+    file = Path(node.partition("::")[0]).stem
+    return GROUPS.get(file, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand whole groups to the processes, in the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class GroupScheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return GroupScheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -49,16 +49,8 @@ def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(extensions: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Group]:
-    empty = str(tmp_path_factory.mktemp("bin"))
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (
-            ("PATH", empty),
-            ("TORCH_EXTENSIONS_DIR", str(extensions)),
-            ("CC", "none"),
-            ("CXX", "none"),
-        ):
-            patch.setenv(name, value)
-        group = Group(2, tmp_path_factory.mktemp("pair"))
+    variables = {"PATH": str(tmp_path_factory.mktemp("bin")), "TORCH_EXTENSIONS_DIR": str(extensions)}
+    group = Group(2, tmp_path_factory.mktemp("pair"), variables | {"CC": "none", "CXX": "none"})
     yield group
     group.close()
 
