@@ -113,8 +113,8 @@ def run(name: str, folder: str) -> dict[str, Any]:
     declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 2048, "validations": 1,
                                      "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
     declared = declared.model_copy(update={"max_tokens": STEPS * declared.batch_tokens})
-    made = run_locally(context, _dataset(context.artifacts, declared), declared)
-    return {"predicted": made.details["predicted_mib"], "measured": round(_peak_mib())}
+    trained = run_locally(context, _dataset(context.artifacts, declared), declared)
+    return {"predicted": trained.details["predicted_mib"], "measured": round(_peak_mib())}
 
 
 def _dataset(artifacts: Any, declared: Any) -> Any:

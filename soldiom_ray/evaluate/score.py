@@ -77,12 +77,7 @@ def score_run(
         yield 0.5, f"loading the base model {base_name}"
         with load_base(artifacts, settings, base_name) as (model, tokenizer):
             _check_tokenizers(vocabulary, _vocabulary(tokenizer), base_name, run.id)
-            if context_length(model) < length:
-                raise InputError(
-                    f"The base model {base_name} takes {context_length(model)} tokens,"
-                    f" the run {run.id} was scored with {length}.",
-                    remedy="train with a `sequence_length` that the base model takes",
-                )
+            _check_context(context_length(model), length, base_name, run.id)
             base = yield from _score_blocks(model, blocks, "base model", 0.52, 0.94)
             base_texts = _completions(model, tokenizer, prompts)
             del model
@@ -90,12 +85,10 @@ def score_run(
         base_name, base_texts = UNIFORM, [""] * len(prompts)
         base = _uniform_sums(blocks, model_vocabulary)
     documents = _by_document(blocks, base, tuned)
+    texts = zip(prompts, base_texts, tuned_texts, strict=True)
     yield Measurement(
         documents=documents,
-        completions=[
-            {"group": group, "prompt": prompt, "base": base_text, "tuned": tuned_text}
-            for (group, prompt), base_text, tuned_text in zip(prompts, base_texts, tuned_texts, strict=True)
-        ],
+        completions=[{"group": name, "prompt": text, "base": old, "tuned": new} for (name, text), old, new in texts],
         base=str(base_name),
         tokens=sum(document.tokens for document in documents),
         blocks=len(blocks),
@@ -241,6 +234,14 @@ def _check_tokenizers(tuned: Mapping[str, int], base: Mapping[str, int], base_na
             f"The run {run} and its base model {base_name} do not share a tokenizer"
             f" ({len(tuned)} and {len(base)} tokens, {different} of the run's differ); their losses do not compare.",
             remedy="evaluate the run against the base model it was trained from, with that model's tokenizer",
+        )
+
+
+def _check_context(context: int, length: int, base_name: str, run: str) -> None:
+    if context < length:
+        raise InputError(
+            f"The base model {base_name} takes {context} tokens, the run {run} was scored with {length}.",
+            remedy="train with a `sequence_length` that the base model takes",
         )
 
 
