@@ -22,8 +22,8 @@ FOREVER = 40_000
 
 def declare(**declared: Any) -> GithubSource:
     """A source of one query that asks for any date."""
-    usual = {"topics": ("machine-learning",), "languages": ("Python",), "pushed_within_days": FOREVER}
-    return GithubSource(**{**usual, **declared})
+    defaults = {"topics": ("machine-learning",), "languages": ("Python",), "pushed_within_days": FOREVER}
+    return GithubSource(**{**defaults, **declared})
 
 
 def crawl(

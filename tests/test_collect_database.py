@@ -137,8 +137,8 @@ def test_no_document_and_no_manifest_holds_the_password_or_the_user(
     manifest = collect(context, hidden.collect or ())
     assert "hunter2" not in manifest.model_dump_json()
     assert "hunter2" not in json.dumps(documents_of(context, manifest))
-    kept = context.settings.keys_folder / "secrets.json"
-    assert kept.stat().st_mode & 0o777 == 0o600
+    secrets = context.settings.keys_folder / "secrets.json"
+    assert secrets.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(

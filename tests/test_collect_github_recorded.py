@@ -30,14 +30,14 @@ class Replay(ThreadingHTTPServer):
         self.exchanges: dict[str, dict[str, Any]] = {}
         self.asked: list[tuple[str, int]] = []
         for path in sorted(RECORDED.glob("*/normalized-fixture.json")):
-            self.exchanges |= {one["path"]: one for one in json.loads(path.read_text())}
+            self.exchanges |= {exchange["path"]: exchange for exchange in json.loads(path.read_text())}
         super().__init__(("127.0.0.1", 0), Answering)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
-def same(one: str, other: str) -> bool:
+def same(url: str, other: str) -> bool:
     """Whether two addresses differ at most in how the query is written: PyGithub sorts it."""
-    first, second = urlsplit(one), urlsplit(other)
+    first, second = urlsplit(url), urlsplit(other)
     return first.path == second.path and sorted(parse_qsl(first.query)) == sorted(parse_qsl(second.query))
 
 
@@ -46,15 +46,15 @@ class Answering(BaseHTTPRequestHandler):
     server: Replay
 
     def do_GET(self) -> None:
-        exchange = next(one for path, one in self.server.exchanges.items() if same(path, self.path))
+        exchange = next(exchange for path, exchange in self.server.exchanges.items() if same(path, self.path))
         content = exchange["response"]
-        told: Mapping[str, Any] = exchange["headers"]
+        recorded_headers: Mapping[str, Any] = exchange["headers"]
         body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
-        known = "etag" in told and self.headers.get("If-None-Match") == told["etag"]
+        known = "etag" in recorded_headers and self.headers.get("If-None-Match") == recorded_headers["etag"]
         status = 304 if known else exchange["status"]
         self.server.asked.append((self.path, status))
         self.send_response_only(status)
-        for key, value in told.items():
+        for key, value in recorded_headers.items():
             if key not in ("connection", "content-length", "transfer-encoding", "content-encoding"):
                 self.send_header(key, str(value).replace("https://api.github.com", self.server.url))
         self.send_header("Content-Length", "0" if known else str(len(body)))
@@ -104,34 +104,34 @@ def test_the_root_and_a_folder_are_json(api: GithubApi) -> None:
 
 
 def test_a_raw_file_is_not_taken_for_json(api: GithubApi) -> None:
-    with pytest.raises(SkippedError) as left:
+    with pytest.raises(SkippedError) as caught:
         api.get(f"{REPOSITORY}/contents/README.md", extract=whole)
-    assert left.value.reason == "unavailable" and "not what was asked for" in left.value.detail
+    assert caught.value.reason == "unavailable" and "not what was asked for" in caught.value.detail
 
 
 def test_a_search_tells_its_count_and_issues_are_not_repositories(replay: Replay, api: GithubApi) -> None:
     path = next(path for path in replay.exchanges if path.startswith("/search/"))
-    told = api.get(path, extract=lambda headers, data: [data["total_count"], len(data["items"])], resource="search")
-    assert told.value == [2, 2]
+    page = api.get(path, extract=lambda headers, data: [data["total_count"], len(data["items"])], resource="search")
+    assert page.value == [2, 2]
     with pytest.raises(SkippedError, match="unavailable"):
         api.get(path, extract=lambda headers, data: repository_fields(data["items"][0]), resource="search")
 
 
 def test_pages_are_followed_to_the_last_by_their_links(replay: Replay, api: GithubApi) -> None:
-    place, titles = "/repos/octokit-fixture-org/paginate-issues/issues?per_page=3", []
-    while place:
-        page = api.get(place, extract=lambda headers, data: [headers["link"], [issue["title"] for issue in data]]).value
+    path, titles = "/repos/octokit-fixture-org/paginate-issues/issues?per_page=3", []
+    while path:
+        page = api.get(path, extract=lambda headers, data: [headers["link"], [issue["title"] for issue in data]]).value
         titles += page[1]
         following = re.search(rf'<{replay.url}([^>]+)>; rel="next"', page[0])
-        place = following[1] if following else ""
+        path = following[1] if following else ""
     assert titles == [f"Test issue {number}" for number in range(13, 0, -1)]
 
 
 def test_a_validation_error_is_told_for_a_search_and_left_out_elsewhere(replay: Replay, api: GithubApi) -> None:
     refused = replay.exchanges["/repos/octokit-fixture-org/errors/labels"]
-    with pytest.raises(SkippedError) as left:
+    with pytest.raises(SkippedError) as caught:
         api.get("/repos/octokit-fixture-org/errors/labels", extract=whole)
-    assert (left.value.reason, left.value.detail) == ("refused", "GitHub answered 422")
+    assert (caught.value.reason, caught.value.detail) == ("refused", "GitHub answered 422")
     replay.exchanges["/search/repositories?q=x"] = refused
     with pytest.raises(InputError, match="Validation Failed"):
         api.get("/search/repositories", {"q": "x"}, extract=whole, resource="search")

@@ -37,8 +37,10 @@ def test_every_planted_repository_is_found_past_the_cap_even_when_one_day_overfl
 ) -> None:
     planted = [*plant(1956), *plant(1500, first="2021-03-04", days=1)]
     server.add(*planted)
-    found, result = find(server, tmp_path)
-    assert {one.id for one in found} == {one.id for one in planted} and len(found) == 3456
+    repositories, result = find(server, tmp_path)
+    assert {repository.id for repository in repositories} == {repository.id for repository in planted} and len(
+        repositories
+    ) == 3456
     facts = result.facts
     assert facts["search_expected"] == facts["search_fetched"] == 3456
     assert facts["search_cut"] == facts["search_missing"] == 0
@@ -49,23 +51,25 @@ def test_every_planted_repository_is_found_past_the_cap_even_when_one_day_overfl
 
 def test_what_cannot_be_sliced_any_further_is_counted(server: StandIn, tmp_path: Path) -> None:
     server.add(*(Repository(f"a/r{n}", stars=1500, created_at="2021-03-04T00:00:00Z") for n in range(1020)))
-    found, result = find(server, tmp_path)
-    assert len(found) == 1000 and result.facts["search_cut"] == 20
+    repositories, result = find(server, tmp_path)
+    assert len(repositories) == 1000 and result.facts["search_cut"] == 20
 
 
 def test_only_the_best_by_stars_are_read_when_a_few_are_asked_for(server: StandIn, tmp_path: Path) -> None:
     planted = plant(1400)
     server.add(*planted)
-    found, _ = find(server, tmp_path, max_repositories=150)
-    best = sorted((one.stars for one in planted), reverse=True)[:150]
-    assert [one.stars for one in found] == best and len(server.requests("^/search")) == 2
+    repositories, _ = find(server, tmp_path, max_repositories=150)
+    best = sorted((repository.stars for repository in planted), reverse=True)[:150]
+    assert [repository.stars for repository in repositories] == best and len(server.requests("^/search")) == 2
 
 
 def test_a_limit_above_the_cap_takes_the_best_of_all_slices(server: StandIn, tmp_path: Path) -> None:
     planted = plant(2300)
     server.add(*planted)
-    found, _ = find(server, tmp_path, max_repositories=1200)
-    assert [one.stars for one in found] == sorted((one.stars for one in planted), reverse=True)[:1200]
+    repositories, _ = find(server, tmp_path, max_repositories=1200)
+    assert [repository.stars for repository in repositories] == sorted(
+        (repository.stars for repository in planted), reverse=True
+    )[:1200]
 
 
 def test_stars_that_change_between_pages_lose_no_repository(server: StandIn, tmp_path: Path) -> None:
@@ -75,39 +79,39 @@ def test_stars_that_change_between_pages_lose_no_repository(server: StandIn, tmp
     def move() -> None:
         """On each of the first pages some repositories leap over others, so that pages shift."""
         pages.append(1)
-        for one in dice.sample(planted, 30) if len(pages) < 5 else ():
-            one.stars += dice.randrange(1, 500)
+        for repository in dice.sample(planted, 30) if len(pages) < 5 else ():
+            repository.stars += dice.randrange(1, 500)
 
     server.github.on_page = move
-    found, result = find(server, tmp_path)
-    assert {one.id for one in found} == {one.id for one in planted}
+    repositories, result = find(server, tmp_path)
+    assert {repository.id for repository in repositories} == {repository.id for repository in planted}
     assert result.facts["search_read_again"] >= 1 and result.facts["search_missing"] == 0
 
 
 def test_a_count_that_never_fits_is_counted_and_not_asked_for_for_ever(server: StandIn, tmp_path: Path) -> None:
     twins = [Repository("a/twin", stars=2000), Repository("a/twin", stars=1900), Repository("a/b")]
     server.add(*twins)
-    found, result = find(server, tmp_path)
-    assert len(found) == 2 and result.facts["search_missing"] == 1 and len(server.requests("^/search")) == 2
+    repositories, result = find(server, tmp_path)
+    assert len(repositories) == 2 and result.facts["search_missing"] == 1 and len(server.requests("^/search")) == 2
 
 
 def test_an_incomplete_search_is_asked_again_and_then_sliced(server: StandIn, tmp_path: Path) -> None:
     planted = plant(80)
     server.add(*planted)
     server.github.incomplete_searches = 4
-    found, result = find(server, tmp_path)
-    assert len(found) == 80 and result.facts["search_incomplete"] == 0
+    repositories, result = find(server, tmp_path)
+    assert len(repositories) == 80 and result.facts["search_incomplete"] == 0
     server.github.incomplete_searches = 1_000_000
-    found, result = find(server, tmp_path / "again")
+    repositories, result = find(server, tmp_path / "again")
     assert result.facts["search_incomplete"] > 0 and len(server.requests("^/search")) < 200
 
 
 def test_a_repository_of_several_queries_is_taken_once(server: StandIn, tmp_path: Path) -> None:
     both = Repository("a/both", topics=("ai", "deep-learning"))
     server.add(both, Repository("a/one", topics=("ai",)), Repository("a/two", topics=("deep-learning",)))
-    found, result = find(server, tmp_path, topics=("ai", "deep-learning"))
+    repositories, result = find(server, tmp_path, topics=("ai", "deep-learning"))
     assert (
-        sorted(repository.name for repository in found) == ["a/both", "a/one", "a/two"]
+        sorted(repository.name for repository in repositories) == ["a/both", "a/one", "a/two"]
         and result.facts["search_repeats"] == 1
     )
 
@@ -121,8 +125,8 @@ def test_no_topic_or_language_means_any(server: StandIn, tmp_path: Path) -> None
 def test_a_result_of_another_form_is_left_out_and_a_page_of_such_is_no_answer() -> None:
     good = {"id": 1, "full_name": "a/b", "description": "half \ud800", "topics": None, "license": None}
     bad = [{"id": 2}, {"id": "x", "full_name": "a/c"}, {"id": 3, "full_name": "a/../../user"}, "text", None, 7]
-    told = search_page_fields({}, {"total_count": 7, "items": [good, *bad]})
-    assert [item["name"] for item in told["items"]] == ["a/b"] and told["items"][0]["description"] == "half ?"
+    page = search_page_fields({}, {"total_count": 7, "items": [good, *bad]})
+    assert [item["name"] for item in page["items"]] == ["a/b"] and page["items"][0]["description"] == "half ?"
     for wrong in ({"total_count": 1, "items": bad}, {"items": []}, {"total_count": "many", "items": []}, [], None):
         with pytest.raises((ValueError, KeyError, TypeError)):
             search_page_fields({}, wrong)
@@ -140,7 +144,7 @@ def test_slices_halve_days_then_stars_and_never_overlap() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"topics": ("machine learning",)}, "machine-learning"),
         ({"topics": ("a" * 51,)}, "50"),
@@ -149,6 +153,6 @@ def test_slices_halve_days_then_stars_and_never_overlap() -> None:
         ({"kinds": ("training", "traning")}, "traning"),
     ],
 )
-def test_a_filter_that_search_would_misread_is_refused(wrong: dict[str, tuple[str, ...]], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_a_filter_that_search_would_misread_is_refused(wrong: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         GithubSource(**wrong)

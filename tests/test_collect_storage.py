@@ -101,11 +101,11 @@ def test_an_interrupted_collection_goes_on_to_the_same_bytes(tmp_path: Path) -> 
     unfinished = tmp_path / "copy"
     shutil.copytree(tmp_path / "home", unfinished)
     assert not [key for key in context.artifacts.storage.keys("documents") if key.endswith("manifest.json")]
-    one = collect(context, sources)
-    two = collect(make_context(unfinished), sources)
-    assert one.id == two.id and one.files == two.files
-    assert one.details["content_sha256"] == two.details["content_sha256"]
-    assert not context.artifacts.storage.exists(f"documents/{one.id}/began")
+    first = collect(context, sources)
+    second = collect(make_context(unfinished), sources)
+    assert first.id == second.id and first.files == second.files
+    assert first.details["content_sha256"] == second.details["content_sha256"]
+    assert not context.artifacts.storage.exists(f"documents/{first.id}/began")
 
 
 def test_every_document_has_a_row_that_says_where_it_came_from(tmp_path: Path, postgres_url: str) -> None:

@@ -47,8 +47,10 @@ class World:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def json(self, path: str, value: Any, **headers: str) -> None:
-        told = {"Content-Type": "application/json"} | {name.replace("_", "-"): text for name, text in headers.items()}
-        self.paths[path] = lambda *_: (200, told, json.dumps(value).encode())
+        answer_headers = {"Content-Type": "application/json"} | {
+            name.replace("_", "-"): text for name, text in headers.items()
+        }
+        self.paths[path] = lambda *_: (200, answer_headers, json.dumps(value).encode())
 
 
 def _handler(world: World) -> type[BaseHTTPRequestHandler]:
@@ -60,16 +62,16 @@ def _handler(world: World) -> type[BaseHTTPRequestHandler]:
             query, headers = parse_qs(parts.query), {name.lower(): value for name, value in self.headers.items()}
             world.log.append((parts.path, query, headers))
             answering = world.paths.get(parts.path)
-            status, told, body = answering(world, query, headers) if answering else (404, {}, b"")
+            status, answer_headers, body = answering(world, query, headers) if answering else (404, {}, b"")
             if status == 0:
                 self.wfile.write(body)
                 self.close_connection = True
                 return
-            etag = told.get("ETag")
+            etag = answer_headers.get("ETag")
             if etag and headers.get("if-none-match") == etag:
                 status, body = 304, b""
             self.send_response(status)
-            for name, value in ({"Content-Length": str(len(body))} | told).items():
+            for name, value in ({"Content-Length": str(len(body))} | answer_headers).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -82,11 +84,11 @@ def _handler(world: World) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def world() -> Iterator[World]:
-    made = World()
-    threading.Thread(target=made.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+    world = World()
+    threading.Thread(target=world.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    yield world
+    world.server.shutdown()
+    world.server.server_close()
 
 
 @pytest.fixture
@@ -94,8 +96,8 @@ def context(tmp_path: Path) -> Context:
     return make_context(tmp_path / "home")
 
 
-def collected(context: Context, place: str, **declared: Any) -> tuple[Manifest, list[str]]:
-    manifest = collect(context, [UrlSource(url=place, private=True, **declared)])
+def collected(context: Context, endpoint: str, **declared: Any) -> tuple[Manifest, list[str]]:
+    manifest = collect(context, [UrlSource(url=endpoint, private=True, **declared)])
     return manifest, [document["text"] for document in documents_of(context, manifest)]
 
 
@@ -232,9 +234,9 @@ def test_whatever_is_wrong_with_an_endpoint_is_told(
     monkeypatch.setattr(web.Poller, "pause", lambda *_: None)
     monkeypatch.setattr(fetch, "READ_SECONDS", 0.2)
     world.paths["/items"] = lambda *_: reply
-    told = refuse(world, context, max_bytes=1_000_000)
-    assert re.search(expected, told), told
-    assert "secret words" not in told
+    message = refuse(world, context, max_bytes=1_000_000)
+    assert re.search(expected, message), message
+    assert "secret words" not in message
 
 
 def test_a_server_that_sends_a_byte_now_and_then_is_not_waited_for(world: World, context: Context) -> None:
@@ -348,9 +350,9 @@ def test_a_name_that_changes_between_check_and_connection_changes_nothing(
         return ["127.0.0.1"] if len(asked) == 1 else ["10.9.9.9"]
 
     monkeypatch.setattr(address, "look_up", rebinding)
-    place = world.url.replace("127.0.0.1", "rebinding.example")
+    endpoint = world.url.replace("127.0.0.1", "rebinding.example")
     made = make_context(context.settings.home, SOLDIOM_PRIVATE_HOSTS="127.0.0.0/8")
-    manifest = collect(made, [UrlSource(url=f"{place}/items")])
+    manifest = collect(made, [UrlSource(url=f"{endpoint}/items")])
     assert manifest.counts["documents"] == 1 and asked == ["rebinding.example"]
     assert world.log[0][2]["host"].startswith("rebinding.example:")
 
@@ -420,9 +422,9 @@ def _certificate(folder: Path, host: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    "place",
+    "endpoint",
     ["ftp://a/b", "http://u:p@a/", "file:///etc/passwd", "http://a\\@b/", "http:///x", "//a", "http://a:0/", ""],
 )
-def test_addresses_of_other_kinds_are_refused_before_anything_is_asked(place: str) -> None:
+def test_addresses_of_other_kinds_are_refused_before_anything_is_asked(endpoint: str) -> None:
     with pytest.raises(InputError, match=r"url"):
-        validate_recipe({"name": "x", "collect": [{"source": "url", "url": place}]})
+        validate_recipe({"name": "x", "collect": [{"source": "url", "url": endpoint}]})
