@@ -129,19 +129,10 @@ def test_the_doors_and_launch_import_no_torch() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-KNOWN_CIRCLES = {
-    frozenset({"soldiom_ray.train.data", "soldiom_ray.train.tasks.task"}),
-    frozenset({"soldiom_ray.train.loop", "soldiom_ray.train.saving"}),
-    frozenset({"soldiom_ray.cli.data", "soldiom_ray.cli.own_data"}),
-}
-"""To be removed."""
-
-
 def test_no_file_imports_itself_by_way_of_others() -> None:
     modules = {module_of(path): path for path in FOLDER.rglob("*.py")}
     imports = {module: set(imported_modules(path, modules)) - {module} for module, path in modules.items()}
-    circles = [circle for circle in circles_of(imports) if frozenset(circle) not in KNOWN_CIRCLES]
-    assert not circles, "\n".join(" -> ".join(circle) for circle in circles)
+    assert not [" -> ".join(circle) for circle in circles_of(imports)]
 
 
 def module_of(path: Path) -> str:
