@@ -270,6 +270,18 @@ def test_a_wait_is_seen_by_the_user_and_has_a_bound(
     assert server.sins == 0
 
 
+def test_a_hub_that_is_away_for_a_time_that_it_names_is_left_alone_and_the_wait_is_seen(
+    server: StandIn, tmp_path: Path
+) -> None:
+    messages: list[str] = []
+    server.fail("^/api/models", 503, headers={"Retry-After": "4"}, silent_seconds=3.9)
+    fetch(server, tmp_path, messages, limit=1)
+    assert any("Hub's next attempt: 4 s to wait" in message for message in messages) and server.sins == 0
+    server.fail("^/api/models", 503, headers={"Retry-After": "5000"})
+    with pytest.raises(UnavailableError, match="asks for 5000 s more of waiting"):
+        fetch(server, tmp_path / "b", limit=1)
+
+
 def test_each_bucket_has_a_window_of_its_own() -> None:
     now = [1000.0]
     limits = WindowLimiter(clock=lambda: now[0])

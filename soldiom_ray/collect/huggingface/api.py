@@ -168,7 +168,7 @@ class HubApi:
                 seconds = self._backoff_seconds(backoff, error)
                 if seconds > MAX_WAIT_SECONDS:
                     raise self._too_long(seconds) from error
-                time.sleep(seconds)
+                self._pause(seconds, "the Hugging Face Hub's next attempt")
 
     def _send(
         self,
@@ -218,11 +218,18 @@ class HubApi:
         while (seconds := self.limits.acquire(bucket)) > 0:
             if waited + seconds > MAX_WAIT_SECONDS:
                 raise self._too_long(seconds)
-            if seconds > REPORTED_SECONDS:
-                self.report(f"the Hugging Face Hub's limit for {bucket}: {seconds:.0f} s to wait")
             pause = min(seconds, 5.0)
-            time.sleep(pause)
+            self._pause(pause, f"the Hugging Face Hub's limit for {bucket}", seconds)
             waited += pause
+
+    def _pause(self, seconds: float, reason: str, reported_seconds: float | None = None) -> None:
+        """Sleep, and report the wait every few seconds, so that a job can be cancelled meanwhile."""
+        until = time.monotonic() + seconds
+        while (remaining := until - time.monotonic()) > 0:
+            shown = remaining if reported_seconds is None else reported_seconds
+            if shown > REPORTED_SECONDS:
+                self.report(f"{reason}: {shown:.0f} s to wait")
+            time.sleep(min(remaining, 5.0))
 
     def _learn_limit(self, headers: Mapping[str, str]) -> None:
         from huggingface_hub.utils import parse_ratelimit_headers
