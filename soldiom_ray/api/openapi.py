@@ -22,9 +22,10 @@ PROBLEM = {
             "items": {
                 "type": "object",
                 "required": ["loc", "msg"],
-                "properties": {"loc": {"type": "string"}, "msg": {"type": "string"}},
+                "properties": {"loc": {"type": "string"}, "msg": {"type": "string"}, "line": {"type": "integer"}},
             },
         },
+        "retry_after_seconds": {"type": "number"},
     },
 }
 
