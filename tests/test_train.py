@@ -240,7 +240,7 @@ def test_a_cancelled_ray_training_leaves_a_checkpoint_and_no_worker(base: Path, 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("seconds", [0, 5, 9])
+@pytest.mark.parametrize("seconds", [0, pytest.param(5, marks=pytest.mark.endurance), 9])
 def test_a_training_cancelled_while_it_is_tokenised_leaves_none_of_the_workers_that_were_starting(
     seconds: float, base: Path, tmp_path: Path
 ) -> None:
@@ -272,6 +272,7 @@ def _cancel_when_stepping(fraction: float, message: str) -> None:
         raise CancelledError("stop")
 
 
+@pytest.mark.endurance
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_lost_worker_costs_only_the_steps_since_the_last_checkpoint(base: Path, tmp_path: Path) -> None:
     import ray

@@ -198,23 +198,27 @@ def submitted(home: Home, finished: dict[str, Any]) -> dict[str, dict[str, Any]]
 def test_the_api_trains_on_a_dataset_with_other_methods_too(
     home: Home, submitted: dict[str, dict[str, Any]], method: str
 ) -> None:
-    job = submitted[method]
-    ended = wait(home, job["id"])
+    job = submitted[method]["id"]
+    ended = wait(home, job)
     assert ended["status"] == "completed", ended
     assert ended["training_method"] == method and ended["completed_at"]
-    model = ended["result"]["model_id"]
+    assert home.call("GET", f"/api/training/jobs/{job}/metrics").json()
+    assert home.call("GET", f"/api/training/jobs/{job}/logs").status_code == 200
+
+
+def test_the_api_deploys_a_model_and_deletes_it_only_when_it_is_taken_away(
+    home: Home, submitted: dict[str, dict[str, Any]]
+) -> None:
+    model = wait(home, submitted["prompt"]["id"])["result"]["model_id"]
     assert home.call("POST", f"/api/inference/{model}", json={"input": "import "}).status_code == 409
     deployed = home.call("POST", f"/api/models/{model}/deploy", json={})
     assert deployed.status_code == 202, deployed.text
     assert wait(home, deployed.json()["id"])["status"] == "completed"
-    said = home.call("POST", f"/api/inference/{model}", json={"input": "import ", "parameters": {"max_tokens": 8}})
-    assert said.status_code == 200 and said.json()["usage"]["completion_tokens"] > 0
+    answer = home.call("POST", f"/api/inference/{model}", json={"input": "import ", "parameters": {"max_tokens": 8}})
+    assert answer.status_code == 200 and answer.json()["usage"]["completion_tokens"] > 0
     assert home.call("DELETE", f"/api/models/{model}").status_code == 409
     home.run("undeploy", model)
     assert home.call("DELETE", f"/api/models/{model}").status_code == 204
-    curves = home.call("GET", f"/api/training/jobs/{job['id']}/metrics").json()
-    assert curves
-    assert home.call("GET", f"/api/training/jobs/{job['id']}/logs").status_code == 200
 
 
 def test_streams_and_batches_answer_through_the_api(home: Home, finished: dict[str, Any]) -> None:
