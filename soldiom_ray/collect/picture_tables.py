@@ -8,8 +8,9 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.file_types import FAMILIES
 
-TABLES = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".parquet", ".xlsx")
+TABLES = (*FAMILIES["table"], *FAMILIES["json"], *FAMILIES["parquet"], ".xlsx")
 READ_OUTCOME = "picture_table"
 PICTURE_ROLES = ("label", "group", "license", "split")
 

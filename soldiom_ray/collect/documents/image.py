@@ -7,13 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from soldiom_ray.collect.documents import pictures
+from soldiom_ray.collect.documents.ocr import MAX_OCR_PAGES
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 MAX_PIXELS = 30_000_000
 """A phone's photo has 12 to 24 million, an A4 page at 400 dpi 15. At three bytes a pixel this is 90 MB."""
-MAX_OCR_FRAMES = 50
-"""As for PDF: further pages of a TIFF are counted in `ocr_skipped_pages`."""
 _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "AVIF")
 _MAKE, _MODEL, _DATE_TIME, _EXIF, _TAKEN, _GPS = 0x010F, 0x0110, 0x0132, 0x8769, 0x9003, 0x8825  # EXIF 2.32, tables 3-8
 
@@ -128,7 +127,7 @@ def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) ->
     from soldiom_ray.collect.documents import ocr
 
     texts, confidences, failed_frames = [], [], 0
-    for number in range(min(frames, MAX_OCR_FRAMES)):
+    for number in range(min(frames, MAX_OCR_PAGES)):
         try:
             if number:
                 image.seek(number)
@@ -144,8 +143,8 @@ def _ocr_texts(image: Any, first: Any, frames: int, metadata: dict[str, Any]) ->
             confidences.append(reading.confidence)
     if confidences:
         metadata["ocr_confidence"] = round(sum(confidences) / len(confidences), 3)
-    if frames > MAX_OCR_FRAMES:
-        metadata["ocr_skipped_pages"] = frames - MAX_OCR_FRAMES
+    if frames > MAX_OCR_PAGES:
+        metadata["ocr_skipped_pages"] = frames - MAX_OCR_PAGES
     if failed_frames:
         metadata["bad_frames"] = failed_frames
     return texts

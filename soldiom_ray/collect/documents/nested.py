@@ -8,11 +8,10 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import MAX_UNPACKED_BYTES, ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 MAX_DEPTH = 4
-MAX_UNPACKED_BYTES = 400 << 20
 MAX_MEMBERS = 10_000
 MAX_NAMED = 100
 

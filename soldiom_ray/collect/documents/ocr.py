@@ -8,6 +8,9 @@ from typing import Any
 
 from soldiom_ray.collect.documents import progress
 
+MAX_OCR_PAGES = 50
+"""Of one file. Further pages of a PDF without a text layer, and of a TIFF, are counted in `ocr_skipped_pages`: a page
+takes 2 to 5 s on one core."""
 MAX_SIDE_PIXELS = 1600
 """Larger pictures are scaled down. Measured on text pages at 200 dpi (2,339 pixels high), one core: 5.3 s a page at
 2,000 pixels, 4.7 s at 1,600, and the same 97 % of the words."""

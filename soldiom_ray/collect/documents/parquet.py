@@ -3,11 +3,10 @@
 import io
 from typing import Any
 
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import MAX_UNPACKED_BYTES, ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import Table, cell_value, table_texts
 from soldiom_ray.collect.text import SkippedError
 
-MAX_UNPACKED_BYTES = 400 << 20
 MAX_ROWS = 5_000_000
 ROWS_PER_BATCH = 1000
 

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+MAX_UNPACKED_BYTES = 400 << 20
+"""Of one file, together with everything that is packed in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ParseOptions:

@@ -8,13 +8,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from soldiom_ray.collect.documents.ocr import MAX_OCR_PAGES
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 MAX_PAGES = 10_000
 """Further pages are counted in `skipped_pages`. At 1 to 5 ms a page this many take 10 to 50 s."""
-MAX_OCR_PAGES = 50
-"""Further pages without a text layer are counted in `ocr_skipped_pages`: a page takes 2 to 5 s on one core."""
 MAX_PAGES_WITH_STARTS = 2_000
 MAX_BOOKMARKS = 500
 OCR_DOTS_PER_INCH = 200

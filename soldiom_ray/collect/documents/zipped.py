@@ -7,10 +7,10 @@ import zipfile
 import zlib
 from typing import Any
 
+from soldiom_ray.collect.documents.parsed import MAX_UNPACKED_BYTES
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import family_of_zip
 
-MAX_UNPACKED_BYTES = 400 << 20
 MAX_RATIO = 200
 MAX_MEMBERS = 100_000
 BROKEN = (zipfile.BadZipFile, zlib.error, ValueError, OSError, NotImplementedError, EOFError, KeyError)
