@@ -1,5 +1,6 @@
 """One home with real services for all end-to-end tests, and small real inputs."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """One home after the other, also of other processes of tests: two that start at the same moment see the same ports
+    free, and take each other's service for their own."""
+    with (Path(tempfile.gettempdir()) / f"soldiom-tests-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass
@@ -110,7 +121,8 @@ def home() -> Iterator[Home]:
         variables = {"SOLDIOM_GITHUB_API_URL": world.url, "HF_ENDPOINT": world.url}
         made = Home(folder, {"SOLDIOM_API_PORT": str(free_port())} | variables)
         try:
-            made.run("up")
+            with starting():
+                made.run("up")
             yield made
         finally:
             made.run("down", code=None)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from conftest import free_port, starting
 
 from soldiom_ray import compute, services
 from soldiom_ray.errors import ConflictError, UnavailableError
@@ -26,12 +27,6 @@ pytestmark = pytest.mark.service
 FOLDERS = {"postgres": postgres.folder}
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def settings_of(folder: Path, **variables: str) -> Settings:
     return load_settings({"SOLDIOM_HOME": str(folder), **variables})
 
@@ -41,7 +36,8 @@ def up(folder: Path, **variables: str) -> list[str]:
     from soldiom_ray.db.engine import migrate
 
     lines: list[str] = []
-    services.up(settings_of(folder, **variables), lines.append, prepare=migrate)
+    with starting():
+        services.up(settings_of(folder, **variables), lines.append, prepare=migrate)
     return lines
 
 
