@@ -17,6 +17,8 @@ Role = Literal["viewer", "user", "trainer", "admin"]
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 Family = Literal["base", "fine-tuned", "specialized"]
 
+PromptFormat = Literal["chat", "text"]
+"""How a model is asked: by its chat template, or with a text that it continues."""
 ROLES: tuple[Role, ...] = ("viewer", "user", "trainer", "admin")
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 

@@ -1,17 +1,26 @@
 """Conversations as tokens: the trainer and the server see the same, and only the assistant's words are learnt."""
 
+import asyncio
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from preparing import context_in, document, documents_of
+from training import dataset_in
 
-from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.artifacts import Context
+from soldiom_ray.deploy.app import ModelEndpoint
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
+from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer
 from soldiom_ray.prepare import prepare
+from soldiom_ray.records import Manifest
 from soldiom_ray.train.blocks import Blocks
+from soldiom_ray.train.driver import run_locally
 from soldiom_ray.train.tasks.causal import CausalTask, open_tokens, tokenize
 
 TEXT = ["The lease ends in May. Why? Because the tenant moved.", "user assistant system question answer"] * 50
@@ -90,10 +99,10 @@ def test_a_conversation_that_the_template_refuses_is_named_by_its_roles() -> Non
         encode_chat(tokenizer_with(MISTRAL), [{"role": "system", "content": "x"}, *MESSAGES[:1]])
 
 
-def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_cuts(tmp_path: Any) -> None:
+def conversation_dataset(context: Context) -> Manifest:
+    """Forty conversations of one question and one answer, prepared."""
     import json
 
-    context = context_in(tmp_path)
     rows = [
         document(
             f"Question number {n} about the lease of house {n}?\n\nAnswer {n}: the tenant of house {n} moved away.",
@@ -111,7 +120,14 @@ def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_
         for n in range(40)
     ]
     declared = Prepare(filters=("min_words",), split=SplitRule(test=0.1, validation=0.1))
-    dataset = prepare(context, [documents_of(context, rows)], declared)
+    return prepare(context, [documents_of(context, rows)], declared)
+
+
+def test_a_dataset_of_conversations_becomes_streams_with_a_mask_and_a_report_of_cuts(tmp_path: Any) -> None:
+    import json
+
+    context = context_in(tmp_path)
+    dataset = conversation_dataset(context)
     sample = next(context.artifacts.rows(dataset, "train/"))
     assert json.loads(sample["messages"])[1]["role"] == "assistant" and sample["verdict"] == "allowed"
     tokenizer = tokenizer_with(CHATML, "<|im_end|>")
@@ -129,3 +145,32 @@ def test_a_stream_without_conversations_learns_everything() -> None:
     blocks = Blocks(np.arange(100, dtype=np.uint16), 10)
     ids, labels = blocks.batch(np.array([0, 3]))
     assert (labels == ids + 1).all() and blocks.label_count(np.array([0, 3])) == 20
+
+
+def test_an_endpoint_asks_a_model_the_way_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = context_in(tmp_path)
+    monkeypatch.setenv("SOLDIOM_HOME", str(tmp_path))
+    declared = Train(base_model="builtin/tiny", method="lora", max_tokens=2000, sequence_length=64)
+    conversations = run_locally(context, conversation_dataset(context), declared)
+    texts = run_locally(context, dataset_in(context.artifacts), declared)
+    assert [run.details["prompt_format"] for run in (conversations, texts)] == ["chat", "text"]
+    question = "Question number 3?"
+    as_text = {"inputs": [question]}
+    as_turn = {"messages": [{"role": "user", "content": question}]}
+    as_is = {"inputs": [question], "raw": True}
+    for run, base, equals in (
+        (conversations.id, None, as_turn),
+        (texts.id, None, as_is),
+        (None, "builtin/tiny", as_is),
+        (None, str(chat_model(tmp_path / "instruct")), as_turn),
+    ):
+        endpoint = ModelEndpoint("a model", run, base, 1, "1")
+        answers = [asyncio.run(endpoint.generate(request)) for request in (as_text, equals, as_turn, as_is)]
+        assert answers[0] == answers[1]
+        assert answers[2]["outputs"][0]["prompt_tokens"] > answers[3]["outputs"][0]["prompt_tokens"]
+
+
+def chat_model(folder: Path) -> Path:
+    """A base with a chat template, as instruction-tuned models of the hub are."""
+    shutil.copytree(BUILTIN_FOLDER / "tiny", folder)
+    return folder

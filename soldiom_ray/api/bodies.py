@@ -68,18 +68,26 @@ class Message(Record):
     content: str
 
 
+RAW: Any = Field(
+    False, description="continue the text as it is, without the chat template that the model was trained with"
+)
+
+
 class InferenceBody(Record):
     """A text (`input`) or a conversation (`messages`) for one model."""
 
-    input: str | None = Field(None, min_length=1, max_length=1_000_000, description="a text that the model continues")
+    input: str | None = Field(None, min_length=1, max_length=1_000_000, description="a text for the model")
     messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
     parameters: Parameters = Parameters()
     stream: bool = Field(False, description="send server-sent events while the model generates")
+    raw: bool = RAW
 
     @model_validator(mode="after")
     def _asks_once(self) -> "InferenceBody":
         if (self.input is None) == (self.messages is None):
             raise ValueError("give either `input` or `messages`")
+        if self.raw and self.messages is not None:
+            raise ValueError("`raw` belongs to `input`: a conversation is always written by the chat template")
         return self
 
 
@@ -87,6 +95,7 @@ class BatchBody(Record):
     """At most 64 texts for one model; more are refused with 413."""
 
     inputs: tuple[str, ...] = Field(min_length=1, description="texts, each answered by itself")
+    raw: bool = RAW
     parameters: Parameters = Parameters()
 
 

@@ -111,14 +111,15 @@ def infer(
     text: Annotated[str, typer.Argument(help="The input; `-` reads it from standard input.")],
     max_tokens: MaxTokens = 128,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: the most likely token, always.")] = 0.0,
+    raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask a deployed model once."""
+    """Ask a deployed model once, the way it was trained: a model of conversations takes the text as the user's turn."""
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
     content = sys.stdin.read() if text == "-" else text
-    body = {"input": content, "parameters": {"max_tokens": max_tokens, "temperature": temperature}}
+    body = {"input": content, "raw": raw, "parameters": {"max_tokens": max_tokens, "temperature": temperature}}
     answer = call(settings, "POST", f"/api/inference/{_get(model)['id']}", body)
     print_json(answer) if json else print(answer["output"])
 

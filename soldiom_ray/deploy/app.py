@@ -22,6 +22,7 @@ class ModelEndpoint:
 
     def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
         from soldiom_ray.artifacts import Artifacts
+        from soldiom_ray.models.chat import prompt_format_of_base, prompt_format_of_run
         from soldiom_ray.models.generate import Generator
         from soldiom_ray.models.load import context_length, load_base, load_run
         from soldiom_ray.settings import load_settings
@@ -30,10 +31,12 @@ class ModelEndpoint:
         self.model_id = model_id
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))
-        loading = (
-            load_run(artifacts, settings, artifacts.get(run)) if run else load_base(artifacts, settings, str(base))
-        )
+        manifest = artifacts.get(run) if run else None
+        loading = load_run(artifacts, settings, manifest) if manifest else load_base(artifacts, settings, str(base))
         with loading as (model, tokenizer):
+            self.prompt_format = (
+                prompt_format_of_run(manifest.details) if manifest else prompt_format_of_base(str(base), tokenizer)
+            )
             self.context_length = context_length(model)
             # Prompts are tokenised on the event loop while the model's thread works, so with a tokenizer of their own.
             self.reader = Generator(model, copy.deepcopy(tokenizer))
@@ -77,15 +80,17 @@ class ModelEndpoint:
         return {
             "model_id": self.model_id,
             "context_length": self.context_length,
+            "prompt_format": self.prompt_format,
             "pid": os.getpid(),
             "batches": self.batcher.batches,
         }
 
     def _prompts(self, request: Request) -> list[str]:
-        if request.inputs:
+        if request.messages:
+            return [self.reader.chat([message.model_dump() for message in request.messages])]
+        if request.raw or self.prompt_format == "text":
             return list(request.inputs)
-        messages = [message.model_dump() for message in request.messages]
-        return [str(self.reader.chat(messages))]
+        return [self.reader.chat([{"role": "user", "content": text}]) for text in request.inputs]
 
     def _options(self, prompt: str, parameters: Parameters, index: int) -> Options:
         """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed

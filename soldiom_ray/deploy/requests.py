@@ -40,10 +40,12 @@ class Message(Record):
 
 
 class Request(Record):
-    """Either texts to continue, each on its own, or one conversation."""
+    """Either texts, each on its own, or one conversation. A model that was trained on conversations takes a text as the
+    user's turn, unless the request is `raw`: then every model continues it."""
 
     inputs: tuple[str, ...] = Field(default=(), max_length=MAX_INPUTS)
     messages: tuple[Message, ...] = ()
+    raw: bool = False
     parameters: Parameters = Parameters()
 
     @model_validator(mode="after")

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.domains.builtin_models import TEXT_MODELS
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
+from soldiom_ray.records import PromptFormat
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +51,16 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
         for message in messages
     ]
     return "\n".join([*lines, f"{ASSISTANT.capitalize()}:"] if add_generation_prompt else lines)
+
+
+def prompt_format_of_base(name: str, tokenizer: Any) -> PromptFormat:
+    """How a base model is asked: by its chat template where it has one that it was trained with."""
+    return "chat" if getattr(tokenizer, "chat_template", None) and name not in TEXT_MODELS else "text"
+
+
+def prompt_format_of_run(details: Mapping[str, Any]) -> PromptFormat:
+    """How a run's samples were written; runs made before that was recorded continue texts."""
+    return "chat" if details.get("prompt_format") == "chat" else "text"
 
 
 def encode_prompt(tokenizer: Any, text: str) -> list[int]:

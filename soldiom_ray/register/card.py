@@ -10,6 +10,7 @@ from typing import Any
 from soldiom_ray import __version__
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.licenses import obligations
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.sources import DataSource
@@ -41,6 +42,7 @@ def write_card(
         _front_matter(name, declared, run, license_),
         f"# {declared.family}/{name}",
         _intended_use(run, declared, base),
+        *_how_to_ask(run),
         _training(run),
         _data(dataset, sources),
         _evaluation(scores),
@@ -80,6 +82,18 @@ def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None
         f"## Intended use\n\n{noun}{subject}: {ability}."
         f" {origin} Its output is a draft for a person to check, not a fact and not a decision."
     )
+
+
+def _how_to_ask(run: Manifest) -> list[str]:
+    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
+        return []
+    if run.details.get("prompt_format") == "chat":
+        return [
+            "## How to ask it\n\nIt was trained on conversations written by its chat template. A text sent as `input`"
+            " becomes the user's turn; `messages` are a whole conversation. `raw: true` (`soldiom infer --raw`) has it"
+            " continue a text as it is."
+        ]
+    return ["## How to ask it\n\nIt was trained on plain text: it continues what it is given as `input`."]
 
 
 def _training(run: Manifest) -> str:

@@ -104,6 +104,7 @@ def _lineage(
         "documents": [dict(parent) for parent in collected_from(context.artifacts, dataset)],
         "base_model": run.details.get("base_model"),
         "method": run.details.get("method"),
+        "prompt_format": run.details.get("prompt_format", "text"),
         "unknown_licenses": unknown,
     }
 

@@ -77,6 +77,7 @@ def run_worker(
         details = {
             "auto_class": task.auto_class,
             "configuration": configuration,
+            "prompt_format": task.prompt_format(tokens),
             "sequence_length": length,
             "cuts": task.cuts(artifacts, tokens, length),
             "precision": "bfloat16" if bfloat16 else "float32",

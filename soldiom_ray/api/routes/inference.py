@@ -34,7 +34,7 @@ async def infer(
     if body.messages is not None:
         request["messages"] = [message.model_dump() for message in body.messages]
     else:
-        request["inputs"] = [body.input]
+        request |= {"inputs": [body.input], "raw": body.raw}
     name = application_name(model)
     if body.stream:
         return respond(_event_stream(model, name, request))
@@ -50,12 +50,12 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
             f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
         )
     model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
-    name = application_name(model)
+    name, request = application_name(model), {**_request(body.parameters), "raw": body.raw}
     try:
-        answer = await endpoints.call(name, "generate", {"inputs": list(body.inputs), **_request(body.parameters)})
+        answer = await endpoints.call(name, "generate", request | {"inputs": list(body.inputs)})
         outputs = [_output(output) for output in answer["outputs"]]
     except InputError:
-        tasks = [_generate_one(name, {"inputs": [text], **_request(body.parameters)}) for text in body.inputs]
+        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in body.inputs]
         outputs = list(await asyncio.gather(*tasks))
     return {"outputs": outputs, "model": model, "usage": _total_usage(outputs), "watermark": None}
 

@@ -9,7 +9,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
 from soldiom_ray.models.loss import CausalLoss, Objective
 from soldiom_ray.models.task_models import TASK_MODELS
-from soldiom_ray.records import Manifest
+from soldiom_ray.records import Manifest, PromptFormat
 from soldiom_ray.train.blocks import Blocks, Source
 from soldiom_ray.train.data import StreamWriter, nothing_to_learn, sample_counter, samples
 from soldiom_ray.train.splits import TRAIN, VALIDATION
@@ -36,6 +36,10 @@ class CausalTask(Task):
 
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
         return CausalLoss(model)
+
+    def prompt_format(self, tokens: Manifest) -> PromptFormat:
+        """Conversations have a loss mask; a dataset that also holds plain texts is asked as a conversation."""
+        return "chat" if any(entry.name == f"{TRAIN}.scored.bin" for entry in tokens.files) else "text"
 
     def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
         from soldiom_ray.models.layers import causal_blocks

@@ -14,7 +14,7 @@ from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
 from soldiom_ray.models.task_models import TASK_MODELS
-from soldiom_ray.records import Manifest
+from soldiom_ray.records import Manifest, PromptFormat
 from soldiom_ray.train.blocks import Source, batches_by_rank
 from soldiom_ray.train.data import StreamWriter, lengths_of, nothing_to_learn, sample_counter
 from soldiom_ray.train.ragged import Ragged
@@ -78,6 +78,9 @@ class PreferenceTask(CausalTask):
                 for split in (TRAIN, VALIDATION)
             )
             yield train, validation
+
+    def prompt_format(self, tokens: Manifest) -> PromptFormat:
+        return "chat"
 
     def open(
         self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any

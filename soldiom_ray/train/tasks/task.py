@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from soldiom_ray.domains.schema import Train
     from soldiom_ray.models.loss import Objective
     from soldiom_ray.models.task_models import TaskModel
-    from soldiom_ray.records import Manifest
+    from soldiom_ray.records import Manifest, PromptFormat
     from soldiom_ray.train.blocks import Indices, Source
     from soldiom_ray.train.strategies import Strategy
 
@@ -70,6 +70,10 @@ class Task:
 
         All ranks call it and get the same; a forward pass has at most `positions`."""
         return units
+
+    def prompt_format(self, tokens: "Manifest") -> "PromptFormat":
+        """How the samples were written, and so how the model is asked."""
+        return "text"
 
     def configure(self, tokens: "Manifest") -> dict[str, Any]:
         """What this data asks of the model's configuration: its labels."""
