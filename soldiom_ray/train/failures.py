@@ -47,12 +47,13 @@ class WorkerFailure:
         )
 
     def to_error(self) -> SoldiomError:
-        """What the user sees after the second time."""
+        """What the user sees after the second time: type and places. The message may hold a user's text, so it stays in
+        the job's log."""
         resumes = f"it goes on from step {self.checkpoint_step}" if self.checkpoint_step else "it begins anew"
         return SoldiomError(
-            f"The training failed twice in a row with {self}.",
+            f"The training failed twice in a row with {self.exception}.",
             problems=self.places,
-            remedy=f"the job's log has the whole traceback; once the cause is mended, run again: {resumes}",
+            remedy=f"`soldiom jobs logs JOB` has its message and traceback; mend the cause, then run again: {resumes}",
         )
 
 
