@@ -1,11 +1,13 @@
 """The main job from end to end, through its doors: the CLI, the API, `ray job submit`; and what may go wrong in it."""
 
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -169,14 +171,12 @@ def test_ray_refuses_whoever_has_no_token(home: Home) -> None:
     assert httpx.get(f"{url}/api/jobs/", trust_env=False).status_code == 401
 
 
-METHODS = ("full", "prompt")
-
-
 @pytest.fixture(scope="module")
-def submitted(home: Home, finished: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """By method: a training job, of which both run at the same time."""
-    jobs = {}
-    for method in METHODS:
+def train_by_api(home: Home, finished: dict[str, Any]) -> Callable[[str], str]:
+    """By method: the id of a training job that was submitted once."""
+
+    @functools.cache
+    def submit(method: str) -> str:
         body = {
             "name": f"by-{method}",
             "base_model": "builtin/tiny",
@@ -187,18 +187,19 @@ def submitted(home: Home, finished: dict[str, Any]) -> dict[str, dict[str, Any]]
         key = {"Idempotency-Key": f"once-{method}"}
         answer = home.call("POST", "/api/training/jobs", json=body, headers=key)
         assert answer.status_code == 202, answer.text
-        jobs[method] = answer.json()
-        assert answer.headers["location"] == f"/api/training/jobs/{jobs[method]['id']}"
-        twice = home.call("POST", "/api/training/jobs", json=body, headers=key)
-        assert twice.json()["id"] == jobs[method]["id"]
-    return jobs
+        job = str(answer.json()["id"])
+        assert answer.headers["location"] == f"/api/training/jobs/{job}"
+        assert home.call("POST", "/api/training/jobs", json=body, headers=key).json()["id"] == job
+        return job
+
+    return submit
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["prompt", pytest.param("full", marks=pytest.mark.endurance)])
 def test_the_api_trains_on_a_dataset_with_other_methods_too(
-    home: Home, submitted: dict[str, dict[str, Any]], method: str
+    home: Home, train_by_api: Callable[[str], str], method: str
 ) -> None:
-    job = submitted[method]["id"]
+    job = train_by_api(method)
     ended = wait(home, job)
     assert ended["status"] == "completed", ended
     assert ended["training_method"] == method and ended["completed_at"]
@@ -207,9 +208,9 @@ def test_the_api_trains_on_a_dataset_with_other_methods_too(
 
 
 def test_the_api_deploys_a_model_and_deletes_it_only_when_it_is_taken_away(
-    home: Home, submitted: dict[str, dict[str, Any]]
+    home: Home, train_by_api: Callable[[str], str]
 ) -> None:
-    model = wait(home, submitted["prompt"]["id"])["result"]["model_id"]
+    model = wait(home, train_by_api("prompt"))["result"]["model_id"]
     assert home.call("POST", f"/api/inference/{model}", json={"input": "import "}).status_code == 409
     deployed = home.call("POST", f"/api/models/{model}/deploy", json={})
     assert deployed.status_code == 202, deployed.text
