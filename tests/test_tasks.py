@@ -119,8 +119,8 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
         {"text": text, "metadata": json.dumps({"label": "animal" if "animal" in has else "none"})}
         for text, has in sentences(SENTENCES)
     ]
-    minilm: dict[str, Any] = {"learning_rate": 3e-4 if method == "full" else None}
-    minilm["epochs"] = 7 if method == "prompt" else 3
+    rates = {"full": 3e-4, "lora": None, "prompt": 0.1}
+    minilm: dict[str, Any] = {"learning_rate": rates[method], "epochs": 3}
     train = declared(Path("builtin/all-MiniLM-L6-v2"), task="text_classification", method=method, **minilm)
     run = run_locally(context, dataset_of(context.artifacts, rows), train)
     assert points(context, run, "validation_accuracy")[-1] > 0.9
