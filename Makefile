@@ -10,8 +10,8 @@ DEV := $(VENV)/.dev-$(PINS)
 # the 4,000 that are used 6 s.
 PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
-# Two processes of tests: much of their time is waiting for services. tests/conftest.py groups the files.
-PROCESSES ?= 2
+# Processes of tests, more than two cores have: two kept 1.5 cores busy, much is waiting. tests/conftest.py groups the files.
+PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training first_step
 
