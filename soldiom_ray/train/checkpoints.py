@@ -209,7 +209,7 @@ def _log_outage(state: RetryCallState) -> None:
 def _is_transient(error: BaseException) -> bool:
     """Whether trying again may help: the storage is away, not the object or the right to it."""
     if isinstance(error, UnavailableError):
-        answer = getattr(error.__cause__, "response", {}).get("ResponseMetadata", {})
+        answer = (getattr(error.__cause__, "response", None) or {}).get("ResponseMetadata", {})
         status = int(answer.get("HTTPStatusCode", 503))
         return status >= 500 or status == 429
     if isinstance(error, OSError):
