@@ -97,6 +97,12 @@ def test_a_deep_model_is_planned_from_a_shallow_one(tmp_path: Path) -> None:
     assert peaks[1].parts["activations"] > 1.5 * peaks[0].parts["activations"] * 0.7
 
 
+def test_a_part_that_a_deeper_model_holds_less_of_at_its_peak_is_never_planned_below_nothing() -> None:
+    few = Peak({"activations": 100.0, "logits": 50.0}, 40.0)
+    deep = few.extrapolated(Peak({"activations": 180.0}, 30.0), 15)
+    assert deep == Peak({"activations": 1300.0, "logits": 50.0}, 40.0)
+
+
 def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_as_they_are() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # memory that others freed would hide the peak
         stored, recomputed, equal = fresh.submit(peaks_of_a_step).result()

@@ -101,7 +101,7 @@ class Shape:
         if deepest <= SHALLOW[1]:
             return traced(self.config)
         few, more = (traced(_with_depth(self.config, depths, layers)) for layers in SHALLOW)
-        return few + (more + few * -1) * ((deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
+        return few.extrapolated(more, (deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
 
 
 def shape_of(

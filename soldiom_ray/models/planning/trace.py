@@ -31,13 +31,18 @@ class Peak:
     parts: dict[str, float]
     small: float
 
-    def __add__(self, other: "Peak") -> "Peak":
-        names = self.parts.keys() | other.parts.keys()
-        parts = {name: self.parts.get(name, 0.0) + other.parts.get(name, 0.0) for name in names}
-        return Peak(parts, self.small + other.small)
+    def extrapolated(self, deeper: "Peak", times: float) -> "Peak":
+        """The peak of a model that is deeper by `times` the difference in depth between this one and `deeper`.
 
-    def __mul__(self, factor: float) -> "Peak":
-        return Peak({name: value * factor for name, value in self.parts.items()}, self.small * factor)
+        The two may have their peaks at different moments of the step, which then differ in what is alive; a layer never
+        takes less than nothing of any part."""
+
+        def grown(few: float, more: float) -> float:
+            return few + max(0.0, more - few) * times
+
+        names = self.parts.keys() | deeper.parts.keys()
+        parts = {name: grown(self.parts.get(name, 0.0), deeper.parts.get(name, 0.0)) for name in names}
+        return Peak(parts, grown(self.small, deeper.small))
 
 
 class AllocationTracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
