@@ -16,6 +16,9 @@ from nodes import Nodes
 from programs import MOMENTS, expect_death, finish, result_in, start
 from stand_in import Repository, StandIn
 
+pytestmark = pytest.mark.service
+
+
 ROUNDS = 12
 PROGRAM = """
 import datetime, json, sys

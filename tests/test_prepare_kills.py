@@ -16,6 +16,9 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare import prepare
 
+pytestmark = pytest.mark.service
+
+
 ROUNDS = 6
 PROGRAM = """
 import json, sys

@@ -141,6 +141,7 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
         thread.join(10)
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("moment", [0.2, 0.86])
 def test_an_s3_that_fails_for_a_while_is_waited_for_or_told_and_the_dataset_is_the_same(
     rows: list[dict[str, Any]], expected: list[tuple[str, str]], bucket: Bucket, tmp_path: Path, moment: float

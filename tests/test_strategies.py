@@ -23,6 +23,9 @@ from soldiom_ray.models.load import load_run
 from soldiom_ray.train.driver import finish, run_locally
 from soldiom_ray.train.work import Work, prepare_work
 
+pytestmark = pytest.mark.service
+
+
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="the package deepspeed is not installed"
 )

@@ -101,6 +101,7 @@ def test_a_cancelled_training_goes_on_and_ends_where_an_undisturbed_one_does(
     assert run.details["steps"] == STEPS
 
 
+@pytest.mark.service
 def test_a_killed_training_goes_on_from_its_newest_checkpoint(base: Path, tmp_path: Path) -> None:
     whole = context_in(tmp_path / "whole")
     undisturbed = run_locally(whole, dataset_in(whole.artifacts), declared(base))

@@ -225,6 +225,7 @@ def s3() -> Iterator[S3]:
     world.stop()
 
 
+@pytest.mark.service
 @pytest.mark.parametrize("how", ["refused", "503"])
 def test_an_s3_that_is_away_while_training_writes_and_reads_costs_nothing_but_time(
     how: str,
