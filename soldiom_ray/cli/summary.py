@@ -100,7 +100,7 @@ def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:
     return f"""
 Try next (in this folder, after `source .venv/bin/activate`):
   1. your own folder:    sed 's|PATH|/path/to/your/files|' recipes/own-folder.yaml > mine.yaml && soldiom run mine.yaml
-  2. a real base model:  soldiom train --base HuggingFaceTB/SmolLM2-135M --data {dataset}
+  2. a real base model:  soldiom train --base builtin/smollm2-135m-instruct --data {dataset}
   3. with curl:          curl -s {settings.api_url}/api/inference/{model} \\
                            -H "Authorization: Bearer $(cat {key})" \\
                            -H 'Content-Type: application/json' -d '{body}'
