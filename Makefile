@@ -29,11 +29,11 @@ quickstart: ## environment, services, the whole workflow on real input, a model 
 test: $(DEV) ## every test that needs no GPU and no network (ARGS="-k name" chooses)
 	@$(PYTEST) $(ARGS)
 
-check: $(DEV) ## format, lint, types and every test that starts no service
+check: $(DEV) ## format, lint, types and every test that starts no service, but the few that take over 10 s
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(PYTEST) -m "not service and not endurance" $(ARGS)
+	@$(PYTEST) -m "not service and not long and not endurance" $(ARGS)
 
 endurance: $(DEV) ## kills again and again, long soaks, losses of nodes at length: an hour and more
 	@$(BIN)/python -m pytest -m endurance $(ARGS)

@@ -147,6 +147,7 @@ def test_a_stream_without_conversations_learns_everything() -> None:
     assert (labels == ids + 1).all() and blocks.label_count(np.array([0, 3])) == 20
 
 
+@pytest.mark.long
 def test_an_endpoint_asks_a_model_the_way_it_was_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     context = context_in(tmp_path)
     monkeypatch.setenv("SOLDIOM_HOME", str(tmp_path))

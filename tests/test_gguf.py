@@ -190,6 +190,7 @@ def test_a_gguf_file_of_the_hub_is_chosen_by_name_or_taken_when_alone(
         assert cached == chosen, "without the hub its cache is used"
 
 
+@pytest.mark.long
 def test_the_model_of_the_wheel_answers_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 

@@ -175,6 +175,7 @@ def test_activations_are_recomputed_only_where_they_do_not_fit_otherwise() -> No
     assert tight.fits and tight.activation_checkpointing and tight.positions < 4096
 
 
+@pytest.mark.long
 def test_a_worker_with_less_memory_takes_fewer_positions_at_once_and_refuses_when_none_fit() -> None:
     declared = Train(method="full", sequence_length=256, batch_tokens=4096)
     planner = planner_for(TINY, declared, cluster(8))
@@ -186,6 +187,7 @@ def test_a_worker_with_less_memory_takes_fewer_positions_at_once_and_refuses_whe
         reduce_to_memory(setup, 0.3 * GIB, planner)
 
 
+@pytest.mark.long
 def test_a_model_of_eight_billion_parameters_needs_several_gpus_whole_and_one_with_qlora(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "8b", EIGHT_BILLION)
     full = Train(method="full", sequence_length=2048, workers=8, batch_tokens=65536)
@@ -282,6 +284,7 @@ def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monke
     assert context.artifacts.storage.keys("tokens") == []
 
 
+@pytest.mark.long
 def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     recipe = tmp_path / "recipe.yaml"

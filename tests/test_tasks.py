@@ -112,6 +112,7 @@ def points(context: Context, run: Manifest, name: str) -> list[float]:
     return [point[name] for point in json.loads(context.artifacts.read(run, "curves.json")) if name in point]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["full", "lora", "prompt"])
 def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> None:
     context = context_in(tmp_path)
@@ -134,6 +135,7 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
     assert scores["tuned"]["loss"] == pytest.approx(best["validation_loss"], abs=0.02)
 
 
+@pytest.mark.long
 def test_a_text_may_have_several_labels_or_none(encoder: Path, tmp_path: Path) -> None:
     context = context_in(tmp_path)
     rows = [{"text": text, "metadata": json.dumps({"label": has})} for text, has in sentences(SENTENCES)]
