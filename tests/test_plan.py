@@ -103,6 +103,7 @@ def test_a_part_that_a_deeper_model_holds_less_of_at_its_peak_is_never_planned_b
     assert deep == Peak({"activations": 1300.0, "logits": 50.0}, 40.0)
 
 
+@pytest.mark.long
 def test_recomputed_activations_lower_the_measured_peak_and_leave_the_gradients_as_they_are() -> None:
     with ProcessPoolExecutor(1, get_context("spawn")) as fresh:  # memory that others freed would hide the peak
         stored, recomputed, equal = fresh.submit(peaks_of_a_step).result()

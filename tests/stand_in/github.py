@@ -60,13 +60,13 @@ class GithubWorld:
             self.exhausted_requests += 1
             status = (403, 429)[self.exhausted_requests % 2]
             body = _json({"message": "API rate limit exceeded for user ID 1."})
-            return make(status, body, _TYPE | self._told(account, resource))
+            return make(status, body, _TYPE | self._limit_headers(account, resource))
         answer = self._answer(request, make)
         unchanged = self._conditional(request, answer, token, make)
         if unchanged is None:
             self.used.setdefault((account, resource), []).append(time.time())
         answer = unchanged or answer
-        answer.headers = self._told(account, resource) | answer.headers
+        answer.headers = self._limit_headers(account, resource) | answer.headers
         return answer
 
     def _conditional(self, request: Any, answer: Any, token: str, make: Any) -> Any:
@@ -186,7 +186,7 @@ class GithubWorld:
         self.used[account, resource] = used
         return limit - len(used)
 
-    def _told(self, account: str, resource: str) -> dict[str, str]:
+    def _limit_headers(self, account: str, resource: str) -> dict[str, str]:
         limit, window = self._limit(account, resource)
         left = self._left(account, resource)
         used = self.used[account, resource]
