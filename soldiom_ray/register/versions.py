@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.card import write_card
@@ -104,7 +105,7 @@ def _lineage(
         "documents": [dict(parent) for parent in collected_from(context.artifacts, dataset)],
         "base_model": run.details.get("base_model"),
         "method": run.details.get("method"),
-        "prompt_format": run.details.get("prompt_format", "text"),
+        "prompt_format": prompt_format_of_run(run.details),
         "unknown_licenses": unknown,
     }
 
