@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from collecting import make_context
 
+from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import image, media, ocr, sandbox, speech
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.sources import FilesSource
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "documents"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no documents at {DATA}")
@@ -222,8 +225,16 @@ def test_why_there_is_no_transcript_is_always_told(tmp_path: Path, monkeypatch: 
     broken = hear(loud, str(tmp_path)).metadata["transcript"]
     assert broken.startswith("no transcript, because the speech model does not load (")
     monkeypatch.setattr(speech, "find_spec", lambda name: None)
-    reason = "no transcript, because pocketsphinx is not installed (pip install 'soldiom[speech]')"
-    assert hear(loud, "pocketsphinx").metadata["transcript"] == reason
+    reason = "no transcript, because pocketsphinx is not installed (pip install 'soldiom[speech]', which needs a C"
+    assert hear(loud, "pocketsphinx").metadata["transcript"] == f"{reason} compiler on Python 3.12 and 3.14)"
+
+
+def test_recordings_without_a_transcript_are_counted_by_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "loud.wav").write_bytes(wav(tone(1)))
+    manifest = collect(
+        make_context(tmp_path / "home"), [FilesSource(source="files", paths=(str(tmp_path / "loud.wav"),))]
+    )
+    assert manifest.details["no transcript, because no speech model is set (speech_model)"] == 1
 
 
 def tiny_whisper(folder: Path) -> None:

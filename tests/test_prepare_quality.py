@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from soldiom_ray.prepare.filters import FILTERS, prose_tokens
 from soldiom_ray.prepare.filters.code import comment_share
 from soldiom_ray.prepare.filters.filter_text import FilterText
+from soldiom_ray.prepare.filters.language import language_problem
 from soldiom_ray.prepare.filters.prose import count_sentences
 from soldiom_ray.prepare.filters.prose_tokens import split_chunk, tokens_of
 from soldiom_ray.prepare.filters.repetition import repeated_words
@@ -31,7 +32,8 @@ NUMBERS = " ".join(f"{number}.5" for number in range(100, 300))
 
 
 def test_good_prose_passes_every_filter() -> None:
-    assert [name for name, judge in FILTERS.items() if judge(FilterText(GOOD, False)) is not None] == []
+    filters = {name: judge for name, judge in FILTERS.items() if name != "language" or not language_problem()}
+    assert [name for name, judge in filters.items() if judge(FilterText(GOOD, False)) is not None] == []
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,7 @@ def test_doctor_finds_no_error_and_names_the_ports_that_others_can_reach(folder:
     assert [finding for finding in findings.values() if finding["state"] == "error"] == []
     assert findings["ports"]["state"] == "warning" and "iptables" in findings["ports"]["remedy"]
     assert findings["encryption at rest"]["state"] == "warning"
+    assert findings["optional: deepspeed"]["state"] == "ok"
 
 
 def test_doctor_calls_a_key_file_that_others_can_read_an_error(folder: Path) -> None:

@@ -21,6 +21,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.models.load import load_run
 from soldiom_ray.train.driver import finish, run_locally
+from soldiom_ray.train.planning import plan_training
 from soldiom_ray.train.work import Work, prepare_work
 
 pytestmark = pytest.mark.service
@@ -355,9 +356,16 @@ def test_zero_without_deepspeed_names_the_package(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *more: None if name == "deepspeed" else known(name, *more)
     )
-    with pytest.raises(InputError, match="need the package deepspeed") as caught:
-        trained(base, tmp_path, "zero2", "full")
-    assert "pip install deepspeed" in caught.value.remedy
+    context = context_in(tmp_path)
+    chosen = declared(base, strategy="zero2")
+    for refused in (
+        lambda: trained(base, tmp_path, "zero2", "full"),
+        lambda: prepare_work(context, dataset_in(context.artifacts), chosen),
+        lambda: plan_training(context.settings, chosen),
+    ):
+        with pytest.raises(InputError, match="need the package deepspeed") as caught:
+            refused()
+        assert "pip install deepspeed" in caught.value.remedy
 
 
 @needs_deepspeed

@@ -18,7 +18,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.pictures import metadata_from_path
 from soldiom_ray.collect.documents.sandbox import Sandbox
-from soldiom_ray.collect.documents.speech import speech_model_problem
+from soldiom_ray.collect.documents.speech import NO_TRANSCRIPT, speech_model_problem
 from soldiom_ray.collect.label import LANGUAGES, label
 from soldiom_ray.collect.picture_tables import read_tables
 from soldiom_ray.collect.raw import store_raw
@@ -333,6 +333,8 @@ def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText])
         value = first.get(fact, 0)
         result.facts[fact] += len(value) if isinstance(value, list) else int(value)
     result.facts["encoding_guessed"] += "encoding" in first
+    if str(first.get("transcript") or "").startswith(NO_TRANSCRIPT):
+        result.facts[first["transcript"]] += 1
     for metadata in (parsed.metadata for parsed in texts):
         for outcome, count in (metadata.get("left_out_counts") or {}).items():
             result.outcomes[f"member_{outcome}"] += count

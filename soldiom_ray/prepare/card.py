@@ -35,6 +35,9 @@ def dataset_card(
         *_policy(details, declared),
         "## Languages and kinds",
         _table(("language", "samples"), details["languages"].items()),
+        f"Languages of prose were not detected: {problem}."
+        if (problem := details.get("languages_not_detected"))
+        else "",
         _table(("kind", "samples"), details["kinds"].items()),
         *_sources(details),
         "## Length of samples",

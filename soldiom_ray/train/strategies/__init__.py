@@ -1,5 +1,6 @@
 """How the ranks of a training hold the model: each a whole copy, or each a shard of it."""
 
+import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,12 @@ if TYPE_CHECKING:
 
     from soldiom_ray.models.loss import Objective
 
+DEEPSPEED = ("zero2", "zero3")
 __all__ = ["Optimization", "Strategy", "check_strategy", "min_over_ranks", "open_strategy", "with_weights"]
 
 
 def check_strategy(name: str, *, workers: int, quantization: str) -> None:
-    """InputError where workers or quantization do not go with the strategy."""
+    """InputError where workers or quantization do not go with the strategy, or its package is not installed."""
     if name == "single" and workers > 1:
         raise InputError(
             f"train.strategy is single, and train.workers is {workers}.", remedy="use strategy: ddp, or workers: 1"
@@ -25,6 +27,15 @@ def check_strategy(name: str, *, workers: int, quantization: str) -> None:
         raise InputError(
             f"train.strategy {name} cannot divide weights in 4 bits (train.quantization is {quantization}).",
             remedy="use strategy: ddp, or leave `quantization` out",
+        )
+    _require_package(name)
+
+
+def _require_package(name: str) -> None:
+    if name in DEEPSPEED and importlib.util.find_spec("deepspeed") is None:
+        raise InputError(
+            "train.strategy zero2 and zero3 need the package deepspeed, which is not installed.",
+            remedy="pip install deepspeed on every node; or strategy: fsdp, which needs nothing more",
         )
 
 
@@ -53,7 +64,8 @@ def open_strategy(name: str, objective: "Objective", optimization: Optimization)
         from soldiom_ray.train.strategies.fsdp import Fsdp
 
         return Fsdp(objective, optimization)
-    if name in ("zero2", "zero3"):
+    _require_package(name)
+    if name in DEEPSPEED:
         from soldiom_ray.train.strategies.zero import Zero
 
         return Zero(objective, optimization, int(name.removeprefix("zero")))

@@ -5,12 +5,10 @@ and frozen weights below adapters, are whole on every rank. Run on CPUs with glo
 0.19.8's sources and not run: CUDA, and with it `offload`.
 """
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.errors import InputError
 from soldiom_ray.train.strategies.sharded import LOSS, Sharded
 from soldiom_ray.train.strategies.strategy import BETAS, MOMENTS, Optimization
 
@@ -191,11 +189,6 @@ class Zero(Sharded):
 def _deepspeed() -> Any:
     """The package, made ready: quiet, and without the extension that it would compile for inference on CPUs (30 s, and
     it needs a compiler; training does not use it)."""
-    if importlib.util.find_spec("deepspeed") is None:
-        raise InputError(
-            "train.strategy zero2 and zero3 need the package deepspeed, which is not installed.",
-            remedy="pip install deepspeed on every node; or strategy: fsdp, which needs nothing more",
-        )
     import logging
 
     # DeepSpeed asks for the variable that launchers set: the place of this process among those of its machine.
