@@ -82,7 +82,7 @@ def create_job(
         config=as_dict(recipe),
         tenant=tenant,
         owner=owner,
-        base_model=recipe.train.base_model if recipe.train else None,
+        base_model=(recipe.train.base_model or None) if recipe.train else None,
         training_method=recipe.train.method if recipe.train else None,
         dataset_id=recipe.dataset,
         idempotency_key=idempotency_key,

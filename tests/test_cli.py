@@ -30,7 +30,7 @@ def test_help_of_options_that_are_fields_of_a_recipe_is_the_schemas(tmp_path: Pa
     text = " ".join(home.run("train", "--help").stdout.split())
     assert "--rank <int> LoRA rank. [default: 16]" in text
     assert "[one of: full, lora, prompt; default: lora]" in text
-    assert "--base <str> builtin/tiny, a Hugging Face folder or hub id, or a model of the registry. [required]" in text
+    assert "unset: builtin/smollm2-135m-instruct (causal_lm, preference)," in text
     assert "[default: machine-learning, deep-learning, ai]" in home.run("collect", "github", "--help").stdout
     assert "For files: take pictures themselves" in home.run("prepare", "--help").stdout
 

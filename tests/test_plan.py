@@ -248,7 +248,7 @@ def test_a_plan_with_data_tells_what_would_be_cut_and_how_long_it_takes(tmp_path
 
     context = context_in(tmp_path)
     dataset = dataset_in(context.artifacts)
-    declared = Train(sequence_length=64, batch_tokens=64, epochs=2)
+    declared = Train(base_model="builtin/tiny", sequence_length=64, batch_tokens=64, epochs=2)
     planned = plan_training(context.settings, declared, dataset.id, {"nodes": 1})
     fit = planned["samples"]
     assert fit["samples"] == 60 and fit["cut_samples"] == 60 and fit["cut_tokens"] > 0
@@ -289,7 +289,8 @@ def test_training_refuses_on_ray_before_anything_is_loaded(tmp_path: Path, monke
 def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("name: small\ndataset: none\ntrain: {method: full, sequence_length: 64, batch_tokens: 128}\n")
+    tiny = "{base_model: builtin/tiny, method: full, sequence_length: 64, batch_tokens: 128}"
+    recipe.write_text(f"name: small\ndataset: none\ntrain: {tiny}\n")
     planned = home.json("plan", "--recipe", str(recipe), "--gpus", "2", "--gpu-memory", "24", "--workers", "2")
     assert planned["fits"] and planned["device"] == "cuda" and planned["strategy"] == "ddp"
     assert {way["strategy"] for way in planned["strategies"]} == {"ddp", "fsdp", "zero2", "zero3"}
@@ -301,7 +302,7 @@ def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Pat
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model we know for the task seq2seq_lm"):
-        shape_of(TINY, Train(task="seq2seq_lm"))
+        shape_of(TINY, Train(base_model="builtin/tiny", task="seq2seq_lm"))
 
 
 def test_planning_twice_asks_the_model_once() -> None:

@@ -40,3 +40,17 @@ def test_what_ids_hash_has_the_former_keys_so_that_artifacts_made_before_are_fou
     assert prepare.keys() - Prepare.model_fields.keys() == {"licences"}
     assert train.keys() - Train.model_fields.keys() == {"recompute"} and train["recompute"] is True
     assert prepare["licences"] == Prepare().license.model_dump(mode="json")
+
+
+def test_a_training_without_a_base_has_the_one_that_fits_its_task_or_is_told_to_name_one() -> None:
+    assert Train().base_model == Train(task="preference").base_model == "builtin/smollm2-135m-instruct"
+    assert Train(task="text_classification").base_model == "builtin/all-MiniLM-L6-v2"
+    assert Train(task="text_classification", base_model="org/model").base_model == "org/model"
+    for task in ("seq2seq_lm", "image_classification"):
+        recipe = f"name: x\ndataset: dataset-1\ntrain: {{task: {task}, method: full}}\n"
+        with pytest.raises(InputError) as caught:
+            parse_recipe(recipe)
+        assert [(problem.loc, problem.line) for problem in caught.value.problems] == [("train", 3)]
+        assert "name a Hugging Face folder or hub id" in caught.value.problems[0].msg
+        train = parse_recipe(recipe.replace("full", "full, architecture: {hidden_size: 8}")).train
+        assert train and train.base_model == "" and hash_input("train", train)["base_model"] == "builtin/tiny"

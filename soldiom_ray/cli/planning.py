@@ -76,11 +76,14 @@ def plan(
 def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]:
     """The recipe's `train` heading with the options over it, checked."""
     from soldiom_ray.domains.recipes import load_recipe, validate_recipe
+    from soldiom_ray.domains.schema import DEFAULT_BASES
 
     heading: dict[str, Any] = {}
     if path is not None:
         train = load_recipe(path).train
         heading = train.model_dump(mode="json", exclude_defaults=True) if train else {}
+        if train and train.base_model == DEFAULT_BASES.get(train.task):
+            del heading["base_model"]  # another task may be planned, which has another default
     checked = validate_recipe({"name": "plan", "dataset": "none", "train": heading | options}, "soldiom plan")
     return checked.train.model_dump(mode="json") if checked.train else {}
 
@@ -109,7 +112,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     rows.append({"part": "together, at the peak", "GiB": f"{sizes['total'] / 2**30:.2f}"})
     rows.append({"part": "free for a worker", "GiB": f"{sizes['available'] / 2**30:.2f}"})
     print(
-        f"{plan['base_model']}: {plan['parameters'] / 1e6:,.1f} M parameters,"
+        f"{plan['base_model'] or 'From random weights'}: {plan['parameters'] / 1e6:,.1f} M parameters,"
         f" {plan['trainable_parameters'] / 1e6:,.2f} M of them trained ({plan['method']}, {plan['task']})"
     )
     print_table(rows, ["part", "GiB"])

@@ -18,8 +18,8 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    base: Annotated[str, recipe_option("train.base_model")],
     data: Annotated[str, typer.Option(help="Id of a prepared dataset.")],
+    base: Annotated[str | None, recipe_option("train.base_model")] = None,
     method: Annotated[str | None, recipe_option("train.method")] = None,
     task: Annotated[str | None, recipe_option("train.task")] = None,
     name: Annotated[str, typer.Option(help="Name of the tuned model.")] = "tuned",
@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train, evaluate and register: a dataset and a base model become a registered version."""
     options = drop_unset(
-        base_model=absolute_folder(base),
+        base_model=absolute_folder(base) if base else None,
         task=task,
         method=method,
         rank=rank,

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
 from soldiom_ray.domains.sources import Source
 from soldiom_ray.records import Family, Record
 
@@ -96,17 +97,25 @@ class Embed(Record):
 Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]
 Method = Literal["full", "lora", "prompt"]
 Strategy = Literal["auto", "single", "ddp", "fsdp", "zero2", "zero3"]
+DEFAULT_BASES: Mapping[str, str] = {
+    "causal_lm": f"builtin/{SMOLLM2}",
+    "preference": f"builtin/{SMOLLM2}",
+    "text_classification": f"builtin/{MINILM}",
+}
+"""Task -> the base that is trained when none is named. No model that comes with Soldiom fits the other tasks."""
 
 
 class Train(Record):
     """A dataset and a base model become a run and its weights.
 
-    `base_model` is `builtin/tiny`, a Hugging Face folder or hub id, or a model of the registry. With
-    `architecture` the model starts from random weights and its tokenizer is trained on the dataset.
+    With `architecture` the model starts from random weights, its tokenizer is trained on the dataset, and `base_model`
+    is empty.
     """
 
     base_model: str = Field(
-        "builtin/tiny", description="builtin/tiny, a Hugging Face folder or hub id, or a model of the registry"
+        "",
+        description=f"builtin/NAME, a Hugging Face folder or hub id, a GGUF file, or the id of a full run; unset:"
+        f" builtin/{SMOLLM2} (causal_lm, preference), builtin/{MINILM} (text_classification)",
     )
     task: Task = Field(
         "causal_lm",
@@ -152,6 +161,24 @@ class Train(Record):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="number format of the computation")
     seed: int = Field(17, description="seed of the data order, new weights and dropout")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_base(cls, values: Any) -> Any:
+        """Name the base of the task where none is named."""
+        if isinstance(values, Mapping) and not values.get("base_model", "") and not values.get("architecture"):
+            task = values.get("task", cls.model_fields["task"].default)
+            return {**values, "base_model": DEFAULT_BASES.get(task, "") if isinstance(task, str) else ""}
+        return values
+
+    @model_validator(mode="after")
+    def _has_a_beginning(self) -> "Train":
+        if not self.base_model and self.architecture is None:
+            raise ValueError(
+                f"no `base_model` is named, and no model that comes with Soldiom fits `task: {self.task}`: name a"
+                " Hugging Face folder or hub id, or set `architecture` to begin from random weights"
+            )
+        return self
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Train":
@@ -254,10 +281,17 @@ Stored recipes are read with either (`with_current_keys`). Artifact ids hash the
 what was made before the change is found again."""
 
 
+FORMER_DEFAULT_BASE = "builtin/tiny"
+"""What stood in `base_model` when models from random weights had no empty one: their ids hash it."""
+
+
 def hash_input(heading: str, declared: Record) -> dict[str, Any]:
     """What a heading declares, as the id of its artifact hashes it and the manifest's `made_from` stores it."""
     former = {current: key for key, current in RENAMED_KEYS.get(heading, {}).items()}
-    return {former.get(key, key): value for key, value in declared.model_dump(mode="json").items()}
+    values = {former.get(key, key): value for key, value in declared.model_dump(mode="json").items()}
+    if heading == "train" and not values["base_model"]:
+        values["base_model"] = FORMER_DEFAULT_BASE
+    return values
 
 
 def with_current_keys(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -261,8 +261,8 @@ def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
 def refusal(declared: Train, needed: float, free: float, fitting: list[str]) -> InputError:
     """The error that a training needs more bytes per worker than are free, with the settings and machines that fit."""
     return InputError(
-        f"Training {declared.base_model!r} with method {declared.method} and sequences of {declared.sequence_length}"
-        f" needs {_gib(needed)} per worker; {_gib(free)} are free.",
+        f"Training {declared.base_model or 'from random weights'!r} with method {declared.method} and sequences of"
+        f" {declared.sequence_length} needs {_gib(needed)} per worker; {_gib(free)} are free.",
         remedy=f"use {', or '.join([*fitting, f'a machine with {_gib(needed / MARGIN)} free for each worker'])}",
     )
 
