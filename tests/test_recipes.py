@@ -54,3 +54,10 @@ def test_a_training_without_a_base_has_the_one_that_fits_its_task_or_is_told_to_
         assert "name a Hugging Face folder or hub id" in caught.value.problems[0].msg
         train = parse_recipe(recipe.replace("full", "full, architecture: {hidden_size: 8}")).train
         assert train and train.base_model == "" and hash_input("train", train)["base_model"] == "builtin/tiny"
+
+
+def test_keys_that_came_later_change_the_id_only_where_they_are_used() -> None:
+    added = {"pairs", "max_characters"}
+    assert not hash_input("prepare", Prepare()).keys() & added
+    used = hash_input("prepare", Prepare(pairs="docstrings", max_characters=500))
+    assert {key: used[key] for key in added} == {"pairs": "docstrings", "max_characters": 500}

@@ -30,6 +30,8 @@ def prepare(
     split_by: Annotated[str | None, recipe_option("prepare.split.by")] = None,
     filters: Annotated[list[str] | None, recipe_option("prepare.filters")] = None,
     test_share: Annotated[float | None, recipe_option("prepare.split.test")] = None,
+    pairs_of: Annotated[str | None, recipe_option("prepare.pairs", "--pairs")] = None,
+    max_characters: Annotated[int | None, recipe_option("prepare.max_characters")] = None,
     name: Name = "prepared",
     json: Json = False,
 ) -> None:
@@ -38,7 +40,12 @@ def prepare(
     content: dict[str, Any] = {
         "name": name,
         "documents": [text for text in datasets if text not in paths],
-        "prepare": drop_unset(filters=split_list(filters), split=drop_unset(test=test_share, by=split_by)),
+        "prepare": drop_unset(
+            filters=split_list(filters),
+            split=drop_unset(test=test_share, by=split_by),
+            pairs=pairs_of,
+            max_characters=max_characters,
+        ),
     }
     if paths:
         options = drop_unset(
@@ -60,7 +67,9 @@ def prepare(
     if json:
         print_json(result)
     else:
-        print(f"Dataset {result['id']}: {counts.get('kept', 0)} of {counts.get('documents', 0)} documents kept")
+        whole = f"{counts.get('documents', 0)} documents"
+        whole = f"{counts['functions']} functions in {whole}" if "functions" in counts else whole
+        print(f"Dataset {result['id']}: {counts.get('kept', 0)} of {whole} kept")
         print_table([{"what": key, "count": value} for key, value in sorted(counts.items())], ["what", "count"])
 
 

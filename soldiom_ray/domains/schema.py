@@ -83,6 +83,12 @@ class Prepare(Record):
         description="drop what overlaps with the test side of every dataset that a registered model was scored on",
     )
     max_documents: int | None = Field(None, ge=1, description="at most this many documents")
+    pairs: Literal["docstrings"] | None = Field(
+        None,
+        description="docstrings: every function of Python documents becomes a question (the function without its"
+        " docstring) and its answer (the docstring's first sentence)",
+    )
+    max_characters: int | None = Field(None, ge=1, description="longer samples are left out")
 
 
 class Embed(Record):
@@ -284,11 +290,20 @@ what was made before the change is found again."""
 FORMER_DEFAULT_BASE = "builtin/tiny"
 """What stood in `base_model` when models from random weights had no empty one: their ids hash it."""
 
+ADDED_KEYS: Mapping[str, tuple[str, ...]] = {"prepare": ("pairs", "max_characters")}
+"""Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
+so that what was made before them is found again."""
+
 
 def hash_input(heading: str, declared: Record) -> dict[str, Any]:
     """What a heading declares, as the id of its artifact hashes it and the manifest's `made_from` stores it."""
     former = {current: key for key, current in RENAMED_KEYS.get(heading, {}).items()}
-    values = {former.get(key, key): value for key, value in declared.model_dump(mode="json").items()}
+    defaults = {key: type(declared).model_fields[key].default for key in ADDED_KEYS.get(heading, ())}
+    values = {
+        former.get(key, key): value
+        for key, value in declared.model_dump(mode="json").items()
+        if key not in defaults or getattr(declared, key) != defaults[key]
+    }
     if heading == "train" and not values["base_model"]:
         values["base_model"] = FORMER_DEFAULT_BASE
     return values

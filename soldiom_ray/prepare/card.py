@@ -21,8 +21,9 @@ def dataset_card(
     """The card as Markdown. `lengths` are the characters of the samples, per split."""
     blocks = [
         f"# Dataset `{name}`",
-        f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {counts['kept']:,} of {counts['documents']:,}"
-        f" documents were kept, {sum(details['characters'].values()):,} characters.",
+        f"Made from {', '.join(f'`{parent}`' for parent in parents)}: {_kept(counts)} were kept,"
+        f" {sum(details['characters'].values()):,} characters.",
+        *_functions(declared),
         *_splits(counts, details),
         *_pictures(counts),
         *_label_counts(details),
@@ -49,6 +50,21 @@ def dataset_card(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
+def _kept(counts: Mapping[str, int]) -> str:
+    if "functions" in counts:
+        return f"{counts['kept']:,} of {counts['functions']:,} functions in {counts['documents']:,} documents"
+    return f"{counts['kept']:,} of {counts['documents']:,} documents"
+
+
+def _functions(declared: Prepare) -> list[str]:
+    if declared.pairs is None:
+        return []
+    return [
+        "A sample is a conversation about one Python function: the user's turn asks for a one-line docstring and shows"
+        " the function without its own, the assistant's turn is the first sentence of what the author wrote."
+    ]
+
+
 def _splits(counts: Mapping[str, int], details: Mapping[str, Any]) -> list[str]:
     characters, split = details["characters"], details["split"]
     return [
@@ -62,7 +78,9 @@ def _splits(counts: Mapping[str, int], details: Mapping[str, Any]) -> list[str]:
 def _dropped(details: Mapping[str, Any], declared: Prepare) -> list[str]:
     return [
         "## Left out",
-        _table(("reason", "documents"), details["drops"].items()) if details["drops"] else "Nothing was left out.",
+        _table(("reason", "functions or documents" if declared.pairs else "documents"), details["drops"].items())
+        if details["drops"]
+        else "Nothing was left out.",
         f"Filters: {', '.join(declared.filters) or 'none'}. Near copies: Jaccard similarity of word 5-grams of at least"
         f" {declared.near_duplicate_threshold}. Every document left out stands in `dropped/` with the value that"
         " decided.",

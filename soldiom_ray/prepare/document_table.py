@@ -19,9 +19,10 @@ NO_SPLIT = -1
 
 
 class DocumentTable:
-    """A document is its position in the order of the stage; all arrays are [documents]. `splits` (int8) are numbers of
-    splits or NO_SPLIT; `rows`, `characters`, `image_bytes` and `sizes` (of both; int64) belong to those that passed the
-    filters, and `rows` is negative for the others."""
+    """A document is its position in the order of the stage; all arrays are [documents]. Where functions of documents
+    are asked about, each of them is a row, and so is a document that is refused as a whole. `splits` (int8) are numbers
+    of splits or NO_SPLIT; `rows`, `characters`, `image_bytes` and `sizes` (of both; int64) belong to those that passed
+    the filters, and `rows` is negative for the others."""
 
     def __init__(self, facts: "pa.Table") -> None:
         import numpy as np
@@ -64,6 +65,15 @@ class DocumentTable:
         """Values of a column of the facts at these positions."""
         values: list[Any] = self._facts.column(name).take(positions).to_pylist()
         return values
+
+    def documents(self, positions: "Positions") -> list[str]:
+        """Ids of the documents at these positions, or of which the functions there are part."""
+        columns = (self.column("document", positions), self.column("id", positions))
+        return [document or name for document, name in zip(*columns, strict=True)]
+
+    def functions(self) -> int:
+        """How many rows are functions of documents."""
+        return sum(map(bool, self._facts.column("document").to_pylist()))
 
     def reason(self, position: int) -> str:
         """Why a document was dropped; empty when it was not."""

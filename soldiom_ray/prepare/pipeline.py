@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 STAGE_VERSION = 6
+PAIRS_VERSION = 1
+"""Of how pairs are made of code; only ids of datasets of such pairs hash it."""
+
 PART_BYTES = 3 << 20
 """Of a compressed documents shard; a part is what one call processes."""
 
@@ -63,6 +66,8 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
     made_from: dict[str, Any] = {"declared": hash_input("prepare", declared), "stage_version": STAGE_VERSION}
     if problem := language_problem():
         made_from["languages_not_detected"] = problem
+    if declared.pairs:
+        made_from["pairs_version"] = PAIRS_VERSION
     made_from["evaluation_sets"] = evaluations = evaluation_sets(context, declared, made_from, parents)
     draft = context.artifacts.draft("dataset", made_from, parents)
     if done := draft.finished():
@@ -137,15 +142,19 @@ def _process_all(context: Context, function: Callable[[Part], int], parts: Seque
 
 
 def _split(document_table: DocumentTable, declared: Prepare) -> dict[str, Any]:
-    """Assign every remaining document its split; returns how that was done, for the manifest."""
+    """Assign every remaining sample its split, the functions of a document the same; returns how that was done, for
+    the manifest."""
     remaining = document_table.remaining()
-    columns = [document_table.column(name, remaining) for name in ("id", "group", "time", "own_split")]
-    members = [
-        Member(name, group, size, time, own_split)
-        for name, group, time, own_split, size in zip(*columns, document_table.sizes[remaining].tolist(), strict=True)
-    ]
-    splits, how_split = assign_splits(members, declared.split)
-    document_table.set_splits(remaining, [SPLITS.index(split) for split in splits])
+    columns = [document_table.column(name, remaining) for name in ("group", "time", "own_split")]
+    sizes, documents = document_table.sizes[remaining].tolist(), document_table.documents(remaining)
+    members: dict[str | int, Member] = {}
+    keys: Sequence[str | int] = documents if document_table.functions() else range(len(remaining))
+    for key, name, group, time, own_split, size in zip(keys, documents, *columns, sizes, strict=True):
+        size_before = members[key].characters if key in members else 0
+        members[key] = Member(name, group, size_before + size, time, own_split)
+    splits, how_split = assign_splits(list(members.values()), declared.split)
+    split_of = dict(zip(members, splits, strict=True))
+    document_table.set_splits(remaining, [SPLITS.index(split_of[key]) for key in keys])
     return how_split
 
 

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare.clean import clean
 from soldiom_ray.prepare.deduplication.minhash import signatures
 from soldiom_ray.prepare.deduplication.words import content_digest, hash_words, shingles, words_of
+from soldiom_ray.prepare.docstrings import CODE_BEGIN, CODE_END, NoFunctionsError, function_pairs, is_python
 from soldiom_ray.prepare.filters import first_refusal
 from soldiom_ray.prepare.filters.filter_text import FilterText, is_code
 from soldiom_ray.prepare.filters.language import detect_language
@@ -48,7 +49,7 @@ class DocumentFacts(Record):
     """What is known of a document without its text. `reason` is empty for one that passed; then `row` is the row of its
     sample in the samples file of `part`. `digest` is 16 bytes of a digest of its words or its picture, `signature` its
     MinHash signature. `redactions` is JSON, or empty for none; `labels` are lines. `own_split` is the split that the
-    data set itself assigns."""
+    data set itself assigns. `document` is the id of the document that a function is part of, empty for a document."""
 
     id: str
     source: str
@@ -70,6 +71,7 @@ class DocumentFacts(Record):
     redactions: str
     labels: str
     own_split: str
+    document: str
 
 
 SAMPLE_METADATA = ("label", "width", "height", "format")
@@ -98,15 +100,14 @@ def _process_part(storage: Storage, part: Part, declared: Prepare) -> int:
     all_facts: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
     shingle_sets = []
-    for document in shard.slice(start, stop - start).to_pylist():
-        facts = _initial_facts(document, part)
+    documents = shard.slice(start, stop - start).to_pylist()
+    make = _document_samples if declared.pairs is None else _function_samples
+    for facts, sample in (each for document in documents for each in make(document, part, declared)):
         all_facts.append(facts)
-        sample = process_document(document, facts, declared)
         if sample is not None:
             facts["row"] = len(samples)
             words = words_of(sample["text"]) if sample["image"] is None else []
-            digest = content_digest(words) if words else hashlib.sha256(sample["image"] or b"").hexdigest()
-            facts["digest"] = bytes.fromhex(digest)[:16]
+            facts["digest"] = _digest(sample, facts, words)
             shingle_sets.append(shingles(hash_words(words)))
             samples.append(sample)
     passed = (facts for facts in all_facts if not facts["reason"])
@@ -117,10 +118,56 @@ def _process_part(storage: Storage, part: Part, declared: Prepare) -> int:
     return len(all_facts)
 
 
+def _digest(sample: Mapping[str, Any], facts: Mapping[str, Any], words: Sequence[str]) -> bytes:
+    """What makes two samples exact copies, 16 bytes: the words of a text, those of the code alone where a function is
+    asked about, the bytes of a picture."""
+    if facts["document"]:
+        words = words_of(sample["text"].partition(CODE_BEGIN)[2].rpartition(CODE_END)[0])
+    digest = content_digest(words) if words else hashlib.sha256(sample["image"] or b"").hexdigest()
+    return bytes.fromhex(digest)[:16]
+
+
+FactsAndSample = tuple[dict[str, Any], dict[str, Any] | None]
+
+
+def _document_samples(document: Mapping[str, Any], part: Part, declared: Prepare) -> Iterator[FactsAndSample]:
+    """A document's facts, and its sample unless it is refused."""
+    facts = _initial_facts(document, part)
+    yield facts, process_document(document, facts, declared)
+
+
+def _function_samples(document: Mapping[str, Any], part: Part, declared: Prepare) -> Iterator[FactsAndSample]:
+    """The same for every function of a document, which is asked about; only the facts of a document that is refused
+    as a whole."""
+    facts = _initial_facts(document, part)
+    _, refusal = _apply_policy(document, declared)
+    text = clean(document["text"])
+    if not refusal and not is_python(document["path"], document["language"]):
+        refusal = ("not_python", document["language"] or document["path"])
+    if not refusal and document["kind"] == "test":
+        refusal = ("test", "a test module")
+    refusal = refusal or _refusal(text, _is_code(document), document, {}, declared)
+    try:
+        pairs = [] if refusal else function_pairs(text)
+    except NoFunctionsError as error:
+        refusal = (error.reason, error.value)
+    if refusal:
+        facts["reason"], facts["value"] = refusal
+        yield facts, None
+        return
+    for pair in pairs:
+        name = hashlib.sha256(f"{document['id']}\0{pair.name}".encode()).hexdigest()[:24]
+        metadata = json.loads(document["metadata"]) | {"messages": pair.messages()}
+        row = {**document, "id": name, "path": f"{document['path']}::{pair.name}", "metadata": json.dumps(metadata)}
+        facts = _initial_facts(row, part) | {"document": document["id"], "reason": pair.reason, "value": pair.value}
+        yield facts, None if pair.reason else process_document(row, facts, declared)
+
+
 def _initial_facts(document: Mapping[str, Any], part: Part) -> dict[str, Any]:
     facts: dict[str, Any] = {name: document[name] for name in COPIED}
     facts |= {"reason": "", "value": "", "time": "", "part": part.number, "row": -1, "characters": 0}
     facts |= {"image_bytes": 0, "digest": b"", "signature": b"", "redactions": "", "labels": "", "own_split": ""}
+    facts["document"] = ""
     return facts
 
 
@@ -134,7 +181,7 @@ def process_document(document: Mapping[str, Any], facts: dict[str, Any], declare
     metadata, image = json.loads(document["metadata"]), document.get("image")
     facts["time"], facts["own_split"] = str(metadata.get("time") or ""), str(metadata.get("split") or "")
     pieces = Pieces.of(document["text"], metadata).mapped(clean)
-    text, code = pieces.text(), _is_code(document)
+    text, code = pieces.text(), bool(facts["document"]) or _is_code(document)
     if refusal := _refusal(text, code, document, metadata, declared):
         facts["reason"], facts["value"] = refusal
         return None
@@ -147,6 +194,9 @@ def process_document(document: Mapping[str, Any], facts: dict[str, Any], declare
 
     pieces = pieces.mapped(redacted)
     text = pieces.text()
+    if declared.max_characters and len(text) > declared.max_characters:
+        facts["reason"], facts["value"] = "too_long", f"{len(text)} characters"
+        return None
     sample_metadata = pieces.metadata() | {
         name: metadata[name] for name in SAMPLE_METADATA if metadata.get(name) is not None
     }
@@ -226,7 +276,8 @@ def read_facts(storage: Storage, parts: Iterable[Part]) -> "pa.Table":
     tables = [pq.read_table(io.BytesIO(storage.read(f"{part.work}.facts.parquet"))) for part in parts]
     if not tables:
         return pa.Table.from_pylist([], schema=_facts_schema())
-    table = pa.concat_tables(tables)
+    # A run that an earlier version began has no column `document`.
+    table = pa.concat_tables(tables, promote_options="default")
     return table.sort_by([(name, "ascending") for name in ("group", "path", "id")]).combine_chunks()
 
 

@@ -26,12 +26,16 @@ def counts_and_details(
     document_table: DocumentTable, members: "dict[Split, NDArray[np.int64]]", declared: Prepare
 ) -> tuple[dict[str, int], dict[str, Any]]:
     """What the manifest and the card say of a dataset. `members` are the positions of each split's samples."""
+    import numpy as np
+
     remaining, dropped = document_table.remaining(), document_table.dropped()
     drops = Counter(document_table.reason(int(position)) for position in dropped)
     redactions = total_redactions(document_table.column("redactions", remaining))
     pictures = int((document_table.image_bytes[remaining] > 0).sum())
+    functions, everything = document_table.functions(), np.arange(len(document_table))
     counts = {
-        "documents": len(document_table),
+        "documents": len(set(document_table.documents(everything))) if functions else len(document_table),
+        **({"functions": functions} if functions else {}),
         "kept": len(remaining),
         **{split: len(positions) for split, positions in members.items()},
         "dropped": len(dropped),
