@@ -250,7 +250,7 @@ ray.shutdown()
 """
 
 
-def test_on_ray_dataset_and_index_have_the_same_bytes_and_search_is_served(
+def test_on_ray_dataset_passages_and_vectors_are_the_same_and_search_is_served(
     context: Context, dataset: Manifest, chroma: Chroma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 10_000)
@@ -272,7 +272,15 @@ def test_on_ray_dataset_and_index_have_the_same_bytes_and_search_is_served(
     assert made.id == dataset.id
     assert made.files == dataset.files
     index = Manifest.model_validate(output["index"])
-    assert (index.id, index.counts, index.files) == (alone.id, alone.counts, alone.files)
+    assert (index.id, index.counts) == (alone.id, alone.counts)
+    differing = {a.name for a, b in zip(index.files, alone.files, strict=True) if a != b}
+    assert {name for name in differing if not name.startswith("vectors/")} == set()
+    there = context_in(tmp_path / "home").artifacts
+    for name in differing:  # a processor may round a product otherwise in another process: the last bits of bfloat16
+        vectors_alone = np.load(io.BytesIO(context.artifacts.read(alone, name)))
+        vectors_on_ray = np.load(io.BytesIO(there.read(index, name)))
+        assert vectors_alone.shape == vectors_on_ray.shape
+        assert (vectors_alone * vectors_on_ray).sum(axis=1).min() > 0.9995, name
     assert output["found"]["metadata"]["path"] == "peft/guide.md"
     assert "'nonsense' cannot be filtered by" in output["refused"]
     assert output["dimension"] == 384
