@@ -59,7 +59,7 @@ def test_a_tuned_model_is_scored_against_its_base_and_passes(context: Context, f
     assert sum(document["tokens"] for document in content["documents"]) == details["tokens"]
     assert {group["group"] for group in content["groups"]} == {"gamma", "delta"}
     report = context.artifacts.read(scores, "report.md").decode()
-    assert "only 2 groups" in report and "## Continuations" in report and "| gamma |" in report
+    assert "only 2 groups" in report and "## Answers before and after" in report and "| gamma |" in report
     assert evaluate(context, run, dataset, Evaluate(max_tokens=1500)).created_at == scores.created_at
 
 

@@ -1,5 +1,6 @@
 """register: versions in our database and in MLflow, with real PostgreSQL and MLflow."""
 
+import json
 import os
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from soldiom_ray.db import evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.records import Manifest
 from soldiom_ray.register import register
 from soldiom_ray.register.bases import base_name
@@ -28,6 +30,7 @@ from soldiom_ray.register.sources import combined_license, data_sources
 from soldiom_ray.registry import champion, promote, remove
 
 GROUPS = {"train": {"alpha": 3}, "validation": {"beta": 1}, "test": {"gamma": 2}}
+EXAMPLE = Example(group="gamma", prompt="How many?", reference="Seven.", base="How many?", tuned="Seven!")
 VERDICTS = {True: "Passed: the tuned model beats its base.", False: "Not passed: the interval includes zero."}
 
 
@@ -79,6 +82,7 @@ def small_scores(context: Context, run: Manifest, dataset: Manifest, passed: boo
     """A scores artifact as `evaluate` writes it."""
     draft = context.artifacts.draft("scores", {"passed": passed, "run": run.id}, (run.id, dataset.id))
     draft.write("report.md", b"# Scores\n")
+    draft.write("scores.json", json.dumps({"examples": [EXAMPLE.model_dump()]}).encode())
     interval = {"mean": -0.5, "low": -0.6, "high": -0.4 if passed else 0.1}
     return draft.commit(
         details={
@@ -147,6 +151,19 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(
     for part in ("## Intended use", "## Data", "| alpha | local | 1.0 | MIT | 3 | 0 |", "## Evaluation", run.id):
         assert part in card, part
     assert "[-0.6000, -0.4000]" in card and "Apache-2.0" in card and "## Limits" in card
+    shown = [card.index(text) for text in ("## Answers before and after", "How many?", "Seven.", "Seven!")]
+    assert shown == sorted(shown)
+
+
+def test_a_card_leaves_out_the_held_out_examples_when_texts_are_sealed(
+    tmp_path: Path, folders: dict[str, Path], services: dict[str, str]
+) -> None:
+    context = small_context(small_settings(tmp_path / "home", SOLDIOM_ENCRYPTION_KEY="ab" * 32, **services))
+    run, scores, dataset = made(context, folders, "sealed")
+    version = register(context, "sealed", run, scores, dataset, Register())
+    assert read_examples(context.artifacts, scores.id) == [EXAMPLE]
+    with open_session(context.settings) as session:
+        assert "How many?" not in models.get(session, version.details["model_id"]).card
 
 
 def test_registering_twice_gives_the_same_version_and_one_base(

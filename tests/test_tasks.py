@@ -102,9 +102,12 @@ def declared(base: Path, **values: object) -> Train:
 def scored(context: Context, run: Manifest) -> dict[str, Any]:
     from soldiom_ray.domains.schema import Evaluate
     from soldiom_ray.evaluate import evaluate
+    from soldiom_ray.examples import read_examples
 
     scores = evaluate(context, run, context.artifacts.get(run.parents[0]), Evaluate())
     assert scores.details["gate"]["verdict"] in context.artifacts.read(scores, "report.md").decode()
+    examples = read_examples(context.artifacts, scores.id)
+    assert len(examples) == 3 and all(example.prompt and example.reference for example in examples)
     return scores.details
 
 

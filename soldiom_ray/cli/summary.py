@@ -1,11 +1,14 @@
 """Summary that a workflow prints at its end: scores, seconds per stage, addresses, and what to try next."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.cli.client import call
 from soldiom_ray.cli.output import print_table
 from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    from soldiom_ray.examples import Example
 
 LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
 PROMPT_CHARACTERS = 80
@@ -28,6 +31,29 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def scored_examples(settings: Settings, job: Mapping[str, Any]) -> "list[Example]":
+    """Examples in the scores that a job made; they are in no row of the database."""
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.examples import read_examples
+    from soldiom_ray.storage import open_storage
+
+    return read_examples(Artifacts(open_storage(settings)), job["result"].get("scores"))
+
+
+def print_examples(examples: "Sequence[Example]") -> None:
+    """Print held-out prompts with the author's, the base model's and the tuned model's answer, long ones shortened."""
+    from soldiom_ray.examples import labeled_texts
+
+    if not examples:
+        return
+    print("\nAnswers on held-out data, before and after (greedy; long texts end with …)")
+    for number, example in enumerate(examples, 1):
+        print(f"\n{number}. {' '.join(example.group.split())}")
+        for label, text in labeled_texts(example):
+            first, *rest = text.splitlines()
+            print("\n".join([f"   {label:<8} {first}", *(f"            {line}" for line in rest)]))
 
 
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,6 +95,7 @@ def print_summary(
             "Held-out data, base against tuned (95 % interval)",
         )
         print(metrics.get("gate", {}).get("verdict", ""))
+        print_examples(scored_examples(settings, job))
     print()
     seconds = [{"stage": name, "seconds": f"{value:.1f}"} for name, value in before.items()]
     for stage in job["stages"]:

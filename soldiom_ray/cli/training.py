@@ -9,6 +9,7 @@ from soldiom_ray.cli.options import RecipeCommand, absolute_folder, drop_unset, 
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.task_models import TASK_MODELS
+from soldiom_ray.settings import load_settings
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -60,9 +61,9 @@ def train(
         "job": job["id"],
     }
     if json:
-        print_json(result)
+        print_json(result | _examples(job))
         return
-    _print_metrics(job["metrics"])
+    _print_scores(job)
     generates = TASK_MODELS[job["config"]["train"]["task"]].generates
     next_step = f" Next: soldiom deploy {result['model_id']}" if generates else ""
     print(f"Run {result['id']}, model {result['model_id']}.{next_step}")
@@ -74,16 +75,18 @@ def evaluate(
         str | None, typer.Option(help="Id of a prepared dataset; default: the one it was trained on.")
     ] = None,
     max_tokens: Annotated[int | None, recipe_option("evaluate.max_tokens")] = None,
+    examples: Annotated[int | None, recipe_option("evaluate.examples")] = None,
     json: Json = False,
 ) -> None:
-    """Score a run against its base on held-out data, with a confidence interval and the gate's verdict."""
-    content = {"name": "evaluation", "run": model_run, "evaluate": drop_unset(max_tokens=max_tokens)}
+    """Score a run against its base on held-out data, with a confidence interval and the gate's verdict, and show a few
+    held-out prompts answered by both."""
+    content = {"name": "evaluation", "run": model_run, "evaluate": drop_unset(max_tokens=max_tokens, examples=examples)}
     job = run_job(content | drop_unset(dataset=data), "evaluate")
     result = {"id": job["result"]["scores"], "metrics": job["metrics"], "job": job["id"]}
     if json:
-        print_json(result)
+        print_json(result | _examples(job))
     else:
-        _print_metrics(job["metrics"])
+        _print_scores(job)
 
 
 def _read_settings(texts: list[str]) -> dict[str, Any]:
@@ -104,9 +107,18 @@ def _read_settings(texts: list[str]) -> dict[str, Any]:
     return settings
 
 
-def _print_metrics(metrics: dict[str, Any]) -> None:
-    from soldiom_ray.cli.summary import metric_rows
+def _examples(job: dict[str, Any]) -> dict[str, Any]:
+    from soldiom_ray.cli.summary import scored_examples
+    from soldiom_ray.examples import examples_as_dicts
 
+    return {"examples": examples_as_dicts(scored_examples(load_settings(), job))}
+
+
+def _print_scores(job: dict[str, Any]) -> None:
+    from soldiom_ray.cli.summary import metric_rows, print_examples, scored_examples
+
+    metrics = job["metrics"]
     print_table(metric_rows(metrics), ["metric", "before", "after", "difference", "interval"])
     if metrics.get("gate"):
         print(metrics["gate"].get("verdict", ""))
+    print_examples(scored_examples(load_settings(), job))

@@ -27,8 +27,9 @@ def run(
 ) -> None:
     """Run a whole workflow as one Ray job. Run again, it resumes where it stopped."""
     from soldiom_ray import launch
-    from soldiom_ray.cli.summary import print_summary, try_model
+    from soldiom_ray.cli.summary import print_summary, scored_examples, try_model
     from soldiom_ray.domains.recipes import load_recipe
+    from soldiom_ray.examples import examples_as_dicts
 
     began = time.time()
     loaded = _absolute_paths(load_recipe(recipe))
@@ -41,7 +42,8 @@ def run(
     job = follow(settings, job)
     answer = try_model(settings, job) if loaded.deploy else None
     if json:
-        print_json({"id": job["id"], "metrics": job["metrics"], "answer": answer, **job})
+        examples = examples_as_dicts(scored_examples(settings, job))
+        print_json({"id": job["id"], "metrics": job["metrics"], "examples": examples, "answer": answer, **job})
     else:
         print_summary(settings, job, answer, {"before the job": began - started} if started else {})
 

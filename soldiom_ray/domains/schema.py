@@ -222,9 +222,12 @@ class Evaluate(Record):
     max_tokens: int = Field(
         200_000, ge=1, description="tokens of the test split that are scored, spread over its groups"
     )
+    examples: int = Field(
+        3, ge=0, le=50, description="held-out prompts that base and tuned model answer, to read them side by side"
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
-    seed: int = Field(17, description="seed of the choice of tokens and of the bootstrap")
+    seed: int = Field(17, description="seed of the choice of tokens and examples, and of the bootstrap")
 
 
 class Register(Record):
@@ -290,7 +293,7 @@ what was made before the change is found again."""
 FORMER_DEFAULT_BASE = "builtin/tiny"
 """What stood in `base_model` when models from random weights had no empty one: their ids hash it."""
 
-ADDED_KEYS: Mapping[str, tuple[str, ...]] = {"prepare": ("pairs", "max_characters")}
+ADDED_KEYS: Mapping[str, tuple[str, ...]] = {"prepare": ("pairs", "max_characters"), "evaluate": ("examples",)}
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""
 

@@ -1,7 +1,7 @@
 """evaluate: a run and the held-out part of its dataset become scores."""
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.domains.schema import Evaluate, hash_input
 from soldiom_ray.records import Manifest
 
 STAGE_VERSION = 1
@@ -11,11 +11,11 @@ STAGE_VERSION = 1
 def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Manifest:
     """Score a run's model and its base on the dataset's `test` split, and apply the gate to the difference.
 
-    The scores artifact holds `scores.json` (every number, down to sums per document) and `report.md`. Raises
-    InputError when the dataset holds nothing for testing, or when base and tuned model do not share a tokenizer.
+    The scores artifact holds `scores.json` (every number, down to sums per document, and the examples) and `report.md`.
+    Raises InputError when the dataset holds nothing for testing, or when base and tuned model do not share a tokenizer.
     """
     made_from = {
-        "declared": declared.model_dump(mode="json"),
+        "declared": hash_input("evaluate", declared),
         "run": run.id,
         "dataset": dataset.id,
         "code": STAGE_VERSION,

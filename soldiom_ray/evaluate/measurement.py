@@ -5,6 +5,7 @@ import hashlib
 from dataclasses import dataclass
 
 from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.examples import Example
 
 UNIFORM = "uniform"
 """Baseline of a model trained from random weights, which has no base: every token is equally likely."""
@@ -15,11 +16,11 @@ PRIOR = "label frequencies"
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Sums per document for both models, and a few prompts completed by both. `tokens` are predicted tokens of all
-    documents, `block_tokens` the longest that were scored together; `base` names the base model or baseline."""
+    """Sums per document for both models, and a few held-out prompts answered by both. `tokens` are predicted tokens of
+    all documents, `block_tokens` the longest that were scored together; `base` names the base model or baseline."""
 
     documents: list[DocumentSums]
-    completions: list[dict[str, str]]
+    examples: list[Example]
     base: str
     tokens: int
     blocks: int

@@ -9,7 +9,7 @@ from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.compare import Comparison
 from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement
 from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
-from soldiom_ray.evaluate.score import PROMPT_TOKENS
+from soldiom_ray.examples import examples_as_dicts, examples_markdown
 from soldiom_ray.records import Manifest
 
 FEW_GROUPS = 10
@@ -30,7 +30,7 @@ def scores_json(
         "gate": gate,
         "groups": comparison.groups,
         "documents": [asdict(document) for document in measurement.documents],
-        "completions": measurement.completions,
+        "examples": examples_as_dicts(measurement.examples),
         "method": {
             "tokens": measurement.tokens,
             "blocks": measurement.blocks,
@@ -54,13 +54,13 @@ def write_report(
     run: Manifest,
     dataset: Manifest,
 ) -> str:
-    """The page: verdict, numbers, how they were taken, the groups, and what both models write."""
+    """The page: verdict, numbers, how they were taken, the groups, and what both models answer."""
     parts = [
         f"# Scores of {run.id}\n\n{gate['verdict']}",
         _numbers(comparison, shown, declared.gate.confidence),
         _method(measurement, comparison, declared, dataset),
         _groups(comparison, gate["metric"]),
-        _completions(measurement),
+        examples_markdown(measurement.examples),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -138,25 +138,3 @@ def _groups(comparison: Comparison, metric: str) -> str:
             f" | {group['tuned'][metric]:.4f} | {group['difference'][metric]:+.4f} |"
         )
     return "\n".join(lines)
-
-
-def _completions(measurement: Measurement) -> str:
-    if not measurement.completions:
-        return ""
-    parts = [
-        f"## Continuations\n\nGreedy, after up to {PROMPT_TOKENS} tokens of held-out text. Examples, not a measurement."
-    ]
-    for sample in measurement.completions:
-        parts.append(f"### {str(sample['group']).splitlines()[0] if sample['group'] else 'no group'}")
-        for title, text in (("Prompt", sample["prompt"]), ("Base", sample["base"]), ("Tuned", sample["tuned"])):
-            if text:
-                parts.append(f"{title}:\n\n{_fenced(text)}")
-    return "\n\n".join(parts)
-
-
-def _fenced(text: str) -> str:
-    """Text in a fence longer than any fence inside it."""
-    fence = "~~~~"
-    while fence in text:
-        fence += "~"
-    return f"{fence}\n{text}\n{fence}"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.ask import Question, answer, choose_questions, to_examples
 from soldiom_ray.evaluate.measurement import UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
 from soldiom_ray.evaluate.score_samples import score_samples
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
 
-PROMPT_TOKENS, COMPLETION_TOKENS, COMPLETIONS = 32, 48, 3
 STEPS = 12
 """Reports of progress per model."""
 
@@ -66,29 +66,31 @@ def score_run(
     with load_run(artifacts, settings, run) as (model, tokenizer):
         length = _block_length(run, context_length(model))
         blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
-        prompts = _prompts(blocks, tokenizer, length)
+        questions = choose_questions(
+            rows, tokenizer, count=declared.examples, context=context_length(model), seed=declared.seed
+        )
         vocabulary = _vocabulary(tokenizer)
-        tuned = yield from _score_blocks(model, blocks, "tuned model", 0.05, 0.5)
-        tuned_texts = _completions(model, tokenizer, prompts)
+        tuned = yield from _score_blocks(model, blocks, "tuned model", 0.05, 0.48)
+        tuned_answers = yield from _ask(model, tokenizer, questions, "tuned model", 0.48)
         model_vocabulary = int(model.config.vocab_size)
         del model
+    base_answers: Sequence[str | None]
     base_name = run.details.get("base_model")
     if base_name and base_name != run.id:  # a model from random weights names itself
         yield 0.5, f"loading the base model {base_name}"
         with load_base(artifacts, settings, base_name) as (model, tokenizer):
             _check_tokenizers(vocabulary, _vocabulary(tokenizer), base_name, run.id)
             _check_context(context_length(model), length, base_name, run.id)
-            base = yield from _score_blocks(model, blocks, "base model", 0.52, 0.94)
-            base_texts = _completions(model, tokenizer, prompts)
+            base = yield from _score_blocks(model, blocks, "base model", 0.52, 0.92)
+            base_answers = yield from _ask(model, tokenizer, questions, "base model", 0.92)
             del model
     else:
-        base_name, base_texts = UNIFORM, [""] * len(prompts)
+        base_name, base_answers = UNIFORM, [None] * len(questions)
         base = _uniform_sums(blocks, model_vocabulary)
     documents = _by_document(blocks, base, tuned)
-    texts = zip(prompts, base_texts, tuned_texts, strict=True)
     yield Measurement(
         documents=documents,
-        completions=[{"group": name, "prompt": text, "base": old, "tuned": new} for (name, text), old, new in texts],
+        examples=to_examples(questions, base_answers, tuned_answers),
         base=str(base_name),
         tokens=sum(document.tokens for document in documents),
         blocks=len(blocks),
@@ -197,6 +199,14 @@ def _score_blocks(
     return sums
 
 
+def _ask(
+    model: Any, tokenizer: Any, questions: Sequence[Question], name: str, progress: float
+) -> Generator[tuple[float, str], None, list[str]]:
+    if questions:
+        yield progress, f"asking the {name}"
+    return answer(model, tokenizer, questions)
+
+
 def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
     """Sums [blocks, 2] as of `_score_blocks`, of a model that holds every token of the vocabulary equally likely."""
     import numpy as np
@@ -243,28 +253,3 @@ def _check_context(context: int, length: int, base_name: str, run: str) -> None:
             f"The base model {base_name} takes {context} tokens, the run {run} was scored with {length}.",
             remedy="train with a `sequence_length` that the base model takes",
         )
-
-
-def _prompts(blocks: Sequence[Block], tokenizer: Any, length: int) -> list[tuple[str, str]]:
-    """(group, prompt): beginnings of a block of each of a few groups, or of several blocks where groups are few."""
-    firsts: dict[str, Block] = {}
-    for block in blocks:
-        firsts.setdefault(block.group, block)
-    chosen = list(firsts.values())[:COMPLETIONS]
-    chosen += [block for block in blocks if all(block is not other for other in chosen)][: COMPLETIONS - len(chosen)]
-    tokens = min(PROMPT_TOKENS, length // 3)
-    prompts = [(block.group, tokenizer.decode(block.ids[:tokens], skip_special_tokens=True)) for block in chosen]
-    return [(group, prompt) for group, prompt in prompts if prompt.strip()]
-
-
-def _completions(model: Any, tokenizer: Any, prompts: Sequence[tuple[str, str]]) -> list[str]:
-    from soldiom_ray.models.generate import Generator
-    from soldiom_ray.models.load import context_length
-
-    if not prompts:
-        return []
-    tokens = max(1, min(COMPLETION_TOKENS, context_length(model) // 3))
-    answers = Generator(model, tokenizer).generate(
-        [prompt for _, prompt in prompts], max_new_tokens=tokens, temperature=0.0
-    )
-    return [answer.text for answer in answers]

@@ -8,12 +8,14 @@ import io
 import json
 import math
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.ask import ANSWER_TOKENS, Question, spread, to_examples
 from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
 from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
@@ -36,29 +38,35 @@ def score_samples(
     from soldiom_ray.models.load import load_base, load_run
 
     rows = _test_samples(artifacts, dataset, run, declared)
+    shown = list(islice(spread(rows, declared.seed), declared.examples))
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, processor):
         tuned = yield from _score(model, processor, rows, run, "tuned model", 0.05, 0.5)
+        tuned_answers = _answers(model, processor, shown, run)
         classes: list[str] = [model.config.id2label[number] for number in range(model.config.num_labels)]
         vocabulary = int(getattr(model.config, "vocab_size", 0))
         del model
+    base_answers: Sequence[str | None]
     name = run.details.get("base_model")
     if run.details["task"] != "seq2seq_lm":
-        name, base = PRIOR, _prior_sums(artifacts, dataset, rows, classes, multi_label=_is_multi_label(run))
+        base, label = _score_prior(artifacts, dataset, rows, classes, multi_label=_is_multi_label(run))
+        name, base_answers = PRIOR, [label] * len(shown)
     elif name and name != run.id:
         yield 0.5, f"loading the base model {name}"
         with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
             base = yield from _score(model, processor, rows, run, "base model", 0.52, 0.94)
+            base_answers = _answers(model, processor, shown, run)
             del model
     else:
         name, base = UNIFORM, [(count, count * math.log(vocabulary), count / vocabulary) for count, _, _ in tuned]
+        base_answers = [None] * len(shown)
     documents = [
         DocumentSums(row["id"], row["group"], tuned_sums[0], *base_sums[1:], *tuned_sums[1:])
         for row, base_sums, tuned_sums in zip(rows, base, tuned, strict=True)
     ]
     yield Measurement(
         documents=documents,
-        completions=[],
+        examples=to_examples([_question(row) for row in shown], base_answers, tuned_answers),
         base=str(name),
         tokens=sum(document.tokens for document in documents),
         blocks=len(documents),
@@ -155,11 +163,9 @@ def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], len
 
     from soldiom_ray.models.tokens import encode_documents
 
-    sources = encode_documents(processor, [row["source"] for row in rows])
     targets = encode_documents(processor, [row["target"] for row in rows])
-    ids, mask = _padded(sources, length, int(processor.pad_token_id or 0))
     labels, _ = _padded(targets, length, IGNORE_INDEX, keep_last=False)
-    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    inputs = _encoded_sources(processor, rows, length) | {"labels": labels}
     logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits.float().cpu()
     losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none").sum(
         1
@@ -170,6 +176,15 @@ def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], len
         (int(count), float(loss), float(hits))
         for count, loss, hits in zip(loss_mask.sum(1), losses, right, strict=True)
     ]
+
+
+def _encoded_sources(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":
+    from soldiom_ray.models.tokens import encode_documents
+
+    ids, mask = _padded(
+        encode_documents(processor, [row["source"] for row in rows]), length, int(processor.pad_token_id or 0)
+    )
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def _padded(
@@ -186,19 +201,20 @@ def _padded(
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def _prior_sums(
+def _score_prior(
     artifacts: Artifacts,
     dataset: Manifest,
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
     classes: Sequence[str],
     *,
     multi_label: bool,
-) -> list[Sums]:
-    """Each row's sums under the baseline that predicts labels by their frequency in the training split."""
+) -> tuple[list[Sums], str]:
+    """(each row's sums, the labels given to every row) of the baseline that predicts labels by their frequency in the
+    training split."""
     counts: Counter[str] = Counter()
     samples = 0
-    for row in artifacts.rows(dataset, "train/", ("metadata",)):
-        labels = labels_of(row["metadata"])
+    for sample in artifacts.rows(dataset, "train/", ("metadata",)):
+        labels = labels_of(sample["metadata"])
         samples += bool(labels) or multi_label
         counts.update(labels)
     shares = {name: (counts[name] + 0.5) / (samples + 1) for name in classes}
@@ -208,11 +224,44 @@ def _prior_sums(
         return [
             (1, -math.log(shares.get(row["labels"][0], rare) / whole), float(row["labels"][0] == likeliest))
             for row in rows
-        ]
+        ], likeliest
     predicted = {name for name in classes if shares[name] > 0.5}
     sums = []
     for row in rows:
         actual = set(row["labels"])
         loss = -sum(math.log(share if name in actual else 1 - share) for name, share in shares.items()) / len(classes)
         sums.append((1, loss, float(actual == predicted)))
-    return sums
+    return sums, _joined(sorted(predicted))
+
+
+def _question(row: Mapping[str, Any]) -> Question:
+    """A sample as an example shows it: a picture by its text, or by its id."""
+    prompt = row.get("source") or row.get("text") or f"picture {row['id']}"
+    reference = row["target"] if "target" in row else _joined(row["labels"])
+    return Question(row["group"], row["id"], prompt, prompt, reference)
+
+
+def _joined(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "(no label)"
+
+
+def _answers(model: Any, processor: Any, rows: Sequence[dict[str, Any]], run: Manifest) -> list[str]:
+    """What the model answers to each row: its labels, or its text, greedily."""
+    import torch
+
+    if not rows:
+        return []
+    length = int(run.details["sequence_length"])
+    with torch.no_grad():
+        if "source" in rows[0]:
+            encoded = _encoded_sources(processor, rows, length)
+            inputs = {name: tensor.to(model.device) for name, tensor in encoded.items()}
+            written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, num_beams=1)
+            texts: list[str] = processor.batch_decode(written, skip_special_tokens=True)
+            return texts
+        inputs = {name: tensor.to(model.device) for name, tensor in _model_inputs(processor, rows, length).items()}
+        logits = model(**inputs).logits.float().cpu()
+    names = model.config.id2label
+    if model.config.problem_type == "multi_label_classification":
+        return [_joined([names[number] for number in (row > 0).nonzero()[:, 0].tolist()]) for row in logits]
+    return [names[number] for number in logits.argmax(1).tolist()]

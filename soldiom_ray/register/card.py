@@ -9,6 +9,7 @@ from typing import Any
 
 from soldiom_ray import __version__
 from soldiom_ray.domains.schema import Register
+from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import obligations
 from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.models.task_models import TASK_MODELS
@@ -36,9 +37,10 @@ def write_card(
     sources: Sequence[DataSource],
     license_: str,
     unknown: Sequence[str],
+    examples: Sequence[Example] = (),
 ) -> str:
-    """The card as Markdown. `license_` is the expression that holds for the model (SPDX), `unknown` names the parts
-    without a known licence."""
+    """The card as Markdown, with the examples of the scores. `license_` is the expression that holds for the model
+    (SPDX), `unknown` names the parts without a known licence."""
     sections = [
         _front_matter(name, declared, run, license_),
         f"# {declared.family}/{name}",
@@ -47,11 +49,12 @@ def write_card(
         _training(run),
         _data(dataset, sources),
         _evaluation(scores),
+        examples_markdown(examples),
         _licenses(license_, unknown, base, sources),
         _limits(run, scores),
         _reproduce(run, scores, dataset),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -> str:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import InputError
+from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
@@ -48,7 +49,9 @@ def register_run(
         "performance_metrics": _performance(scores),
         "gate": gate | {"promoted": False},
         "license": license_,
-        "card": write_card(name, run, scores, dataset, declared, base, sources, license_, unknown),
+        "card": write_card(
+            name, run, scores, dataset, declared, base, sources, license_, unknown, _examples(context, scores)
+        ),
         "lineage": _lineage(context, run, scores, dataset, unknown),
     }
     row = _write_row(context, declared.family, name, values, scores)
@@ -93,6 +96,13 @@ def _write_row(context: Context, family: str, name: str, values: dict[str, Any],
                 tenant=context.tenant,
             )
         return row
+
+
+def _examples(context: Context, scores: Manifest | None) -> list[Example]:
+    """What the card shows of held-out samples. None with an encryption key: a card lies unsealed in the database."""
+    if scores is None or context.settings.encryption_key is not None:
+        return []
+    return read_examples(context.artifacts, scores.id)
 
 
 def _lineage(

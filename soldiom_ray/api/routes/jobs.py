@@ -17,6 +17,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import jobs
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import BusyError
+from soldiom_ray.examples import examples_as_dicts, read_examples
 from soldiom_ray.records import JobStatus
 from soldiom_ray.storage import open_storage
 
@@ -92,15 +93,19 @@ async def _follow(chunks: Iterator[str], limiter: anyio.CapacityLimiter) -> Asyn
 
 @router.get("/api/training/jobs/{job_id}/metrics", openapi_extra=needs("viewer"))
 def show_metrics(job_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """The scores of the job, and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
+    """The scores of the job, its examples (held-out prompts answered before and after: `[{prompt, reference, base,
+    tuned, …}]`), and the curves of its training: `[{step, tokens, validation_loss, …}]`."""
     with open_session(settings) as session:
         job = jobs.get(session, job_id, caller.tenant)
-        training = next((row for row in jobs.stages(session, job_id) if row.stage == "train"), None)
+        stages = {row.stage: row for row in jobs.stages(session, job_id)}
+        training, scoring = stages.get("train"), stages.get("evaluate")
         curves = training.details.get("curves", []) if training else []
         run, metrics = training.artifact_id if training else None, job.metrics
+        scores = scoring.artifact_id if scoring else None
+    artifacts = Artifacts(open_storage(settings))
+    examples = examples_as_dicts(read_examples(artifacts, scores))
     if run:
-        artifacts = Artifacts(open_storage(settings))
         manifest = artifacts.find(run)
         if manifest is not None and any(entry.name == "curves.json" for entry in manifest.files):
             curves = json.loads(artifacts.read(manifest, "curves.json"))
-    return {"id": job_id, "metrics": metrics, "curves": curves}
+    return {"id": job_id, "metrics": metrics, "examples": examples, "curves": curves}

@@ -9,10 +9,13 @@ from soldiom_ray import launch, registry
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.routes.jobs import Cursor, Limit
+from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import deployments, evaluations, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Deploy, Recipe
+from soldiom_ray.examples import examples_as_dicts, read_examples
 from soldiom_ray.records import Family
+from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["models"])
 
@@ -49,12 +52,14 @@ def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> d
 
 @router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """Scores of the model, and its evaluations."""
+    """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
         scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
-        return {"id": model.id, "metrics": model.performance_metrics, "gate": model.gate, "evaluations": scored}
+        examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), model.scores_artifact))
+        metrics = {"metrics": model.performance_metrics, "gate": model.gate, "examples": examples}
+        return {"id": model.id, **metrics, "evaluations": scored}
 
 
 @router.post("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
