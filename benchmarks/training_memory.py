@@ -2,7 +2,8 @@
 
 Each case is a whole training in a forked process of its own (`train.driver.run_locally`: tokens, plan, steps,
 validation, checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and
-mapped files included. Predicted is what the planner says before. Models have random weights.
+mapped files included. Predicted is what the planner says before. Models have random weights, except those of the cases
+"SmolLM2", which train the default base with the default batch.
 
     .venv/bin/python benchmarks/training_memory.py [--quick] [--only NAME]
 """
@@ -10,11 +11,14 @@ mapped files included. Predicted is what the planner says before. Models have ra
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
+
+from soldiom_ray.domains.schema import Train
 
 LLAMA = {"model_type": "llama", "tie_word_embeddings": True, "max_position_embeddings": 2048}
 SMALL = LLAMA | {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -29,7 +33,8 @@ T5 = {"model_type": "t5", "d_model": 256, "d_ff": 1024, "d_kv": 64, "num_layers"
       "num_heads": 4, "vocab_size": 32000, "pad_token_id": 0, "decoder_start_token_id": 0,
       "dropout_rate": 0.0}  # fmt: skip
 
-CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+BATCH_TOKENS: int = Train.model_fields["batch_tokens"].default
+CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any]]] = {
     "4 M full 512": (SMALL, {"method": "full", "sequence_length": 512}),
     "4 M lora 512": (SMALL, {"method": "lora", "sequence_length": 512}),
     "4 M full 512 fp32": (SMALL, {"method": "full", "sequence_length": 512, "precision": "float32"}),
@@ -51,8 +56,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "BERT 22 M full 128": (BERT, {"task": "text_classification", "method": "full", "sequence_length": 128}),
     "T5 17 M full 128": (T5, {"task": "seq2seq_lm", "method": "full", "sequence_length": 128}),
 }
+SMOLLM2 = "builtin/smollm2-135m-instruct"
+CASES |= {
+    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length, "batch_tokens": BATCH_TOKENS})
+    for method in ("full", "lora", "prompt")
+    for length in (512, 2048)
+}
 QUICK = ("4 M full 512", "4 M lora 512", "4 M full 512 recomputed", "BERT 22 M full 128")
-STEPS = 5
+STEPS, SMOLLM2_STEPS = 5, 3
 
 
 def main() -> None:
@@ -84,13 +95,19 @@ def main() -> None:
 
 
 def make_base(name: str, folder: Path) -> None:
-    """A Hugging Face folder with random weights and the tokenizer of builtin/tiny."""
+    """The case's model as a folder: one that Soldiom brings, or random weights and the tokenizer of builtin/tiny."""
     import transformers
 
     from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
-    from soldiom_ray.models.load import load_tokenizer
+    from soldiom_ray.models.load import load_tokenizer, model_folder
+    from soldiom_ray.settings import load_settings
 
-    config = transformers.AutoConfig.for_model(**CASES[name][0])
+    architecture = CASES[name][0]
+    if isinstance(architecture, str):
+        with model_folder(load_settings(), None, architecture) as converted:
+            shutil.copytree(converted, folder / "base")
+        return
+    config = transformers.AutoConfig.for_model(**architecture)
     classes = {
         "llama": "AutoModelForCausalLM",
         "t5": "AutoModelForSeq2SeqLM",
@@ -103,7 +120,6 @@ def make_base(name: str, folder: Path) -> None:
 def run(name: str, folder: str) -> dict[str, Any]:
     """One training here: what was predicted for it, and the most that this process had resident, in MiB."""
     from soldiom_ray.artifacts import Artifacts, Context
-    from soldiom_ray.domains.schema import Train
     from soldiom_ray.settings import load_settings
     from soldiom_ray.storage import open_storage
     from soldiom_ray.train.driver import run_locally
@@ -112,7 +128,8 @@ def run(name: str, folder: str) -> dict[str, Any]:
     context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
     declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 2048, "validations": 1,
                                      "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
-    declared = declared.model_copy(update={"max_tokens": STEPS * declared.batch_tokens})
+    steps = SMOLLM2_STEPS if CASES[name][0] == SMOLLM2 else STEPS
+    declared = declared.model_copy(update={"max_tokens": steps * declared.batch_tokens})
     trained = run_locally(context, _dataset(context.artifacts, declared), declared)
     return {"predicted": trained.details["predicted_mib"], "measured": round(_peak_mib())}
 

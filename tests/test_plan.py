@@ -15,12 +15,13 @@ from test_train import context_in, dataset_in
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.planning.cache import PlanCache
 from soldiom_ray.models.planning.headers import weight_headers
 from soldiom_ray.models.planning.machine import GIB, Cluster, Node, hypothetical_cluster, local_machine, ray_cluster
 from soldiom_ray.models.planning.memory import footprint
 from soldiom_ray.models.planning.planner import Planner, planner_for, reduce_to_memory, require_setup
 from soldiom_ray.models.planning.report import plan_report
-from soldiom_ray.models.planning.shape import TASK_MODELS, enable_activation_checkpointing, shape_of
+from soldiom_ray.models.planning.shape import TASK_MODELS, Shape, enable_activation_checkpointing, shape_of
 from soldiom_ray.models.planning.trace import Peak
 
 TINY = BUILTIN_FOLDER / "tiny"
@@ -305,7 +306,16 @@ def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
         shape_of(TINY, Train(base_model="builtin/tiny", task="seq2seq_lm"))
 
 
-def test_planning_twice_asks_the_model_once() -> None:
-    planner = planner_for(TINY, Train(sequence_length=64, batch_tokens=64), cluster(8))
-    assert planner.choose() == planner.choose() and isinstance(planner, Planner)
-    assert len(planner._peaks) == 1
+def test_planning_twice_asks_the_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = Train(sequence_length=64, batch_tokens=64)
+    planner = planner_for(TINY, declared, cluster(8), home=tmp_path)
+    chosen = planner.choose()
+    assert chosen == planner.choose() and isinstance(planner, Planner)
+    monkeypatch.setattr(Shape, "peak", None)
+    monkeypatch.setattr(Shape, "sizes", None)
+    later = declared.model_copy(update={"max_tokens": 9, "seed": 3})
+    assert planner_for(TINY, later, cluster(8), home=tmp_path).choose() == chosen
+    with pytest.raises(TypeError):  # another training is run
+        planner_for(TINY, declared.model_copy(update={"rank": 2}), cluster(8), home=tmp_path).choose()
+    (tmp_path / "run" / "plans.json").write_text("{")
+    assert PlanCache(tmp_path).entries == {}

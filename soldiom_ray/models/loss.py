@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 from torch.nn import functional
 
 from soldiom_ray.models.labels import IGNORE_INDEX
@@ -127,6 +128,8 @@ def is_chunkable(model: Any) -> bool:
     head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
     if type(head) is not nn.Linear or not getattr(plain, "base_model_prefix", ""):
         return False
+    if isinstance(head.weight, FakeTensor):  # of a planned model, which has no values to look at
+        return True
     training = model.training
     model.eval()
     try:

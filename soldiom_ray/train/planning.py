@@ -3,6 +3,7 @@ takes. `python -m soldiom_ray.train.planning` reads a request as JSON and prints
 needs no torch."""
 
 import json
+import logging
 import os
 import sys
 from contextlib import ExitStack
@@ -64,6 +65,7 @@ def plan_training(
             if device == "cpu"
             else machine.ASSUMED_GPU_RATE,
             all_strategies=True,
+            home=settings.home,
         )
     return planned | {"samples": sample_stats}
 
@@ -119,6 +121,8 @@ def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
 def main() -> int:
     """{"train": ..., "dataset": id or null, "cluster": {...}} from stdin; to stdout the plan, or {"error": ...} with
     `SoldiomError.to_dict()`."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("soldiom_ray.models").setLevel(logging.INFO)  # what takes long says so
     request = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not get into the JSON document
     try:

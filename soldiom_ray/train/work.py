@@ -77,7 +77,8 @@ def prepare_work(
         cluster = current_cluster()  # as it is before workers take memory
         before_tokenising()
         processor = load_processor(folder)
-        planner = planner_for(None if declared.architecture else folder, declared, cluster, processor=processor)
+        model = None if declared.architecture else folder
+        planner = planner_for(model, declared, cluster, processor=processor, home=context.settings.home)
         setup, task = require_setup(planner), task_of(declared.task)
         report = part_of(context.report, 0.0, TOKENISING_SHARE)
         tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, report)

@@ -1,16 +1,20 @@
 """Choosing how a training runs before anything is loaded: its strategy and memory, and settings that would fit."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import has_bfloat16
+from soldiom_ray.models.planning.cache import PlanCache, entry_key
 from soldiom_ray.models.planning.machine import GIB, Cluster, Node, hypothetical_cluster
 from soldiom_ray.models.planning.memory import SHARDED, STRATEGIES, Footprint, footprint
 from soldiom_ray.models.planning.shape import Shape, Sizes, shape_of, with_declared
+
+if TYPE_CHECKING:
+    from soldiom_ray.models.planning.trace import Peak
 
 MAX_POSITIONS_AT_ONCE = 8192
 """Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
@@ -45,7 +49,7 @@ class Planner:
     shape: Shape
     cluster: Cluster
     stored_bytes: float = 0.0
-    _peaks: dict[tuple[int, bool], Any] = field(default_factory=dict)
+    cache: PlanCache = field(default_factory=PlanCache)
     _sizes: Sizes | None = None
 
     @property
@@ -57,7 +61,10 @@ class Planner:
     def sizes(self) -> Sizes:
         """Numbers of parameters, counted once."""
         if self._sizes is None:
-            self._sizes = self.shape.sizes()
+            key = entry_key(self.shape, "sizes")
+            if key not in self.cache.entries:
+                self.cache.put(key, asdict(self.shape.sizes()))
+            self._sizes = Sizes(**self.cache.entries[key])
         return self._sizes
 
     @property
@@ -126,13 +133,8 @@ class Planner:
             yield "fsdp", declared.activation_checkpointing is not False, True
 
     def _footprint(self, units: int, strategy: str, activation_checkpointing: bool, offload: bool) -> Footprint:
-        if (units, activation_checkpointing) not in self._peaks:
-            accumulates = self.declared.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
-            self._peaks[units, activation_checkpointing] = self.shape.peak(
-                units, activation_checkpointing=activation_checkpointing, accumulates=accumulates
-            )
         return footprint(
-            self._peaks[units, activation_checkpointing],
+            self._peak(units, activation_checkpointing),
             self.sizes,
             strategy=strategy,
             workers=self.declared.workers,
@@ -143,17 +145,30 @@ class Planner:
             stored_bytes=self.stored_bytes,
         )
 
+    def _peak(self, units: int, activation_checkpointing: bool) -> "Peak":
+        from soldiom_ray.models.planning.trace import Peak
+
+        accumulates = self.declared.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
+        key = entry_key(self.shape, "peak", units, activation_checkpointing, accumulates)
+        if key not in self.cache.entries:
+            peak = self.shape.peak(units, activation_checkpointing=activation_checkpointing, accumulates=accumulates)
+            self.cache.put(key, asdict(peak))
+        return Peak(**self.cache.entries[key])
+
     def _fits(self, needed: Footprint) -> bool:
         device, host = self.cluster.share(self.declared.workers)
         return needed.total <= device * MARGIN and needed.host <= host * MARGIN
 
 
-def planner_for(folder: Path | None, declared: Train, cluster: Cluster, *, processor: Any = None) -> Planner:
-    """The planner of a folder's model (of the declared `architecture` when `folder` is None) on a cluster."""
+def planner_for(
+    folder: Path | None, declared: Train, cluster: Cluster, *, processor: Any = None, home: Path | None = None
+) -> Planner:
+    """The planner of a folder's model (of the declared `architecture` when `folder` is None) on a cluster. What it
+    finds out about the model is kept in `home`."""
     device = cluster.device(declared.workers)
     shape = shape_of(folder, declared, processor=processor, bfloat16=wants_bfloat16(declared, device), device=device)
     stored = sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder else 0
-    return Planner(shape, cluster, float(stored))
+    return Planner(shape, cluster, float(stored), PlanCache(home))
 
 
 def wants_bfloat16(declared: Train, device: str) -> bool:
@@ -198,7 +213,7 @@ def alternatives(planner: Planner) -> Iterator[str]:
         except ValueError:
             continue
         other = with_declared(shape, **{name: getattr(changed, name) for name in changes})
-        if Planner(other, planner.cluster, planner.stored_bytes).choose().fits:
+        if Planner(other, planner.cluster, planner.stored_bytes, planner.cache).choose().fits:
             yield words
     for machines in (_more_memory(planner), _with_gpus(planner)):
         words = next((words for larger, words in machines if larger.choose().fits), "")
@@ -245,7 +260,6 @@ def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
     for workers, memories in ((declared.workers, (16, 24, 40, 80, 141)), (2, (80,)), (4, (80,)), (8, (80,))):
         if workers < declared.workers or (workers > declared.workers and declared.strategy not in ("auto", "fsdp")):
             continue
-        peaks: dict[tuple[int, bool], Any] = {}
         for memory in memories:
             if memory * GIB <= free and workers == declared.workers:
                 continue
@@ -253,7 +267,7 @@ def _with_gpus(planner: Planner) -> Iterator[tuple[Planner, str]]:
             shape = with_declared(planner.shape, workers=workers)
             words = f"a GPU with {memory} GiB for each worker" if workers == declared.workers else ""
             yield (
-                Planner(shape, cluster, planner.stored_bytes, peaks),
+                Planner(shape, cluster, planner.stored_bytes, planner.cache),
                 words or f"workers: {workers} on GPUs of {memory} GiB",
             )
 

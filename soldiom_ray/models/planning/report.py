@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.planning.cache import PlanCache
 from soldiom_ray.models.planning.machine import Cluster, Node
 from soldiom_ray.models.planning.memory import Footprint
 from soldiom_ray.models.planning.planner import Planner, TrainingSetup, alternatives, refusal
@@ -30,13 +31,14 @@ def plan_report(
     stored: Mapping[str, Any] | None = None,
     matrix_rate: float | None = None,
     all_strategies: bool = False,
+    home: Path | None = None,
 ) -> dict[str, Any]:
     """What `soldiom plan` shows, as JSON. `resources` is a cluster, or the bytes free on this machine; `all_strategies`
     adds every strategy's memory. `stored` is what the headers of the weights' files say (see `headers`), `matrix_rate`
-    the device's floating-point operations per second."""
+    the device's floating-point operations per second; what is found out about the model is kept in `home`."""
     cluster = resources if isinstance(resources, Cluster) else Cluster((Node(1, float(resources)),), "as asked")
     shape = shape_of(folder, declared, processor=processor, bfloat16=bfloat16, device=cluster.device(declared.workers))
-    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)))
+    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)), PlanCache(home))
     chosen = planner.choose()
     device, host = cluster.share(declared.workers)
     fitting = [] if chosen.fits else list(alternatives(planner))
