@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -19,7 +20,8 @@ from conftest import free_port, starting
 
 from soldiom_ray import compute, services
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services import postgres, processes
+from soldiom_ray.services import addresses, chroma, postgres, processes, start
+from soldiom_ray.services.addresses import Addresses
 from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings, load_settings
 
@@ -234,6 +236,31 @@ def test_two_homes_with_a_long_path_run_side_by_side_and_stop_apart(folder: Path
         remove(other)
         shutil.rmtree(root)
         shutil.rmtree(services.short_folder(settings_of(other)), ignore_errors=True)
+
+
+def test_a_port_that_another_home_took_at_the_same_moment_is_not_taken_for_the_own_service(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = urlsplit(settings_of(folder).chroma_url or "").port or 0
+    other = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
+    settings, really_free, asked = settings_of(other), addresses.is_free, [0]
+
+    def free_when_first_asked(port: int) -> bool:
+        asked.append(port)
+        return len(asked) == 2 or really_free(port)
+
+    monkeypatch.setattr(addresses, "is_free", free_when_first_asked)
+    try:
+        settings.run_folder.mkdir(parents=True)
+        (other / "logs").mkdir()
+        assert f"port {taken} is used by process" in chroma.probe(settings, Addresses(chroma_port=taken))
+        chosen = start._ensure(settings, start.BY_NAME["chroma"], Addresses(chroma_port=taken), lambda line: None)
+        assert chosen.chroma_port != taken and asked[1] == taken
+        assert chroma.probe(settings, chosen) == ""
+        assert states(folder) == ALL_RUNNING
+    finally:
+        processes.stop(settings, "chroma")
+        shutil.rmtree(other)
 
 
 def test_down_leaves_no_process_and_up_takes_the_same_addresses_again(folder: Path) -> None:

@@ -11,6 +11,7 @@ from soldiom_ray.settings import Settings
 NAME = "chroma"
 TIMEOUT_SECONDS = 90.0
 STOP_SIGNAL = signal.SIGTERM
+HEARTBEAT = "/api/v2/heartbeat"
 
 
 def start(settings: Settings, addresses: Addresses) -> None:
@@ -25,7 +26,10 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 def probe(settings: Settings, addresses: Addresses) -> str:
     """What is wrong, or nothing when the server answers."""
-    return get(f"{settings.chroma_url if NAME in settings.external else addresses.chroma}/api/v2/heartbeat").problem
+    if NAME in settings.external:
+        return get(f"{settings.chroma_url}{HEARTBEAT}").problem
+    problem = get(f"{addresses.chroma}{HEARTBEAT}").problem
+    return problem or processes.foreign_listener(settings, NAME, addresses.chroma_port)
 
 
 def url(settings: Settings, addresses: Addresses) -> str:

@@ -39,7 +39,10 @@ def start(settings: Settings, addresses: Addresses) -> None:
 
 def probe(settings: Settings, addresses: Addresses) -> str:
     """What is wrong, or nothing when the server answers."""
-    return get(f"{settings.mlflow_url if NAME in settings.external else addresses.mlflow}/health").problem
+    if NAME in settings.external:
+        return get(f"{settings.mlflow_url}/health").problem
+    problem = get(f"{addresses.mlflow}/health").problem
+    return problem or processes.foreign_listener(settings, NAME, addresses.mlflow_port)
 
 
 def url(settings: Settings, addresses: Addresses) -> str:

@@ -169,6 +169,16 @@ def listeners(port: int) -> list[tuple[int | None, str]]:
     return processes
 
 
+def foreign_listener(settings: Settings, name: str, port: int) -> str:
+    """What is wrong when another program listens on the port of a service, else nothing. Two homes that start at once
+    may choose the same port; the second then hears the first one's service answer."""
+    holders = listeners(port)
+    if not holders or {pid for pid, _ in holders} & service_processes(settings, name):
+        return ""
+    pid, program = holders[0]
+    return f"port {port} is used by " + (f"process {pid} ({program})" if pid else "a process of another user")
+
+
 def _service_value(settings: Settings, name: str) -> str:
     return f"{settings.home}:{name}"
 
