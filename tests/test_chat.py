@@ -16,6 +16,7 @@ from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
+from soldiom_ray.models.expressible import folded
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
@@ -175,3 +176,52 @@ def chat_model(folder: Path) -> Path:
     """A base with a chat template, as instruction-tuned models of the hub are."""
     shutil.copytree(BUILTIN_FOLDER / "tiny", folder)
     return folder
+
+
+CLOCK = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
+CALL = {"type": "function", "function": {"name": "clock", "arguments": {"zone": "UTC"}}}
+WITH_CALLS: list[dict[str, Any]] = [
+    {"role": "user", "content": "Is it late?", "tools": [CLOCK]},
+    {"role": "assistant", "content": "", "tool_calls": [CALL]},
+    {"role": "tool", "content": "12:00"},
+    {"role": "assistant", "content": "It is noon."},
+]
+KNOWS_TOOLS = (
+    "{% if tools %}<|start|>{{ tools | tojson }}<|stop|>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
+    "{% for call in m.tool_calls or [] %}CALL {{ call.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def taught(tokenizer: Any, messages: list[dict[str, Any]]) -> str:
+    encoded = encode_chat(tokenizer, messages)
+    return str(tokenizer.decode(encoded.ids[encoded.loss_mask]))
+
+
+def test_calls_and_tools_reach_a_template_that_knows_them_and_the_calls_are_taught() -> None:
+    tokenizer = tokenizer_with(KNOWS_TOOLS)
+    text = chat_text(tokenizer, WITH_CALLS, add_generation_prompt=False)
+    assert text.startswith('<|start|>[{"type": "function"') and "<|im_start|>tool\n12:00<|im_end|>" in text
+    said = taught(tokenizer, WITH_CALLS)
+    assert 'CALL {"name": "clock", "arguments": {"zone": "UTC"}}' in said and "It is noon." in said
+    assert "12:00" not in said and "late" not in said
+    assert folded(KNOWS_TOOLS, WITH_CALLS) == []
+
+
+def test_a_template_without_tools_gets_them_folded_into_what_it_can_express() -> None:
+    tokenizer = tokenizer_with(CHATML)
+    text = chat_text(tokenizer, WITH_CALLS, add_generation_prompt=False)
+    assert text.startswith("<|im_start|>system\nYou may call these functions.")
+    assert '<tools>\n{"name": "clock", "parameters": {"type": "object"}}\n</tools><|im_end|>' in text
+    assert "<|im_start|>user\n<tool_response>\n12:00\n</tool_response><|im_end|>" in text
+    said = taught(tokenizer, WITH_CALLS)
+    assert said.startswith('<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call><|im_end|>')
+    assert "It is noon.<|im_end|>" in said and "12:00" not in said
+    assert folded(CHATML, WITH_CALLS) == ["tools", "calls", "results"]
+
+
+def test_an_answer_of_weight_0_is_read_and_not_taught() -> None:
+    weighted = [MESSAGES[0], MESSAGES[1] | {"weight": 0}, *MESSAGES[2:]]
+    said = taught(tokenizer_with(CHATML), weighted)
+    assert "In May." not in said and "The tenant moved." in said

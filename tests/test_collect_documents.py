@@ -93,7 +93,13 @@ def test_a_pdf_is_known_by_its_bytes_whatever_its_name() -> None:
 def test_tables_keep_ragged_rows_and_guess_delimiter_and_encoding() -> None:
     (parsed,) = parse_bytes("a.csv", "name;city\nJosé;Málaga\nÅsa\nBo;Oslo;extra\n".encode("latin-1"))
     assert parsed.text == "name: José\ncity: Málaga\n\nname: Åsa\n\nname: Bo\ncity: Oslo\ncolumn 3: extra"
-    assert parsed.metadata == {"delimiter": ";", "rows": 3, "ragged_rows": 2, "encoding": "windows-1252"}
+    unrecognized = {"unrecognized_columns": ["name", "city", "column 3"]}
+    assert parsed.metadata == unrecognized | {
+        "delimiter": ";",
+        "rows": 3,
+        "ragged_rows": 2,
+        "encoding": "windows-1252",
+    }
     rows = parse_bytes("qa.csv", b'question,answer\nWhy?,"Because, so"\nHow?,Thus\n')
     assert [(row.text, row.part) for row in rows] == [("Why?\n\nBecause, so", "row 1"), ("How?\n\nThus", "row 2")]
 

@@ -99,7 +99,8 @@ def test_a_stray_nul_is_taken_out_and_counted_and_many_make_a_file_binary() -> N
 def test_each_fault_of_a_table_is_counted_or_named() -> None:
     (parsed,) = parse_bytes("a.csv", b'a|b\n1|"two\nlines"\n3|"said ""so"""\n4\n5|6|7\n')
     assert parsed.text == 'a: 1\nb: two\nlines\n\na: 3\nb: said "so"\n\na: 4\n\na: 5\nb: 6\ncolumn 3: 7'
-    assert parsed.metadata == {"delimiter": "|", "ragged_rows": 2, "rows": 4}
+    unrecognized = {"unrecognized_columns": ["a", "b", "column 3"]}
+    assert parsed.metadata == {"delimiter": "|", "ragged_rows": 2, "rows": 4} | unrecognized
     (parsed,) = parse_bytes("a.csv", b'a,b\n1,2\n3,"open\n5,6\n7,8\n')
     assert parsed.text.split("\n\n")[1:] == ['a: 3\nb: "open', "a: 5\nb: 6", "a: 7\nb: 8"]
     assert parsed.metadata["unclosed_quotes"] == 1 and parsed.metadata["rows"] == 4
@@ -159,7 +160,8 @@ def test_a_workbook_gives_every_sheet_that_holds_something() -> None:
     texts = {parsed.part: parsed for parsed in parse_bytes("a.xlsx", data)}
     assert texts["table Cities"].text.startswith("name: Oslo\npeople: 700000\nshare: 0.5\n\n")
     assert texts["row 1 of Chat"].text == "Why?\n\nSo."
-    assert texts["table Cities"].metadata == {"sheets": 3, "table": "Cities", "rows": 2}
+    unrecognized = {"unrecognized_columns": ["name", "people", "share"]}
+    assert texts["table Cities"].metadata == {"sheets": 3, "table": "Cities", "rows": 2} | unrecognized
     (old,) = parse_bytes("a.xls", xls_bytes([["name", "n"], ["Zoë", 1.5]]))
     assert old.text == "name: Zoë\nn: 1.5"
     office = 'xmlns:office="urn:oasis:names:tc:opendocument:xmlns:office:1.0"'

@@ -124,6 +124,37 @@ def test_a_set_s_own_division_holds_when_its_column_is_named(tmp_path: Path) -> 
     assert sides == {(0, "train"): 3, (1, "validation"): 3, (2, "test"): 3}
 
 
+def test_calls_and_tools_reach_the_sample_with_what_is_private_in_them_redacted(tmp_path: Path) -> None:
+    call = {"name": "send", "arguments": json.dumps({"to": "jane.doe@corp-mail.com", "copies": 2})}
+    tools = [{"type": "function", "function": {"name": "send", "description": "Sends a letter"}}]
+    turns = [
+        ASKED,
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c1", "type": "function", "function": call}]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sent to jane.doe@corp-mail.com"},
+        TOLD,
+    ]
+    (row,) = prepared(tmp_path, [{"messages": turns, "tools": tools}])
+    asked, called, result, told = json.loads(row["messages"])
+    assert asked == ASKED | {"tools": tools} and told == TOLD
+    assert called["tool_calls"][0]["function"]["arguments"] == {"to": "<EMAIL>", "copies": 2}
+    assert result == {"role": "tool", "content": "sent to <EMAIL>", "tool_call_id": "c1"}
+    assert 'assistant: {"name": "send", "arguments": {"to": "<EMAIL>", "copies": 2}}' in row["text"]
+
+
+def test_records_that_cannot_be_taught_are_counted_and_named(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "Is it late?", "completion": "It is noon.", "label": True},
+        {"prompt": "Is it early?", "completion": "Who knows.", "label": False},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    context = context_in(tmp_path / "home")
+    documents = collect(context, [FilesSource(paths=(str(tmp_path / "rows.jsonl"),))])
+    assert documents.details["outcomes"] == {"collected": 1, "record_bad_answer": 1}
+    (drop,) = context.artifacts.rows(documents, "dropped/")
+    assert (drop["path"], drop["reason"]) == ("rows.jsonl#record 2", "record_bad_answer")
+    assert drop["value"] == "label is false"
+
+
 @needs_data
 def test_the_real_preference_pairs(tmp_path: Path) -> None:
     context, dataset = made(tmp_path, DATA / "instruct_short" / "preferences.jsonl")

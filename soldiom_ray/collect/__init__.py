@@ -12,11 +12,14 @@ if TYPE_CHECKING:
     from soldiom_ray.domains.sources import Source
     from soldiom_ray.records import Manifest
 
-CODE = 3
+CODE = 4
 """Increment when the same sources would now give other documents."""
 
 COLUMN_FACT = "column "
 """Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
+
+UNRECOGNIZED_FACT = "unrecognized "
+READING_FACTS = ("speakers ", "notes ", UNRECOGNIZED_FACT)
 
 PLANNING = 0.3
 """Share of a source's progress that listing it takes."""
@@ -57,8 +60,9 @@ def collect(context: "Context", sources: "Sequence[Source]") -> "Manifest":
     outcomes = sum((Counter(summary["outcomes"]) for summary in summaries), Counter())
     counts = {"documents": writer.documents} | {f"outcome_{name}": count for name, count in sorted(outcomes.items())}
     details = {
-        **{name: count for name, count in facts.items() if not name.startswith(COLUMN_FACT)},
+        **{name: count for name, count in facts.items() if not name.startswith((COLUMN_FACT, *READING_FACTS))},
         "columns": _columns(facts),
+        **_reading(facts),
         "data_type": _data_type(facts),
         "outcomes": dict(sorted(outcomes.items())),
         **writer.details(),
@@ -74,6 +78,21 @@ def _columns(facts: Counter[str]) -> dict[str, list[str]]:
     """Which columns or fields stood for which role, over all tables that were read."""
     pairs = sorted(name.removeprefix(COLUMN_FACT).partition("=")[::2] for name in facts if name.startswith(COLUMN_FACT))
     return {role: [column for other, column in pairs if other == role] for role, _ in pairs}
+
+
+def _reading(facts: Counter[str]) -> dict[str, Any]:
+    """How conversations were read: `speakers` (a name in the data and the role it was given), `notes` (what was left
+    out of records), `unrecognized` (file -> columns, where none was recognised)."""
+    details: dict[str, Any] = {}
+    for prefix in ("speakers ", "notes "):
+        counts = {name.removeprefix(prefix): count for name, count in sorted(facts.items()) if name.startswith(prefix)}
+        details |= {prefix.strip(): counts} if counts else {}
+    unrecognized: dict[str, list[str]] = {}
+    for name in facts:
+        if name.startswith(UNRECOGNIZED_FACT):
+            file, _, column = name.removeprefix(UNRECOGNIZED_FACT).partition("=")
+            unrecognized.setdefault(file, []).append(column)
+    return details | ({"unrecognized": unrecognized} if unrecognized else {})
 
 
 def _data_type(facts: Counter[str]) -> str:

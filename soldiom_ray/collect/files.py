@@ -35,7 +35,7 @@ from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
 BYTES_PER_TASK = 64 << 20
-PARSERS_VERSION = 6
+PARSERS_VERSION = 7
 """Increase it when the same bytes would give other texts than before."""
 
 COUNTED_FACTS = (
@@ -335,7 +335,10 @@ def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText])
     result.facts["encoding_guessed"] += "encoding" in first
     if str(first.get("transcript") or "").startswith(NO_TRANSCRIPT):
         result.facts[first["transcript"]] += 1
+    for column in first.get("unrecognized_columns") or ():
+        result.facts[f"unrecognized {file.name}={column}"] += 1
     for metadata in (parsed.metadata for parsed in texts):
+        _note_reading(result, file, metadata.get("reading") or {})
         for outcome, count in (metadata.get("left_out_counts") or {}).items():
             result.outcomes[f"member_{outcome}"] += count
         for member in metadata.get("left_out") or ():
@@ -344,6 +347,17 @@ def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText])
         for role, column in sorted((metadata.get("columns") or {}).items()):
             result.facts[f"column {role}={column}"] += 1
     result.facts += Counter()
+
+
+def _note_reading(result: TaskResult, file: UserFile, reading: Mapping[str, Any]) -> None:
+    """Record how conversations were read: names that speakers had, what was left out, records that were refused."""
+    for fact in ("speakers", "notes"):
+        for name, count in (reading.get(fact) or {}).items():
+            result.facts[f"{fact} {name}"] += count
+    for reason, count in (reading.get("refused_counts") or {}).items():
+        result.outcomes[f"record_{reason}"] += count
+    for part, reason, why in reading.get("refused") or ():
+        result.record_drop("user", file.group, f"{file.name}#{part}", f"record_{reason}", why)
 
 
 def _named_files(path: Path) -> list[tuple[str, Path]]:

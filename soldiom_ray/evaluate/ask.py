@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
+from soldiom_ray.domains.messages import ASSISTANT, Message
 from soldiom_ray.evaluate.measurement import hash_order
 from soldiom_ray.examples import Example
-from soldiom_ray.models.chat import ASSISTANT, Message, chat_text, encode_prompt
+from soldiom_ray.models.chat import chat_text, encode_prompt
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 ANSWER_TOKENS = 96

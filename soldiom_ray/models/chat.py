@@ -6,7 +6,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.builtin_models import TEXT_MODELS
+from soldiom_ray.domains.messages import ASSISTANT, Message, is_taught
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.expressible import expressed
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
 from soldiom_ray.records import PromptFormat
 
@@ -14,14 +16,11 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-Message = Mapping[str, str]
-ASSISTANT = "assistant"
-
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids of a whole conversation, and which of them count in the loss: what the assistant says, and the end of
-    each of its turns. Both [tokens]."""
+    """Token ids of a whole conversation, and which of them count in the loss: what the assistant says, except in turns
+    of weight 0, and the end of each of its turns. Both [tokens]."""
 
     ids: "npt.NDArray[np.int64]"
     loss_mask: "npt.NDArray[np.bool_]"
@@ -32,11 +31,12 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
     `add_generation_prompt` up to where the assistant's next turn begins.
 
     InputError when the template refuses the conversation."""
-    if getattr(tokenizer, "chat_template", None):
-        turns = [dict(message) for message in messages]
+    template = getattr(tokenizer, "chat_template", None)
+    turns, tools = expressed(str(template or ""), messages)
+    if template:
         try:
             text: str = tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=add_generation_prompt
+                turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # a template raises what it likes: a role it does not know, turns out of order
             raise InputError(
@@ -48,7 +48,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
     end = str(getattr(tokenizer, "eos_token", None) or "")
     lines = [
         f"{message['role'].capitalize()}: {message['content']}{end if message['role'] == ASSISTANT else ''}"
-        for message in messages
+        for message in turns
     ]
     return "\n".join([*lines, f"{ASSISTANT.capitalize()}:"] if add_generation_prompt else lines)
 
@@ -96,15 +96,15 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Conversation:
     rest = _encode_fragment(tokenizer, text[encoded_to:]) if encoded_to else encode_prompt(tokenizer, text)
     ids += rest
     loss_mask += [False] * len(rest)
-    if spans and messages[-1]["role"] == ASSISTANT and terminator(tokenizer) not in ids[-3:]:
+    if spans and is_taught(messages[-1]) and terminator(tokenizer) not in ids[-3:]:
         ids.append(terminator(tokenizer))
         loss_mask.append(True)
     return Conversation(np.asarray(ids, np.int64), np.asarray(loss_mask, np.bool_))
 
 
 def _assistant_spans(tokenizer: Any, messages: Sequence[Message], text: str) -> list[tuple[int, int]]:
-    """Where the assistant speaks in the text of a conversation, [start, end) in characters."""
-    turns = [number for number, message in enumerate(messages) if message["role"] == ASSISTANT]
+    """Where the assistant says what is taught in the text of a conversation, [start, end) in characters."""
+    turns = [number for number, message in enumerate(messages) if is_taught(message)]
     spans = [span for turn in turns if (span := _assistant_span(tokenizer, messages, turn, text))]
     if len(spans) == len(turns):
         return spans

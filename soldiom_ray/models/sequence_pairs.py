@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from soldiom_ray.models.chat import ASSISTANT, Message
+from soldiom_ray.domains.messages import ASSISTANT, Message
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 

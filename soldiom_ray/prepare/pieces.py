@@ -6,45 +6,65 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
+from soldiom_ray.domains.messages import WRITTEN_FIELDS, labelled_text, mapped_strings, spoken
+
 PAGE_SEPARATOR = "\n"
+_PIECE = ("role", "content")
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """`roles` has a role for each piece of a conversation; `is_paged` says that pieces are pages."""
+    """`roles` has a role for each piece of a conversation, `fields` what else its message holds (calls, tools);
+    `is_paged` says that pieces are pages."""
 
     pieces: tuple[str, ...]
     roles: tuple[str, ...] = ()
     is_paged: bool = False
+    fields: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(cls, text: str, metadata: Mapping[str, Any]) -> "Pieces":
         """By a document's metadata: `messages`, or `page_starts` (character offsets)."""
         if messages := metadata.get("messages"):
             contents = tuple(str(message["content"]) for message in messages)
-            return cls(contents, tuple(str(message["role"]) for message in messages))
+            fields = tuple({n: value for n, value in message.items() if n not in _PIECE} for message in messages)
+            return cls(contents, tuple(str(message["role"]) for message in messages), fields=fields)
         if starts := metadata.get("page_starts"):
             return cls(tuple(_cut(text, starts)), is_paged=True)
         return cls((text,))
 
     def mapped(self, function: Callable[[str], str]) -> "Pieces":
         """The same pieces, each changed by `function`."""
-        changed = tuple(function(piece) for piece in self.pieces)
-        return replace(self, pieces=tuple(piece.strip("\n") for piece in changed) if self.roles else changed)
+        if not self.roles:
+            return replace(self, pieces=tuple(map(function, self.pieces)))
+
+        def stripped(piece: str) -> str:
+            return function(piece).strip("\n")
+
+        fields = tuple(
+            {name: mapped_strings(value, stripped) if name in WRITTEN_FIELDS else value for name, value in some.items()}
+            for some in self.fields
+        )
+        return replace(self, pieces=tuple(map(stripped, self.pieces)), fields=fields)
 
     def text(self) -> str:
         """The whole as one text. A question and its answer are joined without roles; a longer conversation, or one that
         begins with a system message, with them."""
         if not self.roles:
             return PAGE_SEPARATOR.join(self.pieces)
+        messages = self._messages()
         if len(self.roles) == 2 and "system" not in self.roles:
-            return "\n\n".join(self.pieces) + "\n"
-        return "\n\n".join(f"{role}: {piece}" for role, piece in zip(self.roles, self.pieces, strict=True)) + "\n"
+            return "\n\n".join(map(spoken, messages)) + "\n"
+        return labelled_text(messages) + "\n"
 
     def messages(self) -> str:
         """The conversation as JSON; empty for other texts."""
-        turns = [{"role": role, "content": piece} for role, piece in zip(self.roles, self.pieces, strict=False)]
-        return json.dumps(turns, ensure_ascii=False) if turns else ""
+        return json.dumps(self._messages(), ensure_ascii=False) if self.roles else ""
+
+    def _messages(self) -> list[dict[str, Any]]:
+        fields = self.fields or ({},) * len(self.roles)
+        turns = zip(self.roles, self.pieces, fields, strict=True)
+        return [{"role": role, "content": piece, **others} for role, piece, others in turns]
 
     def metadata(self) -> dict[str, Any]:
         """Where the pages of `text()` begin, in characters; empty for other texts."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database.reader import Reader, Selection, checked_query, open_reader
-from soldiom_ray.collect.documents.columns import choose_columns, fields_text, record_metadata, text_of
+from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
+from soldiom_ray.collect.documents.records import read_record
 from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
@@ -171,7 +172,7 @@ def _read(
     return refused
 
 
-def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[dict[str, str], list[SkippedError]]:
+def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[Columns, list[SkippedError]]:
     refused: list[SkippedError] = []
     if declared.group_by and declared.group_by not in names:
         columns = ", ".join(repr(name[:60]) for name in names[:40])
@@ -188,7 +189,7 @@ class RowWriter:
 
     location: str
     selection: Selection
-    roles: dict[str, str]
+    columns: Columns
     group_by: str
     max_bytes: int
     chunks: Chunks
@@ -208,17 +209,21 @@ class RowWriter:
             return
         facts["rows"] += 1
         key = self._key(record)
-        if not self.roles:
+        if not self.columns.by_role:
             self._pool(record)
             return
-        text = text_of(record, self.roles)
-        if text is None or not text.strip():
+        try:
+            record_read = read_record(record, self.columns)
+        except SkippedError as skipped:
+            self._skip(skipped.reason, skipped.detail)
+            return
+        if record_read is None:
             self._skip("empty", "no text in its columns")
             return
-        for role, column in self.roles.items():
+        for role, column in self.columns.by_role.items():
             facts[f"column {role}={column}"] += 1
-        metadata = {"columns": self.roles, **record_metadata(record, self.roles)}
-        self._document(text, key, f"{self.selection.name}#{self._group(record) or key}", metadata)
+        metadata = {"columns": self.columns.by_role, **record_read.metadata}
+        self._document(record_read.text, key, f"{self.selection.name}#{self._group(record) or key}", metadata)
 
     def close(self) -> None:
         """Write the pooled rows."""

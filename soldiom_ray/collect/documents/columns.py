@@ -1,30 +1,53 @@
 """The roles of a record's columns or fields (text, question, answer, label, ...): guessed from their names, or set by
-the user."""
+the user. What a record says by them is read in `records`."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from soldiom_ray.collect.documents.turns import turns_in
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.messages import ROLES
 
 _NAMES: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation"),
+    "messages": ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "thread", "data"),
+    "system": ("system", "system_prompt", "system_message"),
+    "tools": ("tools", "functions", "available_tools"),
+    "history": ("history",),
     "instruction": ("instruction", "prompt"),
     "input": ("input",),
     "output": ("output", "response", "completion"),
     "question": ("question", "query"),
     "context": ("context", "contexts"),
+    "choices": ("choices", "options", "endings"),
     "answer": ("answer", "answers", "long_answer"),
+    "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
     "chosen": ("chosen",),
     "rejected": ("rejected",),
-    "source": ("source", "src", "source_text"),
-    "target": ("target", "tgt", "target_text"),
+    "steps": ("completions",),
+    "step_labels": ("labels",),
+    "source": (
+        "source",
+        "src",
+        "source_text",
+        "original_text",
+        "original",
+        "article",
+        "document",
+        "passage",
+        "dialogue",
+    ),
+    "target": ("target", "tgt", "target_text", "reference_summary", "summary", "highlights", "simplified_text", "note"),
+    "prefix": ("prefix", "fim_prefix"),
+    "middle": ("middle", "fim_middle"),
+    "suffix": ("suffix", "fim_suffix"),
     "text": ("text", "content", "body", "document", "passage", "article", "sentence", "tweet", "review"),
     "correction": ("correction", "corrected", "corrected_answer"),
+    "rating": ("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
     "time": ("time", "timestamp", "created_at", "datetime", "date"),
-    "group": ("group", "group_id", "conversation_id", "thread_id", "session_id", "doc_title", "document_id"),
+    "group": ("group", "group_id", "conversation_id", "thread_id", "session_id", "doc_title", "document_id", "doc"),
     "license": ("license", "licence"),
     "label": ("label", "labels", "class", "category"),
     "image": ("file_name", "filename", "image_file", "image_path", "image"),
@@ -33,110 +56,171 @@ _NAMES: dict[str, tuple[str, ...]] = {
 """A role and the names, best first, that a column for it usually has. A data set's own
 split is never guessed: its author and purpose are unknown."""
 
-_FORMS = (
-    ("instruction", "input", "chosen", "rejected"),
-    ("instruction", "chosen", "rejected"),
-    ("question", "context", "chosen", "rejected"),
-    ("question", "chosen", "rejected"),
-    ("input", "chosen", "rejected"),
-    ("chosen", "rejected"),
-    ("messages",),
-    ("instruction", "input", "output"),
-    ("instruction", "output"),
-    ("instruction", "chosen"),
-    ("question", "context", "answer"),
-    ("question", "answer"),
-    ("question", "output"),
-    ("input", "output"),
-    ("source", "target"),
-    ("text",),
-    ("chosen",),
-    ("image", "label"),
-)
-"""The roles of each form of record. A record has the first form whose roles it has all of."""
+_SURE_LISTS = ("messages", "conversations", "conversation")
+"""Names that hold a conversation; the others of that role do where a value is one."""
 
-_METADATA_ROLES = ("label", "rejected", "correction", "time", "group", "license", "image", "split")
+_FORMS = (
+    "instruction input? context? chosen rejected",
+    "question context? chosen rejected",
+    "input chosen rejected",
+    "chosen rejected",
+    "messages",
+    "question context? choices answer",
+    "question context? choices answer_key",
+    "question context? choices label",
+    "instruction steps step_labels",
+    "instruction input? context? output",
+    "instruction chosen",
+    "question context? answer",
+    "question context? output",
+    "input output",
+    "prefix middle suffix",
+    "source target",
+    "text",
+    "chosen",
+    "image label",
+    "instruction input? rejected",
+    "question context? rejected",
+)
+"""The roles of each form of record, "?" where it may lack one. A record has the first form whose roles it has."""
+
+CONVERSATION_ROLES = ("system", "tools", "history")
+"""Roles that may accompany a form with an answer: they become part of its conversation."""
+
+ANSWERING = ("answer", "output", "chosen", "target", "answer_key", "steps", "step_labels")
+METADATA_ROLES = ("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split")
 """Roles that may accompany any form: they become metadata, not text."""
 
-_RECORD_ROLES = ("time", "group", "license", "image", "split")
-"""Roles that describe the record itself: its time, group, license, picture, and its split in the original data set."""
-
-_ANSWERING = ("answer", "output", "chosen", "target")
-"""Roles whose text is the assistant's message when they come last in a form."""
-
-_USUAL_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "model": "assistant", "function": "tool"}
-
-_SIDES = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-
-_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
-"""The form of the HH-RLHF pairs (Bai et al. 2022)."""
-
-_UNMARKED = ("", "0", "false", "no")
-MAX_FIELDS_CHARACTERS = 2000
+_SPEAKER_COLUMNS = (("user", "human"), ("assistant", "gpt", "bot"))
+"""Columns named after those who speak in them; they count where both are there."""
 
 
-def guess_columns(names: Iterable[str]) -> dict[str, str]:
-    """Role -> column for the first form that the columns fill, and for labels; empty when they fill none."""
-    by_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(list(names))}
-    by_role = {
-        role: by_name[name]
-        for role, usual_names in _NAMES.items()
-        if (name := next((n for n in usual_names if n in by_name), None))
-    }
-    form = next((form for form in _FORMS if all(role in by_role for role in form)), None)
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """How the records of a table or file are read: `by_role` names the column of each role, `speakers` gives roles to
+    names in conversations, `middle` is the middle of the ratings' scale."""
+
+    by_role: dict[str, str] = field(default_factory=dict)
+    speakers: dict[str, str] = field(default_factory=dict)
+    middle: float | None = None
+
+    @property
+    def form(self) -> tuple[str, ...]:
+        """The roles that make a record's text, in their order."""
+        return text_roles(tuple(self.by_role))
+
+
+def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
+    """Role -> column for the first form that the columns fill, and for what accompanies it; empty when they fill none.
+    `examples` are records: names that may hold a conversation are looked at."""
+    names = list(names)
+    by_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
+    by_role: dict[str, str] = {}
+    for role, usual_names in _NAMES.items():
+        known = (by_name[name] for name in usual_names if name in by_name)
+        if role == "messages":
+            known = (name for name in known if _holds_conversations(name, examples))
+        if (name := next(known, None)) is not None:
+            by_role[role] = name
+    form = next((form for form in _FORMS if set(_required(form)) <= by_role.keys()), None)
     if form is None:
-        return {}
-    return {role: by_role[role] for role in (*form, *(role for role in _METADATA_ROLES if role in by_role))}
+        return _speakers_as_columns(by_name) or _prompts(by_name)
+    roles = [role.removesuffix("?") for role in form.split()]
+    if set(roles) & {*ANSWERING, "messages"}:
+        roles += CONVERSATION_ROLES
+    chosen = {role: by_role[role] for role in (*roles, *METADATA_ROLES) if role in by_role}
+    if "steps" in chosen:
+        chosen.pop("label", None)
+    return chosen
 
 
-def choose_columns(names: Sequence[str], requested: Mapping[str, str]) -> dict[str, str]:
+def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:
+    asker, answerer = (next((by_name[n] for n in names if n in by_name), "") for names in _SPEAKER_COLUMNS)
+    return {"question": asker, "answer": answerer} if asker and answerer else {}
+
+
+def _prompts(by_name: Mapping[str, str]) -> dict[str, str]:
+    """TRL's type of a data set that has prompts only: nothing can be learnt from it without answers."""
+    return {"instruction": by_name["prompt"]} if set(by_name) == {"prompt"} else {}
+
+
+def _holds_conversations(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
+    if name.strip().lower() in _SURE_LISTS:
+        return True
+    values = [record[name] for record in examples if record.get(name) not in (None, "", [])]
+    return bool(values) and all(turns_in(value) is not None for value in values)
+
+
+def choose_columns(
+    names: Sequence[str], requested: Mapping[str, str], examples: Sequence[Mapping[str, Any]] = ()
+) -> Columns:
     """The requested columns by role, or the guess when none are requested. A requested name may differ in case. `label`
-    may name several columns, "a,b,c": a record's labels are those whose columns it marks. Raises SkippedError:
-    wrong_columns, with the missing and the known names."""
-    if not requested:
-        return guess_columns(names)
-    unknown = sorted(set(requested) - _NAMES.keys())
-    if unknown:
-        raise SkippedError("wrong_columns", f"no role {_quoted(unknown)}; known roles: {', '.join(_NAMES)}")
+    may name several columns, "a,b,c": a record's labels are those whose columns it marks. The roles user, assistant,
+    system and tool name speakers of conversations instead ("agent,doctor"). Raises SkippedError: wrong_columns, with
+    the missing and the known names."""
     by_folded_name = {name.strip().lower(): name for name in reversed(names)} | {name: name for name in names}
 
     def spelled(name: str) -> str:
         return by_folded_name.get(name, "") or by_folded_name.get(name.strip().lower(), "")
 
-    columns = {role: spelled(name) for role, name in requested.items()}
-    if not columns.get("label", "known") and all(parts := [spelled(name) for name in requested["label"].split(",")]):
+    named = {
+        role: name for role, name in requested.items() if role in ROLES and not (role == "system" and spelled(name))
+    }
+    speakers = {part.strip().lower(): role for role, name in named.items() for part in name.split(",")}
+    wanted = {role: name for role, name in requested.items() if role not in named}
+    if not wanted:
+        by_role = guess_columns(names, examples)
+        return Columns(by_role, speakers, _middle_of_scale(by_role, examples))
+    unknown = sorted(set(wanted) - _NAMES.keys())
+    if unknown:
+        raise SkippedError("wrong_columns", f"no role {_quoted(unknown)}; known roles: {', '.join([*_NAMES, *ROLES])}")
+    columns = {role: spelled(name) for role, name in wanted.items()}
+    if not columns.get("label", "known") and all(parts := [spelled(name) for name in wanted["label"].split(",")]):
         columns["label"] = ",".join(parts)
-    missing = [requested[role] for role, name in columns.items() if not name]
+    missing = [wanted[role] for role, name in columns.items() if not name]
     if missing:
         raise SkippedError("wrong_columns", f"no column {_quoted(missing)}; known: {_quoted(names)}")
-    return columns
+    return Columns(columns, speakers, _middle_of_scale(columns, examples))
 
 
-def text_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | None:
-    """The text that a record's columns make; None when they make none (only a label, or nothing is filled in)."""
-    if "chosen" in columns and (turns := turns_of(record.get(columns["chosen"]))):
-        return "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
-    parts = [part for role in _text_roles(tuple(columns)) if (part := _role_text(record, columns, role))]
-    return "\n\n".join(parts) or None
+def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> float | None:
+    """The middle of the scale of ratings, by the largest of them: 1, 5, 10 or 100."""
+    if "rating" not in by_role:
+        return None
+    numbers = [number for record in records if (number := as_number(record.get(by_role["rating"]))) is not None]
+    for top, middle in ((1, 0.5), (5, 3), (10, 5), (100, 50)):
+        if numbers and 0 < max(numbers) <= top:
+            return middle
+    return None
 
 
-def record_metadata(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """A record's metadata: `messages`, [{role, content}, ...], where it is a conversation or a question with its
-    answer, and the `rejected` answer; its `label` (several as a list); its `time`, `group`, `license`, `image` and
-    `split` where columns hold them; other small `fields`."""
-    metadata: dict[str, Any] = {"messages": _messages(record, columns)}
-    if (label := _label(record, columns)) != "":
-        metadata["label"] = label
-    if metadata["messages"] and "rejected" in columns:
-        metadata |= _rejected(record, columns)
-    metadata |= {role: plain(record.get(columns[role])).strip() for role in _RECORD_ROLES if role in columns}
-    metadata["split"] = split_from_name(metadata.get("split", ""))
-    return {name: value for name, value in metadata.items() if value or name == "label"} | other_fields(record, columns)
+def as_number(value: Any) -> float | None:
+    """A number, or a text that is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
+    """The roles that make a record's text, in their order."""
+    form = next((form for form in _FORMS if set(_required(form)) <= set(roles)), None)
+    if form is None:
+        chosen = tuple(role for role in roles if role not in CONVERSATION_ROLES)
+    else:
+        chosen = tuple(role for part in form.split() if (role := part.removesuffix("?")) in roles)
+        if form == "question context? choices label":
+            return chosen
+    if form is not None and form.endswith(" rejected") and "chosen" not in roles:
+        return chosen
+    return tuple(role for role in chosen if role not in METADATA_ROLES) or (("image",) if "image" in roles else ())
+
+
+def _required(form: str) -> tuple[str, ...]:
+    return tuple(role for role in form.split() if not role.endswith("?"))
 
 
 def split_from_name(name: str) -> str:
@@ -144,90 +228,11 @@ def split_from_name(name: str) -> str:
     return next((split for split, names in _SIDES.items() if name.strip().lower() in names), "")
 
 
-def _messages(record: Mapping[str, Any], columns: Mapping[str, str]) -> list[dict[str, str]]:
-    roles = _text_roles(tuple(columns))
-    if roles == ("messages",):
-        return turns_of(record.get(columns["messages"]))
-    if not roles or roles[-1] not in _ANSWERING:
-        return []
-    question = [part for role in roles[:-1] if (part := _role_text(record, columns, role))]
-    answer_turns = turns_of(record.get(columns[roles[-1]])) if roles[-1] == "chosen" else []
-    if len(answer_turns) > 1:
-        return answer_turns
-    answer = answer_turns[0]["content"] if answer_turns else _role_text(record, columns, roles[-1])
-    if not question or not answer:
-        return []
-    return [{"role": "user", "content": "\n\n".join(question)}, {"role": "assistant", "content": answer}]
-
-
-def _rejected(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """`rejected`, the last message of the conversation that was not chosen; `other_prompt` where the messages before it
-    differ from those before the chosen answer."""
-    turns, chosen = (turns_of(record.get(columns[role])) for role in ("rejected", "chosen"))
-    text = turns[-1]["content"] if turns else _role_text(record, columns, "rejected")
-    differs = len(turns) > 1 and turns[:-1] != chosen[:-1]
-    return {"rejected": text} | ({"other_prompt": True} if differs else {})
-
-
-def _label(record: Mapping[str, Any], columns: Mapping[str, str]) -> str | list[str]:
-    """A record's label; a list of labels where its column holds a list or several columns are named."""
-    name = columns.get("label")
-    if name is None:
-        return ""
-    if name not in record and "," in name:
-        return [entry for entry in name.split(",") if _as_label(record.get(entry)).lower() not in _UNMARKED]
-    value = record.get(name)
-    return [_as_label(entry) for entry in value] if isinstance(value, list) else _as_label(value)
-
-
-def _as_label(value: Any) -> str:
-    """A label as text. Whole floats lose their ".0": a column of integers with gaps holds floats in Parquet and
-    JSON."""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else plain(value).strip()
-
-
-def turns_of(value: Any) -> list[dict[str, str]]:
-    """A conversation's turns, [{role, content}, ...], with roles under their usual names: from a list of messages, or
-    from a transcript ("\\n\\nHuman: ...\\n\\nAssistant: ..."). Empty when the value is neither, or a turn is blank."""
-    if isinstance(value, str) and _TRANSCRIPT.match(value):
-        pieces = _SPEAKER.split(value.strip())[1:]
-        value = [{"role": role, "content": content} for role, content in zip(pieces[::2], pieces[1::2], strict=True)]
-    turns = []
-    for turn in value if isinstance(value, list) else ():
-        if not isinstance(turn, dict):
-            return []
-        role = str(turn.get("role", turn.get("from", ""))).strip().lower()
-        content = plain(turn.get("content", turn.get("value", ""))).strip()
-        if not role or not content:
-            return []
-        turns.append({"role": _USUAL_ROLES.get(role, role), "content": content})
-    return turns
-
-
-def _role_text(record: Mapping[str, Any], columns: Mapping[str, str], role: str) -> str:
-    """The stripped text of a role; a correction replaces the answer that it corrects."""
-    if role in ("answer", "output") and "correction" in columns:
-        corrected = _value_text(record.get(columns["correction"])).strip()
-        if corrected:
-            return corrected
-    return _value_text(record.get(columns[role])).strip()
-
-
-def other_fields(record: Mapping[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """{"fields": ...}, the fields of a record that are not part of its text; {} when there are none or they are
-    long."""
-    used = {columns[role] for role in (*_text_roles(tuple(columns)), "rejected") if role in columns}
-    others = {name: value for name, value in record.items() if name not in used and value is not None and value != ""}
-    if not others or sum(len(name) + len(plain(value)) for name, value in others.items()) > MAX_FIELDS_CHARACTERS:
-        return {}
-    return {"fields": others}
-
-
-@lru_cache(maxsize=256)
-def _text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
-    """The roles that make a record's text, in their order."""
-    form = next((form for form in _FORMS if all(role in roles for role in form)), roles)
-    return tuple(role for role in form if role not in _METADATA_ROLES) or (("image",) if "image" in roles else ())
+_SIDES = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 
 
 def fields_text(record: Mapping[str, Any]) -> str:
@@ -242,17 +247,6 @@ def plain(value: Any) -> str:
     if type(value) is int:  # most values of databases: ten times as fast as json
         return str(value)
     return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _value_text(value: Any) -> str:
-    """A value as part of a text: a conversation turn by turn, a list of texts paragraph by paragraph."""
-    if isinstance(value, list) and value and all(isinstance(turn, dict) for turn in value):
-        turns = [(turn.get("role", turn.get("from", "")), turn.get("content", turn.get("value", ""))) for turn in value]
-        if all(content not in (None, "") or role for role, content in turns):
-            return "\n\n".join(f"{role}: {plain(content)}" for role, content in turns)
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return "\n\n".join(value)
-    return plain(value)
 
 
 def _quoted(names: Iterable[str]) -> str:

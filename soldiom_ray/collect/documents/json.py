@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import choose_columns, fields_text, guess_columns, record_metadata, text_of
+from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.records import Reading, ReadRecord, refused_texts
 from soldiom_ray.collect.documents.rows import pack
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.messages import ROLES
+
+MAX_NAMES = 40
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
@@ -32,39 +37,47 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
     """A text per record where all have a known form, else texts that hold many records. Blank records of a known form
-    are counted in `blank_records`. Raises SkippedError: wrong_columns."""
+    are counted in `blank_records`, what was refused or left out of one in `reading`. Raises SkippedError:
+    wrong_columns, or the reason why all records were refused."""
     columns = _columns(values, requested)
-    own_texts = [
-        value if isinstance(value, str) else text_of(value, roles) if roles else None
-        for value, roles in zip(values, columns, strict=True)
-    ]
-    has_form = all(isinstance(value, str) or roles for value, roles in zip(values, columns, strict=True))
-    if not has_form or not any(own_texts):
+    if not all(isinstance(value, str) or known.by_role for value, known in zip(values, columns, strict=True)):
+        return _pack_values(values, metadata | _unrecognized(values))
+    texts, blank, reading = [], 0, Reading()
+    for number, (value, known) in enumerate(zip(values, columns, strict=True), 1):
+        part = "" if len(values) == 1 else f"record {number}"
+        try:
+            record = ReadRecord(value, {}) if isinstance(value, str) else reading.read(part, value, known)
+        except SkippedError:
+            continue
+        if record is None or not record.text:
+            blank += 1
+            continue
+        own_metadata = {"columns": known.by_role} if known.by_role else {}
+        texts.append(ParsedText(record.text, part, metadata | own_metadata | record.metadata))
+    if not texts and not reading.refused:
         return _pack_values(values, metadata)
-    if blank := sum(not text for text in own_texts):
-        metadata = metadata | {"blank_records": blank}
-    texts = []
-    for number, (value, roles, text) in enumerate(zip(values, columns, own_texts, strict=True), 1):
-        if text:
-            own_metadata = {"columns": roles} | record_metadata(value, roles) if roles else {}
-            texts.append(ParsedText(text, "" if len(values) == 1 else f"record {number}", metadata | own_metadata))
-    return texts
+    counted = {"blank_records": blank} if blank else {}
+    return refused_texts([replace(text, metadata=counted | text.metadata) for text in texts], reading)
 
 
-def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[dict[str, str]]:
-    """Role -> field for every value; empty for values that are no records or have no known form."""
-    if requested:
-        all_names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
-        chosen = choose_columns(list(all_names), requested)
-        return [chosen if isinstance(value, dict) else {} for value in values]
-    guessed: dict[tuple[str, ...], dict[str, str]] = {}
-    columns = []
-    for value in values:
-        names = tuple(value) if isinstance(value, dict) else ()
-        if names not in guessed:
-            guessed[names] = guess_columns(names)
-        columns.append(guessed[names])
-    return columns
+def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[Columns]:
+    """How each value is read; without columns for those that are no records or have no known form."""
+    records = [value for value in values if isinstance(value, dict)]
+    if any(role not in ROLES for role in requested):
+        all_names = dict.fromkeys(name for value in records for name in value)
+        chosen = choose_columns(list(all_names), requested, records)
+        return [chosen if isinstance(value, dict) else Columns() for value in values]
+    by_names: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for value in records:
+        by_names.setdefault(tuple(value), []).append(value)
+    guessed = {names: choose_columns(names, requested, some) for names, some in by_names.items()}
+    return [guessed[tuple(value)] if isinstance(value, dict) else Columns() for value in values]
+
+
+def _unrecognized(values: Sequence[Any]) -> dict[str, Any]:
+    """The names of records of which none has a known role."""
+    names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
+    return {"unrecognized_columns": list(names)[:MAX_NAMES]} if names and len(values) > 1 else {}
 
 
 def _lines(text: str) -> tuple[list[Any], int]:

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import choose_columns, fields_text, plain, record_metadata, text_of
+from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text, plain
 from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.records import Reading, refused_texts
 from soldiom_ray.collect.text import SkippedError
 
 ROWS_PER_TEXT = 200
+MAX_NAMES = 40
 CHARACTERS_PER_TEXT = 8000
 """Short rows share a text, but not so many that a search returns all of them or none."""
 
@@ -28,11 +30,16 @@ class Table:
 def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
     """The texts of one table. Each has `metadata`, the number of `rows`, the `columns` by role and, where they are
     small, its other `fields`. Raises SkippedError: wrong_columns."""
-    columns = choose_columns(table.columns, requested)
     records = [dict(zip(table.columns, row, strict=False)) for row in table.rows]
+    columns = choose_columns(table.columns, requested, records)
     table_metadata = metadata | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
-    if columns and any(texts := [text_of(record, columns) for record in records]):
-        return list(_text_per_row(table.name, records, texts, columns, table_metadata))
+    if columns.by_role:
+        reading = Reading()
+        texts = refused_texts(list(_text_per_row(table.name, records, columns, table_metadata, reading)), reading)
+        if texts:
+            return texts
+    elif len(records) > 1:
+        table_metadata |= {"unrecognized_columns": list(table.columns)[:MAX_NAMES]}
     return _pack_records(table.name, records, table_metadata)
 
 
@@ -111,18 +118,22 @@ def _bytes_value(value: bytes) -> str:
 
 
 def _text_per_row(
-    name: str,
-    records: Sequence[Mapping[str, Any]],
-    texts: Sequence[str | None],
-    columns: dict[str, str],
-    table_metadata: dict[str, Any],
+    name: str, records: Sequence[Mapping[str, Any]], columns: Columns, table_metadata: dict[str, Any], reading: Reading
 ) -> Iterator[ParsedText]:
-    blank = sum(text is None for text in texts)
-    row_metadata = table_metadata | {"columns": columns} | ({"blank_rows": blank} if blank else {})
-    for number, (record, text) in enumerate(zip(records, texts, strict=True), 1):
-        if text is not None:
-            part = f"row {number} of {name}" if name else f"row {number}"
-            yield ParsedText(text, part, row_metadata | record_metadata(record, columns))
+    texts, blank = [], 0
+    for number, record in enumerate(records, 1):
+        part = f"row {number} of {name}" if name else f"row {number}"
+        try:
+            record_read = reading.read(part, record, columns)
+        except SkippedError:
+            continue
+        if record_read is None:
+            blank += 1
+        else:
+            texts.append(ParsedText(record_read.text, part, record_read.metadata))
+    row_metadata = table_metadata | {"columns": columns.by_role} | ({"blank_rows": blank} if blank else {})
+    for text in texts:
+        yield replace(text, metadata=row_metadata | text.metadata)
 
 
 def _pack_records(name: str, records: Sequence[Mapping[str, Any]], metadata: dict[str, Any]) -> list[ParsedText]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Report
+from soldiom_ray.domains.messages import ASSISTANT
 from soldiom_ray.domains.schema import Train
-from soldiom_ray.models.chat import ASSISTANT, encode_chat
+from soldiom_ray.models.chat import encode_chat
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss

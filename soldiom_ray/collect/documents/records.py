@@ -1,0 +1,296 @@
+"""A record becomes a text and, where it is a conversation or a question with its answer, messages. One reader for JSON,
+tables, Parquet and databases: what it refuses has a reason, what it leaves out is counted."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soldiom_ray.collect.documents.answers import (
+    answer_text,
+    bad_answer,
+    choices_of,
+    is_mark,
+    right_choice,
+    value_text,
+)
+from soldiom_ray.collect.documents.columns import (
+    ANSWERING,
+    CONVERSATION_ROLES,
+    METADATA_ROLES,
+    Columns,
+    plain,
+    split_from_name,
+)
+from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.tool_calls import read_tools
+from soldiom_ray.collect.documents.turns import Conversation, read_conversation, read_messages, require_answer
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text, spoken
+
+_RECORD_ROLES = ("time", "group", "license", "image", "split")
+"""Roles that describe the record itself: its time, group, license, picture, and its split in the original data set."""
+
+_UNMARKED = ("", "0", "false", "no")
+MAX_FIELDS_CHARACTERS = 2000
+MAX_NAMED = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ReadRecord:
+    """`metadata` has `messages`, [{role, content, ...}], of a conversation, and the `rejected` answer; its `label`
+    (several as a list); its `time`, `group`, `license`, `image` and `split`; other small `fields`."""
+
+    text: str
+    metadata: dict[str, Any]
+    speakers: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass
+class Reading:
+    """What was read of a file's records, for its mapping: how speakers were named, what was left out of records, and
+    which records were refused."""
+
+    speakers: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+    refused: list[tuple[str, str, str]] = field(default_factory=list)
+
+    def read(self, part: str, record: Mapping[str, Any], columns: Columns) -> ReadRecord | None:
+        """A record; None for one without text. A refused one raises its SkippedError after it was noted."""
+        try:
+            record_read = read_record(record, columns)
+        except SkippedError as skipped:
+            self.refused.append((part, skipped.reason, skipped.detail))
+            raise
+        if record_read is not None:
+            self.notes.update(record_read.notes)
+            self.speakers.update(f"{name} = {role}" for name, role in record_read.speakers.items())
+        return record_read
+
+    def metadata(self) -> dict[str, Any]:
+        """The reading as an entry of a file's first text; empty when there is nothing to say."""
+        entries: dict[str, Any] = {
+            "speakers": dict(self.speakers),
+            "notes": dict(self.notes),
+            "refused_counts": dict(Counter(reason for _, reason, _ in self.refused)),
+            "refused": [list(entry) for entry in self.refused[:MAX_NAMED]],
+        }
+        filled = {name: value for name, value in entries.items() if value}
+        return {"reading": filled} if filled else {}
+
+    def error(self) -> SkippedError:
+        """The error of a file whose records were all refused: its most frequent reason."""
+        ((reason, count),) = Counter(reason for _, reason, _ in self.refused).most_common(1)
+        detail = next(detail for _, other, detail in self.refused if other == reason)
+        return SkippedError(reason, f"{count} of {len(self.refused)} records, such as: {detail}")
+
+
+def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | None:
+    """The text and metadata of a record; None when it has no text. Raises SkippedError with the reason why nothing may
+    be learnt from it."""
+    form, by_role = columns.form, columns.by_role
+    conversation = None
+    if set(form) & {*ANSWERING, "messages", "instruction", "rejected"} and not _is_blank(record, columns):
+        if why := bad_answer(record, columns):
+            raise SkippedError("bad_answer", why)
+        conversation = _conversation(record, columns)
+    text = labelled_text(conversation.messages) if conversation else ""
+    notes = Counter(conversation.notes) if conversation else Counter[str]()
+    if conversation and form != ("messages",) and [m["role"] for m in conversation.messages] == [USER, ASSISTANT]:
+        text = "\n\n".join(spoken(message) for message in conversation.messages)
+    elif not conversation:
+        parts = [part for role in form if (part := _role_text(record, columns, role))]
+        text = ("" if "prefix" in by_role else "\n\n").join(parts)
+        if text and set(form) & {*ANSWERING}:
+            notes["questions or answers that stand alone, read as texts"] += 1
+    if not text:
+        return None
+    metadata, left = _metadata(record, columns, conversation)
+    notes.update(f"column {name}" for name in left)
+    return ReadRecord(text, metadata, conversation.speakers if conversation else {}, notes)
+
+
+def _is_blank(record: Mapping[str, Any], columns: Columns) -> bool:
+    return all(record.get(columns.by_role[role]) in (None, "", [], {}) for role in columns.form)
+
+
+def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
+    """The conversation of a record whose form has an answer; None where its values are no conversation, as texts of a
+    column that only has the name of one."""
+    form, by_role = columns.form, columns.by_role
+    if form == ("messages",):
+        conversation = read_conversation(record.get(by_role["messages"]), columns.speakers)
+        if conversation is None:
+            return None
+        question = Conversation()
+    else:
+        question, answer = _question(record, columns), _answer(record, columns)
+        if answer is None:
+            return None
+        # Where the chosen conversation begins with the prompt, it is the whole; else it is the answer to the prompt.
+        is_whole = len(answer.messages) > 1 and "chosen" in by_role
+        conversation = answer if is_whole else _joined(question, answer)
+        if not is_whole and not question.messages:
+            return None
+    if "history" in by_role and (history := read_conversation(record.get(by_role["history"]), columns.speakers)):
+        conversation = _joined(history, conversation)
+    _add_system(conversation, record, columns)
+    require_answer(conversation)
+    if tools := read_tools(record.get(by_role["tools"])) if "tools" in by_role else []:
+        conversation.messages[0]["tools"] = tools
+    return conversation
+
+
+def _joined(first: Conversation, second: Conversation) -> Conversation:
+    return Conversation(
+        [*first.messages, *second.messages], first.speakers | second.speakers, first.notes + second.notes
+    )
+
+
+def _question(record: Mapping[str, Any], columns: Columns) -> Conversation:
+    """What comes before the answer: the conversation in the prompt, whose own answers are not taught, or a user's turn
+    of all parts."""
+    by_role = columns.by_role
+    roles = [role for role in columns.form if role not in (*ANSWERING, "rejected", "label", "suffix", "prefix")]
+    for role in roles:
+        prompt = read_messages(record.get(by_role[role]), columns.speakers)
+        if prompt is not None:
+            for message in prompt.messages:
+                if message["role"] == ASSISTANT:
+                    message["weight"] = 0
+            return prompt
+    texts = [_role_text(record, columns, role) for role in roles if role != "choices"]
+    if "choices" in roles:
+        choices = choices_of(record.get(by_role["choices"]))
+        texts.append("\n".join(f"{label}. {text}" for label, text in choices))
+    content = "\n\n".join(text for text in texts if text)
+    return Conversation([{"role": USER, "content": content}] if content else [])
+
+
+def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
+    """The answer: a conversation (the chosen one, or a completion as messages), or one turn. None for a form without
+    answers. Raises SkippedError: no_answer."""
+    form, by_role = columns.form, columns.by_role
+    roles = [role for role in form if role in ANSWERING] or [role for role in form if role == "label"]
+    if not roles or "middle" in roles:
+        if form == ("instruction",):
+            raise SkippedError("no_answer", "it holds prompts without answers")
+        return None
+    value = record.get(by_role[roles[-1]])
+    if "choices" in form:
+        text = right_choice(choices_of(record.get(by_role["choices"])), value)
+    elif "steps" in form:
+        text = "\n".join(str(step) for step in record.get(by_role["steps"]) or ())
+    else:
+        conversation = read_messages(value, columns.speakers)
+        if conversation is not None:
+            return conversation
+        text = _role_text(record, columns, roles[-1])
+    if not text and (isinstance(value, (list, Mapping)) or "tools" in by_role or "choices" in form):
+        raise SkippedError("no_answer", f"{by_role[roles[-1]]} is empty")
+    if not text:
+        return None
+    return Conversation([{"role": ASSISTANT, "content": text}])
+
+
+def _add_system(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> None:
+    """Put the text of a column beside the conversation first, as a system turn; before the conversation's own."""
+    text = plain(record.get(columns.by_role["system"])).strip() if "system" in columns.by_role else ""
+    if not text:
+        return
+    first = conversation.messages[0] if conversation.messages else None
+    if first is not None and first["role"] == SYSTEM:
+        if first["content"] != text:
+            first["content"] = f"{text}\n\n{first['content']}"
+        return
+    conversation.messages.insert(0, {"role": SYSTEM, "content": text})
+
+
+def _role_text(record: Mapping[str, Any], columns: Columns, role: str) -> str:
+    """The stripped text of a role; a correction replaces the answer that it corrects."""
+    by_role = columns.by_role
+    if role in ("answer", "output") and "correction" in by_role:
+        corrected = value_text(record.get(by_role["correction"])).strip()
+        if corrected:
+            return corrected
+    value = record.get(by_role[role])
+    if role in ("prefix", "middle", "suffix"):
+        return plain(value)
+    return answer_text(value, by_role[role]) if role in ANSWERING else value_text(value).strip()
+
+
+def _metadata(
+    record: Mapping[str, Any], columns: Columns, conversation: Conversation | None
+) -> tuple[dict[str, Any], list[str]]:
+    """A record's metadata, and the names of columns that are neither in its text nor in its metadata."""
+    by_role = columns.by_role
+    metadata: dict[str, Any] = {"messages": conversation.messages if conversation else []}
+    if "label" not in columns.form and (label := _label(record, columns)) != "":
+        metadata["label"] = label
+    if conversation and "rejected" in by_role:
+        metadata |= _rejected(record, columns, conversation)
+    metadata |= {role: plain(record.get(by_role[role])).strip() for role in _RECORD_ROLES if role in by_role}
+    metadata["split"] = split_from_name(metadata.get("split", ""))
+    others, left = other_fields(record, columns)
+    kept = {name: value for name, value in metadata.items() if value or name == "label"}
+    return kept | others, left
+
+
+def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Conversation) -> dict[str, Any]:
+    """`rejected`, the last message of the conversation that was not chosen; `other_prompt` where the messages before it
+    differ from those before the chosen answer."""
+    value = record.get(columns.by_role["rejected"])
+    turns = read_messages(value, columns.speakers)
+    if turns is None or not turns.messages:
+        return {"rejected": value_text(value).strip()}
+    before, chosen = turns.messages[:-1], [m for m in conversation.messages[:-1] if m["role"] != SYSTEM]
+    asked = [(m["role"], m["content"]) for m in before if m["role"] != SYSTEM]
+    differs = bool(asked) and asked != [(m["role"], m["content"]) for m in chosen]
+    return {"rejected": spoken(turns.messages[-1])} | ({"other_prompt": True} if differs else {})
+
+
+def _label(record: Mapping[str, Any], columns: Columns) -> str | list[str]:
+    """A record's label; a list of labels where its column holds a list or several columns are named; none where it says
+    that an answer is good."""
+    name = columns.by_role.get("label")
+    if name is None:
+        return ""
+    if name not in record and "," in name:
+        return [entry for entry in name.split(",") if _as_label(record.get(entry)).lower() not in _UNMARKED]
+    value = record.get(name)
+    if is_mark(value) and "output" in columns.by_role:
+        return ""
+    return [_as_label(entry) for entry in value] if isinstance(value, list) else _as_label(value)
+
+
+def _as_label(value: Any) -> str:
+    """A label as text. Whole floats lose their ".0": a column of integers with gaps holds floats in Parquet and
+    JSON."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else plain(value).strip()
+
+
+def other_fields(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[str]]:
+    """{"fields": ...}, the fields of a record that are not part of its text, or {} when they are long; and the names of
+    those that no role has."""
+    by_role = columns.by_role
+    in_text = {by_role[role] for role in (*columns.form, *CONVERSATION_ROLES, "rejected") if role in by_role}
+    others = {name: value for name, value in record.items() if name not in in_text and value not in (None, "")}
+    used = {part for role in METADATA_ROLES if role in by_role for part in (by_role[role], *by_role[role].split(","))}
+    left = [name for name in others if name not in used]
+    if not others or sum(len(name) + len(plain(value)) for name, value in others.items()) > MAX_FIELDS_CHARACTERS:
+        return {}, left
+    return {"fields": others}, left
+
+
+def refused_texts(texts: Sequence[ParsedText], reading: Reading) -> list[ParsedText]:
+    """The texts of a file with its reading on the first; SkippedError when every record was refused."""
+    if not texts and reading.refused:
+        raise reading.error()
+    if not texts:
+        return []
+    first = texts[0]
+    with_reading = ParsedText(
+        first.text, first.part, first.metadata | reading.metadata(), first.attachments, first.image
+    )
+    return [with_reading, *texts[1:]]

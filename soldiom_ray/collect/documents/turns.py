@@ -1,0 +1,241 @@
+"""A conversation in any of the field's dialects becomes messages (`domains.messages`). Nothing in it is dropped or
+given to another speaker silently: what cannot be kept whole is refused with its reason, and what was left out of a
+conversation that is kept is counted in its notes."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from soldiom_ray.collect.documents.tool_calls import parsed_json, read_calls
+from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, TOOL, USER, is_taught
+
+CALL = "call"
+"""A turn of the assistant that is a call, as ShareGPT's relatives write it."""
+
+KNOWN_SPEAKERS = {
+    **dict.fromkeys(("user", "human", "prompter", "usr"), USER),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot", "ai"), ASSISTANT),
+    **dict.fromkeys(("system", "developer"), SYSTEM),
+    **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), TOOL),
+    **dict.fromkeys(("tool_result", "function_result"), TOOL),
+    **dict.fromkeys(("function_call", "tool_call", "function-call", "tool-call"), CALL),
+}
+GUESSED_SPEAKERS = {
+    **dict.fromkeys(("customer", "client", "patient", "student", "caller", "visitor", "buyer", "guest", "asker"), USER),
+    **dict.fromkeys(("instruction", "question", "questioner", "person", "requester", "member"), USER),
+    **dict.fromkeys(("agent", "doctor", "physician", "nurse", "support", "teacher", "tutor", "therapist"), ASSISTANT),
+    **dict.fromkeys(("counselor", "advisor", "adviser", "helper", "operator", "expert", "representative"), ASSISTANT),
+    **dict.fromkeys(("seller", "lawyer", "answer", "answerer", "robot", "response", "virtual_assistant"), ASSISTANT),
+}
+"""Names that a speaker is likely to have; the mapping shows them as guesses."""
+
+_SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
+_CONTENT_FIELDS = ("content", "value", "text", "message", "utterance", "body")
+_KEPT_FIELDS = ("name", "tool_call_id", "reasoning_content")
+_WEIGHT_FIELDS = ("weight", "train", "training", "loss")
+_INNER_LISTS = ("messages", "conversations", "conversation", "turns")
+_TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
+_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+"""The form of the HH-RLHF pairs (Bai et al. 2022)."""
+
+
+@dataclass
+class Conversation:
+    """`speakers` are the names that were given another role's name, with it; `notes` count what was left out."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    speakers: dict[str, str] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)
+
+
+def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | None:
+    """The conversation that a value holds, or None when it holds none. `named` gives roles to speakers by their names
+    in lower case. Raises SkippedError: unknown_role, empty_turn, part_not_text, damaged_call, no_answer."""
+    turns = turns_in(value)
+    if turns is None:
+        return None
+    conversation = Conversation()
+    for number, turn in enumerate(turns, 1):
+        _add_turn(conversation, turn, number, len(turns), named)
+    return conversation
+
+
+def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
+    """The conversation in a prompt or an answer, which are texts or lists of texts as often: only of turns that name
+    their speakers."""
+    is_transcript = isinstance(value, str) and _TRANSCRIPT.match(value)
+    names_speakers = isinstance(value, list) and all(
+        isinstance(turn, Mapping) and _field(turn, _SPEAKER_FIELDS) is not None for turn in value
+    )
+    return read_conversation(value, named) if is_transcript or names_speakers or isinstance(value, Mapping) else None
+
+
+def require_answer(conversation: Conversation) -> None:
+    """Raise SkippedError (no_answer, nothing_taught) for a conversation that nothing can be learnt from."""
+    messages = conversation.messages
+    if not any(message["role"] == ASSISTANT for message in messages):
+        raise SkippedError("no_answer", f"no turn of the assistant among {len(messages)}")
+    if not any(map(is_taught, messages)):
+        raise SkippedError("nothing_taught", "every answer has weight 0")
+    if messages[-1]["role"] != ASSISTANT:
+        conversation.notes["conversations whose last turn has no answer"] += 1
+
+
+def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
+    """The turns of a value that is a conversation, each with a speaker's and a content field; None for other values."""
+    if isinstance(value, str):
+        value = _transcript(value) if _TRANSCRIPT.match(value) else parsed_json(value)
+    if isinstance(value, Mapping):
+        return _turns_of_object(value)
+    if not isinstance(value, (list, tuple)) or not value:
+        return None
+    if all(isinstance(turn, str) for turn in value):
+        return _alternating(value)
+    if all(isinstance(turn, (list, tuple)) for turn in value):
+        return _turns_of_pairs(value)
+    if not all(isinstance(turn, Mapping) for turn in value):
+        return None
+    if _field(value[0], _SPEAKER_FIELDS) is not None:
+        return list(value)
+    return _exchanges(value)
+
+
+def _turns_of_object(value: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
+    """Of {"messages": [...]}; or of {"role": [...], "content": [...]}, as Hugging Face writes a sequence of records."""
+    speakers, contents = _field(value, _SPEAKER_FIELDS), _field(value, _CONTENT_FIELDS)
+    if isinstance(speakers, list) and isinstance(contents, list) and len(speakers) == len(contents):
+        columns = {name: column for name, column in value.items() if isinstance(column, list)}
+        return [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
+    return next((turns_in(value[name]) for name in _INNER_LISTS if name in value), None)
+
+
+def _alternating(texts: Sequence[str]) -> list[Mapping[str, Any]] | None:
+    """Texts without speakers, as UltraChat writes them: the user begins."""
+    if len(texts) < 2:
+        return None
+    return [{"role": (USER, ASSISTANT)[number % 2], "content": text} for number, text in enumerate(texts)]
+
+
+def _turns_of_pairs(value: Sequence[Sequence[Any]]) -> list[Mapping[str, Any]] | None:
+    """[speaker, text] for each turn, or [question, answer] for each exchange."""
+    if not all(len(pair) == 2 and all(isinstance(part, str) or part is None for part in pair) for pair in value):
+        return None
+    if all(str(pair[0]).strip().lower() in KNOWN_SPEAKERS for pair in value):
+        return [{"role": speaker, "content": text} for speaker, text in value]
+    return [turn for pair in value for turn in _alternating([text or "" for text in pair]) or ()]
+
+
+def _exchanges(value: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | None:
+    """Objects whose fields are the speakers, {"human": ..., "assistant": ...}, in the order of their fields."""
+    names = [str(name).strip().lower() for exchange in value for name in exchange]
+    roles = {KNOWN_SPEAKERS.get(name) or GUESSED_SPEAKERS.get(name) for name in names}
+    if not {USER, ASSISTANT} <= roles or None in roles:
+        return None
+    return [
+        {"role": name, "content": text} for exchange in value for name, text in exchange.items() if text is not None
+    ]
+
+
+def _transcript(text: str) -> list[dict[str, Any]]:
+    pieces = _SPEAKER.split(text.strip())[1:]
+    return [{"role": role, "content": content} for role, content in zip(pieces[::2], pieces[1::2], strict=True)]
+
+
+def _field(turn: Mapping[str, Any], names: Iterable[str]) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _add_turn(
+    conversation: Conversation, turn: Mapping[str, Any], number: int, count: int, named: Mapping[str, str]
+) -> None:
+    role = _role(conversation, turn, number, named)
+    message: dict[str, Any] = {"role": ASSISTANT if role == CALL else role, "content": ""}
+    content = _field(turn, _CONTENT_FIELDS)
+    results: list[dict[str, Any]] = []
+    calls = read_calls(turn["tool_calls"]) if turn.get("tool_calls") else []
+    calls += read_calls(turn["function_call"]) if turn.get("function_call") else []
+    if role == CALL and (called := read_calls(content)):
+        calls += called
+    else:
+        message["content"], more_calls, results = _read_content(content)
+        calls += more_calls
+    if (turn.get("tool_calls") or turn.get("function_call")) and not calls:
+        raise SkippedError("damaged_call", f"turn {number} of {count} has a call that cannot be read")
+    message |= {"tool_calls": calls} if calls else {}
+    message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
+    weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int))]
+    message |= {"weight": 0} if 0 in weights and role in (ASSISTANT, CALL) else {}
+    _count_left_fields(conversation, turn)
+    conversation.messages += results
+    if results and not message["content"]:
+        return
+    if not message["content"].strip() and not calls and role != TOOL:
+        _refuse_empty(conversation, role, number, count)
+        return
+    conversation.messages.append(message)
+
+
+def _refuse_empty(conversation: Conversation, role: str, number: int, count: int) -> None:
+    if role == SYSTEM:
+        conversation.notes["empty system turns"] += 1
+    elif number == count and role != USER:
+        raise SkippedError("no_answer", f"the last of {count} turns is empty")
+    else:
+        raise SkippedError("empty_turn", f"turn {number} of {count} ({role}) says nothing")
+
+
+def _role(conversation: Conversation, turn: Mapping[str, Any], number: int, named: Mapping[str, str]) -> str:
+    written = _field(turn, _SPEAKER_FIELDS)
+    if isinstance(written, Mapping):
+        written = _field(written, ("role", "name"))
+    name = str(written if written is not None else "").strip().lower()
+    role = named.get(name) or KNOWN_SPEAKERS.get(name) or GUESSED_SPEAKERS.get(name)
+    if role is None:
+        what = f"turn {number} is by {str(written)[:60]!r}" if name else f"turn {number} names no speaker"
+        raise SkippedError("unknown_role", f"{what}; say who that is: --column user={name or 'NAME'} (or assistant)")
+    if name != role:
+        is_guess = name not in named and name not in KNOWN_SPEAKERS
+        conversation.speakers[name] = f"{ASSISTANT if role == CALL else role}{' (a guess)' if is_guess else ''}"
+    return role
+
+
+def _read_content(content: Any) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+    """(text, calls, messages of tools) of a content: a text, or a list of parts."""
+    if content is None:
+        return "", [], []
+    if isinstance(content, str):
+        return content.strip(), [], []
+    if isinstance(content, Mapping) and "type" in content:
+        content = [content]
+    if not isinstance(content, list):
+        return str(content).strip(), [], []
+    texts: list[str] = []
+    calls: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
+    for part in content:
+        kind = (part.get("type") or ("text" if "text" in part else None)) if isinstance(part, Mapping) else "text"
+        if isinstance(part, str):
+            texts.append(part)
+        elif kind in _TEXT_PARTS:
+            texts.append(str(_field(part, ("text", "refusal", "content")) or ""))
+        elif kind == "tool_use":
+            calls += read_calls(part)
+        elif kind == "tool_result":
+            text, _, _ = _read_content(part.get("content"))
+            results.append({"role": TOOL, "content": text, "tool_call_id": str(part.get("tool_use_id", ""))})
+        else:
+            raise SkippedError("part_not_text", f"a part of type {str(kind)[:40]}")
+    return "\n".join(text.strip() for text in texts if text.strip()), calls, results
+
+
+def _count_left_fields(conversation: Conversation, turn: Mapping[str, Any]) -> None:
+    used = {*_SPEAKER_FIELDS, *_CONTENT_FIELDS, *_KEPT_FIELDS, *_WEIGHT_FIELDS, "tool_calls", "function_call"}
+    for name, value in turn.items():
+        if name in ("images", "image", "audio", "audios", "videos", "video") and value:
+            raise SkippedError("part_not_text", f"a turn with {name}")
+        if name not in used and value not in (None, "", [], {}):
+            conversation.notes[f"field {name} of turns"] += 1

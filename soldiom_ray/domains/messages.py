@@ -1,0 +1,50 @@
+"""Messages of a conversation, as OpenAI writes them and chat templates read them: `role`, `content`, and where there
+are some `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, `weight` (0: not taught). The first message of a
+conversation carries its `tools`."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+USER, ASSISTANT, SYSTEM, TOOL = "user", "assistant", "system", "tool"
+ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
+WRITTEN_FIELDS = ("tool_calls", "tools", "reasoning_content")
+"""Fields of a message besides `content` whose strings were written by somebody: they are cleaned and redacted."""
+
+Message = Mapping[str, Any]
+
+
+def spoken(message: Message) -> str:
+    """What a message says, calls included: its content, then each call as a line of JSON."""
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    return "\n".join([content, *calls] if (content := str(message.get("content") or "")) else calls)
+
+
+def labelled_text(messages: Sequence[Message]) -> str:
+    """The conversation as one text, each turn after its role."""
+    return "\n\n".join(f"{message['role']}: {spoken(message)}" for message in messages)
+
+
+def tools_of(messages: Sequence[Message]) -> list[Any]:
+    """The tools that a conversation may call."""
+    return next((list(message["tools"]) for message in messages if message.get("tools")), [])
+
+
+def is_taught(message: Message) -> bool:
+    """Whether a model learns to say this message."""
+    return bool(message["role"] == ASSISTANT and message.get("weight", 1) != 0)
+
+
+def mapped_strings(value: Any, function: Callable[[str], str]) -> Any:
+    """A JSON value with every string in it changed by `function`, names of fields left alone. A number becomes a string
+    where the function changes its digits."""
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: mapped_strings(inner, function) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mapped_strings(inner, function) for inner in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        changed = function(str(value))
+        return value if changed == str(value) else changed
+    return value

@@ -1,0 +1,59 @@
+"""What a chat template cannot express is folded into what it can: tools into the system turn, calls into the
+assistant's words, results into a user's turn. The marks are those of the Hermes and Qwen families."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from soldiom_ray.domains.messages import SYSTEM, TOOL, USER, Message, tools_of
+
+_TOOLS = (
+    "You may call these functions. To call one, answer with <tool_call>, a line of JSON with its name and arguments,"
+    " and </tool_call>.\n<tools>\n{}\n</tools>"
+)
+
+
+def expressed(template: str, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any] | None]:
+    """(messages, tools) as a template takes them; the tools are None where they were folded or there are none."""
+    turns = [{name: value for name, value in m.items() if name not in ("tools", "weight")} for m in messages]
+    tools = tools_of(messages)
+    if "tool_calls" not in template:
+        turns = [_with_calls_as_text(turn) for turn in turns]
+    if "tool" not in template:
+        turns = [_with_result_as_user(turn) for turn in turns]
+    if tools and "tools" not in template:
+        return _with_tools_in_system(turns, tools), None
+    return turns, tools or None
+
+
+def folded(template: str, messages: Sequence[Message]) -> list[str]:
+    """What of a conversation a template cannot express: tools, calls, results."""
+    parts = {
+        "tools": bool(tools_of(messages)) and "tools" not in template,
+        "calls": any(message.get("tool_calls") for message in messages) and "tool_calls" not in template,
+        "results": any(message["role"] == TOOL for message in messages) and "tool" not in template,
+    }
+    return [name for name, is_folded in parts.items() if is_folded]
+
+
+def _with_calls_as_text(turn: dict[str, Any]) -> dict[str, Any]:
+    if not turn.get("tool_calls"):
+        return turn
+    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in turn["tool_calls"]]
+    words = [turn["content"]] if turn["content"] else []
+    text = "\n".join([*words, *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
+    return {name: value for name, value in turn.items() if name != "tool_calls"} | {"content": text}
+
+
+def _with_result_as_user(turn: dict[str, Any]) -> dict[str, Any]:
+    if turn["role"] != TOOL:
+        return turn
+    return {"role": USER, "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
+
+
+def _with_tools_in_system(turns: list[dict[str, Any]], tools: list[Any]) -> list[dict[str, Any]]:
+    definitions = "\n".join(json.dumps(tool.get("function", tool), ensure_ascii=False) for tool in tools)
+    text = _TOOLS.format(definitions)
+    if turns and turns[0]["role"] == SYSTEM:
+        return [turns[0] | {"content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
+    return [{"role": SYSTEM, "content": text}, *turns]
