@@ -158,7 +158,13 @@ def _function_samples(document: Mapping[str, Any], part: Part, declared: Prepare
     for pair in pairs:
         name = hashlib.sha256(f"{document['id']}\0{pair.name}".encode()).hexdigest()[:24]
         metadata = json.loads(document["metadata"]) | {"messages": pair.messages()}
-        row = {**document, "id": name, "path": f"{document['path']}::{pair.name}", "metadata": json.dumps(metadata)}
+        row = {
+            **document,
+            "id": name,
+            "language": "python",
+            "path": f"{document['path']}::{pair.name}",
+            "metadata": json.dumps(metadata),
+        }
         facts = _initial_facts(row, part) | {"document": document["id"], "reason": pair.reason, "value": pair.value}
         yield facts, None if pair.reason else process_document(row, facts, declared)
 
