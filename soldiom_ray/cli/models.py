@@ -125,13 +125,14 @@ def infer(
 
 
 def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
-    """Talk to a deployed model; an empty line ends the conversation. With --json: one JSON document per answer."""
+    """Talk to a deployed model; an empty line ends the conversation. A line that opens a fence (```) begins a text of
+    several lines, up to the line that closes it. With --json: one JSON document per answer."""
     from soldiom_ray.cli.client import stream
 
     settings = load_settings()
     model_id = _get(model)["id"]
     messages: list[dict[str, str]] = []
-    while text := _read_line(quiet=json):
+    while text := _read_turn(quiet=json):
         messages.append({"role": "user", "content": text})
         body = {"messages": messages, "parameters": {"max_tokens": max_tokens, "temperature": 0.7}, "stream": True}
         texts = []
@@ -143,11 +144,15 @@ def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
         messages.append({"role": "assistant", "content": "".join(texts)})
 
 
-def _read_line(quiet: bool) -> str:
-    try:
-        return input("" if quiet else "you> ").strip()
-    except EOFError:
-        return ""
+def _read_turn(quiet: bool) -> str:
+    """What the user says: a line, or all lines of an open fence; empty at the end of the input."""
+    lines: list[str] = []
+    while not lines or "\n".join(lines).count("```") % 2:
+        try:
+            lines.append(input("" if quiet else "...> " if lines else "you> "))
+        except EOFError:
+            break
+    return "\n".join(lines).strip()
 
 
 def _get(model: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Summary that a workflow prints at its end: scores, seconds per stage, addresses, and what to try next."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,8 @@ def print_examples(examples: "Sequence[Example]") -> None:
 
 
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Ask the deployed model once, through the API, to continue the start of a held-out text."""
+    """Ask the deployed model once, through the API: a held-out question, or to continue the start of a held-out
+    text."""
     prompt = _prompt(settings, job["result"].get("dataset"))
     body = {"input": prompt, "parameters": {"max_tokens": 48, "temperature": 0.0}}
     answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
@@ -65,7 +67,7 @@ def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prompt(settings: Settings, dataset: str | None) -> str:
-    """The first definition in held-out code, or the first words of held-out prose."""
+    """The first held-out question; or the first definition in held-out code, or the first words of held-out prose."""
     from itertools import islice
 
     from soldiom_ray.artifacts import Artifacts
@@ -75,7 +77,11 @@ def _prompt(settings: Settings, dataset: str | None) -> str:
         return "import "
     artifacts = Artifacts(open_storage(settings))
     manifest = artifacts.get(dataset)
-    texts = [str(row["text"]) for row in islice(artifacts.rows(manifest, "test/"), 20)]
+    rows = list(islice(artifacts.rows(manifest, "test/", ["text", "messages"]), 20))
+    turns = [turn for row in rows for turn in json.loads(row["messages"] or "[]") if turn["role"] == "user"]
+    if turns:
+        return str(turns[0]["content"])
+    texts = [str(row["text"]) for row in rows]
     lines = (line for text in texts for line in text.splitlines())
     code = next((line for line in lines if line.startswith(("class ", "def ")) and line.endswith(":")), None)
     prose = next((text.strip()[:PROMPT_CHARACTERS] for text in texts), "import ")
@@ -108,7 +114,7 @@ def print_summary(
         )
     print_table(seconds, ["stage", "seconds", "note"])
     if answer:
-        print(f"\nPOST /api/inference/{model} answered:\n{_indent(str(answer['input']) + str(answer['output']))}")
+        print(f"\nPOST /api/inference/{model} with\n{_indent(answer['input'])}\nanswers\n{_indent(answer['output'])}")
     print()
     addresses = {
         "API": settings.api_url,
@@ -122,17 +128,30 @@ def print_summary(
 
 
 def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:
-    dataset, model = job["result"]["dataset"], job["result"]["model_id"]
-    key, body = settings.local_key_path, '{"input": "import torch\\n", "parameters": {"max_tokens": 40}}'
+    key, model = settings.local_key_path, job["result"]["model_id"]
+    is_chat = any(stage["details"].get("prompt_format") == "chat" for stage in job["stages"])
+    name = _model_name(job)
+    talk = f"soldiom chat {name}" if is_chat else f'soldiom infer {name} "import torch"'
+    copy = "sed 's|PATH|{0}|' recipes/own-{1}.yaml > mine.yaml && soldiom run mine.yaml".format
+    body = '{"input": "def area(r): return 3.14159 * r ** 2", "parameters": {"max_tokens": 40}}'
     return f"""
 Try next (in this folder, after `source .venv/bin/activate`):
-  1. your own folder:    sed 's|PATH|/path/to/your/files|' recipes/own-folder.yaml > mine.yaml && soldiom run mine.yaml
-  2. a real base model:  soldiom train --base builtin/smollm2-135m-instruct --data {dataset}
-  3. with curl:          curl -s {settings.api_url}/api/inference/{model} \\
-                           -H "Authorization: Bearer $(cat {key})" \\
-                           -H 'Content-Type: application/json' -d '{body}'
+  1. ask it:            {talk}
+  2. your own code:     {copy("/path/to/your/repository", "code")}
+  3. your own files:    {copy("/path/to/your/files", "folder")}
+  4. with curl:         curl -s {settings.api_url}/api/inference/{model} \\
+                          -H "Authorization: Bearer $(cat {key})" \\
+                          -H 'Content-Type: application/json' -d '{body}'
 Ray's dashboard asks for a token: cat {settings.ray_token_path}"""
 
 
-def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" for line in text.rstrip().splitlines())
+def _model_name(job: Mapping[str, Any]) -> str:
+    """What the commands call the model that a job registered; its id where the job registered none."""
+    declared = job["config"].get("register")
+    if not declared:
+        return str(job["result"]["model_id"])
+    return f"{declared['family']}/{declared.get('name') or job['config']['name']}"
+
+
+def _indent(text: object) -> str:
+    return "\n".join(f"    {line}" for line in str(text).rstrip().splitlines())
