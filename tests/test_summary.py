@@ -1,0 +1,97 @@
+"""What a workflow prints at its end, the recipes that come with the project, and turns of several lines."""
+
+import io
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from preparing import context_in, document, documents_of
+
+from soldiom_ray.cli.models import _read_turn
+from soldiom_ray.cli.summary import _next_steps, _prompt
+from soldiom_ray.domains.recipes import as_dict, load_recipe
+from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.domains.sources import LocalSource
+from soldiom_ray.prepare import prepare
+from soldiom_ray.settings import load_settings
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_is_valid(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_the_quickstart_reads_packages_that_come_with_the_environment() -> None:
+    recipe = load_recipe(ROOT / "recipes" / "quickstart.yaml")
+    assert recipe.collect and recipe.prepare and isinstance(recipe.collect[0], LocalSource)
+    packages = recipe.collect[0].packages
+    assert set(recipe.prepare.split.test_groups) < set(packages)
+    assert set(map(_normalized, packages)) <= _installed_with("soldiom", "all")
+
+
+def _installed_with(name: str, extra: str) -> set[str]:
+    """Distributions that an installation of one brings, on every Python and platform."""
+    from packaging.requirements import Requirement
+
+    closure: set[str] = set()
+    waiting = [(name, frozenset({extra, ""}))]
+    seen = set()
+    while waiting:
+        current, extras = waiting.pop()
+        if (current, extras) in seen:
+            continue
+        seen.add((current, extras))
+        closure.add(_normalized(current))
+        try:
+            required = metadata.requires(current) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, required):
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": each}) for each in extras):
+                waiting.append((requirement.name, frozenset({"", *requirement.extras})))
+    return closure
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def finished_job(recipe: Path, prompt_format: str, **config: Any) -> dict[str, Any]:
+    return {
+        "config": as_dict(load_recipe(recipe)) | config,
+        "result": {"model_id": "model-1", "dataset": "dataset-1"},
+        "stages": [{"stage": "train", "details": {"prompt_format": prompt_format}}],
+    }
+
+
+def test_the_hint_at_the_end_names_the_model_and_recipes_that_exist(tmp_path: Path) -> None:
+    settings = load_settings({"SOLDIOM_HOME": str(tmp_path)})
+    quickstart = ROOT / "recipes" / "quickstart.yaml"
+    text = _next_steps(settings, finished_job(quickstart, "chat"))
+    assert "soldiom chat fine-tuned/quickstart\n" in text
+    for name in ("own-code", "own-folder"):
+        assert f"recipes/{name}.yaml" in text and "PATH" in (ROOT / "recipes" / f"{name}.yaml").read_text()
+    assert 'soldiom infer model-1 "import torch"' in _next_steps(
+        settings, finished_job(quickstart, "text", register=None)
+    )
+
+
+def test_the_model_is_tried_with_a_held_out_question_where_there_is_one(tmp_path: Path) -> None:
+    code = "def {0}(a):\n    '''Tell how far {0} is from here.'''\n    return a - {1}\n"
+    context = context_in(tmp_path)
+    rows = [document(code.format(*pair), *pair[:1] * 2, language="python") for pair in (("rome", 1), ("oslo", 2))]
+    documents = documents_of(context, rows)
+    split = SplitRule(test=0, validation=0, test_groups=("rome",))
+    pairs = prepare(context, [documents], Prepare(filters=(), pairs="docstrings", split=split))
+    asked = _prompt(context.settings, pairs.id)
+    assert asked.startswith("Write a one-line docstring") and "def rome(a):\n    return a - 1" in asked
+
+
+def test_a_turn_of_several_lines_ends_where_its_fence_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("hello\nSay: ```\ndef f():\n\n    return 1\n```\n```open\nx\n"))
+    turns = [_read_turn(quiet=True) for _ in range(4)]
+    assert turns == ["hello", "Say: ```\ndef f():\n\n    return 1\n```", "```open\nx", ""]
