@@ -10,6 +10,7 @@ import pytest
 from preparing import context_in
 
 from soldiom_ray.artifacts import Context
+from soldiom_ray.cli.mapping import joined_mapping, mapping_lines, sample_lines, samples_of
 from soldiom_ray.collect import collect
 from soldiom_ray.domains.schema import Prepare, SplitRule
 from soldiom_ray.domains.sources import FilesSource
@@ -153,6 +154,32 @@ def test_records_that_cannot_be_taught_are_counted_and_named(tmp_path: Path) -> 
     (drop,) = context.artifacts.rows(documents, "dropped/")
     assert (drop["path"], drop["reason"]) == ("rows.jsonl#record 2", "record_bad_answer")
     assert drop["value"] == "label is false"
+
+
+def test_the_mapping_says_what_became_of_columns_and_speakers_and_shows_what_is_taught(tmp_path: Path) -> None:
+    turns = [{"role": "customer", "content": "Is it late?"}, {"role": "agent", "content": "It is noon."}]
+    rows = [{"messages": turns, "topic": "time"}, {"messages": turns[:1], "topic": ""}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    context, dataset = made(tmp_path / "home", tmp_path / "rows.jsonl")
+    assert mapping_lines(joined_mapping(context.artifacts, dataset)) == [
+        "Columns: messages = messages   (to choose others: --column ROLE=COLUMN)",
+        "Speakers: agent = assistant (a guess), customer = user (a guess)   (to choose: --column user=NAME)",
+        "Left out of records that were kept: column topic (1)",
+        "Refused records: no_answer (1)",
+    ]
+    assert sample_lines(samples_of(context.artifacts, dataset)) == [
+        "Sample 1 as a model reads it; what it learns to say is marked with |",
+        "  user: Is it late?",
+        "| assistant: It is noon.",
+    ]
+
+
+def test_a_table_of_which_no_column_is_recognised_says_so_and_how_to_name_them(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("frage,antwort\nIs it late?,It is noon.\nWhy?,So.\n")
+    context, dataset = made(tmp_path / "home", tmp_path / "rows.csv")
+    (line,) = mapping_lines(joined_mapping(context.artifacts, dataset))
+    assert line.startswith("No column of rows.csv was recognised, so its rows are texts: frage, antwort.")
+    assert "--column question=COLUMN --column answer=COLUMN" in line
 
 
 @needs_data

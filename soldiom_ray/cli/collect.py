@@ -8,6 +8,7 @@ from urllib.parse import quote
 import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
+from soldiom_ray.cli.mapping import mapping_lines, read_mapping
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import InputError
@@ -237,13 +238,16 @@ def collect_url(
 def _collect(source: str, options: dict[str, Any], name: str, as_json: bool) -> None:
     """Run a collection from one source, follow it and print the result."""
     job = run_job({"name": name, "collect": [{"source": source, **options}]}, "collect")
-    details = stage_of(job, "collect")["details"]
+    stage = stage_of(job, "collect")
+    details = stage["details"]
     counts = details["counts"]
+    mapping, _ = read_mapping(load_settings(), stage["artifact_id"])
     result = {
         "id": job["result"]["documents"][0],
         "documents": counts.get("documents", 0),
         "outcomes": details.get("outcomes", {}),
         "columns": details.get("columns", {}),
+        "mapping": mapping,
         "counts": counts,
         "job": job["id"],
     }
@@ -255,7 +259,6 @@ def _collect(source: str, options: dict[str, Any], name: str, as_json: bool) -> 
     print(f"Documents {result['id']}: {result['documents']}")
     outcomes = [{"outcome": key, "count": value} for key, value in sorted(result["outcomes"].items())]
     print_table(outcomes, ["outcome", "count"])
-    if result["columns"]:
-        columns = ", ".join(f"{role} = {' or '.join(names)}" for role, names in result["columns"].items())
-        print(f"Columns: {columns}   (to choose others: --column ROLE=COLUMN)")
+    for line in mapping_lines(mapping):
+        print(line)
     print(f"Next: soldiom prepare {result['id']}")

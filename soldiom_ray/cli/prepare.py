@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
+from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.settings import load_settings
@@ -56,17 +57,22 @@ def prepare(
         )
         content["collect"] = [{"source": "files", **options}]
     job = run_job(content, "prepare")
-    details = stage_of(job, "prepare")["details"]
+    stage = stage_of(job, "prepare")
+    details = stage["details"]
     counts = details["counts"]
+    mapping, samples = read_mapping(load_settings(), stage["artifact_id"])
     result = {
         "id": job["result"]["dataset"],
         "counts": counts,
         "drops": details.get("drops", {}),
+        "mapping": mapping,
+        "samples": samples,
         "job": job["id"],
     }
     if json:
         print_json(result)
     else:
+        print("\n".join([*mapping_lines(mapping), *sample_lines(samples)]))
         whole = f"{counts.get('documents', 0)} documents"
         whole = f"{counts['functions']} functions in {whole}" if "functions" in counts else whole
         print(f"Dataset {result['id']}: {counts.get('kept', 0)} of {whole} kept")
