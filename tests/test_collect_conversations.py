@@ -242,6 +242,47 @@ def test_speakers_are_guessed_shown_and_can_be_named() -> None:
     assert text.metadata["reading"]["speakers"]["customer = user (a guess)"] == 1
 
 
+PAIRS = [{"question": f"Is it {n}?", "answer": f"It is {n}."} for n in range(3)]
+COLUMNS = {name: [pair[name] for pair in PAIRS] for name in ("question", "answer")}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        PAIRS,
+        COLUMNS,
+        {name: {str(n): text for n, text in enumerate(texts)} for name, texts in COLUMNS.items()},
+        {str(n): pair for n, pair in enumerate(PAIRS)},
+        {"columns": ["question", "answer"], "index": [0, 1, 2], "data": [[*pair.values()] for pair in PAIRS]},
+        {"version": 2, "data": PAIRS},
+        {"train": PAIRS[:2], "test": PAIRS[2:]},
+        {"rows": [{"row_idx": n, "row": pair} for n, pair in enumerate(PAIRS)]},
+    ],
+)
+def test_every_form_of_a_json_file_holds_the_same_records(value: Any) -> None:
+    texts = parse_bytes("a.json", json.dumps(value).encode())
+    assert [text.metadata["messages"][1]["content"] for text in texts] == ["It is 0.", "It is 1.", "It is 2."]
+
+
+def test_indented_records_one_after_another_are_read() -> None:
+    data = "\n".join(json.dumps(pair, indent=2) for pair in PAIRS).encode()
+    for name in ("a.json", "a.jsonl"):
+        texts = parse_bytes(name, data)
+        assert len(texts) == 3 and "bad_lines" not in texts[0].metadata
+
+
+def test_the_nested_paragraphs_of_squad_are_questions_with_their_context() -> None:
+    question = {"question": "Who?", "id": "1", "answers": [{"text": "Ann", "answer_start": 0}]}
+    article = {"title": "T", "paragraphs": [{"context": "Ann came.", "qas": [question]}]}
+    (text,) = parse_bytes("a.json", json.dumps({"version": "1.1", "data": [article]}).encode())
+    assert [turn["content"] for turn in text.metadata["messages"]] == ["Who?\n\nAnn came.", "Ann"]
+
+
+def test_the_description_of_a_data_set_is_no_record_of_it() -> None:
+    with pytest.raises(SkippedError, match="dataset_description"):
+        parse_bytes("dataset_info.json", json.dumps({"features": {}, "splits": {}, "citation": ""}).encode())
+
+
 @needs_reported
 @pytest.mark.parametrize(
     ("name", "roles"),

@@ -51,6 +51,8 @@ def answer_text(value: Any, column: str) -> str:
     is taken; numbers, other lists and objects are written out."""
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = next((text for text in value["text"] if str(text).strip()), "")
+    elif isinstance(value, Mapping) and isinstance(value.get("text"), str):
+        value = value["text"]
     elif isinstance(value, Mapping) and isinstance(value.get("value"), str):
         value = value["value"]  # TriviaQA, beside its aliases
     elif isinstance(value, list) and column.strip().lower().endswith("answers") and len(value) > 0:

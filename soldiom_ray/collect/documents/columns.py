@@ -11,8 +11,9 @@ from soldiom_ray.collect.documents.turns import turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
 
+CONVERSATION_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "thread")
 _NAMES: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "thread", "data"),
+    "messages": (*CONVERSATION_NAMES, "data"),
     "system": ("system", "system_prompt", "system_message"),
     "tools": ("tools", "functions", "available_tools"),
     "history": ("history",),

@@ -7,6 +7,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
 from soldiom_ray.collect.documents.encodings import read_text
+from soldiom_ray.collect.documents.json_forms import concatenated, is_description, records_of
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.records import Reading, ReadRecord, refused_texts
 from soldiom_ray.collect.documents.rows import pack
@@ -22,11 +23,15 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     metadata: dict[str, Any] = dict(decoded.metadata)
     try:
         value = json.loads(decoded.text)
-        values = value if isinstance(value, list) else [value]
+        if is_description(value):
+            raise SkippedError("dataset_description", "describes a data set and holds none of its records")
+        values = records_of(value)
     except RecursionError as error:
         raise SkippedError("damaged", "nested too deeply") from error
     except ValueError as error:
         values, bad_lines = _lines(decoded.text)
+        if bad_lines and (whole := concatenated(decoded.text)):
+            values, bad_lines = whole, 0
         if not values or (bad_lines and not name.lower().endswith((".jsonl", ".ndjson"))):
             raise SkippedError("damaged", f"not JSON ({_error_position(error)})") from error
         if bad_lines:

@@ -68,10 +68,15 @@ def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
     """The conversation in a prompt or an answer, which are texts or lists of texts as often: only of turns that name
     their speakers."""
     is_transcript = isinstance(value, str) and _TRANSCRIPT.match(value)
-    names_speakers = isinstance(value, list) and all(
+    is_conversation = is_transcript or names_speakers(value) or isinstance(value, Mapping)
+    return read_conversation(value, named) if is_conversation else None
+
+
+def names_speakers(value: Any) -> bool:
+    """Whether a value is a list of turns that each name their speaker."""
+    return isinstance(value, list) and all(
         isinstance(turn, Mapping) and _field(turn, _SPEAKER_FIELDS) is not None for turn in value
     )
-    return read_conversation(value, named) if is_transcript or names_speakers or isinstance(value, Mapping) else None
 
 
 def require_answer(conversation: Conversation) -> None:
