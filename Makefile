@@ -9,7 +9,7 @@ RUNTIME := $(VENV)/.runtime-$(PINS)
 DEV := $(VENV)/.dev-$(PINS)
 # Byte code is written when a module is first imported: compiling all 24,000 modules at installation costs 40 s of CPU,
 # the 4,000 that are used 6 s.
-PIP := $(BIN)/python -m pip install --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
+PIP := $(BIN)/python -m pip install --progress-bar off --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 # Installs with pip, says every ten seconds how far it is, and shows the end of pip's output if it fails.
 define INSTALL
