@@ -173,6 +173,19 @@ def test_every_function_and_document_without_a_pair_is_counted_with_its_reason(t
     assert "3 of 10 functions in 4 documents were kept" in card and "| no_docstring | 1 |" in card
 
 
+def test_code_in_rows_of_a_table_and_in_notebooks_is_found_and_prose_about_code_is_not(tmp_path: Path) -> None:
+    code = "def {0}(a):\n    'Tell how far {0} is from here.'\n    return a - {1}\n"
+    rows = [
+        document(code.format("rome", 1), "rows", "train.parquet", language="text"),
+        document(code.format("oslo", 2), "notes", "study.ipynb", language="python"),
+        document("So we write\n\n" + code.format("bern", 3), "rows", "talk.txt", language="text"),
+        document("x: 1\n", "rows", "a.yaml", language="yaml"),
+    ]
+    context, dataset = made(tmp_path, rows)
+    assert set(read(context, dataset)) == {"train.parquet::rome", "study.ipynb::oslo"}
+    assert dropped(context, dataset) == {"talk.txt": "not_python", "a.yaml": "not_python"}
+
+
 def test_a_licence_refuses_a_document_before_its_functions_are_looked_at(tmp_path: Path) -> None:
     rows = [
         document(MODULE, "free", "free/account.py", language="python"),

@@ -25,6 +25,7 @@ MAX_FUNCTION_CHARACTERS = 1_500
 
 MIN_SUMMARY_WORDS, MAX_SUMMARY_CHARACTERS = 4, 200
 SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\bvs)(?<!\bcf)(?<!\betc)[.!?](?=\s+[A-Z`*:\"'(])")
+DEFINITION = re.compile(r"^[ \t]*(?:async )?def \w+\(", re.MULTILINE)
 WORD = re.compile(r"[A-Za-z]+")
 NAME_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 FILLER = frozenset(
@@ -77,10 +78,19 @@ class NoFunctionsError(Exception):
         self.reason, self.value = reason, value
 
 
-def is_python(path: str, language: str) -> bool:
-    """Whether a document is Python source, by its language or the suffix of its path."""
-    is_notebook = path.lower().endswith(".ipynb")
-    return PurePosixPath(path.lower()).suffix in PYTHON_SUFFIXES or (language == "python" and not is_notebook)
+def is_python(path: str, language: str, text: str) -> bool:
+    """Whether a document is Python source: by its language (notebooks were made Python) or the suffix of its path; a
+    row of a table, whose path says nothing, where it defines a function and can be parsed."""
+    if language == "python" or PurePosixPath(path.lower()).suffix in PYTHON_SUFFIXES:
+        return True
+    return language in ("", "text") and DEFINITION.search(text) is not None and _is_parsed(text)
+
+
+def _is_parsed(text: str) -> bool:
+    try:
+        return bool(_parse(text))
+    except NoFunctionsError:
+        return False
 
 
 def function_pairs(text: str) -> list[FunctionPair]:

@@ -142,7 +142,7 @@ def _function_samples(document: Mapping[str, Any], part: Part, declared: Prepare
     facts = _initial_facts(document, part)
     _, refusal = _apply_policy(document, declared)
     text = clean(document["text"])
-    if not refusal and not is_python(document["path"], document["language"]):
+    if not refusal and not is_python(document["path"], document["language"], text):
         refusal = ("not_python", document["language"] or document["path"])
     if not refusal and document["kind"] == "test":
         refusal = ("test", "a test module")
