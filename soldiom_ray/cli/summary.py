@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
 PROMPT_CHARACTERS = 80
+QUESTION_CHARACTERS, QUESTION_LINES = 300, 6
+"""Of a question that is shown again beside the answer of the deployed model."""
 
 
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -92,6 +94,8 @@ def print_summary(
     settings: Settings, job: Mapping[str, Any], answer: Mapping[str, Any] | None, before: Mapping[str, float]
 ) -> None:
     """Print the summary. `before`: seconds of steps before the job, by name."""
+    from soldiom_ray.examples import shorten
+
     metrics, model = job["metrics"], job["result"].get("model_id")
     print()
     if metrics:
@@ -114,7 +118,8 @@ def print_summary(
         )
     print_table(seconds, ["stage", "seconds", "note"])
     if answer:
-        print(f"\nPOST /api/inference/{model} with\n{_indent(answer['input'])}\nanswers\n{_indent(answer['output'])}")
+        question = shorten(answer["input"], QUESTION_CHARACTERS, QUESTION_LINES)
+        print(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(answer['output'])}")
     print()
     addresses = {
         "API": settings.api_url,
@@ -131,9 +136,13 @@ def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:
     key, model = settings.local_key_path, job["result"]["model_id"]
     is_chat = any(stage["details"].get("prompt_format") == "chat" for stage in job["stages"])
     name = _model_name(job)
-    talk = f"soldiom chat {name}" if is_chat else f'soldiom infer {name} "import torch"'
     copy = "sed 's|PATH|{0}|' recipes/own-{1}.yaml > mine.yaml && soldiom run mine.yaml".format
-    body = '{"input": "def area(r): return 3.14159 * r ** 2", "parameters": {"max_tokens": 40}}'
+    is_code = (job["config"].get("prepare") or {}).get("pairs") == "docstrings"
+    question = (
+        "def area(r): return 3.14159 * r ** 2" if is_code else "What is this about?" if is_chat else "import torch"
+    )
+    talk = f"soldiom chat {name}" if is_chat else f'soldiom infer {name} "{question}"'
+    body = json.dumps({"input": question, "parameters": {"max_tokens": 40}})
     return f"""
 Try next (in this folder, after `source .venv/bin/activate`):
   1. ask it:            {talk}
