@@ -283,6 +283,41 @@ def test_the_description_of_a_data_set_is_no_record_of_it() -> None:
         parse_bytes("dataset_info.json", json.dumps({"features": {}, "splits": {}, "citation": ""}).encode())
 
 
+def node(name: str, parent: str | None, role: str, text: str, rank: int | None = None, **more: Any) -> dict[str, Any]:
+    row = {"message_id": name, "parent_id": parent, "message_tree_id": "t", "role": role, "text": text, "rank": rank}
+    return row | more
+
+
+TREE = [
+    node("1", None, "prompter", "Is it late?"),
+    node("2", "1", "assistant", "Who knows.", 1),
+    node("3", "1", "assistant", "It is noon.", 0),
+    node("4", "3", "prompter", "And now?"),
+    node("5", "4", "assistant", "One."),
+    node("6", "3", "prompter", "Why?"),
+    node("7", "6", "assistant", "Because.", review_result=True),
+    node("8", "6", "assistant", "Go away.", review_result=False),
+]
+
+
+def test_a_tree_of_messages_gives_the_best_ranked_conversations_and_teaches_each_reply_once() -> None:
+    texts = read(TREE)
+    assert [text.metadata["messages"] for text in texts] == [
+        [USER, TOLD, {"role": "user", "content": "And now?"}, {"role": "assistant", "content": "One."}],
+        [
+            USER,
+            TOLD | {"weight": 0},
+            {"role": "user", "content": "Why?"},
+            {"role": "assistant", "content": "Because."},
+        ],
+    ]
+    assert texts[0].metadata["reading"]["refused_counts"] == {"bad_answer": 2}
+    assert {text.metadata["group"] for text in texts} == {"t"}
+    whole = {"message_tree_id": "t", "prompt": {"text": "Is it late?", "role": "prompter", "replies": [
+        {"text": "It is noon.", "role": "assistant", "replies": []}]}}  # fmt: skip
+    assert messages(whole) == [USER, TOLD]
+
+
 @needs_reported
 @pytest.mark.parametrize(
     ("name", "roles"),

@@ -34,7 +34,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     },
     "table": {".csv": "text/csv", ".tsv": "text/tab-separated-values"},
     "json": {".json": "application/json", ".jsonl": "application/x-ndjson", ".ndjson": "application/x-ndjson"},
-    "parquet": {".parquet": "application/vnd.apache.parquet"},
+    "parquet": {".parquet": "application/vnd.apache.parquet", ".arrow": "application/vnd.apache.arrow.stream"},
     "sqlite": {
         ".sqlite": "application/vnd.sqlite3",
         ".sqlite3": "application/vnd.sqlite3",

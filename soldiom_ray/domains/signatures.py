@@ -26,6 +26,8 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"OggS", "audio"),
     (0, b"\x1a\x45\xdf\xa3", "video"),
     (0, b"PAR1", "parquet"),
+    (0, b"ARROW1", "parquet"),
+    (0, b"\xff\xff\xff\xff", "parquet"),
     (0, b"SQLite format 3\0", "sqlite"),
     (0, b"{\\rtf", "rtf"),
     (0, b"\x1f\x8b\x08", "archive"),

@@ -34,7 +34,7 @@ _MODULES = {
 """Family of `sniff.family_of` -> module of this package whose `parse(name, data, options)` reads it."""
 _TEXTLESS = ("image", "audio", "video")
 """Families whose files are documents even without words, as long as there is metadata."""
-_WITH_PICTURES = ("image", "arrays", "archive")
+_WITH_PICTURES = ("image", "arrays", "archive", "parquet")
 """Families that can hold pictures."""
 
 

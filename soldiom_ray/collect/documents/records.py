@@ -264,6 +264,15 @@ def _label(record: Mapping[str, Any], columns: Columns) -> str | list[str]:
     return [_as_label(entry) for entry in value] if isinstance(value, list) else _as_label(value)
 
 
+def record_labels(record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+    """What a record says of the picture in it: `label`, `split`, `group`, `license`, and its `caption`."""
+    label = {"label": text} if (text := _label(record, columns)) != "" else {}
+    about = {role: plain(record.get(columns.by_role[role])) for role in _RECORD_ROLES if role in columns.by_role}
+    about["split"] = split_from_name(about.get("split", ""))
+    about["caption"] = plain(record.get(columns.by_role["text"])) if "text" in columns.by_role else ""
+    return label | {name: value for name, value in about.items() if value}
+
+
 def _as_label(value: Any) -> str:
     """A label as text. Whole floats lose their ".0": a column of integers with gaps holds floats in Parquet and
     JSON."""

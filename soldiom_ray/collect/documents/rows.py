@@ -7,6 +7,7 @@ from datetime import date, datetime, time
 from typing import Any
 
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text, plain
+from soldiom_ray.collect.documents.message_trees import conversations_of, holds_trees
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.records import Reading, refused_texts
 from soldiom_ray.collect.text import SkippedError
@@ -31,7 +32,10 @@ def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, 
     """The texts of one table. Each has `metadata`, the number of `rows`, the `columns` by role and, where they are
     small, its other `fields`. Raises SkippedError: wrong_columns."""
     records = [dict(zip(table.columns, row, strict=False)) for row in table.rows]
-    columns = choose_columns(table.columns, requested, records)
+    names = table.columns
+    if holds_trees(records[:ROWS_PER_TEXT]) and holds_trees(records) and (trees := conversations_of(records)):
+        records, names = trees, list(trees[0])
+    columns = choose_columns(names, requested, records)
     table_metadata = metadata | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
     if columns.by_role:
         reading = Reading()

@@ -1,0 +1,84 @@
+"""Trees of messages, as OpenAssistant publishes them, become conversations: at every turn of the assistant the reply
+that people ranked best; a reply that several conversations share is taught once."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from soldiom_ray.domains.messages import ASSISTANT, USER
+
+_NODE = {"message_id", "parent_id", "text", "role"}
+_ROLES = {"prompter": USER, "user": USER, "assistant": ASSISTANT}
+MAX_DEPTH = 200
+
+Record = dict[str, Any]
+
+
+def holds_trees(records: Sequence[Any]) -> bool:
+    """Whether records are messages that name their parents, or whole trees."""
+    return bool(records) and all(
+        isinstance(record, Mapping) and (record.keys() >= _NODE or _is_tree(record)) for record in records
+    )
+
+
+def conversations_of(records: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """The conversations of all trees, [{messages, message_tree_id, rating}, ...]; `rating` is false for one that ends
+    in a reply that was ranked lower or not accepted."""
+    trees = [dict(record["prompt"]) | {"tree": record["message_tree_id"]} for record in records if _is_tree(record)]
+    return [found for tree in trees or _joined(records) for found in _paths(tree, [], str(tree["tree"]), 0)]
+
+
+def _is_tree(record: Mapping[str, Any]) -> bool:
+    return isinstance(record.get("prompt"), Mapping) and "message_tree_id" in record
+
+
+def _joined(records: Sequence[Mapping[str, Any]]) -> list[Record]:
+    """The roots of messages that name their parents, each message with its `replies`. A message whose parent is not
+    there begins a tree of its own."""
+    nodes = {str(record["message_id"]): dict(record) | {"replies": []} for record in records}
+    roots = []
+    for node in nodes.values():
+        parent = nodes.get(str(node["parent_id"]))
+        if parent is not None and parent is not node:
+            parent["replies"].append(node)
+        else:
+            roots.append(node | {"tree": node.get("message_tree_id") or node["message_id"]})
+    return roots
+
+
+def _paths(node: Mapping[str, Any], before: list[Record], tree: str, depth: int) -> Iterator[Record]:
+    """The conversations through a user's turn. `before` are the messages up to it, of which those already taught weigh
+    nothing."""
+    path = [*before, _message(node)]
+    replies = sorted(node.get("replies") or (), key=_order)
+    accepted = [reply for reply in replies if _is_accepted(reply)]
+    for reply in replies:
+        if not accepted or reply is not accepted[0]:
+            yield {"messages": [*_untaught(path), _message(reply)], "message_tree_id": tree, "rating": False}
+    if not accepted or depth > MAX_DEPTH:
+        if not replies:
+            yield {"messages": path, "message_tree_id": tree, "rating": True}
+        return
+    path.append(_message(accepted[0]))
+    questions = [question for question in accepted[0].get("replies") or () if _is_accepted(question)]
+    answered = [question for question in questions if question.get("replies")]
+    if not answered:
+        yield {"messages": path, "message_tree_id": tree, "rating": True}
+    for number, question in enumerate(answered):
+        yield from _paths(question, path if number == 0 else _untaught(path), tree, depth + 1)
+
+
+def _message(node: Mapping[str, Any]) -> Record:
+    return {"role": _ROLES.get(str(node.get("role")), str(node.get("role"))), "content": node.get("text") or ""}
+
+
+def _untaught(path: Sequence[Record]) -> list[Record]:
+    return [message | {"weight": 0} if message["role"] == ASSISTANT else message for message in path]
+
+
+def _is_accepted(node: Mapping[str, Any]) -> bool:
+    return not node.get("deleted") and node.get("review_result") is not False
+
+
+def _order(reply: Mapping[str, Any]) -> float:
+    rank = reply.get("rank")
+    return float(rank) if rank is not None else float("inf")
