@@ -1,6 +1,7 @@
 """What a workflow prints at its end, the recipes that come with the project, and turns of several lines."""
 
 import io
+import json
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from preparing import context_in, document, documents_of
 
 from soldiom_ray.cli.models import _read_turn
 from soldiom_ray.cli.summary import _next_steps, _prompt
+from soldiom_ray.collect import collect
 from soldiom_ray.domains.recipes import as_dict, load_recipe
 from soldiom_ray.domains.schema import Prepare, SplitRule
 from soldiom_ray.domains.sources import LocalSource
@@ -75,9 +77,22 @@ def test_the_hint_at_the_end_names_the_model_and_recipes_that_exist(tmp_path: Pa
     assert "soldiom chat fine-tuned/quickstart\n" in text
     for name in ("own-code", "own-folder"):
         assert f"recipes/{name}.yaml" in text and "PATH" in (ROOT / "recipes" / f"{name}.yaml").read_text()
-    assert 'soldiom infer model-1 "import torch"' in _next_steps(
-        settings, finished_job(quickstart, "text", register=None)
+    assert "def area(r)" in text
+    other = _next_steps(settings, finished_job(quickstart, "text", register=None, prepare={}))
+    assert 'soldiom infer model-1 "import torch"' in other
+
+
+def test_a_repository_becomes_pairs_by_the_recipe_for_own_code(tmp_path: Path) -> None:
+    path = tmp_path / "own-code.yaml"
+    path.write_text(
+        (ROOT / "recipes" / "own-code.yaml").read_text().replace("PATH", str(ROOT / "soldiom_ray" / "prepare"))
     )
+    recipe, context = load_recipe(path), context_in(tmp_path)
+    assert recipe.collect and recipe.prepare
+    dataset = prepare(context, [collect(context, recipe.collect)], recipe.prepare)
+    assert dataset.counts["train"] > 50 and dataset.counts["test"] > 3
+    rows = list(context.artifacts.rows(dataset, "train/"))
+    assert all(json.loads(row["messages"])[0]["content"].startswith("Write a one-line docstring") for row in rows)
 
 
 def test_the_model_is_tried_with_a_held_out_question_where_there_is_one(tmp_path: Path) -> None:
