@@ -105,6 +105,7 @@ def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, he
     """Run what the recipe declares; the columns `metrics` and `result` of the job's row."""
     context = Context(settings, Artifacts(open_storage(settings)), heartbeat.report, job_id, tenant, recipe.name)
     state = _initial_state(context, recipe)
+    _check_base(context, recipe)
     heartbeat.stages = declared_stages(recipe)
     with open_session(settings) as session:
         for position, stage in enumerate(heartbeat.stages):
@@ -156,6 +157,20 @@ def _initial_state(context: Context, recipe: Recipe) -> WorkflowState:
     if recipe.version:
         state.model_id = recipe.version
     return state
+
+
+def _check_base(context: Context, recipe: Recipe) -> None:
+    """InputError for a base that cannot be trained, before the stages that come first cost anything."""
+    train = recipe.train
+    if train is None or not train.base_model or train.base_model.startswith(("builtin/", "run-")):
+        return
+    if declared_stages(recipe)[0] == "train":
+        return  # which checks it first of all
+    from soldiom_ray.models.base_check import check_base
+    from soldiom_ray.models.planning.headers import model_description
+
+    with model_description(context.settings, context.artifacts, train.base_model) as (folder, _):
+        check_base(folder, train)
 
 
 def _collect(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:

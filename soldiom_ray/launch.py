@@ -3,13 +3,16 @@
 The state of a job is what its row says. Ray is asked only whether a job's driver is gone.
 """
 
+import json
 import logging
 import os
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -50,8 +53,10 @@ def launch_job(
     """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
     The same idempotency key of a tenant returns the job that it created before (ConflictError when the recipe
-    differs). UnavailableError when the database or Ray cannot be reached; the row then says `failed`.
+    differs). InputError for a base in a folder here that cannot be trained. UnavailableError when the database or Ray
+    cannot be reached; the row then says `failed`.
     """
+    check_base_folder(recipe)
     save_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     with open_session(settings) as session:
@@ -63,6 +68,28 @@ def launch_job(
     if is_new:
         _submit(settings, job_id, recipe.name, kind)
     return show_job(settings, job_id, tenant)
+
+
+def check_base_folder(recipe: Recipe) -> None:
+    """InputError for a training whose base is a folder here that cannot be trained; the job itself checks other bases.
+
+    Another process looks at it, because this one knows no models."""
+    train = recipe.train
+    if train is None or not train.base_model:
+        return
+    folder = Path(train.base_model).expanduser()
+    if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        return
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "soldiom_ray.models.base_check"],
+        input=json.dumps({"train": train.model_dump(mode="json")}),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    answer = json.loads(process.stdout) if process.stdout else {}  # an unforeseen end is the job's to report
+    if "error" in answer:
+        raise SoldiomError.from_dict(answer["error"])
 
 
 def create_job(

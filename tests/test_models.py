@@ -59,7 +59,7 @@ def test_an_unknown_base_model_names_what_was_tried(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("modeling_x.py", "x = 1", "brings code"),
+        ("modeling_x.py", "x = 1", "brings code"),  # beside an architecture that transformers does not know
         ("config.json", json.dumps({"model_type": "x", "auto_map": {"AutoModel": "x.y"}}), "auto_map"),
         ("config.json", "{", "is not JSON"),
     ],
@@ -68,6 +68,7 @@ def test_a_model_with_code_or_damage_is_refused(
     name: str, content: str, message: str, base: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(base, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "mystery"}))
     (tmp_path / "copy" / name).write_text(content)
     with pytest.raises(InputError, match=message), model_folder(small_settings(tmp_path), None, str(tmp_path / "copy")):
         pass
@@ -271,13 +272,17 @@ def test_a_hub_model_is_downloaded_without_its_code(
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     files = {path.name: path.read_bytes() for path in base.iterdir()}
     extra = {"weights.bin": b"pickle", "onnx/model.onnx": b"0"}
+    mystery = json.dumps({"model_type": "mystery"}).encode()
     with StandIn() as hub:
         hub.add(
             HubRepository("team/small", files=files | extra),
-            HubRepository("team/coded", files=files | {"modeling_x.py": b"import os"}),
+            HubRepository("team/known", files=files | {"modeling_x.py": b"import os"}),
+            HubRepository("team/coded", files=files | {"modeling_x.py": b"import os", "config.json": mystery}),
             HubRepository("team/gated", files=files, gated="manual"),
         )
         settings = small_settings(tmp_path, HF_ENDPOINT=hub.url)
+        with model_folder(settings, None, "team/known") as folder:
+            assert {path.name for path in folder.iterdir()} == set(files)
         with model_folder(settings, None, "team/small") as folder:
             assert {path.name for path in folder.iterdir()} == set(files)
             assert load_model(folder)[0].config.vocab_size == load_model(base)[0].config.vocab_size

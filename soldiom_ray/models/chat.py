@@ -39,11 +39,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
                 turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # a template raises what it likes: a role it does not know, turns out of order
-            raise InputError(
-                f"The model's chat template refuses the conversation ({type(error).__name__}):"
-                f" its roles are {', '.join(message['role'] for message in messages)[:200]}.",
-                remedy="use the roles and the order of turns that the model's card names",
-            ) from error
+            raise _refusal(tokenizer, turns, error, add_generation_prompt=add_generation_prompt) from error
         return text
     end = str(getattr(tokenizer, "eos_token", None) or "")
     lines = [
@@ -51,6 +47,45 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
         for message in turns
     ]
     return "\n".join([*lines, f"{ASSISTANT.capitalize()}:"] if add_generation_prompt else lines)
+
+
+def _refusal(tokenizer: Any, turns: Sequence[Message], error: Exception, *, add_generation_prompt: bool) -> InputError:
+    """The error of a conversation that a chat template refuses: which turn, and what can be done."""
+    number = _refused_turn(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+    roles = [turn["role"] for turn in turns]
+    role = roles[number - 1] if number else ASSISTANT
+    remedy = _REMEDIES.get(role, "use the roles that the template knows, in the order that the model's card names")
+    if role == ASSISTANT and number > 1:
+        remedy = "let user and assistant alternate, or choose a base whose template takes other orders"
+    reason = str(error).splitlines()[0][:200] if str(error) else ""
+    if any(turn["content"] and turn["content"] in reason for turn in turns):
+        reason = ""  # it repeats what a user wrote
+    return InputError(
+        f"The model's chat template refuses turn {max(1, number)} ({role}) of a conversation"
+        f" ({', '.join(roles[:8]) or 'which begins with it'}): {type(error).__name__}{f': {reason}' if reason else ''}",
+        remedy=remedy,
+    )
+
+
+_REMEDIES = {
+    "system": "leave system turns out (their text can begin the first user turn), or choose a base whose chat template"
+    " takes them",
+    ASSISTANT: "begin conversations with a user turn, or choose a base whose chat template takes other orders",
+    "user": "let user and assistant alternate, or choose a base whose chat template takes other orders",
+}
+
+
+def _refused_turn(tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool) -> int:
+    """The number of the turn, from 1, from which on every longer beginning of the conversation is refused."""
+    for count in range(len(turns) - 1, 0, -1):
+        try:
+            tokenizer.apply_chat_template(
+                turns[:count], tokenize=False, add_generation_prompt=add_generation_prompt and count == len(turns)
+            )
+        except Exception:  # noqa: S112
+            continue
+        return count + 1
+    return min(1, len(turns))
 
 
 def prompt_format_of_base(name: str, tokenizer: Any) -> PromptFormat:

@@ -14,6 +14,7 @@ from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.models.load import has_bfloat16, model_folder
 from soldiom_ray.models.minilm import check_minilm, minilm_folder, weights_sha256
 from soldiom_ray.models.pooling import pool, read_pooling
+from soldiom_ray.models.positions import positions_of
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ BATCH_TOKENS = 2048
 Python (per second of one core 62 passages at 2,048 and at 1,024, 57 at 4,096)."""
 
 MAX_TOKENS = 8192
-OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")
-"""Architectures whose first two positions are reserved."""
 
 
 class Embedder:
@@ -105,9 +104,7 @@ class Embedder:
 
     def _context_length(self) -> int:
         """Tokens that the model takes: the least of all limits that its folder names."""
-        positions = getattr(self._model.config, "max_position_embeddings", None)
-        if positions and self._model.config.model_type in OFFSET_POSITIONS:
-            positions -= 2
+        positions = positions_of(self._model.config)
         limits = (self._pooling.max_tokens, positions, self._tokenizer.model_max_length, MAX_TOKENS)
         return int(min(limit for limit in limits if limit))
 

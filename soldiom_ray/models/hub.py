@@ -7,6 +7,7 @@ from typing import Any
 
 from soldiom_ray.domains.builtin_models import SMOLLM2
 from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
+from soldiom_ray.models.architectures import is_known_architecture
 from soldiom_ray.models.gguf import is_gguf, only_gguf
 from soldiom_ray.settings import Settings
 
@@ -35,7 +36,7 @@ def download_model(settings: Settings, name: str) -> Path:
     where one is named, or is all there is.
 
     `name` is a hub id, `@revision` and `:FILE.gguf` allowed. InputError for a repository that does not exist, is gated
-    or brings code; UnavailableError when the hub does not answer and its cache has no copy."""
+    or needs code of its own; UnavailableError when the hub does not answer and its cache has no copy."""
     if not HUB_NAME.fullmatch(name) or name.startswith((".", "/")):
         raise InputError(f"The base model {name!r} is no folder here, and it cannot be a hub id.", remedy=MODEL_NAMES)
     from huggingface_hub import HfApi, hf_hub_download
@@ -53,12 +54,17 @@ def download_model(settings: Settings, name: str) -> Path:
     tried = f"Tried: the models that come with Soldiom, a folder {name!r}, and {settings.hf_endpoint}/{repository}."
     try:
         info = HfApi(endpoint=settings.hf_endpoint).model_info(**access, timeout=HUB_SECONDS)
-        if scripts := [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".py")]:
-            raise InputError(
-                f"The model {name!r} brings code ({scripts[0]}), which is never run.",
-                remedy="choose a model of an architecture that transformers knows",
+        listed = [file.rfilename for file in info.siblings or ()]
+        if scripts := [file for file in listed if file.endswith(".py")]:  # they are not downloaded either way
+            config = "config.json" in listed and hf_hub_download(
+                **access, filename="config.json", endpoint=settings.hf_endpoint
             )
-        names = _wanted_files([file.rfilename for file in info.siblings or ()], file_name, name)
+            if not (config and is_known_architecture(Path(config).parent)):
+                raise InputError(
+                    f"The model {name!r} brings code ({scripts[0]}), which is never run.",
+                    remedy="choose a model of an architecture that transformers knows",
+                )
+        names = _wanted_files(listed, file_name, name)
         paths = [Path(hf_hub_download(**access, filename=file, endpoint=settings.hf_endpoint)) for file in names]
         if len(paths) == 1 and is_gguf(names[0]):
             return paths[0]

@@ -1,8 +1,8 @@
 """Loading a model by its name: `builtin/<name>`, a folder, a GGUF file, the id of a run, or a repository of the Hugging
 Face Hub.
 
-Only safetensors weights, GGUF files and plain JSON are read. A folder that brings code or pickled weights is refused,
-and remote code is never trusted.
+Only safetensors weights, GGUF files and plain JSON are read. Pickled weights are refused. Code that a model brings is
+never run: where transformers has the architecture itself, its own class is used, and other models are refused.
 """
 
 import json
@@ -14,15 +14,16 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER, MINILM, SMOLLM2, builtin_names
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.folder_check import check_folder, check_no_adapter
 from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
 from soldiom_ray.models.minilm import minilm_folder
+from soldiom_ray.models.padding import padding_override
+from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.smollm2 import smollm2_folder
 from soldiom_ray.models.task_models import CAUSAL_CLASS, TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
-
-CODE_KEYS = ("auto_map", "trust_remote_code")
 
 
 @contextmanager
@@ -64,39 +65,13 @@ def _safetensors_folder(settings: Settings, path: Path, name: str) -> Path:
         return converted_folder(settings, path)
     if (path / "config.json").is_file():
         return path
+    check_no_adapter(path, name)
     if file := only_gguf(sorted(each.name for each in path.iterdir()), name):
         return converted_folder(settings, path / file)
     raise InputError(
         f"The folder {name!r} holds neither config.json nor a GGUF file, so it is no Hugging Face model.",
         remedy=MODEL_NAMES,
     )
-
-
-def check_folder(folder: Path, name: str) -> None:
-    """InputError for a model that brings code, asks for remote code, or has no safetensors weights."""
-    if scripts := sorted(path.name for path in folder.rglob("*.py")):
-        raise InputError(
-            f"The model {name!r} brings code ({scripts[0]}), which is never run.",
-            remedy="choose a model of an architecture that transformers knows",
-        )
-    for path in folder.glob("*.json"):
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(
-                f"{path.name} of the model {name!r} is not JSON: {error}", remedy="download the model again"
-            ) from error
-        if key := _find_key(value, CODE_KEYS):
-            raise InputError(
-                f"{path.name} of the model {name!r} asks for code of its own ({key}), which is never run.",
-                remedy="choose a model of an architecture that transformers knows",
-            )
-    if not any(folder.glob("*.safetensors")):
-        pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-        weights = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no *.safetensors"
-        raise InputError(
-            f"The model {name!r} holds {weights}.", remedy="convert it to safetensors or choose another model"
-        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -106,15 +81,14 @@ def load_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the tokenizers library raises plain exceptions for a damaged file
         raise InputError(
             f"The tokenizer in {folder.name!r} cannot be loaded: {_first_line(error)}",
             remedy="the folder needs a tokenizer.json",
         ) from error
     if tokenizer.eos_token_id is None:
         for source in ("generation_config.json", "config.json"):
-            path = folder / source
-            end = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+            end = _json(folder / source).get("eos_token_id")
             end = end[0] if isinstance(end, list) else end
             if end is not None and end < len(tokenizer):
                 tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)
@@ -149,6 +123,7 @@ def load_model(
     if auto_class in NEW_HEADS:
         configuration["ignore_mismatched_sizes"] = True
         logging.set_verbosity_error()  # it would report the new head at length
+    configuration = padding_override(_json(folder / "config.json")) | configuration
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
@@ -163,11 +138,15 @@ def load_model(
             f"The model in {folder.name!r} cannot be loaded as a {family} model: {_first_line(error)}",
             remedy=f"choose a {family} model of an architecture that transformers knows",
         ) from error
+    processor = load_processor(folder)
+    for config in (model.config, getattr(model, "generation_config", None)):
+        if config is not None and getattr(config, "pad_token_id", None) is None:
+            config.pad_token_id = getattr(processor, "pad_token_id", None)
     if adapter is not None:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, str(adapter))
-    return model.to(device).eval(), load_processor(folder)
+    return model.to(device).eval(), processor
 
 
 NEW_HEADS = frozenset(model.auto_class for model in TASK_MODELS.values() if model.head)
@@ -233,9 +212,7 @@ def context_length(model: Any) -> int:
     """Tokens that the model takes: its positions, less those of a tuned prompt."""
     from soldiom_ray.models.loss import virtual_tokens
 
-    config = model.config
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
-    return int(positions) - virtual_tokens(model)
+    return (positions_of(model.config) or 2048) - virtual_tokens(model)
 
 
 @contextmanager
@@ -254,19 +231,9 @@ def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
         yield folder
 
 
-def _find_key(value: Any, keys: tuple[str, ...]) -> str | None:
-    """The first of the keys that JSON holds, at any depth, with a value that is not empty."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if key in keys and inner:
-                return str(key)
-            if match := _find_key(inner, keys):
-                return match
-    elif isinstance(value, list):
-        for inner in value:
-            if isinstance(inner, dict | list) and (match := _find_key(inner, keys)):
-                return match
-    return None
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object's members; none where the file is missing."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def _first_line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.load import check_folder
+from soldiom_ray.models.folder_check import check_folder
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import SoldiomError
+from soldiom_ray.models.base_check import check_base
 from soldiom_ray.models.load import load_processor
 from soldiom_ray.models.planning import machine
 from soldiom_ray.models.planning.headers import model_description
 from soldiom_ray.models.planning.planner import wants_bfloat16
 from soldiom_ray.models.planning.report import plan_report
+from soldiom_ray.models.template_check import CHAT_TASKS, check_conversations
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
-from soldiom_ray.train.data import tokenizer_hash
+from soldiom_ray.train.data import conversations, tokenizer_hash
+from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.strategies import check_strategy
 from soldiom_ray.train.tasks import task_of
 
@@ -43,15 +46,17 @@ def plan_training(
     with ExitStack() as stack:
         folder: Path | None = None
         stored: dict[str, Any] = {}
+        notes: list[str] = []
         if declared.architecture is None:
             folder, stored = stack.enter_context(model_description(settings, artifacts, declared.base_model))
+            notes = check_base(folder, declared)
         sample_stats: dict[str, Any] = {}
         if dataset_id is not None and folder is not None:
             processor = load_processor(folder)
-            by = tokenizer_hash(folder)
-            sample_stats = sample_statistics(
-                artifacts, _dataset(settings, artifacts, dataset_id), declared, processor, by
-            )
+            by, dataset = tokenizer_hash(folder), _dataset(settings, artifacts, dataset_id)
+            if declared.task in CHAT_TASKS:
+                check_conversations(folder, declared.base_model, conversations(artifacts, dataset, TRAIN))
+            sample_stats = sample_statistics(artifacts, dataset, declared, processor, by)
         device = cluster.device(declared.workers)
         bfloat16 = wants_bfloat16(declared, device)
         planned = plan_report(
@@ -67,7 +72,7 @@ def plan_training(
             all_strategies=True,
             home=settings.home,
         )
-    return planned | {"samples": sample_stats}
+    return planned | {"samples": sample_stats, "notes": notes}
 
 
 def sample_statistics(

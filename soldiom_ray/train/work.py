@@ -10,14 +10,17 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
+from soldiom_ray.models.base_check import check_base
 from soldiom_ray.models.load import load_processor, model_folder
 from soldiom_ray.models.planning.machine import current_cluster
 from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, require_setup
+from soldiom_ray.models.template_check import CHAT_TASKS, check_conversations
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.data import folder_hash, tokenizer_hash
+from soldiom_ray.train.data import conversations, folder_hash, tokenizer_hash
+from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.strategies import check_strategy
 from soldiom_ray.train.tasks import task_of
 
@@ -58,6 +61,8 @@ def prepare_work(
     with ExitStack() as stack:
         if declared.architecture is None:
             folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
+            for note in check_base(folder, declared):
+                log.warning(note)
             weights = sorted(path.name for path in folder.glob("*.safetensors"))
             fingerprint = folder_hash(folder, ("config.json", *weights))
             tokens_by = tokenizer_hash(folder)
@@ -75,6 +80,8 @@ def prepare_work(
         if draft.finished():
             return draft, None
         cluster = current_cluster()  # as it is before workers take memory
+        if declared.task in CHAT_TASKS and declared.architecture is None:
+            check_conversations(folder, declared.base_model, conversations(artifacts, dataset, TRAIN))
         before_tokenising()
         processor = load_processor(folder)
         model = None if declared.architecture else folder

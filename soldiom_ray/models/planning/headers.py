@@ -1,8 +1,6 @@
 """The headers of a model's safetensors files, local or on the hub: numbers of parameters without reading weights."""
 
-import json
 import math
-import struct
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +9,11 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.models.load import model_folder
+from soldiom_ray.models.weight_files import read_header
 from soldiom_ray.settings import Settings
 
-DESCRIPTIONS = ("*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja")
+DESCRIPTIONS = ("*.json", "tokenizer*", "*.model", "vocab.txt", "merges.txt", "chat_template.jinja", "README.md")
 """Files of a hub repository that describe a model; none holds weights."""
-MOST_HEADER_BYTES = 100_000_000
-"""The limit of the format itself."""
 
 
 @contextmanager
@@ -36,10 +33,7 @@ def weight_headers(folder: Path) -> dict[str, Any]:
     size = 0
     for path in sorted(folder.glob("*.safetensors")):
         size += path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(min(length, MOST_HEADER_BYTES)))
-        for key, tensor in header.items():
+        for key, tensor in read_header(path, folder.name).items():
             if key != "__metadata__":
                 parameters[tensor["dtype"]] += math.prod(tensor["shape"])
     return {"parameters": dict(parameters), "bytes": size}

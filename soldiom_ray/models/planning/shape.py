@@ -1,5 +1,6 @@
 """A model as its configuration describes it, built where tensors have no storage: sizes, and the peak of a step."""
 
+import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -9,6 +10,8 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
+from soldiom_ray.models.padding import padding_override
+from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.task_models import TASK_MODELS
 
 DEPTHS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers")
@@ -48,7 +51,7 @@ class Shape:
         """Positions of the longest sequence: as declared, within what the model can take."""
         if self.declared.task == "image_classification":
             return int((self.config.image_size // self.config.patch_size) ** 2 + 1)
-        limit = getattr(self.config, "max_position_embeddings", None) or getattr(self.config, "n_positions", None)
+        limit = positions_of(self.config)
         virtual = self.declared.virtual_tokens if self.declared.method == "prompt" else 0
         return max(1, min(self.declared.sequence_length, int(limit or self.declared.sequence_length) - virtual))
 
@@ -128,6 +131,7 @@ def shape_of(
             config = from_scratch(processor or _PlannedProcessor(declared), declared, **overrides).config
     else:
         try:
+            overrides = padding_override(json.loads((folder / "config.json").read_text(encoding="utf-8"))) | overrides
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **overrides)
             supported = type(config) in getattr(transformers, auto_class)._model_mapping
         except (ValueError, OSError, KeyError) as error:
@@ -281,8 +285,6 @@ def _quantizable(model: Any) -> int:
 
 
 def _unsupported(declared: Train, folder: Path) -> InputError:
-    import json
-
     model_type = json.loads((folder / "config.json").read_text()).get("model_type")
     return InputError(
         f"The model {declared.base_model!r} (model_type {model_type!r}) is no model we know for the task"

@@ -1,0 +1,123 @@
+"""Whether a base's chat template compiles, and takes the conversations of a dataset, before anything is trained.
+
+Both are seen from the files alone: no library of models is loaded."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.chat import ASSISTANT, Message, chat_text
+
+CHAT_TASKS = ("causal_lm", "preference")
+"""Tasks whose conversations are written by the base's chat template."""
+CONVERSATIONS = 2000
+"""Of a dataset whose orders of roles are looked at: rendering one of each order tells what all of them would."""
+
+
+def check_template(folder: Path, name: str) -> None:
+    """InputError when a folder's chat template is no template that Jinja understands."""
+    FolderTemplate.read(folder, name)
+
+
+def check_conversations(folder: Path, name: str, conversations: Iterable[Sequence[Message]]) -> None:
+    """InputError when a folder's chat template refuses one of the orders of roles that conversations have."""
+    template = FolderTemplate.read(folder, name)
+    orders: set[tuple[str, ...]] = set()
+    for messages in islice(conversations, CONVERSATIONS if template else 0):
+        order = tuple(message["role"] for message in messages)
+        if not messages or order in orders:
+            continue
+        orders.add(order)
+        chat_text(template, messages, add_generation_prompt=False)
+        for turn in (number for number, role in enumerate(order) if role == ASSISTANT):
+            chat_text(template, messages[:turn], add_generation_prompt=True)
+
+
+class FolderTemplate:
+    """The chat template of a folder's tokenizer, rendered as transformers does."""
+
+    def __init__(self, template: Any, special_tokens: dict[str, str]) -> None:
+        self.chat_template, self.special_tokens = template, special_tokens
+
+    def apply_chat_template(self, messages: Sequence[Message], **options: Any) -> str:
+        """The text; whatever the template raises."""
+        text: str = self.chat_template.render(messages=messages, **self.special_tokens, **options)
+        return text
+
+    @classmethod
+    def read(cls, folder: Path, name: str) -> "FolderTemplate | None":
+        """None for a tokenizer without a template; InputError for one that does not compile."""
+        import jinja2
+
+        settings, default = _json(folder / "tokenizer_config.json"), None
+        tokens = _json(folder / "special_tokens_map.json") | settings
+        special = {key: _content(value) for key, value in tokens.items() if key.endswith("_token")}
+        for file, kind, template in _templates(folder, settings):
+            try:
+                compiled = _environment().from_string(template)
+            except jinja2.TemplateSyntaxError as error:
+                raise InputError(
+                    f"The chat template of the model {name!r} ({file}) does not compile: line {error.lineno}:"
+                    f" {error.message}",
+                    remedy=f"correct it, or copy {file} from the model that this one was made from",
+                ) from error
+            default = default or (compiled if kind == "default" else None)
+        return cls(default, {key: value for key, value in special.items() if value}) if default else None
+
+
+def _environment() -> Any:
+    """Jinja as transformers sets it up for chat templates."""
+    import jinja2
+    from jinja2.ext import Extension
+    from jinja2.nodes import Node
+    from jinja2.parser import Parser
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """The tag around what the assistant says."""
+
+        tags = {"generation"}  # noqa: RUF012
+
+        def parse(self, parser: Parser) -> list[Node]:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    environment.globals |= {
+        "raise_exception": refuse,
+        "strftime_now": lambda form: datetime.now().astimezone().strftime(form),
+    }
+    return environment
+
+
+def _templates(folder: Path, settings: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(file, name, template) of all that a tokenizer brings, the one that counts first."""
+    path = folder / "chat_template.jinja"
+    templates = [(path.name, "default", path.read_text(encoding="utf-8"))] if path.is_file() else []
+    for file, stated in (
+        ("tokenizer_config.json", settings.get("chat_template")),
+        ("chat_template.json", _json(folder / "chat_template.json").get("chat_template")),
+    ):
+        for each in stated if isinstance(stated, list) else [{"name": "default", "template": stated}]:
+            if template := each.get("template"):
+                templates.append((file, str(each.get("name")), str(template)))
+    return templates
+
+
+def _content(token: Any) -> str:
+    """The text of a token as a tokenizer's files name it: alone, or with how it is split off."""
+    return str(token.get("content") or "") if isinstance(token, dict) else str(token or "")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
