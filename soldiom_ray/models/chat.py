@@ -39,7 +39,7 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
                 turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
             )
         except Exception as error:  # a template raises what it likes: a role it does not know, turns out of order
-            raise _refusal(tokenizer, turns, error, add_generation_prompt=add_generation_prompt) from error
+            raise _refusal(tokenizer, turns, error) from error
         return text
     end = str(getattr(tokenizer, "eos_token", None) or "")
     lines = [
@@ -49,16 +49,16 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
     return "\n".join([*lines, f"{ASSISTANT.capitalize()}:"] if add_generation_prompt else lines)
 
 
-def _refusal(tokenizer: Any, turns: Sequence[Message], error: Exception, *, add_generation_prompt: bool) -> InputError:
+def _refusal(tokenizer: Any, turns: Sequence[Message], error: Exception) -> InputError:
     """The error of a conversation that a chat template refuses: which turn, and what can be done."""
-    number = _refused_turn(tokenizer, turns, add_generation_prompt=add_generation_prompt)
+    number = _refused_turn(tokenizer, turns)
     roles = [turn["role"] for turn in turns]
     role = roles[number - 1] if number else ASSISTANT
     remedy = _REMEDIES.get(role, "use the roles that the template knows, in the order that the model's card names")
     if role == ASSISTANT and number > 1:
         remedy = "let user and assistant alternate, or choose a base whose template takes other orders"
     reason = str(error).splitlines()[0][:200] if str(error) else ""
-    if any(turn["content"] and turn["content"] in reason for turn in turns):
+    if any(turn.get("content") and str(turn["content"]) in reason for turn in turns):
         reason = ""  # it repeats what a user wrote
     return InputError(
         f"The model's chat template refuses turn {max(1, number)} ({role}) of a conversation"
@@ -75,13 +75,11 @@ _REMEDIES = {
 }
 
 
-def _refused_turn(tokenizer: Any, turns: Sequence[Message], *, add_generation_prompt: bool) -> int:
+def _refused_turn(tokenizer: Any, turns: Sequence[Message]) -> int:
     """The number of the turn, from 1, from which on every longer beginning of the conversation is refused."""
     for count in range(len(turns) - 1, 0, -1):
         try:
-            tokenizer.apply_chat_template(
-                turns[:count], tokenize=False, add_generation_prompt=add_generation_prompt and count == len(turns)
-            )
+            tokenizer.apply_chat_template(turns[:count], tokenize=False, add_generation_prompt=False)
         except Exception:  # noqa: S112
             continue
         return count + 1

@@ -9,13 +9,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray.domains.messages import Message, is_taught, tools_of
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.chat import ASSISTANT, Message, chat_text
+from soldiom_ray.models.chat import chat_text
 
 CHAT_TASKS = ("causal_lm", "preference")
 """Tasks whose conversations are written by the base's chat template."""
 CONVERSATIONS = 2000
-"""Of a dataset whose orders of roles are looked at: rendering one of each order tells what all of them would."""
+"""Of a dataset that are looked at: of those with the same roles in the same order one is rendered."""
 
 
 def check_template(folder: Path, name: str) -> None:
@@ -24,28 +25,30 @@ def check_template(folder: Path, name: str) -> None:
 
 
 def check_conversations(folder: Path, name: str, conversations: Iterable[Sequence[Message]]) -> None:
-    """InputError when a folder's chat template refuses one of the orders of roles that conversations have."""
+    """InputError when a folder's chat template refuses one of the conversations."""
     template = FolderTemplate.read(folder, name)
-    orders: set[tuple[str, ...]] = set()
+    shapes: set[tuple[object, ...]] = set()
     for messages in islice(conversations, CONVERSATIONS if template else 0):
-        order = tuple(message["role"] for message in messages)
-        if not messages or order in orders:
+        turns = ((message["role"], bool(message.get("tool_calls")), is_taught(message)) for message in messages)
+        shape = (bool(tools_of(messages)), *turns)
+        if shape in shapes:
             continue
-        orders.add(order)
+        shapes.add(shape)
         chat_text(template, messages, add_generation_prompt=False)
-        for turn in (number for number, role in enumerate(order) if role == ASSISTANT):
-            chat_text(template, messages[:turn], add_generation_prompt=True)
+        for number in (number for number, message in enumerate(messages) if is_taught(message)):
+            chat_text(template, messages[:number], add_generation_prompt=True)
 
 
 class FolderTemplate:
     """The chat template of a folder's tokenizer, rendered as transformers does."""
 
-    def __init__(self, template: Any, special_tokens: dict[str, str]) -> None:
-        self.chat_template, self.special_tokens = template, special_tokens
+    def __init__(self, chat_template: str, special_tokens: dict[str, str]) -> None:
+        self.chat_template, self.special_tokens = chat_template, special_tokens
+        self._compiled = _environment().from_string(chat_template)
 
     def apply_chat_template(self, messages: Sequence[Message], **options: Any) -> str:
         """The text; whatever the template raises."""
-        text: str = self.chat_template.render(messages=messages, **self.special_tokens, **options)
+        text: str = self._compiled.render(messages=messages, **self.special_tokens, **options)
         return text
 
     @classmethod
@@ -53,19 +56,19 @@ class FolderTemplate:
         """None for a tokenizer without a template; InputError for one that does not compile."""
         import jinja2
 
-        settings, default = _json(folder / "tokenizer_config.json"), None
+        settings, default = _json(folder / "tokenizer_config.json"), ""
         tokens = _json(folder / "special_tokens_map.json") | settings
         special = {key: _content(value) for key, value in tokens.items() if key.endswith("_token")}
         for file, kind, template in _templates(folder, settings):
             try:
-                compiled = _environment().from_string(template)
+                _environment().from_string(template)
             except jinja2.TemplateSyntaxError as error:
                 raise InputError(
                     f"The chat template of the model {name!r} ({file}) does not compile: line {error.lineno}:"
                     f" {error.message}",
                     remedy=f"correct it, or copy {file} from the model that this one was made from",
                 ) from error
-            default = default or (compiled if kind == "default" else None)
+            default = default or (template if kind == "default" else "")
         return cls(default, {key: value for key, value in special.items() if value}) if default else None
 
 

@@ -25,7 +25,7 @@ def samples(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tup
         yield row["text"], json.loads(row["messages"]) if row.get("messages") else []
 
 
-def conversations(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[list[dict[str, str]]]:
+def conversations(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[list[dict[str, Any]]]:
     """The messages of each sample that is a conversation."""
     for row in artifacts.rows(dataset, f"{split}/", ("messages",)):
         if row.get("messages"):
