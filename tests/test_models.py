@@ -39,7 +39,10 @@ def prompt_tuned(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompt")
     declared = Train(base_model=str(base), method="prompt", virtual_tokens=5)
     tokenizer = load_model(base)[1]
-    model = methods.build(task_of("causal_lm"), base, tokenizer, declared, {}, bfloat16=False, device="cpu")
+    task = task_of("causal_lm")
+    model = methods.build(task, base, tokenizer, declared, {}, bfloat16=False, device="cpu", words=[3, 4])
+    prompt, words = model.prompt_encoder["default"].embedding.weight, model.get_input_embeddings().weight
+    assert prompt.tolist() == words[[3, 4, 3, 4, 3]].tolist()
     methods.save(model, tokenizer, folder, method="prompt", bfloat16=False)
     return folder
 

@@ -146,8 +146,9 @@ def _verdict(plan: dict[str, Any]) -> str:
     how += ", activations recomputed" if plan["recompute"] else ""
     if not plan["fits"]:
         return f"It does not fit: {how}."
-    spent = f", {plan['accumulation']} times a step" if plan["accumulation"] > 1 else ""
-    text = f"It fits: {how}; {plan['positions_at_once']} positions at once{spent}."
+    steps = f"{plan['steps']:,} steps" if plan["steps"] else "steps"
+    steps += f" of {plan['batch_tokens']:,} tokens" + ("" if plan["steps"] else " or fewer")
+    text = f"It fits: {how}; {steps}, {plan['positions_at_once']} positions at once."
     if plan["seconds"]:
         minutes = plan["seconds"] / 60
         lasts = (

@@ -145,15 +145,24 @@ class Train(Record):
     epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
     sequence_length: int = Field(512, ge=8, description="tokens per sequence")
-    batch_tokens: int = Field(8192, ge=8, description="tokens per optimiser step over all workers")
-    learning_rate: float | None = Field(None, gt=0, description="peak; unset: 3e-3 prompt, 1e-3 lora, 3e-4 full")
+    batch_tokens: int | None = Field(
+        None, ge=8, description="tokens per optimiser step over all workers; unset: about 64 steps, at most 8192"
+    )
+    learning_rate: float | None = Field(None, gt=0, description="peak; unset: 3e-2 prompt, 1e-3 lora, 3e-4 full")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    validations: int = Field(
-        8, ge=1, description="how often per run the validation loss is taken and a checkpoint kept"
+    validations: int | None = Field(
+        None,
+        ge=1,
+        description="how often per run the validation loss is taken and a checkpoint kept; unset: 2 to 8, by its size",
     )
-    validation_tokens: int = Field(65_536, ge=1, description="tokens of the validation split that are scored")
+    validation_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens of the validation split that are scored each time; unset: all times together a tenth of the"
+        " training's work, at most 65536 each",
+    )
     patience: int = Field(3, ge=1, description="validations without improvement before training stops")
     checkpoint_seconds: float = Field(120.0, gt=0, description="a checkpoint is kept at least this often")
     workers: int = Field(1, ge=1, description="Ray Train workers")

@@ -41,11 +41,13 @@ class Blocks:
     """A token stream as blocks of `length` ids and the ids that follow them.
 
     `stream` is [tokens], uint16 or uint32, mapped from disk. A stream shorter than one block is one shorter block.
-    `loss_mask` [tokens] has 0 for ids that are read without counting for the loss; None when all count."""
+    `loss_mask` [tokens] has 0 for ids that are read without counting for the loss; None when all count.
+    `sample_lengths` [samples] says how many tokens each sample has."""
 
     stream: "npt.NDArray[np.integer[Any]]"
     length: int
     loss_mask: "npt.NDArray[np.uint8] | None" = None
+    sample_lengths: "Indices | None" = None
 
     def __len__(self) -> int:
         return (len(self.stream) - 1) // self.width if len(self.stream) > 1 else 0
@@ -82,6 +84,65 @@ class Blocks:
         if self.loss_mask is None:
             raise ValueError("all labels of this stream count for the loss")
         return self.loss_mask[index * self.width + 1 : (index + 1) * self.width + 1]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Parts of a token stream that each begin with a sample, or go on in one that is longer than `length`.
+
+    Row i is the `lengths[i]` ids from `starts[i]` on (both [rows]) and the id that follows each."""
+
+    blocks: Blocks
+    starts: "Indices"
+    lengths: "Indices"
+
+    @classmethod
+    def of(cls, blocks: Blocks) -> "Rows":
+        """A stream's samples, without rows in which nothing counts for the loss."""
+        import numpy as np
+
+        if blocks.sample_lengths is None:
+            raise ValueError("where the samples of this stream begin is not known")
+        ends = np.cumsum(blocks.sample_lengths, dtype=np.int64)
+        starts, lengths = [], []
+        for end, size in zip(ends.tolist(), blocks.sample_lengths.tolist(), strict=True):
+            for start in range(end - size, end - 1, blocks.length):
+                starts.append(start)
+                lengths.append(min(blocks.length, end - 1 - start))
+        rows = cls(blocks, np.array(starts, np.int64), np.array(lengths, np.int64))
+        counted = np.array([rows.label_count(np.array([row])) > 0 for row in range(len(rows))], np.bool_)
+        return cls(blocks, rows.starts[counted], rows.lengths[counted])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def positions(self, indices: "Indices") -> "Indices":
+        """[len(indices)] ids of each row that are read."""
+        return self.lengths[indices]
+
+    def batch(self, indices: "Indices") -> tuple["npt.NDArray[np.int64]", "npt.NDArray[np.int64]"]:
+        """(ids, labels), each [len(indices), longest] int64, as of `Blocks.batch`. What is padded at the end has id 0,
+        which no earlier position sees, and no label."""
+        import numpy as np
+
+        width = int(self.lengths[indices].max())
+        ids = np.zeros((len(indices), width), np.int64)
+        labels = np.full((len(indices), width), IGNORE_INDEX, np.int64)
+        for row, index in enumerate(indices.tolist()):
+            start, length = self.starts[index], self.lengths[index]
+            ids[row, :length] = self.blocks.stream[start : start + length]
+            labels[row, :length] = self.blocks.stream[start + 1 : start + length + 1]
+            if self.blocks.loss_mask is not None:
+                labels[row, :length][self.blocks.loss_mask[start + 1 : start + length + 1] == 0] = IGNORE_INDEX
+        return ids, labels
+
+    def label_count(self, indices: "Indices") -> int:
+        """How many labels of these rows count for the loss."""
+        mask = self.blocks.loss_mask
+        if mask is None:
+            return int(self.lengths[indices].sum())
+        spans = zip(self.starts[indices].tolist(), self.lengths[indices].tolist(), strict=True)
+        return sum(int(mask[start + 1 : start + length + 1].sum()) for start, length in spans)
 
 
 @dataclass(frozen=True)

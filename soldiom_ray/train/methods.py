@@ -1,6 +1,7 @@
 """What is trained: the whole model, LoRA matrices, or a prompt; from a base or from random weights."""
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
 from soldiom_ray.train.tasks.task import Task
 
-LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-3}
+LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-2}
 """For language models."""
 FULL_CLASSIFICATION_RATE = 1e-4
 """Whole encoders are tuned at 2e-5 to 1e-4 (Devlin et al. 2019)."""
@@ -35,9 +36,10 @@ def build(
     *,
     bfloat16: bool,
     device: str,
+    words: Sequence[int] = (),
 ) -> Any:
     """The model to train, its trainable parameters in float32. `folder` is None for a model from scratch;
-    `configuration` comes from `Task.configure`."""
+    `configuration` comes from `Task.configure`, `words`, what a prompt begins as, from `Task.typical_words`."""
     import torch
 
     torch.manual_seed(declared.seed)
@@ -61,7 +63,7 @@ def build(
         model.config.use_cache = False
     model = with_adapter(model, declared, peft_type=task.peft_type, head=task.head)
     if declared.method == "prompt":
-        _initialize_prompt(model, declared.virtual_tokens)
+        _initialize_prompt(model, declared.virtual_tokens, words)
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -109,11 +111,14 @@ def _quantized(declared: Train, device: str) -> dict[str, Any]:
     }
 
 
-def _initialize_prompt(tuned: Any, virtual_tokens: int) -> None:
-    """Let virtual tokens begin as the embeddings of vocabulary entries (Lester, Al-Rfou, Constant 2021)."""
+def _initialize_prompt(tuned: Any, virtual_tokens: int, words: Sequence[int]) -> None:
+    """Let virtual tokens begin as the embeddings of these words, one after the other; of any in the vocabulary where
+    there are none (Lester, Al-Rfou, Constant 2021)."""
     import torch
 
-    words = tuned.get_base_model().get_input_embeddings().weight
-    chosen = torch.randint(0, words.shape[0], (virtual_tokens,))
+    embeddings = tuned.get_base_model().get_input_embeddings().weight
+    chosen = torch.randint(0, embeddings.shape[0], (virtual_tokens,))
+    if words:
+        chosen = torch.tensor(words).repeat(-(-virtual_tokens // len(words)))[:virtual_tokens]
     with torch.no_grad():
-        tuned.prompt_encoder["default"].embedding.weight.copy_(words[chosen].float())
+        tuned.prompt_encoder["default"].embedding.weight.copy_(embeddings[chosen.to(embeddings.device)].float())

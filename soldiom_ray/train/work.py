@@ -26,6 +26,8 @@ from soldiom_ray.train.tasks import task_of
 
 log = logging.getLogger(__name__)
 STAGE_VERSION = 1
+PROMPT_VERSION = 2
+"""Of runs with method prompt: what their prompts begin as, which samples they stand before."""
 TOKENIZER_TEXT_BYTES = 20_000_000
 """A vocabulary of a few thousand pieces does not change with more text than this."""
 TOKENISING_SHARE = 0.05
@@ -71,7 +73,7 @@ def prepare_work(
             folder = stack.enter_context(artifacts.storage.local_folder(prefix_of(tokenizer_id)))
             fingerprint = tokens_by = tokenizer_id
         made_from = {
-            "code": STAGE_VERSION,
+            "code": PROMPT_VERSION if declared.method == "prompt" else STAGE_VERSION,
             "declared": hash_input("train", declared),
             "dataset": dataset.id,
             "base": fingerprint,

@@ -11,6 +11,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read, validations
 from soldiom_ray.models.load import context_length, has_bfloat16
 from soldiom_ray.models.planning.machine import current_cluster, free_bytes
 from soldiom_ray.models.planning.memory import SHARDED
@@ -49,7 +50,11 @@ def run_worker(
         planner = planner_for(folder, declared, current_cluster(), processor=processor)
         setup = reduce_to_memory(work.setup, free_bytes(device), planner)
         sharded = setup.strategy in SHARDED
-        build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16)
+        words: list[int] = []
+        if declared.method == "prompt":
+            special = getattr(processor, "all_special_ids", ())
+            words = task.typical_words(artifacts, tokens, declared.virtual_tokens, special)
+        build = partial(methods.build, task, folder, processor, declared, configuration, bfloat16=bfloat16, words=words)
         model = build(device="cpu" if sharded else device)
         if setup.activation_checkpointing:
             enable_activation_checkpointing(model)
@@ -83,7 +88,7 @@ def run_worker(
             "precision": "bfloat16" if bfloat16 else "float32",
             "workers": strategy.world,
         }
-        details |= _run_details(declared, setup, outcome) | _process_usage() | sizes
+        details |= _run_details(declared, setup, schedule, outcome) | _process_usage() | sizes
         if sharded:
             model = with_weights(build(device="cpu"), weights)
         entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, bfloat16)]
@@ -95,26 +100,27 @@ def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
     import numpy as np
 
     epoch = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
-    wanted = min(declared.epochs * epoch, declared.max_tokens or math.inf)
+    wanted = tokens_to_read(declared, epoch) or epoch
     mean = epoch / len(train)
-    per_step = max(1, min(int(declared.batch_tokens / mean), len(train)))
+    per_step = max(1, min(int(batch_tokens(declared, wanted) / mean), len(train)))
     per_step = max(1, per_step // declared.workers) * declared.workers
     steps = max(1, math.ceil(wanted / (per_step * mean)))
+    times, validation_tokens = validations(declared, wanted)
     return Schedule(
         steps=steps,
         units_per_step=per_step,
         positions_at_once=positions,
         learning_rate=methods.learning_rate(declared),
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
-        validate_every=math.ceil(steps / declared.validations),
-        validation_tokens=declared.validation_tokens,
+        validate_every=math.ceil(steps / times),
+        validation_tokens=validation_tokens,
         patience=declared.patience,
         seed=declared.seed,
         checkpoint_seconds=declared.checkpoint_seconds,
     )
 
 
-def _run_details(declared: Train, setup: TrainingSetup, outcome: Outcome) -> dict[str, Any]:
+def _run_details(declared: Train, setup: TrainingSetup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
     """The part of the run's details that says what was declared, how it was trained and what came of it."""
     return {
         "task": declared.task,
@@ -123,6 +129,9 @@ def _run_details(declared: Train, setup: TrainingSetup, outcome: Outcome) -> dic
         "strategy": setup.strategy,
         "recompute": setup.activation_checkpointing,
         "predicted_mib": round(setup.footprint.total / 2**20),
+        "batch_tokens": round(outcome.tokens / max(1, outcome.steps)),
+        "learning_rate": schedule.learning_rate,
+        "validation_tokens": schedule.validation_tokens,
         "steps": outcome.steps,
         "tokens": outcome.tokens,
         "best_step": outcome.best_step,

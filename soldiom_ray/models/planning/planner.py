@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.load import has_bfloat16
 from soldiom_ray.models.planning.cache import PlanCache, entry_key
@@ -73,9 +74,14 @@ class Planner:
         return self.cluster.device(self.declared.workers)
 
     @property
+    def batch_tokens(self) -> int:
+        """Tokens of a step; the most there may be where that depends on the data."""
+        return batch_tokens(self.declared, tokens_to_read(self.declared, None))
+
+    @property
     def max_units(self) -> int:
         """Units that a worker would take at once if memory did not matter."""
-        positions = min(MAX_POSITIONS_AT_ONCE, self.declared.batch_tokens // self.declared.workers)
+        positions = min(MAX_POSITIONS_AT_ONCE, self.batch_tokens // self.declared.workers)
         return max(1, positions // self.shape.unit)
 
     def setup(self, strategy: str, *, activation_checkpointing: bool, offload: bool) -> TrainingSetup:
@@ -148,7 +154,7 @@ class Planner:
     def _peak(self, units: int, activation_checkpointing: bool) -> "Peak":
         from soldiom_ray.models.planning.trace import Peak
 
-        accumulates = self.declared.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
+        accumulates = self.batch_tokens // self.declared.workers >= 2 * units * self.shape.unit
         key = entry_key(self.shape, "peak", units, activation_checkpointing, accumulates)
         if key not in self.cache.entries:
             peak = self.shape.peak(units, activation_checkpointing=activation_checkpointing, accumulates=accumulates)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read
 from soldiom_ray.models.planning.cache import PlanCache
 from soldiom_ray.models.planning.machine import Cluster, Node
 from soldiom_ray.models.planning.memory import Footprint
@@ -63,21 +64,32 @@ def plan_report(
         "precision": "bfloat16" if bfloat16 else "float32",
         "sequence_length": shape.length,
         "positions_at_once": chosen.positions if chosen.fits else 0,
-        "accumulation": max(1, round(declared.batch_tokens / (max(1, chosen.positions) * declared.workers))),
+        **_steps(declared, chosen, train_tokens),
         "bytes": _footprint_json(chosen.footprint) | {"available": round(device), "host_available": round(host)},
         "fits": chosen.fits,
         "refusal": f"{error.what} Remedy: {error.remedy}" if error else "",
         "alternatives": fitting,
         "advice": _advice(planner),
-        **_duration(_tokens(declared, train_tokens), speed, speed_source),
+        **_duration(tokens_to_read(declared, train_tokens), speed, speed_source),
         "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
     }
 
 
-def _duration(tokens: int | None, speed: float | None, speed_source: str) -> dict[str, Any]:
+def _steps(declared: Train, chosen: TrainingSetup, train_tokens: int | None) -> dict[str, int | None]:
+    """The tokens of a step, how many passes they take, and how many steps there are, where that is known."""
+    run_tokens = tokens_to_read(declared, train_tokens)
+    step_tokens = batch_tokens(declared, run_tokens)
+    return {
+        "batch_tokens": step_tokens,
+        "accumulation": max(1, round(step_tokens / (max(1, chosen.positions) * declared.workers))),
+        "steps": None if run_tokens is None else max(1, round(run_tokens / step_tokens)),
+    }
+
+
+def _duration(tokens: float | None, speed: float | None, speed_source: str) -> dict[str, Any]:
     """How long a training of so many tokens takes at so many tokens per second, as far as both are known."""
     return {
-        "tokens": tokens,
+        "tokens": None if tokens is None else int(tokens),
         "tokens_per_second": round(speed, 1) if speed else None,
         "speed_from": speed_source if speed else "",
         "seconds": round(tokens / speed, 1) if tokens and speed else None,
@@ -95,12 +107,6 @@ def expected_speed(planner: Planner, rate: float, activation_checkpointing: bool
         operations *= 4 / 3
     workers = planner.declared.workers if planner.device == "cuda" else len(planner.cluster.nodes)
     return rate * EFFICIENCY[planner.device] * workers / operations
-
-
-def _tokens(declared: Train, train_tokens: int | None) -> int | None:
-    if train_tokens is None:
-        return declared.max_tokens
-    return int(min(declared.epochs * train_tokens, declared.max_tokens or declared.epochs * train_tokens))
 
 
 def _advice(planner: Planner) -> str:

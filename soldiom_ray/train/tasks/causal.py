@@ -7,10 +7,10 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
-from soldiom_ray.models.loss import CausalLoss, Objective
+from soldiom_ray.models.loss import CausalLoss, Objective, virtual_tokens
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest, PromptFormat
-from soldiom_ray.train.blocks import Blocks, Source
+from soldiom_ray.train.blocks import Blocks, Rows, Source
 from soldiom_ray.train.data import StreamWriter, nothing_to_learn, sample_counter, samples
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 from soldiom_ray.train.tasks.task import Task
@@ -23,6 +23,7 @@ class CausalTask(Task):
     the next one, apart from their beginning; nothing of them is lost."""
 
     models = TASK_MODELS["causal_lm"]
+    words = TRAIN
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
@@ -36,6 +37,11 @@ class CausalTask(Task):
 
     def objective(self, model: Any, tokens: Manifest, declared: Train) -> Objective:
         return CausalLoss(model)
+
+    def measure(self, model: Any, units: Source) -> Source:
+        """A tuned prompt stands before every sample, as it does where the model is asked: within a block of several it
+        would stand before the first alone (loss 1.07 after 4,000 tokens of short instructions, in blocks 1.13)."""
+        return Rows.of(units) if isinstance(units, Blocks) and virtual_tokens(model) else units
 
     def prompt_format(self, tokens: Manifest) -> PromptFormat:
         """Conversations have a loss mask; a dataset that also holds plain texts is asked as a conversation."""
@@ -81,6 +87,7 @@ def open_tokens(artifacts: Artifacts, tokens: Manifest, length: int) -> Iterator
         def blocks(split: str) -> Blocks:
             path, mask = folder / f"{split}.bin", folder / f"{split}.scored.bin"
             stream = np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype=dtype)
-            return Blocks(stream, length, np.memmap(mask, np.uint8, mode="r") if mask.is_file() else None)
+            lengths = np.fromfile(folder / f"{split}.lengths.bin", np.uint32).astype(np.int64)
+            return Blocks(stream, length, np.memmap(mask, np.uint8, mode="r") if mask.is_file() else None, lengths)
 
         yield blocks(TRAIN), blocks(VALIDATION)

@@ -32,6 +32,7 @@ class TextClassificationTask(Task):
     """A text to its label, or its labels."""
 
     models = TASK_MODELS["text_classification"]
+    words = TRAIN
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

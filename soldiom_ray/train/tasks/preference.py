@@ -37,6 +37,7 @@ class PreferenceTask(CausalTask):
     """Conversations whose last answer has a rejected counterpart."""
 
     models = TASK_MODELS["preference"]
+    words = f"{TRAIN}.chosen"
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

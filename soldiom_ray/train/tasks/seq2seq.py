@@ -31,6 +31,7 @@ class Seq2SeqTask(Task):
     """The assistant's last answer in a conversation, from all messages before it."""
 
     models = TASK_MODELS["seq2seq_lm"]
+    words = f"{TRAIN}.target"
 
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report

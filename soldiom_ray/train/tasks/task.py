@@ -1,8 +1,10 @@
 """What a training asks of its task."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.artifacts import prefix_of
 from soldiom_ray.train.data import lengths_of
 from soldiom_ray.train.ragged import count_cuts
 from soldiom_ray.train.splits import TRAIN
@@ -17,11 +19,18 @@ if TYPE_CHECKING:
     from soldiom_ray.train.strategies import Strategy
 
 
+WORDS_READ = 20_000
+"""Tokens among which the words of a prompt are looked for: a few samples, whose answers may come late."""
+
+
 class Task:
     """One kind of training. It holds no state."""
 
     models: "TaskModel"
     """What the task means to transformers and PEFT: see `models.task_models`."""
+    words: str | None = None
+    """The stream of token files that holds what the model is to say, or to read where it says nothing; None: it is not
+    words."""
 
     @property
     def auto_class(self) -> str:
@@ -78,6 +87,23 @@ class Task:
     def configure(self, tokens: "Manifest") -> dict[str, Any]:
         """What this data asks of the model's configuration: its labels."""
         return {}
+
+    def typical_words(
+        self, artifacts: "Artifacts", tokens: "Manifest", count: int, special: "Collection[int]"
+    ) -> list[int]:
+        """`count` ids of the task's own text, as they follow one another in the first training samples, `special` ones
+        left out: what a tuned prompt begins as. Fewer, or none, where there is no such text."""
+        import numpy as np
+
+        if self.words is None:
+            return []
+        dtype, names = np.dtype(tokens.details["dtype"]), {entry.name for entry in tokens.files}
+        mask = f"{self.words}.scored.bin"
+        with artifacts.storage.local_folder(prefix_of(tokens.id)) as folder:
+            ids = np.fromfile(folder / f"{self.words}.bin", dtype, WORDS_READ)
+            if mask in names:
+                ids = ids[np.fromfile(folder / mask, np.uint8, len(ids)) > 0]
+        return [number for number in ids.tolist() if number not in special][:count]
 
     def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
         """A context in which the model uses its fastest layers for this task."""
