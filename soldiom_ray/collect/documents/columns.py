@@ -4,7 +4,7 @@ the user. What a record says by them is read in `records`."""
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents.turns import turns_in
@@ -106,19 +106,45 @@ _SPEAKER_COLUMNS = (("user", "human"), ("assistant", "gpt", "bot"))
 """Columns named after those who speak in them; they count where both are there."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
     """How the records of a table or file are read: `by_role` names the column of each role, `speakers` gives roles to
-    names in conversations, `middle` is the middle of the ratings' scale."""
+    names in conversations, `middle` is the middle of the ratings' scale. What follows from them is computed once, since
+    a table has millions of rows."""
 
     by_role: dict[str, str] = field(default_factory=dict)
     speakers: dict[str, str] = field(default_factory=dict)
     middle: float | None = None
 
-    @property
+    @cached_property
     def form(self) -> tuple[str, ...]:
         """The roles that make a record's text, in their order."""
         return text_roles(tuple(self.by_role))
+
+    @cached_property
+    def may_converse(self) -> bool:
+        """Whether a record of this form can be a conversation or a question with its answer."""
+        return bool({*self.form} & {*ANSWERING, "messages", "instruction", "rejected"})
+
+    @cached_property
+    def is_plain_pair(self) -> bool:
+        """Whether a record is a question and its answer, with nothing beside them that belongs to the conversation."""
+        others = {*CONVERSATION_ROLES, "correction", "choices", "chosen", "steps"}
+        return (
+            len(self.form) > 1 and self.form[-1] in ("answer", "output", "target") and others.isdisjoint(self.by_role)
+        )
+
+    @cached_property
+    def in_text(self) -> frozenset[str]:
+        """The columns whose values stand in a record's text or its rejected answer."""
+        roles = (*self.form, *CONVERSATION_ROLES, "rejected")
+        return frozenset(self.by_role[role] for role in roles if role in self.by_role)
+
+    @cached_property
+    def with_role(self) -> frozenset[str]:
+        """The columns that become metadata."""
+        names = [self.by_role[role] for role in METADATA_ROLES if role in self.by_role]
+        return frozenset([*names, *(part for name in names for part in name.split(","))])
 
 
 def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:

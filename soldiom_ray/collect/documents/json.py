@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
@@ -64,8 +63,10 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
         texts.append(ParsedText(record.text, part, metadata | own_metadata | record.metadata))
     if not texts and not reading.refused:
         return _pack_values(values, metadata)
-    counted = {"blank_records": blank} if blank else {}
-    return refused_texts([replace(text, metadata=counted | text.metadata) for text in texts], reading)
+    if blank:
+        for text in texts:
+            text.metadata["blank_records"] = blank
+    return refused_texts(texts, reading)
 
 
 def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[Columns]:

@@ -31,7 +31,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     import pyarrow as pa
 
     try:
-        read = _read_arrow(data) if data.startswith((_ARROW_FILE, _ARROW_STREAM)) else _read_parquet(data)
+        read = (_read_arrow if data.startswith((_ARROW_FILE, _ARROW_STREAM)) else _read_parquet)(data, options.pictures)
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         kind = "an Arrow" if data.startswith((_ARROW_FILE, _ARROW_STREAM)) else "a Parquet"
         raise SkippedError("damaged", f"{kind} file that does not open ({type(error).__name__})") from error
@@ -41,12 +41,12 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     if options.pictures:
         return list(_pictures(read, media, options))
     kept = [number for number, column in enumerate(read.names) if column not in media]
-    rows = [[cell_value(row[number]) for number in kept] for row in read.rows]
+    rows = [[row[number] for number in kept] for row in read.rows] if media else read.rows
     texts = table_texts(Table("", [read.names[number] for number in kept], rows), options.columns, {})
     return _with_notes(texts, read, media)
 
 
-def _read_parquet(data: bytes) -> _Rows:
+def _read_parquet(data: bytes, raw: bool) -> _Rows:
     import pyarrow.parquet as pq
 
     if data[-4:] not in (b"PAR1", b"PARE"):
@@ -59,26 +59,29 @@ def _read_parquet(data: bytes) -> _Rows:
     if unpacked > MAX_UNPACKED_BYTES or file.metadata.num_rows > MAX_ROWS:
         raise SkippedError("too_large", f"unpacks to {file.metadata.num_rows} rows in {unpacked} bytes")
     batches = file.iter_batches(batch_size=ROWS_PER_BATCH, use_threads=False)
-    return _rows(file.schema_arrow, batches)
+    return _rows(file.schema_arrow, batches, raw)
 
 
-def _read_arrow(data: bytes) -> _Rows:
+def _read_arrow(data: bytes, raw: bool) -> _Rows:
     """Arrow's file and stream form; `datasets` writes streams."""
     import pyarrow.ipc as ipc
 
     if data.startswith(_ARROW_STREAM):
         stream = ipc.open_stream(data)
-        return _rows(stream.schema, stream)
+        return _rows(stream.schema, stream, raw)
     file = ipc.open_file(data)
-    return _rows(file.schema, (file.get_batch(number) for number in range(file.num_record_batches)))
+    return _rows(file.schema, (file.get_batch(number) for number in range(file.num_record_batches)), raw)
 
 
-def _rows(schema: Any, batches: Iterator[Any]) -> _Rows:
+def _rows(schema: Any, batches: Iterator[Any], raw: bool) -> _Rows:
+    """The rows; `raw` leaves binary values as they are."""
     features, names = features_of(schema), list(schema.names)
     rows: list[list[Any]] = []
     for batch in batches:
         for row in batch.to_pylist():
-            rows.append([named_value(value, features.get(name)) for name, value in row.items()])
+            if features:
+                row = {name: named_value(value, features.get(name)) for name, value in row.items()}
+            rows.append(list(row.values()) if raw else [cell_value(value) for value in row.values()])
         if len(rows) > MAX_ROWS:
             raise SkippedError("too_large", f"more than {MAX_ROWS} rows")
     return _Rows(names, features, rows)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
@@ -134,10 +134,10 @@ def _text_per_row(
         if record_read is None:
             blank += 1
         else:
-            texts.append(ParsedText(record_read.text, part, record_read.metadata))
+            texts.append((record_read.text, part, record_read.metadata))
     row_metadata = table_metadata | {"columns": columns.by_role} | ({"blank_rows": blank} if blank else {})
-    for text in texts:
-        yield replace(text, metadata=row_metadata | text.metadata)
+    for text, part, about in texts:
+        yield ParsedText(text, part, row_metadata | about)
 
 
 def _pack_records(name: str, records: Sequence[Mapping[str, Any]], metadata: dict[str, Any]) -> list[ParsedText]:

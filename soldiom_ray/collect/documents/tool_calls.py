@@ -20,10 +20,10 @@ def read_calls(value: Any) -> list[dict[str, Any]]:
 
 
 def _read_call(entry: Any) -> dict[str, Any] | None:
-    if not isinstance(entry, Mapping):
+    if not isinstance(entry, dict):
         return None
     function = entry.get("function")
-    inner = function if isinstance(function, Mapping) else entry
+    inner = function if isinstance(function, dict) else entry
     name = next((inner[key] for key in _NAMES if isinstance(inner.get(key), str)), None)
     if name is None and isinstance(function, str):
         name = function
@@ -31,7 +31,7 @@ def _read_call(entry: Any) -> dict[str, Any] | None:
         return None
     written: Any = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), {})
     parsed = parsed_json(written)
-    arguments = without_nulls(parsed) if isinstance(parsed, Mapping) else written
+    arguments = without_nulls(parsed) if isinstance(parsed, dict) else written
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
     return call | ({"id": str(entry["id"])} if entry.get("id") else {})
 
@@ -45,8 +45,8 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     entries = parsed if isinstance(parsed, list) else [parsed]
     tools = []
     for entry in map(parsed_json, entries):
-        function = entry.get("function", entry) if isinstance(entry, Mapping) else None
-        if not isinstance(function, Mapping) or not function.get("name"):
+        function = entry.get("function", entry) if isinstance(entry, dict) else None
+        if not isinstance(function, dict) or not function.get("name"):
             raise SkippedError("damaged_tools", f"no definition of a function: {str(entry)[:80]}")
         definition = without_nulls(function)
         if "input_schema" in definition:
@@ -68,7 +68,7 @@ def parsed_json(value: Any) -> Any:
 def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
     """An object without the fields that are null: Parquet gives every row the fields of all rows."""
     return {
-        name: without_nulls(inner) if isinstance(inner, Mapping) else inner
+        name: without_nulls(inner) if isinstance(inner, dict) else inner
         for name, inner in value.items()
         if inner is not None
     }
