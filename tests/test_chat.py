@@ -12,7 +12,9 @@ from training import dataset_in
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.deploy.app import ModelEndpoint
+from soldiom_ray.deploy.requests import read_request
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
+from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
@@ -225,3 +227,20 @@ def test_an_answer_of_weight_0_is_read_and_not_taught() -> None:
     weighted = [MESSAGES[0], MESSAGES[1] | {"weight": 0}, *MESSAGES[2:]]
     said = taught(tokenizer_with(CHATML), weighted)
     assert "In May." not in said and "The tenant moved." in said
+
+
+def test_a_conversation_with_calls_is_asked_as_it_was_trained_also_from_openais_client() -> None:
+    sent = [dict(message) for message in WITH_CALLS[:3]]
+    function = {"name": "clock", "arguments": '{"zone": "UTC"}'}
+    sent[1] = {"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}
+    asked = [message.as_dict() for message in read_request({"messages": sent}).messages]
+    for template in (CHATML, KNOWS_TOOLS):
+        tokenizer = tokenizer_with(template)
+        trained = chat_text(tokenizer, WITH_CALLS, add_generation_prompt=False)
+        assert trained.startswith(chat_text(tokenizer, asked, add_generation_prompt=True))
+
+
+def test_calls_are_read_from_an_answer_and_other_words_are_not() -> None:
+    answer = 'One moment.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call>'
+    assert calls_in(answer) == [CALL]
+    assert calls_in("<tool_call>clock</tool_call> <tool_call>{}</tool_call> {}") == []

@@ -6,10 +6,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from collecting import documents_of, make_context
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect import collect
+from soldiom_ray.collect.files import shown_group
 from soldiom_ray.domains.schema import Prepare, SplitRule
 from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.prepare import prepare
@@ -87,3 +89,35 @@ def test_rows_name_their_own_licence_and_what_they_belong_to(tmp_path: Path) -> 
     assert [row["license"] for row in rows] == ["MIT", "Apache-2.0", "CC-BY-4.0"]
     assert rows[0]["group"] == rows[1]["group"] != rows[2]["group"] and "#a" not in rows[0]["group"]
     assert {row["language"] for row in rows} == {""}
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "is_shown"),
+    [
+        ("peft", "package", True),
+        ("Pokemon GO Terms of Service", "doc", True),
+        ("chapter 3", "group", True),
+        ("peft", "user", False),
+        ("a", "conversation_id", False),
+        ("Jane Doe", "group", False),
+        ("Doe, Jane", "group", False),
+        ("jane.doe@corp-mail.com", "group", False),
+        ("4915112345678", "group", False),
+        ("0815", "group", False),
+    ],
+)
+def test_a_group_is_shown_by_its_name_unless_it_may_be_of_a_person(name: str, column: str, is_shown: bool) -> None:
+    assert (shown_group(name, column) == name) is is_shown
+
+
+def test_groups_named_by_a_column_are_held_out_by_their_names(tmp_path: Path) -> None:
+    words = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu"
+    lines = ["package,question,answer\n"] + [
+        f"{('peft', 'rich', 'typer')[n % 3]},Is {words[n:]} {n}?,It is {n} times {words[:n]} {n}\n" for n in range(18)
+    ]
+    context, manifest, _ = gather(tmp_path, "qa.csv", "".join(lines).encode(), columns={
+        "question": "question", "answer": "answer", "group": "package"})  # fmt: skip
+    split = SplitRule(test=0, validation=0, test_groups=("peft",))
+    dataset = prepare(context, [manifest], Prepare(filters=(), split=split, redact=()))
+    assert {row["group"].rpartition("#")[2] for row in context.artifacts.rows(dataset, "test/")} == {"peft"}
+    assert not any(row["group"].endswith("#peft") for row in context.artifacts.rows(dataset, "train/"))

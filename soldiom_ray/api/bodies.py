@@ -62,10 +62,19 @@ class Parameters(Record):
 
 
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation, as OpenAI's clients write it."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = Field(None, description="what is said; null beside `tool_calls`")
+    tool_calls: tuple[dict[str, Any], ...] = Field((), description="calls that the assistant made")
+    tool_call_id: str = Field("", description="the call that a tool answers")
+    name: str = Field("", description="the tool that answers")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "Message":
+        if self.content is None and not self.tool_calls:
+            raise ValueError("give `content`, or `tool_calls` of the assistant's")
+        return self
 
 
 RAW: Any = Field(
@@ -78,6 +87,7 @@ class InferenceBody(Record):
 
     input: str | None = Field(None, min_length=1, max_length=1_000_000, description="a text for the model")
     messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
+    tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
     parameters: Parameters = Parameters()
     stream: bool = Field(False, description="send server-sent events while the model generates")
     raw: bool = RAW
@@ -88,6 +98,8 @@ class InferenceBody(Record):
             raise ValueError("give either `input` or `messages`")
         if self.raw and self.messages is not None:
             raise ValueError("`raw` belongs to `input`: a conversation is always written by the chat template")
+        if self.tools and self.messages is None:
+            raise ValueError("`tools` belong to `messages`")
         return self
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from soldiom_ray.domains.sources import Source
     from soldiom_ray.records import Manifest
 
-CODE = 4
+CODE = 5
 """Increment when the same sources would now give other documents."""
 
 COLUMN_FACT = "column "

@@ -6,6 +6,7 @@ are a user's own data and not public sources, as do the rows of the sources `dat
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -43,6 +44,14 @@ COUNTED_FACTS = (
     *("bad_messages", "bad_chapters", "cut_off", "lone_surrogates", "bad_pages", "ocr_pages", "ocr_skipped_pages"),
 )
 """Metadata entries that are added up over all files: numbers, or lists by their length."""
+
+_HARMLESS_GROUP = re.compile(r"(?=.*[A-Za-z])[\w][\w .,:/+-]{0,79}")
+_PERSONAL_GROUP = re.compile(r"\d{5}|^(?:[A-Z][a-z]+,? ){1,2}[A-Z][a-z]+$|^[A-Z][a-z]+,? [A-Z]\. ?[A-Z]")
+"""Long numbers, and what may be first and last names."""
+_PERSONAL_COLUMN = re.compile(
+    r"user|customer|client|patient|person|name|author|account|owner|member|employee|student|mail|phone|conversation"
+    r"|thread|session|chat"
+)
 
 NOT_CACHED = ("timeout", "too_complex", "crashed")
 STRUCTURED = ("table", "json", "parquet", "sqlite", "sql", "workbook")
@@ -307,12 +316,21 @@ def _document(file: UserFile, file_sha256: str, parsed: ParsedText, collected_at
 
 def _group(file: UserFile, parsed: ParsedText, metadata: Mapping[str, Any]) -> str:
     """The group of a text: its file, except that records and pictures are groups of their own, or belong to the group
-    that their column names (hashed, because names of groups are not redacted)."""
+    that their column names (see `shown_group`)."""
     if group_name := metadata.get("group"):
         parent = file.group.partition("/")[0] if parsed.image else file.group
-        return f"{parent}#{hashlib.sha256(str(group_name).encode(errors='surrogatepass')).hexdigest()[:12]}"
+        return f"{parent}#{shown_group(str(group_name), (metadata.get('columns') or {}).get('group', ''))}"
     stands_alone = parsed.part.startswith(("row ", "record ")) or (parsed.image and parsed.part)
     return f"{file.group}#{parsed.part}" if stands_alone else file.group
+
+
+def shown_group(name: str, column: str) -> str:
+    """The name of a group as everybody sees it, since names of groups are not redacted: as it stands where it may be a
+    package, a chapter or a title, hashed where it may be a person's or was given by one (a conversation)."""
+    is_harmless = _HARMLESS_GROUP.fullmatch(name) and not _PERSONAL_GROUP.search(name)
+    if is_harmless and not _PERSONAL_COLUMN.search(column.lower()):
+        return name
+    return hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()[:12]
 
 
 def data_type(name: str) -> str:

@@ -87,7 +87,7 @@ class ModelEndpoint:
 
     def _prompts(self, request: Request) -> list[str]:
         if request.messages:
-            return [self.reader.chat([message.model_dump() for message in request.messages])]
+            return [self.reader.chat([message.as_dict() for message in request.messages])]
         if request.raw or self.prompt_format == "text":
             return list(request.inputs)
         return [self.reader.chat([{"role": "user", "content": text}]) for text in request.inputs]

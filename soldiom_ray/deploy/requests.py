@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from soldiom_ray.domains.messages import with_parsed_arguments
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
@@ -33,10 +34,21 @@ class Parameters(Record):
 
 
 class Message(Record):
-    """One turn of a conversation."""
+    """One turn of a conversation; `tool_calls` of the assistant's, `tool_call_id` and `name` of a tool's. The first
+    carries the `tools` that may be called."""
 
-    role: Literal["system", "user", "assistant"]
-    content: str
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    tool_calls: tuple[dict[str, Any], ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The message as chat templates take it, without what is empty."""
+        calls = [with_parsed_arguments(call) for call in self.tool_calls]
+        others = {"tool_calls": calls, "tool_call_id": self.tool_call_id, "name": self.name, "tools": list(self.tools)}
+        return {"role": self.role, "content": self.content} | {name: value for name, value in others.items() if value}
 
 
 class Request(Record):

@@ -3,6 +3,7 @@ are some `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, `weight` (0:
 conversation carries its `tools`."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ USER, ASSISTANT, SYSTEM, TOOL = "user", "assistant", "system", "tool"
 ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
 WRITTEN_FIELDS = ("tool_calls", "tools", "reasoning_content")
 """Fields of a message besides `content` whose strings were written by somebody: they are cleaned and redacted."""
+
+_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 Message = Mapping[str, Any]
 
@@ -28,6 +31,31 @@ def labelled_text(messages: Sequence[Message]) -> str:
 def tools_of(messages: Sequence[Message]) -> list[Any]:
     """The tools that a conversation may call."""
     return next((list(message["tools"]) for message in messages if message.get("tools")), [])
+
+
+def with_parsed_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A call whose arguments are an object, as chat templates take them; OpenAI's clients send them as text."""
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return dict(call)
+    try:
+        arguments = json.loads(function["arguments"])
+    except ValueError:
+        return dict(call)
+    return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else dict(call)
+
+
+def calls_in(text: str) -> list[dict[str, Any]]:
+    """The calls that a model wrote into its answer, each as JSON between <tool_call> and </tool_call>."""
+    calls = []
+    for written in _CALL.findall(text):
+        try:
+            function = json.loads(written)
+        except ValueError:
+            continue
+        if isinstance(function, dict) and isinstance(function.get("name"), str):
+            calls.append({"type": "function", "function": {"arguments": {}} | function})
+    return calls
 
 
 def is_taught(message: Message) -> bool:

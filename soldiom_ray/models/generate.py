@@ -88,7 +88,7 @@ class Generator:
             yield piece
         return answer.result()
 
-    def chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def chat(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """A conversation as the prompt of the model's next turn, by its chat template or else in plain lines."""
         return chat_text(self.tokenizer, messages, add_generation_prompt=True)
 

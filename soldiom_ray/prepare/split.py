@@ -172,7 +172,10 @@ def choose_units(sizes: Mapping[str, int], target: float, total: int, seed: str)
 
 
 def _named_groups(names: Sequence[str], sizes: Mapping[str, int]) -> set[str]:
-    unknown = [name for name in names if name not in sizes]
+    by_name = {name: {name} for name in sizes}
+    for name in sizes:
+        by_name.setdefault(name.rpartition("#")[2], set()).add(name)  # a value of the column that names groups
+    unknown = [name for name in names if name not in by_name]
     if unknown:
         close = difflib.get_close_matches(unknown[0], sizes, n=1)
         known = ", ".join(sorted(sizes)[:20]) + (" ..." if len(sizes) > 20 else "")
@@ -181,4 +184,4 @@ def _named_groups(names: Sequence[str], sizes: Mapping[str, int]) -> set[str]:
             + (f" Did you mean {close[0]!r}?" if close else ""),
             remedy="name groups of the collected documents",
         )
-    return set(names)
+    return {group for name in names for group in by_name[name]}

@@ -14,6 +14,7 @@ from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.errors import ConflictError, InputError, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
@@ -28,18 +29,22 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 async def infer(
     model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
 ) -> dict[str, Any] | Response:
-    """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`."""
+    """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
+    Calls of `tools` in the answer are read into `tool_calls`."""
     model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     if body.messages is not None:
-        request["messages"] = [message.model_dump() for message in body.messages]
+        messages = [message.model_dump(exclude_defaults=True, exclude_none=True) for message in body.messages]
+        messages[0] |= {"tools": list(body.tools)} if body.tools else {}
+        request["messages"] = messages
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
     name = application_name(model)
     if body.stream:
         return respond(_event_stream(model, name, request))
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
-    return {**_output(outputs[0]), "model": model, "watermark": None}
+    calls = calls_in(outputs[0]["text"]) if body.tools else []
+    return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model, "watermark": None}
 
 
 @router.post("/api/inference/{model_id}/batch", openapi_extra=needs("user"))
