@@ -51,6 +51,9 @@ def test_each_method_lowers_the_validation_loss_and_its_weights_load_again(
     assert losses[-1] < losses[0] - 0.02
     assert run.details["best_validation_loss"] == pytest.approx(min(losses[1:]))
     assert (run.details["trainable_parameters"] < run.details["parameters"]) == (method != "full")
+    parts = dict(run.details["seconds_by_part"])
+    assert {"tokenise", "load", "steps", "validations", "checkpoints", "save"} <= parts.keys()
+    assert parts.pop("total") == pytest.approx(sum(parts.values()), abs=0.5)
     with load_run(context.artifacts, context.settings, run, dtype="float32") as (model, tokenizer):
         texts_held_out = [row["text"] for row in context.artifacts.rows(dataset, "validation/")]
         blocks = pack(encode_documents(tokenizer, texts_held_out), 60)

@@ -61,3 +61,13 @@ def test_a_prompt_begins_as_what_the_model_is_to_say(tmp_path: Path) -> None:
     assert task_of("causal_lm").typical_words(artifacts, tokens, 16, {1, 2}) == [6, 7, 9]
     assert task_of("causal_lm").typical_words(artifacts, tokens, 2, {1, 2}) == [6, 7]
     assert task_of("image_classification").typical_words(artifacts, tokens, 16, ()) == []
+
+
+def test_the_command_says_how_a_training_spent_its_seconds() -> None:
+    from soldiom_ray.cli.training import _time_spent
+
+    parts = {"steps": 150.2, "save": 0.2, "start_and_end": 17.0, "total": 167.4}
+    assert _time_spent({"details": {"seconds_by_part": parts}, "reused": False}) == (
+        "Training took 167 s: steps 150, start and end 17."
+    )
+    assert "reused" in _time_spent({"details": {"seconds_by_part": parts}, "reused": True})

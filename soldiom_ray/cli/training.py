@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.jobs import run_job
+from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, absolute_folder, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import InputError
@@ -64,6 +64,7 @@ def train(
         print_json(result | _examples(job))
         return
     _print_scores(job)
+    print(_time_spent(stage_of(job, "train")))
     generates = TASK_MODELS[job["config"]["train"]["task"]].generates
     next_step = f" Next: soldiom deploy {result['model_id']}" if generates else ""
     print(f"Run {result['id']}, model {result['model_id']}.{next_step}")
@@ -112,6 +113,17 @@ def _examples(job: dict[str, Any]) -> dict[str, Any]:
     from soldiom_ray.examples import examples_as_dicts
 
     return {"examples": examples_as_dicts(scored_examples(load_settings(), job))}
+
+
+def _time_spent(stage: dict[str, Any]) -> str:
+    """How the seconds of a training were divided, the largest part first, or that it was made before."""
+    parts = dict(stage["details"].get("seconds_by_part") or {})
+    total = parts.pop("total", 0.0)
+    if stage["reused"] or not total:
+        return "Trained before from the same inputs: reused."
+    shares = sorted(parts.items(), key=lambda part: -part[1])
+    shown = ", ".join(f"{name.replace('_', ' ')} {seconds:.0f}" for name, seconds in shares if seconds >= 0.5)
+    return f"Training took {total:.0f} s: {shown}."
 
 
 def _print_scores(job: dict[str, Any]) -> None:

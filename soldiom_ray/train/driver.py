@@ -44,18 +44,19 @@ def run_locally(
     context: Context, dataset: Manifest, declared: Train, observe: Callable[[Metrics], None] = lambda point: None
 ) -> Manifest:
     """Train in this process, without Ray."""
+    began = time.monotonic()
     draft, work = prepare_work(context, dataset, declared)
     if work is None:
         return context.artifacts.get(draft.id)
     run_worker(work, context.artifacts, context.report, observe)
-    return finish(context, draft, work)
+    return finish(context, draft, work, began)
 
 
 def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest:
     """Train on the connected Ray and make the run.
 
     The workers start, and read their libraries, while the dataset is still being tokenised."""
-    attempt = _Attempt(context, declared)
+    attempt, began = _Attempt(context, declared), time.monotonic()
     try:
         draft, work = prepare_work(context, dataset, declared, before_tokenising=attempt.start)
     except BaseException:
@@ -68,7 +69,7 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
     try:
         hours = _train_until_done(context, work, tracker, attempt)
         more = {"mlflow_run_id": tracker.settle(), "device_hours": round(hours, 4)}
-        manifest = finish(context, draft, work, more)
+        manifest = finish(context, draft, work, began, more)
         status = "FINISHED"
         numbers = _numbers(manifest.details)
         pictures = {CURVES_PICTURE: context.artifacts.read(manifest, CURVES_PICTURE)}
@@ -80,8 +81,9 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
     return manifest
 
 
-def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | None = None) -> Manifest:
-    """Make the run from what rank 0 left in storage, then remove the checkpoints. `more` goes into its details."""
+def finish(context: Context, draft: Draft, work: Work, began: float, more: dict[str, Any] | None = None) -> Manifest:
+    """Make the run from what rank 0 left in storage, then remove the checkpoints. `began` is when the training did, by
+    the monotonic clock; `more` goes into its details."""
     checkpoints = work.checkpoints(context.artifacts)
     result = checkpoints.result()
     draft.add_written(FileEntry.model_validate(entry) for entry in result["files"])
@@ -94,9 +96,17 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
         details["notice"] = (
             f"sequence_length {work.declared.sequence_length} was lowered to the model's {details['sequence_length']}"
         )
+    details["seconds_by_part"] = _seconds_by_part(details["seconds_by_part"], time.monotonic() - began)
+    log.info("trained", extra={"data": details["seconds_by_part"]})
     manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)
     checkpoints.clear()
     return manifest
+
+
+def _seconds_by_part(parts: Mapping[str, float], total: float) -> dict[str, float]:
+    """The parts, and what of the total is none of them: workers that start, MLflow, a lost attempt."""
+    rest = max(0.0, total - sum(parts.values()))
+    return {name: round(seconds, 1) for name, seconds in {**parts, "start_and_end": rest, "total": total}.items()}
 
 
 def _train_until_done(context: Context, work: Work, tracker: Tracker, attempt: "_Attempt") -> float:

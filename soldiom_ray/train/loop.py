@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from soldiom_ray.errors import CancelledError
 from soldiom_ray.train.blocks import Order, Source, batches_by_rank, evenly_spaced
+from soldiom_ray.train.laps import Laps
 from soldiom_ray.train.saving import Saver
 from soldiom_ray.train.state import CheckpointStore, Metrics, Position
 
@@ -66,6 +67,8 @@ class Outcome:
     tokens_per_second: float
     stopped_early: bool
     curves: list[Metrics] = field(default_factory=list)
+    seconds_by_part: dict[str, float] = field(default_factory=dict)
+    """Of this process: steps, validations, checkpoints."""
 
 
 class PreemptedError(Exception):
@@ -101,6 +104,7 @@ class Loop:
         self._begun_step = 0
         self._saved: Position | None = None
         self._seconds_per_batch, self._batches_per_check = 0.0, 1
+        self.laps = Laps()
 
     @property
     def rank(self) -> int:
@@ -110,6 +114,7 @@ class Loop:
     def run(self) -> Outcome:
         """Train from the newest valid checkpoint to the end, or until validation no longer improves."""
         self._resume()
+        self.laps = Laps()
         started, tokens_before = time.monotonic(), self.position.tokens
         try:
             self._train(started - self.position.seconds)
@@ -117,8 +122,10 @@ class Loop:
             self._save()
             self.saver.settle()
             raise
+        self.laps.end("steps")
         self.saver.settle()
         self._restore_best()
+        self.laps.end("checkpoints")
         seconds = time.monotonic() - started
         return Outcome(
             steps=self.position.step,
@@ -129,6 +136,7 @@ class Loop:
             tokens_per_second=(self.position.tokens - tokens_before) / max(seconds, 1e-9),
             stopped_early=self.position.step < self.schedule.steps,
             curves=self.curves,
+            seconds_by_part=self.laps.seconds,
         )
 
     def _train(self, started: float) -> None:
@@ -185,7 +193,9 @@ class Loop:
         due = step % self.schedule.validate_every == 0 or step == self.schedule.steps
         if not due or self.position.validated_step == step:
             return False
+        self.laps.end("steps")
         self._validate(step)
+        self.laps.end("validations")
         return True
 
     def _validate(self, step: int) -> None:
@@ -244,11 +254,13 @@ class Loop:
         self._saved_at = time.monotonic()
         if self._saved == self.position:
             return
+        self.laps.end("steps")
         self._saved = self.position
         weights, optimizer_state = self.strategy.weights(), self.strategy.optimizer_state()
         if self.rank == 0:
             position = replace(self.position, curves=tuple(self.curves))
             self.saver.save(position, weights, optimizer_state, shared=self.strategy.device.type == "cpu")
+        self.laps.end("checkpoints")
 
     def _resume(self) -> None:
         """Resume from the newest checkpoint that verifies: rank 0 finds it, the other ranks read the same."""

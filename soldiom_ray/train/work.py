@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.data import conversations, folder_hash, tokenizer_hash
+from soldiom_ray.train.laps import Laps
 from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.strategies import check_strategy
 from soldiom_ray.train.tasks import task_of
@@ -46,6 +47,8 @@ class Work:
     """The artifact of a tokenizer made for a model from scratch."""
     setup: TrainingSetup
     """The planner's: strategy, batch, memory."""
+    seconds: Mapping[str, float]
+    """How long it took to prepare this, by part."""
 
     def checkpoints(self, artifacts: Artifacts) -> Checkpoints:
         """Where this run's checkpoints lie until it is finished."""
@@ -59,7 +62,7 @@ def prepare_work(
 
     Tokenises the dataset. When there is work left, `before_tokenising` is called first: workers can start meanwhile."""
     check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
-    artifacts, tokenizer_id = context.artifacts, None
+    artifacts, tokenizer_id, laps = context.artifacts, None, Laps()
     with ExitStack() as stack:
         if declared.architecture is None:
             folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
@@ -90,11 +93,13 @@ def prepare_work(
         planner = planner_for(model, declared, cluster, processor=processor, home=context.settings.home)
         setup, task = require_setup(planner), task_of(declared.task)
         report = part_of(context.report, 0.0, TOKENISING_SHARE)
+        laps.end("plan")
         tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, report)
         cuts = task.cuts(artifacts, tokens, planner.shape.length)
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})
-    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup)
+        laps.end("tokenise")
+    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds)
 
 
 @contextmanager

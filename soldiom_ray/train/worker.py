@@ -20,6 +20,7 @@ from soldiom_ray.models.planning.shape import enable_activation_checkpointing
 from soldiom_ray.records import FileEntry
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
+from soldiom_ray.train.laps import Laps
 from soldiom_ray.train.loop import Loop, Outcome, Schedule
 from soldiom_ray.train.state import Metrics
 from soldiom_ray.train.strategies import Optimization, min_over_ranks, open_strategy, with_weights
@@ -39,7 +40,7 @@ def run_worker(
     Rank 0 leaves the weights and `result.json` in storage. `report`, `observe` and `is_preempted`: see `Loop`."""
     import torch
 
-    declared, task = work.declared, task_of(work.declared.task)
+    declared, task, laps = work.declared, task_of(work.declared.task), Laps()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bfloat16 = declared.precision == "bfloat16" or (declared.precision == "auto" and has_bfloat16(device))
     checkpoints = work.checkpoints(artifacts)
@@ -75,6 +76,7 @@ def run_worker(
         )
         steps_report = part_of(report, TOKENISING_SHARE, 1.0)
         loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
+        laps.end("load")
         outcome = loop.run()
         weights = strategy.weights() if sharded else {}
         if loop.rank:
@@ -91,7 +93,10 @@ def run_worker(
         details |= _run_details(declared, setup, schedule, outcome) | _process_usage() | sizes
         if sharded:
             model = with_weights(build(device="cpu"), weights)
+        saving = Laps()
         entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, bfloat16)]
+        saving.end("save")
+        details["seconds_by_part"] = {**work.seconds, **laps.seconds, **outcome.seconds_by_part, **saving.seconds}
         checkpoints.put_result({"details": details, "curves": outcome.curves, "files": entries})
 
 
