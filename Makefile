@@ -12,12 +12,11 @@ DEV := $(VENV)/.dev-$(PINS)
 PIP := $(BIN)/python -m pip install --progress-bar off --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
 # Installs with pip, says every ten seconds how far it is, and shows the end of pip's output if it fails.
+PACKAGES = ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l
 define INSTALL
-@log=$$(mktemp); began=$$(date +%s); \
+@log=$$(mktemp); began=$$(date +%s); before=$$($(PACKAGES)); \
 while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
-  installed=$$(ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l); \
-  step=$$(tail -n 1 $$log | sed 's/^ *//; s/^\(Installing\) collected packages.*/\1/' | cut -c 1-70); \
-  echo "  $$(($$(date +%s) - began)) s: $$installed packages installed. $$step"; \
+  echo "  $$(($$(date +%s) - began)) s: $$(grep -c '^Collecting ' $$log) packages found, $$(($$($(PACKAGES)) - before)) installed"; \
 done & reporter=$$!; \
 $(PIP) $(1) >$$log 2>&1; code=$$?; kill $$reporter 2>/dev/null; \
 [ $$code -eq 0 ] || tail -n 40 $$log >&2; rm -f $$log; exit $$code
