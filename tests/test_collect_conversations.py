@@ -61,6 +61,18 @@ def refusal(record: Any) -> str:
         {"prompt": "Is it late?", "completions": ["It is noon."], "labels": [True]},
         {"prompt": [USER], "chosen": [TOLD], "rejected": [{"role": "assistant", "content": "Who knows."}]},
         {"original_text": "Is it late?", "reference_summary": "It is noon."},
+        {"id": "a", "items": [HUMAN, GPT]},
+        {"conversations": [HUMAN], "chosen": GPT, "rejected": {"from": "gpt", "value": "Who knows."}},
+        {"prompt": "\n\nHuman: Is it late?\n\nAssistant:", "chosen": " It is noon.", "rejected": " Who knows."},
+        {
+            "input": {"messages": [USER]},
+            "preferred_output": [TOLD],
+            "non_preferred_output": [TOLD | {"content": "No."}],
+        },
+        {"messages": [USER, TOLD], "label": True},
+        {"problem": "Is it late?", "solution": "It is noon."},
+        {"input": "Is it late?", "target": "It is noon."},
+        {"question": "Is it late?", "distractor1": "It is night.", "correct_answer": "It is noon."},
     ],
 )
 def test_every_form_of_one_exchange_is_the_same_two_messages(record: Any) -> None:
@@ -160,11 +172,18 @@ def test_answers_in_a_prompt_are_not_taught_again() -> None:
         {"question": "Which?", "choices": {"text": ["red", "blue"], "label": ["A", "B"]}, "answerKey": "B"},
         {"question": "Which?", "options": {"A": "red", "B": "blue"}, "answer": "B"},
         {"question": "Which?", "choices": ["red", "blue"], "answer": "blue"},
+        {"ctx": "Which?", "endings": ["red", "blue"], "label": "1"},
+        {"question": "Which?", "opa": "red", "opb": "blue", "cop": 1},
     ],
 )
 def test_a_multiple_choice_is_asked_with_its_choices_and_answered_with_the_right_one(record: Any) -> None:
     question, answer = messages(record)
     assert (question["content"], answer["content"]) == ("Which?\n\nA. red\nB. blue", "B. blue")
+
+
+def test_labels_that_name_classes_are_no_marks() -> None:
+    rows = [{"prompt": f"Question {n}", "completion": f"Answer {n}", "label": n} for n in range(3)]
+    assert [text.metadata["label"] for text in read(rows)] == ["0", "1", "2"]
 
 
 def test_numbers_lists_and_objects_are_answers() -> None:
@@ -194,6 +213,10 @@ def test_a_text_with_a_gap_is_read_whole() -> None:
         ({"prompt": "Is it late?", "completion": "Who knows.", "label": False}, "bad_answer"),
         ({"prompt": [USER], "completion": [TOLD], "label": False}, "bad_answer"),
         ({"prompt": "Is it late?", "rejected": "Who knows."}, "bad_answer"),
+        ({"messages": [USER, TOLD], "label": False}, "bad_answer"),
+        ({"messages": [USER, TOLD], "kto_tag": False}, "bad_answer"),
+        ({"prompt": "Is it late?", "completion": "Who knows.", "label": 0}, "bad_answer"),
+        ({"messages": [USER | {"content": "<image> What is it?"}, TOLD], "images": ["a.png"]}, "part_not_text"),
         ({"prompt": "1 + 1 + 1", "completions": ["1 + 1 is 3", "so 4"], "labels": [False, False]}, "bad_answer"),
         ({"question": "Which?", "choices": ["red", "blue"], "answer": "green"}, "unmatched_choice"),
         ({"question": "Who?", "context": "Nobody.", "answers": {"text": [], "answer_start": []}}, "no_answer"),

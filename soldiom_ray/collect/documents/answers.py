@@ -20,21 +20,14 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return "it is a rejected answer without the chosen one"
     if "rating" in roles and (why := _low_rating(record.get(roles["rating"]), columns.middle)):
         return f"{roles['rating']} is {why}"
-    if "label" in roles and "choices" not in roles and {"output", "steps"} & roles.keys():
-        label = record.get(roles["label"])
-        if label is False or (isinstance(label, str) and label.strip().lower() == "false"):
-            return f"{roles['label']} is false"
+    if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in ("false", "0", "0.0"):
+        return f"{roles['label']} is {plain(record[roles['label']])}"
     if "step_labels" in roles:
         marks = record.get(roles["step_labels"])
         for number, mark in enumerate(marks if isinstance(marks, list) else (), 1):
             if mark is False or plain(mark).strip().lower() in _BAD:
                 return f"step {number} of {len(marks or ())} is marked wrong"
     return ""
-
-
-def is_mark(value: Any) -> bool:
-    """Whether a label says good or bad (KTO) and names no class."""
-    return isinstance(value, bool) or (isinstance(value, str) and value.strip().lower() in ("true", "false"))
 
 
 def _low_rating(value: Any, middle: float | None) -> str:
@@ -66,6 +59,15 @@ def value_text(value: Any) -> str:
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n\n".join(value)
     return plain(value)
+
+
+def choices_in(record: Mapping[str, Any], by_role: Mapping[str, str]) -> list[tuple[str, str]]:
+    """(label, text) of each choice of a record's question: in one column, or each in its own, whose last letter is its
+    label."""
+    if "choices" in by_role:
+        return choices_of(record.get(by_role["choices"]))
+    names = by_role["choice_columns"].split(",")
+    return [(name[-1].upper(), plain(record.get(name))) for name in names if record.get(name) not in (None, "")]
 
 
 def choices_of(value: Any) -> list[tuple[str, str]]:

@@ -11,7 +11,10 @@ from soldiom_ray.collect.documents.turns import turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
 
-CONVERSATION_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue", "turns", "chat", "thread")
+CONVERSATION_NAMES = (
+    *("messages", "conversations", "conversation", "dialog", "dialogue", "dialogs", "dialogues", "turns", "chat"),
+    *("thread", "items", "utterances", "interactions", "rounds", "chat_history", "message_list"),
+)
 _NAMES: dict[str, tuple[str, ...]] = {
     "messages": (*CONVERSATION_NAMES, "data"),
     "system": ("system", "system_prompt", "system_message"),
@@ -20,13 +23,14 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "prompt"),
     "input": ("input",),
     "output": ("output", "response", "completion"),
-    "question": ("question", "query"),
-    "context": ("context", "contexts"),
+    "question": ("question", "query", "problem", "ctx", "question_stem", "stem"),
+    "context": ("context", "contexts", "passage", "paragraph", "background", "support", "story"),
     "choices": ("choices", "options", "endings"),
-    "answer": ("answer", "answers", "long_answer"),
+    "choice_columns": (),
+    "answer": ("answer", "answers", "long_answer", "solution", "canonical_solution"),
     "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
-    "chosen": ("chosen",),
-    "rejected": ("rejected",),
+    "chosen": ("chosen", "preferred_output", "preferred", "accepted_response"),
+    "rejected": ("rejected", "non_preferred_output", "dispreferred", "rejected_response"),
     "steps": ("completions",),
     "step_labels": ("labels",),
     "source": (
@@ -46,7 +50,10 @@ _NAMES: dict[str, tuple[str, ...]] = {
     "suffix": ("suffix", "fim_suffix"),
     "text": ("text", "content", "body", "document", "passage", "article", "sentence", "tweet", "review"),
     "correction": ("correction", "corrected", "corrected_answer"),
-    "rating": ("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
+    "rating": (
+        *("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
+        *("kto_tag", "feedback", "is_correct", "accepted", "liked", "helpful"),
+    ),
     "time": ("time", "timestamp", "created_at", "datetime", "date"),
     "group": (
         "group",
@@ -71,23 +78,26 @@ _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
 
 _FORMS = (
+    "messages chosen rejected",
     "instruction input? context? chosen rejected",
     "question context? chosen rejected",
     "input chosen rejected",
     "chosen rejected",
     "messages",
-    "question context? choices answer",
-    "question context? choices answer_key",
-    "question context? choices label",
+    *(
+        f"question context? {choices} {answer}"
+        for choices in ("choices", "choice_columns")
+        for answer in ("answer", "answer_key", "label")
+    ),
     "instruction steps step_labels",
-    "instruction input? context? output",
+    *(f"instruction input? context? {answer}" for answer in ("output", "answer", "target")),
     "instruction chosen",
-    "question context? answer",
-    "question context? output",
-    "input output",
+    *(f"question context? {answer}" for answer in ("answer", "output", "target")),
+    *(f"input {answer}" for answer in ("output", "answer", "target")),
     "prefix middle suffix",
-    "source target",
+    *(f"source {answer}" for answer in ("target", "output")),
     "text",
+    "question context? answer_key",
     "chosen",
     "image label",
     "instruction input? rejected",
@@ -102,6 +112,9 @@ ANSWERING = ("answer", "output", "chosen", "target", "answer_key", "steps", "ste
 METADATA_ROLES = ("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split")
 """Roles that may accompany any form: they become metadata, not text."""
 
+MARKED = {"output", "steps", "messages"}
+"""Roles whose label may say whether they are good."""
+
 _SPEAKER_COLUMNS = (("user", "human"), ("assistant", "gpt", "bot"))
 """Columns named after those who speak in them; they count where both are there."""
 
@@ -115,6 +128,8 @@ class Columns:
     by_role: dict[str, str] = field(default_factory=dict)
     speakers: dict[str, str] = field(default_factory=dict)
     middle: float | None = None
+    label_is_mark: bool = False
+    """Whether every label says true or false, or 1 or 0, of an answer (KTO)."""
 
     @cached_property
     def form(self) -> tuple[str, ...]:
@@ -124,12 +139,12 @@ class Columns:
     @cached_property
     def may_converse(self) -> bool:
         """Whether a record of this form can be a conversation or a question with its answer."""
-        return bool({*self.form} & {*ANSWERING, "messages", "instruction", "rejected"})
+        return bool({*self.form} & {*ANSWERING, "messages", "instruction", "rejected", "label"})
 
     @cached_property
     def is_plain_pair(self) -> bool:
         """Whether a record is a question and its answer, with nothing beside them that belongs to the conversation."""
-        others = {*CONVERSATION_ROLES, "correction", "choices", "chosen", "steps"}
+        others = {*CONVERSATION_ROLES, "correction", "choices", "choice_columns", "chosen", "steps"}
         return (
             len(self.form) > 1 and self.form[-1] in ("answer", "output", "target") and others.isdisjoint(self.by_role)
         )
@@ -138,7 +153,8 @@ class Columns:
     def in_text(self) -> frozenset[str]:
         """The columns whose values stand in a record's text or its rejected answer."""
         roles = (*self.form, *CONVERSATION_ROLES, "rejected")
-        return frozenset(self.by_role[role] for role in roles if role in self.by_role)
+        names = [self.by_role[role] for role in roles if role in self.by_role]
+        return frozenset([*names, *self.by_role.get("choice_columns", "").split(",")])
 
     @cached_property
     def with_role(self) -> frozenset[str]:
@@ -159,6 +175,8 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
             known = (name for name in known if _holds_conversations(name, examples))
         if (name := next(known, None)) is not None:
             by_role[role] = name
+    if columns := _choice_columns(by_name):
+        by_role["choice_columns"] = columns
     form = next((form for form in _FORMS if set(_required(form)) <= by_role.keys()), None)
     if form is None:
         return _speakers_as_columns(by_name) or _prompts(by_name)
@@ -169,6 +187,16 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
     if "steps" in chosen:
         chosen.pop("label", None)
     return chosen
+
+
+def _choice_columns(by_name: Mapping[str, str]) -> str:
+    """The columns of a question's choices where each has its own: a, b, c, d; opa, opb, ...; option_1, option_2, ..."""
+    for prefix in ("", "op", "option", "option_", "choice", "choice_", "ans_"):
+        for labels in ("abcdefgh", "12345678"):
+            names = [by_name[f"{prefix}{label}"] for label in labels if f"{prefix}{label}" in by_name]
+            if len(names) >= 2 and (prefix or len(names) >= 3):
+                return ",".join(names)
+    return ""
 
 
 def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:
@@ -207,7 +235,7 @@ def choose_columns(
     wanted = {role: name for role, name in requested.items() if role not in named}
     if not wanted:
         by_role = guess_columns(names, examples)
-        return Columns(by_role, speakers, _middle_of_scale(by_role, examples))
+        return Columns(by_role, speakers, _middle_of_scale(by_role, examples), _label_is_mark(by_role, examples))
     unknown = sorted(set(wanted) - _NAMES.keys())
     if unknown:
         raise SkippedError("wrong_columns", f"no role {_quoted(unknown)}; known roles: {', '.join([*_NAMES, *ROLES])}")
@@ -217,7 +245,7 @@ def choose_columns(
     missing = [wanted[role] for role, name in columns.items() if not name]
     if missing:
         raise SkippedError("wrong_columns", f"no column {_quoted(missing)}; known: {_quoted(names)}")
-    return Columns(columns, speakers, _middle_of_scale(columns, examples))
+    return Columns(columns, speakers, _middle_of_scale(columns, examples), _label_is_mark(columns, examples))
 
 
 def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> float | None:
@@ -229,6 +257,14 @@ def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, 
         if numbers and 0 < max(numbers) <= top:
             return middle
     return None
+
+
+def _label_is_mark(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the labels of answers are marks and name no classes."""
+    if "label" not in by_role or not MARKED & by_role.keys():
+        return False
+    labels = {plain(value).strip().lower() for record in records if (value := record.get(by_role["label"])) is not None}
+    return bool(labels) and labels <= {"true", "false", "1", "0", "1.0", "0.0"}
 
 
 def as_number(value: Any) -> float | None:
@@ -249,7 +285,7 @@ def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
         chosen = tuple(role for role in roles if role not in CONVERSATION_ROLES)
     else:
         chosen = tuple(role for part in form.split() if (role := part.removesuffix("?")) in roles)
-        if form == "question context? choices label":
+        if form.startswith("question context? choice") and form.endswith(" label"):
             return chosen
     if form is not None and form.endswith(" rejected") and "chosen" not in roles:
         return chosen

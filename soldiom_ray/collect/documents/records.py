@@ -9,8 +9,7 @@ from typing import Any
 from soldiom_ray.collect.documents.answers import (
     answer_text,
     bad_answer,
-    choices_of,
-    is_mark,
+    choices_in,
     right_choice,
     value_text,
 )
@@ -29,6 +28,7 @@ from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text,
 _RECORD_ROLES = ("time", "group", "license", "image", "split")
 """Roles that describe the record itself: its time, group, license, picture, and its split in the original data set."""
 
+CHOICES = {"choices", "choice_columns"}
 _UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 MAX_NAMED = 100
@@ -97,7 +97,7 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
     if conversation:
         notes, text = conversation.notes, _conversation_text(conversation, columns)
     else:
-        parts = [part for role in columns.form if (part := _role_text(record, columns, role))]
+        parts = [part for role in columns.form if role not in CHOICES and (part := _role_text(record, columns, role))]
         text = ("" if "prefix" in columns.by_role else "\n\n").join(parts)
         if text and not {*ANSWERING}.isdisjoint(columns.form):
             notes = ["questions or answers that stand alone, read as texts"]
@@ -144,6 +144,7 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
         conversation = _joined(history, conversation)
     _add_system(conversation, record, columns)
     require_answer(conversation)
+    _refuse_media(conversation, record)
     if tools := read_tools(record.get(by_role["tools"])) if "tools" in by_role else []:
         conversation.messages[0]["tools"] = tools
     return conversation
@@ -183,9 +184,9 @@ def _question(record: Mapping[str, Any], columns: Columns) -> Conversation:
                 if message["role"] == ASSISTANT:
                     message["weight"] = 0
             return prompt
-    texts = [_role_text(record, columns, role) for role in roles if role != "choices"]
-    if "choices" in roles:
-        choices = choices_of(record.get(by_role["choices"]))
+    texts = [_role_text(record, columns, role) for role in roles if role not in CHOICES]
+    if not CHOICES.isdisjoint(roles):
+        choices = choices_in(record, by_role)
         texts.append("\n".join(f"{label}. {text}" for label, text in choices))
     content = "\n\n".join(text for text in texts if text)
     return Conversation([{"role": USER, "content": content}] if content else [])
@@ -201,8 +202,8 @@ def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
             raise SkippedError("no_answer", "it holds prompts without answers")
         return None
     value = record.get(by_role[roles[-1]])
-    if "choices" in form:
-        text = right_choice(choices_of(record.get(by_role["choices"])), value)
+    if not CHOICES.isdisjoint(form):
+        text = right_choice(choices_in(record, by_role), value)
     elif "steps" in form:
         text = "\n".join(str(step) for step in record.get(by_role["steps"]) or ())
     else:
@@ -210,11 +211,20 @@ def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
         if conversation is not None:
             return conversation
         text = _role_text(record, columns, roles[-1])
-    if not text and (isinstance(value, (list, Mapping)) or "tools" in by_role or "choices" in form):
+    if not text and (isinstance(value, (list, Mapping)) or "tools" in by_role):
         raise SkippedError("no_answer", f"{by_role[roles[-1]]} is empty")
     if not text:
         return None
     return Conversation([{"role": ASSISTANT, "content": text}])
+
+
+def _refuse_media(conversation: Conversation, record: Mapping[str, Any]) -> None:
+    """Raise SkippedError (part_not_text) where a turn names a picture or sound that stands in a column beside it."""
+    for kind in ("image", "audio", "video"):
+        if any(f"<{kind}>" in message["content"] for message in conversation.messages):
+            column = next((name for name in (kind, f"{kind}s", f"{kind}_path") if record.get(name)), None)
+            if column:
+                raise SkippedError("part_not_text", f"<{kind}> in a turn is what stands in the column {column}")
 
 
 def _add_system(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> None:
@@ -283,7 +293,7 @@ def _label(record: Mapping[str, Any], columns: Columns) -> str | list[str]:
     if name not in record and "," in name:
         return [entry for entry in name.split(",") if _as_label(record.get(entry)).lower() not in _UNMARKED]
     value = record.get(name)
-    if is_mark(value) and "output" in columns.by_role:
+    if columns.label_is_mark:
         return ""
     return [_as_label(entry) for entry in value] if isinstance(value, list) else _as_label(value)
 
@@ -308,7 +318,7 @@ def other_fields(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str,
     those that no role has."""
     others, left, characters = {}, [], 0
     for name, value in record.items():
-        if name not in columns.in_text and value is not None and value != "":
+        if name not in columns.in_text and value is not None and value != "" and value != [] and value != {}:
             others[name] = value
             characters += len(name) + len(plain(value))
             if name not in columns.with_role:

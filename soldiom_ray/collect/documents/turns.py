@@ -2,6 +2,7 @@
 given to another speaker silently: what cannot be kept whole is refused with its reason, and what was left out of a
 conversation that is kept is counted in its notes."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,8 +111,11 @@ def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
 
 
 def _turns_of_object(value: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
-    """Of {"messages": [...]}; or of {"role": [...], "content": [...]}, as Hugging Face writes a sequence of records."""
+    """Of one turn; of {"messages": [...]}; of {"role": [...], "content": [...]}, as Hugging Face writes a sequence of
+    records."""
     speakers, contents = _field(value, _SPEAKER_FIELDS), _field(value, _CONTENT_FIELDS)
+    if isinstance(speakers, str) and contents is not None:
+        return [value]
     if isinstance(speakers, list) and isinstance(contents, list) and len(speakers) == len(contents):
         columns = {name: column for name, column in value.items() if isinstance(column, list)}
         return [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
@@ -147,6 +151,8 @@ def _exchanges(value: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | 
 
 def _transcript(text: str) -> list[dict[str, Any]]:
     pieces = _SPEAKER.split(text.strip())[1:]
+    if pieces[-2] == "Assistant" and not pieces[-1].strip():
+        pieces = pieces[:-2]  # a prompt, up to where the answer begins
     return [{"role": role, "content": content} for role, content in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
@@ -228,7 +234,7 @@ def _read_content(content: Any) -> tuple[str, list[dict[str, Any]], list[dict[st
     if isinstance(content, dict) and "type" in content:
         content = [content]
     if not isinstance(content, list):
-        return str(content).strip(), [], []
+        return json.dumps(content, ensure_ascii=False, default=str), [], []
     texts: list[str] = []
     calls: list[dict[str, Any]] = []
     results: list[dict[str, Any]] = []
