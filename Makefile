@@ -16,7 +16,7 @@ PACKAGES = ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc 
 define INSTALL
 @log=$$(mktemp); began=$$(date +%s); before=$$($(PACKAGES)); \
 while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
-  echo "  $$(($$(date +%s) - began)) s: $$(grep -c '^Collecting ' $$log) packages found, $$(($$($(PACKAGES)) - before)) installed"; \
+  echo "  $$(($$(date +%s) - began)) s: $$(grep -cE '^(Collecting|Processing) ' $$log) packages found, $$(($$($(PACKAGES)) - before)) installed"; \
 done & reporter=$$!; \
 $(PIP) $(1) >$$log 2>&1; code=$$?; kill $$reporter 2>/dev/null; \
 [ $$code -eq 0 ] || tail -n 40 $$log >&2; rm -f $$log; exit $$code
