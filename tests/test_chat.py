@@ -17,7 +17,7 @@ from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt
+from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt, encode_samples
 from soldiom_ray.models.expressible import folded
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer
 from soldiom_ray.prepare import prepare
@@ -244,3 +244,13 @@ def test_calls_are_read_from_an_answer_and_other_words_are_not() -> None:
     answer = 'One moment.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call>'
     assert calls_in(answer) == [CALL]
     assert calls_in("<tool_call>clock</tool_call> <tool_call>{}</tool_call> {}") == []
+
+
+def test_what_a_template_cannot_express_is_told_with_the_number_of_samples(caplog: pytest.LogCaptureFixture) -> None:
+    samples = [("", WITH_CALLS), ("", MESSAGES), ("a text", [])]
+    assert len(list(encode_samples(tokenizer_with(CHATML), samples))) == 3
+    (record,) = caplog.records
+    assert "cannot express" in record.message and vars(record)["data"] == {"tools": 1, "calls": 1, "results": 1}
+    caplog.clear()
+    list(encode_samples(tokenizer_with(KNOWS_TOOLS), samples))
+    assert not caplog.records

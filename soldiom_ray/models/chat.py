@@ -1,5 +1,7 @@
 """Conversations as text and tokens, the same where a model is trained and where it answers."""
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -8,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.domains.builtin_models import TEXT_MODELS
 from soldiom_ray.domains.messages import ASSISTANT, Message, is_taught
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.expressible import expressed
+from soldiom_ray.models.expressible import expressed, folded
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
 from soldiom_ray.records import PromptFormat
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,15 +170,22 @@ def _encode_fragment(tokenizer: Any, text: str) -> list[int]:
 
 def encode_samples(tokenizer: Any, samples: Iterable[tuple[str, Sequence[Message]]]) -> Iterator[Conversation]:
     """Each sample, (text, messages), as tokens: its conversation where it has messages, else its text, whose tokens all
-    count in the loss."""
+    count in the loss. What the chat template cannot express is told in the log, with the number of samples."""
     import numpy as np
 
     remaining = iter(samples)
+    template, folded_samples = str(getattr(tokenizer, "chat_template", None) or ""), Counter[str]()
     while batch := list(islice(remaining, BATCH_TEXTS)):
         texts = encode_documents(tokenizer, [text for text, messages in batch if not messages])
         for _, messages in batch:
             if messages:
+                folded_samples.update(folded(template, messages))
                 yield encode_chat(tokenizer, messages)
             else:
                 ids = next(texts)
                 yield Conversation(ids.astype(np.int64), np.ones(len(ids), np.bool_))
+    if folded_samples:
+        log.warning(
+            "the chat template cannot express all of these samples; it was folded in",
+            extra={"data": dict(folded_samples)},
+        )
