@@ -302,8 +302,13 @@ def test_the_nested_paragraphs_of_squad_are_questions_with_their_context() -> No
 
 
 def test_the_description_of_a_data_set_is_no_record_of_it() -> None:
-    with pytest.raises(SkippedError, match="dataset_description"):
-        parse_bytes("dataset_info.json", json.dumps({"features": {}, "splits": {}, "citation": ""}).encode())
+    for description in (
+        {"features": {}, "splits": {}, "citation": ""},
+        {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_fingerprint": "a"},
+        {"splits": ["train", "test"]},
+    ):
+        with pytest.raises(SkippedError, match="dataset_description"):
+            parse_bytes("dataset_info.json", json.dumps(description).encode())
 
 
 def node(name: str, parent: str | None, role: str, text: str, rank: int | None = None, **more: Any) -> dict[str, Any]:

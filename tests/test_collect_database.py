@@ -341,3 +341,17 @@ def test_addresses_that_hide_another_host_or_file_are_refused_without_showing_th
     with pytest.raises(InputError) as caught:
         validate_recipe({"name": "x", "collect": [{"source": "database", "url": url}]})
     assert "s3" not in str(caught.value) and "cret" not in str(caught.value)
+
+
+def test_answers_that_were_rated_low_are_not_taught(tmp_path: Path, context: Context) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path}/feedback.db")
+    with engine.begin() as opened:
+        opened.execute(text("CREATE TABLE feedback (question TEXT, answer TEXT, stars INTEGER)"))
+        for stars in range(1, 6):
+            opened.execute(
+                text("INSERT INTO feedback VALUES ('Why?', :answer, :stars)"), {"answer": f"{stars}", "stars": stars}
+            )
+    engine.dispose()
+    manifest, documents = collected(context, f"sqlite:///{tmp_path}/feedback.db")
+    assert [document["text"] for document in documents] == ["Why?\n\n3", "Why?\n\n4", "Why?\n\n5"]
+    assert manifest.details["outcomes"] == {"bad_answer": 2, "collected": 3}

@@ -6,8 +6,10 @@ what did not change is neither stored nor prepared a second time. A read that wa
 """
 
 import hashlib
+import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +34,9 @@ from soldiom_ray.storage import Storage, open_storage
 CHUNK_DOCUMENTS = 500
 CHUNK_BYTES = 8 << 20
 """Rows of a table without a text column that make one document, as in files."""
+EXAMPLE_ROWS, EXAMPLE_BYTES = 200, 4 << 20
+Row = tuple[Sequence[str], Sequence[Any]]
+
 UNDATED = datetime.fromtimestamp(0, UTC)
 """On stored documents, so that the same rows are the same bytes; a collection puts its own time there."""
 
@@ -149,14 +154,15 @@ def _read(
     count, location = 0, reader.address.public_url
     rows = reader.rows(selection)
     try:
-        for names, values in rows:
+        first = _first_rows(rows)
+        for names, values in itertools.chain(first, rows):
             if declared.max_rows is not None and count >= declared.max_rows:
                 chunks.pending.facts["more_rows"] += 1
                 break
             if writer is None:
-                roles, refused = _roles(names, declared)
+                columns, refused = _columns(names, declared, first)
                 group_by = declared.group_by if declared.group_by in names else ""
-                writer = RowWriter(location, selection, roles, group_by, declared.max_bytes, chunks)
+                writer = RowWriter(location, selection, columns, group_by, declared.max_bytes, chunks)
             writer.add(names, values)
             count += 1
             if count % 1000 == 0:
@@ -172,15 +178,31 @@ def _read(
     return refused
 
 
-def _roles(names: Sequence[str], declared: DatabaseSource) -> tuple[Columns, list[SkippedError]]:
+def _first_rows(rows: Iterator[Row]) -> list[Row]:
+    """The first rows, not too many: what their values are tells how columns are read (the scale of ratings)."""
+    first: list[Row] = []
+    size = 0
+    for names, values in rows:
+        first.append((names, values))
+        size += sum(len(value) for value in values if isinstance(value, (str, bytes)))
+        if len(first) >= EXAMPLE_ROWS or size > EXAMPLE_BYTES:
+            break
+    return first
+
+
+def _columns(
+    names: Sequence[str], declared: DatabaseSource, first: Sequence[Row]
+) -> tuple[Columns, list[SkippedError]]:
     refused: list[SkippedError] = []
     if declared.group_by and declared.group_by not in names:
-        columns = ", ".join(repr(name[:60]) for name in names[:40])
-        refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {columns}")]
+        known = ", ".join(repr(name[:60]) for name in names[:40])
+        refused = [SkippedError("wrong_columns", f"no column {declared.group_by[:60]!r} to group by; known: {known}")]
+    uncounted: dict[str, int] = defaultdict(int)
+    examples = [{name: _plain(value, uncounted) for name, value in zip(*row, strict=True)} for row in first]
     try:
-        return choose_columns(names, declared.columns), refused
+        return choose_columns(names, declared.columns, examples), refused
     except SkippedError as skipped:
-        return choose_columns(names, {}), [skipped]
+        return choose_columns(names, {}, examples), [skipped]
 
 
 @dataclass

@@ -108,4 +108,7 @@ def _after_space(text: str, position: int) -> int:
 
 def is_description(value: Any) -> bool:
     """Whether a file describes a data set of Hugging Face's and holds none of its records."""
-    return isinstance(value, Mapping) and any(names <= value.keys() for names in _DESCRIPTIONS)
+    if not isinstance(value, Mapping):
+        return False
+    names_splits = value.keys() == {"splits"} and all(isinstance(name, str) for name in value["splits"])
+    return names_splits or any(names <= value.keys() for names in _DESCRIPTIONS)
