@@ -44,19 +44,18 @@ def run_locally(
     context: Context, dataset: Manifest, declared: Train, observe: Callable[[Metrics], None] = lambda point: None
 ) -> Manifest:
     """Train in this process, without Ray."""
-    began = time.monotonic()
     draft, work = prepare_work(context, dataset, declared)
     if work is None:
         return context.artifacts.get(draft.id)
     run_worker(work, context.artifacts, context.report, observe)
-    return finish(context, draft, work, began)
+    return finish(context, draft, work)
 
 
 def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest:
     """Train on the connected Ray and make the run.
 
     The workers start, and read their libraries, while the dataset is still being tokenised."""
-    attempt, began = _Attempt(context, declared), time.monotonic()
+    attempt = _Attempt(context, declared)
     try:
         draft, work = prepare_work(context, dataset, declared, before_tokenising=attempt.start)
     except BaseException:
@@ -69,7 +68,7 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
     try:
         hours = _train_until_done(context, work, tracker, attempt)
         more = {"mlflow_run_id": tracker.settle(), "device_hours": round(hours, 4)}
-        manifest = finish(context, draft, work, began, more)
+        manifest = finish(context, draft, work, more)
         status = "FINISHED"
         numbers = _numbers(manifest.details)
         pictures = {CURVES_PICTURE: context.artifacts.read(manifest, CURVES_PICTURE)}
@@ -81,9 +80,8 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
     return manifest
 
 
-def finish(context: Context, draft: Draft, work: Work, began: float, more: dict[str, Any] | None = None) -> Manifest:
-    """Make the run from what rank 0 left in storage, then remove the checkpoints. `began` is when the training did, by
-    the monotonic clock; `more` goes into its details."""
+def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | None = None) -> Manifest:
+    """Make the run from what rank 0 left in storage, then remove the checkpoints. `more` goes into its details."""
     checkpoints = work.checkpoints(context.artifacts)
     result = checkpoints.result()
     draft.add_written(FileEntry.model_validate(entry) for entry in result["files"])
@@ -96,7 +94,7 @@ def finish(context: Context, draft: Draft, work: Work, began: float, more: dict[
         details["notice"] = (
             f"sequence_length {work.declared.sequence_length} was lowered to the model's {details['sequence_length']}"
         )
-    details["seconds_by_part"] = _seconds_by_part(details["seconds_by_part"], time.monotonic() - began)
+    details["seconds_by_part"] = _seconds_by_part(details["seconds_by_part"], time.monotonic() - work.began)
     log.info("trained", extra={"data": details["seconds_by_part"]})
     manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)
     checkpoints.clear()

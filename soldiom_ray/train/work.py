@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -49,6 +50,8 @@ class Work:
     """The planner's: strategy, batch, memory."""
     seconds: Mapping[str, float]
     """How long it took to prepare this, by part."""
+    began: float
+    """When that began, by the driver's monotonic clock."""
 
     def checkpoints(self, artifacts: Artifacts) -> Checkpoints:
         """Where this run's checkpoints lie until it is finished."""
@@ -62,7 +65,7 @@ def prepare_work(
 
     Tokenises the dataset. When there is work left, `before_tokenising` is called first: workers can start meanwhile."""
     check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
-    artifacts, tokenizer_id, laps = context.artifacts, None, Laps()
+    artifacts, tokenizer_id, laps, began = context.artifacts, None, Laps(), time.monotonic()
     with ExitStack() as stack:
         if declared.architecture is None:
             folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
@@ -99,7 +102,7 @@ def prepare_work(
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})
         laps.end("tokenise")
-    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds)
+    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds, began)
 
 
 @contextmanager
