@@ -162,7 +162,8 @@ def test_answers_in_a_prompt_are_not_taught_again() -> None:
     later = {"role": "user", "content": "And now?"}
     record = {"prompt": [USER, TOLD, later], "completion": [{"role": "assistant", "content": "One."}]}
     assert messages(record) == [USER, TOLD | {"weight": 0}, later, {"role": "assistant", "content": "One."}]
-    assert messages({"messages": [USER, TOLD | {"weight": 0}, later, TOLD]})[1] == TOLD | {"weight": 0}
+    for weight in (0, 0.0, False):
+        assert messages({"messages": [USER, TOLD | {"weight": weight}, later, TOLD]})[1] == TOLD | {"weight": 0}
 
 
 @pytest.mark.parametrize(
@@ -285,6 +286,21 @@ COLUMNS = {name: [pair[name] for pair in PAIRS] for name in ("question", "answer
 def test_every_form_of_a_json_file_holds_the_same_records(value: Any) -> None:
     texts = parse_bytes("a.json", json.dumps(value).encode())
     assert [text.metadata["messages"][1]["content"] for text in texts] == ["It is 0.", "It is 1.", "It is 2."]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "count"),
+    [
+        ("a.json", json.dumps([[USER, TOLD], [USER, TOLD]]), 2),
+        ("a.jsonl", "\n".join([json.dumps([USER, TOLD])] * 2), 2),
+        ("a.json", json.dumps([USER, TOLD]), 1),
+        ("a.jsonl", "\n".join([json.dumps(HUMAN), json.dumps(GPT)]), 1),
+        ("a.json", json.dumps({"messages": [[USER, TOLD], [USER, TOLD]], "id": [1, 2]}), 2),
+    ],
+)
+def test_lists_of_turns_without_a_name_are_conversations(name: str, data: str, count: int) -> None:
+    texts = parse_bytes(name, data.encode())
+    assert [text.metadata["messages"] for text in texts] == [[USER, TOLD]] * count
 
 
 def test_indented_records_one_after_another_are_read() -> None:

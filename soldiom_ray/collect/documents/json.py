@@ -6,7 +6,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
 from soldiom_ray.collect.documents.encodings import read_text
-from soldiom_ray.collect.documents.json_forms import concatenated, is_description, records_of
+from soldiom_ray.collect.documents.json_forms import concatenated, is_description, records_of, with_lists_as_messages
 from soldiom_ray.collect.documents.message_trees import conversations_of, holds_trees
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.records import Reading, ReadRecord, refused_texts
@@ -36,8 +36,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
             raise SkippedError("damaged", f"not JSON ({_error_position(error)})") from error
         if bad_lines:
             metadata["bad_lines"] = bad_lines
-    if holds_trees(values):
-        values = conversations_of(values)
+    values = conversations_of(values) if holds_trees(values) else with_lists_as_messages(values)
     metadata |= {"records": len(values)} if len(values) > 1 else {}
     return record_texts(values, options.columns, metadata)
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypeGuard
 
 from soldiom_ray.collect.documents.columns import CONVERSATION_NAMES, split_from_name
-from soldiom_ray.collect.documents.turns import names_speakers, turns_in
+from soldiom_ray.collect.documents.message_trees import holds_trees
+from soldiom_ray.collect.documents.turns import KNOWN_SPEAKERS, names_speakers, turns_in
 
 _LISTS = ("data", "rows", "records", "examples", "items", "instances", "samples")
 _SPACE = re.compile(r"[\s,]*")
@@ -23,6 +24,18 @@ def records_of(value: Any) -> list[Any]:
     if not isinstance(value, Mapping) or not value or _is_conversation(value):
         return [value]
     return _of_splits(value) or _of_wrapper(value) or _of_columns(value) or _paragraphs(value)
+
+
+def with_lists_as_messages(values: list[Any]) -> list[Any]:
+    """The values, where each is a list of turns, or all together are the turns of one conversation, as records with
+    `messages`."""
+    if values and all(isinstance(value, list) and names_speakers(value) for value in values):
+        return [{"messages": value} for value in values]
+    speakers = [str(turn.get("role", turn.get("from"))).lower() for turn in values if isinstance(turn, Mapping)]
+    is_conversation = (
+        len(speakers) == len(values) > 1 and names_speakers(values) and KNOWN_SPEAKERS.keys() >= {*speakers}
+    )
+    return [{"messages": values}] if is_conversation and not holds_trees(values) else values
 
 
 def _is_conversation(value: Mapping[str, Any]) -> bool:

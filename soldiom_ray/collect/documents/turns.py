@@ -189,7 +189,7 @@ def _add_turn(
         raise SkippedError("damaged_call", f"turn {number} of {count} has a call that cannot be read")
     message |= {"tool_calls": calls} if calls else {}
     message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
-    weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int))]
+    weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
     message |= {"weight": 0} if 0 in weights and role in (ASSISTANT, CALL) else {}
     _count_left_fields(conversation, turn)
     conversation.messages += results
