@@ -118,6 +118,10 @@ def test_adapters_are_scored_on_their_base(
     run = small_run(context, dataset, tmp_path / "adapter", folders["base"], method=method)
     scores = evaluate(context, run, dataset, Evaluate(max_tokens=500))
     assert scores.details["tokens"] == 500 and scores.details["difference"]["loss"]["mean"] != 0
+    length = CONTEXT if method == "lora" else CONTEXT - 4
+    whole = small_run(context, dataset, folders["better"], folders["base"], sequence_length=length)
+    apart = evaluate(context, whole, dataset, Evaluate(max_tokens=500))
+    assert scores.details["base"] == pytest.approx(apart.details["base"]), "as a base that is loaded by itself"
     assert json.loads(context.artifacts.read(scores, "scores.json"))["method"]["block_tokens"] == (
         CONTEXT if method == "lora" else CONTEXT - 4
     )

@@ -113,6 +113,33 @@ def test_token_losses_are_those_of_the_whole_logits(base: Path, prompt_tuned: Pa
             assert result.correct.tolist() == (logits.argmax(-1) == ids[0, 1:]).tolist()
 
 
+def test_what_blocks_begin_with_is_read_once_and_only_counted_tokens_are_scored(base: Path, prompt_tuned: Path) -> None:
+    import torch
+
+    read: list[int] = []
+    for adapter in (None, prompt_tuned):
+        model, _ = load_model(base, adapter=adapter, dtype="float32")
+        random = np.random.default_rng(4)
+        beginning = random.integers(3, 300, 12)
+        blocks = [np.concatenate([beginning, random.integers(3, 300, size)]) for size in (3, 17, 17, 30, 41)]
+        blocks.append(random.integers(3, 300, 20))
+        masks = [np.arange(len(block)) >= len(block) // 2 for block in blocks[:-1]] + [np.zeros(20, np.bool_)]
+        masks[0] = np.arange(15) >= 12
+        plain = model.get_base_model() if adapter else model
+        with torch.no_grad():
+            scored = token_losses(model, blocks, masks)
+            hook = plain.model.layers[0].register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].shape[1]))
+            token_losses(model, blocks[3:4] * 8, masks[3:4] * 8, batch_tokens=1)
+            hook.remove()
+            assert read[-8:] == [21] * 8, "of 41 positions the 20 common ones are read once"
+            for block, mask, result in zip(blocks, masks, scored, strict=True):
+                ids = torch.tensor(block)[None]
+                logits = model(input_ids=ids).logits[0, -len(block) : -1]
+                expected = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").numpy() * mask[1:]
+                np.testing.assert_allclose(result.losses, expected, atol=1e-4)
+                assert result.correct.tolist() == ((logits.argmax(-1) == ids[0, 1:]).numpy() & mask[1:]).tolist()
+
+
 def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None:
     import torch
 

@@ -16,6 +16,7 @@ from soldiom_ray.evaluate.ask import Question, answer, choose_questions, to_exam
 from soldiom_ray.evaluate.measurement import UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
 from soldiom_ray.evaluate.score_samples import score_samples
+from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -24,11 +25,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Measured = tuple[NDArray[np.float64], Sequence[str | None]]
+    """A model's sums by block, as of `_score_blocks`, and its answers."""
+
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
 
-STEPS = 12
-"""Reports of progress per model."""
+ASKING_SHARE = 0.1
+"""Of a model's progress; how long answers take depends on their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,28 +73,27 @@ def score_run(
         questions = choose_questions(
             rows, tokenizer, count=declared.examples, context=context_length(model), seed=declared.seed
         )
-        vocabulary = _vocabulary(tokenizer)
-        tuned = yield from _score_blocks(model, blocks, "tuned model", 0.05, 0.48)
-        tuned_answers = yield from _ask(model, tokenizer, questions, "tuned model", 0.48)
-        model_vocabulary = int(model.config.vocab_size)
+        vocabulary, model_vocabulary = _vocabulary(tokenizer), int(model.config.vocab_size)
+        tuned = yield from _measure(model, tokenizer, blocks, questions, "tuned model", 0.05, 0.5)
+        base: Measured | None = None
+        if run.details["method"] != "full":
+            with without_adapter(model) as plain:
+                base = yield from _measure(plain, tokenizer, blocks, questions, "base model", 0.5, 0.94)
         del model
-    base_answers: Sequence[str | None]
     base_name = run.details.get("base_model")
-    if base_name and base_name != run.id:  # a model from random weights names itself
+    if base is None and base_name and base_name != run.id:  # a model from random weights names itself
         yield 0.5, f"loading the base model {base_name}"
         with load_base(artifacts, settings, base_name) as (model, tokenizer):
             _check_tokenizers(vocabulary, _vocabulary(tokenizer), base_name, run.id)
             _check_context(context_length(model), length, base_name, run.id)
-            base = yield from _score_blocks(model, blocks, "base model", 0.52, 0.92)
-            base_answers = yield from _ask(model, tokenizer, questions, "base model", 0.92)
+            base = yield from _measure(model, tokenizer, blocks, questions, "base model", 0.52, 0.94)
             del model
-    else:
-        base_name, base_answers = UNIFORM, [None] * len(questions)
-        base = _uniform_sums(blocks, model_vocabulary)
-    documents = _by_document(blocks, base, tuned)
+    elif base is None:
+        base_name, base = UNIFORM, (_uniform_sums(blocks, model_vocabulary), [None] * len(questions))
+    documents = _by_document(blocks, base[0], tuned[0])
     yield Measurement(
         documents=documents,
-        examples=to_examples(questions, base_answers, tuned_answers),
+        examples=to_examples(questions, base[1], tuned[1]),
         base=str(base_name),
         tokens=sum(document.tokens for document in documents),
         blocks=len(blocks),
@@ -174,22 +177,39 @@ def _block_length(run: Manifest, context: int) -> int:
     return min(MAX_BLOCK, context, int(run.details.get("sequence_length") or MAX_BLOCK))
 
 
+def _measure(
+    model: Any,
+    tokenizer: Any,
+    blocks: Sequence[Block],
+    questions: Sequence[Question],
+    name: str,
+    start: float,
+    end: float,
+) -> Generator[tuple[float, str], None, "tuple[NDArray[np.float64], list[str]]"]:
+    """Progress; returns one model's sums and its answers."""
+    scored_at = end - ASKING_SHARE * (end - start) if questions else end
+    sums = yield from _score_blocks(model, blocks, name, start, scored_at)
+    if questions:
+        yield scored_at, f"asking the {name}"
+    return sums, answer(model, tokenizer, questions)
+
+
 def _score_blocks(
     model: Any, blocks: Sequence[Block], name: str, start: float, end: float
 ) -> Generator[tuple[float, str], None, "NDArray[np.float64]"]:
     """Progress; returns sums [blocks, 2] in float64, loss in nats and correct predictions, in the order of `blocks`."""
     import numpy as np
 
-    from soldiom_ray.models.score import token_losses
+    from soldiom_ray.models.score import score_batches
 
-    order = sorted(range(len(blocks)), key=lambda index: len(blocks[index].ids), reverse=True)
     sums = np.zeros((len(blocks), 2))
-    steps = [part for part in np.array_split(np.array(order), min(STEPS, len(order))) if len(part)]
-    for number, part in enumerate(steps):
-        yield start + (end - start) * number / len(steps), f"scoring the {name}"
-        for index, scored in zip(part, token_losses(model, [blocks[i].ids for i in part]), strict=True):
-            counts = blocks[index].loss_mask[1:]
-            sums[index] = (scored.losses * counts).sum(dtype=np.float64), (scored.correct & counts).sum()
+    tokens, read = sum(len(block.ids) for block in blocks), 0
+    yield start, f"scoring the {name}"
+    for batch in score_batches(model, [block.ids for block in blocks], [block.loss_mask for block in blocks]):
+        for index, scored in batch.items():
+            sums[index] = scored.losses.sum(dtype=np.float64), scored.correct.sum()
+            read += len(blocks[index].ids)
+        yield start + (end - start) * read / tokens, f"scoring the {name}: {read} of {tokens} tokens"
     if not np.isfinite(sums).all():
         raise InputError(
             f"The {name} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
@@ -197,14 +217,6 @@ def _score_blocks(
             remedy="train again with a lower `learning_rate` or `precision: float32`",
         )
     return sums
-
-
-def _ask(
-    model: Any, tokenizer: Any, questions: Sequence[Question], name: str, progress: float
-) -> Generator[tuple[float, str], None, list[str]]:
-    if questions:
-        yield progress, f"asking the {name}"
-    return answer(model, tokenizer, questions)
 
 
 def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":

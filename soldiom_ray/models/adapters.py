@@ -1,6 +1,7 @@
 """Adapters on a model: LoRA matrices or a tuned prompt, as a recipe declares them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
@@ -47,3 +48,15 @@ def with_adapter(model: Any, declared: Train, *, peft_type: str | None, head: Se
             f"train.target_modules {list(declared.target_modules)} fit no layer of this model.",
             remedy=f"known: {', '.join(names)}; or leave it empty for all linear layers",
         ) from error
+
+
+@contextmanager
+def without_adapter(model: Any) -> Iterator[Any]:
+    """The model below an adapter. While it is open, LoRA matrices inside it are switched off."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        yield model.get_base_model() if isinstance(model, PeftModel) else model
+        return
+    with model.disable_adapter():
+        yield model.get_base_model()

@@ -5,11 +5,14 @@ units; plain matrix products over the query's two halves (the first half never l
 took 60 ms (8 x 4 heads x 512 x 64, bf16, 2 cores). Four quarters are a fifth faster again than the whole at 512.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 RANGE_POSITIONS, MAX_RANGES = 128, 4
 """Least number of queries that are computed together, and most ranges that a block's queries are cut into."""
@@ -49,7 +52,7 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, start: int, end: int, dro
     future = torch.full((end - start, end), -torch.inf, dtype=scores.dtype, device=scores.device).triu(start + 1)
     weights = scores.add_(future).softmax(-1).to(value.dtype)
     if dropout:
-        weights = torch.nn.functional.dropout(weights, dropout)
+        weights = functional.dropout(weights, dropout)
     return weights @ value[:, :, :end]
 
 
@@ -103,6 +106,74 @@ class _RotatedAttention(torch.autograd.Function):
         rotated = (states.view(batch, heads, positions, width) for states in (for_query, for_key))
         back = [_rotate(states, cos, -sin).view(batch, heads, positions, width).transpose(1, 2) for states in rotated]
         return back[0], back[1], for_value.view(batch, heads, positions, width).transpose(1, 2), None, None, None
+
+
+class SharedPrefix:
+    """What each attention layer keeps of tokens that all rows of the following batches begin with. Inference only.
+
+    `states` are keys, rotated by their positions, and values, [1, heads, positions, width]; `positions` is 0 when
+    nothing was recorded. `is_usable` where the model's layers look at it."""
+
+    def __init__(self) -> None:
+        self.states: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self.positions = 0
+        self.is_recording = self.is_usable = False
+        self._mask: Tensor | None = None
+
+    @contextmanager
+    def recording(self, positions: int) -> Iterator[None]:
+        """While it is open, a forward pass over one row of `positions` tokens becomes the prefix."""
+        self.clear()
+        self.is_recording = True
+        try:
+            yield
+        finally:
+            self.is_recording = False
+        self.positions = positions
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.states, self.positions, self._mask = {}, 0, None
+
+    def mask(self, like: Tensor) -> Tensor:
+        """[positions of a row, those of the prefix and of the row]: 0 for what a position sees, -inf for what follows
+        it; `like` is a query, [..., positions, width]."""
+        rows, whole = like.shape[-2], self.positions + like.shape[-2]
+        if self._mask is None or len(self._mask) != rows:
+            self._mask = like.new_full((rows, whole), -torch.inf).triu_(self.positions + 1)
+        return self._mask
+
+
+def prefixed_attention(
+    layer: nn.Module,
+    prefix: SharedPrefix,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    scale: float,
+) -> Tensor:
+    """As `rotated_attention`, without gradients, and after the prefix that was recorded in this layer.
+
+    Without a backward pass torch's fused attention is the faster one: 2.1 ms where products and a softmax took 5 (4 x 9
+    heads x 256 x 64, bf16, one core)."""
+    batch, positions, _, width = query.shape
+    rotation = [table[:, :, None, : width // 2].transpose(1, 2).to(query.dtype) for table in (cos, sin)]
+    shape = (batch, -1, positions, width)
+    query, key = (_rotate(states.transpose(1, 2), *rotation).view(shape) for states in (query, key))
+    value = value.transpose(1, 2)
+    mask = None
+    if prefix.is_recording:
+        prefix.states[layer] = key, value
+    elif prefix.positions:
+        old_key, old_value = (states.expand(batch, -1, -1, -1) for states in prefix.states[layer])
+        key, value = torch.cat((old_key, key), 2), torch.cat((old_value, value), 2)
+        mask = prefix.mask(query)
+    output = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=True
+    )
+    return output.transpose(1, 2).reshape(batch, positions, -1)
 
 
 def _query_ranges(positions: int) -> list[tuple[int, int]]:

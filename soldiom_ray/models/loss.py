@@ -4,17 +4,24 @@ The logits of a small model are its largest tensor. Here the hidden states of th
 thousand positions at a time, and the gradients of that last step are made in the same pass.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.nn import functional
 
+from soldiom_ray.models.attention import SharedPrefix
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.weight_cache import compute_weight
 
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
 CHUNK_POSITIONS = 1024
+HEAD_POSITIONS, FLOAT_ROWS = 256, 16
+"""Positions that meet the output matrix together where no gradients are made, and rows of their logits that are in
+float32 at a time on a CPU: they stay in its caches."""
 
 
 class Objective(nn.Module):
@@ -70,30 +77,60 @@ class CausalLoss(Objective):
 
 class NextTokenLosses:
     """Token ids and the ids that follow, both [batch, positions] -> (losses in float32, whether each following id was
-    the likeliest), both [batch, positions]."""
+    the likeliest), both [batch, positions]; 0 and False where the following id is IGNORE_INDEX. Inference only."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.chunked = is_chunkable(model)
+        self.device = next(model.parameters()).device
 
-    def __call__(self, ids: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        states = hidden_states(self.model, ids) if self.chunked else position_logits(self.model, ids)
+    def read_prefix(self, prefix: SharedPrefix, ids: "npt.NDArray[Any]") -> None:
+        """Have the following calls begin after these tokens, [tokens], and after a tuned prompt. Only within a
+        `causal_blocks` that has this prefix, and of a model that is `chunked`; nothing happens without tokens."""
+        if not len(ids):
+            return
+        with torch.no_grad(), prefix.recording(virtual_tokens(self.model) + len(ids)):
+            hidden_states(self.model, torch.from_numpy(ids.astype("int64"))[None].to(self.device))
+
+    def __call__(self, ids: Tensor, labels: Tensor, prefix: SharedPrefix | None = None) -> tuple[Tensor, Tensor]:
+        states = hidden_states(self.model, ids, prefix) if self.chunked else position_logits(self.model, ids)
         head: Any = language_model(self.model).get_output_embeddings() if self.chunked else nn.Identity()
-        losses, hits = [], []
-        parts = torch.split(states.flatten(0, 1), CHUNK_POSITIONS)
-        for part, targets in zip(parts, torch.split(labels.flatten(), CHUNK_POSITIONS), strict=True):
-            logits = head(part.to(head.weight.dtype) if self.chunked else part).float()
-            losses.append(functional.cross_entropy(logits, targets, reduction="none"))
-            hits.append(logits.argmax(-1) == targets)
-        return torch.cat(losses).view_as(labels), torch.cat(hits).view_as(labels)
+        counted = labels != IGNORE_INDEX
+        losses = torch.zeros(labels.shape, dtype=torch.float32, device=labels.device)
+        hits = torch.zeros_like(counted)
+        selected = states[counted]
+        del states
+        parts = zip(torch.split(selected, HEAD_POSITIONS), torch.split(labels[counted], HEAD_POSITIONS), strict=True)
+        scored = [_score_logits(head(part.to(head.weight.dtype)) if self.chunked else part, aim) for part, aim in parts]
+        if scored:
+            losses[counted], hits[counted] = (torch.cat(of) for of in zip(*scored, strict=True))
+        return losses, hits
 
 
-def hidden_states(model: Any, ids: Tensor) -> Tensor:
+def _score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(losses in float32, whether the target is the likeliest), both [rows], from logits [rows, vocabulary] in any
+    dtype."""
+    losses, hits = [], []
+    at_once = FLOAT_ROWS if logits.device.type == "cpu" else len(logits)
+    for rows, aims in zip(torch.split(logits, at_once), torch.split(targets, at_once), strict=True):
+        wide = rows.float()
+        targets_at = wide.gather(1, aims[:, None])[:, 0]
+        top, likeliest = wide.max(-1)
+        # Step by step: logsumexp took 20 ms for 16 rows of 49,152 where this takes 1.3 (one core).
+        losses.append(wide.sub_(top[:, None]).exp_().sum(-1).log_().add_(top).sub_(targets_at))
+        hits.append(likeliest == aims)
+    return torch.cat(losses), torch.cat(hits)
+
+
+def hidden_states(model: Any, ids: Tensor, prefix: SharedPrefix | None = None) -> Tensor:
     """The last layer's output at each id: ids [batch, positions] -> [batch, positions, width] in the model's dtype.
-    Positions of a tuned prompt are left out."""
+    Positions of a tuned prompt are left out. The ids follow the `prefix`, where one was recorded."""
     plain = language_model(model)
     decoder = getattr(plain, plain.base_model_prefix)
-    if virtual := virtual_tokens(model):
+    if prefix is not None and prefix.positions:
+        places = torch.arange(prefix.positions, prefix.positions + ids.shape[1], device=ids.device)[None]
+        states = decoder(input_ids=ids, position_ids=places, use_cache=False)[0]
+    elif virtual := virtual_tokens(model):
         embedded = model.word_embeddings(ids)
         prompts = model.get_prompt(batch_size=len(ids)).to(embedded.dtype)
         states = decoder(inputs_embeds=torch.cat((prompts, embedded), dim=1), use_cache=False)[0][:, virtual:]
