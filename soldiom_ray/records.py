@@ -86,7 +86,7 @@ class Document(Record):
 class Sample(Record):
     """One row of a prepared dataset: a document that passed the filters, cleaned, with its split.
 
-    `verdict` is the decision of the licence policy. `messages` is a conversation as JSON, [{role, content}, ...], of
+    `verdict` is the decision of the licence policy. `messages` is a conversation as JSON (see `domains.messages`), of
     which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`; `label`, a string, or a
     list of strings; `rejected`, the answer that the last of `messages` was preferred to; of a picture `width`, `height`
     and `format`. `image` is a picture as PNG or JPEG; a dataset without pictures has no such column."""

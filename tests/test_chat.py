@@ -254,3 +254,20 @@ def test_what_a_template_cannot_express_is_told_with_the_number_of_samples(caplo
     caplog.clear()
     list(encode_samples(tokenizer_with(KNOWS_TOOLS), samples))
     assert not caplog.records
+
+
+def test_a_system_turn_that_a_template_would_leave_out_begins_the_users_turn_and_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    silent = tokenizer_with(CHATML.replace("%}<|im_start|>{{", "%}{% if m['role'] != 'system' %}<|im_start|>{{", 1)
+        .replace("<|im_end|>\n{% endfor %}", "<|im_end|>\n{% endif %}{% endfor %}"))  # fmt: skip
+    messages = [{"role": "system", "content": "Be brief."}, *MESSAGES]
+    text = chat_text(silent, messages, add_generation_prompt=False)
+    assert text.startswith("<|im_start|>user\nBe brief.\n\nWhen does the lease end?<|im_end|>")
+    (encoded,) = encode_samples(silent, [("", messages)])
+    assert "Be brief." in silent.decode(encoded.ids) and "Be brief." not in silent.decode(
+        encoded.ids[encoded.loss_mask]
+    )
+    assert vars(caplog.records[0])["data"] == {"system turns": 1}
+    kept = chat_text(tokenizer_with(CHATML), messages, add_generation_prompt=False)
+    assert kept.startswith("<|im_start|>system\nBe brief.<|im_end|>")

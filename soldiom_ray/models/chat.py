@@ -8,9 +8,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.builtin_models import TEXT_MODELS
-from soldiom_ray.domains.messages import ASSISTANT, Message, is_taught
+from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, Message, is_taught
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.expressible import expressed, folded
+from soldiom_ray.models.expressible import expressed, folded, keeps_system, with_system_in_user
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
 from soldiom_ray.records import PromptFormat
 
@@ -38,6 +38,8 @@ def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_pro
     template = getattr(tokenizer, "chat_template", None)
     turns, tools = expressed(str(template or ""), messages)
     if template:
+        if turns and turns[0]["role"] == SYSTEM and not keeps_system(tokenizer):
+            turns = with_system_in_user(turns)
         try:
             text: str = tokenizer.apply_chat_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -180,6 +182,8 @@ def encode_samples(tokenizer: Any, samples: Iterable[tuple[str, Sequence[Message
         for _, messages in batch:
             if messages:
                 folded_samples.update(folded(template, messages))
+                if template and messages[0]["role"] == SYSTEM and not keeps_system(tokenizer):
+                    folded_samples["system turns"] += 1
                 yield encode_chat(tokenizer, messages)
             else:
                 ids = next(texts)

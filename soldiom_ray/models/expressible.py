@@ -12,6 +12,10 @@ _TOOLS = (
     " and </tool_call>.\n<tools>\n{}\n</tools>"
 )
 
+_MARK = "system-turn-7c1e"
+_KEEPS_SYSTEM: dict[str, bool] = {}
+"""By template: rendering it costs as much as encoding a short conversation."""
+
 
 def expressed(template: str, messages: Sequence[Message]) -> tuple[list[dict[str, Any]], list[Any] | None]:
     """(messages, tools) as a template takes them; the tools are None where they were folded or there are none."""
@@ -24,6 +28,25 @@ def expressed(template: str, messages: Sequence[Message]) -> tuple[list[dict[str
     if tools and "tools" not in template:
         return _with_tools_in_system(turns, tools), None
     return turns, tools or None
+
+
+def keeps_system(tokenizer: Any) -> bool:
+    """Whether a tokenizer's chat template writes a system turn, or refuses it aloud; some leave it out silently."""
+    template = str(tokenizer.chat_template)
+    if template not in _KEEPS_SYSTEM:
+        turns = [{"role": SYSTEM, "content": _MARK}, {"role": USER, "content": "?"}]
+        try:
+            _KEEPS_SYSTEM[template] = _MARK in tokenizer.apply_chat_template(turns, tokenize=False)
+        except Exception:  # a template raises what it likes; so it will, with the roles named, for the conversation
+            _KEEPS_SYSTEM[template] = True
+    return _KEEPS_SYSTEM[template]
+
+
+def with_system_in_user(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The turns with the system's text at the beginning of the user's first."""
+    if len(turns) < 2 or turns[0]["role"] != SYSTEM or turns[1]["role"] != USER:
+        return list(turns)
+    return [turns[1] | {"content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}, *turns[2:]]
 
 
 def folded(template: str, messages: Sequence[Message]) -> list[str]:
