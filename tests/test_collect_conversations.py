@@ -235,6 +235,13 @@ def test_answers_below_the_middle_of_their_scale_are_not_taught() -> None:
     assert texts[0].metadata["reading"]["refused"][0] == ["record 1", "bad_answer", "rating is 1, below 3"]
 
 
+def test_votes_are_no_scale_but_those_below_zero_are_not_taught() -> None:
+    rows = [{"question": f"Question {n}", "answer": f"Answer {n}", "score": n} for n in (-2, 0, 3, 30)]
+    texts = read(rows)
+    assert [text.metadata["messages"][1]["content"] for text in texts] == ["Answer 0", "Answer 3", "Answer 30"]
+    assert texts[0].metadata["reading"]["refused"] == [["record 1", "bad_answer", "score is -2"]]
+
+
 def test_what_is_left_out_of_a_conversation_that_is_kept_is_counted() -> None:
     texts = read(
         [

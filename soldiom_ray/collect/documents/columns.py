@@ -249,12 +249,15 @@ def choose_columns(
 
 
 def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> float | None:
-    """The middle of the scale of ratings, by the largest of them: 1, 5, 10 or 100."""
+    """The middle of the scale of ratings, by the largest of them. Of a column that is not named after ratings the
+    largest must be the top of a scale: a score of 30 may be votes, a similarity, anything."""
     if "rating" not in by_role:
         return None
     numbers = [number for record in records if (number := as_number(record.get(by_role["rating"]))) is not None]
+    largest = max(numbers, default=0)
+    is_rating = any(word in by_role["rating"].lower() for word in ("rating", "stars"))
     for top, middle in ((1, 0.5), (5, 3), (10, 5), (100, 50)):
-        if numbers and 0 < max(numbers) <= top:
+        if largest == top or (is_rating and 0 < largest <= top <= 10):
             return middle
     return None
 
