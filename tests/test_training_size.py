@@ -11,6 +11,7 @@ from soldiom_ray.domains.training_size import FORWARD_SHARE, batch_tokens, token
 from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.train.blocks import Blocks, Rows
 from soldiom_ray.train.data import StreamWriter
+from soldiom_ray.train.methods import learning_rate
 from soldiom_ray.train.tasks import task_of
 
 
@@ -71,3 +72,11 @@ def test_the_command_says_how_a_training_spent_its_seconds() -> None:
         "Training took 167 s: steps 150, start and end 17."
     )
     assert "reused" in _time_spent({"details": {"seconds_by_part": parts}, "reused": True})
+
+
+def test_the_usual_rate_of_whole_models_falls_with_the_steps_of_a_short_run() -> None:
+    assert learning_rate(Train(method="full"), 8192) == 3e-4
+    assert learning_rate(Train(method="full"), 512) == pytest.approx(7.5e-5)
+    assert learning_rate(Train(method="full", batch_tokens=512), 512) == 3e-4
+    assert learning_rate(Train(method="full", learning_rate=1e-3), 512) == 1e-3
+    assert learning_rate(Train(), 512) == 1e-3

@@ -148,7 +148,7 @@ class Train(Record):
     batch_tokens: int | None = Field(
         None, ge=8, description="tokens per optimiser step over all workers; unset: about 64 steps, at most 8192"
     )
-    learning_rate: float | None = Field(None, gt=0, description="peak; unset: 3e-2 prompt, 1e-3 lora, 3e-4 full")
+    learning_rate: float | None = Field(None, gt=0, description="peak; unset: 3e-2 prompt, 1e-3 lora, up to 3e-4 full")
     warmup_ratio: float = Field(0.03, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.training_size import LARGEST_BATCH_TOKENS
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
 from soldiom_ray.train.tasks.task import Task
@@ -18,13 +19,19 @@ PREFERENCE_SHARE = 0.1
 """Preferences are learnt at a fraction of a first tuning's rate, or the model forgets (Rafailov et al. 2023)."""
 
 
-def learning_rate(declared: Train) -> float:
-    """The declared rate, or the usual one of its method and task."""
+def learning_rate(declared: Train, batch: int) -> float:
+    """The declared rate, or the usual one of its method and task; `batch` is the tokens of a step.
+
+    Where the size of a step was chosen for a short run, method full takes a rate smaller by its square root (Malladi et
+    al. 2022): at 3e-4, forty steps of 512 tokens gained nothing certain on PubMedQA."""
     if declared.learning_rate is not None:
         return declared.learning_rate
     if declared.method == "full" and declared.task.endswith("classification") and declared.architecture is None:
         return FULL_CLASSIFICATION_RATE
-    return LEARNING_RATES[declared.method] * (PREFERENCE_SHARE if declared.task == "preference" else 1)
+    rate = LEARNING_RATES[declared.method] * (PREFERENCE_SHARE if declared.task == "preference" else 1)
+    if declared.method == "full" and declared.batch_tokens is None:
+        rate *= min(1.0, batch / LARGEST_BATCH_TOKENS) ** 0.5
+    return rate
 
 
 def build(

@@ -107,7 +107,8 @@ def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
     epoch = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
     wanted = tokens_to_read(declared, epoch) or epoch
     mean = epoch / len(train)
-    per_step = max(1, min(int(batch_tokens(declared, wanted) / mean), len(train)))
+    batch = batch_tokens(declared, wanted)
+    per_step = max(1, min(int(batch / mean), len(train)))
     per_step = max(1, per_step // declared.workers) * declared.workers
     steps = max(1, math.ceil(wanted / (per_step * mean)))
     times, validation_tokens = validations(declared, wanted)
@@ -115,7 +116,7 @@ def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
         steps=steps,
         units_per_step=per_step,
         positions_at_once=positions,
-        learning_rate=methods.learning_rate(declared),
+        learning_rate=methods.learning_rate(declared, batch),
         warmup_steps=max(1, round(declared.warmup_ratio * steps)),
         validate_every=math.ceil(steps / times),
         validation_tokens=validation_tokens,
