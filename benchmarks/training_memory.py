@@ -3,7 +3,7 @@
 Each case is a whole training in a forked process of its own (`train.driver.run_locally`: tokens, plan, steps,
 validation, checkpoints, weights). Measured is VmHWM of that process: the most that it ever had resident, libraries and
 mapped files included. Predicted is what the planner says before. Models have random weights, except those of the cases
-"SmolLM2", which train the default base with the default batch.
+"SmolLM2", which train the default base; its pairs are conversations of many lengths.
 
     .venv/bin/python benchmarks/training_memory.py [--quick] [--only NAME]
 """
@@ -15,10 +15,12 @@ import shutil
 import sys
 import tempfile
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.train.ray_train import worker_environment
 
 LLAMA = {"model_type": "llama", "tie_word_embeddings": True, "max_position_embeddings": 2048}
 SMALL = LLAMA | {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -33,7 +35,6 @@ T5 = {"model_type": "t5", "d_model": 256, "d_ff": 1024, "d_kv": 64, "num_layers"
       "num_heads": 4, "vocab_size": 32000, "pad_token_id": 0, "decoder_start_token_id": 0,
       "dropout_rate": 0.0}  # fmt: skip
 
-BATCH_TOKENS: int = Train.model_fields["batch_tokens"].default
 CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any]]] = {
     "4 M full 512": (SMALL, {"method": "full", "sequence_length": 512}),
     "4 M lora 512": (SMALL, {"method": "lora", "sequence_length": 512}),
@@ -56,18 +57,22 @@ CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any]]] = {
     "BERT 22 M full 128": (BERT, {"task": "text_classification", "method": "full", "sequence_length": 128}),
     "T5 17 M full 128": (T5, {"task": "seq2seq_lm", "method": "full", "sequence_length": 128}),
 }
+PAIRS = "SmolLM2 lora 512 pairs"
 SMOLLM2 = "builtin/smollm2-135m-instruct"
 CASES |= {
-    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length, "batch_tokens": BATCH_TOKENS})
+    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length})
     for method in ("full", "lora", "prompt")
     for length in (512, 2048)
-}
+} | {PAIRS: (SMOLLM2, {"method": "lora", "sequence_length": 512})}
 QUICK = ("4 M full 512", "4 M lora 512", "4 M full 512 recomputed", "BERT 22 M full 128")
 STEPS, SMOLLM2_STEPS = 5, 3
 
 
 def main() -> None:
-    """Every case in a process of its own, and the table."""
+    """Every case in a process of its own, with the environment of Ray Train's workers, and the table."""
+    environment = worker_environment(len(os.sched_getaffinity(0)), gpu=False)
+    if any(os.environ.get(name) != value for name, value in environment.items()):  # malloc reads it at the start
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only")
@@ -87,7 +92,7 @@ def main() -> None:
             continue
         with tempfile.TemporaryDirectory(prefix="soldiom-memory-") as folder:
             _in_own_process(make_base, name, Path(folder))
-            peaks = _in_own_process(run, name, folder)
+            peaks = _in_own_process(_in_thread, run, name, folder)
         ratio = peaks["predicted"] / peaks["measured"]
         worst = max(worst, abs(ratio - 1))
         print(f"| {name} | {peaks['predicted']} | {peaks['measured']} | {ratio:.2f} |", flush=True)
@@ -130,12 +135,12 @@ def run(name: str, folder: str) -> dict[str, Any]:
                                      "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
     steps = SMOLLM2_STEPS if CASES[name][0] == SMOLLM2 else STEPS
     declared = declared.model_copy(update={"max_tokens": steps * declared.batch_tokens})
-    trained = run_locally(context, _dataset(context.artifacts, declared), declared)
+    trained = run_locally(context, _dataset(context.artifacts, declared, pairs=name == PAIRS), declared)
     return {"predicted": trained.details["predicted_mib"], "measured": round(_peak_mib())}
 
 
-def _dataset(artifacts: Any, declared: Any) -> Any:
-    """Random words, as the task wants them, every sample longer than the sequence."""
+def _dataset(artifacts: Any, declared: Any, *, pairs: bool = False) -> Any:
+    """Random words, as the task wants them: every sample longer than the sequence, or pairs of many lengths."""
     import random
 
     from soldiom_ray.records import Sample
@@ -143,7 +148,7 @@ def _dataset(artifacts: Any, declared: Any) -> Any:
     random.seed(1)
     words = ["value", "total", "return", "print", "def", "class", "import", "self", "number", "index"]
     draft = artifacts.draft("dataset", {"task": declared.task, "length": declared.sequence_length})
-    for split, count in (("train", 48), ("validation", 4)):
+    for split, count in (("train", 600 if pairs else 48), ("validation", 30 if pairs else 4)):
         rows = []
         for number in range(count):
             text = " ".join(random.choices(words, k=declared.sequence_length))
@@ -151,12 +156,25 @@ def _dataset(artifacts: Any, declared: Any) -> Any:
             row |= {"source": "local", "kind": "other"}
             if declared.task == "text_classification":
                 row["metadata"] = json.dumps({"label": "ab"[number % 2]})
+            if pairs:
+                question, answer = (random.choices(words, k=random.randint(10, most)) for most in (200, 60))
+                turns = [
+                    {"role": role, "content": " ".join(said)}
+                    for role, said in (("user", question), ("assistant", answer))
+                ]
+                row["messages"] = json.dumps(turns)
             if declared.task == "seq2seq_lm":
                 turns = [{"role": "user", "content": text}, {"role": "assistant", "content": text}]
                 row["messages"] = json.dumps(turns)
             rows.append(row)
         draft.write_rows(f"{split}/00000.parquet", rows, Sample)
     return draft.commit(counts={"train": 48, "validation": 4})
+
+
+def _in_thread(work: Any, *arguments: Any) -> Any:
+    """What a function returns, in a thread, as Ray Train's workers train: its heap can be another one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _peak_mib() -> float:
@@ -180,7 +198,7 @@ def _in_own_process(work: Any, *arguments: Any) -> Any:
     with os.fdopen(reading) as pipe:
         text = pipe.read()
     if os.waitpid(child, 0)[1]:
-        sys.exit(f"the case {arguments[0]} failed")
+        sys.exit(f"the case {arguments} failed")
     return json.loads(text)
 
 

@@ -296,7 +296,7 @@ def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Pat
     assert planned["fits"] and planned["device"] == "cuda" and planned["strategy"] == "ddp"
     assert {way["strategy"] for way in planned["strategies"]} == {"ddp", "fsdp", "zero2", "zero3"}
     shown = home.run("plan", "--recipe", str(recipe), "--memory", "0.4").stdout
-    assert "It does not fit" in shown and "gradients" in shown
+    assert "It does not fit" in shown and "gradients" in shown and "fitted on one machine" in shown
     wrong = home.run("plan", "--base", "builtin/none", code=2)
     assert "does not come with Soldiom" in wrong.stderr
 

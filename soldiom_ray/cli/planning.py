@@ -120,6 +120,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
     for text in (
         plan["refusal"],
         plan["advice"],
+        f"of the memory {plan['fitted']}",
         *plan.get("notes", ()),
         _cuts(plan.get("samples") or {}, plan["sequence_length"]),
     ):

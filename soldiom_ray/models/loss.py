@@ -22,6 +22,8 @@ CHUNK_POSITIONS = 1024
 HEAD_POSITIONS, FLOAT_ROWS = 256, 16
 """Positions that meet the output matrix together where no gradients are made, and rows of their logits that are in
 float32 at a time on a CPU: they stay in its caches."""
+ROW_STEP = 128
+"""Some positions' rows are a multiple of it."""
 
 
 class Objective(nn.Module):
@@ -199,8 +201,8 @@ class _ChunkedLoss(torch.autograd.Function):
     ) -> Tensor:
         needs_hidden, needs_weight, _, needs_bias = ctx.needs_input_grad[:4]
         rows = (labels != IGNORE_INDEX).nonzero()[:, 0]
-        complete = len(rows) == len(labels)
-        inputs, targets = (hidden, labels) if complete else (hidden[rows], labels[rows])
+        counted, complete = len(rows), len(rows) == len(labels)
+        inputs, targets = (hidden, labels) if complete else _gathered(hidden, labels, rows)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(inputs) if needs_hidden else None
         weight_gradient: Tensor | None = None
@@ -212,7 +214,7 @@ class _ChunkedLoss(torch.autograd.Function):
             outputs[:, len(weight) :] = -torch.inf
             if bias is not None:
                 outputs[:, : len(weight)] += bias
-            total += _to_gradients(outputs, targets[part])
+            total += _to_gradients(outputs, targets[part], counted - start)
             if gradient is not None:
                 torch.mm(outputs, copy, out=gradient[part])
             if needs_weight:
@@ -221,7 +223,7 @@ class _ChunkedLoss(torch.autograd.Function):
             if bias_gradient is not None:
                 bias_gradient += outputs[:, : len(weight)].sum(0, dtype=torch.float32)
         if gradient is not None and not complete:
-            gradient = torch.zeros_like(hidden).index_copy_(0, rows, gradient)
+            gradient = torch.zeros_like(hidden).index_copy_(0, rows, gradient[:counted])
         ctx.save_for_backward(gradient, weight_gradient, bias_gradient)
         return total
 
@@ -232,9 +234,17 @@ class _ChunkedLoss(torch.autograd.Function):
         return hidden, weight, None, bias, None, None
 
 
-def _to_gradients(logits: Tensor, targets: Tensor) -> Tensor:
+def _gathered(hidden: Tensor, labels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(hidden [rows or more, width], labels) at these rows, with rows that do not count up to a multiple of ROW_STEP:
+    every other number of rows would have oneDNN make a kernel of its own, and leave gaps in the heap."""
+    more = min(-len(rows) % ROW_STEP, len(labels) - len(rows))
+    padded = functional.pad(rows, (0, more))
+    return hidden[padded], labels[padded].clamp_(min=0)
+
+
+def _to_gradients(logits: Tensor, targets: Tensor, counted: int) -> Tensor:
     """Logits [rows, vocabulary] become, in place, the gradients of the summed loss, which is returned as a float32
-    scalar; `targets` is [rows].
+    scalar; `targets` is [rows]. Only the first `counted` rows count.
 
     Probabilities are rounded to the logits' dtype. What is left of 1 besides the target is therefore summed from the
     other tokens: in bfloat16 1 - 0.999 would be nothing."""
@@ -245,5 +255,7 @@ def _to_gradients(logits: Tensor, targets: Tensor) -> Tensor:
     logits[target_cells] = 0.0
     rest = (logits @ logits.new_ones(logits.shape[1])).float().clamp_(max=1.0)
     logits[target_cells] = -rest.to(logits.dtype)
+    logits[counted:] = 0.0
     tiny = torch.finfo(torch.float32).tiny
-    return -torch.where(rest < 0.5, torch.log1p(-rest), likely.clamp_min(tiny).log()).sum()
+    losses = torch.where(rest < 0.5, torch.log1p(-rest), likely.clamp_min(tiny).log())
+    return -losses[:counted].sum()

@@ -182,7 +182,7 @@ def _run_ray_train(declared: Train, runner: Any, name: str, home: str, placement
             storage_path=home,
             failure_config=FailureConfig(max_failures=FAILURES),
             callbacks=[_failure_callback(runner)],
-            worker_runtime_env={"env_vars": _worker_environment(threads, gpu=gpu)},
+            worker_runtime_env={"env_vars": worker_environment(threads, gpu=gpu)},
         ),
     ).fit()
 
@@ -205,7 +205,8 @@ def _sort_exceptions(by_rank: dict[int, Exception]) -> tuple[tuple[WorkerFailure
     return failures, any(not isinstance(error, WorkerFailedError | SoldiomError) for error in by_rank.values())
 
 
-def _worker_environment(threads: int, *, gpu: bool) -> dict[str, str]:
+def worker_environment(threads: int, *, gpu: bool) -> dict[str, str]:
+    """The environment that a worker starts with: its threads wait and its memory is taken as its device wants."""
     variables = {"RAY_TRAIN_COLLECTIVE_TIMEOUT_S": COLLECTIVE_SECONDS}
     if not gpu:
         # Threads that spin while they wait take the CPU from the ones they wait for as soon as anything else runs:

@@ -5,7 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,8 @@ def prepare_work(
         report = part_of(context.report, 0.0, TOKENISING_SHARE)
         laps.end("plan")
         tokens = task.tokenize(artifacts, dataset, processor, tokens_by, declared, report)
+        if declared.batch_tokens is None and (epoch_tokens := tokens.counts.get(TRAIN)):
+            setup = replace(planner, epoch_tokens=epoch_tokens).choose()  # steps are as large as they will be
         cuts = task.cuts(artifacts, tokens, planner.shape.length)
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})

@@ -14,6 +14,13 @@ SLACK = {"cpu": 0.2, "cuda": 0.08}
 """What an allocator needs besides, as a share of the passing small blocks. glibc (2.36) aligns each of torch's blocks
 by leaving splinters that are handed out to small objects, so a freed block rarely takes the next of its size: 0 to
 0.5 measured, 0.06 with every block mapped on its own. The share on a GPU is not measured here."""
+FITTED = {
+    "cpu": "the process itself and the allocator's gaps are fitted on one machine (x86-64, glibc 2.36, 2 cores);"
+    " the rest is counted on the model's own step",
+    "cuda": "the process itself and the allocator's gaps are assumed, as no GPU was there to measure them;"
+    " the rest is counted on the model's own step",
+}
+"""What of the estimate is no arithmetic, by device."""
 BUCKET_BYTES = 4 * 50_000_000
 """Gradients that DeepSpeed exchanges together (see `train.strategies.zero`)."""
 NF4_BYTES = 0.52

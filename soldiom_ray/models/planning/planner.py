@@ -51,6 +51,8 @@ class Planner:
     cluster: Cluster
     stored_bytes: float = 0.0
     cache: PlanCache = field(default_factory=PlanCache)
+    epoch_tokens: float | None = None
+    """Of one pass over the data, where that is known: a short training takes smaller steps."""
     _sizes: Sizes | None = None
 
     @property
@@ -76,7 +78,7 @@ class Planner:
     @property
     def batch_tokens(self) -> int:
         """Tokens of a step; the most there may be where that depends on the data."""
-        return batch_tokens(self.declared, tokens_to_read(self.declared, None))
+        return batch_tokens(self.declared, tokens_to_read(self.declared, self.epoch_tokens))
 
     @property
     def max_units(self) -> int:
@@ -219,7 +221,7 @@ def alternatives(planner: Planner) -> Iterator[str]:
         except ValueError:
             continue
         other = with_declared(shape, **{name: getattr(changed, name) for name in changes})
-        if Planner(other, planner.cluster, planner.stored_bytes, planner.cache).choose().fits:
+        if replace(planner, shape=other, _sizes=None).choose().fits:
             yield words
     for machines in (_more_memory(planner), _with_gpus(planner)):
         words = next((words for larger, words in machines if larger.choose().fits), "")

@@ -8,7 +8,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read
 from soldiom_ray.models.planning.cache import PlanCache
 from soldiom_ray.models.planning.machine import Cluster, Node
-from soldiom_ray.models.planning.memory import Footprint
+from soldiom_ray.models.planning.memory import FITTED, Footprint
 from soldiom_ray.models.planning.planner import Planner, TrainingSetup, alternatives, refusal
 from soldiom_ray.models.planning.shape import shape_of
 
@@ -39,7 +39,7 @@ def plan_report(
     the device's floating-point operations per second; what is found out about the model is kept in `home`."""
     cluster = resources if isinstance(resources, Cluster) else Cluster((Node(1, float(resources)),), "as asked")
     shape = shape_of(folder, declared, processor=processor, bfloat16=bfloat16, device=cluster.device(declared.workers))
-    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)), PlanCache(home))
+    planner = Planner(shape, cluster, float((stored or {}).get("bytes", 0)), PlanCache(home), train_tokens)
     chosen = planner.choose()
     device, host = cluster.share(declared.workers)
     fitting = [] if chosen.fits else list(alternatives(planner))
@@ -70,6 +70,7 @@ def plan_report(
         "refusal": f"{error.what} Remedy: {error.remedy}" if error else "",
         "alternatives": fitting,
         "advice": _advice(planner),
+        "fitted": FITTED[planner.device],
         **_duration(tokens_to_read(declared, train_tokens), speed, speed_source),
         "strategies": [_setup_json(setup) for setup in planner.all_setups()] if all_strategies else [],
     }
