@@ -140,7 +140,8 @@ def test_what_blocks_begin_with_is_read_once_and_only_counted_tokens_are_scored(
                 assert result.correct.tolist() == ((logits.argmax(-1) == ids[0, 1:]).numpy() & mask[1:]).tolist()
 
 
-def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None:
+@pytest.mark.parametrize("ignored", [5, 30])
+def test_the_chunked_loss_has_the_gradients_of_the_plain_one(ignored: int, base: Path) -> None:
     import torch
 
     from soldiom_ray.models.labels import IGNORE_INDEX
@@ -150,7 +151,7 @@ def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None
     model, _ = load_model(base, dtype="float32")
     ids = torch.randint(0, 300, (3, 33))
     labels = ids[:, 1:].clone()
-    labels[0, :5] = IGNORE_INDEX
+    labels[: 1 + ignored // 10, :ignored] = IGNORE_INDEX
     loss = CausalLoss(model)
     assert loss.chunked
     with causal_blocks(model, 32):
@@ -164,6 +165,22 @@ def test_the_chunked_loss_has_the_gradients_of_the_plain_one(base: Path) -> None
     assert total.item() == pytest.approx(plain.item(), rel=1e-5)
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=2e-4, rtol=2e-4)
+
+
+def test_a_loss_over_some_positions_computes_few_numbers_of_rows() -> None:
+    """Each number of rows is a kernel that oneDNN makes and keeps: 4 MB with a vocabulary of 49,152."""
+    import torch
+
+    from soldiom_ray.models.loss import ROW_STEP, _gathered
+
+    hidden, labels = torch.randn(1000, 4), torch.arange(1000)
+    numbers = set()
+    for counted in range(0, 1001, 7):
+        rows = torch.randperm(1000)[:counted]
+        states, targets = _gathered(hidden, labels, rows)
+        numbers.add(len(states))
+        assert torch.equal(states[:counted], hidden[rows]) and torch.equal(targets[:counted], labels[rows])
+    assert numbers == {*range(0, 1000, ROW_STEP), 1000}
 
 
 def test_generation_equals_the_models_own(generator: Generator) -> None:

@@ -5,6 +5,7 @@ import json
 import shutil
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -299,6 +300,14 @@ def test_the_command_prints_a_plan_for_machines_that_are_not_there(tmp_path: Pat
     assert "It does not fit" in shown and "gradients" in shown and "fitted on one machine" in shown
     wrong = home.run("plan", "--base", "builtin/none", code=2)
     assert "does not come with Soldiom" in wrong.stderr
+
+
+def test_a_short_training_is_planned_with_the_steps_that_it_will_take() -> None:
+    declared = Train(base_model="builtin/tiny", sequence_length=64)
+    planner = planner_for(TINY, declared, cluster(8))
+    short = replace(planner, epoch_tokens=64 * 64)
+    assert planner.choose().positions == 8192 and short.choose().positions == 64
+    assert short.choose().footprint.total < planner.choose().footprint.total
 
 
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
