@@ -1,4 +1,4 @@
-"""Tokens per second and peak memory of the training loop on two CPU cores; ours and TRL's SFTTrainer.
+"""Tokens per second and peak memory of the training loop on two CPU cores; ours, a plain loop, and TRL's SFTTrainer.
 
     python -m venv /tmp/trl
     /tmp/trl/bin/pip install torch==2.13.0 transformers==5.23.0 peft==0.21.2 'trl==1.16.*' datasets accelerate numpy
@@ -9,7 +9,8 @@ PubMedQA abstracts, or the standard library's source where they are not at hand.
 documents with the same optimiser, learning rates and tokens per step, each in a fresh process, in turns; the best run
 counts. Tokens are real ones, padding is not counted. The loss is taken by one and the same code on held-out documents.
 Tokens per second of a core (the process's CPU time; waiting threads sleep) say more where other work runs beside it.
-`--quick` begins from random weights. `--workers` compares two workers with one of two threads.
+`--base FOLDER` takes a Llama of yours instead, such as SmolLM2 where `SOLDIOM_HOME/models` holds it; `--quick` begins
+from random weights. `--workers` compares two workers with one of two threads.
 TRL's peer settings are in `training_peer.py`: SFTConfig untouched, and the fastest one found. Ours runs in the peer's
 environment, which has only torch, transformers and peft of what Soldiom needs.
 """
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from training_work import SHAPE, Clock, documents, held_out_loss, plain_model
+from training_work import SHAPE, Clock, documents, held_out_loss, plain_model, with_lora
 
 PUBMED = Path(__file__).parents[2] / "shared" / "data" / "medical_pubmedqa" / "train.jsonl"
 PIECES, END = 50_257, "<|endoftext|>"
@@ -58,17 +59,25 @@ def sources() -> Iterator[str]:
             yield path.read_text(errors="replace")
 
 
-def prepare(folder: Path, steps: int) -> dict[str, Any]:
+def prepare(folder: Path, steps: int, base: Path | None) -> dict[str, Any]:
     """The tokenizer and the documents of all sides; what they have in common."""
     import numpy as np
-    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
     learnable, description = texts()
     random.Random(5).shuffle(learnable)
-    tokenizer = ByteLevelBPETokenizer()
-    tokenizer.train_from_iterator([*learnable, *sources()], vocab_size=PIECES, special_tokens=[END])
+    parameters, tokenizer, end_token, shape = PARAMETERS, ByteLevelBPETokenizer(), END, SHAPE
+    if base is None:
+        tokenizer.train_from_iterator([*learnable, *sources()], vocab_size=PIECES, special_tokens=[END])
+    else:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+        end_token = json.loads((base / "tokenizer_config.json").read_text())["eos_token"]
+        from soldiom_ray.models.planning.headers import weight_headers
+
+        shape = json.loads((base / "config.json").read_text())
+        parameters = sum(weight_headers(base)["parameters"].values())
     tokenizer.save(str(folder / "tokenizer.json"))
-    end = tokenizer.token_to_id(END)
+    end = tokenizer.token_to_id(end_token)
 
     def encoded(texts: list[str]) -> list[Any]:
         return [np.array([*encoding.ids, end]) for encoding in tokenizer.encode_batch(texts)]
@@ -84,7 +93,9 @@ def prepare(folder: Path, steps: int) -> dict[str, Any]:
     lengths = [len(row) for row in splits["train"]]
     print(f"{len(lengths)} documents ({description}), {sum(lengths)} tokens, median {statistics.median(lengths):.0f}\n")
     return {
-        "documents": str(folder / "documents.npz"), "tokenizer": str(folder / "tokenizer.json"), "end": END,
+        "documents": str(folder / "documents.npz"), "tokenizer": str(folder / "tokenizer.json"), "end": end_token,
+        "parameters": parameters, "widths": [shape["hidden_size"], shape["intermediate_size"]],
+        "base": str(base) if base else None,
         "pieces": tokenizer.get_vocab_size(), "length": LENGTH, "longest": 1024, "blocks_per_step": BLOCKS,
         "documents_per_step": DOCUMENTS, "warmup_steps": 2, "weight_decay": 0.01, "seed": 17, "threads": 2,
     }  # fmt: skip
@@ -106,13 +117,7 @@ def train(job: dict[str, Any]) -> None:
         torch.distributed.init_process_group("gloo")
     model = plain_model(job)
     if job["method"] == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(model.to(torch.bfloat16), adapter)
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+        model = with_lora(model)
     train = Blocks(np.concatenate(documents(job, job.get("split", "train"))), job["length"])
     steps = -(-len(train) // job["blocks_per_step"])
     schedule = Schedule(
@@ -201,13 +206,13 @@ def run(python: Path, script: str, job: dict[str, Any], folder: Path) -> dict[st
     return measured
 
 
-def matrix_rate(kind: str) -> float:
+def matrix_rate(kind: str, widths: list[int]) -> float:
     """Floating-point operations per second of the model's own widest layer on a step's positions, two threads."""
     import torch
 
     torch.set_num_threads(2)
-    left = torch.randn(LENGTH * BLOCKS, SHAPE["hidden_size"]).to(getattr(torch, kind))
-    right = torch.randn(SHAPE["intermediate_size"], SHAPE["hidden_size"]).to(getattr(torch, kind))
+    left = torch.randn(LENGTH * BLOCKS, widths[0]).to(getattr(torch, kind))
+    right = torch.randn(widths[1], widths[0]).to(getattr(torch, kind))
     return _fastest(lambda: torch.nn.functional.linear(left, right), 2 * left.numel() * len(right))
 
 
@@ -226,14 +231,13 @@ def compare(common: dict[str, Any], options: argparse.Namespace, folder: Path) -
     runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
     rates: dict[str, float] = {"float32": 0.0, "bfloat16": 0.0}
     for _ in range(options.rounds):
-        rates = {kind: max(rate, matrix_rate(kind)) for kind, rate in rates.items()}
+        rates = {kind: max(rate, matrix_rate(kind, common["widths"])) for kind, rate in rates.items()}
         for method in options.methods:
             job = common | {"method": method, "learning_rate": RATES[method]}
             for side in options.sides:
-                ours = side == "ours"
                 python = Path(sys.executable) if options.peers is None else options.peers / "bin" / "python"
-                script = "training.py" if ours else "training_peer.py"
-                if ours or options.peers:
+                script = {"ours": "training.py", "plain": "training_plain.py"}.get(side, "training_peer.py")
+                if script != "training_peer.py" or options.peers:
                     measured = run(python, script, job | {"side": side}, folder)
                     runs.setdefault((method, side), []).append(measured)
                     print(f"{method} {side}: {measured}", file=sys.stderr, flush=True)
@@ -249,7 +253,7 @@ def compare(common: dict[str, Any], options: argparse.Namespace, folder: Path) -
             best, own = (max(result[key] for result in group) for group in (results, ours))
             cells += [f"{best:,.0f}", f"{own / best:.2f} times"]
         fastest = max(result["tokens_per_second"] for result in results)
-        work = fastest * PARAMETERS * (6 if method == "full" else 4)
+        work = fastest * common["parameters"] * (6 if method == "full" else 4)
         peak, own = (min(result["peak_mib"] for result in group) for group in (results, ours))
         cells += [f"{work / rates['bfloat16']:.0%}", f"{peak:,.0f}", f"{own / peak:.2f} times"]
         print(f"| {' | '.join(cells)} | {statistics.mean(result['loss'] for result in results):.4f} |")
@@ -277,7 +281,8 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peers", type=Path, help="virtual environment with trl")
-    parser.add_argument("--sides", nargs="*", default=["ours", "trl-default", "trl-best"])
+    parser.add_argument("--sides", nargs="*", default=["ours", "plain", "trl-default", "trl-best"])
+    parser.add_argument("--base", type=Path, help="folder of a Llama with its tokenizer, instead of the one of 33 M")
     parser.add_argument("--methods", nargs="*", default=["full", "lora"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=12)
@@ -292,8 +297,8 @@ def main() -> None:
         stored = folder / "common.json"
         if not stored.is_file():
             folder.mkdir(exist_ok=True, parents=True)
-            common = prepare(folder, options.steps)
-            if not options.quick:
+            common = prepare(folder, options.steps, options.base)
+            if not options.quick and options.base is None:
                 first = common | {"method": "full", "learning_rate": 1e-3, "side": "ours", "split": "before"}
                 run(Path(sys.executable), "training.py", first | {"keep": str(folder / "base")}, folder)
                 common["base"] = str(folder / "base")

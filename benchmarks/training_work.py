@@ -33,6 +33,19 @@ def plain_model(job: dict[str, Any]) -> Any:
     return LlamaForCausalLM(LlamaConfig(vocab_size=job["pieces"], bos_token_id=0, eos_token_id=0, **SHAPE))
 
 
+def with_lora(model: Any) -> Any:
+    """Its weights frozen in bfloat16, LoRA of rank 16 in float32 beside every linear layer."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    adapter = LoraConfig(r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    tuned: Any = get_peft_model(model.to(torch.bfloat16), adapter)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return tuned
+
+
 def documents(job: dict[str, Any], split: str) -> "list[Ids]":
     """Ids of each document, the end token last."""
     import numpy as np
