@@ -60,12 +60,12 @@ CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any]]] = {
 PAIRS = "SmolLM2 lora 512 pairs"
 SMOLLM2 = "builtin/smollm2-135m-instruct"
 CASES |= {
-    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length})
+    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length, "batch_tokens": 8192})
     for method in ("full", "lora", "prompt")
     for length in (512, 2048)
-} | {PAIRS: (SMOLLM2, {"method": "lora", "sequence_length": 512})}
+} | {PAIRS: (SMOLLM2, {"method": "lora", "sequence_length": 512, "batch_tokens": 1024})}
 QUICK = ("4 M full 512", "4 M lora 512", "4 M full 512 recomputed", "BERT 22 M full 128")
-STEPS, SMOLLM2_STEPS = 5, 3
+STEPS, SMOLLM2_STEPS, PAIRS_STEPS = 5, 3, 10
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def run(name: str, folder: str) -> dict[str, Any]:
     context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
     declared = Train.model_validate({"base_model": f"{folder}/base", "batch_tokens": 2048, "validations": 1,
                                      "validation_tokens": 2048, "epochs": 100} | CASES[name][1])  # fmt: skip
-    steps = SMOLLM2_STEPS if CASES[name][0] == SMOLLM2 else STEPS
+    steps = PAIRS_STEPS if name == PAIRS else SMOLLM2_STEPS if CASES[name][0] == SMOLLM2 else STEPS
     declared = declared.model_copy(update={"max_tokens": steps * declared.batch_tokens})
     trained = run_locally(context, _dataset(context.artifacts, declared, pairs=name == PAIRS), declared)
     return {"predicted": trained.details["predicted_mib"], "measured": round(_peak_mib())}
