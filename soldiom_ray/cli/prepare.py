@@ -9,6 +9,7 @@ from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table
+from soldiom_ray.cli.summary import print_sides
 from soldiom_ray.settings import load_settings
 
 
@@ -65,6 +66,8 @@ def prepare(
         "id": job["result"]["dataset"],
         "counts": counts,
         "drops": details.get("drops", {}),
+        "sides": details.get("sides", {}),
+        "warnings": details.get("warnings", []),
         "mapping": mapping,
         "samples": samples,
         "job": job["id"],
@@ -77,6 +80,7 @@ def prepare(
         whole = f"{counts['functions']} functions in {whole}" if "functions" in counts else whole
         print(f"Dataset {result['id']}: {counts.get('kept', 0)} of {whole} kept")
         print_table([{"what": key, "count": value} for key, value in sorted(counts.items())], ["what", "count"])
+        print_sides(details)
 
 
 def embed(

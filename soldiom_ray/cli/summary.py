@@ -36,6 +36,18 @@ def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def print_sides(details: Mapping[str, Any]) -> None:
+    """Print what each side of a split holds, and the warnings."""
+    sides: dict[str, dict[str, int]] = details.get("sides", {})
+    if sides:
+        print()
+        columns = ["side", *next(iter(sides.values()))]
+        rows = [{"side": name} | {key: f"{value:,}" for key, value in side.items()} for name, side in sides.items()]
+        print_table(rows, columns)
+    for warning in details.get("warnings", []):
+        print(f"Warning: {warning}")
+
+
 def scored_examples(settings: Settings, job: Mapping[str, Any]) -> "list[Example]":
     """Examples in the scores that a job made; they are in no row of the database."""
     from soldiom_ray.artifacts import Artifacts
@@ -98,6 +110,9 @@ def print_summary(
 
     metrics, model = job["metrics"], job["result"].get("model_id")
     print()
+    for stage in job["stages"]:
+        if stage["stage"] == "prepare":
+            print_sides(stage["details"] or {})
     if metrics:
         print_table(
             metric_rows(metrics),

@@ -66,12 +66,15 @@ def _functions(declared: Prepare) -> list[str]:
 
 
 def _splits(counts: Mapping[str, int], details: Mapping[str, Any]) -> list[str]:
-    characters, split = details["characters"], details["split"]
+    characters, split, sides = details["characters"], details["split"], details["sides"]
+    columns = ["groups", *(["labels"] if details["labels"] else [])]
+    rows = [(name, counts[name], characters[name], *(sides[name][key] for key in columns)) for name in characters]
     return [
         "## Splits",
-        _table(("split", "samples", "characters"), [(name, counts[name], characters[name]) for name in characters]),
+        _table(("split", "samples", "characters", *columns), rows),
         f"Test is held out by {split['test_by']}, validation by {split['validation_by']}, seed {split['seed']}.",
         *(f"- {note}" for note in split["notes"]),
+        *(f"- **Warning**: {warning}" for warning in details["warnings"]),
     ]
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE_VERSION = 6
+STAGE_VERSION = 7
 PAIRS_VERSION = 1
 """Of how pairs are made of code; only ids of datasets of such pairs hash it."""
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare.document_table import DocumentTable
 from soldiom_ray.prepare.filters.language import language_problem
+from soldiom_ray.prepare.sides import check_sides, describe_sides
 from soldiom_ray.records import Split
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def counts_and_details(
         **{f"redacted_{name}": redactions[name] for name in declared.redact},
         **({"pictures": pictures} if pictures else {}),
     }
+    labels = _count_labels(document_table, members)
+    sides = describe_sides(document_table, members, labels)
     details: dict[str, Any] = {
         "drops": dict(sorted(drops.items())),
         "redactions": {name: redactions[name] for name in declared.redact},
@@ -51,21 +54,29 @@ def counts_and_details(
             for name in ("license", "kind", "language")
         },
         **({"languages_not_detected": problem} if (problem := language_problem()) else {}),
-        "labels": _labels(document_table, members),
+        "labels": _most_frequent(labels),
         "groups": _groups(document_table, members),
         "characters": {split: int(document_table.characters[positions].sum()) for split, positions in members.items()},
+        "sides": sides,
+        "warnings": check_sides(sides, labels, declared.split),
     }
     return counts, details
 
 
-def _labels(document_table: DocumentTable, members: "dict[Split, NDArray[np.int64]]") -> dict[str, dict[str, int]]:
-    """Samples per label and split, the most frequent label first; empty where samples have none."""
+def _count_labels(
+    document_table: DocumentTable, members: "dict[Split, NDArray[np.int64]]"
+) -> dict[str, dict[str, int]]:
+    """Samples per label and split; empty where samples have none."""
     counts: dict[str, dict[str, int]] = {}
     for split, positions in members.items():
         lines = document_table.column("labels", positions)
         for label, count in Counter(label for some in lines for label in some.split("\n")).items():
             if 0 < len(label) <= MAX_LABEL_CHARACTERS:
                 counts.setdefault(label, {})[split] = count
+    return counts
+
+
+def _most_frequent(counts: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
     most_frequent = sorted(counts, key=lambda label: (-sum(counts[label].values()), label))[:MAX_LABELS]
     return {label: counts[label] for label in most_frequent}
 
