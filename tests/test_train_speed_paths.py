@@ -119,7 +119,7 @@ def test_a_piece_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> No
     exact = torch.softmax(logits, -1)[0, 3] - 1
     rounded = logits.bfloat16()
     assert torch.softmax(rounded, -1)[0, 3] == 1.0
-    loss = _to_gradients(rounded, torch.tensor([3]))
+    loss = _to_gradients(rounded, torch.tensor([3]), 1)
     assert float(rounded[0, 3]) == pytest.approx(float(exact), rel=1e-2)
     assert float(loss) == pytest.approx(-float(torch.log_softmax(logits, -1)[0, 3]), rel=1e-2)
 
