@@ -144,14 +144,19 @@ def test_controls_boxes_and_alternatives_are_read_once() -> None:
         + paragraph(f"<w:r><mc:AlternateContent>{choice}{fallback}</mc:AlternateContent></w:r>", run("Anchor"))
         + paragraph('<w:r><w:pict><v:shape><v:textpath string="DRAFT"/></v:shape></w:pict></w:r>')
         + paragraph(
-            '<w:hyperlink r:id="rId99">', run("the link"), "</w:hyperlink><w:fldSimple>", run("field"), "</w:fldSimple>"
+            '<w:hyperlink r:id="rId99">',
+            run("the link"),
+            "</w:hyperlink><w:fldSimple>",
+            run(" field"),
+            "</w:fldSimple>",
         )
         + f"<w:customXml>{paragraph('<w:smartTag>' + run('tagged') + '</w:smartTag>')}</w:customXml>"
         + paragraph(f"<w:ruby><w:rt>{run('kan')}</w:rt><w:rubyBase>{run('漢')}</w:rubyBase></w:ruby>")
     )
     data = word(body)
     assert blocks(data) == [
-        "Before inline after", "block", "in a cell | b", "Anchor", "In the box", "DRAFT", "the linkfield", "tagged", "漢(kan)",
+        "Before inline after", "block", "in a cell | b", "Anchor", "In the box", "DRAFT", "the link field",
+        "tagged", "漢(kan)",
     ]  # fmt: skip
     assert skipped(data) == {"alternatives": 1, "link_addresses": 1}
 
@@ -161,10 +166,12 @@ def test_equations_keep_their_structure() -> None:
         return f"<m:{name}><m:r><m:t>{text}</m:t></m:r></m:{name}>"
 
     root = f"<m:rad>{part('e', 'x+1')}</m:rad>"
-    total = f'<m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr>{part("sub", "i=1")}{part("sup", "n")}{part("e", "i")}</m:nary>'
+    limits = part("sub", "i=1") + part("sup", "n")
+    total = f'<m:nary><m:naryPr><m:chr m:val="∑"/></m:naryPr>{limits}{part("e", "i")}</m:nary>'
     equation = (
         f"<m:f>{part('num', 'a+b')}{part('den', '2')}</m:f><m:r><m:t>=</m:t></m:r>"
-        f"<m:sSup>{part('e', 'c')}{part('sup', '2')}</m:sSup><m:r><m:t>+</m:t></m:r>{root}<m:r><m:t>+</m:t></m:r>{total}"
+        f"<m:sSup>{part('e', 'c')}{part('sup', '2')}</m:sSup><m:r><m:t>+</m:t></m:r>{root}"
+        f"<m:r><m:t>+</m:t></m:r>{total}"
     )
     data = word(paragraph(run("So "), f"<m:oMathPara><m:oMath>{equation}</m:oMath></m:oMathPara>"))
     assert blocks(data) == ["So (a+b)/2=c^2+√(x+1)+∑_(i=1)^n i"]
@@ -172,9 +179,11 @@ def test_equations_keep_their_structure() -> None:
 
 def test_notes_comments_and_headers_are_read_like_the_body() -> None:
     def note(kind: str, text: str) -> str:
-        return f'<w:{kind}s{NAMESPACES}><w:{kind} w:id="2">{paragraph(f"<w:ins>{run(text)}</w:ins>")}</w:{kind}></w:{kind}s>'
+        content = paragraph(f"<w:ins>{run(text)}</w:ins>")
+        return f'<w:{kind}s{NAMESPACES}><w:{kind} w:id="2">{content}</w:{kind}></w:{kind}s>'
 
-    box = f"<w:r><w:pict><v:textbox><w:txbxContent>{paragraph(run('header box'))}</w:txbxContent></v:textbox></w:pict></w:r>"
+    box = f"<w:txbxContent>{paragraph(run('header box'))}</w:txbxContent>"
+    box = f"<w:r><w:pict><v:textbox>{box}</v:textbox></w:pict></w:r>"
     related = {
         "footnotes": note("footnote", "At the foot."),
         "endnotes": note("endnote", "At the end."),
@@ -200,7 +209,8 @@ def test_lists_are_numbered_as_word_numbers_them() -> None:
     restart = '<w:lvlOverride w:ilvl="0"><w:startOverride w:val="7"/></w:lvlOverride>'
     lists = (
         f'<w:numbering{NAMESPACES}><w:abstractNum w:abstractNumId="3">{levels}</w:abstractNum><w:num w:numId="5">'
-        f'<w:abstractNumId w:val="3"/></w:num><w:num w:numId="6"><w:abstractNumId w:val="3"/>{restart}</w:num></w:numbering>'
+        f'<w:abstractNumId w:val="3"/></w:num><w:num w:numId="6"><w:abstractNumId w:val="3"/>{restart}</w:num>'
+        "</w:numbering>"
     )
 
     def item(text: str, level: int, number: int = 5) -> str:

@@ -187,7 +187,7 @@ class OfficeReader:
             self.skipped[_COUNTED[name]] += 1
         elif name == "textpath":
             return [text] if (text := (element.get("string") or "").strip()) else []
-        elif name == "hyperlink" and any(key.endswith("}id") for key in element.keys()):
+        elif name == "hyperlink" and any(key.endswith("}id") for key, _ in element.items()):
             self.skipped["link_addresses"] += 1
         elif name in ("chart", "relIds"):
             wanted = "}id" if name == "chart" else "}dm"
