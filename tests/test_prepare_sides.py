@@ -1,6 +1,8 @@
-"""What each side of a split holds, and the warnings about sides that are no basis for training or for scores."""
+"""How large the sides of a split are, what each holds, and warnings where a side is no basis for training or scores."""
 
+from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from preparing import context_in, document, documents_of
@@ -9,6 +11,7 @@ from soldiom_ray.cli.summary import print_sides
 from soldiom_ray.domains.schema import Prepare, SplitRule
 from soldiom_ray.prepare import prepare
 from soldiom_ray.prepare.sides import LabelCounts, check_sides
+from soldiom_ray.prepare.split import Member, assign_splits
 
 
 def side(samples: int, documents: int | None = None, characters: int | None = None) -> dict[str, int]:
@@ -104,3 +107,46 @@ def test_card_manifest_and_output_show_each_side_and_its_warnings(
     print_sides(dataset.details)
     shown = capsys.readouterr().out
     assert "side" in shown and all(f"Warning: {warning}" in shown for warning in warnings)
+
+
+def members_of(sizes: list[int], samples: list[int] | None = None) -> list[Member]:
+    """Groups of these characters and samples, the first the newest."""
+    counts = samples or [1] * len(sizes)
+    return [
+        Member(f"{n}:{k}", f"group{n}", size // count, f"2026-01-{31 - n:02}T00:00:00+00:00")
+        for n, (size, count) in enumerate(zip(sizes, counts, strict=True))
+        for k in range(count)
+    ]
+
+
+BOOK_AND_LETTERS = [*[300 + 20 * n for n in range(20)], 200_000]
+
+
+@pytest.mark.parametrize("by", ["group", "document", "time"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_book_and_twenty_letters_leave_most_letters_and_the_book_to_train(
+    by: Literal["group", "document", "time"], seed: int
+) -> None:
+    members = members_of(BOOK_AND_LETTERS)
+    splits, _ = assign_splits(members, SplitRule(by=by, seed=seed))
+    counts = Counter(splits)
+    assert 2 <= counts["test"] <= 3 and 1 <= counts["validation"] <= 2
+    assert splits[-1] == "train"
+    backwards, _ = assign_splits(members[::-1], SplitRule(by=by, seed=seed))
+    assert backwards[::-1] == splits
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_group_of_many_short_samples_is_not_held_out_for_a_small_share_of_the_text(seed: int) -> None:
+    sizes, samples = [*[10_000] * 10, 9_000], [*[4] * 10, 300]
+    members = members_of(sizes, samples)
+    splits, _ = assign_splits(members, SplitRule(seed=seed))
+    assert splits[-1] == "train"
+    assert splits.count("test") / len(splits) < 0.15
+
+
+def test_groups_that_are_named_are_held_out_whatever_their_share() -> None:
+    members = members_of(BOOK_AND_LETTERS)
+    rule = SplitRule(test=0, validation=0, test_groups=("group20",))
+    splits, _ = assign_splits(members, rule)
+    assert splits.count("test") == 1 and splits[-1] == "test"

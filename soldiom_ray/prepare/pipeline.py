@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-STAGE_VERSION = 7
+STAGE_VERSION = 8
 PAIRS_VERSION = 1
 """Of how pairs are made of code; only ids of datasets of such pairs hash it."""
 
@@ -150,8 +150,8 @@ def _split(document_table: DocumentTable, declared: Prepare) -> dict[str, Any]:
     members: dict[str | int, Member] = {}
     keys: Sequence[str | int] = documents if document_table.functions() else range(len(remaining))
     for key, name, group, time, own_split, size in zip(keys, documents, *columns, sizes, strict=True):
-        size_before = members[key].characters if key in members else 0
-        members[key] = Member(name, group, size_before + size, time, own_split)
+        before = members.get(key, Member("", "", 0, samples=0))
+        members[key] = Member(name, group, before.characters + size, time, own_split, before.samples + 1)
     splits, how_split = assign_splits(list(members.values()), declared.split)
     split_of = dict(zip(members, splits, strict=True))
     document_table.set_splits(remaining, [SPLITS.index(split_of[key]) for key in keys])
