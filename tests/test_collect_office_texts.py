@@ -12,6 +12,7 @@ from broken_files import replaced_in_zip
 from soldiom_ray.collect.documents import parse_bytes
 
 SHARED = Path(__file__).parent.parent.parent / "shared/data"
+RELATIONSHIPS = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 NAMESPACES = "".join(
     f' xmlns:{prefix}="{address}"'
     for prefix, address in {
@@ -20,7 +21,7 @@ NAMESPACES = "".join(
         "mc": "http://schemas.openxmlformats.org/markup-compatibility/2006",
         "a": "http://schemas.openxmlformats.org/drawingml/2006/main",
         "c": "http://schemas.openxmlformats.org/drawingml/2006/chart",
-        "r": "http://schemas.openxmlformats.org/officeDocument/2006/relationships",
+        "r": RELATIONSHIPS,
         "v": "urn:schemas-microsoft-com:vml",
         "wps": "http://schemas.microsoft.com/office/word/2010/wordprocessingShape",
     }.items()
@@ -50,9 +51,7 @@ def word(body: str, related: dict[str, str] | None = None) -> bytes:
     document = docx.Document()
     for kind, source in (related or {}).items():
         part = Part(PackURI(f"/word/{kind}9.xml"), "application/vnd.x+xml", source.encode(), document.part.package)
-        document.part.rels.get_or_add(
-            f"http://schemas.openxmlformats.org/officeDocument/2006/relationships/{kind}", part
-        )
+        document.part.rels.get_or_add(f"{RELATIONSHIPS}/{kind}", part)
     sink = io.BytesIO()
     document.save(sink)
     source = f"<w:document{NAMESPACES}><w:body>{body}</w:body></w:document>"
@@ -240,3 +239,52 @@ def test_deep_nesting_ends_in_an_outcome() -> None:
     assert blocks(word(deep)) == ["deep"]
     with pytest.raises(SkippedError):
         parse_bytes("a.docx", word("<w:sdt>" * 5000 + "</w:sdt>" * 5000))
+
+
+def presentation() -> bytes:
+    import pptx
+    from lxml import etree
+    from pptx.chart.data import CategoryChartData
+    from pptx.enum.chart import XL_CHART_TYPE
+    from pptx.opc.package import Part
+    from pptx.opc.packuri import PackURI
+
+    show = pptx.Presentation()
+    slide = show.slides.add_slide(show.slide_layouts[5])
+    slide.shapes.title.text = "Results\nof the year"
+    outer = slide.shapes.add_group_shape()
+    outer.shapes.add_group_shape().shapes.add_textbox(0, 0, 9, 9).text_frame.text = "inner group\nsecond line"
+    chart_data = CategoryChartData()
+    chart_data.categories = ["North", "South"]
+    chart_data.add_series("Sales", (1.5, 2))
+    chart = slide.shapes.add_chart(XL_CHART_TYPE.COLUMN_CLUSTERED, 0, 0, 99, 99, chart_data).chart
+    chart.has_title = True
+    chart.chart_title.text_frame.text = "Sales by region"
+    box = slide.shapes.add_textbox(0, 0, 9, 9)
+    equation = "<m:oMath><m:r><m:t>E=m</m:t></m:r></m:oMath>"
+    box.text_frame.paragraphs[0]._p.append(
+        etree.fromstring(
+            f"<mc:AlternateContent{NAMESPACES}><mc:Choice><a14:m xmlns:a14='x'>{equation}</a14:m></mc:Choice>"
+            "<mc:Fallback><a:r><a:t>a picture of it</a:t></a:r></mc:Fallback></mc:AlternateContent>"
+        )
+    )
+    comment = b'<p:cmLst xmlns:p="x"><p:cm><p:text>Check this.</p:text></p:cm></p:cmLst>'
+    part = Part(PackURI("/ppt/comments/comment1.xml"), "application/vnd.x+xml", show.part.package, comment)
+    slide.part.rels.get_or_add(f"{RELATIONSHIPS}/comments", part)
+    slide.notes_slide.notes_text_frame.text = "Say it.\nSlowly."
+    slide._element.set("show", "0")
+    sink = io.BytesIO()
+    show.save(sink)
+    return sink.getvalue()
+
+
+def test_a_presentation_gives_groups_charts_equations_comments_and_notes() -> None:
+    data = presentation()
+    assert_nothing_is_lost(data, "a.pptx")
+    (parsed,) = parse_bytes("a.pptx", data)
+    assert parsed.text.split("\n\n") == [
+        "## Results of the year", "inner group\nsecond line", "Sales by region\nSales | North: 1.5 | South: 2", "E=m",
+        "Comment: Check this.", "Notes: Say it.\nSlowly.",
+    ]  # fmt: skip
+    assert parsed.metadata["hidden_slides"] == 1
+    assert parsed.metadata["skipped"].keys() == {"alternatives", "embedded_files", "layouts"}

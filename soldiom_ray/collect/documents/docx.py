@@ -60,9 +60,6 @@ class _WordReader(OfficeReader):
         self._numbering = Numbering(lists)
         self._style_facts: dict[str, tuple[str, tuple[str, int]]] = {}
 
-    def counts(self) -> dict[str, Any]:
-        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
-
     def marked(self, paragraph: Any, text: str) -> str:
         properties = paragraph.find(f"{_W}pPr")
         if properties is None:
