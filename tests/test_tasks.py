@@ -124,7 +124,7 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
         for text, has in sentences(SENTENCES)
     ]
     rates = {"full": 3e-4, "lora": None, "prompt": 0.1}
-    minilm: dict[str, Any] = {"learning_rate": rates[method], "epochs": 3}
+    minilm: dict[str, Any] = {"learning_rate": rates[method], "epochs": 3, "validation_tokens": 65_536}  # all samples
     train = declared(Path("builtin/all-MiniLM-L6-v2"), task="text_classification", method=method, **minilm)
     run = run_locally(context, dataset_of(context.artifacts, rows), train)
     assert points(context, run, "validation_accuracy")[-1] > 0.9
