@@ -17,6 +17,7 @@ from soldiom_ray.evaluate.compare import compare, paired_bootstrap
 from soldiom_ray.evaluate.gates import apply_gate
 from soldiom_ray.evaluate.metrics import DocumentSums
 from soldiom_ray.evaluate.score import choose_blocks, held_out_rows
+from soldiom_ray.examples import read_examples
 from soldiom_ray.models.load import load_model, load_tokenizer
 
 GROUPS = {"train": {"alpha": 6}, "validation": {"beta": 2}, "test": {"gamma": 6, "delta": 3}}
@@ -138,12 +139,16 @@ def test_a_model_from_random_weights_is_compared_with_a_uniform_guess(
     assert details["base_model"] == "uniform" and details["gate"]["passed"]
 
 
-def test_a_dataset_without_test_samples_is_refused(context: Context, folders: dict[str, Path]) -> None:
+def test_on_a_dataset_without_test_samples_nothing_is_measured(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, {"train": {"alpha": 2}})
     run = small_run(context, dataset, folders["better"], folders["base"])
-    with pytest.raises(InputError, match=r"holds no test samples") as caught:
-        evaluate(context, run, dataset, Evaluate())
-    assert "split.test" in caught.value.remedy
+    scores = evaluate(context, run, dataset, Evaluate())
+    gate = scores.details["gate"]
+    assert not gate["passed"] and gate["measured"] is False
+    assert gate["verdict"].startswith("Not measured") and "prepare.split.test" in gate["verdict"]
+    assert scores.details["difference"] == {} and scores.counts["tokens"] == 0
+    assert "Not measured" in context.artifacts.read(scores, "report.md").decode()
+    assert read_examples(context.artifacts, scores.id) == []
 
 
 def test_another_tokenizer_is_refused(context: Context, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -255,7 +260,9 @@ def test_unknown_metrics_are_refused_by_the_schema() -> None:
     assert Gate().metric == "loss"
 
 
-def test_ray_scores_as_this_process_does(context: Context, folders: dict[str, Path], ray_cluster: object) -> None:
+def test_ray_scores_as_this_process_does(
+    context: Context, folders: dict[str, Path], ray_cluster: object, tmp_path: Path
+) -> None:
     dataset = small_dataset(context, GROUPS)
     run = small_run(context, dataset, folders["better"], folders["base"])
     reports: list[tuple[float, str]] = []
@@ -263,6 +270,6 @@ def test_ray_scores_as_this_process_does(context: Context, folders: dict[str, Pa
     on_ray = evaluate(watched, run, dataset, Evaluate(max_tokens=400))
     assert any("scoring the base model" in message for _, message in reports)
     assert on_ray.details["gate"]["passed"]
-    empty = small_dataset(context, {"train": {"alpha": 1}})
-    with pytest.raises(InputError, match="holds no test samples"):
-        evaluate(watched, run, empty, Evaluate())
+    other = small_run(context, dataset, folders["better"], small_base(tmp_path / "other", vocabulary=301))
+    with pytest.raises(InputError, match="do not share a tokenizer"):
+        evaluate(watched, other, dataset, Evaluate(max_tokens=400))

@@ -20,8 +20,9 @@ from small_models import small_base, small_context, small_dataset, small_run, sm
 from soldiom_ray.artifacts import Context
 from soldiom_ray.db import evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
-from soldiom_ray.domains.schema import Register
+from soldiom_ray.domains.schema import Evaluate, Register
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.evaluate import evaluate
 from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.records import Manifest
 from soldiom_ray.register import register
@@ -202,6 +203,20 @@ def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context: Conte
     forced = promote(context.settings, details["model_id"], force=True)
     assert forced["gate"]["forced"] and not forced["gate"]["passed"]
     assert champion(context.settings, "fine-tuned.failed") == details["mlflow_version"]
+
+
+def test_a_model_that_nothing_was_measured_of_is_registered_and_says_so(
+    context: Context, folders: dict[str, Path]
+) -> None:
+    dataset = small_dataset(context, {"train": {"alpha": 3}})
+    run = small_run(context, dataset, folders["tuned"], folders["base"], rank="unmeasured")
+    scores = evaluate(context, run, dataset, Evaluate())
+    version = register(context, "unmeasured", run, scores, dataset, Register())
+    details, card = version.details, context.artifacts.read(version, "card.md").decode()
+    assert not details["promoted"] and details["gate"]["measured"] is False
+    assert "## Evaluation\n\nNot measured" in card and "0 group(s)" not in card
+    with pytest.raises(ConflictError, match="Not measured"):
+        promote(context.settings, details["model_id"])
 
 
 def test_mlflow_being_down_loses_nothing(context: Context, folders: dict[str, Path]) -> None:

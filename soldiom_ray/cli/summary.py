@@ -114,11 +114,12 @@ def print_summary(
         if stage["stage"] == "prepare":
             print_sides(stage["details"] or {})
     if metrics:
-        print_table(
-            metric_rows(metrics),
-            ["metric", "before", "after", "difference", "interval"],
-            "Held-out data, base against tuned (95 % interval)",
-        )
+        if rows := metric_rows(metrics):
+            print_table(
+                rows,
+                ["metric", "before", "after", "difference", "interval"],
+                "Held-out data, base against tuned (95 % interval)",
+            )
         print(metrics.get("gate", {}).get("verdict", ""))
         print_examples(scored_examples(settings, job))
     print()

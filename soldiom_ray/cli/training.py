@@ -130,7 +130,8 @@ def _print_scores(job: dict[str, Any]) -> None:
     from soldiom_ray.cli.summary import metric_rows, print_examples, scored_examples
 
     metrics = job["metrics"]
-    print_table(metric_rows(metrics), ["metric", "before", "after", "difference", "interval"])
+    if rows := metric_rows(metrics):
+        print_table(rows, ["metric", "before", "after", "difference", "interval"])
     if metrics.get("gate"):
         print(metrics["gate"].get("verdict", ""))
     print_examples(scored_examples(load_settings(), job))

@@ -1,6 +1,9 @@
 """evaluate: a run and the held-out part of its dataset become scores."""
 
-from soldiom_ray.artifacts import Context
+import json
+from typing import Any
+
+from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Evaluate, hash_input
 from soldiom_ray.records import Manifest
 
@@ -12,7 +15,8 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
     """Score a run's model and its base on the dataset's `test` split, and apply the gate to the difference.
 
     The scores artifact holds `scores.json` (every number, down to sums per document, and the examples) and `report.md`.
-    Raises InputError when the dataset holds nothing for testing, or when base and tuned model do not share a tokenizer.
+    Of a dataset without a test side nothing is scored; the gate says "Not measured". Raises InputError when the task
+    can score none of the test samples, or when base and tuned model do not share a tokenizer.
     """
     made_from = {
         "declared": hash_input("evaluate", declared),
@@ -23,6 +27,8 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
     draft = context.artifacts.draft("scores", made_from, (run.id, dataset.id))
     if (done := draft.finished()) is not None:
         return done
+    if not any(entry.name.startswith("test/") for entry in dataset.files):
+        return _not_measured(context, draft, run, dataset, declared)
 
     from soldiom_ray.evaluate.compare import compare
     from soldiom_ray.evaluate.gates import apply_gate
@@ -60,3 +66,19 @@ def evaluate(context: Context, run: Manifest, dataset: Manifest, declared: Evalu
             "gate": gate,
         },
     )
+
+
+def _not_measured(context: Context, draft: Draft, run: Manifest, dataset: Manifest, declared: Evaluate) -> Manifest:
+    """Scores that hold no number."""
+    from soldiom_ray.evaluate.gates import unmeasured_gate
+
+    gate = unmeasured_gate(
+        dataset.id, metric=declared.gate.metric, beat=declared.gate.beat, confidence=declared.gate.confidence
+    )
+    scores: dict[str, Any] = {"base_model": run.details.get("base_model"), "base": {}, "tuned": {}, "difference": {}}
+    content = scores | {"metrics": [], "gate": gate, "groups": [], "documents": [], "examples": []}
+    draft.write("scores.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
+    draft.write("report.md", f"# Scores of {run.id}\n\n{gate['verdict']}\n".encode())
+    context.report(1.0, gate["verdict"])
+    counts = {"tokens": 0, "documents": 0, "groups": 0}
+    return draft.commit(counts=counts, details={"run": run.id, "dataset": dataset.id, **scores, **counts, "gate": gate})

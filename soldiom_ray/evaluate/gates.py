@@ -9,6 +9,23 @@ MIN_DOCUMENTS = 5
 """Below this a percentile bootstrap says nothing: with one document its interval has no width at all."""
 
 
+def unmeasured_gate(dataset: str, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
+    """As `apply_gate`, of a dataset without a test side: the gate is not passed, and `measured` is false."""
+    verdict = (
+        f"Not measured: the dataset {dataset} holds no test samples. Prepare it with prepare.split.test above 0 or with"
+        " prepare.split.test_groups, or evaluate on another dataset."
+    )
+    return {
+        "metric": metric,
+        "passed": False,
+        "measured": False,
+        "verdict": verdict,
+        "beat": beat,
+        "confidence": confidence,
+        "difference": None,
+    }
+
+
 def apply_gate(comparison: Comparison, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
     """{metric, passed, verdict, beat, confidence, difference}; the verdict is one sentence for people."""
     interval = comparison.difference[metric]

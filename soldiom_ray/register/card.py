@@ -147,6 +147,8 @@ def _evaluation(scores: Manifest | None) -> str:
     if scores is None:
         return "## Evaluation\n\nNot evaluated."
     details: dict[str, Any] = scores.details
+    if not details["difference"]:
+        return f"## Evaluation\n\n{details['gate']['verdict']}"
     confidence = details.get("gate", {}).get("confidence", 0.95)
     lines = [
         f"## Evaluation\n\n{details['gate']['verdict']}\n",
@@ -191,7 +193,7 @@ def _limits(run: Manifest, scores: Manifest | None) -> str:
     ]
     if length:
         lines.append(f"- It was trained on sequences of {length} tokens; longer contexts are untested.")
-    if scores is not None and int(scores.details.get("groups", 0)) < 10:
+    if scores is not None and 0 < int(scores.details.get("groups", 0)) < 10:
         lines.append(f"- Only {scores.details['groups']} group(s) were held out: new sources may behave otherwise.")
     return "\n".join(lines)
 

@@ -161,7 +161,8 @@ def _put_in_mlflow(
     from soldiom_ray.registry import put_version, registered_name, set_champion, source_of
 
     name = registered_name(row.family, row.name, context.tenant)
-    verdict = "passed" if gate.get("passed") else "not passed" if gate else "none"
+    failed = "not passed" if gate.get("measured", True) else "not measured"
+    verdict = "passed" if gate.get("passed") else failed if gate else "none"
     tags = {
         "family": row.family,
         "tenant": context.tenant,
