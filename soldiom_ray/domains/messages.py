@@ -19,8 +19,13 @@ Message = Mapping[str, Any]
 
 def spoken(message: Message) -> str:
     """What a message says, calls included: its content, then each call as a line of JSON."""
-    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
+    calls = calls_as_json(message)
     return "\n".join([content, *calls] if (content := str(message.get("content") or "")) else calls)
+
+
+def calls_as_json(message: Message) -> list[str]:
+    """Each call of a message as a line of JSON: its name and arguments."""
+    return [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
 
 
 def labelled_text(messages: Sequence[Message]) -> str:

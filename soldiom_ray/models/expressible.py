@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from soldiom_ray.domains.messages import SYSTEM, TOOL, USER, Message, tools_of
+from soldiom_ray.domains.messages import SYSTEM, TOOL, USER, Message, calls_as_json, tools_of
 
 _TOOLS = (
     "You may call these functions. To call one, answer with <tool_call>, a line of JSON with its name and arguments,"
@@ -62,9 +62,8 @@ def folded(template: str, messages: Sequence[Message]) -> list[str]:
 def _with_calls_as_text(turn: dict[str, Any]) -> dict[str, Any]:
     if not turn.get("tool_calls"):
         return turn
-    calls = [json.dumps(call.get("function", call), ensure_ascii=False) for call in turn["tool_calls"]]
     words = [turn["content"]] if turn["content"] else []
-    text = "\n".join([*words, *(f"<tool_call>\n{call}\n</tool_call>" for call in calls)])
+    text = "\n".join([*words, *(f"<tool_call>\n{call}\n</tool_call>" for call in calls_as_json(turn))])
     return {name: value for name, value in turn.items() if name != "tool_calls"} | {"content": text}
 
 

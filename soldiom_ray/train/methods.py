@@ -9,6 +9,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.training_size import LARGEST_BATCH_TOKENS
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
+from soldiom_ray.models.saving import save_model
 from soldiom_ray.train.tasks.task import Task
 
 LEARNING_RATES = {"full": 3e-4, "lora": 1e-3, "prompt": 3e-2}
@@ -88,7 +89,9 @@ def save(model: Any, processor: Any, folder: Path, *, method: str, bfloat16: boo
             model = model.to(torch.bfloat16)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = True
-    model.save_pretrained(folder)
+        save_model(model, folder)
+    else:
+        model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
 

@@ -8,7 +8,6 @@ from soldiom_ray.collect.documents.columns import Columns, as_number, plain
 from soldiom_ray.collect.text import SkippedError
 
 _BAD = ("false", "0", "no", "n", "bad", "down", "thumbs_down", "undesirable", "rejected", "incorrect")
-_GOOD = ("true", "1", "yes", "y", "good", "up", "thumbs_up", "desirable", "chosen", "correct")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
