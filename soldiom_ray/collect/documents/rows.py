@@ -26,6 +26,8 @@ class Table:
     name: str
     columns: Sequence[str]
     rows: Iterable[Sequence[Any]]
+    titles: Sequence[str] = ()
+    """Lines above the header."""
 
 
 def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
@@ -36,7 +38,8 @@ def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, 
     if holds_trees(records[:ROWS_PER_TEXT]) and holds_trees(records) and (trees := conversations_of(records)):
         records, names = trees, list(trees[0])
     columns = choose_columns(names, requested, records)
-    table_metadata = metadata | ({"table": table.name} if table.name else {}) | {"rows": len(records)}
+    table_metadata = metadata | ({"title_rows": list(table.titles)} if table.titles else {})
+    table_metadata |= ({"table": table.name} if table.name else {}) | {"rows": len(records)}
     if columns.by_role:
         reading = Reading()
         texts = refused_texts(list(_text_per_row(table.name, records, columns, table_metadata, reading)), reading)
@@ -44,7 +47,10 @@ def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, 
             return texts
     elif len(records) > 1:
         table_metadata |= {"unrecognized_columns": list(table.columns)[:MAX_NAMES]}
-    return _pack_records(table.name, records, table_metadata)
+    texts_of_rows = [fields_text(record) for record in records]
+    if texts_of_rows and table.titles:
+        texts_of_rows[0] = "\n\n".join(["\n".join(table.titles), texts_of_rows[0]])
+    return _pack_texts(texts_of_rows, "\n\n", table.name, table_metadata)
 
 
 def tables_texts(tables: Iterable[Table], requested: Mapping[str, str], metadata: dict[str, Any]) -> list[ParsedText]:
@@ -77,16 +83,6 @@ def header_names(cells: Sequence[str], width: int) -> list[str]:
         names.append(name)
         seen.add(name)
     return names
-
-
-def looks_like_header(cells: Sequence[Any]) -> bool:
-    """Whether a first row may name the columns: distinct texts, no numbers."""
-    filled = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
-    return (
-        bool(filled)
-        and len(filled) == len(set(filled))
-        and len(filled) == sum(cell not in (None, "") for cell in cells)
-    )
 
 
 def lines_texts(name: str, rows: Sequence[Sequence[Any]], metadata: dict[str, Any]) -> list[ParsedText]:
@@ -138,10 +134,6 @@ def _text_per_row(
     row_metadata = table_metadata | {"columns": columns.by_role} | ({"blank_rows": blank} if blank else {})
     for text, part, about in texts:
         yield ParsedText(text, part, row_metadata | about)
-
-
-def _pack_records(name: str, records: Sequence[Mapping[str, Any]], metadata: dict[str, Any]) -> list[ParsedText]:
-    return _pack_texts([fields_text(record) for record in records], "\n\n", name, metadata)
 
 
 def _pack_texts(texts: Sequence[str], separator: str, name: str, metadata: dict[str, Any]) -> list[ParsedText]:
