@@ -40,6 +40,8 @@ class Context:
     job_id: str = ""
     tenant: str = "default"
     recipe: str = ""
+    notify: Callable[[list[str]], None] = lambda notes: None
+    """Tells people what to know of a stage while it still runs, in sentences."""
 
 
 def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:

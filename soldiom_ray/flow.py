@@ -103,7 +103,9 @@ def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
 
 def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:
     """Run what the recipe declares; the columns `metrics` and `result` of the job's row."""
-    context = Context(settings, Artifacts(open_storage(settings)), heartbeat.report, job_id, tenant, recipe.name)
+    context = Context(
+        settings, Artifacts(open_storage(settings)), heartbeat.report, job_id, tenant, recipe.name, heartbeat.notify
+    )
     state = _initial_state(context, recipe)
     _check_base(context, recipe)
     heartbeat.stages = declared_stages(recipe)
@@ -277,7 +279,11 @@ def _stage_details(stage: str, manifest: Manifest | None, state: WorkflowState) 
         return state.endpoint or {}
     if manifest is None:
         return {}
-    small = {key: value for key, value in manifest.details.items() if len(json.dumps(value, default=str)) < 2000}
+    small = {
+        key: value
+        for key, value in manifest.details.items()
+        if key == "notes" or len(json.dumps(value, default=str)) < 2000
+    }
     return {"counts": manifest.counts, **small}
 
 

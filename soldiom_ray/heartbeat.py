@@ -34,6 +34,12 @@ class Heartbeat:
         if self.cancelled.is_set():
             raise CancelledError(f"Job {self.job_id} was cancelled.")
 
+    def notify(self, notes: list[str]) -> None:
+        """Sentences about the running stage, for its record."""
+        if notes and self.stage:
+            with open_session(self.settings) as session:
+                jobs.set_stage(session, self.job_id, self.stage, details={"notes": notes})
+
     def begin(self, stage: str) -> None:
         """The next stage starts."""
         self.stage, self.fraction, self.message = stage, 0.0, ""

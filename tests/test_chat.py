@@ -18,7 +18,7 @@ from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt, encode_samples
-from soldiom_ray.models.expressible import folded
+from soldiom_ray.models.expressible import folded, template_gaps
 from soldiom_ray.models.tokens import CHAT_TEMPLATE, END_OF_TEXT, train_tokenizer
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
@@ -98,8 +98,14 @@ def test_a_template_that_rewrites_earlier_turns_teaches_the_last_answer_only() -
 
 
 def test_a_conversation_that_the_template_refuses_is_named_by_its_roles() -> None:
-    with pytest.raises(InputError, match="system, user"):
-        encode_chat(tokenizer_with(MISTRAL), [{"role": "system", "content": "x"}, *MESSAGES[:1]])
+    with pytest.raises(InputError, match="critic, user"):
+        encode_chat(tokenizer_with(MISTRAL), [{"role": "critic", "content": "x"}, *MESSAGES[:1]])
+
+
+def test_a_system_turn_that_the_template_refuses_is_folded_into_the_users() -> None:
+    text = chat_text(tokenizer_with(MISTRAL), [{"role": "system", "content": "x"}, *MESSAGES[:1]],
+                     add_generation_prompt=True)  # fmt: skip
+    assert text.endswith("[INST] x\n\nWhen does the lease end? [/INST]")
 
 
 def conversation_dataset(context: Context) -> Manifest:
@@ -208,7 +214,7 @@ def test_calls_and_tools_reach_a_template_that_knows_them_and_the_calls_are_taug
     said = taught(tokenizer, WITH_CALLS)
     assert 'CALL {"name": "clock", "arguments": {"zone": "UTC"}}' in said and "It is noon." in said
     assert "12:00" not in said and "late" not in said
-    assert folded(KNOWS_TOOLS, WITH_CALLS) == []
+    assert template_gaps(tokenizer, WITH_CALLS) == []
 
 
 def test_a_template_without_tools_gets_them_folded_into_what_it_can_express() -> None:
@@ -220,7 +226,8 @@ def test_a_template_without_tools_gets_them_folded_into_what_it_can_express() ->
     said = taught(tokenizer, WITH_CALLS)
     assert said.startswith('<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call><|im_end|>')
     assert "It is noon.<|im_end|>" in said and "12:00" not in said
-    assert folded(CHATML, WITH_CALLS) == ["tools", "calls", "results"]
+    assert template_gaps(tokenizer, WITH_CALLS) == ["tools", "calls", "results"]
+    assert folded(tokenizer, folded(tokenizer, WITH_CALLS)) == folded(tokenizer, WITH_CALLS)
 
 
 def test_an_answer_of_weight_0_is_read_and_not_taught() -> None:
@@ -246,19 +253,7 @@ def test_calls_are_read_from_an_answer_and_other_words_are_not() -> None:
     assert calls_in("<tool_call>clock</tool_call> <tool_call>{}</tool_call> {}") == []
 
 
-def test_what_a_template_cannot_express_is_told_with_the_number_of_samples(caplog: pytest.LogCaptureFixture) -> None:
-    samples = [("", WITH_CALLS), ("", MESSAGES), ("a text", [])]
-    assert len(list(encode_samples(tokenizer_with(CHATML), samples))) == 3
-    (record,) = caplog.records
-    assert "cannot express" in record.message and vars(record)["data"] == {"tools": 1, "calls": 1, "results": 1}
-    caplog.clear()
-    list(encode_samples(tokenizer_with(KNOWS_TOOLS), samples))
-    assert not caplog.records
-
-
-def test_a_system_turn_that_a_template_would_leave_out_begins_the_users_turn_and_is_told(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_a_system_turn_that_a_template_would_leave_out_begins_the_users_turn() -> None:
     silent = tokenizer_with(CHATML.replace("%}<|im_start|>{{", "%}{% if m['role'] != 'system' %}<|im_start|>{{", 1)
         .replace("<|im_end|>\n{% endfor %}", "<|im_end|>\n{% endif %}{% endfor %}"))  # fmt: skip
     messages = [{"role": "system", "content": "Be brief."}, *MESSAGES]
@@ -268,6 +263,27 @@ def test_a_system_turn_that_a_template_would_leave_out_begins_the_users_turn_and
     assert "Be brief." in silent.decode(encoded.ids) and "Be brief." not in silent.decode(
         encoded.ids[encoded.loss_mask]
     )
-    assert vars(caplog.records[0])["data"] == {"system turns": 1}
+    assert template_gaps(silent, messages) == ["system turns"]
     kept = chat_text(tokenizer_with(CHATML), messages, add_generation_prompt=False)
     assert kept.startswith("<|im_start|>system\nBe brief.<|im_end|>")
+
+
+ALTERNATING = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('no') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_turns_of_one_speaker_become_one_where_a_template_refuses_them_and_are_taught_as_they_were() -> None:
+    strict = tokenizer_with(ALTERNATING)
+    said = [("user", "Why?"), ("user", "And when?"), ("assistant", "In May."), ("assistant", "The tenant moved.")]
+    messages: list[dict[str, Any]] = [{"role": role, "content": text} for role, text in said]
+    assert template_gaps(strict, messages) == ["repeated user turns", "repeated answers"]
+    assert taught(strict, messages).startswith("In May.\n\nThe tenant moved.<|im_end|>")
+    prompt = chat_text(strict, messages[:2], add_generation_prompt=True)
+    assert chat_text(strict, messages, add_generation_prompt=False).startswith(prompt)
+    assert template_gaps(tokenizer_with(CHATML), messages) == []
+    half_taught = [*messages[:2], messages[2] | {"weight": 0}, messages[3]]
+    with pytest.raises(InputError, match=r"refuses turn 3 \(assistant\)"):
+        encode_chat(strict, half_taught)

@@ -56,10 +56,15 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     columns = (TextColumn("{task.description:<9}"), BarColumn(16), TextColumn("{task.percentage:>3.0f} %"))
     message = TextColumn("{task.fields[message]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
     reported: set[str] = set()
+    told: set[str] = set()
     with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
         bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
         for last in launch.wait_for_job(settings, str(job["id"])):
             for stage in last["stages"]:
+                for text in (stage["details"] or {}).get("notes") or ():
+                    if text not in told:
+                        told.add(text)
+                        progress.console.print(f"Note: {text}", highlight=False, markup=False)
                 if stage["status"] == "completed" and stage["stage"] not in reported:
                     reported.add(stage["stage"])
                     duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"

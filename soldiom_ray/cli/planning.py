@@ -43,6 +43,7 @@ def plan(
     workers: Annotated[int | None, recipe_option("train.workers")] = None,
     activation_checkpointing: Annotated[bool | None, recipe_option("train.activation_checkpointing")] = None,
     offload: Annotated[bool | None, recipe_option("train.offload")] = None,
+    template_gaps: Annotated[str | None, recipe_option("train.template_gaps")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="Plan for this many GPUs in each node.")] = None,
     gpu_memory: Annotated[float | None, typer.Option(help="Memory of each GPU in GiB (80).")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Plan for this many nodes.")] = None,
@@ -63,6 +64,7 @@ def plan(
         workers=workers,
         activation_checkpointing=activation_checkpointing,
         offload=offload,
+        template_gaps=template_gaps,
     )
     request = {
         "train": _train_heading(recipe, options),

@@ -32,6 +32,7 @@ def train(
     learning_rate: Annotated[float | None, recipe_option("train.learning_rate")] = None,
     workers: Annotated[int | None, recipe_option("train.workers")] = None,
     strategy: Annotated[str | None, recipe_option("train.strategy")] = None,
+    template_gaps: Annotated[str | None, recipe_option("train.template_gaps")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of `train` in a recipe; may be repeated."),
@@ -51,6 +52,7 @@ def train(
         learning_rate=learning_rate,
         workers=workers,
         strategy=strategy,
+        template_gaps=template_gaps,
     )
     heading = _read_settings(settings or []) | options
     job = run_job({"name": name, "dataset": data, "train": heading, "evaluate": {}, "register": {}}, "train")
@@ -58,6 +60,7 @@ def train(
         "id": job["result"]["run"],
         "model_id": job["result"]["model_id"],
         "metrics": job["metrics"],
+        "notes": stage_of(job, "train")["details"].get("notes") or [],
         "job": job["id"],
     }
     if json:

@@ -141,6 +141,11 @@ class Train(Record):
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, base weights in 4 bits, GPU only")
     virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
     multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
+    template_gaps: Literal["fold", "leave_out"] = Field(
+        "fold",
+        description="conversations that the base's chat template cannot express (tools, calls and their results, a"
+        " system turn, two turns of one speaker): fold that into turns that it knows, or leave them out",
+    )
     beta: float = Field(0.1, gt=0, description="preference: how far the model may leave its base (DPO)")
     epochs: float = Field(1.0, gt=0, description="passes over the data")
     max_tokens: int | None = Field(None, ge=1, description="stop after this many training tokens")
@@ -302,7 +307,11 @@ what was made before the change is found again."""
 FORMER_DEFAULT_BASE = "builtin/tiny"
 """What stood in `base_model` when models from random weights had no empty one: their ids hash it."""
 
-ADDED_KEYS: Mapping[str, tuple[str, ...]] = {"prepare": ("pairs", "max_characters"), "evaluate": ("examples",)}
+ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("pairs", "max_characters"),
+    "train": ("template_gaps",),
+    "evaluate": ("examples",),
+}
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""
 

@@ -5,6 +5,7 @@ A block is a run of neighbouring tokens of one document. Its first token is only
 
 import heapq
 import json
+import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     Measured = tuple[NDArray[np.float64], Sequence[str | None]]
     """A model's sums by block, as of `_score_blocks`, and its answers."""
+
+log = logging.getLogger(__name__)
 
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
@@ -68,6 +71,8 @@ def score_run(
     rows = held_out_rows(artifacts, dataset)
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, tokenizer):
+        if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
+            rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
         blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
         questions = choose_questions(
@@ -110,6 +115,22 @@ def held_out_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any
             remedy="prepare it again with `split.test` above 0 or with `split.test_groups`",
         )
     return rows
+
+
+def expressible_rows(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
+    """The held-out samples that a training would not leave out for what the chat template cannot express. InputError
+    when there is none."""
+    from soldiom_ray.models.template_check import is_expressible
+
+    kept = [row for row in rows if not row["messages"] or is_expressible(tokenizer, json.loads(row["messages"]))]
+    if not kept:
+        raise InputError(
+            f"The chat template can express none of the {len(rows)} test samples as they are.",
+            remedy="train with `template_gaps: fold`",
+        )
+    if len(kept) < len(rows):
+        log.warning("test samples were left out as in training", extra={"data": {"left_out": len(rows) - len(kept)}})
+    return kept
 
 
 def choose_blocks(

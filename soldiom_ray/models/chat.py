@@ -1,24 +1,20 @@
 """Conversations as text and tokens, the same where a model is trained and where it answers."""
 
-import logging
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.builtin_models import TEXT_MODELS
-from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, Message, is_taught
+from soldiom_ray.domains.messages import ASSISTANT, Message, is_taught
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.expressible import expressed, folded, keeps_system, with_system_in_user
+from soldiom_ray.models.expressible import as_template_takes, folded
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
 from soldiom_ray.records import PromptFormat
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +28,11 @@ class Conversation:
 
 def chat_text(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     """A conversation by the tokenizer's chat template, or in plain lines where it has none; with
-    `add_generation_prompt` up to where the assistant's next turn begins.
+    `add_generation_prompt` up to where the assistant's next turn begins. What the template cannot express is folded.
 
     InputError when the template refuses the conversation."""
-    template = getattr(tokenizer, "chat_template", None)
-    turns, tools = expressed(str(template or ""), messages)
-    if template:
-        if turns and turns[0]["role"] == SYSTEM and not keeps_system(tokenizer):
-            turns = with_system_in_user(turns)
+    turns, tools = as_template_takes(folded(tokenizer, messages))
+    if getattr(tokenizer, "chat_template", None):
         try:
             text: str = tokenizer.apply_chat_template(
                 turns, tools=tools, tokenize=False, add_generation_prompt=add_generation_prompt
@@ -120,6 +113,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message]) -> Conversation:
     """
     import numpy as np
 
+    messages = folded(tokenizer, messages)
     text = chat_text(tokenizer, messages, add_generation_prompt=False)
     spans = _assistant_spans(tokenizer, messages, text)
     ids: list[int] = []
@@ -172,24 +166,15 @@ def _encode_fragment(tokenizer: Any, text: str) -> list[int]:
 
 def encode_samples(tokenizer: Any, samples: Iterable[tuple[str, Sequence[Message]]]) -> Iterator[Conversation]:
     """Each sample, (text, messages), as tokens: its conversation where it has messages, else its text, whose tokens all
-    count in the loss. What the chat template cannot express is told in the log, with the number of samples."""
+    count in the loss."""
     import numpy as np
 
     remaining = iter(samples)
-    template, folded_samples = str(getattr(tokenizer, "chat_template", None) or ""), Counter[str]()
     while batch := list(islice(remaining, BATCH_TEXTS)):
         texts = encode_documents(tokenizer, [text for text, messages in batch if not messages])
         for _, messages in batch:
             if messages:
-                folded_samples.update(folded(template, messages))
-                if template and messages[0]["role"] == SYSTEM and not keeps_system(tokenizer):
-                    folded_samples["system turns"] += 1
                 yield encode_chat(tokenizer, messages)
             else:
                 ids = next(texts)
                 yield Conversation(ids.astype(np.int64), np.ones(len(ids), np.bool_))
-    if folded_samples:
-        log.warning(
-            "the chat template cannot express all of these samples; it was folded in",
-            extra={"data": dict(folded_samples)},
-        )

@@ -3,20 +3,51 @@
 Both are seen from the files alone: no library of models is loaded."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.domains.messages import Message, is_taught, tools_of
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text
+from soldiom_ray.models.expressible import folded, template_gaps
 
 CHAT_TASKS = ("causal_lm", "preference")
 """Tasks whose conversations are written by the base's chat template."""
-CONVERSATIONS = 2000
-"""Of a dataset that are looked at: of those with the same roles in the same order one is rendered."""
+MAX_SHAPES = 2000
+"""Of the conversations with the same roles in the same order one is rendered, and at most so many shapes are."""
+
+
+@dataclass
+class TemplateReport:
+    """How a chat template takes conversations: `gaps` counts those with something that it cannot express, by what that
+    is; `refused` those that it refuses even when that is folded, `refusal` says why the first is; `inexpressible` all
+    of both."""
+
+    conversations: int = 0
+    gaps: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    inexpressible: int = 0
+    refusal: InputError | None = None
+
+    @classmethod
+    def sum(cls, reports: Sequence["TemplateReport"]) -> "TemplateReport":
+        """Reports of several sides as one."""
+        return cls(
+            sum(report.conversations for report in reports),
+            sum((report.gaps for report in reports), Counter()),
+            sum(report.refused for report in reports),
+            sum(report.inexpressible for report in reports),
+            next((report.refusal for report in reports if report.refusal), None),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts, for a run's details."""
+        names = ("conversations", "gaps", "refused", "inexpressible")
+        return {name: dict(value) if name == "gaps" else value for name in names if (value := getattr(self, name))}
 
 
 def check_template(folder: Path, name: str) -> None:
@@ -24,19 +55,54 @@ def check_template(folder: Path, name: str) -> None:
     FolderTemplate.read(folder, name)
 
 
-def check_conversations(folder: Path, name: str, conversations: Iterable[Sequence[Message]]) -> None:
-    """InputError when a folder's chat template refuses one of the conversations."""
-    template = FolderTemplate.read(folder, name)
-    shapes: set[tuple[object, ...]] = set()
-    for messages in islice(conversations, CONVERSATIONS if template else 0):
-        turns = ((message["role"], bool(message.get("tool_calls")), is_taught(message)) for message in messages)
-        shape = (bool(tools_of(messages)), *turns)
-        if shape in shapes:
-            continue
-        shapes.add(shape)
-        chat_text(template, messages, add_generation_prompt=False)
-        for number in (number for number, message in enumerate(messages) if is_taught(message)):
-            chat_text(template, messages[:number], add_generation_prompt=True)
+def check_conversations(folder: Path, name: str, conversations: Iterable[Sequence[Message]]) -> TemplateReport:
+    """How a folder's chat template takes the conversations."""
+    template, report = FolderTemplate.read(folder, name), TemplateReport()
+    refusals: dict[tuple[object, ...], InputError | None] = {}
+    for messages in conversations:
+        report.conversations += 1
+        gaps = template_gaps(template, messages)
+        report.gaps.update(gaps)
+        refusal = _refusal(template, messages, refusals) if template else None
+        report.refused += refusal is not None
+        report.inexpressible += bool(gaps or refusal)
+        report.refusal = report.refusal or refusal
+    return report
+
+
+def _refusal(
+    template: "FolderTemplate", messages: Sequence[Message], refusals: dict[tuple[object, ...], InputError | None]
+) -> InputError | None:
+    """Why a template refuses a conversation, folded; rendered once for each shape. None for one that it takes."""
+    turns = ((message["role"], bool(message.get("tool_calls")), is_taught(message)) for message in messages)
+    shape = (bool(tools_of(messages)), *turns)
+    if shape not in refusals and len(refusals) < MAX_SHAPES:
+        refusals[shape] = None
+        try:
+            render(template, messages)
+        except InputError as error:
+            refusals[shape] = error
+    return refusals.get(shape)
+
+
+def is_expressible(tokenizer: Any, messages: Sequence[Message]) -> bool:
+    """Whether a chat template writes a conversation as it is, without folding."""
+    if template_gaps(tokenizer, messages):
+        return False
+    try:
+        render(tokenizer, messages)
+    except InputError:
+        return False
+    return True
+
+
+def render(tokenizer: Any, messages: Sequence[Message]) -> None:
+    """Write a conversation as its training will, and up to each answer that is taught; InputError when the chat
+    template refuses it."""
+    turns = folded(tokenizer, messages)
+    chat_text(tokenizer, turns, add_generation_prompt=False)
+    for number in (number for number, turn in enumerate(turns) if is_taught(turn)):
+        chat_text(tokenizer, turns[:number], add_generation_prompt=True)
 
 
 class FolderTemplate:

@@ -4,7 +4,7 @@ The headings follow Mitchell et al. 2019, "Model Cards for Model Reporting".
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray import __version__
@@ -119,7 +119,20 @@ def _training(run: Manifest) -> str:
     ):
         if details.get(key) is not None:
             lines.append(f"| {key} | {_cell(details[key])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_template_gaps(details.get("template_gaps") or {})])
+
+
+def _template_gaps(gaps: Mapping[str, Any]) -> list[str]:
+    """What the chat template could not express of the conversations, and what became of them."""
+    if not gaps:
+        return []
+    kinds = dict(gaps.get("gaps") or {}) | ({"turns that it refuses": gaps["refused"]} if gaps.get("refused") else {})
+    what = ", ".join(f"{name} ({count:,})" for name, count in kinds.items())
+    done = "left out" if gaps["choice"] == "leave_out" else "trained on with it folded into turns that it knows"
+    return [
+        f"\nOf {gaps['conversations']:,} conversations {gaps['inexpressible']:,} hold what the chat template cannot"
+        f" express ({what}); they were {done}."
+    ]
 
 
 def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:

@@ -25,13 +25,6 @@ def samples(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tup
         yield row["text"], json.loads(row["messages"]) if row.get("messages") else []
 
 
-def conversations(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[list[dict[str, Any]]]:
-    """The messages of each sample that is a conversation."""
-    for row in artifacts.rows(dataset, f"{split}/", ("messages",)):
-        if row.get("messages"):
-            yield json.loads(row["messages"])
-
-
 def nothing_to_learn(dataset: Manifest, what: str) -> InputError:
     """The error of a train split that holds no `what`."""
     return InputError(

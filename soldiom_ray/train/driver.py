@@ -94,6 +94,10 @@ def finish(context: Context, draft: Draft, work: Work, more: dict[str, Any] | No
         details["notice"] = (
             f"sequence_length {work.declared.sequence_length} was lowered to the model's {details['sequence_length']}"
         )
+    if work.checked.notes:
+        details["notes"] = work.checked.notes
+    if work.checked.template:
+        details["template_gaps"] = work.checked.template
     details["seconds_by_part"] = _seconds_by_part(details["seconds_by_part"], time.monotonic() - work.began)
     log.info("trained", extra={"data": details["seconds_by_part"]})
     manifest = draft.commit(counts={"steps": details["steps"], "tokens": details["tokens"]}, details=details)

@@ -19,12 +19,11 @@ from soldiom_ray.models.planning import machine
 from soldiom_ray.models.planning.headers import model_description
 from soldiom_ray.models.planning.planner import wants_bfloat16
 from soldiom_ray.models.planning.report import plan_report
-from soldiom_ray.models.template_check import CHAT_TASKS, check_conversations
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
-from soldiom_ray.train.data import conversations, tokenizer_hash
-from soldiom_ray.train.splits import TRAIN
+from soldiom_ray.train.data import tokenizer_hash
+from soldiom_ray.train.data_check import DataCheck, check_data
 from soldiom_ray.train.strategies import check_strategy
 from soldiom_ray.train.tasks import task_of
 
@@ -51,11 +50,11 @@ def plan_training(
             folder, stored = stack.enter_context(model_description(settings, artifacts, declared.base_model))
             notes = check_base(folder, declared)
         sample_stats: dict[str, Any] = {}
+        checked = DataCheck()
         if dataset_id is not None and folder is not None:
             processor = load_processor(folder)
             by, dataset = tokenizer_hash(folder), _dataset(settings, artifacts, dataset_id)
-            if declared.task in CHAT_TASKS:
-                check_conversations(folder, declared.base_model, conversations(artifacts, dataset, TRAIN))
+            checked = check_data(artifacts, dataset, declared, folder)
             sample_stats = sample_statistics(artifacts, dataset, declared, processor, by)
         device = cluster.device(declared.workers)
         bfloat16 = wants_bfloat16(declared, device)
@@ -72,7 +71,7 @@ def plan_training(
             all_strategies=True,
             home=settings.home,
         )
-    return planned | {"samples": sample_stats, "notes": notes}
+    return planned | {"samples": sample_stats, "notes": notes + checked.notes, "template_gaps": checked.template}
 
 
 def sample_statistics(

@@ -15,12 +15,12 @@ from soldiom_ray.models.base_check import check_base
 from soldiom_ray.models.load import load_processor, model_folder
 from soldiom_ray.models.planning.machine import current_cluster
 from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, require_setup
-from soldiom_ray.models.template_check import CHAT_TASKS, check_conversations
 from soldiom_ray.models.tokens import train_tokenizer
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 from soldiom_ray.train.checkpoints import Checkpoints
-from soldiom_ray.train.data import conversations, folder_hash, tokenizer_hash
+from soldiom_ray.train.data import folder_hash, tokenizer_hash
+from soldiom_ray.train.data_check import DataCheck, check_data
 from soldiom_ray.train.laps import Laps
 from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.strategies import check_strategy
@@ -52,6 +52,8 @@ class Work:
     """How long it took to prepare this, by part."""
     began: float
     """When that began, by the driver's monotonic clock."""
+    checked: DataCheck
+    """What was said of the dataset before anything was tokenised."""
 
     def checkpoints(self, artifacts: Artifacts) -> Checkpoints:
         """Where this run's checkpoints lie until it is finished."""
@@ -66,11 +68,11 @@ def prepare_work(
     Tokenises the dataset. When there is work left, `before_tokenising` is called first: workers can start meanwhile."""
     check_strategy(declared.strategy, workers=declared.workers, quantization=declared.quantization)
     artifacts, tokenizer_id, laps, began = context.artifacts, None, Laps(), time.monotonic()
+    notes: list[str] = []
     with ExitStack() as stack:
         if declared.architecture is None:
             folder = stack.enter_context(model_folder(context.settings, artifacts, declared.base_model))
-            for note in check_base(folder, declared):
-                log.warning(note)
+            notes = check_base(folder, declared)
             weights = sorted(path.name for path in folder.glob("*.safetensors"))
             fingerprint = folder_hash(folder, ("config.json", *weights))
             tokens_by = tokenizer_hash(folder)
@@ -88,8 +90,11 @@ def prepare_work(
         if draft.finished():
             return draft, None
         cluster = current_cluster()  # as it is before workers take memory
-        if declared.task in CHAT_TASKS and declared.architecture is None:
-            check_conversations(folder, declared.base_model, conversations(artifacts, dataset, TRAIN))
+        checked = check_data(artifacts, dataset, declared, folder)
+        checked = replace(checked, notes=notes + checked.notes)
+        for note in checked.notes:
+            log.warning(note)
+        context.notify(checked.notes)
         before_tokenising()
         processor = load_processor(folder)
         model = None if declared.architecture else folder
@@ -104,7 +109,8 @@ def prepare_work(
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})
         laps.end("tokenise")
-    return draft, Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds, began)
+    work = Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds, began, checked)
+    return draft, work
 
 
 @contextmanager

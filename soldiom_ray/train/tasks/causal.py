@@ -9,6 +9,7 @@ from soldiom_ray.domains.schema import Train
 from soldiom_ray.models.chat import encode_samples
 from soldiom_ray.models.loss import CausalLoss, Objective, virtual_tokens
 from soldiom_ray.models.task_models import TASK_MODELS
+from soldiom_ray.models.template_check import is_expressible
 from soldiom_ray.records import Manifest, PromptFormat
 from soldiom_ray.train.blocks import Blocks, Rows, Source
 from soldiom_ray.train.data import StreamWriter, nothing_to_learn, sample_counter, samples
@@ -28,7 +29,7 @@ class CausalTask(Task):
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
     ) -> Manifest:
-        return tokenize(artifacts, dataset, processor, by, report)
+        return tokenize(artifacts, dataset, processor, by, report, declared.template_gaps)
 
     def open(
         self, artifacts: Artifacts, tokens: Manifest, length: int, processor: Any
@@ -53,13 +54,15 @@ class CausalTask(Task):
         return causal_blocks(model, length)
 
 
-def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report) -> Manifest:
+def tokenize(
+    artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, report: Report, template_gaps: str = "fold"
+) -> Manifest:
     """The token streams of a dataset's train and validation splits.
 
     For each split `<split>.bin` holds ids, `<split>.lengths.bin` the samples' tokens (uint32), and where there are
     conversations `<split>.scored.bin` a byte per id: 1 for what counts for the loss. Raises InputError when the train
     split is empty."""
-    made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by}
+    made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by} | left_out_key(template_gaps)
     draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
     if finished := draft.finished():
         return finished
@@ -67,13 +70,21 @@ def tokenize(artifacts: Artifacts, dataset: Manifest, tokenizer: Any, by: str, r
     count_samples = sample_counter(dataset, report)
     for split in (TRAIN, VALIDATION):
         with StreamWriter(draft, split, len(tokenizer)) as streams:
-            for sample in encode_samples(tokenizer, samples(artifacts, dataset, split)):
+            chosen = samples(artifacts, dataset, split)
+            if template_gaps == "leave_out":
+                chosen = (sample for sample in chosen if not sample[1] or is_expressible(tokenizer, sample[1]))
+            for sample in encode_samples(tokenizer, chosen):
                 streams.add(sample.ids, sample.loss_mask)
                 count_samples()
         counts[split] = sum(streams.lengths)
         if split == TRAIN and counts[TRAIN] < 2:
             raise nothing_to_learn(dataset, "text")
     return draft.commit(counts=counts, details={"dtype": streams.dtype})
+
+
+def left_out_key(template_gaps: str) -> dict[str, str]:
+    """What says in a tokens artifact's id that samples are left out; nothing where none are, as ever."""
+    return {} if template_gaps == "fold" else {"template_gaps": template_gaps}
 
 
 @contextmanager

@@ -15,12 +15,13 @@ from soldiom_ray.models.labels import IGNORE_INDEX
 from soldiom_ray.models.loss import Objective
 from soldiom_ray.models.preference import PreferenceLoss
 from soldiom_ray.models.task_models import TASK_MODELS
+from soldiom_ray.models.template_check import is_expressible
 from soldiom_ray.records import Manifest, PromptFormat
 from soldiom_ray.train.blocks import Source, batches_by_rank
 from soldiom_ray.train.data import StreamWriter, lengths_of, nothing_to_learn, sample_counter
 from soldiom_ray.train.ragged import Ragged
 from soldiom_ray.train.splits import TRAIN, VALIDATION
-from soldiom_ray.train.tasks.causal import CausalTask
+from soldiom_ray.train.tasks.causal import CausalTask, left_out_key
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +46,7 @@ class PreferenceTask(CausalTask):
         """For each split the ids of the prompts, the chosen and the rejected answers: `<split>.<part>.bin` with
         `.lengths.bin`. A prompt reaches as far as both conversations have the same tokens."""
         made_from = {"code": TOKENS_VERSION, "dataset": dataset.id, "tokenizer": by, "task": declared.task}
+        made_from |= left_out_key(declared.template_gaps)
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if finished := draft.finished():
             return finished
@@ -54,7 +56,7 @@ class PreferenceTask(CausalTask):
                 streams = [
                     stack.enter_context(StreamWriter(draft, f"{split}.{part}", len(processor))) for part in PARTS
                 ]
-                for sides in _pairs(artifacts, dataset, split, processor):
+                for sides in _pairs(artifacts, dataset, split, processor, declared.template_gaps):
                     for stream, ids in zip(streams, sides, strict=True):
                         stream.add(ids)
                     count_samples()
@@ -109,7 +111,7 @@ class PreferenceTask(CausalTask):
 
 
 def _pairs(
-    artifacts: Artifacts, dataset: Manifest, split: str, tokenizer: Any
+    artifacts: Artifacts, dataset: Manifest, split: str, tokenizer: Any, template_gaps: str
 ) -> Iterator[tuple["npt.NDArray[Any]", "npt.NDArray[Any]", "npt.NDArray[Any]"]]:
     """Ids of (prompt, chosen, rejected) of every sample that has a rejected answer."""
     import numpy as np
@@ -118,6 +120,8 @@ def _pairs(
         rejected = json.loads(row["metadata"] or "{}").get("rejected")
         messages = json.loads(row["messages"]) if row["messages"] else []
         if not rejected or not messages or messages[-1]["role"] != ASSISTANT:
+            continue
+        if template_gaps == "leave_out" and not is_expressible(tokenizer, messages):
             continue
         both = [
             encode_chat(tokenizer, [*messages[:-1], {"role": ASSISTANT, "content": answer}])
