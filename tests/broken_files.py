@@ -37,38 +37,75 @@ def tar_bytes(members: Iterable[tuple[str, bytes | None]], mode: str = "w") -> b
     return sink.getvalue()
 
 
-def ole_bytes(streams: Mapping[str, bytes]) -> bytes:
-    """A Compound File with these streams in its root, each in sectors of 512 bytes ([MS-CFB])."""
+Folder = Mapping[str, "bytes | Folder"]
+
+
+def ole_bytes(root: Folder, sector_bytes: int = 512) -> bytes:
+    """A Compound File with these streams and folders ([MS-CFB]), streams below 4,096 bytes in small sectors. Its table
+    has at most 109 sectors."""
     sectors: list[bytes] = []
-    chain: list[int] = []
+    table: list[int] = []
+    small = bytearray()
+    small_table: list[int] = []
+    entries: list[bytes] = []
 
     def add(content: bytes) -> int:
-        start = len(sectors)
-        pieces = [content[offset : offset + 512].ljust(512, b"\0") for offset in range(0, max(len(content), 1), 512)]
-        sectors.extend(pieces)
-        chain.extend([*range(start + 1, start + len(pieces)), END])
-        return start
+        return _chained(content, sector_bytes, sectors, table) if content else END
 
-    starts = {name: add(content.ljust(4096, b"\0")) for name, content in streams.items()}
-    names = list(streams)
+    def add_folder(number: int, name: str, folder: Folder) -> None:
+        entries[number] = _entry(name, 1 if number else 5, FREE, len(entries) if folder else FREE, END, 0)
+        first = len(entries)
+        entries.extend([b""] * len(folder))
+        for place, (child, content) in enumerate(folder.items(), first):
+            right = place + 1 if place + 1 < first + len(folder) else FREE
+            if not isinstance(content, bytes):
+                add_folder(place, child, content)
+                entries[place] = entries[place][:72] + struct.pack("<I", right) + entries[place][76:]
+                continue
+            if 0 < len(content) < 4096:
+                pieces: list[bytes] = []
+                start = len(small_table)
+                _chained(content, 64, pieces, small_table)
+                small.extend(b"".join(pieces))
+            else:
+                start = add(content)
+            entries[place] = _entry(child, 2, right, FREE, start, len(content))
 
-    def entry(name: str, kind: int, right: int, child: int, start: int, size: int) -> bytes:
-        title = name.encode("utf-16-le") + b"\0\0"
-        head = title.ljust(64, b"\0") + struct.pack("<HBBIII", len(title), kind, 1, FREE, right, child)
-        return head + bytes(36) + struct.pack("<IQ", start, size)
-
-    entries = [entry("Root Entry", 5, FREE, 1, END, 0)]
-    for number, name in enumerate(names, 1):
-        right = number + 1 if number < len(names) else FREE
-        entries.append(entry(name, 2, right, FREE, starts[name], max(len(streams[name]), 4096)))
+    entries.append(b"")
+    add_folder(0, "Root Entry", root)
+    small_tables = add(struct.pack(f"<{len(small_table)}I", *small_table).ljust(1, b"\xff")) if small_table else END
+    entries[0] = entries[0][:116] + struct.pack("<IQ", add(bytes(small)), len(small))
     directory = add(b"".join(entries))
-    table = len(sectors)
-    chain.append(FAT)
-    sectors.append(struct.pack("<128I", *chain, *[FREE] * (128 - len(chain))))
-    header = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(16) + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, 9, 6)
-    header += bytes(6) + struct.pack("<IIIIIIIII", 0, 1, directory, 0, 4096, END, 0, END, 0)
-    header += struct.pack("<109I", table, *[FREE] * 108)
-    return header + b"".join(sectors)
+    per_sector = sector_bytes // 4
+    count = next(n for n in range(1, 110) if len(sectors) + n <= n * per_sector)
+    own = range(len(sectors), len(sectors) + count)
+    table += [FAT] * count
+    table += [FREE] * (count * per_sector - len(table))
+    sectors.append(struct.pack(f"<{len(table)}I", *table))
+    header = (
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+        + bytes(16)
+        + struct.pack("<HHHHH", 0x3E, 3, 0xFFFE, sector_bytes.bit_length() - 1, 6)
+    )
+    header += bytes(10) + struct.pack("<II", count, directory)
+    header += struct.pack("<IIIIII", 0, 4096, small_tables, len(small_table) // per_sector + 1, END, 0)
+    header += struct.pack("<109I", *own, *[FREE] * (109 - count))
+    return header.ljust(sector_bytes, b"\0") + b"".join(sectors)
+
+
+def _chained(content: bytes, size: int, sectors: list[bytes], table: list[int]) -> int:
+    """Append the content in sectors of a size, and their chain; its first sector."""
+    start = len(table)
+    pieces = [content[offset : offset + size].ljust(size, b"\0") for offset in range(0, len(content), size)]
+    sectors.extend(pieces)
+    table.extend([*range(start + 1, start + len(pieces)), END])
+    return start
+
+
+def _entry(name: str, kind: int, right: int, child: int, start: int, size: int) -> bytes:
+    title = name.encode("utf-16-le") + b"\0\0"
+    head = title.ljust(64, b"\0") + struct.pack("<HBBIII", len(title), kind, 1, FREE, right, child)
+    return head + bytes(36) + struct.pack("<IQ", start, size)
 
 
 def xls_bytes(rows: Iterable[Iterable[str | float]]) -> bytes:

@@ -259,7 +259,7 @@ def test_encrypted_files_say_so() -> None:
 
 
 def test_an_old_workbook_whose_sectors_go_in_a_circle_is_damaged() -> None:
-    data = bytearray(xls_bytes([["a", "b"], ["x", 1.0]]))
+    data = bytearray(xls_bytes([["a", "b"], ["x", 1.0]] * 100))
     table = (struct.unpack_from("<I", data, 76)[0] + 1) * 512
     data[table + 28 : table + 32] = (0).to_bytes(4, "little")
     assert outcome("a.xls", bytes(data)) == "damaged"

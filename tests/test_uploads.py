@@ -40,6 +40,7 @@ def test_the_door_and_the_parsers_know_the_same_families() -> None:
         ("wide.csv", "a,b\n1,2\nlonger,row\n".encode("utf-16-le")),
         ("wide.txt", "a wide text".encode("utf-16")),
         ("a.xls", xls_bytes([["a"]])),
+        ("a.msg", ole_bytes({"__properties_version1.0": b""})),
         ("a.zip", zip_bytes({"x/a.txt": "x", "b.docx": DOCX})),
         ("a.tar.gz", tar_bytes([("a.txt", b"x")], "w:gz")),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n' * 1000)),

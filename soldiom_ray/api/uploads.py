@@ -81,11 +81,13 @@ def _problem(ending: str, head: bytes, file: IO[bytes]) -> str:
         return f"the content is {unread}"
     if expected in _TEXTUAL:
         return "" if detected or not _is_binary(head) else f"the content is not text, as {ending} says"
-    family = "workbook" if detected == OLE else detected
-    same = family == expected or {family, expected} <= {"audio", "video"}
+    alike = next((families for families in _ALIKE if detected in families), (detected,))
+    same = expected in alike
     return "" if same else f"the content is not of the kind {ending}"
 
 
+_ALIKE = ((OLE, "workbook", "outlook"), ("audio", "video"))
+"""What the first bytes do not tell apart."""
 _TEXTUAL = ("text", "html", "table", "json", "sql", "email")
 
 

@@ -25,6 +25,7 @@ FAMILIES: dict[str, dict[str, str]] = {
     "opendocument": {".odt": f"{_ODF}text", ".odp": f"{_ODF}presentation"},
     "epub": {".epub": "application/epub+zip"},
     "email": {".eml": "message/rfc822", ".mbox": "application/mbox"},
+    "outlook": {".msg": "application/vnd.ms-outlook"},
     "workbook": {
         ".xlsx": f"{_OOXML}spreadsheetml.sheet",
         ".xlsm": "application/vnd.ms-excel.sheet.macroenabled.12",

@@ -19,6 +19,7 @@ _MODULES = {
     "opendocument": "opendocument",
     "epub": "epub",
     "email": "email",
+    "outlook": "outlook",
     "workbook": "workbook",
     "table": "table",
     "json": "json",

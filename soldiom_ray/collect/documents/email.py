@@ -15,7 +15,7 @@ from soldiom_ray.collect.text import SkippedError
 
 _SHOWN_HEADERS = ("subject", "from", "to", "cc", "date")
 _FROM_LINE = re.compile(rb"^From [^\n]*\n", re.MULTILINE)
-_CHARSET = re.compile(rb"([\w.:-]+)")
+CHARSET = re.compile(rb"([\w.:-]+)")
 _HEADER = re.compile(
     rb"^(?:from|to|subject|date|received|mime-version|message-id|content-type|return-path)\s*:",
     re.IGNORECASE | re.MULTILINE,
@@ -55,7 +55,7 @@ def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[Pars
     if not _HEADER.search(source[: 1 << 16].replace(b"\r\n", b"\n").partition(b"\n\n")[0]):
         raise SkippedError("damaged", "no headers of an e-mail at its start")
     message: Any = email.message_from_bytes(source, policy=email.policy.default)
-    headers = _headers(message)
+    headers = shown_headers(message)
     body, attachments = _body(message)
     members = Members()
     for number, attachment in enumerate(attachments, 1):
@@ -67,7 +67,8 @@ def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[Pars
     return members.with_skipped(texts + attachment_texts)
 
 
-def _headers(message: EmailMessage) -> dict[str, str]:
+def shown_headers(message: EmailMessage) -> dict[str, str]:
+    """The headers that become metadata."""
     headers = {}
     for name in _SHOWN_HEADERS:
         try:
@@ -119,7 +120,7 @@ def _text(part: EmailMessage) -> str:
     if not isinstance(content, bytes) or not content.strip():
         return ""
     charset = str(part.get_content_charset() or "utf-8").encode("ascii", "replace")
-    return declared_text(content, _CHARSET.fullmatch(charset)).text.replace("\r\n", "\n")
+    return declared_text(content, CHARSET.fullmatch(charset)).text.replace("\r\n", "\n")
 
 
 def _add_attachment(part: EmailMessage, number: int, members: Members, options: ParseOptions) -> None:
@@ -128,9 +129,12 @@ def _add_attachment(part: EmailMessage, number: int, members: Members, options: 
         inner = part.get_payload(0) if part.is_multipart() else None
         name, content = f"attachment {number}.eml", inner.as_bytes() if isinstance(inner, EmailMessage) else b""
     else:
-        name = " ".join(
-            str(part.get_filename() or f"attachment {number}").replace("\\", "/").rpartition("/")[2].split()
-        )
+        name = file_name(str(part.get_filename() or "")) or f"attachment {number}"
         payload = part.get_payload(decode=True)
         content = payload if isinstance(payload, bytes) else b""
-    members.add(name[-200:] or f"attachment {number}", content, options)
+    members.add(name, content, options)
+
+
+def file_name(name: str) -> str:
+    """An attachment's name without its path, at most 200 characters."""
+    return " ".join(name.replace("\\", "/").rpartition("/")[2].split())[-200:]

@@ -16,6 +16,10 @@ _NAMES = {
     "cp932": "shift_jis", "euc_jp": "euc-jp", "euc_kr": "euc-kr", "koi8_r": "koi8-r", "iso8859_2": "iso-8859-2",
     "iso8859_5": "iso-8859-5", "iso8859_6": "iso-8859-6", "iso2022_jp": "iso-2022-jp", "cp866": "ibm866",
 } | {f"cp{n}": f"windows-{n}" for n in (874, 1250, 1251, 1252, 1253, 1254, 1255, 1256)}  # fmt: skip
+_CODE_PAGES = {
+    1200: "utf-16-le", 10000: "mac_roman", 20127: "ascii", 20866: "koi8_r", 21866: "koi8_u", 50220: "iso2022_jp",
+    50221: "iso2022_jp", 50222: "iso2022_jp", 51932: "euc_jp", 51949: "euc_kr", 54936: "gb18030", 65001: "utf-8",
+}  # fmt: skip
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _HIGH_RUN = re.compile(rb"[\x80-\xff]+")
 SAMPLE_BYTES = 1 << 20
@@ -84,6 +88,13 @@ def declared_text(data: bytes, declared: re.Match[bytes] | None) -> DecodedText:
     if data.isascii() and codec.name not in ("iso2022_jp", "utf-7"):
         return read_text(data)
     return DecodedText(data.decode(codec.name), name, {"encoding": name})
+
+
+def code_page(number: int) -> str:
+    """A Python codec's name for a code page of Windows; the codec may not exist."""
+    if 28591 <= number <= 28606:
+        return f"iso8859_{number - 28590}"
+    return _CODE_PAGES.get(number, f"cp{number}")
 
 
 def _decode_by_mark(data: bytes) -> DecodedText | None:

@@ -7,7 +7,7 @@ from soldiom_ray.collect.documents.encodings import declared_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 
 _INVISIBLE = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
-_DECLARED = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
+DECLARED_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _BLOCKS = {
     "article", "aside", "blockquote", "dd", "div", "dl", "dt", "figure", "form", "header", "hr", "main", "ol", "p",
     "pre", "section", "table", "tr", "ul",
@@ -16,7 +16,7 @@ _BLOCKS = {
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The page's text; headings and list items marked as in Markdown."""
-    page_source = declared_text(data, _DECLARED.search(data[:4096]))
+    page_source = declared_text(data, DECLARED_CHARSET.search(data[:4096]))
     text, title = page_text(page_source.text)
     return [ParsedText(text, metadata=({"title": title} if title else {}) | page_source.metadata)]
 

@@ -2,7 +2,7 @@
 the outermost file."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -70,15 +70,19 @@ class Members:
         """Parse one member; its texts are named after it."""
         from soldiom_ray.collect.documents import parse_bytes
 
+        self.read(name, len(data), lambda: parse_bytes(name, data, options))
+
+    def read(self, name: str, size_bytes: int, parse: Callable[[], list[ParsedText]]) -> None:
+        """Read one member of this size by `parse`; its texts are named after it."""
         with allowance() as remaining:
             try:
-                remaining.spend(len(data))
+                remaining.spend(size_bytes)
                 remaining.deeper()
             except SkippedError as skipped:
                 self.skip(name, skipped)
                 return
             try:
-                texts = parse_bytes(name, data, options)
+                texts = parse()
             except SkippedError as skipped:
                 self.skip(name, skipped)
             except MemoryError:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from soldiom_ray.collect.documents.encodings import code_page
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
@@ -18,7 +19,6 @@ _SIGNS = {
     "par": "\n\n", "line": "\n", "tab": "\t", "cell": " | ", "row": "\n", "sect": "\n\n", "page": "\n\n",
     "emdash": "—", "endash": "–", "lquote": "‘", "rquote": "’", "ldblquote": "“", "rdblquote": "”", "bullet": "•",
 }  # fmt: skip
-_CODE_PAGES = {10000: "mac_roman", 65001: "utf-8"}
 MAX_GROUPS = 10_000
 
 
@@ -85,7 +85,7 @@ class _Reader:
         if starred or word in _INVISIBLE:
             self.state.invisible = True
         elif word == "ansicpg" and number is not None:
-            self.codec = _CODE_PAGES.get(number, f"cp{number}")
+            self.codec = code_page(number)
         elif word == "uc" and number is not None:
             self.state.fallback_characters = min(max(number, 0), 8)
         elif word == "u" and number is not None:

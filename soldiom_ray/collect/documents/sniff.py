@@ -36,9 +36,11 @@ def _by_bytes(ending: str, named_family: str, data: bytes) -> str | None:
         return zipped.family_of(data)
     if detected is not None and detected != OLE:
         return detected
+    if detected == OLE and (family := ole.family_of(data)):
+        return family
     unsupported = ole.unsupported_format(data) if detected == OLE else unsupported_format(head)
     if unsupported is None:
-        return "workbook" if detected == OLE else None
+        return None
     if named_family not in _TEXTUAL:
         raise SkippedError("wrong_type", f"named {ending} but is {unsupported}")
     raise SkippedError("unsupported", f"is {unsupported}")

@@ -31,7 +31,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     markup: dict[str, SheetMarkup] = {}
     skipped: Counter[str] = Counter()
     if data.startswith(OLE_MAGIC):
-        ole.check(data)
+        ole.open_container(data)
     else:
         zipped.check_office_file(data)
         with zipped.open_zip(data) as archive:
