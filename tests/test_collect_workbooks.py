@@ -74,6 +74,7 @@ def test_formulas_without_values_are_computed_or_counted() -> None:
     formulas = {
         "=B2*2+1": "n: 7", "=(B2+B3)/2%": "n: 400", "=SUM(B2:B3,10)": "n: 18", "=AVERAGE(B$2:$B$3)": "n: 4",
         '="No. "&B2&"""x"""': 'n: No. 3"x"', "=-B2^2": "n: 9", "=ROUND(B2/7,2)": "n: 0.43", "=COUNT(A2:B3)": "n: 2",
+        "=ROUND(2.675,2)": "n: 2.68", "=ROUND(-2.5,0)": "n: -3",
         "=VLOOKUP(B2,A:B,2)": None, "=Other!A1": None, "=B2/0": None, "=A2*1": None, "=C2": None, "=B2^9999": None,
     }  # fmt: skip
     for source, expected in formulas.items():

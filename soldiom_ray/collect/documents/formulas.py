@@ -3,6 +3,7 @@ the same sheet. Everything else raises FormulaError, and the value counts as mis
 
 import re
 from collections.abc import Callable, Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 MAX_DEPTH = 40
@@ -156,7 +157,7 @@ class _Expression:
     def _function(self, name: str) -> float | str:
         if name == "ROUND":
             number, places = self._joined(), self._joined() if self._take(",", ";") else 0.0
-            return round(_as_number(number) + 0.0, int(_as_number(places)))
+            return _rounded(_as_number(number), int(_as_number(places)))
         if name not in ("SUM", "AVERAGE", "MIN", "MAX", "COUNT"):
             raise FormulaError
         numbers = list(self._arguments())
@@ -206,6 +207,13 @@ def column_letters(column: int) -> str:
 def _place(reference: str) -> tuple[int, int]:
     letters = re.sub(r"[^A-Za-z]", "", reference)
     return int(re.sub(r"\D", "", reference)) - 1, column_number(letters) - 1
+
+
+def _rounded(number: float, places: int) -> float:
+    """Half goes away from zero, by the digits that a sheet shows: ROUND(2.675, 2) is 2.68."""
+    if abs(places) > 15:
+        raise FormulaError
+    return float(Decimal(repr(number)).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
 
 
 def _as_number(value: float | str) -> float:
