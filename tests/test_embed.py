@@ -30,7 +30,7 @@ from soldiom_ray.models.minilm import MINILM_SHA256, check_minilm, minilm_folder
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
 
-SMALL = Embed(max_tokens=64, max_passages=120)
+SMALL = Embed(max_tokens=64, max_passages=120, splits=("train",))
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_index_holds_every_passage_once_with_its_source(context: Context, in
     assert index.details["sha256"] == MINILM_SHA256
     groups = Counter(row["group"] for row in rows)
     assert groups == {"peft": 60, "accelerate": 60}
-    assert {row["split"] for row in rows} == {"train"}
+    assert {row["split"] for row in rows} == {"train"} and index.details["sides"] == {"train": 120}
     assert len({row["id"] for row in rows}) == 120
     embedded = np.load(io.BytesIO(context.artifacts.read(index, "vectors/00000.npy")))
     assert np.linalg.norm(embedded, axis=1) == pytest.approx(1, abs=1e-3)
@@ -118,7 +118,7 @@ def test_an_interrupted_run_goes_on_after_the_last_part(
     context: Context, dataset: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 10_000)
-    declared = Embed(max_tokens=16, splits=("train", "test"))
+    declared = Embed(max_tokens=16)
 
     def stop(fraction: float, message: str) -> None:
         if fraction > 0.5:
@@ -134,7 +134,8 @@ def test_an_interrupted_run_goes_on_after_the_last_part(
     rows = list(context.artifacts.rows(made, "passages/"))
     assert vectors.count(collection_of(context, made)) == made.counts["passages"] == len(rows) > 1000
     assert len({row["id"] for row in rows}) == len(rows)
-    assert {row["split"] for row in rows} == {"train", "test"}
+    assert dict(Counter(row["split"] for row in rows)) == made.details["sides"]
+    assert made.details["sides"].keys() == {"train", "test"}  # all sides that hold samples, unless others are named
     documents = {row["id"] for split in ("train/", "test/") for row in context.artifacts.rows(dataset, split)}
     assert {row["document"] for row in rows} == documents
 
@@ -163,8 +164,9 @@ def test_two_texts_under_one_id_are_both_found(context: Context) -> None:
 
 
 def test_splits_without_samples_are_refused(context: Context, dataset: Manifest) -> None:
-    with pytest.raises(InputError, match="found no passage"):
+    with pytest.raises(InputError, match=r"no passage of .* in embed.splits: validation \(0 samples\)") as caught:
         embed(context, dataset, Embed(splits=("validation",)))
+    assert caught.value.remedy == "name sides that hold samples: train, test"
 
 
 def test_embeddings_match_the_reference_computation_in_full_precision(embedder: Embedder) -> None:

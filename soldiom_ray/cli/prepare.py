@@ -7,7 +7,7 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
-from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
+from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, find_field, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.cli.summary import print_sides
 from soldiom_ray.settings import load_settings
@@ -87,15 +87,24 @@ def embed(
     dataset: Annotated[str, typer.Argument(help="Id of a prepared dataset.")],
     model: Annotated[str | None, recipe_option("embed.model")] = None,
     max_passages: Annotated[int | None, recipe_option("embed.max_passages")] = None,
+    sides: Annotated[list[str] | None, recipe_option("embed.splits", "--splits", "--sides")] = None,
     name: Name = "index",
     json: Json = False,
 ) -> None:
     """Make a dataset searchable."""
-    options = drop_unset(model=model, max_passages=max_passages)
+    options = drop_unset(model=model, max_passages=max_passages, splits=split_list(sides))
     job = run_job({"name": name, "dataset": dataset, "embed": options}, "embed")
-    counts = stage_of(job, "embed")["details"]["counts"]
-    result = {"id": job["result"]["index"], "counts": counts, "job": job["id"]}
-    print_json(result) if json else print(f"Index {result['id']}: {counts.get('passages', 0)} passages")
+    details = stage_of(job, "embed")["details"]
+    counts, of_sides = details["counts"], details.get("sides", {})
+    result = {"id": job["result"]["index"], "counts": counts, "sides": of_sides, "job": job["id"]}
+    if json:
+        print_json(result)
+        return
+    sides_indexed = ", ".join(f"{count} of {side}" for side, count in of_sides.items())
+    print(f"Index {result['id']}: {counts.get('passages', 0)} passages ({sides_indexed})")
+    left = [side for side in find_field("embed.splits").default if side not in of_sides]
+    if left:
+        print(f"Not indexed, because the dataset holds none or --sides did not name them: {', '.join(left)}")
 
 
 def search(

@@ -97,7 +97,9 @@ class Embed(Record):
     model: str = Field("all-MiniLM-L6-v2", description="embedding model")
     max_tokens: int = Field(128, ge=16, le=256, description="tokens per passage")
     max_passages: int | None = Field(None, ge=1, description="at most this many passages")
-    splits: tuple[str, ...] = Field(("train",), description="splits of the dataset to embed")
+    splits: tuple[Literal["train", "validation", "test"], ...] = Field(
+        ("train", "validation", "test"), description="sides of the dataset that are indexed"
+    )
 
 
 Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]

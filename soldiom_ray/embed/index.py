@@ -43,14 +43,15 @@ def embed(context: Context, dataset: Manifest, declared: Embed) -> Manifest:
         data = context.artifacts.storage.read(f"{draft.prefix}/{vectors_name(part.number)}")
         _store(context, collection, draft.id, part.number, part.metadata, data)
     if not totals.passages:
-        splits = {split: dataset.counts.get(split, 0) for split in declared.splits}
+        named = ", ".join(f"{side} ({dataset.counts.get(side, 0)} samples)" for side in declared.splits)
+        held = [side for side in Embed().splits if dataset.counts.get(side, 0)]
         raise InputError(
-            f"embed found no passage: embed.splits names {splits} samples of {dataset.id}.",
-            remedy="name splits that hold samples: train, validation or test",
+            f"embed found no passage of {dataset.id} in embed.splits: {named}.",
+            remedy=f"name sides that hold samples: {', '.join(held)}" if held else "prepare documents with words",
         )
     totals.segments.close()
     _check_complete(collection, draft.id, totals.passages)
-    details = {**totals.model, "max_tokens": declared.max_tokens, "parts": len(specs)}
+    details = {**totals.model, "max_tokens": declared.max_tokens, "parts": len(specs), "sides": totals.sides}
     return draft.commit(counts={"passages": totals.passages, "documents": totals.documents}, details=details)
 
 
@@ -61,6 +62,7 @@ class _Totals:
         self.draft = draft
         self.segments = SegmentWriter(draft)
         self.passages = self.documents = 0
+        self.sides: dict[str, int] = {}
         self.model: dict[str, Any] = {}
 
     def add(self, part: IndexPart) -> None:
@@ -69,6 +71,8 @@ class _Totals:
         self.segments.add(part.number, part.postings, part.metadata)
         self.passages += len(part.metadata)
         self.documents += part.documents
+        for side in part.metadata.column("split").to_pylist():
+            self.sides[side] = self.sides.get(side, 0) + 1
         self.model = part.model
 
 
