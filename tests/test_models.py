@@ -11,6 +11,7 @@ from stand_in.hub import HubRepository
 from stand_in.server import StandIn
 
 from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.models.decoding.answers import REPLACEMENT, Options
 from soldiom_ray.models.generate import Generator
 from soldiom_ray.models.load import context_length, load_model, model_folder
 from soldiom_ray.models.score import token_losses
@@ -214,10 +215,8 @@ def test_a_stream_joins_to_the_whole_answer(generator: Generator) -> None:
 
 
 def test_a_stream_never_shows_half_a_character(generator: Generator) -> None:
-    from soldiom_ray.models.generate import _Answer
-
     text = "prix: 5 €, 東京 🚀 fin"
-    answer = _Answer(generator, generator.prompt_ids("x"), ())
+    answer = generator.answer(generator.prompt_ids("x"), Options())
     pieces = []
     for token in generator.tokenizer(text)["input_ids"]:
         answer.add(token)
@@ -227,10 +226,8 @@ def test_a_stream_never_shows_half_a_character(generator: Generator) -> None:
 
 
 def test_bytes_that_never_become_a_character_are_shown_and_a_prompt_is_never_repeated(generator: Generator) -> None:
-    from soldiom_ray.models.generate import REPLACEMENT, _Answer
-
     tokens = generator.tokenizer("ab €")["input_ids"]
-    answer = _Answer(generator, generator.prompt_ids(f"cut off: {REPLACEMENT}"), ())
+    answer = generator.answer(generator.prompt_ids(f"cut off: {REPLACEMENT}"), Options())
     for token in tokens[:-1]:
         answer.add(token)
     assert answer.take() == "ab "
@@ -243,11 +240,11 @@ def test_single_bytes_that_turn_out_to_be_no_character_do_not_end_the_answer() -
     from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
-    from soldiom_ray.models.generate import _Detokenizer
+    from soldiom_ray.models.decoding.answers import Detokenizer
 
     core = Tokenizer(BPE(vocab={"<0x41>": 0, "<0xE6>": 1, "b": 2}, merges=[], byte_fallback=True))
     core.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    detokenizer = _Detokenizer(PreTrainedTokenizerFast(tokenizer_object=core), [2])
+    detokenizer = Detokenizer(PreTrainedTokenizerFast(tokenizer_object=core), [2])
     text = "".join(detokenizer.add(token) for token in (0, 1, 2, 2)) + detokenizer.flush()
     assert text.startswith("A") and text.endswith("bb")
 

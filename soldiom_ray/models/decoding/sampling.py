@@ -1,0 +1,60 @@
+"""The next token of each answer, from logits. What an answer draws depends on its own logits and seed only."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from soldiom_ray.models.decoding.answers import Answer, TokenLogprob
+
+NUCLEUS_TOKENS = 512
+"""The likeliest tokens that are sorted to find a nucleus; all are where it reaches further."""
+
+
+def choose(logits: Tensor, answers: Sequence[Answer], penalty: float) -> list[int]:
+    """A token for each answer from its row of logits [answers, vocabulary] in float32, which may be changed. `penalty`
+    is the repetition penalty of the model (Keskar et al. 2019); log probabilities are recorded in the answers."""
+    logits = logits.cpu()
+    if penalty != 1.0:
+        logits = _penalised(logits, answers, penalty)
+    tokens: list[int] = logits.argmax(-1).tolist()
+    for row, answer in enumerate(answers):
+        if answer.options.temperature > 0:
+            tokens[row] = _draw(logits[row], answer)
+        if answer.options.logprobs is not None:
+            answer.logprobs.append(_logprob(logits[row], tokens[row], answer.options.logprobs))
+    return tokens
+
+
+def _penalised(logits: Tensor, answers: Sequence[Answer], penalty: float) -> Tensor:
+    logits = logits.clone()
+    for row, answer in zip(logits, answers, strict=True):
+        seen = torch.tensor([token for token in {*answer.prompt, *answer.tokens} if token >= 0])
+        scores = row[seen]
+        row[seen] = torch.where(scores < 0, scores * penalty, scores / penalty)
+    return logits
+
+
+def _draw(logits: Tensor, answer: Answer) -> int:
+    """One token from the distribution at the answer's temperature, cut to its nucleus (Holtzman et al. 2020): the
+    fewest tokens whose probabilities reach `top_p`."""
+    probabilities = (logits / answer.options.temperature).softmax(-1)
+    top_p, number = answer.options.top_p, answer.random.random()
+    if top_p >= 1:
+        reached = probabilities.cumsum(0, dtype=torch.float64)
+        place = int(torch.searchsorted(reached, number * float(reached[-1]), right=True))
+        return min(place, len(reached) - 1)
+    best, order = probabilities.topk(min(NUCLEUS_TOKENS, len(probabilities)))
+    reached = best.cumsum(0, dtype=torch.float64)
+    if reached[-1] < top_p:
+        best, order = probabilities.sort(descending=True, stable=True)
+        reached = best.cumsum(0, dtype=torch.float64)
+    size = min(int(torch.searchsorted(reached, top_p)) + 1, len(reached))
+    place = int(torch.searchsorted(reached[:size], number * float(reached[size - 1]), right=True))
+    return int(order[min(place, size - 1)])
+
+
+def _logprob(logits: Tensor, token: int, count: int) -> TokenLogprob:
+    scores = logits.log_softmax(-1)
+    best, order = scores.topk(count) if count else (scores[:0], scores[:0].long())
+    return TokenLogprob(token, float(scores[token]), tuple(zip(order.tolist(), best.tolist(), strict=True)))
