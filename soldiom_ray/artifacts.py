@@ -42,6 +42,8 @@ class Context:
     recipe: str = ""
     notify: Callable[[list[str]], None] = lambda notes: None
     """Tells people what to know of a stage while it still runs, in sentences."""
+    folders: tuple[Path, ...] | None = None
+    """Folders of the machine that sources may read; None: all of it (see `domains.access`)."""
 
 
 def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:

@@ -6,9 +6,10 @@ Between processes an error travels as `to_dict()`; to a client it goes as `to_pr
 user's text are never put into an error.
 """
 
+import difflib
 import re
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -125,6 +126,13 @@ def origin(error: BaseException) -> str:
     frames = "".join(traceback.format_tb(error.__traceback__)) + str(getattr(error, "traceback_str", ""))
     places = re.findall(r'File "[^"\n]*?(soldiom_ray/[\w/]+\.py)", line (\d+)', frames)
     return ":".join(places[-1]) if places else ""
+
+
+def suggestion(word: str, known: Iterable[str], count: int = 1) -> str:
+    """` Did you mean "…"?` with the known words that are nearest; "" when none is near."""
+    close = difflib.get_close_matches(word, list(known), n=count)
+    quoted = " or ".join(f'"{each}"' for each in close)
+    return f" Did you mean {quoted}?" if close else ""
 
 
 def format_location(location: Sequence[str | int]) -> str:

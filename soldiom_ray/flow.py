@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +20,9 @@ from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, jobs
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe
+from soldiom_ray.domains.access import COMMAND_LINE, HOME_TENANT, access_of_job, check_access
+from soldiom_ray.domains.names import pin, with_bases
+from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe, with_absolute_paths
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin, own_error
@@ -70,13 +72,27 @@ def run_job(job_id: str) -> int:
         job = jobs.get(session, job_id)
         if job.status in ENDED:
             return 0
+        access = access_of_job(settings, job.owner, job.tenant)
         jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     heartbeat = Heartbeat(settings, job_id)
     try:
         recipe = read_stored_recipe(job.config, f"job {job_id}")
         compute.connect(settings)
         signal.signal(signal.SIGTERM, lambda *_: heartbeat.cancelled.set())
-        outcome = _run_stages(settings, job_id, job.tenant, recipe, heartbeat)
+        check_access(recipe, access)
+        context = Context(
+            _tenant_settings(settings, job.tenant),
+            Artifacts(open_storage(settings)),
+            heartbeat.report,
+            job_id,
+            job.tenant,
+            recipe.name,
+            heartbeat.notify,
+            access.folders,
+        )
+        with open_session(settings) as session:
+            recipe = with_bases(session, recipe, job.tenant)
+        outcome = _run_stages(context, recipe, heartbeat)
     except CancelledError:
         return heartbeat.end("cancelled")
     except Exception as error:
@@ -101,11 +117,14 @@ def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
     return SoldiomError(f"{name} in stage {stage or 'start'}{f', at {location}' if location else ''}.", remedy=remedy)
 
 
-def _run_stages(settings: Settings, job_id: str, tenant: str, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:
+def _tenant_settings(settings: Settings, tenant: str) -> Settings:
+    """The settings of a tenant's job: the token that opens gated and private models of the Hub is the home's own."""
+    return settings if tenant == HOME_TENANT else replace(settings, hf_token=None)
+
+
+def _run_stages(context: Context, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:
     """Run what the recipe declares; the columns `metrics` and `result` of the job's row."""
-    context = Context(
-        settings, Artifacts(open_storage(settings)), heartbeat.report, job_id, tenant, recipe.name, heartbeat.notify
-    )
+    settings, job_id = context.settings, context.job_id
     state = _initial_state(context, recipe)
     _check_base(context, recipe)
     heartbeat.stages = declared_stages(recipe)
@@ -306,9 +325,10 @@ def main(stage: str | None = None, arguments: Sequence[str] | None = None) -> in
     options = _parse(stage, arguments)
     try:
         settings = load_settings()
-        recipe = hide_secrets(settings, _recipe(options, stage), "default")
+        recipe = hide_secrets(settings, _recipe(options, stage), HOME_TENANT)
         with open_session(settings) as session:
-            job = create_job(session, recipe, kind=stage or "workflow")
+            recipe = pin(session, recipe, HOME_TENANT)
+            job = create_job(session, recipe, kind=stage or "workflow", owner=COMMAND_LINE)
             jobs.update(session, job.id, submission_id=_submission_id())
             job_id = job.id
     except SoldiomError as error:
@@ -343,7 +363,7 @@ def _recipe(options: argparse.Namespace, stage: str | None) -> Recipe:
             raise InputError(f"{options.recipe} has no heading `{stage}`.", remedy="add it, or run jobs/workflow.py")
         content = {key: value for key, value in content.items() if key not in STAGES or key == stage}
     content |= {name: value for name in INPUTS if (value := getattr(options, name))}
-    return validate_recipe(content, str(options.recipe))
+    return with_absolute_paths(validate_recipe(content, str(options.recipe)))
 
 
 def restore() -> int:

@@ -22,7 +22,9 @@ from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Job
+from soldiom_ray.domains.names import pin
 from soldiom_ray.domains.recipes import as_dict
+from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
@@ -53,13 +55,14 @@ def launch_job(
     """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
     The same idempotency key of a tenant returns the job that it created before (ConflictError when the recipe
-    differs). InputError for a base in a folder here that cannot be trained. UnavailableError when the database or Ray
-    cannot be reached; the row then says `failed`.
+    differs). InputError for a base in a folder here that cannot be trained; errors of `names.pin`. UnavailableError
+    when the database or Ray cannot be reached; the row then says `failed`.
     """
     check_base_folder(recipe)
     save_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     with open_session(settings) as session:
+        recipe = pin(session, recipe, tenant)
         job = create_job(session, recipe, kind=kind, tenant=tenant, owner=owner, idempotency_key=idempotency_key)
         is_new = job.submission_id is None and job.status == "pending"
         job_id = job.id
@@ -75,7 +78,7 @@ def check_base_folder(recipe: Recipe) -> None:
 
     Another process looks at it, because this one knows no models."""
     train = recipe.train
-    if train is None or not train.base_model:
+    if train is None or not is_local_path(train.base_model):
         return
     folder = Path(train.base_model).expanduser()
     if not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
@@ -121,6 +124,7 @@ def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "de
     reconcile(settings)
     recipe = hide_secrets(settings, recipe, tenant)
     with open_session(settings) as session:
+        recipe = pin(session, recipe, tenant)
         job = jobs.active(session, tenant, kind, recipe.name, as_dict(recipe))
         return jobs.as_dict(job, jobs.stages(session, job.id)) if job else None
 

@@ -1,6 +1,7 @@
 """Records that pass between stages, processes or machines: frozen, unknown keys refused."""
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -21,6 +22,9 @@ PromptFormat = Literal["chat", "text"]
 """How a model is asked: by its chat template, or with a text that it continues."""
 ROLES: tuple[Role, ...] = ("viewer", "user", "trainer", "admin")
 ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
+
+RUN_ID = re.compile(r"run-[0-9a-f]{16}")
+"""The id of a training run's artifact."""
 
 SEARCH_APPLICATION = "search"
 """Name of the Serve application that embeds queries and searches."""

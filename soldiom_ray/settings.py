@@ -32,6 +32,7 @@ JOB_VARIABLES = (
     "SOLDIOM_API_HOST",
     "SOLDIOM_API_PORT",
     "SOLDIOM_PRIVATE_HOSTS",
+    "SOLDIOM_API_FOLDERS",
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
 )
@@ -67,6 +68,8 @@ class Settings:
     rate_limit: str
     private_hosts: tuple[str, ...]
     """Host names, addresses and networks that sources of users may reach though they are private."""
+    api_folders: tuple[Path, ...]
+    """Folders of this machine that recipes sent through the API may name."""
     upload_max_bytes: int
     """Of one upload, all its files together."""
     upload_quota_bytes: int
@@ -128,6 +131,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         tls_key=variables.file("SOLDIOM_TLS_KEY"),
         rate_limit=variables.rate_limit(),
         private_hosts=variables.hosts("SOLDIOM_PRIVATE_HOSTS"),
+        api_folders=variables.folders("SOLDIOM_API_FOLDERS"),
         upload_max_bytes=variables.size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES),
         upload_quota_bytes=variables.size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES),
         external=frozenset(name for name, url in urls.items() if url and url not in set(addresses.values())),
@@ -185,6 +189,14 @@ class _Variables:
         if value and not Path(value).is_file():
             self._add(name, f"no file at {value!r}")
         return Path(value) if value else None
+
+    def folders(self, name: str) -> tuple[Path, ...]:
+        """Absolute paths of folders. Those that do not exist yet are no mistake: a network drive may come later."""
+        folders = self.parts(name)
+        for folder in folders:
+            if not Path(folder).is_absolute() or Path(folder) == Path("/"):
+                self._add(name, f"holds {folder!r}; write absolute paths of folders, but not /")
+        return tuple(Path(folder) for folder in folders)
 
     def port(self, name: str, default: str) -> int:
         """A TCP port."""

@@ -27,7 +27,7 @@ def test_every_call_is_refused_without_a_key_and_to_each_role_below_its_own(
     with httpx.Client(base_url=api_url) as client:
         for route in routes(api_settings):
             role = (route.openapi_extra or {})[ROLE]
-            path = route.path.format(**dict.fromkeys(route.param_convertors, "no-such-id"))
+            path = route.path_format.format(**dict.fromkeys(route.param_convertors, "no-such-id"))
             for method in route.methods or ():
                 if role not in ROLES:
                     assert client.request(method, path).status_code in (200, 307, 503)

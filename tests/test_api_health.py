@@ -35,7 +35,7 @@ def test_the_description_names_every_call_with_role_and_errors(api_settings: Set
     assert len(described) > 25
     for route in described:
         for method in route.methods or ():
-            operation = document["paths"][route.path][method.lower()]
+            operation = document["paths"][route.path_format][method.lower()]
             assert operation[ROLE] == (route.openapi_extra or {})[ROLE]
             assert "application/problem+json" in operation["responses"]["default"]["content"]
             assert "422" not in operation["responses"]

@@ -117,7 +117,7 @@ def _caller(settings: Settings, header: str) -> Caller:
 
 def _audit(request: Request, caller: Caller, decision: str, required_role: str) -> None:
     details = {"key": caller.name, "role": caller.role, "needs": required_role}
-    route = getattr(request.scope.get("route"), "path", request.url.path)
+    route = getattr(request.scope.get("route"), "path_format", request.url.path)
     with open_session(settings_of(request)) as session:
         audit.append(
             session, caller.key_id, f"{request.method} {route}", request.url.path, decision, details, caller.tenant

@@ -69,7 +69,7 @@ class RequestMiddleware:
                 problems.unexpected_response(error)
                 raise
         finally:
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(scope.get("route"), "path_format", "unmatched")
             self.observe(scope["method"], str(route), status, time.perf_counter() - started)
 
 

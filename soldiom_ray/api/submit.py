@@ -1,39 +1,39 @@
-"""From a request to a launched job: checks that the caller may use what the recipe refers to, then launches."""
+"""From a request to a launched job: what its caller may name, then the launch."""
 
 import re
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from soldiom_ray import launch
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.bodies import TrainingBody
-from soldiom_ray.db import datasets, inputs, jobs, models
-from soldiom_ray.db.engine import open_session
-from soldiom_ray.domains.builtin_models import SMOLLM2, builtin_names
+from soldiom_ray.domains.access import access_through_api, check_access
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.schema import Recipe
-from soldiom_ray.domains.sources import DatabaseSource, FilesSource, LocalSource, UrlSource
-from soldiom_ray.errors import DeniedError, InputError, NotFoundError, Problem
+from soldiom_ray.errors import DeniedError, InputError, Problem
 from soldiom_ray.settings import Settings
-
-HUB_ID = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9._-]{1,96}(@[A-Za-z0-9._/-]{1,100})?(:[A-Za-z0-9._-]{1,100}\.gguf)?"
-)
-RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 
 
 def start(
-    settings: Settings, caller: Caller, recipe: Recipe, kind: str, idempotency_key: str | None, response: Response
+    settings: Settings,
+    caller: Caller,
+    recipe: Recipe,
+    kind: str,
+    idempotency_key: str | None,
+    response: Response,
+    body: TrainingBody | None = None,
 ) -> dict[str, Any]:
-    """Launch the recipe for the caller and set the response's `Location`; returns the job."""
-    with open_session(settings) as session:
-        _check_references(session, recipe, caller)
-    job = launch.launch_job(
-        settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
-    )
+    """Launch the recipe for the caller and set the response's `Location`; returns the job. Errors name the fields as
+    they are in `body`, or in a body that is the recipe's only source."""
+    try:
+        check_access(recipe, access_through_api(settings, caller.tenant, is_admin=caller.may("admin")))
+        job = launch.launch_job(
+            settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
+        )
+    except (DeniedError, InputError) as error:
+        raise type(error)(error.what, remedy=error.remedy, problems=_in_body(error.problems, body)) from error
     response.headers["Location"] = f"/api/training/jobs/{job['id']}"
     return job
 
@@ -59,7 +59,7 @@ def training_recipe(body: TrainingBody) -> Recipe:
     try:
         return validate_recipe(content, "The body")
     except InputError as error:
-        problems = [Problem(_body_location(body, problem.loc), problem.msg) for problem in error.problems]
+        problems = _in_body(error.problems, body)
         raise InputError(error.what, remedy="correct the fields that `errors` names", problems=problems) from error
 
 
@@ -78,6 +78,13 @@ BODY_FIELDS = {
 """Location in the recipe -> field of the body that sets it."""
 
 
+def _in_body(problems: Sequence[Problem], body: TrainingBody | None) -> list[Problem]:
+    """Problems of a recipe at the fields of the body that it came from."""
+    if body is None:
+        return [Problem(re.sub(r"^collect\[0\]", "body", problem.loc), problem.msg) for problem in problems]
+    return [Problem(_body_location(body, problem.loc), problem.msg) for problem in problems]
+
+
 def _body_location(body: TrainingBody, location: str) -> str:
     """Where in the body a location of the recipe comes from."""
     field = BODY_FIELDS.get(location)
@@ -86,60 +93,3 @@ def _body_location(body: TrainingBody, location: str) -> str:
     if body.dataset_id is not None:
         return "body." + re.sub(r"^train\b", "config", location)
     return f"body.recipe.{location}".rstrip(".")
-
-
-def _check_references(session: Session, recipe: Recipe, caller: Caller) -> None:
-    """Check that everything the recipe names by id exists and is the caller's, and that only admins read the server's
-    own files."""
-    for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
-        datasets.get(session, name, caller.tenant)
-    if recipe.run and not jobs.has_artifact(session, recipe.run, caller.tenant):
-        raise NotFoundError(f"No run {recipe.run!r}.", remedy="its id stands in the result of the job that trained it")
-    if recipe.version:
-        models.get(session, recipe.version, caller.tenant)
-    for source in recipe.collect or ():
-        local = (isinstance(source, LocalSource) and source.path) or (isinstance(source, FilesSource) and source.paths)
-        if local and not caller.may("admin"):
-            raise DeniedError(
-                "Paths on the server can only be collected by an admin.", remedy="upload the files instead"
-            )
-        private = isinstance(source, DatabaseSource | UrlSource) and source.private
-        if private and not (caller.may("admin") and caller.tenant == "default"):
-            raise DeniedError(
-                "Private addresses can only be reached by an admin of the tenant 'default'.",
-                remedy="leave out `private`; SOLDIOM_PRIVATE_HOSTS allows single hosts to everyone",
-            )
-        if isinstance(source, FilesSource):
-            for name in source.inputs:
-                inputs.get(session, name, caller.tenant)
-    if recipe.train is not None and recipe.train.architecture is None:
-        _check_base(session, recipe.train.base_model, caller)
-
-
-def _check_base(session: Session, name: str, caller: Caller) -> None:
-    """Refuse a base model that cannot exist; only the job learns whether a hub id does."""
-    if name.startswith("builtin/"):
-        if name in builtin_names():
-            return
-        reason = f"built in are: {', '.join(builtin_names())}"
-    elif name.startswith(("/", ".", "~")):
-        if not caller.may("admin"):
-            raise DeniedError("Folders on the server can only be named by an admin.", remedy="name a model or a hub id")
-        if Path(name).is_absolute() and Path(name).is_dir():
-            return
-        reason = "no such folder on the server (give its absolute path)"
-    elif RUN_ID.fullmatch(name) and jobs.has_artifact(session, name, caller.tenant):
-        return
-    else:
-        try:
-            models.get(session, name, caller.tenant)
-            return
-        except NotFoundError:
-            if HUB_ID.fullmatch(name) and not name.startswith(("base/", "fine-tuned/", "specialized/")):
-                return
-        reason = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
-    raise InputError(
-        f"Unknown base model {name[:100]!r}.",
-        remedy=f"use builtin/{SMOLLM2}, a model of GET /api/models, or a Hugging Face id OWNER/NAME",
-        problems=[Problem("base_model", reason)],
-    )

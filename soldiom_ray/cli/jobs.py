@@ -19,11 +19,12 @@ def add_commands(app: typer.Typer) -> None:
 def run_job(content: dict[str, Any], kind: str) -> dict[str, Any]:
     """Launch a recipe given as plain values as a job of this kind; the job when it has completed."""
     from soldiom_ray import launch
-    from soldiom_ray.domains.recipes import validate_recipe
+    from soldiom_ray.domains.access import COMMAND_LINE
+    from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
 
     settings = load_settings()
-    recipe = validate_recipe(content, f"soldiom {kind}")
-    return follow(settings, launch.launch_job(settings, recipe, kind=kind, owner="cli"))
+    recipe = with_absolute_paths(validate_recipe(content, f"soldiom {kind}"))
+    return follow(settings, launch.launch_job(settings, recipe, kind=kind, owner=COMMAND_LINE))
 
 
 def stage_of(job: dict[str, Any], name: str) -> dict[str, Any]:

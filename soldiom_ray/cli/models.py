@@ -11,7 +11,7 @@ from soldiom_ray.cli.output import Json, print_items, print_json, print_table
 from soldiom_ray.settings import load_settings
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
-Model = Annotated[str, typer.Argument(help="A model's id, or family/name for its newest version.")]
+Model = Annotated[str, typer.Argument(help="A model's id, family/name for its newest version, or a run's id.")]
 MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many tokens in the answer.")]
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -89,12 +88,6 @@ def pairs(values: list[str] | None, option: str) -> dict[str, str]:
 def drop_unset(**values: Any) -> dict[str, Any]:
     """The values that the command line sets; for the others the schema's defaults hold."""
     return {name: value for name, value in values.items() if value not in (None, [], {})}
-
-
-def absolute_folder(name: str) -> str:
-    """A base model's name; a folder as its absolute path, because jobs run in another folder."""
-    path = Path(name).expanduser()
-    return str(path.absolute()) if path.is_dir() else name
 
 
 def _records(annotation: Any) -> Iterator[Any]:

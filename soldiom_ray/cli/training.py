@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
-from soldiom_ray.cli.options import RecipeCommand, absolute_folder, drop_unset, recipe_option
+from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.task_models import TASK_MODELS
@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train, evaluate and register: a dataset and a base model become a registered version."""
     options = drop_unset(
-        base_model=absolute_folder(base) if base else None,
+        base_model=base,
         task=task,
         method=method,
         rank=rank,
@@ -74,7 +74,9 @@ def train(
 
 
 def evaluate(
-    model_run: Annotated[str, typer.Argument(metavar="RUN", help="Id of a training run.")],
+    model_run: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model's id, family/name for its newest version, or a run's id.")
+    ],
     data: Annotated[
         str | None, typer.Option(help="Id of a prepared dataset; default: the one it was trained on.")
     ] = None,
@@ -82,8 +84,8 @@ def evaluate(
     examples: Annotated[int | None, recipe_option("evaluate.examples")] = None,
     json: Json = False,
 ) -> None:
-    """Score a run against its base on held-out data, with a confidence interval and the gate's verdict, and show a few
-    held-out prompts answered by both."""
+    """Score a model against its base on held-out data, with a confidence interval and the gate's verdict, and show a
+    few held-out prompts answered by both."""
     content = {"name": "evaluation", "run": model_run, "evaluate": drop_unset(max_tokens=max_tokens, examples=examples)}
     job = run_job(content | drop_unset(dataset=data), "evaluate")
     result = {"id": job["result"]["scores"], "metrics": job["metrics"], "job": job["id"]}

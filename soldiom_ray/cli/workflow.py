@@ -2,11 +2,10 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from soldiom_ray.cli.options import absolute_folder
 from soldiom_ray.cli.output import Json, follow, note, print_json
 from soldiom_ray.settings import load_settings
 
@@ -28,17 +27,18 @@ def run(
     """Run a whole workflow as one Ray job. Run again, it resumes where it stopped."""
     from soldiom_ray import launch
     from soldiom_ray.cli.summary import print_summary, scored_examples, try_model
-    from soldiom_ray.domains.recipes import load_recipe
+    from soldiom_ray.domains.access import COMMAND_LINE
+    from soldiom_ray.domains.recipes import load_recipe, with_absolute_paths
     from soldiom_ray.examples import examples_as_dicts
 
     began = time.time()
-    loaded = _absolute_paths(load_recipe(recipe))
+    loaded = with_absolute_paths(load_recipe(recipe))
     settings = load_settings()
     job = launch.running_job(settings, loaded, "workflow")
     if job:
         note(f"Job {job['id']} runs this recipe already; following it.")
     else:
-        job = launch.launch_job(settings, loaded, kind="workflow", owner="cli")
+        job = launch.launch_job(settings, loaded, kind="workflow", owner=COMMAND_LINE)
     job = follow(settings, job)
     answer = try_model(settings, job) if loaded.deploy else None
     if json:
@@ -64,18 +64,3 @@ def show_recipe(recipe: RecipeFile, json: Json = False) -> None:
 
     loaded = load_recipe(recipe)
     print_json(as_dict(loaded)) if json else print(as_yaml(loaded), end="")
-
-
-def _absolute_paths(recipe: Any) -> Any:
-    """The recipe with local paths made absolute: its job runs in another folder."""
-    from soldiom_ray.domains.recipes import as_dict, validate_recipe
-
-    content = as_dict(recipe)
-    for source in content.get("collect", []):
-        if source.get("path"):
-            source["path"] = str(Path(source["path"]).expanduser().absolute())
-        if source.get("paths"):
-            source["paths"] = [str(Path(path).expanduser().absolute()) for path in source["paths"]]
-    if "train" in content:
-        content["train"]["base_model"] = absolute_folder(content["train"]["base_model"])
-    return validate_recipe(content)

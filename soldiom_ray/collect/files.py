@@ -26,6 +26,7 @@ from soldiom_ray.collect.raw import store_raw
 from soldiom_ray.collect.source_files import is_included
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.access import Folders, is_within, read_within
 from soldiom_ray.domains.file_types import FAMILY_OF_ENDING, SUPPORTED
 from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem
@@ -70,6 +71,7 @@ class UserFile:
     metadata: str = "{}"
     license: str = ""
     size_bytes: int = 0
+    folders: Folders = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class ParseFiles:
             try:
                 if file.path.stat().st_size > self.max_bytes:
                     raise SkippedError("too_large", f"more than {self.max_bytes} bytes")
-                data = file.path.read_bytes()
+                data = read_within(file.path, file.folders)
             except OSError as error:
                 raise SkippedError("unreadable", type(error).__name__) from error
         else:
@@ -194,7 +196,9 @@ def _task_groups(files: Sequence[UserFile]) -> Iterator[tuple[UserFile, ...]]:
 def _with_table_metadata(files: Sequence[UserFile], declared: FilesSource, result: TaskResult) -> list[UserFile]:
     """The files without tables that describe pictures, whose rows become metadata of the pictures that they name."""
     names = {file.path: file.name for file in files if file.path is not None}
-    metadata, tables = read_tables(names, declared.columns, declared.max_bytes, result)
+    metadata, tables = read_tables(
+        names, declared.columns, declared.max_bytes, result, next(iter(files)).folders if files else None
+    )
     others = [file for file in files if file.path not in tables]
     return [
         replace(file, metadata=json.dumps(metadata[file.path])) if file.path in metadata else file for file in others
@@ -216,9 +220,21 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
         for name, file in _named_files(path):
-            if is_included(name, declared.include or ("*",), declared.exclude):
+            if not is_within(file, context.folders):
+                result.skip("user", path.name, name, "leads_out", "a link out of the folder")
+            elif is_included(name, declared.include or ("*",), declared.exclude):
                 stat = file.stat()
-                files.append(UserFile(name, file.as_uri(), name, file, license=license_, size_bytes=stat.st_size))
+                files.append(
+                    UserFile(
+                        name,
+                        file.as_uri(),
+                        name,
+                        file,
+                        license=license_,
+                        size_bytes=stat.st_size,
+                        folders=context.folders,
+                    )
+                )
                 stats.append((name, stat.st_size, stat.st_mtime_ns))
             else:
                 result.outcomes["not_included"] += 1

@@ -19,8 +19,9 @@ from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.source_files import Entry, Origin, ReadFiles, is_included
 from soldiom_ray.collect.tasks import Task, TaskList, TaskResult
+from soldiom_ray.domains.access import Folders, is_within
 from soldiom_ray.domains.sources import LocalSource
-from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.errors import DeniedError, InputError, Problem
 from soldiom_ray.settings import Settings
 
 FILES_PER_TASK = 400
@@ -58,6 +59,7 @@ class LocalPlan:
     collected_at: datetime
     fingerprint: Mapping[str, Any] = field(default_factory=dict)
     file_groups: Sequence[FileGroup] = ()
+    folders: Folders = None
 
     def list_tasks(self, report: Callable[[float, str], None]) -> TaskList:
         """Tasks over the files, in the order group, path. `max_documents` is divided over the groups as evenly as
@@ -75,7 +77,9 @@ class LocalPlan:
             result.outcomes["over_limit"] += len(file_group.entries) - len(chosen)
             for start in range(0, len(chosen), FILES_PER_TASK):
                 files = tuple(chosen[start : start + FILES_PER_TASK])
-                tasks.append(ReadFiles(file_group.origin, files, self.settings, self.collected_at))
+                tasks.append(
+                    ReadFiles(file_group.origin, files, self.settings, self.collected_at, folders=self.folders)
+                )
         result.outcomes += type(result.outcomes)()
         return TaskList(tasks, result)
 
@@ -83,8 +87,9 @@ class LocalPlan:
 def plan(declared: LocalSource, context: Context, collected_at: datetime) -> LocalPlan:
     """List the source; InputError names every package or folder that is missing."""
     if declared.path is not None:
-        file_groups, fingerprint = list_folder(Path(declared.path).expanduser(), declared)
-        return LocalPlan(declared, context.settings, collected_at, fingerprint, file_groups)
+        root = Path(declared.path).expanduser()
+        file_groups, fingerprint = list_folder(root, declared, context.folders)
+        return LocalPlan(declared, context.settings, collected_at, fingerprint, file_groups, context.folders)
     versions: dict[str, str] = {}
     missing = []
     for name in declared.packages:
@@ -99,6 +104,11 @@ def plan(declared: LocalSource, context: Context, collected_at: datetime) -> Loc
             problems=[Problem("collect.packages", f"{name!r} is not an installed distribution") for name in missing],
         )
     editable = {name: folder for name in versions if name != STDLIB and (folder := _editable_folder(name))}
+    if closed := [name for name, source in editable.items() if not is_within(source, context.folders)]:
+        raise DeniedError(
+            f"{closed[0]!r} is installed from a folder of the server, which only whoever runs it collects.",
+            remedy="take it out of `packages`",
+        )
     fingerprints: dict[str, Any] = {name: list_folder(folder, declared)[1] for name, folder in editable.items()}
     return LocalPlan(
         declared,
@@ -141,9 +151,10 @@ def list_package(name: str, declared: LocalSource) -> FileGroup:
     return _filter_files(origin, files, declared, metadata_is_readme=True)
 
 
-def list_folder(folder: Path, declared: LocalSource) -> tuple[list[FileGroup], dict[str, Any]]:
-    """(file groups, fingerprint) of a folder. A git checkout is one group (a repository); in any other folder each
-    subfolder and each direct file is a group of its own, so that a split can separate them."""
+def list_folder(folder: Path, declared: LocalSource, within: Folders = None) -> tuple[list[FileGroup], dict[str, Any]]:
+    """(file groups, fingerprint) of a folder. Files outside `within` are dropped. A git checkout is one group (a
+    repository); in any other folder each subfolder and each direct file is a group of its own, so that a split can
+    separate them."""
     if not folder.is_dir():
         problem = "is a file" if folder.is_file() else "does not exist"
         raise InputError(
@@ -151,12 +162,16 @@ def list_folder(folder: Path, declared: LocalSource) -> tuple[list[FileGroup], d
             remedy="give `path` a folder, or use source `files` for single files",
         )
     folder = folder.resolve()
-    commit = git_commit(folder)
+    commit = git_commit(folder) if is_within(folder / ".git" / "HEAD", within) else None
     paths = (_git_files(folder) if commit is not None else None) or _walk(folder)
     files = [(path, folder / path) for path in sorted(paths)]
-    license_texts = [_read_text(p) for p in sorted(folder.iterdir()) if p.is_file() and is_license_name(p.name)]
-    license_ = next((spdx for text in license_texts if (spdx := licenses.from_text(text))), "") or _declared_license(
-        folder
+    license_texts = [
+        _read_text(p)
+        for p in sorted(folder.iterdir())
+        if p.is_file() and is_license_name(p.name) and is_within(p, within)
+    ]
+    license_ = next((spdx for text in license_texts if (spdx := licenses.from_text(text))), "") or (
+        _declared_license(folder) if is_within(folder / "pyproject.toml", within) else ""
     )
     files_by_group: dict[str, list[tuple[str, Path]]] = {}
     for path, file in files:
@@ -170,6 +185,7 @@ def list_folder(folder: Path, declared: LocalSource) -> tuple[list[FileGroup], d
             Origin("local", group, f"{folder.as_uri()}/{{}}", commit=commit or "", license=license_, rule=rule),
             group_files,
             declared,
+            within=within,
         )
         for group, group_files in sorted(files_by_group.items())
     ]
@@ -204,12 +220,13 @@ def git_commit(folder: Path) -> str | None:
             git = (folder / git.read_text().partition("gitdir:")[2].strip()).resolve()
         head = (git / "HEAD").read_text().strip()
         if not head.startswith("ref:"):
-            return head
+            return head if re.fullmatch(r"[0-9a-f]{40,64}", head) else ""
         name = head.partition(" ")[2].strip()
         common = git / "commondir"
         root = (git / common.read_text().strip()).resolve() if common.is_file() else git
         if (root / name).is_file():
-            return (root / name).read_text().strip()
+            text = (root / name).read_text().strip()
+            return text if re.fullmatch(r"[0-9a-f]{40,64}", text) else ""
         packed = root / "packed-refs"
         lines = packed.read_text().splitlines() if packed.is_file() else []
         return next((line.split()[0] for line in lines if line.endswith(f" {name}")), "")
@@ -242,13 +259,20 @@ def _list_stdlib(declared: LocalSource) -> FileGroup:
 
 
 def _filter_files(
-    origin: Origin, files: Iterable[tuple[str, Path]], declared: LocalSource, metadata_is_readme: bool = False
+    origin: Origin,
+    files: Iterable[tuple[str, Path]],
+    declared: LocalSource,
+    metadata_is_readme: bool = False,
+    within: Folders = None,
 ) -> FileGroup:
     group = FileGroup(origin, [], TaskResult())
     for path, file in sorted(files):
         readme = metadata_is_readme and path.endswith(".dist-info/METADATA")
         if not is_included("README.md" if readme else path, declared.include, declared.exclude):
             group.result.outcomes["not_included"] += 1
+            continue
+        if not is_within(file, within):
+            group.result.skip(origin.source, origin.group, path, "leads_out", "a link out of the folder")
             continue
         try:
             size = file.stat().st_size

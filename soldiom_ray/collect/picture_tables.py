@@ -8,6 +8,7 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.sandbox import Sandbox
 from soldiom_ray.collect.tasks import TaskResult
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.access import Folders, read_within
 from soldiom_ray.domains.file_types import FAMILIES
 
 TABLES = (*FAMILIES["table"], *FAMILIES["json"], *FAMILIES["parquet"], ".xlsx")
@@ -16,7 +17,11 @@ PICTURE_ROLES = ("label", "group", "license", "split")
 
 
 def read_tables(
-    names: Mapping[Path, str], columns: Mapping[str, str], max_bytes: int, result: TaskResult
+    names: Mapping[Path, str],
+    columns: Mapping[str, str],
+    max_bytes: int,
+    result: TaskResult,
+    folders: Folders = None,
 ) -> tuple[dict[Path, dict[str, Any]], set[Path]]:
     """(metadata by picture, tables that hold some). `names` are all files with their names. Rows whose picture does not
     exist are counted as `missing_picture`, tables as `picture_table`."""
@@ -28,7 +33,7 @@ def read_tables(
             if table.stat().st_size > max_bytes:
                 continue
             try:
-                rows = sandbox.parse(table.name, table.read_bytes(), options)
+                rows = sandbox.parse(table.name, read_within(table, folders), options)
             except (SkippedError, OSError) as error:
                 if isinstance(error, SkippedError) and error.reason == "wrong_columns":
                     tables.add(table)

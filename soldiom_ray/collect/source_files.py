@@ -12,6 +12,7 @@ from soldiom_ray.collect.label import label
 from soldiom_ray.collect.raw import store_raw
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError, decode, notebook_text
+from soldiom_ray.domains.access import Folders, read_within
 from soldiom_ray.records import Document, SourceName
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
@@ -51,13 +52,14 @@ class ReadFiles:
     settings: Settings
     collected_at: datetime
     local_only: bool = True
+    folders: Folders = None
 
     def run(self) -> TaskResult:
         """A document, or the reason why there is none, for each file."""
         result, storage = TaskResult(), open_storage(self.settings)
         for entry in self.entries:
             try:
-                data = entry.file.read_bytes()
+                data = read_within(entry.file, self.folders)
             except OSError as error:
                 result.skip(self.origin.source, self.origin.group, entry.path, "unreadable", type(error).__name__)
                 continue

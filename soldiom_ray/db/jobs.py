@@ -155,6 +155,13 @@ def has_artifact(session: Session, artifact: str, tenant: str | None) -> bool:
     return session.scalars(query.limit(1)).first() is not None
 
 
+def runs(session: Session, tenant: str, limit: int = 200) -> list[str]:
+    """Ids of the newest runs that jobs of this tenant made or reused."""
+    query = select(JobStage.artifact_id).join(Job, JobStage.job_id == Job.id)
+    query = query.where(Job.tenant == tenant, JobStage.stage == "train", JobStage.artifact_id.is_not(None))
+    return [str(run) for run in session.scalars(query.order_by(Job.id.desc()).limit(limit))]
+
+
 def record_heartbeat(session: Session, job_id: str, progress: float, stage: str | None, message: str) -> bool:
     """Record that a job is alive, and its progress. True: it has to stop (cancelled, declared dead, or removed)."""
     job = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()

@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Deployment, Model
-from soldiom_ray.errors import BusyError, ConflictError, NotFoundError
+from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, suggestion
+from soldiom_ray.records import RUN_ID
 
 
 def create(session: Session, *, family: str, name: str, tenant: str = "default", **values: Any) -> Model:
@@ -37,7 +38,10 @@ def next_version(session: Session, *, family: str, name: str, tenant: str = "def
 
 
 def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
-    """A model by id, `name`, `family/name`, each with or without `@version`; without one, the newest version."""
+    """A model by id, `name`, `family/name`, each with or without `@version`; without one, the newest version. The id of
+    a run is the newest model made of it. NotFoundError names what is near."""
+    if RUN_ID.fullmatch(id_or_name) and (made := of_run(session, id_or_name, tenant)):
+        return made
     path, _, version = id_or_name.partition("@")
     family, _, name = path.rpartition("/")
     named = Model.name == name
@@ -50,8 +54,16 @@ def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
         query = query.where(Model.tenant == tenant)
     model = session.scalars(query.order_by((Model.id == id_or_name).desc(), Model.id.desc()).limit(1)).one_or_none()
     if model is None:
-        raise NotFoundError(f"No model {id_or_name!r}.", remedy="list them with `soldiom models list`")
+        near = suggestion(id_or_name, known_names(session, tenant), 3) if tenant is not None else ""
+        raise NotFoundError(f"No model {id_or_name[:100]!r}.{near}", remedy="list them with `soldiom models list`")
     return model
+
+
+def known_names(session: Session, tenant: str) -> list[str]:
+    """What a tenant's models may be called: `family/name` and `name`, those of the newest versions."""
+    query = select(Model.family, Model.name).where(Model.tenant == tenant).order_by(Model.id.desc()).limit(500)
+    pairs = session.execute(query).all()
+    return list(dict.fromkeys(name for pair in pairs for name in (f"{pair.family}/{pair.name}", str(pair.name))))
 
 
 def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Model | None:

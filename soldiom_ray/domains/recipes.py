@@ -1,6 +1,5 @@
 """Reading recipes: YAML or JSON becomes a `Recipe`, or one error that lists every mistake with its line."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -10,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from soldiom_ray.domains.schema import RENAMED_KEYS, Recipe, with_current_keys
-from soldiom_ray.errors import InputError, Problem, format_location
+from soldiom_ray.errors import InputError, Problem, format_location, suggestion
 
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
 Location = tuple[str | int, ...]
@@ -84,6 +83,34 @@ def as_dict(recipe: Recipe) -> dict[str, Any]:
     return {key: value for key, value in content.items() if value != []}
 
 
+def with_absolute_paths(recipe: Recipe) -> Recipe:
+    """The recipe of whoever runs the server with its local paths absolute: its job runs in another folder."""
+    content = as_dict(recipe)
+    for source in content.get("collect", []):
+        if source.get("path"):
+            source["path"] = absolute_path(source["path"])
+        if source.get("paths"):
+            source["paths"] = [absolute_path(path) for path in source["paths"]]
+        if source.get("speech_model"):
+            source["speech_model"] = absolute_model(source["speech_model"])
+    for heading, field in (("train", "base_model"), ("embed", "model")):
+        if heading in content:
+            content[heading][field] = absolute_model(content[heading][field])
+    return validate_recipe(content)
+
+
+def absolute_path(path: str) -> str:
+    """A path without `~`, from the root."""
+    return str(Path(path).expanduser().absolute())
+
+
+def absolute_model(name: str) -> str:
+    """A model's name; a folder or a GGUF file as its absolute path."""
+    path = Path(name).expanduser()
+    is_local = bool(name) and (path.is_dir() or (name.lower().endswith(".gguf") and path.is_file()))
+    return str(path.absolute()) if is_local else name
+
+
 def as_yaml(recipe: Recipe) -> str:
     """The recipe as YAML, with every default filled in."""
     return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
@@ -118,18 +145,18 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     if detail["type"] == "extra_forbidden" and owner is not None:
         known_keys = [info.alias or name for name, info in owner.model_fields.items()]
         current = RENAMED_KEYS.get(str(location[0]), {}).get(str(location[-1])) if len(location) == 2 else None
-        message = f"is unknown; known: {', '.join(known_keys)}.{_suggestion(str(location[-1]), known_keys)}"
+        message = f"is unknown; known: {', '.join(known_keys)}.{suggestion(str(location[-1]), known_keys)}"
         message = f"is called `{current}`" if current else message
     elif detail["type"] == "literal_error":
         expected = str(detail.get("ctx", {}).get("expected", ""))
         choices = [choice.strip("'\" ") for choice in expected.replace(" or ", ", ").split(",")]
-        message = f"is {shown_value}; known: {', '.join(choices)}.{_suggestion(str(value), choices)}"
+        message = f"is {shown_value}; known: {', '.join(choices)}.{suggestion(str(value), choices)}"
     elif detail["type"] == "union_tag_invalid":
         choices = [tag.strip(" '") for tag in str(detail.get("ctx", {}).get("expected_tags", "")).split(",")]
         tag = str(detail.get("ctx", {}).get("tag", ""))
         return Problem(
             format_location((*location, "source")),
-            f"is {tag!r}; known: {', '.join(choices)}.{_suggestion(tag, choices)}",
+            f"is {tag!r}; known: {', '.join(choices)}.{suggestion(tag, choices)}",
             line,
         )
     elif detail["type"] == "union_tag_not_found":
@@ -182,8 +209,3 @@ def _by_tag(annotation: Any, part: str | int) -> type[BaseModel] | None:
         if is_source and part in get_args(arm.model_fields["source"].annotation):
             return arm  # type: ignore[no-any-return]
     return None
-
-
-def _suggestion(word: str, candidates: list[str]) -> str:
-    close = difflib.get_close_matches(word, candidates, n=1)
-    return f' Did you mean "{close[0]}"?' if close else ""

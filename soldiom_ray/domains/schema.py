@@ -1,12 +1,14 @@
 """The recipe: a whole workflow as a declaration whose headings are the stages. This module and `sources` are the only
 place of every default."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
+from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
 from soldiom_ray.domains.sources import Source
 from soldiom_ray.records import Family, Record
 
@@ -94,7 +96,7 @@ class Prepare(Record):
 class Embed(Record):
     """A dataset becomes a searchable index."""
 
-    model: str = Field("all-MiniLM-L6-v2", description="embedding model")
+    model: str = Field("all-MiniLM-L6-v2", description="embedding model", json_schema_extra=MODEL)
     max_tokens: int = Field(128, ge=16, le=256, description="tokens per passage")
     max_passages: int | None = Field(None, ge=1, description="at most this many passages")
     splits: tuple[Literal["train", "validation", "test"], ...] = Field(
@@ -122,8 +124,9 @@ class Train(Record):
 
     base_model: str = Field(
         "",
-        description=f"builtin/NAME, a Hugging Face folder or hub id, a GGUF file, or the id of a full run; unset:"
-        f" builtin/{SMOLLM2} (causal_lm, preference), builtin/{MINILM} (text_classification)",
+        description=f"builtin/NAME, a Hugging Face folder or hub id, a GGUF file, a full run or the model made of one;"
+        f" unset: builtin/{SMOLLM2} (causal_lm, preference), builtin/{MINILM} (text_classification)",
+        json_schema_extra=MODEL,
     )
     task: Task = Field(
         "causal_lm",
@@ -192,6 +195,22 @@ class Train(Record):
             task = values.get("task", cls.model_fields["task"].default)
             return {**values, "base_model": DEFAULT_BASES.get(task, "") if isinstance(task, str) else ""}
         return values
+
+    @model_validator(mode="after")
+    def _describes_only(self) -> "Train":
+        """An architecture is described by numbers and single words: neither names what would be loaded."""
+        pending: list[tuple[str, Any]] = list((self.architecture or {}).items())
+        while pending:
+            key, value = pending.pop()
+            if str(key).startswith("_"):
+                raise ValueError(f"`architecture` names {str(key)[:60]!r}, which is internal")
+            if isinstance(value, str) and not re.fullmatch(r"[A-Za-z0-9][\w.+-]{0,63}", value):
+                raise ValueError(f"`architecture` gives {str(key)[:60]!r} a text that is no single word")
+            if isinstance(value, Mapping):
+                pending.extend(value.items())
+            elif isinstance(value, list | tuple):
+                pending.extend((key, item) for item in value)
+        return self
 
     @model_validator(mode="after")
     def _has_a_beginning(self) -> "Train":
@@ -268,15 +287,25 @@ class Recipe(Record):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,99}$", description="name of what the workflow makes")
     domain: str | None = Field(None, description="specialisation whose defaults apply")
     collect: tuple[Source, ...] | None = None
-    documents: tuple[str, ...] = Field((), description="ids of documents collected before, instead of `collect`")
+    documents: tuple[str, ...] = Field(
+        (), description="ids of documents collected before, instead of `collect`", json_schema_extra=ARTIFACT
+    )
     prepare: Prepare | None = None
-    dataset: str | None = Field(None, description="id of a prepared dataset, instead of `collect` and `prepare`")
+    dataset: str | None = Field(
+        None, description="id of a prepared dataset, instead of `collect` and `prepare`", json_schema_extra=ARTIFACT
+    )
     embed: Embed | None = None
     train: Train | None = None
-    run: str | None = Field(None, description="id of a training run, instead of `train`")
+    run: str | None = Field(
+        None, description="a training run, or the model made of one, instead of `train`", json_schema_extra=RUN
+    )
     evaluate: Evaluate | None = None
     register_: Register | None = Field(None, alias="register")
-    version: str | None = Field(None, description="id of a registered model, instead of `register`")
+    version: str | None = Field(
+        None,
+        description="a registered model, or the run it was made of, instead of `register`",
+        json_schema_extra=VERSION,
+    )
     deploy: Deploy | None = None
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from soldiom_ray.domains.connections import check_database_url, check_endpoint
+from soldiom_ray.domains.references import DATABASE, ENDPOINT, INPUT, PATH, SPEECH
 from soldiom_ray.records import DocumentKind, Record
 
 
@@ -13,7 +14,7 @@ class LocalSource(Record):
     """A folder, a git checkout, or installed Python packages by distribution name ("stdlib": the standard library)."""
 
     source: Literal["local"]
-    path: str | None = Field(None, description="a folder or a git checkout")
+    path: str | None = Field(None, description="a folder or a git checkout", json_schema_extra=PATH)
     packages: tuple[str, ...] = Field(
         (), description="installed Python packages by distribution name; stdlib: the standard library"
     )
@@ -37,8 +38,8 @@ class FilesSource(Record):
     have `source: user`, as those of databases and endpoints do."""
 
     source: Literal["files"] = "files"
-    paths: tuple[str, ...] = Field((), description="files or folders")
-    inputs: tuple[str, ...] = Field((), description="ids of user inputs")
+    paths: tuple[str, ...] = Field((), description="files or folders", json_schema_extra=PATH)
+    inputs: tuple[str, ...] = Field((), description="ids of user inputs", json_schema_extra=INPUT)
     include: tuple[str, ...] = Field((), description="file patterns to take; empty: all")
     exclude: tuple[str, ...] = Field((), description="file patterns to leave out")
     columns: dict[str, str] = Field(
@@ -51,7 +52,9 @@ class FilesSource(Record):
         False, description="take pictures themselves and nothing else: images and arrays of them (.npz), with labels"
     )
     speech_model: str = Field(
-        "", description="writes transcripts of speech: pocketsphinx, or the folder of a Whisper model"
+        "",
+        description="writes transcripts of speech: pocketsphinx, or the folder of a Whisper model",
+        json_schema_extra=SPEECH,
     )
     max_bytes: int = Field(50_000_000, ge=1, description="larger files are left out and counted as too_large")
 
@@ -139,7 +142,11 @@ class DatabaseSource(Record):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     source: Literal["database"] = "database"
-    url: str = Field(max_length=2000, description="postgresql://, mysql:// or mariadb://USER:PASSWORD@HOST/DATABASE")
+    url: str = Field(
+        max_length=2000,
+        description="postgresql://, mysql:// or mariadb://USER:PASSWORD@HOST/DATABASE",
+        json_schema_extra=DATABASE,
+    )
     query: str = Field("", max_length=100_000, description="one SELECT, instead of tables")
     tables: tuple[str, ...] = Field((), description="tables as NAME or SCHEMA.NAME; empty: all of the default schema")
     columns: dict[str, str] = Field(
@@ -169,7 +176,9 @@ class UrlSource(Record):
 
     source: Literal["url"] = "url"
     url: str = Field(
-        max_length=2000, description="http:// or https:// address that gives JSON, JSON Lines, CSV or documents"
+        max_length=2000,
+        description="http:// or https:// address that gives JSON, JSON Lines, CSV or documents",
+        json_schema_extra=ENDPOINT,
     )
     records: str = Field("", description="path to the list of records in a JSON answer, such as data.items")
     next: str = Field("", description="path to the address (or cursor) of the next page; a Link header is followed too")

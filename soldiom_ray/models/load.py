@@ -13,6 +13,7 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER, MINILM, SMOLLM2, builtin_names
+from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.folder_check import check_folder, check_no_adapter
 from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
@@ -30,10 +31,10 @@ from soldiom_ray.settings import Settings
 def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> Iterator[Path]:
     """The local folder of a model's weights, configuration and tokenizer, checked. Do not write into it.
 
-    `name` is `builtin/<name>`, a folder, a GGUF file, the id of a run (method full), or a hub id, `@revision` and
-    `:FILE.gguf` allowed. A GGUF file is converted on first use. InputError for a model that does not exist (it names
-    what was tried) or is refused, UnavailableError when the hub does not answer and its cache has no copy; errors of
-    `gguf.converted_folder`."""
+    `name` is `builtin/<name>`, a folder or GGUF file by its absolute path, the id of a run (method full), or a hub id,
+    `@revision` and `:FILE.gguf` allowed. A GGUF file is converted on first use. InputError for a model that does not
+    exist (it names what was tried) or is refused, UnavailableError when the hub does not answer and its cache has no
+    copy; errors of `gguf.converted_folder`."""
     with ExitStack() as stack:
         if name.startswith("builtin/"):
             folder = _builtin_folder(settings, name)
@@ -41,7 +42,7 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
             folder = stack.enter_context(_run_folder(artifacts, name))
         else:
             path = Path(name).expanduser()
-            is_local = path.is_dir() or (is_gguf(name) and path.is_file())
+            is_local = is_local_path(name) and (path.is_dir() or (is_gguf(name) and path.is_file()))
             folder = _safetensors_folder(settings, path if is_local else download_model(settings, name), name)
         check_folder(folder, name)
         yield folder
@@ -53,7 +54,7 @@ def _builtin_folder(settings: Settings, name: str) -> Path:
     if name == f"builtin/{SMOLLM2}":
         return smollm2_folder(settings)
     folder = BUILTIN_FOLDER / name.removeprefix("builtin/")
-    if not (folder / "config.json").is_file():
+    if name not in builtin_names():
         known = ", ".join(builtin_names())
         raise InputError(f"The base model {name!r} does not come with Soldiom; it brings: {known}.", remedy=MODEL_NAMES)
     return folder

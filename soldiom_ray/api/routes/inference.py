@@ -25,7 +25,27 @@ BATCH = 64
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
-@router.post("/api/inference/{model_id}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
+@router.post("/api/inference/{model_id:path}/batch", openapi_extra=needs("user"))
+async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """Answers in the order of `inputs`; one that failed has an `error` in its place."""
+    if len(body.inputs) > BATCH:
+        raise TooLargeError(
+            f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
+        )
+    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
+    name, request = application_name(model), {**_request(body.parameters), "raw": body.raw}
+    try:
+        answer = await endpoints.call(name, "generate", request | {"inputs": list(body.inputs)})
+        outputs = [_output(output) for output in answer["outputs"]]
+    except InputError:
+        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in body.inputs]
+        outputs = list(await asyncio.gather(*tasks))
+    return {"outputs": outputs, "model": model, "usage": _total_usage(outputs), "watermark": None}
+
+
+@router.post(
+    "/api/inference/{model_id:path}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user")
+)
 async def infer(
     model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
 ) -> dict[str, Any] | Response:
@@ -45,24 +65,6 @@ async def infer(
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
     calls = calls_in(outputs[0]["text"]) if body.tools else []
     return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model, "watermark": None}
-
-
-@router.post("/api/inference/{model_id}/batch", openapi_extra=needs("user"))
-async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """Answers in the order of `inputs`; one that failed has an `error` in its place."""
-    if len(body.inputs) > BATCH:
-        raise TooLargeError(
-            f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
-        )
-    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
-    name, request = application_name(model), {**_request(body.parameters), "raw": body.raw}
-    try:
-        answer = await endpoints.call(name, "generate", request | {"inputs": list(body.inputs)})
-        outputs = [_output(output) for output in answer["outputs"]]
-    except InputError:
-        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in body.inputs]
-        outputs = list(await asyncio.gather(*tasks))
-    return {"outputs": outputs, "model": model, "usage": _total_usage(outputs), "watermark": None}
 
 
 def _deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:

@@ -41,7 +41,7 @@ def create_job(
 ) -> dict[str, Any]:
     """Train on a dataset, or run a whole recipe. The same `Idempotency-Key` gives the same job."""
     kind = "train" if body.dataset_id is not None else "workflow"
-    return submit.start(settings, caller, submit.training_recipe(body), kind, idempotency_key, response)
+    return submit.start(settings, caller, submit.training_recipe(body), kind, idempotency_key, response, body)
 
 
 @router.get("/api/training/jobs", openapi_extra=needs("viewer"))

@@ -37,7 +37,19 @@ def list_models(
         return {"items": [models.as_dict(row) for row in rows], "next": next_cursor}
 
 
-@router.get("/api/models/{model_id}", openapi_extra=needs("viewer"))
+@router.get("/api/models/{model_id:path}/metrics", openapi_extra=needs("viewer"))
+def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after."""
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
+        rows = evaluations.of_model(session, model.id, caller.tenant)
+        scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
+        examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), model.scores_artifact))
+        metrics = {"metrics": model.performance_metrics, "gate": model.gate, "examples": examples}
+        return {"id": model.id, **metrics, "evaluations": scored}
+
+
+@router.get("/api/models/{model_id:path}", openapi_extra=needs("viewer"))
 def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
     with open_session(settings) as session:
@@ -50,19 +62,7 @@ def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> d
         }
 
 
-@router.get("/api/models/{model_id}/metrics", openapi_extra=needs("viewer"))
-def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after."""
-    with open_session(settings) as session:
-        model = models.get(session, model_id, caller.tenant)
-        rows = evaluations.of_model(session, model.id, caller.tenant)
-        scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
-        examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), model.scores_artifact))
-        metrics = {"metrics": model.performance_metrics, "gate": model.gate, "examples": examples}
-        return {"id": model.id, **metrics, "evaluations": scored}
-
-
-@router.post("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
+@router.post("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def deploy_model(
     model_id: str,
     caller: CurrentCaller,
@@ -78,7 +78,7 @@ def deploy_model(
     return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
 
 
-@router.delete("/api/models/{model_id}/deploy", status_code=202, openapi_extra=needs("trainer"))
+@router.delete("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Stop serving the model."""
     with open_session(settings) as session:
@@ -87,7 +87,7 @@ def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) 
     return {"id": model.id, "deployed": False}
 
 
-@router.delete("/api/models/{model_id}", status_code=204, openapi_extra=needs("trainer"))
+@router.delete("/api/models/{model_id:path}", status_code=204, openapi_extra=needs("trainer"))
 def delete_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
     """Delete the version from the registry; 409 while it is deployed. The artifacts of its run remain."""
     registry.remove(settings, model_id, tenant=caller.tenant)
