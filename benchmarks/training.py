@@ -132,7 +132,7 @@ def train(job: dict[str, Any]) -> None:
         seed=job["seed"],
     )
     clock = Clock()
-    with causal_blocks(model, job["length"]):
+    with causal_blocks(model):
         optimization = Optimization(job["learning_rate"], job["weight_decay"], 1.0, bfloat16=True)
         strategy = open_strategy(
             "ddp" if job.get("workers", 1) > 1 else "single", CausalLoss(model.train()), optimization

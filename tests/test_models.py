@@ -155,7 +155,7 @@ def test_the_chunked_loss_has_the_gradients_of_the_plain_one(ignored: int, base:
     labels[: 1 + ignored // 10, :ignored] = IGNORE_INDEX
     loss = CausalLoss(model)
     assert loss.chunked
-    with causal_blocks(model, 32):
+    with causal_blocks(model):
         total = loss(ids[:, :-1], labels)
     total.backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters()}

@@ -227,6 +227,8 @@ def test_a_sequence_to_sequence_model_is_trained_further(
     tuned = run_locally(context, dataset, train)
     losses = points(context, tuned, "validation_loss")
     assert min(losses) <= losses[0]
+    below = scored(context, tuned)["base"]["loss"]
+    assert below == pytest.approx(scored(context, base)["tuned"]["loss"], abs=0.02)
     with load_run(context.artifacts, context.settings, tuned) as (model, tokenizer):
         assert model.generate(**tokenizer(["one two"], return_tensors="pt"), max_new_tokens=4).shape[0] == 1
 

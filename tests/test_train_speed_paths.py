@@ -89,12 +89,24 @@ def test_faster_layers_have_the_loss_and_gradients_of_the_plain_ones(name: str) 
     model, (ids, labels) = MODELS[name](), batch()
     plain = plain_loss(model, ids, labels)
     expected = gradients(model, plain)
-    with causal_blocks(model, POSITIONS):
+    with causal_blocks(model):
         assert replaced(model)
         fast = CausalLoss(model)(ids, labels)
         assert fast.item() == pytest.approx(plain.item(), rel=1e-5)
         assert farthest(gradients(model, fast), expected) < 1e-4
     assert not replaced(model)
+
+
+def test_attention_weights_that_are_computed_again_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    from soldiom_ray.models import attention
+
+    model, (ids, labels) = adapted(llama()), batch()
+    with causal_blocks(model):
+        stored = gradients(model, CausalLoss(model)(ids, labels))
+        monkeypatch.setattr(attention, "STORED_POSITIONS", POSITIONS - 1)
+        monkeypatch.setattr(attention, "LONG_RANGE_POSITIONS", 100)
+        again = gradients(model, CausalLoss(model)(ids, labels))
+    assert farthest(again, stored) < 1e-5
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -104,7 +116,7 @@ def test_in_bfloat16_they_are_as_near_to_float32_as_autocast_is(name: str) -> No
     with torch.autocast("cpu", torch.bfloat16):
         plain = plain_loss(model, ids, labels)
     usual = farthest(gradients(model, plain), exact)
-    with causal_blocks(model, POSITIONS):
+    with causal_blocks(model):
         with torch.autocast("cpu", torch.bfloat16):
             fast = CausalLoss(model)(ids, labels)
         assert fast.item() == pytest.approx(plain.item(), rel=1e-3)
@@ -126,7 +138,7 @@ def test_a_piece_that_is_nearly_certain_still_has_a_gradient_in_bfloat16() -> No
 
 def test_a_batch_without_a_label_to_learn_has_no_loss_and_no_gradient() -> None:
     model, (ids, labels) = llama(), batch()
-    with causal_blocks(model, POSITIONS):
+    with causal_blocks(model):
         loss = CausalLoss(model)(ids, torch.full_like(labels, IGNORE_INDEX))
     by_name = gradients(model, loss)
     assert loss.item() == 0 and not any(float(gradient.abs().max()) for gradient in by_name.values())
@@ -137,7 +149,7 @@ def test_a_model_whose_output_would_differ_keeps_its_own_layers(monkeypatch: pyt
 
     monkeypatch.setattr(layers, "linear", lambda module, x: torch.zeros(*x.shape[:-1], module.out_features))
     model = llama()
-    with causal_blocks(model, POSITIONS):
+    with causal_blocks(model):
         assert not replaced(model)
 
 

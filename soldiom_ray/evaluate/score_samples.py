@@ -18,6 +18,7 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, Question, spread, to_examples
 from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement, hash_order
 from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 BATCH = 32
 Sums = tuple[int, float, float]
 """(labels or tokens, their summed loss in nats, how many were right) of one sample."""
+Measured = tuple[list[Sums], Sequence[str | None]]
+"""A model's sums of each sample, and its answers to those that are shown."""
 
 
 def score_samples(
@@ -39,34 +42,35 @@ def score_samples(
 
     rows = _test_samples(artifacts, dataset, run, declared)
     shown = list(islice(spread(rows, declared.seed), declared.examples))
+    name, pairs = run.details.get("base_model"), run.details["task"] == "seq2seq_lm"
+    base: Measured | None = None
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, processor):
-        tuned = yield from _score(model, processor, rows, run, "tuned model", 0.05, 0.5)
-        tuned_answers = _answers(model, processor, shown, run)
+        tuned = yield from _measure(model, processor, rows, shown, run, "tuned model", 0.05, 0.5)
         classes: list[str] = [model.config.id2label[number] for number in range(model.config.num_labels)]
         vocabulary = int(getattr(model.config, "vocab_size", 0))
+        if pairs and run.details["method"] != "full":
+            with without_adapter(model) as plain:
+                base = yield from _measure(plain, processor, rows, shown, run, "base model", 0.5, 0.94)
         del model
-    base_answers: Sequence[str | None]
-    name = run.details.get("base_model")
-    if run.details["task"] != "seq2seq_lm":
-        base, label = _score_prior(artifacts, dataset, rows, classes, multi_label=_is_multi_label(run))
-        name, base_answers = PRIOR, [label] * len(shown)
-    elif name and name != run.id:
+    if not pairs:
+        prior, label = _score_prior(artifacts, dataset, rows, classes, multi_label=_is_multi_label(run))
+        name, base = PRIOR, (prior, [label] * len(shown))
+    elif base is None and name and name != run.id:
         yield 0.5, f"loading the base model {name}"
         with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
-            base = yield from _score(model, processor, rows, run, "base model", 0.52, 0.94)
-            base_answers = _answers(model, processor, shown, run)
+            base = yield from _measure(model, processor, rows, shown, run, "base model", 0.52, 0.94)
             del model
-    else:
-        name, base = UNIFORM, [(count, count * math.log(vocabulary), count / vocabulary) for count, _, _ in tuned]
-        base_answers = [None] * len(shown)
+    elif base is None:
+        uniform = [(count, count * math.log(vocabulary), count / vocabulary) for count, _, _ in tuned[0]]
+        name, base = UNIFORM, (uniform, [None] * len(shown))
     documents = [
         DocumentSums(row["id"], row["group"], tuned_sums[0], *base_sums[1:], *tuned_sums[1:])
-        for row, base_sums, tuned_sums in zip(rows, base, tuned, strict=True)
+        for row, base_sums, tuned_sums in zip(rows, base[0], tuned[0], strict=True)
     ]
     yield Measurement(
         documents=documents,
-        examples=to_examples([_question(row) for row in shown], base_answers, tuned_answers),
+        examples=to_examples([_question(row) for row in shown], base[1], tuned[1]),
         base=str(name),
         tokens=sum(document.tokens for document in documents),
         blocks=len(documents),
@@ -98,6 +102,21 @@ def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declar
 
 def _is_multi_label(run: Manifest) -> bool:
     return bool(run.details.get("configuration", {}).get("problem_type") == "multi_label_classification")
+
+
+def _measure(
+    model: Any,
+    processor: Any,
+    rows: Sequence[dict[str, Any]],
+    shown: Sequence[dict[str, Any]],
+    run: Manifest,
+    name: str,
+    start: float,
+    end: float,
+) -> Generator[tuple[float, str], None, tuple[list[Sums], list[str]]]:
+    """Progress; returns one model's sums and its answers."""
+    sums = yield from _score(model, processor, rows, run, name, start, end)
+    return sums, _answers(model, processor, shown, run)
 
 
 def _score(

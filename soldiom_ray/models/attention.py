@@ -16,6 +16,10 @@ from torch.nn import functional
 
 RANGE_POSITIONS, MAX_RANGES = 128, 4
 """Least number of queries that are computed together, and most ranges that a block's queries are cut into."""
+STORED_POSITIONS = 1024
+"""Attention weights of longer blocks are computed again in the backward pass: they grow with the square of the length,
+and the ranges are then at most LONG_RANGE_POSITIONS, since one of them is all that exists at a time."""
+LONG_RANGE_POSITIONS = 256
 
 
 def causal_attention(
@@ -33,16 +37,18 @@ def causal_attention(
 
     Every position sees itself and all before it; `attention_mask` is not looked at, so only for blocks without padding.
     """
-    repeats = query.shape[1] // key.shape[1]
+    repeats, positions = query.shape[1] // key.shape[1], query.shape[2]
+    dropout = dropout if module.training else 0.0
+    if positions > STORED_POSITIONS:
+        output = functional.scaled_dot_product_attention(
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=repeats > 1
+        )
+        return output.transpose(1, 2).contiguous(), None
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    positions = query.shape[2]
     query = query * (scaling if scaling is not None else query.shape[-1] ** -0.5)
     half = (positions + 1) // 2
-    parts = [
-        _attend(query, key, value, start, min(start + half, positions), dropout if module.training else 0.0)
-        for start in (0, half)
-    ]
+    parts = [_attend(query, key, value, start, min(start + half, positions), dropout) for start in (0, half)]
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -69,7 +75,8 @@ def rotated_attention(query: Tensor, key: Tensor, value: Tensor, cos: Tensor, si
 
 
 class _RotatedAttention(torch.autograd.Function):
-    """Keeps the rotated queries and keys, the values, and the attention weights of each range of queries."""
+    """Keeps the rotated queries and keys and the values; up to STORED_POSITIONS the attention weights of each range of
+    queries too."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, cos: Tensor, sin: Tensor, scale: float) -> Tensor:
@@ -80,12 +87,10 @@ class _RotatedAttention(torch.autograd.Function):
         value = value.transpose(1, 2).contiguous().view(-1, positions, width)
         output, weights = torch.empty_like(value), []
         for start, end in _query_ranges(positions):
-            scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2)).mul_(scale)
-            future = scores.new_full((end - start, end - start), -torch.inf).triu_(1)
-            scores[:, :, start:].add_(future)
-            torch.softmax(scores, -1, out=scores)
-            output[:, start:end] = torch.bmm(scores, value[:, :end])
-            weights.append(scores)
+            attended = _attention_weights(query, key, start, end, scale)
+            output[:, start:end] = torch.bmm(attended, value[:, :end])
+            if positions <= STORED_POSITIONS:
+                weights.append(attended)
         ctx.save_for_backward(query, key, value, *rotation, *weights)
         ctx.scale, ctx.shape = scale, (batch, heads, positions, width)
         return output.view(batch, heads, positions, width).transpose(1, 2).reshape(batch, positions, -1)
@@ -96,7 +101,8 @@ class _RotatedAttention(torch.autograd.Function):
         batch, heads, positions, width = ctx.shape
         gradient = outer[0].view(batch, positions, heads, width).transpose(1, 2).reshape(-1, positions, width)
         for_query, for_key, for_value = (torch.zeros_like(states) for states in (query, key, value))
-        for (start, end), attended in zip(_query_ranges(positions), weights, strict=True):
+        for number, (start, end) in enumerate(_query_ranges(positions)):
+            attended = weights[number] if weights else _attention_weights(query, key, start, end, ctx.scale)
             out = gradient[:, start:end]
             for_value[:, :end] += torch.bmm(attended.transpose(1, 2), out)
             scores = torch.bmm(out, value[:, :end].transpose(1, 2))
@@ -106,6 +112,15 @@ class _RotatedAttention(torch.autograd.Function):
         rotated = (states.view(batch, heads, positions, width) for states in (for_query, for_key))
         back = [_rotate(states, cos, -sin).view(batch, heads, positions, width).transpose(1, 2) for states in rotated]
         return back[0], back[1], for_value.view(batch, heads, positions, width).transpose(1, 2), None, None, None
+
+
+def _attention_weights(query: Tensor, key: Tensor, start: int, end: int, scale: float) -> Tensor:
+    """Of queries start..end to all keys up to them: query and key [rows, positions, width] -> [rows, end - start,
+    end]."""
+    scores = torch.bmm(query[:, start:end], key[:, :end].transpose(1, 2)).mul_(scale)
+    future = scores.new_full((end - start, end - start), -torch.inf).triu_(1)
+    scores[:, :, start:].add_(future)
+    return torch.softmax(scores, -1, out=scores)
 
 
 class SharedPrefix:
@@ -179,6 +194,8 @@ def prefixed_attention(
 def _query_ranges(positions: int) -> list[tuple[int, int]]:
     """Ranges [start, end) of queries, none of which looks beyond its end."""
     count = max(1, min(MAX_RANGES, positions // RANGE_POSITIONS))
+    if positions > STORED_POSITIONS:
+        count = -(-positions // LONG_RANGE_POSITIONS)
     cuts = [positions * number // count for number in range(count + 1)]
     return list(pairwise(cuts))
 

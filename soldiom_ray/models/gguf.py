@@ -106,13 +106,13 @@ def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
             remedy="run `pip install gguf`, or choose a model with safetensors weights",
         ) from error
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     source: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        with _parsed_once(gguf):
+        with _parsed_once(gguf), replaced(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
             metadata = _metadata(gguf.GGUFReader(str(file)))
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
             model: Any = AutoModelForCausalLM.from_pretrained(
@@ -127,6 +127,11 @@ def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
         raise _damaged(file, _first_line(error)) from error
     model.config._name_or_path = metadata.get("general.name", file.stem)
     return model.to(torch.bfloat16), tokenizer, metadata
+
+
+def _without_bar(items: Sequence[Any], **_: object) -> Sequence[Any]:
+    """In place of tqdm, whose bar would fill a job's log."""
+    return items
 
 
 @contextmanager

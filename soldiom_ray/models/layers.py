@@ -11,27 +11,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.nn import functional
 
 from soldiom_ray.models.attention import SharedPrefix, causal_attention, prefixed_attention, rotated_attention
-from soldiom_ray.models.weight_cache import compute_weight
+from soldiom_ray.models.weight_cache import compute_weight, is_planned
 
 log = logging.getLogger(__name__)
 ATTENTION = "soldiom_causal"
 ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
-MAX_POSITIONS = 1024
-"""Beyond this the scores take more memory than the time is worth."""
 MAX_DIFFERENCE = 0.05
 """How far the faster layers' states may be from the plain ones in a bfloat16 model, as a share of their size (the root
 mean square of the difference): two orders of the same products differ by 0.01."""
 
 
 @contextmanager
-def causal_blocks(model: Any, positions: int, prefix: SharedPrefix | None = None) -> Iterator[None]:
+def causal_blocks(model: Any, prefix: SharedPrefix | None = None) -> Iterator[None]:
     """While it is open, the model reads token blocks [batch, positions] without padding in the fastest way: on the CPU,
-    for the ARCHITECTURES, up to MAX_POSITIONS, through attention that needs no mask and the layers below. Other models
-    stay as they are, and so do those whose output differs on a trial.
+    for the ARCHITECTURES, through attention that needs no mask and the layers below. Other models stay as they are, and
+    so do those whose output differs on a trial.
 
     With a `prefix` blocks are read without gradients, after what was recorded in it where it `is_usable`."""
     from transformers import AttentionInterface
@@ -39,14 +36,14 @@ def causal_blocks(model: Any, positions: int, prefix: SharedPrefix | None = None
     language_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
     config, device = language_model.config, next(language_model.parameters()).device
     supported = getattr(config, "model_type", "") in ARCHITECTURES and not getattr(config, "sliding_window", None)
-    if not supported or positions > MAX_POSITIONS or device.type != "cpu":
+    if not supported or device.type != "cpu":
         yield
         return
     AttentionInterface.register(ATTENTION, causal_attention)
     before = config._attn_implementation
     with ExitStack() as stack:
         stack.callback(language_model.set_attn_implementation, before)
-        planned = isinstance(next(language_model.parameters()), FakeTensor)  # a model that has no values to compare
+        planned = is_planned(next(language_model.parameters()))
         expected = None if planned else _probe_states(language_model)
         language_model.set_attn_implementation(ATTENTION)
         patches = stack.enter_context(_faster_layers(language_model, prefix))

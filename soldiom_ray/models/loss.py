@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses import FakeTensor
 from torch.nn import functional
 
 from soldiom_ray.models.attention import SharedPrefix
 from soldiom_ray.models.labels import IGNORE_INDEX
-from soldiom_ray.models.weight_cache import compute_weight
+from soldiom_ray.models.weight_cache import compute_weight, is_planned
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -174,7 +173,7 @@ def is_chunkable(model: Any) -> bool:
     head = plain.get_output_embeddings() if hasattr(plain, "get_output_embeddings") else None
     if type(head) is not nn.Linear or not getattr(plain, "base_model_prefix", ""):
         return False
-    if isinstance(head.weight, FakeTensor):  # of a planned model, which has no values to look at
+    if is_planned(head.weight):
         return True
     training = model.training
     model.eval()

@@ -58,7 +58,7 @@ def score_batches(
     masks = loss_masks or [np.ones(len(block), np.bool_) for block in blocks]
     model.eval()
     prefix = SharedPrefix()
-    with causal_blocks(model, max((len(block) for block in blocks), default=0), prefix):
+    with causal_blocks(model, prefix):
         losses = NextTokenLosses(model)
         for shared, members in _by_beginning(blocks, masks, share=prefix.is_usable and losses.chunked):
             losses.read_prefix(prefix, blocks[members[0]][:shared])

@@ -185,16 +185,18 @@ def evenly_spaced(source: Source, tokens: int) -> "Indices":
     return np.linspace(0, len(indices) - 1, count).round().astype(np.int64)
 
 
-def batches_by_rank(source: Source, indices: "Indices", world: int, positions: int) -> "Sequence[Sequence[Indices]]":
+def batches_by_rank(
+    source: Source, indices: "Indices", world: int, positions: int, *, virtual_positions: int = 0
+) -> "Sequence[Sequence[Indices]]":
     """[world][batches] indices: for each rank its batches of one step. A padded batch has at most `positions` (but at
-    least one unit).
+    least one unit), and each unit takes `virtual_positions` more than its own.
 
     Units are dealt by length, so that little is padding, and every rank has as many batches as the others: strategies
     that exchange weights in every forward pass need that. A batch is empty only where there are fewer units than
     ranks."""
     import numpy as np
 
-    lengths = source.positions(indices)
+    lengths = source.positions(indices) + virtual_positions
     order = np.argsort(-lengths, kind="stable")
     ordered, lengths = indices[order], lengths[order]
     rows = [ordered[start : start + world] for start in range(0, len(ordered), world)]

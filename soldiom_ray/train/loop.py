@@ -6,7 +6,7 @@ It needs torch, transformers and peft alone, so that it can be profiled and meas
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +38,7 @@ class Schedule:
     units_per_step: int
     """Of all ranks together."""
     positions_at_once: int
-    """The most positions, padding included, in one forward pass of one rank."""
+    """The most positions, padding and a tuned prompt included, in one forward pass of one rank."""
     learning_rate: float
     warmup_steps: int
     validate_every: int
@@ -46,6 +46,8 @@ class Schedule:
     patience: int
     seed: int
     checkpoint_seconds: float = 120.0
+    virtual_positions: int = 0
+    """Of a tuned prompt: what each unit takes in a forward pass besides its own."""
 
     def rate(self, step: int) -> float:
         """The learning rate of a step (counted from 0): linear warm-up, then half a cosine down to a tenth."""
@@ -173,9 +175,7 @@ class Loop:
         step_indices = self.order.step(number)
         label_count = max(1, self.train_units.label_count(step_indices))
         total = torch.zeros((), device=strategy.device)
-        batches = batches_by_rank(self.train_units, step_indices, strategy.world, schedule.positions_at_once)[
-            strategy.rank
-        ]
+        batches = self._batches(self.train_units, step_indices)
         began = time.monotonic()
         for batch_number, indices in enumerate(batches, 1):
             if batch_number > 1:
@@ -222,8 +222,7 @@ class Loop:
         indices = evenly_spaced(units, schedule.validation_tokens)
         total, total_counts = torch.zeros((), device=strategy.device), None
         strategy.objective.eval()
-        batches = batches_by_rank(units, indices, strategy.world, schedule.positions_at_once)[strategy.rank]
-        for batch_number, share in enumerate(batches, 1):
+        for batch_number, share in enumerate(self._batches(units, indices), 1):
             self._poll_between_batches(batch_number)
             # A rank without a unit passes another's: sharded weights are gathered by all ranks together.
             loss, counts = strategy.evaluate(self._batch(units, share if len(share) else indices[:1]))
@@ -321,6 +320,12 @@ class Loop:
             seconds = (time.monotonic() - self._begun_at) / done * (self.schedule.steps - self.position.step)
             left = f", {seconds / 60:.0f} min left" if seconds >= 90 else f", {seconds:.0f} s left"
         return f"step {self.position.step}/{self.schedule.steps}{loss}{left}"
+
+    def _batches(self, units: Source, indices: "Indices") -> "Sequence[Indices]":
+        """Of these units, this rank's, as many at once as the schedule has positions for."""
+        positions, virtual = self.schedule.positions_at_once, self.schedule.virtual_positions
+        world, rank = self.strategy.world, self.strategy.rank
+        return batches_by_rank(units, indices, world, positions, virtual_positions=virtual)[rank]
 
     def _batch(self, units: Source, indices: "Indices") -> "tuple[Tensor, ...]":
         """The tensors of `Source.batch` on this rank's device."""

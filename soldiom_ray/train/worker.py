@@ -61,10 +61,10 @@ def run_worker(
             enable_activation_checkpointing(model)
         length = min(declared.sequence_length, context_length(model))
         if not sharded:  # the fast layers hold on to weights that sharding takes away and brings back
-            stack.enter_context(task.reading(model, length))
+            stack.enter_context(task.reading(model))
         train, validation = stack.enter_context(task.open(artifacts, tokens, length, processor))
         train, validation = (task.measure(model, units) for units in (train, validation))
-        schedule = schedule_of(declared, train, min_over_ranks(setup.positions))
+        schedule = schedule_of(declared, train, min_over_ranks(setup.positions), planner.shape.virtual_positions)
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
@@ -100,8 +100,9 @@ def run_worker(
         checkpoints.put_result({"details": details, "curves": outcome.curves, "files": entries})
 
 
-def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
-    """The declaration in steps over these units; `positions` is how many fit one forward pass."""
+def schedule_of(declared: Train, train: Source, positions: int, virtual_positions: int) -> Schedule:
+    """The declaration in steps over these units; `positions` is how many fit one forward pass, `virtual_positions`
+    those that each unit has besides its own."""
     import numpy as np
 
     epoch = int(train.positions(np.arange(len(train), dtype=np.int64)).sum())
@@ -123,6 +124,7 @@ def schedule_of(declared: Train, train: Source, positions: int) -> Schedule:
         patience=declared.patience,
         seed=declared.seed,
         checkpoint_seconds=declared.checkpoint_seconds,
+        virtual_positions=virtual_positions,
     )
 
 

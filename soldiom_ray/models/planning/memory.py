@@ -66,13 +66,13 @@ def footprint(
         weights -= sizes.quantizable * (2 - NF4_BYTES)
     optimizer_state, gradients = 8.0 * trained, 4.0 * trained
     activations, logits = peak.parts.get("activations", 0.0), peak.parts.get("logits", 0.0)
+    if strategy not in SHARDED or not bfloat16:  # there they are what is gathered
+        activations += peak.parts.get("casts", 0.0)
     whole, exchange = weights, 0.0
     compute_bytes = 2 if bfloat16 else 4
     if strategy == "ddp":
         exchange = gradients
     if strategy in SHARDED:
-        if bfloat16:
-            activations = max(0.0, activations - 2.0 * trained)  # autocast's copies: here they are what is gathered
         optimizer_state, gradients = optimizer_state / workers, gradients / workers
     if strategy == "zero2":
         weights = compute_bytes * sizes.parameters + 4.0 * trained / workers

@@ -17,8 +17,9 @@ from soldiom_ray.models.planning.shape import Shape, Sizes, shape_of, with_decla
 if TYPE_CHECKING:
     from soldiom_ray.models.planning.trace import Peak
 
-MAX_POSITIONS_AT_ONCE = 8192
-"""Positions in one forward pass; more are accumulated. Longer passes were no faster (measured at 4096 to 16384)."""
+MAX_POSITIONS_AT_ONCE = {"cpu": 2048, "cuda": 8192}
+"""Positions in one forward pass; more are accumulated. On a CPU a longer pass takes more memory and more time:
+LoRA on SmolLM2 took 53, 59 and 71 CPU seconds and 2.9, 5.0 and 8.6 GiB with 2,048, 4,096 and 8,192 of them."""
 MARGIN = 0.9
 """The share of free memory that a training may count on: what is predicted is within 15 % of what was measured."""
 MIN_LENGTH = 64
@@ -27,7 +28,7 @@ MIN_LENGTH = 64
 @dataclass(frozen=True)
 class TrainingSetup:
     """How a training runs, and the memory of one worker. A unit is a sample at full length; `units` of them are in one
-    forward pass, `unit_positions` long each."""
+    forward pass, `unit_positions` long each, a tuned prompt included."""
 
     strategy: str
     activation_checkpointing: bool
@@ -83,8 +84,8 @@ class Planner:
     @property
     def max_units(self) -> int:
         """Units that a worker would take at once if memory did not matter."""
-        positions = min(MAX_POSITIONS_AT_ONCE, self.batch_tokens // self.declared.workers)
-        return max(1, positions // self.shape.unit)
+        tokens = min(MAX_POSITIONS_AT_ONCE[self.device], self.batch_tokens // self.declared.workers)
+        return max(1, tokens // self.shape.unit)
 
     def setup(self, strategy: str, *, activation_checkpointing: bool, offload: bool) -> TrainingSetup:
         """This way to train, with as many units at once as fit (one where not even one does)."""
@@ -98,7 +99,13 @@ class Planner:
             units = max(1, min(units - 1, 1 + int(free // max(per_unit, 1.0))))
             needed = single if units == 1 else self._footprint(units, strategy, activation_checkpointing, offload)
         return TrainingSetup(
-            strategy, activation_checkpointing, offload, units, self.shape.unit, needed, self._fits(needed)
+            strategy,
+            activation_checkpointing,
+            offload,
+            units,
+            self.shape.unit + self.shape.virtual_positions,
+            needed,
+            self._fits(needed),
         )
 
     def choose(self) -> TrainingSetup:

@@ -64,7 +64,7 @@ def plan_report(
         "precision": "bfloat16" if bfloat16 else "float32",
         "sequence_length": shape.length,
         "positions_at_once": chosen.positions if chosen.fits else 0,
-        **_steps(declared, chosen, train_tokens),
+        **_steps(declared, chosen.units * shape.unit, train_tokens),
         "bytes": _footprint_json(chosen.footprint) | {"available": round(device), "host_available": round(host)},
         "fits": chosen.fits,
         "refusal": f"{error.what} Remedy: {error.remedy}" if error else "",
@@ -76,13 +76,14 @@ def plan_report(
     }
 
 
-def _steps(declared: Train, chosen: TrainingSetup, train_tokens: int | None) -> dict[str, int | None]:
-    """The tokens of a step, how many passes they take, and how many steps there are, where that is known."""
+def _steps(declared: Train, pass_tokens: int, train_tokens: int | None) -> dict[str, int | None]:
+    """The tokens of a step, how many passes of `pass_tokens` on each worker they take, and how many steps there are,
+    where that is known."""
     run_tokens = tokens_to_read(declared, train_tokens)
     step_tokens = batch_tokens(declared, run_tokens)
     return {
         "batch_tokens": step_tokens,
-        "accumulation": max(1, round(step_tokens / (max(1, chosen.positions) * declared.workers))),
+        "accumulation": max(1, round(step_tokens / (max(1, pass_tokens) * declared.workers))),
         "steps": None if run_tokens is None else max(1, round(run_tokens / step_tokens)),
     }
 

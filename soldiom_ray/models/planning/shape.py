@@ -51,14 +51,20 @@ class Shape:
         """Positions of the longest sequence: as declared, within what the model can take."""
         if self.declared.task == "image_classification":
             return int((self.config.image_size // self.config.patch_size) ** 2 + 1)
-        limit = positions_of(self.config)
+        limit = int(positions_of(self.config) or self.declared.sequence_length)
         virtual = self.declared.virtual_tokens if self.declared.method == "prompt" else 0
-        return max(1, min(self.declared.sequence_length, int(limit or self.declared.sequence_length) - virtual))
+        return max(1, min(self.declared.sequence_length, limit - virtual))
 
     @property
     def unit(self) -> int:
         """Positions of one sample at full length: of a pair both sequences count."""
         return self.length * (2 if self.declared.task in ("preference", "seq2seq_lm") else 1)
+
+    @property
+    def virtual_positions(self) -> int:
+        """Those of a tuned prompt, which a sample takes besides."""
+        rows = 2 if self.declared.task == "preference" else 1
+        return self.declared.virtual_tokens * rows if self.declared.method == "prompt" else 0
 
     @property
     def vocabulary_size(self) -> int:
@@ -87,11 +93,11 @@ class Shape:
 
     def peak(self, units: int, *, activation_checkpointing: bool, accumulates: bool = True) -> Any:
         """The `trace.Peak` of a step over `units` full-length samples at once."""
-        from soldiom_ray.models.planning.trace import step_peak
+        from soldiom_ray.models.planning.trace import extrapolate, largest, step_moments
 
         def traced(config: Any) -> Any:
             model = _meta_model(self, config)  # on the meta device: adapters swap tensors, which fake ones do not allow
-            return step_peak(
+            return step_moments(
                 lambda: _training_step(self, model, units, activation_checkpointing),
                 vocabulary_size=self.vocabulary_size,
                 bfloat16=self.bfloat16,
@@ -102,9 +108,9 @@ class Shape:
         depths = {name: depth for name, depth in depths.items() if depth}
         deepest = max(depths.values(), default=0)
         if deepest <= SHALLOW[1]:
-            return traced(self.config)
+            return largest(traced(self.config))
         few, more = (traced(_with_depth(self.config, depths, layers)) for layers in SHALLOW)
-        return few.extrapolated(more, (deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
+        return extrapolate(few, more, (deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))
 
 
 def shape_of(
@@ -169,7 +175,7 @@ def _training_step(
     if activation_checkpointing:
         enable_activation_checkpointing(model, preserve_rng_state=False)
     packed = shape.declared.task == "causal_lm" and shape.device == "cpu"
-    reading = causal_blocks(model, shape.length) if packed else nullcontext()
+    reading = causal_blocks(model) if packed else nullcontext()
     return model, _objective(shape.declared, model), _batch(shape, units), reading
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.models.weight_cache import autocast
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -112,9 +114,7 @@ class Strategy:
     @contextlib.contextmanager
     def precision(self) -> Iterator[None]:
         """Autocast to bfloat16 where `Optimization.bfloat16` says so."""
-        import torch
-
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.optimization.bfloat16):
+        with autocast(self.device.type, enabled=self.optimization.bfloat16):
             yield
 
     def check_names(self, weights: "Mapping[str, Any]") -> None:

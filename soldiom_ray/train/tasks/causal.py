@@ -48,10 +48,10 @@ class CausalTask(Task):
         """Conversations have a loss mask; a dataset that also holds plain texts is asked as a conversation."""
         return "chat" if any(entry.name == f"{TRAIN}.scored.bin" for entry in tokens.files) else "text"
 
-    def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
+    def reading(self, model: Any) -> AbstractContextManager[None]:
         from soldiom_ray.models.layers import causal_blocks
 
-        return causal_blocks(model, length)
+        return causal_blocks(model)
 
 
 def tokenize(

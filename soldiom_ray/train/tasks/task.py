@@ -105,7 +105,7 @@ class Task:
                 ids = ids[np.fromfile(folder / mask, np.uint8, len(ids)) > 0]
         return [number for number in ids.tolist() if number not in special][:count]
 
-    def reading(self, model: Any, length: int) -> AbstractContextManager[None]:
+    def reading(self, model: Any) -> AbstractContextManager[None]:
         """A context in which the model uses its fastest layers for this task."""
         return nullcontext()
 
