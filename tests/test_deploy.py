@@ -3,8 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Generator as Pieces
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,11 @@ from soldiom_ray.artifacts import Context, prefix_of
 from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy, restore
-from soldiom_ray.deploy.batching import Batcher, Options
+from soldiom_ray.deploy.engine import QUEUED_SHARE, TransformersEngine
 from soldiom_ray.deploy.requests import read_request
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.errors import BusyError, ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.models.decoding.answers import Answer, Options
 from soldiom_ray.models.generate import Generator
 from soldiom_ray.models.load import load_model
 
@@ -295,69 +295,95 @@ def test_restore_serves_again_what_was_served(context: Context, endpoint: dict[s
     assert ask(model_id, PROMPTS[0], max_tokens=2)
 
 
-def test_generation_ends_when_its_caller_goes_away() -> None:
-    class Endless:
-        """Never comes to an end by itself."""
-
-        def __init__(self) -> None:
-            self.begun, self.closed = threading.Event(), 0
-
-        def stream(self, prompt: str, **options: Any) -> Pieces[str, None, str]:
-            try:
-                while prompt == "endless":
-                    self.begun.set()
-                    yield "piece"
-            finally:
-                self.closed += 1
-            return prompt
-
-    async def scene() -> tuple[str, int]:
-        endless = Endless()
-        batcher = Batcher(endless)
-        call = asyncio.create_task(batcher.generate("endless", Options(1)))
-        await asyncio.to_thread(endless.begun.wait)
-        call.cancel()
-        async with aclosing(batcher.stream("endless", Options(1))) as pieces:
-            assert await anext(pieces) == "piece"
-        return await batcher.generate("other", Options(1)), endless.closed
-
-    assert asyncio.run(scene()) == ("other", 3)
+@pytest.fixture
+def engine(folders: dict[str, Path]) -> Iterator[TransformersEngine]:
+    engine = TransformersEngine(Generator(*load_model(folders["tuned"])))
+    yield engine
+    engine.close()
 
 
-def test_cancelled_prompts_leave_the_queue_and_errors_reach_their_callers() -> None:
-    class Slow:
-        """Takes its time, and fails on one prompt."""
+def slowly(engine: TransformersEngine, seconds: float = 0.02) -> list[int]:
+    """Let every step of an engine take its time; the number of answers under way before each."""
+    scheduler, sizes = engine.generator.scheduler, []
+    step = scheduler.step
 
-        seen: list[list[str]]
+    def slow_step() -> list[Answer]:
+        sizes.append(len(scheduler.running) + len(scheduler.prompts) + len(scheduler.waiting))
+        time.sleep(seconds)
+        return step()
 
-        def __init__(self) -> None:
-            self.seen = []
+    scheduler.step = slow_step  # type: ignore[method-assign]
+    return sizes
 
-        def generate(self, prompts: Sequence[str], **options: Any) -> list[str]:
-            self.seen.append(list(prompts))
-            time.sleep(0.1)
-            if "bad" in prompts:
-                raise InputError("bad prompt")
-            return [prompt.upper() for prompt in prompts]
 
-        def stream(self, prompt: str, **options: Any) -> Pieces[str, None, str]:
-            yield ""
-            return self.generate([prompt], **options)[0]
+def test_callers_share_steps_and_those_that_go_away_leave_at_once(engine: TransformersEngine) -> None:
+    sizes = slowly(engine)
+    ids = [engine.generator.prompt_ids(prompt) for prompt in PROMPTS]
 
-    async def scene() -> tuple[list[list[str]], list[Any]]:
-        slow = Slow()
-        batcher = Batcher(slow)
-        first = [asyncio.create_task(batcher.generate(prompt, Options(1))) for prompt in ("a", "b")]
-        await asyncio.sleep(0.03)
-        gone = asyncio.create_task(batcher.generate("c", Options(1)))
-        stays = asyncio.create_task(batcher.generate("d", Options(1)))
-        bad = asyncio.create_task(batcher.generate("bad", Options(2)))
-        await asyncio.sleep(0.01)
-        gone.cancel()
-        results = await asyncio.gather(*first, gone, stays, bad, return_exceptions=True)
-        return slow.seen, results
+    async def scene() -> tuple[list[Any], int]:
+        gone = asyncio.create_task(engine.generate(ids[0], Options(50)))
+        stays = asyncio.create_task(engine.generate(ids[1], Options(10)))
+        async with aclosing(engine.stream(ids[2], Options(50))) as pieces:
+            assert isinstance(await anext(pieces), str)
+            late = asyncio.create_task(engine.generate(ids[3], Options(6, temperature=0.5, seed=1)))
+            gone.cancel()
+        results = await asyncio.gather(gone, stays, late, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        return results, engine.describe()["reserved_tokens"]
 
-    seen, results = asyncio.run(scene())
-    assert seen == [["a", "b"], ["d"], ["bad"]]
-    assert results[:2] == ["A", "B"] and results[3] == "D"
-    assert isinstance(results[2], asyncio.CancelledError) and isinstance(results[4], InputError)
+    results, reserved = asyncio.run(scene())
+    assert isinstance(results[0], asyncio.CancelledError) and reserved == 0
+    alone = Generator(engine.generator.model, engine.generator.tokenizer)
+    assert results[1] == alone.generate([PROMPTS[1]], max_new_tokens=10)[0]
+    assert results[2] == alone.generate([PROMPTS[3]], max_new_tokens=6, temperature=0.5, seed=1)[0]
+    assert max(sizes) >= 3 and len(sizes) < 30 and engine.generator.forward.pool.reserved == 0
+
+
+def test_more_tokens_than_the_engine_can_queue_are_refused(engine: TransformersEngine) -> None:
+    slowly(engine)
+    limit = QUEUED_SHARE * engine.generator.forward.pool.positions
+
+    async def scene() -> None:
+        first = asyncio.create_task(engine.generate([5], Options(20)))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match=f"the engine takes {limit}"):
+            await engine.generate([5], Options(limit))
+        assert (await first).completion_tokens
+
+    asyncio.run(scene())
+
+
+def test_a_failed_step_is_told_to_its_callers_and_the_engine_goes_on(engine: TransformersEngine) -> None:
+    step = engine.generator.scheduler.step
+
+    def broken() -> list[Answer]:
+        engine.generator.scheduler.step = step  # type: ignore[method-assign]
+        raise RuntimeError("out of memory")
+
+    engine.generator.scheduler.step = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="out of memory"):
+        asyncio.run(engine.generate([5], Options(4)))
+    assert asyncio.run(engine.generate([5], Options(4))).completion_tokens
+
+
+def test_a_step_that_does_not_end_makes_the_engine_unhealthy(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soldiom_ray.deploy.engine.WEDGED_SECONDS", 0.1)
+    slowly(engine, 0.4)
+
+    async def scene() -> None:
+        engine.check()
+        call = asyncio.create_task(engine.generate([5], Options(1)))
+        await asyncio.sleep(0.25)
+        with pytest.raises(UnavailableError, match="step has taken"):
+            engine.check()
+        await call
+        await asyncio.sleep(0.05)
+        engine.check()
+
+    asyncio.run(scene())
+    engine.close()
+    engine._thread.join(5)
+    with pytest.raises(UnavailableError, match="has ended"):
+        engine.check()

@@ -6,12 +6,15 @@ It speaks through its Serve handle only; HTTP, keys and limits are the API's.
 import asyncio
 import copy
 import os
-from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.deploy.batching import Batcher, Options
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
-from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from soldiom_ray.models.decoding.answers import Options
 
 
 class ModelEndpoint:
@@ -22,9 +25,11 @@ class ModelEndpoint:
 
     def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
         from soldiom_ray.artifacts import Artifacts
+        from soldiom_ray.deploy.engine import Engine, TransformersEngine
+        from soldiom_ray.models.adapters import merged
         from soldiom_ray.models.chat import prompt_format_of_base, prompt_format_of_run
-        from soldiom_ray.models.generate import Generator
-        from soldiom_ray.models.load import context_length, load_base, load_run
+        from soldiom_ray.models.generate import Generator, Prompts
+        from soldiom_ray.models.load import load_base, load_run
         from soldiom_ray.settings import load_settings
         from soldiom_ray.storage import open_storage
 
@@ -37,15 +42,14 @@ class ModelEndpoint:
             self.prompt_format = (
                 prompt_format_of_run(manifest.details) if manifest else prompt_format_of_base(str(base), tokenizer)
             )
-            self.context_length = context_length(model)
-            # Prompts are tokenised on the event loop while the model's thread works, so with a tokenizer of their own.
-            self.reader = Generator(model, copy.deepcopy(tokenizer))
-            self.batcher = Batcher(Generator(model, tokenizer), threads)
+            generator = Generator(merged(model), tokenizer)
+        self.engine: Engine = TransformersEngine(generator, threads)
+        # Prompts are tokenised on the event loop while the engine's thread works, so with a tokenizer of their own.
+        self.reader = Prompts(copy.deepcopy(tokenizer), self.engine.context)
 
     async def check_health(self) -> None:
         """Serve's health check; it is answered while torch computes, which has a thread of its own."""
-        if self.batcher.thread._shutdown:
-            raise UnavailableError(f"The model's thread of {self.model_id} has ended.")
+        self.engine.check()
 
     async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request as a whole: {"outputs": [{text, finish_reason, prompt_tokens, completion_tokens}]}.
@@ -54,9 +58,13 @@ class ModelEndpoint:
         """
         parsed = read_request(request)
         prompts = self._prompts(parsed)
-        options = [self._options(prompt, parsed.parameters, index) for index, prompt in enumerate(prompts)]
-        calls = (self.batcher.generate(*pair) for pair in zip(prompts, options, strict=True))
-        return {"outputs": [_output(generated) for generated in await asyncio.gather(*calls)]}
+        options = [self._options(ids, parsed.parameters, index) for index, ids in enumerate(prompts)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                calls = [group.create_task(self.engine.generate(*pair)) for pair in zip(prompts, options, strict=True)]
+        except ExceptionGroup as errors:  # the first that failed has ended the others
+            raise errors.exceptions[0] from errors
+        return {"outputs": [_output(call.result()) for call in calls]}
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Answer in chunks: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}.
@@ -67,43 +75,48 @@ class ModelEndpoint:
         prompts = self._prompts(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
-        async for piece in self.batcher.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0)):
-            if isinstance(piece, str):
-                yield {"text": piece}
-            else:
-                output = _output(piece)
-                usage = {key: output[key] for key in ("prompt_tokens", "completion_tokens")}
-                yield {"done": True, "usage": usage, "finish_reason": output["finish_reason"]}
+        pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0))
+        async with aclosing(pieces):
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield {"text": piece}
+                else:
+                    output = _output(piece)
+                    usage = {key: output[key] for key in ("prompt_tokens", "completion_tokens")}
+                    yield {"done": True, "usage": usage, "finish_reason": output["finish_reason"]}
 
     async def describe(self) -> dict[str, Any]:
-        """What this replica is: model, context length, process, sizes of its last batches."""
+        """What this replica is: model, context length, process, what its engine does."""
         return {
             "model_id": self.model_id,
-            "context_length": self.context_length,
+            "context_length": self.engine.context,
             "prompt_format": self.prompt_format,
             "pid": os.getpid(),
-            "batches": self.batcher.batches,
+            **self.engine.describe(),
         }
 
-    def _prompts(self, request: Request) -> list[str]:
+    def _prompts(self, request: Request) -> list[list[int]]:
+        """The tokens of each prompt."""
+        texts = list(request.inputs)
         if request.messages:
-            return [self.reader.chat([message.as_dict() for message in request.messages])]
-        if request.raw or self.prompt_format == "text":
-            return list(request.inputs)
-        return [self.reader.chat([{"role": "user", "content": text}]) for text in request.inputs]
+            texts = [self.reader.chat([message.as_dict() for message in request.messages])]
+        elif not request.raw and self.prompt_format != "text":
+            texts = [self.reader.chat([{"role": "user", "content": text}]) for text in texts]
+        return [self.reader.prompt_ids(text) for text in texts]
 
-    def _options(self, prompt: str, parameters: Parameters, index: int) -> Options:
+    def _options(self, ids: Sequence[int], parameters: Parameters, index: int) -> "Options":
         """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed
         of its own from the request's seed, so that the same request gives the same answers."""
-        length = len(self.reader.prompt_ids(prompt))
-        requested = parameters.max_tokens or DEFAULT_MAX_TOKENS
-        if parameters.max_tokens and parameters.max_tokens > self.context_length:
+        from soldiom_ray.models.decoding.answers import Options
+
+        context = self.engine.context
+        if parameters.max_tokens and parameters.max_tokens > context:
             raise InputError(
                 f"`parameters.max_tokens` is {parameters.max_tokens}; the context of model {self.model_id} holds"
-                f" {self.context_length} tokens.",
-                remedy=f"ask for at most {self.context_length} tokens",
+                f" {context} tokens.",
+                remedy=f"ask for at most {context} tokens",
             )
-        max_new_tokens = min(requested, self.context_length - length)
+        max_new_tokens = min(parameters.max_tokens or DEFAULT_MAX_TOKENS, context - len(ids))
         if parameters.temperature == 0:
             return Options(max_new_tokens, stop=parameters.stop)
         seed = None if parameters.seed is None else (parameters.seed + index) % 2**63

@@ -277,8 +277,8 @@ class Deploy(Record):
     """A version becomes an endpoint."""
 
     replicas: int = Field(1, ge=1, le=64, description="processes that serve the model")
-    max_concurrent: int = Field(8, ge=1, description="requests that one replica works on at a time")
-    max_queued: int = Field(32, ge=1, description="requests that may wait; more are refused with status 429")
+    max_concurrent: int = Field(64, ge=1, description="requests that one replica works on at a time")
+    max_queued: int = Field(128, ge=1, description="requests that may wait; more are refused with status 429")
 
 
 class Recipe(Record):

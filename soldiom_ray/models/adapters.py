@@ -60,3 +60,15 @@ def without_adapter(model: Any) -> Iterator[Any]:
         return
     with model.disable_adapter():
         yield model.get_base_model()
+
+
+def merged(model: Any) -> Any:
+    """The model with its LoRA matrices added to the weights they belong to, which changes it; others as they are."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel) or model.active_peft_config.is_prompt_learning:
+        return model
+    advice = getattr(model, "generation_config", None)
+    whole: Any = model.merge_and_unload()
+    whole.generation_config = advice
+    return whole.eval()
