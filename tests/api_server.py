@@ -34,12 +34,12 @@ def serve(settings: Settings) -> Iterator[str]:
     return listen(make_app(settings, reconciles=False))
 
 
-def listen(app: Any) -> Iterator[str]:
-    """The URL of an application that runs until the generator is closed."""
+def listen(app: Any, **options: Any) -> Iterator[str]:
+    """The URL of an application that runs until the generator is closed. `options` are uvicorn's."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off", **options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

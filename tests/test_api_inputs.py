@@ -177,7 +177,7 @@ def test_quota_and_size_of_uploads_are_kept_with_clear_problems(
     api_settings: Settings, api_keys: dict[str, str]
 ) -> None:
     with open_session(api_settings) as session:
-        used = inputs.uploaded_bytes(session, "default")
+        used = inputs.kept_bytes(session, "default")
     small = replace(api_settings, upload_max_bytes=5000, upload_quota_bytes=used + 3000, rate_limit="1000/minute")
     server = serve(small)
     headers = {"Authorization": f"Bearer {api_keys['user']}"}

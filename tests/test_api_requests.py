@@ -128,7 +128,7 @@ def test_a_database_that_goes_away_is_a_503_with_a_remedy(api_settings: Settings
     server = serve(gone)
     url = next(server)
     answer = httpx.get(url + "/api/models", headers={"Authorization": f"Bearer {api_keys['admin']}"}, timeout=30)
-    assert "soldiom up" in problem(answer, 503)["remedy"]
+    assert "soldiom up" in problem(answer, 503)["remedy"] and int(answer.headers["retry-after"]) > 0
     assert "hunter2" not in answer.text
     assert httpx.get(url + "/readyz").json()["services"]["postgres"]["state"] == "unreachable"
     next(server, None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Annotated, Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -27,7 +28,12 @@ ANYONE = "anyone"
 LOCAL_OR_ADMIN = "local or admin"
 ROLE = "x-role"
 MULTIPART = "x-multipart"
+LARGE_BODY_BYTES = 64 << 10
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
+
+
+_large_bodies = CapacityLimiter(2)
+"""Parsing holds the interpreter and up to twenty times the body's memory, so two large bodies at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +139,10 @@ async def _read_body(request: Request, takes_multipart: bool) -> None:
         return
     if media_type != "application/json" and not media_type.endswith("+json"):
         raise HTTPException(415, "Send the body as application/json, and say so in Content-Type.")
-    request._json = await run_in_threadpool(strict_json, body) if len(body) > 65536 else strict_json(body)
+    if len(body) > LARGE_BODY_BYTES:
+        request._json = await to_thread.run_sync(strict_json, body, limiter=_large_bodies)
+    else:
+        request._json = strict_json(body)
 
 
 def is_local(request: Request) -> bool:

@@ -1,10 +1,12 @@
 """Bodies of requests. What a field of a recipe means, and its default, stands in the recipe's schema."""
 
+import json
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from soldiom_ray.domains.schema import Method, Recipe, Register, Train
+from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record, Role
 
 
@@ -34,6 +36,20 @@ class TrainingBody(Record):
         return self
 
 
+METADATA_BYTES = 64 << 10
+CONVERSATION_CHARACTERS = 1_000_000
+"""Most characters of one request to a model; its tokenizer reads about a million in a second."""
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """InputError for metadata that is larger than a description of an input can be."""
+    if len(json.dumps(metadata)) > METADATA_BYTES:
+        raise InputError(
+            "The metadata cannot be used.",
+            problems=[Problem("body.metadata", f"is larger than {METADATA_BYTES >> 10} KiB")],
+        )
+
+
 class UserInputBody(Record):
     """A text, or a structured value (any JSON)."""
 
@@ -46,6 +62,7 @@ class UserInputBody(Record):
     def _text_is_text(self) -> "UserInputBody":
         if self.input_type == "text" and not (isinstance(self.content, str) and self.content.strip()):
             raise ValueError("`content` of a text must be a text that is not empty")
+        check_metadata(self.metadata)
         if self.input_type == "structured" and self.content is None:
             raise ValueError("`content` is missing")
         return self
@@ -96,6 +113,9 @@ class InferenceBody(Record):
     def _asks_once(self) -> "InferenceBody":
         if (self.input is None) == (self.messages is None):
             raise ValueError("give either `input` or `messages`")
+        texts = (message.content or "" for message in self.messages or ())
+        if sum(map(len, texts)) + len(json.dumps(self.tools)) > CONVERSATION_CHARACTERS:
+            raise ValueError(f"`messages` and `tools` hold more than {CONVERSATION_CHARACTERS} characters")
         if self.raw and self.messages is not None:
             raise ValueError("`raw` belongs to `input`: a conversation is always written by the chat template")
         if self.tools and self.messages is None:
@@ -109,6 +129,12 @@ class BatchBody(Record):
     inputs: tuple[str, ...] = Field(min_length=1, description="texts, each answered by itself")
     raw: bool = RAW
     parameters: Parameters = Parameters()
+
+    @model_validator(mode="after")
+    def _is_short(self) -> "BatchBody":
+        if sum(map(len, self.inputs)) > CONVERSATION_CHARACTERS:
+            raise ValueError(f"`inputs` hold more than {CONVERSATION_CHARACTERS} characters")
+        return self
 
 
 class SearchBody(Record):

@@ -11,9 +11,14 @@ from soldiom_ray.api import problems
 from soldiom_ray.settings import UPLOAD_MAX_BYTES
 
 JSON_BYTES = 10 << 20
+SMALL_JSON_BYTES = 1 << 20
+JSON_VALUES = 1_000_000
+"""Most values in a body, by its commas and brackets: ten million bytes of `[[],[],…` become 240 MB of lists."""
 UPLOAD_BYTES = UPLOAD_MAX_BYTES
 HEADER_BYTES = 16 << 10
 UPLOADS = ("/api/training/collect/user-input",)
+LARGE_JSON = (*UPLOADS, "/api/inference/", "/api/training/jobs", "/v1/")
+"""Paths (or their beginnings) that take JSON of JSON_BYTES: users' texts and recipes. Others take SMALL_JSON_BYTES."""
 
 STEERING_HEADERS = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id"}
@@ -102,7 +107,7 @@ def refuse(scope: Scope, upload_bytes: int | None = None) -> ASGIApp | None:
 def _limit(scope: Scope, upload_bytes: int) -> int:
     kind = next((value for name, value in scope["headers"] if name.lower() == b"content-type"), b"")
     upload = scope["path"] in UPLOADS and kind.lower().startswith(b"multipart/")
-    return upload_bytes if upload else JSON_BYTES
+    return upload_bytes if upload else JSON_BYTES if scope["path"].startswith(LARGE_JSON) else SMALL_JSON_BYTES
 
 
 def _too_large(limit: int) -> str:
@@ -126,7 +131,8 @@ def _limited(receive: Receive, limit: int) -> Receive:
 
 def strict_json(body: bytes) -> Any:
     """The value of a JSON text (RFC 8259). HTTPException 400 for what is not JSON (NaN among it), 422 for JSON that
-    cannot be stored or sent on: numbers beyond a double, lone surrogates, NUL characters, a key given twice."""
+    cannot be stored or sent on: numbers beyond a double, lone surrogates, NUL characters, a key given twice; 413 for
+    more than JSON_VALUES values."""
     import json
 
     def refuse_constant(name: str) -> float:
@@ -149,6 +155,8 @@ def strict_json(body: bytes) -> Any:
             raise HTTPException(422, "The body gives a key twice in one object.")
         return members
 
+    if len(body) > JSON_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > JSON_VALUES:
+        raise HTTPException(413, f"The body holds more than {JSON_VALUES} values.")
     try:
         text = body.decode("utf-8")
         value = json.loads(

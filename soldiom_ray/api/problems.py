@@ -18,6 +18,8 @@ from starlette.responses import Response
 from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 5
+"""When to try again after a 503: services that died are restarted within seconds."""
 UNEXPECTED = "The request could not be answered because of a fault on the server."
 
 logger = logging.getLogger(__name__)
@@ -30,6 +32,8 @@ def problem_response(error: SoldiomError) -> Response:
         headers["WWW-Authenticate"] = 'Bearer realm="soldiom"'
     if isinstance(error, BusyError):
         headers["Retry-After"] = str(max(1, ceil(error.retry_after_seconds)))
+    if error.status == 503:
+        headers["Retry-After"] = str(RETRY_SECONDS)
     if error.status >= 500:
         logger.warning("request failed", extra={"data": {"error": type(error).__name__, "what": error.what}})
     return _response(error.to_problem(), headers)

@@ -11,6 +11,8 @@ from soldiom_ray.settings import Settings, job_environment, load_settings, save_
 
 REQUEST_SECONDS = 900.0
 """Serve cuts streams, too, after this time."""
+IDLE_SECONDS = 30
+"""How long a connection without a request stays open."""
 
 
 def start(settings: Settings) -> None:
@@ -26,6 +28,7 @@ def start(settings: Settings) -> None:
             host=settings.api_host,
             port=settings.api_port,
             request_timeout_s=REQUEST_SECONDS,
+            keep_alive_timeout_s=IDLE_SECONDS,
             ssl_certfile=str(settings.tls_cert) if settings.tls_cert else None,
             ssl_keyfile=str(settings.tls_key) if settings.tls_key else None,
         ),
@@ -42,7 +45,11 @@ def _deployment(settings: Settings) -> Any:
 
     def build() -> Any:
         from soldiom_ray.api.app import make_app
+        from soldiom_ray.api.backpressure import bound_bodies_in_replica
+        from soldiom_ray.api.memory import return_freed_memory
 
+        bound_bodies_in_replica()
+        return_freed_memory()
         start_logging()
         return make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))
 
@@ -50,8 +57,9 @@ def _deployment(settings: Settings) -> Any:
         serve.ingress(build)(),
         name="api",
         num_replicas=1,
-        max_ongoing_requests=64,
-        max_queued_requests=256,
+        # A request that waits for its body costs the replica little; the proxy limits those of each key.
+        max_ongoing_requests=1024,
+        max_queued_requests=1024,
         max_surge_percent=100,
         health_check_period_s=2,
         health_check_timeout_s=30,

@@ -49,11 +49,12 @@ def store_uploads(
     """Store the files and a row for each; with an idempotency key that was used before, return what that request made.
     StorageFullError when the tenant's quota is exceeded; ConflictError when the key was used for another request."""
     request_hash = fingerprint("files", user_id, [[upload.sha256, upload.metadata] for upload in uploads])
+    added = sum(upload.size_bytes for upload in uploads)
     with open_session(settings) as session:
         previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
         if previous is not None:
             return _rows(session, tenant, previous)
-        _check_quota(session, settings, tenant, uploads)
+        check_quota(session, settings, tenant, added)
     storage = open_storage(settings)
     keys = sorted({upload.key for upload in uploads})
     try:
@@ -66,7 +67,7 @@ def store_uploads(
             previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
             if previous is not None:
                 return _rows(session, tenant, previous)
-            _check_quota(session, settings, tenant, uploads)
+            check_quota(session, settings, tenant, added)
             for upload in uploads:
                 _write(storage, upload)
             rows = [_add_row(session, tenant, user_id, upload) for upload in uploads]
@@ -86,6 +87,16 @@ def remove_unreferenced(settings: Settings, keys: Sequence[str]) -> None:
             locks.hold(session, _lock_of(key))
             if not inputs.is_referenced(session, key):
                 storage.remove(key)
+
+
+def check_quota(session: Session, settings: Settings, tenant: str, added: int) -> None:
+    """StorageFullError when the tenant's inputs would exceed its quota with `added` bytes more."""
+    used = inputs.kept_bytes(session, tenant)
+    if used + added > settings.upload_quota_bytes:
+        raise StorageFullError(
+            f"The tenant uses {used} bytes; with these {added} it would exceed its {settings.upload_quota_bytes}.",
+            remedy="delete inputs that are no longer needed, or raise SOLDIOM_UPLOAD_QUOTA_BYTES",
+        )
 
 
 def fingerprint(*parts: Any) -> str:
@@ -109,15 +120,6 @@ def _add_row(session: Session, tenant: str, user_id: str, upload: Upload) -> dic
 
 def _rows(session: Session, tenant: str, ids: Sequence[str]) -> list[dict[str, Any]]:
     return [inputs.as_dict(inputs.get(session, input_id, tenant)) for input_id in ids]
-
-
-def _check_quota(session: Session, settings: Settings, tenant: str, uploads: Sequence[Upload]) -> None:
-    used, added = inputs.uploaded_bytes(session, tenant), sum(upload.size_bytes for upload in uploads)
-    if used + added > settings.upload_quota_bytes:
-        raise StorageFullError(
-            f"The tenant uses {used} bytes; with these {added} it would exceed its {settings.upload_quota_bytes}.",
-            remedy="delete inputs that are no longer needed, or raise SOLDIOM_UPLOAD_QUOTA_BYTES",
-        )
 
 
 def _write(storage: Storage, upload: Upload) -> None:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Text, cast, func, select
+from sqlalchemy.orm import Session, defer
 
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import UserInput
@@ -53,8 +53,8 @@ def get(session: Session, input_id: str, tenant: str | None = None) -> UserInput
 def list_inputs(
     session: Session, tenant: str | None, user_id: str | None = None, cursor: str | None = None, limit: int = 50
 ) -> tuple[list[UserInput], str | None]:
-    """A page, newest first, and the cursor of the next page."""
-    query = select(UserInput)
+    """A page, newest first, and the cursor of the next page. Contents are not read."""
+    query = select(UserInput).options(defer(UserInput.content, raiseload=True))
     if tenant is not None:
         query = query.where(UserInput.tenant == tenant)
     if user_id is not None:
@@ -76,10 +76,11 @@ def is_referenced(session: Session, key: str) -> bool:
     return session.scalars(query.limit(1)).first() is not None
 
 
-def uploaded_bytes(session: Session, tenant: str) -> int:
-    """The size of all files of a tenant, each upload counted, though equal bytes are stored once."""
-    query = select(func.sum(UserInput.size_bytes)).where(UserInput.tenant == tenant, UserInput.input_type == "file")
-    return int(session.scalar(query) or 0)
+def kept_bytes(session: Session, tenant: str) -> int:
+    """The size of all inputs of a tenant, metadata included. Each upload of a file counts, though equal bytes are
+    stored once."""
+    sizes = UserInput.size_bytes + func.length(cast(UserInput.metadata_, Text))
+    return int(session.scalar(select(func.sum(sizes)).where(UserInput.tenant == tenant)) or 0)
 
 
 def as_dict(row: UserInput) -> dict[str, Any]:

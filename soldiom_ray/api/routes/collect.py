@@ -13,10 +13,10 @@ from starlette.responses import JSONResponse, Response
 
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import UserInputBody
+from soldiom_ray.api.bodies import UserInputBody, check_metadata
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
-from soldiom_ray.api.upload_store import fingerprint, read_upload, remove_unreferenced, store_uploads
+from soldiom_ray.api.upload_store import check_quota, fingerprint, read_upload, remove_unreferenced, store_uploads
 from soldiom_ray.api.uploads import check_upload, display_name
 from soldiom_ray.db import inputs, locks, requests
 from soldiom_ray.db.engine import open_session
@@ -132,6 +132,8 @@ async def collect_user_input(
         body = _body(await request.json() if await request.body() else None)
         row = await run_in_threadpool(_store_value, settings, caller, body, idempotency_key)
         return JSONResponse(row, status_code=201)
+    if not idempotency_key:  # a repeated request takes no room
+        await run_in_threadpool(_check_announced, settings, caller, request.headers.get("content-length", "0"))
     async with request.form(max_files=20, max_fields=10, max_part_size=1 << 20) as form:
         items = await run_in_threadpool(_store_files, settings, caller, form, idempotency_key)
     return JSONResponse({"items": items, "next": None}, status_code=201)
@@ -173,10 +175,10 @@ def _store_value(
     sha256, tenant = hashlib.sha256(data).hexdigest(), caller.tenant
     request_hash = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
     with open_session(settings) as session:
-        if idempotency_key:
-            locks.hold(session, f"uploads/{tenant}")
-            if previous := requests.find(session, tenant, idempotency_key, request_hash):
-                return inputs.as_dict(inputs.get(session, previous[0], tenant))
+        locks.hold(session, f"uploads/{tenant}")
+        if idempotency_key and (previous := requests.find(session, tenant, idempotency_key, request_hash)):
+            return inputs.as_dict(inputs.get(session, previous[0], tenant))
+        check_quota(session, settings, tenant, len(data) + len(json.dumps(body.metadata)))
         input_id = new_id()
         row = inputs.add(
             session,
@@ -214,6 +216,12 @@ def _store_files(
     return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key)
 
 
+def _check_announced(settings: Settings, caller: Caller, content_length: str) -> None:
+    """Refuse an upload for which the tenant has no room before any of it is read."""
+    with open_session(settings) as session:
+        check_quota(session, settings, caller.tenant, int(content_length))
+
+
 def _text(form: FormData, name: str) -> str:
     value = form.get(name)
     return value if isinstance(value, str) else ""
@@ -223,4 +231,5 @@ def _metadata(text: str) -> dict[str, Any]:
     value = strict_json(text.encode()) if text.strip() else {}
     if not isinstance(value, dict):
         raise InputError("The metadata cannot be used.", problems=[Problem("body.metadata", "is not a JSON object")])
+    check_metadata(value)
     return value

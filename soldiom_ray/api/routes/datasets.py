@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import SearchBody
+from soldiom_ray.api.pages import preview_items
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import datasets, documents
@@ -75,11 +76,11 @@ def preview(
     split: Split = "train",
     limit: Annotated[int, Query(ge=1, le=100)] = 5,
 ) -> dict[str, Any]:
-    """The first samples of a split, with texts and pictures (as `data:` URLs). Collected documents have no splits: the
-    first of all."""
+    """The first samples of a split, with texts (long ones cut short) and pictures (as `data:` URLs). Collected
+    documents have no splits: the first of all."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
     folder = f"{split}/" if manifest.kind == "dataset" else "documents/"
-    return {"items": artifacts.preview(manifest, folder, limit), "next": None}
+    return {"items": preview_items(artifacts.preview(manifest, folder, limit)), "next": None}
 
 
 @router.get("/api/datasets/{dataset_id}/dropped", openapi_extra=needs("viewer"))
@@ -93,7 +94,7 @@ def list_dropped(
     """Documents left out of the dataset, each with the reason and the value that decided."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)
     matches = (row for row in artifacts.rows(manifest, "dropped/") if reason in (None, row["reason"]))
-    return {"items": list(islice(matches, limit)), "next": None}
+    return {"items": preview_items(islice(matches, limit)), "next": None}
 
 
 @router.get("/api/datasets/{dataset_id}/pictures/{name}", openapi_extra=needs("viewer"), response_class=Response)

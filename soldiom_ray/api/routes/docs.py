@@ -1,6 +1,7 @@
 """The API's description: as OpenAPI, and as pages of Swagger UI on which calls can be tried. Its files come from the
 wheel fastapi-offline, so that a browser loads nothing from elsewhere."""
 
+import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,13 @@ async def root() -> Response:
     return RedirectResponse("docs", 307)
 
 
-@router.get("/openapi.json", openapi_extra=needs(ANYONE))
-async def openapi(request: Request) -> dict[str, Any]:
+@router.get("/openapi.json", response_model=dict[str, Any], openapi_extra=needs(ANYONE))
+def openapi(request: Request) -> Response:
     """This description as OpenAPI."""
-    document: dict[str, Any] = request.app.openapi()
-    return document
+    state = request.app.state
+    if not hasattr(state, "openapi_json"):  # made once: it takes a second, and anyone may ask for it
+        state.openapi_json = json.dumps(request.app.openapi()).encode()
+    return Response(state.openapi_json, media_type="application/json")
 
 
 @router.get("/docs", response_class=HTMLResponse, openapi_extra=needs(ANYONE))

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, AppSettings, GuardedRoute, needs
+from soldiom_ray.api.problems import RETRY_SECONDS
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
@@ -38,7 +39,9 @@ def readyz(settings: AppSettings) -> Response:
         futures = {name: pool.submit(probe) for name, probe in probes.items()}
         services = {name: {"state": future.result()} for name, future in futures.items()}
     ready = all(service["state"] == "running" for service in services.values())
-    return JSONResponse({"status": "ready" if ready else "not ready", "services": services}, 200 if ready else 503)
+    headers = {} if ready else {"Retry-After": str(RETRY_SECONDS)}
+    state = "ready" if ready else "not ready"
+    return JSONResponse({"status": state, "services": services}, 200 if ready else 503, headers)
 
 
 @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=needs(LOCAL_OR_ADMIN))
