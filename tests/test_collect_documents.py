@@ -123,7 +123,8 @@ def test_a_page_is_what_its_reader_sees() -> None:
     head = b"<html><head><title>T</title><style>x{}</style></head>"
     body = b"<body><nav>menu</nav><h2>Head</h2><p>One <b>two</b></p><ul><li>a<li>b</ul><script>no()</script></body>"
     (parsed,) = parse_bytes("a.html", head + body)
-    assert parsed.text == "## Head\n\nOne two\n\n- a\n- b" and parsed.metadata == {"title": "T"}
+    assert parsed.text == "## Head\n\nOne two\n\n- a\n- b"
+    assert parsed.metadata == {"title": "T", "skipped": {"nav": 1, "script": 1, "style": 1}}
 
 
 def test_each_kind_of_bad_file_has_its_own_outcome() -> None:

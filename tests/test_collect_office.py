@@ -118,7 +118,8 @@ def test_a_book_is_read_in_the_order_of_its_spine() -> None:
     chapters = {"one": "<h1>One</h1><p>First.</p>", "two": "<p>Second.</p>", "unused": "<p>Never.</p>"}
     (parsed,) = parse_bytes("a.epub", epub_bytes(chapters, ["two", "one", "gone"]))
     assert parsed.text == "Second.\n\n# One\n\nFirst."
-    assert parsed.metadata == {"chapters": 2, "bad_chapters": 1, "title": "Book"}
+    skipped = {"outside_the_spine": 1}
+    assert parsed.metadata == {"chapters": 2, "bad_chapters": 1, "title": "Book", "skipped": skipped}
 
 
 def test_an_email_prefers_its_plain_text_and_its_attachments_are_files_of_their_own() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from soldiom_ray.collect.label import label
 from soldiom_ray.collect.raw import store_raw
 from soldiom_ray.collect.tasks import COLLECTED, TaskResult, document_id
-from soldiom_ray.collect.text import SkippedError, decode, notebook_text
+from soldiom_ray.collect.text import SkippedError, decode, read_notebook
 from soldiom_ray.domains.access import Folders, read_within
 from soldiom_ray.records import Document, SourceName
 from soldiom_ray.settings import Settings
@@ -119,7 +119,7 @@ def file_text(path: str, data: bytes) -> str:
     if not data:
         raise SkippedError("empty")
     if name.endswith(".ipynb"):
-        return notebook_text(data)
+        return read_notebook(data)[0]
     if data.startswith(LFS_POINTER):
         raise SkippedError("lfs_pointer", "the file itself lies in Git LFS")
     text = decode(data)

@@ -48,9 +48,10 @@ def _decoded(data: bytes, encoding: str) -> str:
     return text
 
 
-def notebook_text(data: bytes) -> str:
-    """Code and prose of a Jupyter notebook, in order, as a Python file: prose as comments, without outputs. Shell and
-    magic lines become comments too, so that the result stays Python."""
+def read_notebook(data: bytes) -> tuple[str, dict[str, int]]:
+    """Code and prose of a Jupyter notebook, in order, as a Python file: prose as comments. Shell and magic lines become
+    comments too, so that the result stays Python. Then the counts of what is left out: outputs of cells, and pictures
+    in their prose."""
     try:
         notebook: Any = json.loads(decode(data))
         cells = (
@@ -59,11 +60,13 @@ def notebook_text(data: bytes) -> str:
             else [c for sheet in notebook["worksheets"] for c in sheet["cells"]]
         )
         parts = [part for cell in cells if (part := _cell(cell))]
+        outputs = sum(len(cell.get("outputs") or ()) for cell in cells)
+        pictures = sum(len(cell.get("attachments") or ()) for cell in cells)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SkippedError("damaged", "not a notebook") from error
     if not parts:
         raise SkippedError("empty", "no cell holds text")
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(parts) + "\n", {"outputs": outputs, "pictures": pictures}
 
 
 def _cell(cell: dict[str, Any]) -> str:

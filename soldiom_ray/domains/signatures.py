@@ -41,6 +41,7 @@ _UNSUPPORTED = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; pack it as .zip"),
     (b"Rar!\x1a\x07", "a RAR archive; pack it as .zip"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file; unpack it"),
+    (b"\x78\x9f\x3e\x22", "a winmail.dat of Outlook; send the mail as HTML or plain text"),
     (b"\x7fELF", "a program"),
     (b"\xcf\xfa\xed\xfe", "a program"),
     (b"\xca\xfe\xba\xbe", "a program"),

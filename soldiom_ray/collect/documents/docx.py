@@ -10,7 +10,7 @@ from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.equations import local_name
 from soldiom_ray.collect.documents.numbering import LEVELS, Numbering
 from soldiom_ray.collect.documents.ooxml import OfficeReader, count_unread, part_root
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
@@ -47,7 +47,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         RuntimeError,
     ) as error:
         raise SkippedError("damaged", f"a DOCX file that does not open ({type(error).__name__})") from error
-    return [ParsedText("\n\n".join(parts), metadata=metadata | reader.counts())]
+    return [ParsedText("\n\n".join(parts), metadata=metadata | skipped_entry(reader.skipped))]
 
 
 class _WordReader(OfficeReader):

@@ -3,18 +3,19 @@
 import email
 import email.policy
 import re
+from collections import Counter
 from collections.abc import Iterator
 from email.message import EmailMessage
 from typing import Any
 
 from soldiom_ray.collect.documents.encodings import declared_text
-from soldiom_ray.collect.documents.html import page_text
+from soldiom_ray.collect.documents.html import read_page
 from soldiom_ray.collect.documents.nested import Members, allowance
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 _SHOWN_HEADERS = ("subject", "from", "to", "cc", "date")
-_FROM_LINE = re.compile(rb"^From [^\n]*\n", re.MULTILINE)
+_FROM_LINE = re.compile(rb"^From [^\n]*\n(?=[!-9;-~]{1,80}:)", re.MULTILINE)
 CHARSET = re.compile(rb"([\w.:-]+)")
 _HEADER = re.compile(
     rb"^(?:from|to|subject|date|received|mime-version|message-id|content-type|return-path)\s*:",
@@ -41,10 +42,12 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 
 def _messages(data: bytes) -> Iterator[bytes]:
-    """The messages of a mailbox. Each begins after a line "From ..." at the start of the file or after a blank line;
-    such lines within a message are quoted with ">"."""
+    """The messages of a mailbox. Each begins after a line "From ..." before a header, at the start of the file or after
+    a blank line; such lines within a message are quoted with ">"."""
     starts = [
-        m for m in _FROM_LINE.finditer(data) if m.start() == 0 or data[: m.start()].endswith((b"\n\n", b"\n\r\n"))
+        match
+        for match in _FROM_LINE.finditer(data)
+        if match.start() == 0 or data.endswith((b"\n\n", b"\n\r\n"), 0, match.start())
     ]
     for number, start in enumerate(starts):
         end = starts[number + 1].start() if number + 1 < len(starts) else len(data)
@@ -56,12 +59,13 @@ def _message_texts(source: bytes, part: str, options: ParseOptions) -> list[Pars
         raise SkippedError("damaged", "no headers of an e-mail at its start")
     message: Any = email.message_from_bytes(source, policy=email.policy.default)
     headers = shown_headers(message)
-    body, attachments = _body(message)
+    attachments: list[EmailMessage] = []
+    body, skipped = _body(message, attachments, 0)
     members = Members()
     for number, attachment in enumerate(attachments, 1):
         _add_attachment(attachment, number, members, options)
     text = "\n\n".join(section for section in (headers.get("subject", ""), body) if section)
-    texts = [ParsedText(text, part, headers)] if text else []
+    texts = [ParsedText(text, part, headers | skipped_entry(skipped))] if text else []
     prefix = f"{part} " if part else ""
     attachment_texts = [ParsedText(t.text, f"{prefix}{t.part}", t.metadata, t.attachments) for t in members.texts]
     return members.with_skipped(texts + attachment_texts)
@@ -86,33 +90,31 @@ def shown_headers(message: EmailMessage) -> dict[str, str]:
     return headers
 
 
-def _body(message: EmailMessage) -> tuple[str, list[EmailMessage]]:
-    """The text (plain text is preferred to HTML) and the attachments."""
-    plain: list[str] = []
-    pages: list[str] = []
-    attached: list[EmailMessage] = []
-    for part in _leaves(message, 0):
-        kind = part.get_content_type()
-        if part.get_content_disposition() == "attachment" or part.get_filename() or kind == "message/rfc822":
-            attached.append(part)
-        elif kind == "text/plain":
-            plain.append(_text(part))
-        elif kind == "text/html":
-            pages.append(page_text(_text(part))[0])
-        elif part.get_content_maintype() != "multipart":
-            attached.append(part)
-    texts = plain if any(text.strip() for text in plain) else pages
-    return "\n\n".join(text.strip() for text in texts if text.strip()), attached
-
-
-def _leaves(message: EmailMessage, depth: int) -> Iterator[EmailMessage]:
+def _body(part: EmailMessage, attachments: list[EmailMessage], depth: int) -> tuple[str, Counter[str]]:
+    """The text of a part, and what was left out of it; what is no text goes to the attachments."""
     if depth > 50:
         raise SkippedError("damaged", "nested too deeply")
-    if message.get_content_type() != "message/rfc822" and message.is_multipart():
-        for part in message.iter_parts():
-            yield from _leaves(part, depth + 1)  # type: ignore[arg-type]
+    kind = part.get_content_type()
+    if part.is_multipart() and part.get_content_maintype() == "multipart":
+        inner = [(child, *_body(child, attachments, depth + 1)) for child in part.iter_parts()]  # type: ignore[arg-type]
+        filled = [(child.get_content_type(), text, skipped) for child, text, skipped in inner if text]
+        if kind == "multipart/alternative" and filled:
+            _, text, skipped = next((form for form in filled if form[0] == "text/plain"), filled[0])
+            return text, skipped + Counter(alternatives=len(filled) - 1)
+        return "\n\n".join(text for _, text, _ in filled), sum((skipped for *_, skipped in inner), Counter())
+    if part.get_content_disposition() == "attachment" or part.get_filename():
+        attachments.append(part)
+    elif kind == "text/plain":
+        return _text(part).strip(), Counter()
+    elif kind == "text/html":
+        page = read_page(_text(part))
+        return page.text.strip(), page.skipped
+    elif part.is_multipart() and kind != "message/rfc822":  # the report on a delivery: blocks of headers
+        blocks = [str(inner).strip() for inner in part.get_payload()]
+        return "\n\n".join(block for block in blocks if block), Counter()
     else:
-        yield message
+        attachments.append(part)
+    return "", Counter()
 
 
 def _text(part: EmailMessage) -> str:

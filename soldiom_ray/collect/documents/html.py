@@ -1,35 +1,49 @@
 """HTML text with the standard library's parser: what a reader sees, without navigation, scripts and styles."""
 
 import re
+from collections import Counter
+from dataclasses import dataclass
 from html.parser import HTMLParser
 
 from soldiom_ray.collect.documents.encodings import declared_text
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 
 _INVISIBLE = {"script", "style", "head", "template", "noscript", "svg", "nav", "footer", "button", "select", "iframe"}
 DECLARED_CHARSET = re.compile(rb"""<meta[^>]{0,200}?charset\s*=\s*["']?([\w.:-]+)""", re.IGNORECASE)
 _BLOCKS = {
-    "article", "aside", "blockquote", "dd", "div", "dl", "dt", "figure", "form", "header", "hr", "main", "ol", "p",
-    "pre", "section", "table", "tr", "ul",
+    "address", "article", "aside", "blockquote", "caption", "dd", "details", "dialog", "div", "dl", "dt", "fieldset",
+    "figcaption", "figure", "form", "header", "hr", "legend", "main", "ol", "p", "pre", "section", "summary", "table",
+    "tr", "ul",
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page says. `skipped` counts pieces of text that no reader sees or needs by the element that they are in,
+    and pictures with their alternative texts."""
+
+    text: str
+    title: str
+    skipped: Counter[str]
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The page's text; headings and list items marked as in Markdown."""
-    page_source = declared_text(data, DECLARED_CHARSET.search(data[:4096]))
-    text, title = page_text(page_source.text)
-    return [ParsedText(text, metadata=({"title": title} if title else {}) | page_source.metadata)]
+    source = declared_text(data, DECLARED_CHARSET.search(data[:4096]))
+    page = read_page(source.text)
+    about = {"title": page.title} if page.title else {}
+    return [ParsedText(page.text, metadata=about | source.metadata | skipped_entry(page.skipped))]
 
 
-def page_text(source: str) -> tuple[str, str]:
-    """Text and title ("" for none) of a page's source."""
-    page = _Page()
+def read_page(source: str) -> Page:
+    """What a page's source says."""
+    page = _PageParser()
     page.feed(source)
     page.close()
-    return page.text(), " ".join(page.title.split())
+    return Page(page.text(), " ".join(page.title.split()), page.skipped)
 
 
-class _Page(HTMLParser):
+class _PageParser(HTMLParser):
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
@@ -37,9 +51,10 @@ class _Page(HTMLParser):
         self.invisible: list[str] = []
         self.preformatted = 0
         self.in_title = False
+        self.skipped: Counter[str] = Counter()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.in_title = tag == "title"
+        self.in_title = tag == "title" and "svg" not in self.invisible
         if tag == "body":
             self.invisible.clear()
         if tag in _INVISIBLE:
@@ -50,6 +65,9 @@ class _Page(HTMLParser):
             self.parts.append("\n- ")
         elif tag in ("td", "th"):
             self.parts.append(" | ")
+        elif tag == "img":
+            self.skipped["pictures"] += 1
+            self.skipped["alternative_texts"] += any(name == "alt" and (text or "").strip() for name, text in attrs)
         elif tag == "br":
             self.parts.append("\n")
         elif tag in _BLOCKS:
@@ -71,6 +89,8 @@ class _Page(HTMLParser):
             plain = data if self.preformatted else re.sub(r"\s+", " ", data)
             last_character = self.parts[-1][-1:] if self.parts else "\n"
             self.parts.append(plain.lstrip(" ") if last_character in (" ", "\n") and not self.preformatted else plain)
+        elif data.strip():
+            self.skipped[self.invisible[-1]] += 1
 
     def text(self) -> str:
         """The text so far: no blank bullets, no blank line twice."""

@@ -1,12 +1,13 @@
 """Audio and video: the container's metadata, keyframes as pictures, and speech as text."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.collect.documents.image import MAX_PIXELS, dhash
-from soldiom_ray.collect.documents.parsed import Attachment, ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import Attachment, ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 MAX_KEYFRAMES = 16
@@ -48,7 +49,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         video, audio = _streams(container)
         if video is None and audio is None:
             raise SkippedError("damaged", "neither sound nor pictures in it")
-        metadata = _metadata(container, video, audio)
+        metadata = _metadata(container, video, audio) | _other_streams(container)
         declared_seconds = (container.duration or 0) / 1_000_000
         scan = _scan_packets(container, video or audio, video is not None)
     if not scan.packets:
@@ -124,6 +125,13 @@ def _metadata(container: Any, video: Any, audio: Any) -> dict[str, Any]:
         metadata[key] = "" if value == "und" else value
     metadata["has_gps"] = any("location" in key or "gps" in key for key in tags)
     return {key: value for key, value in metadata.items() if value}
+
+
+def _other_streams(container: Any) -> dict[str, Any]:
+    """The entry `skipped`: subtitles, and what stands beside the first video and the first audio stream."""
+    kinds = Counter(stream.type for stream in container.streams)
+    counts = {"subtitles": kinds["subtitle"], "pictures": kinds["video"] - 1, "sounds": kinds["audio"] - 1}
+    return skipped_entry({name: max(0, count) for name, count in counts.items()})
 
 
 def _scan_packets(container: Any, stream: Any, pictures: bool) -> _PacketScan:

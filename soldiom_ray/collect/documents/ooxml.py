@@ -70,10 +70,6 @@ class OfficeReader:
         """A paragraph's text with the marks of headings and lists."""
         return text
 
-    def counts(self) -> dict[str, Any]:
-        """The metadata entry of what was left out; none where that is nothing."""
-        return {"skipped": dict(sorted(self.skipped.items()))} if self.skipped else {}
-
     def leave_out(self, element: Any, reason: str) -> None:
         """Count the pieces of text below an element, itself included, under a reason."""
         count = sum(local_name(node) in _TEXT and bool((node.text or "").strip()) for node in element.iter())

@@ -1,20 +1,35 @@
-"""OpenDocument text and presentations: headings, paragraphs, lists and tables in the order of the body."""
+"""OpenDocument text and presentations: headings, paragraphs, lists and tables in the order of the body, as a reader
+sees them whose changes are accepted."""
 
+import posixpath
 import re
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
-_NAMESPACE = re.compile(r"\{urn:oasis:names:tc:opendocument:xmlns:(\w+):1\.0\}(.*)")
-_INVISIBLE = {"text:tracked-changes", "office:annotation", "text:bibliography-configuration", "presentation:notes"}
+_NAMESPACE = re.compile(r"\{urn:oasis:names:tc:opendocument:xmlns:([\w-]+):1\.0\}(.*)")
+_LEFT_OUT = {
+    "text:tracked-changes": "deletions",
+    "text:bibliography-configuration": "declarations",
+    "text:note-citation": "note_numbers",
+    "svg-compatible:title": "alternative_texts",
+    "svg-compatible:desc": "alternative_texts",
+}
+_THINGS = {"drawing:image": "pictures", "drawing:object-ole": "embedded_files", "drawing:plugin": "embedded_files"}
+_PAGE_TEXTS = ("header", "header-left", "header-first", "footer", "footer-left", "footer-first")
 MAX_REPEATED_BLANKS = 80
 MAX_DEPTH = 200
+MAX_OBJECTS = 1000
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """The text of the body; title and author as metadata."""
+    """The text of the body, then comments; title, author, headers and footers as metadata. `skipped` counts what was
+    left out."""
     zipped.check_office_file(data)
     with zipped.open_zip(data) as archive:
         names = archive.namelist()
@@ -24,18 +39,22 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
             raise SkippedError("encrypted", "an OpenDocument file with a password")
         if "content.xml" not in names:
             raise SkippedError("damaged", "an OpenDocument file without its content")
-        content = zipped.parse_xml(zipped.read_member(archive, "content.xml"))
-        meta = zipped.parse_xml(zipped.read_member(archive, "meta.xml")) if "meta.xml" in names else None
-    body = next((element for element in content.iter() if _tag(element) == "office:body"), None)
-    blocks: list[str] = []
-    if body is not None:
-        _blocks(body, blocks, 0)
-    return [ParsedText("\n\n".join(blocks), metadata=_metadata(meta))]
+        reader = _Reader(archive)
+        blocks = reader.part("content.xml")
+        blocks += [f"[comment {number}] {text}" for number, text in enumerate(reader.comments, 1)]
+        metadata = _metadata(_tree(archive, "meta.xml")) | reader.page_texts(_tree(archive, "styles.xml"))
+        reader.count_unread(names)
+    return [ParsedText("\n\n".join(blocks), metadata=metadata | skipped_entry(reader.skipped))]
+
+
+def _tree(archive: zipfile.ZipFile, name: str) -> Any:
+    """The tree of a part; an empty list where there is none."""
+    return zipped.parse_xml(zipped.read_member(archive, name)) if name in archive.namelist() else []
 
 
 def _metadata(meta: Any) -> dict[str, Any]:
     metadata = {}
-    for element in meta.iter() if meta is not None else ():
+    for element in meta.iter() if len(meta) else ():
         if isinstance(element.tag, str) and element.tag.startswith("{http://purl.org/dc/elements/1.1/}"):
             name = {"title": "title", "creator": "author"}.get(element.tag.rpartition("}")[2])
             if name and (element.text or "").strip():
@@ -43,65 +62,175 @@ def _metadata(meta: Any) -> dict[str, Any]:
     return metadata
 
 
-def _blocks(element: Any, blocks: list[str], depth: int) -> None:
-    """Append the texts of everything below an element, outermost block by block."""
-    if depth > MAX_DEPTH:
-        raise SkippedError("damaged", "nested too deeply")
-    for child in element:
-        tag = _tag(child)
-        if tag in _INVISIBLE or not tag:
-            continue
+class _Reader:
+    """Reads the parts of one file. `skipped` counts, by reason, the pieces of text that were met and left out, and
+    things without text."""
+
+    def __init__(self, archive: zipfile.ZipFile) -> None:
+        self.skipped: Counter[str] = Counter()
+        self.comments: list[str] = []
+        self._archive = archive
+        self._read = {"content.xml", "styles.xml", "meta.xml", "settings.xml"}
+
+    def part(self, name: str) -> list[str]:
+        """The texts of the body of a part: of the file itself, or of a chart or an equation in it."""
+        root = _tree(self._archive, name)
+        blocks: list[str] = []
+        if "math" in str(root.tag):
+            annotation = next((child.text for child in root.iter("{*}annotation") if child.text), "")
+            text = " ".join(annotation.split()) or "".join("".join(root.itertext()).split())
+            return [text] if text else []
+        for child in root:
+            if _tag(child) == "office:body":
+                self._blocks(child, blocks, 0)
+            else:
+                self._leave_out(child, "styles")
+        return blocks
+
+    def page_texts(self, styles: Any) -> dict[str, Any]:
+        """Headers and footers of pages; the texts of the pages on which slides are laid out are counted."""
+        texts: dict[str, list[str]] = {"headers": [], "footers": []}
+        masters = [page for page in styles.iter() if _tag(page) == "style:master-page"] if len(styles) else []
+        for child in (child for page in masters for child in page):
+            kind = _tag(child).removeprefix("style:")
+            if kind in _PAGE_TEXTS:
+                blocks: list[str] = []
+                self._blocks(child, blocks, 0)
+                texts["headers" if kind.startswith("header") else "footers"] += ["\n".join(blocks)] if blocks else []
+            else:
+                self._leave_out(child, "layouts")
+        return {position: list(dict.fromkeys(found)) for position, found in texts.items() if found}
+
+    def count_unread(self, names: list[str]) -> None:
+        """Count the texts of objects that nothing shows."""
+        for name in names:
+            if name not in self._read and name.endswith("/content.xml"):
+                self._leave_out(_tree(self._archive, name), "other_parts")
+
+    def _leave_out(self, element: Any, reason: str) -> None:
+        self.skipped[reason] += sum(bool(text.strip()) for text in element.itertext())
+
+    def _blocks(self, element: Any, blocks: list[str], depth: int) -> None:
+        """Append the texts of everything below an element, outermost block by block."""
+        if depth > MAX_DEPTH:
+            raise SkippedError("damaged", "nested too deeply")
+        self.skipped["declarations"] += bool((element.text or "").strip())
+        for child in element:
+            self._block(child, blocks, depth)
+            self.skipped["declarations"] += bool((child.tail or "").strip())
+
+    def _block(self, element: Any, blocks: list[str], depth: int) -> None:
+        tag = _tag(element)
+        inner: list[str] = []
         if tag == "text:h":
-            level = next((int(v) for k, v in child.items() if k.endswith("outline-level") and v.isdigit()), 1)
-            blocks.extend([f"{'#' * min(level, 6)} {text}"] if (text := _text(child)) else [])
+            level = next((int(v) for k, v in element.items() if k.endswith("outline-level") and v.isdigit()), 1)
+            blocks.extend([f"{'#' * min(level, 6)} {text}"] if (text := self._text(element)) else [])
         elif tag == "text:p":
-            blocks.extend([text] if (text := _text(child)) else [])
+            blocks.extend([text] if (text := self._text(element)) else [])
         elif tag == "text:list-item":
-            inner: list[str] = []
-            _blocks(child, inner, depth + 1)
+            self._blocks(element, inner, depth + 1)
             blocks.extend(text if text.startswith("- ") else f"- {text}" for text in inner)
         elif tag == "table:table":
-            blocks.extend([table] if (table := _table(child)) else [])
+            blocks.extend([table] if (table := "\n".join(self._rows(element, depth + 1))) else [])
+        elif tag == "presentation:notes":
+            self._blocks(element, inner, depth + 1)
+            blocks.extend([f"Notes: {text}"] if (text := "\n".join(inner)) else [])
+        elif not self._set_aside(element, tag, blocks):
+            self._blocks(element, blocks, depth + 1)
+
+    def _set_aside(self, element: Any, tag: str, boxes: list[str]) -> bool:
+        """Whether an element is no text of its place: it is counted, a comment, or an object, whose texts go to
+        `boxes`."""
+        if tag == "office:annotation":
+            paragraphs = [self._text(child) for child in element if _tag(child) in ("text:p", "text:list")]
+            self.comments += [text] if (text := " ".join(" ".join(paragraphs).split())) else []
+            for child in element:
+                if _tag(child) not in ("text:p", "text:list"):
+                    self._leave_out(child, "authors_of_comments")
+        elif tag == "drawing:object":
+            boxes.extend(self._object(element))
+        elif tag in _THINGS:
+            address = next((value for key, value in element.items() if key.endswith("}href")), "")
+            self.skipped[_THINGS[tag]] += "ObjectReplacements/" not in address
+            self._leave_out(element, "alternative_texts")
+        elif tag in _LEFT_OUT or not tag:
+            if isinstance(element.tag, str):
+                self._leave_out(element, _LEFT_OUT.get(tag, "other_elements"))
         else:
-            _blocks(child, blocks, depth + 1)
+            return False
+        return True
 
+    def _object(self, element: Any) -> list[str]:
+        """The texts of a chart or an equation, which lie in a part of their own."""
+        address = next((value for key, value in element.items() if key.endswith("}href")), "")
+        name = posixpath.normpath(posixpath.join(address, "content.xml"))
+        if name in self._read or name not in self._archive.namelist() or len(self._read) > MAX_OBJECTS:
+            return []
+        self._read.add(name)
+        return self.part(name)
 
-def _table(table: Any) -> str:
-    lines = []
-    for row in table.iter():
-        if _tag(row) == "table:table-row":
-            cells = [" ".join(_text(cell).split()) for cell in row if _tag(cell) == "table:table-cell"]
-            if any(cells):
-                lines.append(" | ".join(cells))
-    return "\n".join(lines)
+    def _rows(self, table: Any, depth: int) -> Iterator[str]:
+        if depth > MAX_DEPTH:
+            raise SkippedError("damaged", "nested too deeply")
+        for row in table:
+            tag = _tag(row)
+            if tag == "table:table-row":
+                cells = [self._cell(cell, depth) for cell in row if _tag(cell) == "table:table-cell"]
+                for cell in row:
+                    if _tag(cell) != "table:table-cell":
+                        self._leave_out(cell, "hidden")
+                if any(cells):
+                    yield " | ".join(cells)
+            elif tag.startswith("table:table-"):
+                yield from self._rows(row, depth + 1)
+            else:
+                self._leave_out(row, "declarations")
 
+    def _cell(self, cell: Any, depth: int) -> str:
+        texts = []
+        for child in cell:
+            if _tag(child) == "table:table":
+                rows = "; ".join(self._rows(child, depth + 1))
+                texts += [f"({rows})"] if rows else []
+            elif _tag(child) in ("text:p", "text:h"):
+                texts.append(self._text(child))
+            else:
+                blocks: list[str] = []
+                self._block(child, blocks, depth + 1)
+                texts += blocks
+        return " ".join(" ".join(texts).split())
 
-def _text(element: Any) -> str:
-    """The text of one paragraph or cell, with notes in brackets where they are referenced."""
-    return "".join(_pieces(element, 0)).strip()
+    def _text(self, element: Any) -> str:
+        """The text of one paragraph, with notes in brackets where they are referenced."""
+        return "".join(self._pieces(element, 0)).strip()
 
-
-def _pieces(element: Any, depth: int) -> list[str]:
-    if depth > MAX_DEPTH:
-        raise SkippedError("damaged", "nested too deeply")
-    pieces = [element.text or ""]
-    for child in element:
-        tag = _tag(child)
-        if tag == "text:s":
-            count = next((v for k, v in child.items() if k.endswith("}c") and v.isdigit()), "1")
-            pieces.append(" " * min(int(count), MAX_REPEATED_BLANKS))
-        elif tag == "text:tab":
-            pieces.append("\t")
-        elif tag == "text:line-break":
-            pieces.append("\n")
-        elif tag == "text:note":
-            body = [part for part in child if _tag(part) == "text:note-body"]
-            pieces.append("".join(f" [{_text(part)}]" for part in body))
-        elif tag and tag not in _INVISIBLE:
-            pieces.extend(_pieces(child, depth + 1))
-            pieces.append("\n" if tag in ("text:p", "text:h") else "")
-        pieces.append(child.tail or "")
-    return pieces
+    def _pieces(self, element: Any, depth: int) -> list[str]:
+        if depth > MAX_DEPTH:
+            raise SkippedError("damaged", "nested too deeply")
+        pieces = [element.text or ""]
+        for child in element:
+            tag = _tag(child)
+            boxes: list[str] = []
+            if tag == "text:s":
+                count = next((v for k, v in child.items() if k.endswith("}c") and v.isdigit()), "1")
+                pieces.append(" " * min(int(count), MAX_REPEATED_BLANKS))
+            elif tag == "text:tab":
+                pieces.append("\t")
+            elif tag == "text:line-break":
+                pieces.append("\n")
+            elif tag == "text:note-body":
+                pieces.append(f" [{self._text(child)}]")
+            elif tag == "text:ruby-text":
+                pieces.append(f"({self._text(child)})")
+            elif tag == "table:table":
+                pieces.append("\n".join(["", *self._rows(child, depth + 1), ""]))
+            elif self._set_aside(child, tag, boxes):
+                pieces += [f" {' '.join(boxes)} "] if boxes else []
+            else:
+                pieces.extend(self._pieces(child, depth + 1))
+                pieces.append("\n" if tag in ("text:p", "text:h") else "")
+            pieces.append(child.tail or "")
+        return pieces
 
 
 def _tag(element: Any) -> str:

@@ -5,6 +5,7 @@ import email
 import email.policy
 import email.utils
 import struct
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,10 +14,10 @@ from soldiom_ray.collect.documents import rtf
 from soldiom_ray.collect.documents.compressed_rtf import decompress
 from soldiom_ray.collect.documents.email import CHARSET, file_name, shown_headers
 from soldiom_ray.collect.documents.encodings import code_page, declared_text
-from soldiom_ray.collect.documents.html import DECLARED_CHARSET, page_text
+from soldiom_ray.collect.documents.html import DECLARED_CHARSET, read_page
 from soldiom_ray.collect.documents.nested import Members, allowance
 from soldiom_ray.collect.documents.ole import Container, open_container
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 _UNICODE, _BYTES_TEXT, _BINARY, _OBJECT = 0x1F, 0x1E, 0x102, 0x0D
@@ -49,12 +50,11 @@ def _message_texts(container: Container, folder: int, options: ParseOptions) -> 
     body, skipped = _body(message, options)
     text = "\n\n".join(section for section in (headers.get("subject", ""), body) if section)
     shown = f"{text} {headers}"
-    if others := sum(len(other) > _MAX_TECHNICAL and other not in shown for other in message.other_texts()):
-        skipped["properties"] = others
+    skipped["properties"] = sum(len(other) > _MAX_TECHNICAL and other not in shown for other in message.other_texts())
     members = Members()
     for number, place in enumerate(message.folders("__attach_"), 1):
         _add_attachment(_Item(container, place, 8, message.codec), number, members, options)
-    metadata: dict[str, Any] = headers | ({"skipped": skipped} if skipped else {})
+    metadata = headers | skipped_entry(skipped)
     return members.with_skipped(([ParsedText(text, metadata=metadata)] if text else []) + members.texts)
 
 
@@ -156,22 +156,21 @@ def _date(message: _Item) -> str:
     return email.utils.format_datetime(moment) if ticks else ""
 
 
-def _body(message: _Item, options: ParseOptions) -> tuple[str, dict[str, int]]:
-    """The text: plain, else of the HTML, else of the RTF; and the number of forms that were left out for it."""
-    plain = message.text(_BODY)
-    html = message.text(_HTML)
-    source = message.binary(_HTML)
-    if source and not plain:
+def _body(message: _Item, options: ParseOptions) -> tuple[str, Counter[str]]:
+    """The text: plain, else of the HTML, else of the RTF; and what was left out: other forms, parts of the page."""
+    plain, html, source = message.text(_BODY), message.text(_HTML), message.binary(_HTML)
+    compressed = message.binary(_COMPRESSED_RTF)
+    if plain:
+        return plain, Counter(alternatives=bool(source or html) + bool(compressed))
+    if source:
         declared = DECLARED_CHARSET.search(source[:4096])
         internet = message.number(_INTERNET_CODE_PAGE)
         html = declared_text(source, declared).text if declared else decoded(source, code_page(internet or 65001))
-    compressed = message.binary(_COMPRESSED_RTF)
-    text = plain or (page_text(html)[0] if html else "")
-    if compressed and not text:
-        (rich_text,) = rtf.parse("", decompress(compressed), options)
-        return rich_text.text, rich_text.metadata.get("skipped", {})
-    left_out = (bool(source or html) and bool(plain)) + bool(compressed)
-    return text, {"alternatives": left_out} if left_out else {}
+    page = read_page(html)
+    if page.text or not compressed:
+        return page.text, page.skipped + Counter(alternatives=bool(compressed))
+    (rich_text,) = rtf.parse("", decompress(compressed), options)
+    return rich_text.text, Counter(rich_text.metadata.get("skipped", {}))
 
 
 def _add_attachment(attachment: _Item, number: int, members: Members, options: ParseOptions) -> None:

@@ -1,5 +1,6 @@
 """What parsers take and return. A parser returns ParsedTexts; collect makes a Document of each, prepare a Sample."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,3 +42,9 @@ class ParsedText:
     metadata: dict[str, Any] = field(default_factory=dict)
     attachments: tuple[Attachment, ...] = ()
     image: bytes | None = None
+
+
+def skipped_entry(counts: Mapping[str, int]) -> dict[str, Any]:
+    """The metadata entry `skipped`: how much of a file was met and left out, by reason; none where that is nothing."""
+    left_out = {reason: count for reason, count in sorted(counts.items()) if count}
+    return {"skipped": left_out} if left_out else {}

@@ -5,11 +5,12 @@ pdfium's functions are called directly: the wrapper's objects, two per page, tak
 
 import ctypes
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.collect.documents.ocr import MAX_OCR_PAGES
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 MAX_PAGES = 10_000
@@ -45,15 +46,17 @@ class _Pages:
     confidences: list[float] = field(default_factory=list)
     skipped: int = 0
     form_fields: int = 0
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
-    """One text: all pages, a blank line between them, filled-in form fields as `name: value` after their page.
+    """One text: all pages, a blank line between them, filled-in form fields as `name: value` and comments after their
+    page.
 
     `metadata`: pages; page_starts (the offset in the text at which each page starts; a page without text starts where
     the next does), title, author, subject, keywords, created, bookmarks, form, form_fields, attached_files, bad_pages,
     skipped_pages, ocr_pages (numbers from 1), ocr_confidence, ocr_skipped_pages; entries that are zero or empty are
-    omitted.
+    omitted. `skipped` counts values of hidden form fields, letters off the page, and attached files.
     """
     import pypdfium2  # noqa: F401  (starts the library)
     import pypdfium2.raw as pdfium
@@ -118,12 +121,14 @@ def _read_pages(document: Any, form: Any, count: int, ocr: bool) -> _Pages:
             if len(text) <= STAMP_CHARACTERS and _is_picture(page, bool(text)):
                 pages.pictures += 1
                 text = _ocr_text(pages, page, number, text) if ocr else text
-            if form and (fields := _fields(form[0], page)):
+            if pdfium.FPDFPage_GetAnnotCount(page) > 0:
+                fields, comments = _annotations(form[0] if form else None, page, pages.left_out)
                 pages.form_fields += len(fields)
-                text = "\n".join([text, *fields]).strip()
+                text = "\n".join([text, *fields, *comments]).strip()
         finally:
             pdfium.FPDF_ClosePage(page)
         pages.texts.append(text)
+    pages.left_out["letters_off_the_page"] = text_layer.letters_off_the_page
     return pages
 
 
@@ -158,6 +163,7 @@ class _TextLayer:
     def __init__(self) -> None:
         self.capacity = 1 << 16
         self.buffer = (ctypes.c_ushort * self.capacity)()
+        self.letters_off_the_page = 0
 
     def on(self, page: Any) -> str:
         """The visible text of a page: text outside the page's box is omitted."""
@@ -176,6 +182,7 @@ class _TextLayer:
                 self.capacity = pdfium.FPDFText_GetBoundedText(layer, *edges, None, 0) + 1
                 self.buffer = (ctypes.c_ushort * self.capacity)()
                 units = pdfium.FPDFText_GetBoundedText(layer, *edges, self.buffer, self.capacity)
+            self.letters_off_the_page += max(0, pdfium.FPDFText_CountChars(layer) - units)
             text = ctypes.string_at(self.buffer, 2 * max(0, units)).decode("utf-16-le", errors="ignore")
             text = _CONTROL.sub("", _HYPHEN.sub("", text).replace("\r\n", "\n").replace("\r", "\n")).strip()
             return _with_lam_alef(layer, text) if _LAM_ALEF.search(text) else text
@@ -252,25 +259,41 @@ def _form(document: Any) -> Any:
     return (form, settings) if form else None
 
 
-def _fields(form: Any, page: Any) -> list[str]:
-    """`name: value` for each field of a page that is filled in, except passwords."""
+def _annotations(form: Any, page: Any, left_out: Counter[str]) -> tuple[list[str], list[str]]:
+    """`name: value` for each field of a page that is filled in, except passwords; and what readers wrote on it."""
     import pypdfium2.raw as pdfium
 
     values: dict[str, str] = {}
+    comments: list[str] = []
     for index in range(pdfium.FPDFPage_GetAnnotCount(page)):
         annotation = pdfium.FPDFPage_GetAnnot(page, index)
         if not annotation:
             continue
-        if pdfium.FPDFAnnot_GetSubtype(annotation) == pdfium.FPDF_ANNOT_WIDGET:
-            is_hidden = pdfium.FPDFAnnot_GetFormFieldFlags(form, annotation) & (_PASSWORD_FLAG | _PUSH_BUTTON_FLAG)
-            field_type = pdfium.FPDFAnnot_GetFormFieldType(form, annotation)
-            value = _read_utf16(pdfium.FPDFAnnot_GetFormFieldValue, form, annotation).replace("\r", "\n").strip()
-            buttons = (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
-            off = field_type in buttons and value == "Off"
-            if value and not off and not (is_hidden and field_type not in buttons):
-                values[_read_utf16(pdfium.FPDFAnnot_GetFormFieldName, form, annotation)] = value
+        kind = pdfium.FPDFAnnot_GetSubtype(annotation)
+        if kind == pdfium.FPDF_ANNOT_WIDGET and form:
+            name, value, hidden = _field(form, annotation)
+            left_out["hidden_fields"] += hidden
+            values |= {name: value} if value and not hidden else {}
+        elif kind not in (pdfium.FPDF_ANNOT_WIDGET, pdfium.FPDF_ANNOT_LINK, pdfium.FPDF_ANNOT_POPUP):
+            contents = _read_utf16(pdfium.FPDFAnnot_GetStringValue, annotation, b"Contents").replace("\r", "\n")
+            prefix = "" if kind == pdfium.FPDF_ANNOT_FREETEXT else "Comment: "
+            comments += [f"{prefix}{text}"] if (text := _CONTROL.sub("", contents).strip()) else []
         pdfium.FPDFPage_CloseAnnot(annotation)
-    return [f"{name}: {value}" if name else value for name, value in values.items()]
+    return [f"{name}: {value}" if name else value for name, value in values.items()], comments
+
+
+def _field(form: Any, annotation: Any) -> tuple[str, str, bool]:
+    """Name and value of a form field, "" where it is not filled in, and whether nobody sees it."""
+    import pypdfium2.raw as pdfium
+
+    field_type = pdfium.FPDFAnnot_GetFormFieldType(form, annotation)
+    value = _read_utf16(pdfium.FPDFAnnot_GetFormFieldValue, form, annotation).replace("\r", "\n").strip()
+    is_button = field_type in (pdfium.FPDF_FORMFIELD_CHECKBOX, pdfium.FPDF_FORMFIELD_RADIOBUTTON)
+    if is_button and value == "Off":
+        value = ""
+    flags = pdfium.FPDFAnnot_GetFormFieldFlags(form, annotation) & (_PASSWORD_FLAG | _PUSH_BUTTON_FLAG)
+    name = _read_utf16(pdfium.FPDFAnnot_GetFormFieldName, form, annotation) if value else ""
+    return name, value, bool(value and flags and not is_button)
 
 
 def _metadata(document: Any, count: int, pages: _Pages) -> dict[str, Any]:
@@ -292,7 +315,8 @@ def _metadata(document: Any, count: int, pages: _Pages) -> dict[str, Any]:
     for key in ("Title", "Author", "Subject", "Keywords"):
         values[key.lower()] = _CONTROL.sub("", _read_utf16(pdfium.FPDF_GetMetaText, document, key.encode())).strip()
     values["created"] = _date(_read_utf16(pdfium.FPDF_GetMetaText, document, b"CreationDate"))
-    return {"pages": count} | {key: value for key, value in values.items() if value}
+    pages.left_out["embedded_files"] = values["attached_files"]
+    return {"pages": count} | {key: value for key, value in values.items() if value} | skipped_entry(pages.left_out)
 
 
 def _bookmarks(document: Any) -> list[dict[str, Any]]:

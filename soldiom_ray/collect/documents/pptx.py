@@ -8,7 +8,7 @@ from typing import Any
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.equations import local_name
 from soldiom_ray.collect.documents.ooxml import OfficeReader, count_unread, part_root
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
 _UNREAD_PARTS = {
@@ -50,7 +50,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     ) as error:
         raise SkippedError("damaged", f"a PowerPoint file that does not open ({type(error).__name__})") from error
     metadata = {"slides": len(slides)} | ({"hidden_slides": hidden} if hidden else {})
-    metadata |= ({"title": title} if title else {}) | reader.counts()
+    metadata |= ({"title": title} if title else {}) | skipped_entry(reader.skipped)
     return [ParsedText("\n\n".join(slide for slide in slides if slide), metadata=metadata)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import ole, zipped
 from soldiom_ray.collect.documents.formulas import FormulaError, Formulas, column_letters
-from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.documents.rows import Table, cell_value, header_names, lines_texts, tables_texts
 from soldiom_ray.collect.documents.sheet_markup import SheetMarkup, read_markup
 from soldiom_ray.collect.documents.sheet_tables import Shown, sheet_tables
@@ -57,12 +57,9 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     for sheet in markup.values():
         hidden.update(sheet.hidden)
     skipped["formulas_without_values"] = len(missing)
-    facts = {
-        "skipped": dict(sorted((+skipped).items())),
-        "missing_values": missing[:MAX_NAMED_CELLS],
-        "hidden": dict(+hidden),
-    }
-    return _texts(sheets, options, {"sheets": len(sheets)} | {key: fact for key, fact in facts.items() if fact})
+    metadata = {"sheets": len(sheets)} | skipped_entry(skipped)
+    metadata |= {"missing_values": missing[:MAX_NAMED_CELLS]} if missing else {}
+    return _texts(sheets, options, metadata | ({"hidden": dict(+hidden)} if +hidden else {}))
 
 
 def _texts(sheets: dict[str, list[list[Any]]], options: ParseOptions, metadata: dict[str, Any]) -> list[ParsedText]:
