@@ -33,6 +33,7 @@ JOB_VARIABLES = (
     "SOLDIOM_API_PORT",
     "SOLDIOM_PRIVATE_HOSTS",
     "SOLDIOM_API_FOLDERS",
+    "SOLDIOM_API_HOSTS",
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
 )
@@ -68,6 +69,8 @@ class Settings:
     rate_limit: str
     private_hosts: tuple[str, ...]
     """Host names, addresses and networks that sources of users may reach though they are private."""
+    api_hosts: tuple[str, ...]
+    """Names under which clients reach the API, besides this machine's own; `*.example.org` is every name below."""
     api_folders: tuple[Path, ...]
     """Folders of this machine that recipes sent through the API may name."""
     upload_max_bytes: int
@@ -131,6 +134,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         tls_key=variables.file("SOLDIOM_TLS_KEY"),
         rate_limit=variables.rate_limit(),
         private_hosts=variables.hosts("SOLDIOM_PRIVATE_HOSTS"),
+        api_hosts=variables.names("SOLDIOM_API_HOSTS"),
         api_folders=variables.folders("SOLDIOM_API_FOLDERS"),
         upload_max_bytes=variables.size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES),
         upload_quota_bytes=variables.size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES),
@@ -189,6 +193,14 @@ class _Variables:
         if value and not Path(value).is_file():
             self._add(name, f"no file at {value!r}")
         return Path(value) if value else None
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Host names in lower case, each also as `*.NAME` for all names below it."""
+        names = tuple(part.lower() for part in self.parts(name))
+        for each in names:
+            if not re.fullmatch(r"(\*\.)?(?!-)[a-z0-9._-]{1,253}", each):
+                self._add(name, f"holds {each!r}; write host names without a port: api.example.org, *.example.org")
+        return names
 
     def folders(self, name: str) -> tuple[Path, ...]:
         """Absolute paths of folders. Those that do not exist yet are no mistake: a network drive may come later."""

@@ -113,12 +113,13 @@ def environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def home() -> Iterator[Home]:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     """Services up in a home of their own, for the whole session; GitHub and the Hub are a server on this machine."""
     folder = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
     with StandIn() as world:
         world.add(*github_world(), *hub_world())
         variables = {"SOLDIOM_GITHUB_API_URL": world.url, "HF_ENDPOINT": world.url}
+        variables["SOLDIOM_API_FOLDERS"] = str(tmp_path_factory.getbasetemp())
         made = Home(folder, {"SOLDIOM_API_PORT": str(free_port())} | variables)
         try:
             with starting():

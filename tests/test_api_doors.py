@@ -184,3 +184,143 @@ def test_whatever_takes_a_run_takes_the_model_made_of_it_and_the_other_way_round
         assert made.id in problem(api.post(f"/api/inference/{name}/batch", json={"inputs": ["x"]}), 409)["detail"]
         problem(other.get(f"/api/models/{name}"), 404)
     assert "door" not in problem(other.get("/api/models/fine-tuned%2Fdoo"), 404)["detail"].replace("doo'", "")
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "127.0.0.1"}, 200),
+        ({"Host": "localhost:8000"}, 200),
+        ({"Host": "[::1]:8000"}, 200),
+        ({"Host": "api.example.org"}, 200),
+        ({"Host": "deep.below.example.net"}, 200),
+        ({"Host": "10.evil.com"}, 421),
+        ({"Host": "127.0.0.1.evil.com"}, 421),
+        ({"Host": "example.net.evil.com"}, 421),
+        ({"Host": "example.net"}, 421),
+        ({"Host": "127.1"}, 421),
+        ({"Host": "localhost@evil.com"}, 421),
+        ({"Host": "localhost:x"}, 421),
+        ({"Host": "localhost/"}, 421),
+        ({"Host": ""}, 421),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:8000"}, 200),
+        ({"Host": "localhost:8000", "Origin": "https://api.example.org"}, 200),
+        ({"Host": "localhost:8000", "Origin": "http://localhost:9000"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://evil.com"}, 403),
+        ({"Host": "localhost:8000", "Origin": "http://10.0.0.9"}, 403),
+        ({"Host": "localhost:8000", "Origin": "null"}, 403),
+        ({"Host": "localhost:8000", "Origin": "file://"}, 403),
+    ],
+)
+def test_other_names_and_pages_of_other_sites_get_no_answer(
+    named_url: str, headers: dict[str, str], status: int
+) -> None:
+    for path in ("/healthz", "/metrics"):
+        answer = httpx.get(named_url + path, headers=headers)
+        if status == 200:
+            assert answer.status_code == 200
+        else:
+            assert "evil" not in problem(answer, status)["detail"]
+    assert httpx.options(named_url + "/api/keys", headers=headers).status_code == (204 if status == 200 else status)
+
+
+@pytest.fixture(scope="module")
+def named_url(api_settings: Settings) -> Iterator[str]:
+    yield from serve(replace(api_settings, api_hosts=("api.example.org", "*.example.net")))
+
+
+def test_who_has_no_key_learns_nothing_of_addresses_and_paths(
+    api_settings: Settings, api_url: str, api_keys: dict[str, str]
+) -> None:
+    gone = "postgresql://u:hunter2@127.0.0.1:9/where"
+    server = serve(replace(api_settings, database_url=gone))
+    url = next(server)
+    told = "".join(
+        answer.text
+        for address in (url, api_url)
+        for path in ("/api/models", "/api/keys", "/no/such", "/readyz", "/healthz", "/%2e%2e/etc/passwd")
+        for answer in (
+            httpx.get(address + path, timeout=30),
+            httpx.get(address + path, headers={"Authorization": "Bearer sld_00000000_x"}, timeout=30),
+            httpx.post(address + path, content=b"{", timeout=30),
+        )
+    )
+    next(server, None)
+    for part in ("127.0.0.1", "where", "postgresql://", str(api_settings.home), "/tmp", "soldiom_ray", "3.1"):
+        assert part not in told, part
+
+
+def test_every_address_tells_its_methods_and_head_works_where_get_does(
+    api_settings: Settings, api_url: str, api: httpx.Client
+) -> None:
+    methods: dict[str, set[str]] = {}
+    for route in routes(api_settings):
+        methods.setdefault(route.path_format, set()).update(route.methods or ())
+    for pattern, taken in methods.items():
+        path = pattern.replace("{", "").replace("}", "")
+        allowed = taken | {"OPTIONS"} | ({"HEAD"} if "GET" in taken else set())
+        options = httpx.options(api_url + path)
+        assert options.status_code == 204 and set(options.headers["allow"].split(", ")) == allowed, path
+        for method in {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"} - allowed:
+            refused = api.request(method, path)
+            assert refused.status_code == 405 and set(refused.headers["allow"].split(", ")) == allowed, (method, path)
+        if "GET" in taken and "logs" not in path:
+            got, head = api.get(path), api.head(path)
+            assert (head.status_code, head.headers.get("content-type"), head.content) == (
+                got.status_code, got.headers.get("content-type"), b"",
+            )  # fmt: skip
+    problem(httpx.options(api_url + "/no/such"), 404)
+
+
+def test_an_unknown_parameter_lists_the_known_ones_and_the_one_that_is_meant(api: httpx.Client) -> None:
+    def message(body: dict[str, Any], call: str = "/api/inference/none") -> str:
+        return str(problem(api.post(call, json=body), 422)["errors"][0]["msg"])
+
+    told = message({"input": "x", "parameters": {"max_new_tokens": 5}})
+    assert "temperature" in told and 'Did you mean "max_tokens"?' in told
+    assert 'Did you mean "temperature"?' in message({"input": "x", "parameters": {"temprature": 1}})
+    assert "belongs in `parameters`" in message({"input": "x", "max_tokens": 5})
+    assert "belongs in `parameters`" in message({"input": "x", "max_new_tokens": 5})
+    assert "min_stars" in message({"min_star": 5}, "/api/training/collect/github")
+    for stop in ("###", ["###"], None):
+        problem(api.post("/api/inference/none", json={"input": "x", "parameters": {"stop": stop}}), 404)
+    problem(api.post("/api/inference/none", json={"input": "x", "parameters": {"stop": 5}}), 422)
+
+
+def test_a_client_that_goes_away_is_no_fault(
+    api_url: str, api_keys: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    import socket
+    import time
+
+    host, _, port = api_url.removeprefix("http://").partition(":")
+    start = f"Host: localhost\r\nAuthorization: Bearer {api_keys['admin']}\r\nContent-Length: 1000\r\n"
+    for call, media in ((UPLOAD, "multipart/form-data; boundary=x"), ("/api/search", "application/json")):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(f"POST {call} HTTP/1.1\r\n{start}Content-Type: {media}\r\n\r\n{{".encode())
+            time.sleep(0.2)
+    time.sleep(0.3)
+    assert "unexpected" not in caplog.text
+
+
+def test_secrets_in_an_address_are_in_no_job_listing_or_error(
+    api_settings: Settings, api: httpx.Client, other: httpx.Client
+) -> None:
+    addresses = [
+        "https://example.org/a?token=hunter2&page=1", "https://example.org/a?x=1&api_key=hunter2",
+        "https://example.org/a?X-Amz-Signature=hunter2", "https://me:hunter2@example.org/a", "https://example.org/a?sig=hunter2%2B",
+    ]  # fmt: skip
+    for address in addresses:
+        for call, body in (
+            ("/api/training/collect/url", {"url": address}),
+            ("/api/training/jobs", {"recipe": {"name": "x", "collect": [{"source": "url", "url": address}]}}),
+            ("/api/training/collect/url", {"url": address, "no_such": 1}),
+            ("/api/training/collect/url", {"url": address + "<>"}),
+            ("/api/training/jobs", {"recipe": {"name": "x", "collect": [{"source": "url", "url": address + "<>"}]}}),
+        ):
+            answer = api.post(call, json=body)
+            assert answer.status_code in (422, 503) and "hunter2" not in answer.text, (call, body)
+    listed = api.get("/api/training/jobs?limit=200").text
+    assert "hunter2" not in listed and "example.org/a?token=&page=1" in listed
+    stored = (api_settings.keys_folder / "secrets.json").read_text()
+    assert stored.count("hunter2") == 4 and "bWU6aHVudGVyMg" in stored

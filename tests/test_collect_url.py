@@ -111,6 +111,36 @@ def test_records_are_taken_from_where_they_stand(world: World, context: Context)
     assert manifest.details["outcomes"] == {"collected": 2}
 
 
+@pytest.mark.parametrize("how", ["link", "next address", "page"])
+def test_a_secret_in_the_address_is_sent_and_stands_in_no_document_drop_or_manifest(
+    world: World, context: Context, how: str
+) -> None:
+    def answering(_: World, query: dict[str, list[str]], headers: dict[str, str]) -> Reply:
+        number = int(query.get("page", ["1"])[0])
+        if query.get("token") != ["s3 cret"] or headers.get("authorization") != "Basic bWU6aHVudGVyMg==":
+            return 401, {}, b""
+        following = f"/items?token=s3+cret&page={number + 1}" if number < 3 else None
+        value = {"items": rows(number) if number < 3 else [], "next": following if how == "next address" else None}
+        link = {"Link": f'<{following}>; rel="next"'} if how == "link" and following else {}
+        return 200, {"Content-Type": "application/json"} | link, json.dumps(value).encode()
+
+    world.paths["/items"] = answering
+    address = world.url.replace("http://", "http://me:hunter2@") + "/items?token=s3+cret"
+    options = {"link": {}, "next address": {"next": "next"}, "page": {"page": "page"}}[how]
+    declared = {"source": "url", "url": address, "private": True, "records": "items"} | options
+    recipe = validate_recipe({"name": "x", "collect": [declared]})
+    hidden = hide_secrets(context.settings, recipe, "default").collect or ()
+    assert "s3" not in str(hidden) and "hunter2" not in str(hidden)
+    manifest = collect(context, hidden)
+    documents = documents_of(context, manifest)
+    assert len(documents) == 2 and documents[0]["url"].startswith(f"{world.url}/items?")
+    dropped = list(context.artifacts.rows(manifest, "dropped/"))
+    told = json.dumps([manifest.model_dump(mode="json"), documents, dropped], default=str)
+    assert "s3" not in told and "hunter2" not in told and "bWU6aHVudGVyMg" not in told
+    with pytest.raises(InputError, match="No value is kept for the parameter 'token'"):
+        collect(context, [UrlSource(url=f"{world.url.replace('127.0.0.1', 'localhost')}/items?token=", private=True)])
+
+
 @pytest.mark.parametrize("how", ["link", "next address", "cursor", "page"])
 def test_all_ways_of_going_from_page_to_page_end_at_the_last(world: World, context: Context, how: str) -> None:
     def answering(_: World, query: dict[str, list[str]], __: dict[str, str]) -> Reply:
@@ -423,7 +453,17 @@ def _certificate(folder: Path, host: str) -> Path:
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["ftp://a/b", "http://u:p@a/", "file:///etc/passwd", "http://a\\@b/", "http:///x", "//a", "http://a:0/", ""],
+    [
+        "ftp://a/b",
+        "http://u:p@/",
+        "http://u:p@a%20b/",
+        "file:///etc/passwd",
+        "http://a\\@b/",
+        "http:///x",
+        "//a",
+        "http://a:0/",
+        "",
+    ],
 )
 def test_addresses_of_other_kinds_are_refused_before_anything_is_asked(endpoint: str) -> None:
     with pytest.raises(InputError, match=r"url"):

@@ -29,7 +29,7 @@ JUDGED = {
         "GithubSource.topics", "GithubSource.languages", "HuggingfaceSource.tasks", "HuggingfaceSource.libraries",
         "FilesSource.columns", "FilesSource.license", "DatabaseSource.columns", "DatabaseSource.group_by",
         "UrlSource.columns", "Prepare.kinds", "LicensePolicy.allow", "LicensePolicy.deny", "LicensePolicy.ask",
-        "SplitRule.test_groups", "Embed.splits", "Train.target_modules", "Recipe.name", "Recipe.domain",
+        "SplitRule.test_groups", "Train.target_modules", "Recipe.name", "Recipe.domain",
         "Register.name", "Register.specialization", "TrainingBody.name", "TrainingBody.specialization",
         "query license", "query reason", "query specialization", "SearchBody.filters",
     ),

@@ -10,6 +10,8 @@ from fastapi import FastAPI
 from soldiom_ray import __version__, launch
 from soldiom_ray.api import problems
 from soldiom_ray.api.auth import RateLimit
+from soldiom_ray.api.hosts import HostCheck
+from soldiom_ray.api.methods import MethodsMiddleware
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import RequestMiddleware
 from soldiom_ray.api.openapi import openapi_document
@@ -47,8 +49,10 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     for module in (collect, jobs, models, inference, datasets, keys, health, docs):
         app.include_router(module.router)
     problems.install_handlers(app)
+    app.add_middleware(MethodsMiddleware, routes=app.routes)
     app.add_middleware(
         RequestMiddleware,
+        hosts=HostCheck(settings),
         observe=app.state.metrics.observe,
         over_tls=settings.tls_cert is not None,
         upload_bytes=settings.upload_max_bytes,

@@ -3,7 +3,7 @@
 import json
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from soldiom_ray.domains.schema import Method, Recipe, Register, Train
 from soldiom_ray.errors import InputError, Problem
@@ -75,7 +75,12 @@ class Parameters(Record):
     temperature: float = Field(0.0, ge=0, le=2, description="0: the most likely token, always")
     top_p: float = Field(1.0, gt=0, le=1, description="probability mass of the tokens that are sampled from")
     seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling reproducible")
-    stop: tuple[str, ...] = Field((), max_length=8, description="texts that end the output")
+    stop: tuple[str, ...] = Field((), max_length=8, description="texts that end the output; one text is a list of one")
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_text_is_a_list(cls, value: Any) -> Any:
+        return () if value is None else (value,) if isinstance(value, str) else value
 
 
 class Message(Record):

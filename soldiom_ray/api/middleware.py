@@ -5,9 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from soldiom_ray.api import problems
+from soldiom_ray.api.hosts import HostCheck
 from soldiom_ray.settings import UPLOAD_MAX_BYTES
 
 JSON_BYTES = 10 << 20
@@ -16,6 +18,8 @@ JSON_VALUES = 1_000_000
 """Most values in a body, by its commas and brackets: ten million bytes of `[[],[],…` become 240 MB of lists."""
 UPLOAD_BYTES = UPLOAD_MAX_BYTES
 HEADER_BYTES = 16 << 10
+CLIENT_GONE = 499
+"""The status of a request whose client went away, in the metrics: nginx's number."""
 UPLOADS = ("/api/training/collect/user-input",)
 LARGE_JSON = (*UPLOADS, "/api/inference/", "/api/training/jobs", "/v1/")
 """Paths (or their beginnings) that take JSON of JSON_BYTES: users' texts and recipes. Others take SMALL_JSON_BYTES."""
@@ -33,8 +37,11 @@ class RequestMiddleware:
     """ASGI middleware that limits headers and bodies (bodies of unknown length too), adds the headers that every
     response carries, and turns an exception that nobody caught into a 500 that reveals nothing."""
 
-    def __init__(self, app: ASGIApp, observe: Observe, over_tls: bool, upload_bytes: int = UPLOAD_BYTES) -> None:
+    def __init__(
+        self, app: ASGIApp, observe: Observe, over_tls: bool, hosts: HostCheck, upload_bytes: int = UPLOAD_BYTES
+    ) -> None:
         self.app = app
+        self.hosts = hosts
         self.observe = observe
         self.upload_bytes = upload_bytes
         self.headers = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
@@ -60,13 +67,15 @@ class RequestMiddleware:
             await send(message)
 
         try:
-            refusal = refuse(scope, self.upload_bytes)
+            refusal = refuse(scope, self.upload_bytes) or self.hosts.refusal(scope)
             if refusal is not None:
                 await refusal(scope, receive, send_with_headers)
                 return
             limit = _limit(scope, self.upload_bytes)
             drop_steering_headers(scope)
             await self.app(scope, _limited(receive, limit), send_with_headers)
+        except ClientDisconnect:
+            status = CLIENT_GONE  # nobody is there to answer, and nothing went wrong here
         except Exception as error:
             if not status:
                 await problems.unexpected_response(error)(scope, receive, send_with_headers)

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from soldiom_ray.domains.mistakes import unknown_member
 from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
 
 MEDIA_TYPE = "application/problem+json"
@@ -22,11 +23,14 @@ RETRY_SECONDS = 5
 """When to try again after a 503: services that died are restarted within seconds."""
 UNEXPECTED = "The request could not be answered because of a fault on the server."
 
+OPERATOR_REMEDY = "whoever runs the server: `soldiom status` shows what is wrong, `soldiom up` starts it again"
+
 logger = logging.getLogger(__name__)
 
 
-def problem_response(error: SoldiomError) -> Response:
-    """The response for one of our errors."""
+def problem_response(error: SoldiomError, *, is_known: bool = True) -> Response:
+    """The response for one of our errors. Whoever is not known yet learns of a fault that there is one, and not which
+    address or path has it."""
     headers = {}
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="soldiom"'
@@ -36,7 +40,14 @@ def problem_response(error: SoldiomError) -> Response:
         headers["Retry-After"] = str(RETRY_SECONDS)
     if error.status >= 500:
         logger.warning("request failed", extra={"data": {"error": type(error).__name__, "what": error.what}})
+    if not is_known and error.status >= 500:
+        error = type(error)("A service that every call needs does not answer.", remedy=OPERATOR_REMEDY)
     return _response(error.to_problem(), headers)
+
+
+def empty_response(status: int, headers: Mapping[str, str]) -> Response:
+    """A response without a body."""
+    return Response(status_code=status, headers=dict(headers))
 
 
 def protocol_response(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
@@ -55,12 +66,14 @@ def unexpected_response(error: BaseException) -> Response:
 def install_handlers(app: FastAPI) -> None:
     """Let the application answer every exception with a problem."""
 
-    def own(_: Request, error: Exception) -> Response:
-        return problem_response(error) if isinstance(error, SoldiomError) else unexpected_response(error)
+    def own(request: Request, error: Exception) -> Response:
+        if not isinstance(error, SoldiomError):
+            return unexpected_response(error)
+        return problem_response(error, is_known=hasattr(request.state, "caller"))
 
-    def invalid(_: Request, error: Exception) -> Response:
+    def invalid(request: Request, error: Exception) -> Response:
         details: Sequence[Any] = error.errors() if isinstance(error, RequestValidationError) else ()
-        problems = [Problem(_printable(format_location(detail["loc"])), str(detail["msg"])) for detail in details]
+        problems = [_mistake(request, detail) for detail in details]
         return problem_response(InputError("The request has mistakes; `errors` names each one.", problems=problems))
 
     def protocol(_: Request, error: Exception) -> Response:
@@ -77,6 +90,15 @@ def install_handlers(app: FastAPI) -> None:
 def _response(members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
     body = json.dumps(members, ensure_ascii=True, allow_nan=False).encode()
     return Response(body, status_code=members["status"], headers=dict(headers or {}), media_type=MEDIA_TYPE)
+
+
+def _mistake(request: Request, detail: Mapping[str, Any]) -> Problem:
+    """One mistake at its field. Of an unknown member, those that are known are listed."""
+    place, message = detail["loc"], str(detail["msg"]).removeprefix("Value error, ")
+    body = getattr(request.scope.get("route"), "body_field", None)
+    if detail["type"] == "extra_forbidden" and body is not None and place[:1] == ("body",):
+        message = unknown_member(body.field_info.annotation, place[1:]) or message
+    return Problem(_printable(format_location(place)), message)
 
 
 def _printable(location: str) -> str:

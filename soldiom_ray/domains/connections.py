@@ -1,8 +1,9 @@
 """Addresses of databases and HTTP endpoints in recipes: checked, and read into their parts."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
 from soldiom_ray.errors import InputError
 
@@ -117,8 +118,62 @@ def check_database_url(url: str) -> None:
     read_database_url(url)
 
 
-def check_endpoint(url: str) -> None:
-    """Raise ValueError unless this is an http or https URL with a host and without user or password."""
+SECRET_PARAMETERS = re.compile(
+    r"(?:x-?(?:amz|goog|ms|oss|cos)-?)?(?:(?:access|auth|api|id|refresh|session|security|bearer|csrf|private|personal)?"
+    r"token|(?:api|access|secret|subscription|auth|private|account|shared)?key(?:id)?|(?:client|app|api)?secret|sig(?:nature)?"
+    r"|pass(?:word|wd|code|phrase)?|pwd|auth(?:orization)?|credentials?|jwt|sas|session(?:id)?|sid|hmac|awsaccesskeyid|code"
+    r"|ticket|apikeyid)",
+    re.IGNORECASE,
+)
+"""Names of query parameters, without hyphens and underscores, whose values open something: keys, tokens, signatures of
+S3, Google, Azure and others."""
+
+
+def public_address(url: str) -> str:
+    """A URL without what opens something: user and password, and the values of secret query parameters."""
+    return split_secrets(url)[0]
+
+
+def split_secrets(url: str) -> tuple[str, dict[str, str], str]:
+    """(URL with empty secret parameters and without user and password, values by parameter, "user:password")."""
+    parts = urlsplit(url)
+    userinfo, _, host = parts.netloc.rpartition("@")
+    secrets: dict[str, str] = {}
+    pieces = []
+    for piece in parts.query.split("&") if parts.query else ():
+        name, equals, value = piece.partition("=")
+        if equals and value and _is_secret_parameter(unquote(name)):
+            secrets[unquote(name)] = unquote(value.replace("+", " "))
+            piece = f"{name}="
+        pieces.append(piece)
+    return urlunsplit(parts._replace(netloc=host, query="&".join(pieces))), secrets, userinfo
+
+
+def secret_parameters(url: str) -> list[str]:
+    """Names of the secret parameters that a URL leaves empty."""
+    pieces = [piece.partition("=") for piece in urlsplit(url).query.split("&")]
+    return [
+        unquote(name) for name, equals, value in pieces if equals and not value and _is_secret_parameter(unquote(name))
+    ]
+
+
+def with_secrets(url: str, values: Mapping[str, str]) -> str:
+    """The URL with values in the empty secret parameters that they name."""
+    parts, pieces = urlsplit(url), []
+    for piece in parts.query.split("&"):
+        name, equals, value = piece.partition("=")
+        known = values.get(unquote(name)) if equals and not value and _is_secret_parameter(unquote(name)) else None
+        pieces.append(piece if known is None else f"{name}={quote(known, safe='')}")
+    return urlunsplit(parts._replace(query="&".join(pieces)))
+
+
+def _is_secret_parameter(name: str) -> bool:
+    return SECRET_PARAMETERS.fullmatch(re.sub(r"[-_.]", "", name)) is not None
+
+
+def check_endpoint(url: str, *, userinfo: bool = False) -> None:
+    """Raise ValueError unless this is an http or https URL with a host and, but for `userinfo`, without user and
+    password."""
     if not url.isprintable() or not url.isascii() or any(character in url for character in ' "<>\\^`{|}'):
         raise ValueError("`url` holds a character that has to be written as %xx")
     try:
@@ -128,9 +183,9 @@ def check_endpoint(url: str) -> None:
         raise ValueError("`url` cannot be read as an address") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
         raise ValueError("`url` must be http://HOST/PATH or https://HOST/PATH")
-    if "@" in parts.netloc:
+    if "@" in parts.netloc and not userinfo:
         raise ValueError("`url` holds a user or password; send them as a header (`headers`)")
-    if parts.hostname.strip(".").rpartition(".")[2] == "" or "%" in parts.netloc:
+    if parts.hostname.strip(".").rpartition(".")[2] == "" or "%" in parts.netloc.rpartition("@")[2]:
         raise ValueError("`url` names a host that cannot be one")
 
 

@@ -142,6 +142,8 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     shown_value = (
         repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
     )
+    if {"url", "headers"} & set(location):
+        shown_value = "wrong"  # it may hold a password
     if detail["type"] == "extra_forbidden" and owner is not None:
         known_keys = [info.alias or name for name, info in owner.model_fields.items()]
         current = RENAMED_KEYS.get(str(location[0]), {}).get(str(location[-1])) if len(location) == 2 else None

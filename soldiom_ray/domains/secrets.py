@@ -1,15 +1,25 @@
-"""Secrets of the connections in a recipe: passwords in database URLs and values of HTTP headers.
+"""Secrets of the connections in a recipe: passwords in database URLs, values of HTTP headers, and what opens something
+in the address of an endpoint (`?token=`, `?sig=`, user and password).
 
 A secret never enters a stored recipe. It is kept in the home's owner-only secrets file under a reference that names
 tenant and destination, so that it is only ever sent to the destination it was given for, and only for that tenant.
 """
 
+from base64 import b64encode
 from collections.abc import Mapping
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
-from soldiom_ray.domains.connections import DatabaseAddress, origin_of, read_database_url
+from soldiom_ray.domains.connections import (
+    DatabaseAddress,
+    origin_of,
+    read_database_url,
+    secret_parameters,
+    split_secrets,
+    with_secrets,
+)
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import Source
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import Settings, connection_secret, save_connection_secrets
 
 
@@ -36,6 +46,20 @@ def headers_of(settings: Settings, tenant: str, url: str, names: Mapping[str, st
     return {name: value for name, value in values.items() if value}
 
 
+def address_of(settings: Settings, tenant: str, url: str) -> str:
+    """An endpoint's URL with the values stored for its empty secret parameters and this tenant. InputError for one that
+    has none: a parameter that is empty on purpose is left out of the address."""
+    values = {
+        name: connection_secret(settings, _parameter_reference(tenant, url, name)) for name in secret_parameters(url)
+    }
+    if missing := [name for name, value in values.items() if value is None]:
+        raise InputError(
+            f"No value is kept for the parameter {missing[0][:60]!r} of {origin_of(url)}.",
+            remedy="give it in the address once; it is kept apart for this tenant",
+        )
+    return with_secrets(url, {name: value for name, value in values.items() if value})
+
+
 def _move_secrets(source: Source, tenant: str, secrets: dict[str, str]) -> Source:
     """The source without its secrets, which `secrets` then holds under their references."""
     if source.source == "database":
@@ -43,17 +67,27 @@ def _move_secrets(source: Source, tenant: str, secrets: dict[str, str]) -> Sourc
         if password:
             secrets[_database_reference(tenant, address)] = password
         return source.model_copy(update={"url": address.url})
-    if source.source == "url" and source.headers:
-        for name, value in source.headers.items():
+    if source.source == "url":
+        url, parameters, userinfo = split_secrets(source.url)
+        for name, value in parameters.items():
+            secrets[_parameter_reference(tenant, url, name)] = value
+        headers = dict(source.headers)
+        if userinfo and not any(name.lower() == "authorization" for name in headers):
+            headers["Authorization"] = f"Basic {b64encode(unquote(userinfo).encode()).decode()}"
+        for name, value in headers.items():
             if value:
-                secrets[_header_reference(tenant, source.url, name)] = value
-        return source.model_copy(update={"headers": dict.fromkeys(source.headers, "")})
+                secrets[_header_reference(tenant, url, name)] = value
+        return source.model_copy(update={"url": url, "headers": dict.fromkeys(headers, "")})
     return source
 
 
 def _database_reference(tenant: str, address: DatabaseAddress) -> str:
     server = address.socket or f"{address.host.lower()}:{address.port}"
     return f"{tenant} {address.backend} {quote(address.user, safe='')}@{server}/{quote(address.database)}"
+
+
+def _parameter_reference(tenant: str, url: str, name: str) -> str:
+    return f"{tenant} parameter {origin_of(url)} {name}"
 
 
 def _header_reference(tenant: str, url: str, name: str) -> str:

@@ -197,7 +197,7 @@ class UrlSource(Record):
 
     @model_validator(mode="after")
     def _is_requestable(self) -> "UrlSource":
-        check_endpoint(self.url)
+        check_endpoint(self.url, userinfo=True)
         if self.cursor and not self.next:
             raise ValueError("`cursor` needs `next`: where the cursor stands in the answer")
         if self.page and self.next:

@@ -49,19 +49,6 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
         return {"id": model.id, **metrics, "evaluations": scored}
 
 
-@router.get("/api/models/{model_id:path}", openapi_extra=needs("viewer"))
-def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
-    with open_session(settings) as session:
-        model = models.get(session, model_id, caller.tenant)
-        versions, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
-        endpoint = deployments.get(session, model.id)
-        return models.as_dict(model, with_card=True) | {
-            "versions": [{"id": row.id, "version": row.version, "deployed": row.deployed} for row in versions],
-            "deployment": deployments.as_dict(endpoint) if endpoint else None,
-        }
-
-
 @router.post("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def deploy_model(
     model_id: str,
@@ -85,6 +72,19 @@ def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) 
         model = models.get(session, model_id, caller.tenant)
     launch.undeploy(settings, model.id, caller.tenant)
     return {"id": model.id, "deployed": False}
+
+
+@router.get("/api/models/{model_id:path}", openapi_extra=needs("viewer"))
+def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
+        versions, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
+        endpoint = deployments.get(session, model.id)
+        return models.as_dict(model, with_card=True) | {
+            "versions": [{"id": row.id, "version": row.version, "deployed": row.deployed} for row in versions],
+            "deployment": deployments.as_dict(endpoint) if endpoint else None,
+        }
 
 
 @router.delete("/api/models/{model_id:path}", status_code=204, openapi_extra=needs("trainer"))

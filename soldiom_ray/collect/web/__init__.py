@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
@@ -26,9 +26,9 @@ from soldiom_ray.collect.raw import raw_key, store_raw
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.collect.web.fetch import FetchedBody, Fetcher
-from soldiom_ray.domains.connections import check_endpoint, origin_of
+from soldiom_ray.domains.connections import check_endpoint, origin_of, public_address
 from soldiom_ray.domains.file_types import SUPPORTED
-from soldiom_ray.domains.secrets import headers_of
+from soldiom_ray.domains.secrets import address_of, headers_of
 from soldiom_ray.domains.sources import UrlSource
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.records import Document
@@ -121,7 +121,8 @@ def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPl
             f"No value is kept for the header {missing[0]!r} of {origin_of(declared.url)}.",
             remedy="give it with --header-env NAME=VARIABLE, or in the recipe's `headers`",
         )
-    poller = Poller(declared, open_storage(context.settings), secret, context)
+    address = address_of(context.settings, context.tenant, declared.url)
+    poller = Poller(declared.model_copy(update={"url": address}), open_storage(context.settings), secret, context)
     for number in range(declared.polls):
         if number:
             poller.pause(declared.interval_seconds)
@@ -131,7 +132,8 @@ def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPl
 
 @dataclass
 class Poller:
-    """Requests the pages of an endpoint. `pages` holds the distinct ones by their hash, in the order of arrival."""
+    """Requests the pages of an endpoint, whose address has its secrets here and nowhere else. `pages` holds the
+    distinct ones by their hash, in the order of arrival."""
 
     declared: UrlSource
     storage: Storage
@@ -166,7 +168,7 @@ class Poller:
             self.context.report(0.0, f"{self.location}: page {number}")
             try:
                 page = self._page(url)
-                following = self._following(page, number)
+                following = self._following(page, url, number)
             except SkippedError as skipped:
                 if not self.pages and not self.result.outcomes:
                     raise _as_error(self.location, skipped) from skipped
@@ -190,6 +192,7 @@ class Poller:
         identity = [self.context.tenant, url, sorted(self.secret.items())]
         key = f"kept/url/{hashlib.sha256(json.dumps(identity).encode()).hexdigest()}.json"
         cached = Page(**json.loads(self.storage.read(key))) if self.storage.exists(key) else None
+        cached = replace(cached, url=public_address(cached.url)) if cached else None
         if cached is not None and not self.storage.exists(raw_key(cached.sha256)):
             cached = None
         conditions = {}
@@ -218,10 +221,11 @@ class Poller:
             name = name if name.endswith(".json") else "answer.json"
         etag, modified = response.headers.get("etag", ""), response.headers.get("last-modified", "")
         link = response.headers.get("link", "")[:8000]
-        return Page(url, store_raw(self.storage, response.body), name, link, etag, modified)
+        return Page(public_address(url), store_raw(self.storage, response.body), name, link, etag, modified)
 
-    def _following(self, page: Page, number: int) -> str | None:
-        """The address of the page after this one, "" after the last, None when this one is empty and past the last."""
+    def _following(self, page: Page, url: str, number: int) -> str | None:
+        """The address of the page after this one at `url`, "" after the last, None when this one is empty and past the
+        last."""
         declared = self.declared
         value = None
         if declared.records or declared.next or declared.page:
@@ -234,7 +238,7 @@ class Poller:
                 )
             if not records:
                 return None if number > 1 else ""
-            return _with_parameter(page.url, declared.page, str(number + 1))
+            return _with_parameter(url, declared.page, str(number + 1))
         if declared.next:
             cursor = _value_at(value, declared.next, missing=None)
             if cursor in (None, "", False):
@@ -245,11 +249,11 @@ class Poller:
                 )
             if declared.cursor:
                 return _with_parameter(declared.url, declared.cursor, str(cursor))
-            return self._same_origin(urljoin(page.url, str(cursor)))
+            return self._same_origin(urljoin(url, str(cursor)))
         links = re.findall(r"<([^<>]*)>([^<]*)", page.link)
         is_next = re.compile(r";\s*rel\s*=\s*\"?[\w ]*\bnext\b")
         target = next((target for target, parameters in links if is_next.search(parameters)), "")
-        return self._same_origin(urljoin(page.url, target)) if target else ""
+        return self._same_origin(urljoin(url, target)) if target else ""
 
     def _same_origin(self, url: str) -> str:
         """Pages stay at their origin, since the secrets and the declaration are for that one."""
@@ -362,9 +366,9 @@ def _with_parameter(url: str, name: str, value: str) -> str:
 
 def _location(url: str) -> str:
     """The endpoint without its query, which may hold secrets."""
-    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))
+    return urlunsplit(urlsplit(public_address(url))._replace(query="", fragment=""))
 
 
 def _path(url: str) -> str:
-    parts = urlsplit(url)
+    parts = urlsplit(public_address(url))
     return f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
