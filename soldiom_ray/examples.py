@@ -67,9 +67,15 @@ def examples_markdown(examples: Sequence[Example]) -> str:
         "## Answers before and after\n\nHeld-out prompts, what their author wrote, and what the base model (before) and"
         " the tuned model (after) answer, greedily and within a number of tokens. Examples, not a measurement."
     ]
+    return "\n\n".join([*parts, example_blocks(examples)])
+
+
+def example_blocks(examples: Sequence[Example], level: str = "###") -> str:
+    """The examples as Markdown blocks, each below a heading of this level."""
+    parts = []
     for number, example in enumerate(examples, 1):
         group = example.group.replace("\n", " ").strip()
-        parts.append(f"### {number}. {group}" if group else f"### {number}.")
+        parts.append(f"{level} {number}. {group}" if group else f"{level} {number}.")
         parts += [f"{label.capitalize()}:\n\n{_fenced(text)}" for label, text in labeled_texts(example)]
     return "\n\n".join(parts)
 

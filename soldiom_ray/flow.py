@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.db import datasets, documents, jobs
+from soldiom_ray.db import datasets, documents, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import COMMAND_LINE, HOME_TENANT, access_of_job, check_access
 from soldiom_ray.domains.names import pin, with_bases
@@ -228,10 +228,20 @@ def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
 def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.evaluate import evaluate
 
-    state.scores = evaluate(
-        context, _require(state.run, "run"), _require(state.dataset, "dataset"), _require(recipe.evaluate, "evaluate")
-    )
+    run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
+    previous = _previous_run(context, recipe, run)
+    state.scores = evaluate(context, run, dataset, _require(recipe.evaluate, "evaluate"), previous)
     return state.scores
+
+
+def _previous_run(context: Context, recipe: Recipe, run: Manifest) -> Manifest | None:
+    """The run of the version that this one would follow as the champion of its name; None for a first version."""
+    family = recipe.register_.family if recipe.register_ else "fine-tuned"
+    name = (recipe.register_ and recipe.register_.name) or recipe.name
+    with open_session(context.settings) as session:
+        before = models.champion_before(session, context.tenant, family, name, run.id)
+    manifest = context.artifacts.find(before) if before else None
+    return manifest if manifest and manifest.details.get("task") == run.details.get("task") else None
 
 
 def _register(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:

@@ -6,6 +6,7 @@ artifact is named by our own scheme, `soldiom:///<artifact>/weights`.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -64,6 +65,23 @@ def set_champion(settings: Settings, name: str, version: str) -> None:
     """Point the alias `champion` at a version."""
     with _client(settings) as client:
         client.set_registered_model_alias(name, CHAMPION, version)
+
+
+def log_metrics(settings: Settings, run_id: str, metrics: Mapping[str, float]) -> None:
+    """Add metrics to a training's run, in as many calls as MLflow's limit of a thousand asks for. A run that MLflow
+    does not have any more is left alone: the scores are in the version's row all the same."""
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    stamp = time.time_ns() // 1_000_000
+    entities = [Metric(name, float(value), stamp, 0) for name, value in metrics.items()]
+    with _client(settings) as client:
+        try:
+            for first in range(0, len(entities), 1000):
+                client.log_batch(run_id, metrics=entities[first : first + 1000])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
 
 
 def champion(settings: Settings, name: str) -> str | None:

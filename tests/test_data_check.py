@@ -12,7 +12,7 @@ from training import context_in, two_layer_model
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Evaluate, Train, hash_input
 from soldiom_ray.errors import InputError
-from soldiom_ray.evaluate.score import expressible_rows
+from soldiom_ray.evaluate.blocks import expressible_rows
 from soldiom_ray.models.load import load_tokenizer
 from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.register.card import _template_gaps

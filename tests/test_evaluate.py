@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Evaluate, Gate
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.evaluate import evaluate
-from soldiom_ray.evaluate.compare import compare, paired_bootstrap
+from soldiom_ray.evaluate.blocks import choose_blocks, held_out_rows
+from soldiom_ray.evaluate.compare import Comparison, compare
 from soldiom_ray.evaluate.gates import apply_gate
-from soldiom_ray.evaluate.metrics import DocumentSums
-from soldiom_ray.evaluate.score import choose_blocks, held_out_rows
+from soldiom_ray.evaluate.measurement import HeldOutSample, Measurement, PartOutcome, TokenOutcome
+from soldiom_ray.evaluate.resampling import interval_of, resample
+from soldiom_ray.evaluate.statistics import Statistics, ratio
 from soldiom_ray.examples import read_examples
 from soldiom_ray.models.load import load_model, load_tokenizer
 
@@ -36,11 +39,19 @@ def context(tmp_path: Path) -> Context:
     return small_context(small_settings(tmp_path / "home"))
 
 
-def sums(
-    loss_base: Iterable[float], loss_tuned: Iterable[float], tokens: int = 100, group: str = "g"
-) -> list[DocumentSums]:
-    pairs = enumerate(zip(loss_base, loss_tuned, strict=True))
-    return [DocumentSums(str(i), group, tokens, b * tokens, 10.0, t * tokens, 20.0) for i, (b, t) in pairs]
+def measured(loss_base: Iterable[float], loss_tuned: Iterable[float], tokens: int = 100) -> Measurement:
+    """Documents of one group, each of as many tokens, of which the base predicts 10 and the tuned model 20."""
+    losses = {"base": (np.array(list(loss_base)), 10.0), "tuned": (np.array(list(loss_tuned)), 20.0)}
+    ones = np.ones(len(losses["base"][0]))
+    outcomes = {
+        name: TokenOutcome(tokens * ones, tokens * values, correct * ones) for name, (values, correct) in losses.items()
+    }
+    samples = tuple(HeldOutSample(str(number), "g") for number in range(len(ones)))
+    return Measurement((PartOutcome("tokens", samples, outcomes),), [], "base", int(tokens * len(ones)), len(ones), 64)
+
+
+def compared(measurement: Measurement, resamples: int = 500) -> Comparison:
+    return compare(measurement, resamples=resamples, confidence=0.95, seed=1)
 
 
 def test_a_tuned_model_is_scored_against_its_base_and_passes(context: Context, folders: dict[str, Path]) -> None:
@@ -205,18 +216,18 @@ def test_a_group_that_runs_out_leaves_its_tokens_to_the_others(context: Context,
 def test_the_bootstrap_gives_the_known_answer_of_a_constant_difference() -> None:
     random = np.random.default_rng(0)
     base = random.normal(3.0, 1.0, 50)
-    result = compare(sums(base, base - 0.25), resamples=500, confidence=0.95, seed=1)
-    interval = result.difference["loss"]
+    differences = compared(measured(base, base - 0.25)).differences("base")
+    interval = differences["loss"].interval
     assert (interval.low, interval.mean, interval.high) == pytest.approx((-0.25, -0.25, -0.25))
-    assert result.difference["token_accuracy"].mean == pytest.approx(0.1)
+    assert differences["token_accuracy"].interval.mean == pytest.approx(0.1)
 
 
 def test_the_bootstrap_agrees_with_the_textbook_interval_of_a_mean() -> None:
     random = np.random.default_rng(2)
     difference = random.normal(-0.1, 0.5, 400)
-    result = compare(sums(np.full(400, 3.0), 3.0 + difference), resamples=4000, confidence=0.95, seed=1)
+    result = compared(measured(np.full(400, 3.0), 3.0 + difference), resamples=4000)
     error = 1.96 * difference.std(ddof=1) / math.sqrt(400)
-    interval = result.difference["loss"]
+    interval = result.differences("base")["loss"].interval
     assert interval.mean == pytest.approx(difference.mean())
     assert interval.low == pytest.approx(difference.mean() - error, abs=0.006)
     assert interval.high == pytest.approx(difference.mean() + error, abs=0.006)
@@ -226,38 +237,40 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     random = np.random.default_rng(5)
     covered = 0
     for trial in range(300):
-        values = np.zeros((60, 5))
-        values[:, 0] = random.integers(50, 200, 60)
-        values[:, 1] = values[:, 0] * 3.0
-        values[:, 3] = values[:, 0] * (3.0 + random.normal(-0.05, 0.3, 60))
-        interval = paired_bootstrap(values, resamples=300, confidence=0.9, seed=trial)["loss"]
+        tokens = random.integers(50, 200, 60)
+        differences = Statistics(np.stack([tokens * random.normal(-0.05, 0.3, 60), tokens], axis=1), ratio)
+        ((mean, drawn),) = resample([differences], np.arange(60), resamples=300, seed=trial)
+        interval = interval_of(mean, drawn, units=60, confidence=0.9)
         covered += interval.low <= -0.05 <= interval.high
     assert 0.84 <= covered / 300 <= 0.95
 
 
 def test_too_few_documents_never_pass_the_gate() -> None:
-    result = compare(sums([3.0], [2.0]), resamples=200, confidence=0.95, seed=1)
-    gate = apply_gate(result, metric="loss", beat="base", confidence=0.95)
+    measurement = measured([3.0], [2.0])
+    gate = apply_gate(compared(measurement), measurement, Gate())
     assert not gate["passed"] and "only 1 held-out document" in gate["verdict"]
 
 
 def test_a_difference_that_may_be_chance_does_not_pass() -> None:
     random = np.random.default_rng(3)
     base = random.normal(3.0, 0.1, 30)
-    result = compare(sums(base, base + random.normal(0, 0.2, 30)), resamples=500, confidence=0.95, seed=1)
-    gate = apply_gate(result, metric="loss", beat="base", confidence=0.95)
+    measurement = measured(base, base + random.normal(-0.02, 0.2, 30))
+    gate = apply_gate(compared(measurement), measurement, Gate())
     assert not gate["passed"] and "includes zero" in gate["verdict"]
+    assert "more held-out documents" in gate["verdict"] and gate["needed"] > 30
 
 
 def test_many_documents_and_resamples_stay_within_memory_and_time() -> None:
-    values = np.ones((20_000, 5))
-    assert paired_bootstrap(values, resamples=400, confidence=0.95, seed=1)["loss"].high == 0
+    started = time.process_time()
+    result = compared(measured(np.full(10_000, 3.0), np.full(10_000, 3.0)), resamples=2000)
+    assert result.differences("base")["loss"].interval.high == 0
+    assert time.process_time() - started < 4, "0.6 s of CPU on a quiet machine"
 
 
 def test_unknown_metrics_are_refused_by_the_schema() -> None:
-    with pytest.raises(ValueError, match="bleu"):
-        Evaluate.model_validate({"metrics": ["bleu"]})
-    assert Gate().metric == "loss"
+    with pytest.raises(ValueError, match="meteor"):
+        Evaluate.model_validate({"metrics": ["meteor"]})
+    assert Evaluate.model_validate({"metrics": ["loss", "perplexity", "token_accuracy"]}).metrics[1] == "perplexity"
 
 
 def test_ray_scores_as_this_process_does(

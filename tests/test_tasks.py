@@ -133,7 +133,7 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
         label = model(**tokenizer(["the old horse sleeps here"], return_tensors="pt")).logits.argmax(-1)
         assert model.config.id2label[int(label)] == "animal"
     scores = scored(context, run)
-    assert scores["gate"]["passed"] and scores["tuned"]["token_accuracy"] > 0.9 > scores["base"]["token_accuracy"]
+    assert scores["gate"]["passed"] and scores["tuned"]["accuracy"] > 0.9 > scores["base"]["accuracy"]
     best = run.details["best_validation"]
     assert scores["tuned"]["loss"] == pytest.approx(best["validation_loss"], abs=0.02)
 
@@ -331,7 +331,7 @@ def test_pictures_are_classified(viewer: tuple[Context, Manifest, Manifest]) -> 
     context, _, base = viewer
     assert points(context, base, "validation_accuracy")[-1] > 0.85
     scores = scored(context, base)
-    assert scores["tuned"]["token_accuracy"] > 0.75 > scores["base"]["token_accuracy"]
+    assert scores["tuned"]["accuracy"] > 0.75 > scores["base"]["accuracy"]
 
 
 def test_a_model_of_pictures_is_adapted(viewer: tuple[Context, Manifest, Manifest], tmp_path: Path) -> None:

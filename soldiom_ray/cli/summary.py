@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.cli.client import call
 from soldiom_ray.cli.output import print_table
+from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
     from soldiom_ray.examples import Example
 
-LABELS = {"loss": "loss (nats per token)", "perplexity": "perplexity", "token_accuracy": "next-token accuracy"}
 PROMPT_CHARACTERS = 80
 QUESTION_CHARACTERS, QUESTION_LINES = 300, 6
 """Of a question that is shown again beside the answer of the deployed model."""
@@ -20,20 +20,33 @@ QUESTION_CHARACTERS, QUESTION_LINES = 300, 6
 def metric_rows(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Table rows: base, tuned, difference and interval of each metric."""
     rows = []
-    for name, label in LABELS.items():
-        if name not in metrics.get("base", {}):
-            continue
+    for name in in_order(metrics.get("tuned", {})):
         difference = metrics.get("difference", {}).get(name, {})
         rows.append(
             {
-                "metric": label,
-                "before": f"{metrics['base'][name]:.4f}",
+                "metric": title_of(name),
+                "before": f"{metrics['base'][name]:.4f}" if name in metrics.get("base", {}) else "",
                 "after": f"{metrics['tuned'][name]:.4f}",
                 "difference": f"{difference['mean']:+.4f}" if difference else "",
                 "interval": f"[{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else "",
             }
         )
     return rows
+
+
+def print_scores(metrics: Mapping[str, Any], title: str | None = None) -> None:
+    """Print the metrics before and after, what could not be measured, how many answers changed, and the verdict."""
+    if rows := metric_rows(metrics):
+        print_table(rows, ["metric", "before", "after", "difference", "interval"], title)
+    for name, reason in metrics.get("missing", {}).items():
+        print(f"Not measurable: {title_of(name)}: {reason}.")
+    answers = metrics.get("answers")
+    if answers and answers["better"] is not None:
+        print(
+            f"Of {answers['count']} held-out prompts answered, {answers['better']} answers came closer to the author's"
+            f" ({title_of(answers['metric'])}), {answers['worse']} went further off, {answers['same']} stayed the same."
+        )
+    print(metrics.get("gate", {}).get("verdict", ""))
 
 
 def print_sides(details: Mapping[str, Any]) -> None:
@@ -114,13 +127,8 @@ def print_summary(
         if stage["stage"] == "prepare":
             print_sides(stage["details"] or {})
     if metrics:
-        if rows := metric_rows(metrics):
-            print_table(
-                rows,
-                ["metric", "before", "after", "difference", "interval"],
-                "Held-out data, base against tuned (95 % interval)",
-            )
-        print(metrics.get("gate", {}).get("verdict", ""))
+        confidence = metrics.get("gate", {}).get("confidence", 0.95)
+        print_scores(metrics, f"Held-out data, base against tuned ({100 * confidence:g} % interval)")
         print_examples(scored_examples(settings, job))
     print()
     seconds = [{"stage": name, "seconds": f"{value:.1f}"} for name, value in before.items()]

@@ -6,7 +6,7 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_json, print_table
+from soldiom_ray.cli.output import Json, print_json
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.settings import load_settings
@@ -82,11 +82,13 @@ def evaluate(
     ] = None,
     max_tokens: Annotated[int | None, recipe_option("evaluate.max_tokens")] = None,
     examples: Annotated[int | None, recipe_option("evaluate.examples")] = None,
+    answers: Annotated[int | None, recipe_option("evaluate.answers")] = None,
     json: Json = False,
 ) -> None:
     """Score a model against its base on held-out data, with a confidence interval and the gate's verdict, and show a
     few held-out prompts answered by both."""
-    content = {"name": "evaluation", "run": model_run, "evaluate": drop_unset(max_tokens=max_tokens, examples=examples)}
+    heading = drop_unset(max_tokens=max_tokens, examples=examples, answers=answers)
+    content = {"name": "evaluation", "run": model_run, "evaluate": heading}
     job = run_job(content | drop_unset(dataset=data), "evaluate")
     result = {"id": job["result"]["scores"], "metrics": job["metrics"], "job": job["id"]}
     if json:
@@ -132,11 +134,7 @@ def _time_spent(stage: dict[str, Any]) -> str:
 
 
 def _print_scores(job: dict[str, Any]) -> None:
-    from soldiom_ray.cli.summary import metric_rows, print_examples, scored_examples
+    from soldiom_ray.cli.summary import print_examples, print_scores, scored_examples
 
-    metrics = job["metrics"]
-    if rows := metric_rows(metrics):
-        print_table(rows, ["metric", "before", "after", "difference", "interval"])
-    if metrics.get("gate"):
-        print(metrics["gate"].get("verdict", ""))
+    print_scores(job["metrics"])
     print_examples(scored_examples(load_settings(), job))

@@ -74,6 +74,23 @@ def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Mo
     return session.scalars(query.order_by(Model.id.desc()).limit(1)).one_or_none()
 
 
+def champion_before(session: Session, tenant: str, family: str, name: str, run_artifact: str) -> str | None:
+    """The run of the newest promoted version of `family/name`, other than the run given. Where that is registered
+    already, of its own family and name and of the versions before it, so that the answer stays the same."""
+    own = session.scalars(
+        select(Model).where(Model.tenant == tenant, Model.run_artifact == run_artifact).order_by(Model.id)
+    ).first()
+    if own is not None:
+        family, name = own.family, own.name
+    query = select(Model).where(Model.tenant == tenant, Model.family == family, Model.name == name)
+    if own is not None:
+        query = query.where(Model.version < own.version)
+    for row in session.scalars(query.order_by(Model.version.desc())):
+        if row.gate.get("promoted") and row.run_artifact and row.run_artifact != run_artifact:
+            return str(row.run_artifact)
+    return None
+
+
 def evaluation_datasets(session: Session, tenant: str) -> list[str]:
     """Artifact ids of the datasets that this tenant's registered models were scored on, sorted."""
     query = select(Model.dataset_id).where(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
+from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
 from soldiom_ray.domains.sources import Source
 from soldiom_ray.records import Family, Record
@@ -240,26 +241,63 @@ class Train(Record):
         return self
 
 
-class Gate(Record):
-    """When a model may be promoted: its metric beats a baseline with this confidence."""
+class Condition(Record):
+    """One condition of a gate: a metric beats something by so much, with this confidence."""
 
-    metric: Literal["loss", "token_accuracy"] = Field("loss", description="metric that decides")
-    beat: Literal["base"] = Field("base", description="baseline to beat")
+    metric: MetricName | None = Field(
+        None, description="metric that decides; unset: loss, of a classification accuracy"
+    )
+    beat: Literal["base", "baseline", "previous", "value"] = Field(
+        "base",
+        description="what to beat: the base model; the best trivial baseline; the version that is the champion (a first"
+        " version has none to beat); `value`",
+    )
+    value: float | None = Field(None, description="the value to beat, with `beat: value`")
+    by: float = Field(0.0, description="by how much, in the metric's unit; below 0: how much worse it may be at most")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="confidence of the interval")
+
+    @model_validator(mode="after")
+    def _has_its_value(self) -> "Condition":
+        if (self.beat == "value") != (self.value is not None):
+            raise ValueError("`value` and `beat: value` go together")
+        return self
+
+
+class Gate(Condition):
+    """When a model may be promoted: one condition, or several."""
+
+    all: tuple[Condition, ...] = Field((), max_length=16, description="conditions that all have to hold")
+    any: tuple[Condition, ...] = Field(
+        (), max_length=16, description="conditions of which one has to hold, corrected for how many they are"
+    )
+
+    @model_validator(mode="after")
+    def _combines_once(self) -> "Gate":
+        if self.all and self.any:
+            raise ValueError("give either `all` or `any`")
+        if (self.all or self.any) and (self.metric or self.value is not None or self.by or self.beat != "base"):
+            raise ValueError("with `all` or `any` every condition stands inside it")
+        return self
 
 
 class Evaluate(Record):
     """A run becomes scores."""
 
-    metrics: tuple[Literal["loss", "perplexity", "token_accuracy"], ...] = Field(
-        ("loss", "perplexity", "token_accuracy"), description="metrics to report"
-    )
+    metrics: tuple[MetricName, ...] = Field((), description="metrics to report; unset: all that the task has")
     max_tokens: int = Field(
         200_000, ge=1, description="tokens of the test split that are scored, spread over its groups"
     )
     examples: int = Field(
-        3, ge=0, le=50, description="held-out prompts that base and tuned model answer, to read them side by side"
+        3, ge=0, le=50, description="answered prompts that are shown, to read both models' answers side by side"
     )
+    answers: int | None = Field(
+        None,
+        ge=0,
+        le=2000,
+        description="held-out prompts whose answers by base and tuned model are judged; unset: as many as make about a"
+        " tenth of `max_tokens`, at most 200",
+    )
+    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema that answers have to obey")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
     seed: int = Field(17, description="seed of the choice of tokens and examples, and of the bootstrap")
@@ -341,7 +379,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
     "train": ("template_gaps",),
-    "evaluate": ("examples",),
+    "evaluate": ("examples", "answers", "answer_schema"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""

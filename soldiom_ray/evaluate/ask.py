@@ -1,4 +1,4 @@
-"""Examples for people: a few held-out samples, asked the way the model was trained, of both models."""
+"""Held-out samples, asked the way the model was trained: every model answers the same prompts, greedily."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,12 +7,18 @@ from itertools import islice, zip_longest
 from typing import Any, TypeVar
 
 from soldiom_ray.domains.messages import ASSISTANT, Message
+from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.measurement import hash_order
 from soldiom_ray.examples import Example
 from soldiom_ray.models.chat import chat_text, encode_prompt
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 ANSWER_TOKENS = 96
+SHORTEST_LIMIT = 16
+ANSWERS_AT_ONCE = 16
+"""Prompts that are answered together; those of about one length, so that little is padded."""
+MAX_ANSWERS = 200
+"""Questions at most where none are asked for by number."""
 MAX_PROMPT_TOKENS = 512
 CONTINUED_TOKENS = 64
 """Tokens of a document's beginning that models of plain text continue, at most."""
@@ -23,13 +29,14 @@ BEGINNING_CHARACTERS = 4000
 @dataclass(frozen=True, slots=True)
 class Question:
     """A sample that is asked: `prompt` is what people see of it, `text` what the models read, `reference` what its
-    author wrote."""
+    author wrote, which is an answer where `has_answer`, else how the text went on."""
 
     group: str
     document: str
     prompt: str
     text: str
     reference: str
+    has_answer: bool = True
 
 
 def choose_questions(
@@ -49,16 +56,36 @@ def choose_questions(
     return list(islice((question for question in questions if question), count))
 
 
-def answer(model: Any, tokenizer: Any, questions: Sequence[Question]) -> list[str]:
-    """A model's greedy answers, in order."""
+def answer(
+    model: Any, tokenizer: Any, questions: Sequence[Question], *, max_new_tokens: int
+) -> Iterator[dict[int, str]]:
+    """A model's greedy answers by the number of their question, some at a time. The only place that generates text
+    for an evaluation of causal language models."""
     from soldiom_ray.models.generate import Generator
-    from soldiom_ray.models.load import context_length
 
-    if not questions:
-        return []
-    tokens = answer_tokens(context_length(model))
-    generated = Generator(model, tokenizer).generate([question.text for question in questions], max_new_tokens=tokens)
-    return [each.text for each in generated]
+    generator = Generator(model, tokenizer)
+    order = sorted(range(len(questions)), key=lambda number: len(questions[number].text))
+    for first in range(0, len(order), ANSWERS_AT_ONCE):
+        numbers = order[first : first + ANSWERS_AT_ONCE]
+        texts = [questions[number].text for number in numbers]
+        generated = generator.generate(texts, max_new_tokens=max_new_tokens)
+        yield {number: each.text for number, each in zip(numbers, generated, strict=True)}
+
+
+def answer_limit(questions: Sequence[Question], tokenizer: Any, context: int) -> int:
+    """Tokens of an answer at most: half as many again as nine of ten authors needed, within what the context allows."""
+    from soldiom_ray.models.tokens import encode_texts
+
+    lengths = sorted(len(ids) for ids in encode_texts(tokenizer, [question.reference for question in questions]))
+    usual = lengths[(9 * len(lengths) - 1) // 10] if lengths else 0
+    return min(answer_tokens(context), max(SHORTEST_LIMIT, usual * 3 // 2))
+
+
+def answer_count(declared: Evaluate, limit: int) -> int:
+    """How many questions are answered to be judged, with answers of at most `limit` tokens."""
+    if declared.answers is not None:
+        return declared.answers
+    return min(MAX_ANSWERS, max(declared.examples, declared.max_tokens // 10 // limit))
 
 
 def to_examples(questions: Sequence[Question], base: Sequence[str | None], tuned: Sequence[str]) -> list[Example]:
@@ -122,4 +149,4 @@ def _beginning(row: Mapping[str, Any], tokenizer: Any, context: int) -> Question
     if len(prompt.strip()) < 2:
         return None
     rest = tokenizer.decode(ids[: length + answer_tokens(context)], skip_special_tokens=True)[len(prompt) :]
-    return Question(row["group"], row["id"], prompt, prompt, rest)
+    return Question(row["group"], row["id"], prompt, prompt, rest, has_answer=False)

@@ -1,16 +1,28 @@
-"""The difference between two models on the same documents, and how sure it is: a paired bootstrap.
+"""Every metric of every system on the same samples, and the tuned model's difference from each of the others.
 
-Documents are drawn with replacement (Efron 1979; paired, as in Koehn 2004), each with both models' sums, so what makes
-a document hard for both cancels. Tokens are no unit: neighbours within a document are not independent. Documents of
-one group are not quite independent either, so the interval over whole groups is given beside it where there are two
-groups or more; with few groups that one is rough, and the report says so.
+Documents are the units that are drawn, or whole groups where there are enough of them. Tokens are no unit: neighbours
+within a document are not independent. Documents of one group are not quite independent either, so with few groups the
+interval over whole groups is given beside; that one is rough, and the report says so.
 """
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from soldiom_ray.evaluate.metrics import DocumentSums, metrics_of
+from soldiom_ray.domains.metrics import METRICS, MetricName, Part
+from soldiom_ray.evaluate.measurement import BASE, TUNED, LabelOutcome, Measurement, PartOutcome
+from soldiom_ray.evaluate.metrics import COMPUTATIONS
+from soldiom_ray.evaluate.resampling import (
+    Interval,
+    bootstrap_p,
+    holm,
+    interval_of,
+    mcnemar_p,
+    needed_units,
+    resample,
+)
+from soldiom_ray.evaluate.statistics import NotMeasurableError, Statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,115 +30,318 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-MAX_DRAWN_CELLS = 4_000_000
-"""Cells of the matrix of draws held in memory at a time (32 MB)."""
+ENOUGH_GROUPS = 20
+"""With fewer groups an interval over them is rough, and documents are drawn."""
+
+UNDEFINED_SHARE = 0.05
+"""A metric that more of the resamples do not define has no interval worth the name."""
+
+HEADLINES: Mapping[Part, MetricName] = {
+    "tokens": "loss", "labels": "accuracy", "answers": "rouge_l", "general": "general_loss"
+}  # fmt: skip
+"""The metric that decides where none is named, and that slices and groups show."""
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """Tuned minus base, in the metric's unit: the value on all documents, and the percentile interval of the
-    resamples."""
+class Difference:
+    """The tuned model minus another system. `p` is of "no difference", by the test named, `corrected_p` by Holm for all
+    metrics; `needed` is how many units would show it, where it is not shown."""
 
-    mean: float
-    low: float
-    high: float
+    interval: Interval
+    p: float
+    test: str
+    corrected_p: float
+    needed: int | None
+    hits: "tuple[NDArray[np.bool_], NDArray[np.bool_]] | None" = field(default=None, repr=False)
 
-    def as_dict(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
+    def as_dict(self) -> dict[str, Any]:
+        values = {"p": self.p, "corrected_p": self.corrected_p, "test": self.test, "needed": self.needed}
+        return self.interval.as_dict() | values
 
-    def __str__(self) -> str:
-        return f"[{self.low:+.4f}, {self.high:+.4f}]"
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One metric. `values` has each system's, `drawn` those on the resamples, `differences` the tuned model's from each
+    other system; `units` are the documents or groups that were drawn. `over_groups` is the difference from the base by
+    groups where those are few."""
+
+    part: Part
+    samples: int
+    unit: str
+    units: int
+    values: dict[str, Interval]
+    drawn: "dict[str, Numbers]" = field(repr=False)
+    differences: dict[str, Difference]
+    over_groups: Interval | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Both models' metrics, their differences, and the same for each group. `difference` resamples documents,
-    `over_groups` whole groups; that is empty with one group."""
+    """The metrics by name, why others are missing, and the headline metric by group and by slice."""
 
-    base: dict[str, float]
-    tuned: dict[str, float]
-    difference: dict[str, Interval]
-    over_groups: dict[str, Interval]
-    documents: int
+    scores: dict[str, Score]
+    missing: dict[str, str]
+    confidence: float
     groups: list[dict[str, Any]] = field(default_factory=list)
+    slices: list[dict[str, Any]] = field(default_factory=list)
+    documents: int = 0
+
+    def values(self, system: str) -> dict[str, float]:
+        """A system's metrics, those that it has."""
+        return {name: score.values[system].mean for name, score in self.scores.items() if system in score.values}
+
+    def differences(self, system: str) -> dict[str, Difference]:
+        """The tuned model's differences from a system, by metric."""
+        return {name: score.differences[system] for name, score in self.scores.items() if system in score.differences}
 
 
-def compare(documents: Sequence[DocumentSums], *, resamples: int, confidence: float, seed: int) -> Comparison:
-    """Compare two models from their sums per document (at least one document)."""
-    import numpy as np
-
-    sums = _matrix(documents)
-    names = np.array([document.group for document in documents])
-    groups, members = np.unique(names, return_inverse=True)
-    by_group = np.zeros((len(groups), sums.shape[1]))
-    np.add.at(by_group, members, sums)
-    base, tuned, _ = _differences(sums.sum(axis=0)[None, :])
-    over_groups = (
-        paired_bootstrap(by_group, resamples=resamples, confidence=confidence, seed=seed) if len(groups) > 1 else {}
-    )
+def compare(
+    measurement: Measurement, *, metrics: Sequence[str] = (), resamples: int, confidence: float, seed: int
+) -> Comparison:
+    """Compare the tuned model with the other systems; `metrics` are those to show, none: all that the parts have."""
+    wanted = tuple(metrics) or tuple(METRICS)
+    scores: dict[str, Score] = {}
+    missing = dict(measurement.missing)
+    for part in measurement.parts:
+        own = [name for name, metric in METRICS.items() if part.part in metric.parts and name in wanted]
+        if part.part == "general":
+            own = ["general_loss"]
+        computed, reasons = _scores_of_part(part, own, resamples=resamples, confidence=confidence, seed=seed)
+        scores |= computed
+        missing |= reasons
+    for name in metrics:
+        if name not in scores and name not in missing:
+            missing[name] = f"it is measured on {' or '.join(METRICS[cast(MetricName, name)].parts)}, not on this task"
     return Comparison(
-        base={name: float(value[0]) for name, value in base.items()},
-        tuned={name: float(value[0]) for name, value in tuned.items()},
-        difference=paired_bootstrap(sums, resamples=resamples, confidence=confidence, seed=seed),
-        over_groups=over_groups,
-        documents=len(documents),
-        groups=_per_group(groups.tolist(), by_group, np.bincount(members).tolist()),
+        scores=_corrected(scores),
+        missing=missing,
+        confidence=confidence,
+        groups=_by_group(measurement.main, [name for name in scores if scores[name].part == measurement.main.part]),
+        slices=list(_slices(measurement, resamples=min(resamples, 1000), confidence=confidence, seed=seed)),
+        documents=len(measurement.main.samples),
     )
 
 
-def paired_bootstrap(sums: "Numbers", *, resamples: int, confidence: float, seed: int) -> dict[str, Interval]:
-    """Percentile intervals of tuned minus base for every metric.
-
-    `sums` is [units, 5] in float64: tokens, base loss, base correct, tuned loss, tuned correct. Rows are drawn.
-    """
+def _scores_of_part(
+    part: PartOutcome, metrics: Sequence[MetricName], *, resamples: int, confidence: float, seed: int
+) -> tuple[dict[str, Score], dict[str, str]]:
+    """(the scores by metric, reasons of those that cannot be measured)."""
     import numpy as np
 
-    random = np.random.default_rng(seed)
-    units = len(sums)
-    chance = np.full(units, 1.0 / units)
-    rows_at_once = max(1, MAX_DRAWN_CELLS // units)
-    drawn = np.concatenate(
-        [
-            random.multinomial(units, chance, size=min(rows_at_once, resamples - start)).astype(np.float64) @ sums
-            for start in range(0, resamples, rows_at_once)
-        ]
+    statistics: dict[tuple[str, str], Statistics] = {}
+    missing: dict[str, str] = {}
+    for name in metrics:
+        try:
+            statistics |= {(name, system): each for system, each in _statistics(part, name).items()}
+        except NotMeasurableError as error:
+            missing[name] = str(error)
+    if not statistics:
+        return {}, missing
+    documents, groups = np.arange(len(part.samples)), _members([sample.group for sample in part.samples])
+    group_count = int(groups.max()) + 1
+    unit, members = ("group", groups) if group_count >= ENOUGH_GROUPS else ("document", documents)
+    drawn = dict(
+        zip(statistics, resample(list(statistics.values()), members, resamples=resamples, seed=seed), strict=True)
     )
-    tail = 100 * (1 - confidence) / 2
-    _, _, resampled = _differences(drawn)
-    _, _, whole = _differences(sums.sum(axis=0)[None, :])
-    intervals = {}
-    for name, values in resampled.items():
-        low, high = np.percentile(values, [tail, 100 - tail])
-        intervals[name] = Interval(float(whole[name][0]), float(low), float(high))
-    return intervals
+    rough = {key: each for key, each in statistics.items() if key[1] in (TUNED, BASE)}
+    if unit == "document" and group_count > 1:
+        over = dict(zip(rough, resample(list(rough.values()), groups, resamples=resamples, seed=seed), strict=True))
+    else:
+        over = {}
+    units = int(members.max()) + 1
+    scores: dict[str, Score] = {}
+    for name in (name for name in metrics if name not in missing):
+        of_metric = {system: values for (metric, system), values in drawn.items() if metric == name}
+        if reason := _undefined(of_metric):
+            missing[name] = reason
+            continue
+        scores[name] = Score(
+            part=part.part,
+            samples=len(part.samples),
+            unit=unit,
+            units=units,
+            values={
+                system: interval_of(value, values, units=units, confidence=confidence)
+                for system, (value, values) in of_metric.items()
+            },
+            drawn={system: values for system, (_, values) in of_metric.items()},
+            differences=dict(_differences(part, name, of_metric, units, confidence)),
+            over_groups=_over_groups(over, name, group_count, confidence),
+        )
+    return scores, missing
 
 
-def _matrix(documents: Sequence[DocumentSums]) -> "Numbers":
-    """The documents' sums as `paired_bootstrap` takes them, [documents, 5]."""
+def _statistics(part: PartOutcome, name: MetricName) -> dict[str, Statistics]:
+    """Each system's statistics. NotMeasurableError where the tuned model's are none; another system without the metric,
+    such as a baseline without a loss, is left out."""
+    import numpy as np
+    from scipy import sparse
+
+    statistics = {}
+    for system, outcome in part.outcomes.items():
+        try:
+            each = COMPUTATIONS[name].statistics(outcome)
+            numbers = each.rows.data if sparse.issparse(each.rows) else each.rows
+            broken = int((~np.isfinite(numbers)).reshape(len(numbers), -1).any(1).sum())
+            if broken:
+                raise NotMeasurableError(f"the {system} model gives no number on {broken} of {len(numbers)} samples")
+        except NotMeasurableError:
+            if system == TUNED:
+                raise
+            continue
+        statistics[system] = each
+    return statistics
+
+
+def _undefined(values: "Mapping[str, tuple[float, Numbers]]") -> str | None:
     import numpy as np
 
-    rows = [(d.tokens, d.base_loss, d.base_correct, d.tuned_loss, d.tuned_correct) for d in documents]
-    return np.array(rows, dtype=np.float64)
+    for whole, drawn in values.values():
+        share = float(np.isnan(drawn).mean())
+        if np.isnan(whole):
+            return "it is not defined on these samples"
+        if share > UNDEFINED_SHARE:
+            return f"too few samples of a class: it is not defined on {share:.0%} of the resamples"
+    return None
 
 
-def _differences(sums: "Numbers") -> "tuple[dict[str, Numbers], dict[str, Numbers], dict[str, Numbers]]":
-    """(base, tuned, tuned minus base) by metric, each [rows], from sums [rows, 5]."""
-    tokens, base_loss, base_correct, tuned_loss, tuned_correct = sums.T
-    base = metrics_of(base_loss, base_correct, tokens)
-    tuned = metrics_of(tuned_loss, tuned_correct, tokens)
-    return base, tuned, {name: tuned[name] - base[name] for name in base}
+def _differences(
+    part: PartOutcome, name: MetricName, values: "Mapping[str, tuple[float, Numbers]]", units: int, confidence: float
+) -> "Iterator[tuple[str, Difference]]":
+    tuned, drawn = values[TUNED]
+    for system, (other, drawn_other) in values.items():
+        if system == TUNED:
+            continue
+        differences = drawn - drawn_other
+        interval = interval_of(tuned - other, differences, units=units, confidence=confidence)
+        p, test, hits = bootstrap_p(differences, units=units), "paired bootstrap", None
+        if COMPUTATIONS[name].hits and units == len(part.samples):
+            hits = (_hits(part, name, TUNED), _hits(part, name, system))
+            p, test = max(p, mcnemar_p(*hits)), "McNemar"
+        needed = needed_units(interval, units=units, confidence=confidence) if p > 1 - confidence else None
+        yield system, Difference(interval, p, test, p, needed, hits)
 
 
-def _per_group(names: list[str], sums: "Numbers", documents: list[int]) -> list[dict[str, Any]]:
-    base, tuned, difference = _differences(sums)
-    return [
+def _hits(part: PartOutcome, name: MetricName, system: str) -> "NDArray[np.bool_]":
+    hits: NDArray[np.bool_] = COMPUTATIONS[name].statistics(part.outcomes[system]).rows[:, 0] > 0
+    return hits
+
+
+def _over_groups(over: Mapping[tuple[str, str], Any], name: str, groups: int, confidence: float) -> Interval | None:
+    if (name, TUNED) not in over or (name, BASE) not in over:
+        return None
+    (tuned, drawn), (base, drawn_base) = over[name, TUNED], over[name, BASE]
+    return interval_of(tuned - base, drawn - drawn_base, units=groups, confidence=confidence)
+
+
+def _corrected(scores: dict[str, Score]) -> dict[str, Score]:
+    """The scores with Holm's correction, for each other system over all its metrics."""
+    from dataclasses import replace
+
+    by_system: dict[str, list[str]] = defaultdict(list)
+    for name, score in scores.items():
+        for system in score.differences:
+            by_system[system].append(name)
+    corrected: dict[tuple[str, str], float] = {}
+    for system, names in by_system.items():
+        p_values = holm([scores[name].differences[system].p for name in names])
+        corrected |= {(name, system): p for name, p in zip(names, p_values, strict=True)}
+    return {
+        name: replace(
+            score,
+            differences={
+                system: replace(difference, corrected_p=corrected[name, system])
+                for system, difference in score.differences.items()
+            },
+        )
+        for name, score in scores.items()
+    }
+
+
+def _members(names: Sequence[str]) -> "NDArray[np.int64]":
+    """The number of each sample's group, 0 up."""
+    import numpy as np
+
+    return np.unique(np.array(names), return_inverse=True)[1]
+
+
+def _by_group(part: PartOutcome, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Each group's documents, tokens (of labels: samples), and both models' metrics; None where one is not defined."""
+    import numpy as np
+    from scipy import sparse
+
+    names = sorted({sample.group for sample in part.samples})
+    members = _members([sample.group for sample in part.samples])
+    indicator = sparse.csr_matrix((np.ones(len(members)), (members, np.arange(len(members)))))
+    sizes = getattr(part.outcomes[TUNED], "tokens", np.ones(len(members)))
+    documents, tokens = np.bincount(members), np.bincount(members, weights=sizes)
+    groups: list[dict[str, Any]] = [
         {
             "group": name,
-            "documents": documents[row],
-            "tokens": int(sums[row, 0]),
-            "base": {metric: float(values[row]) for metric, values in base.items()},
-            "tuned": {metric: float(values[row]) for metric, values in tuned.items()},
-            "difference": {metric: float(values[row]) for metric, values in difference.items()},
+            "documents": int(documents[row]),
+            "tokens": int(tokens[row]),
+            BASE: {},
+            TUNED: {},
+            "difference": {},
         }
         for row, name in enumerate(names)
     ]
+    for metric in metrics:
+        values = {}
+        for system in (BASE, TUNED):
+            if system in part.outcomes:
+                each = COMPUTATIONS[cast(MetricName, metric)].statistics(part.outcomes[system])
+                if not sparse.issparse(each.rows):
+                    values[system] = each.value(indicator @ each.rows)
+        for row, group in enumerate(groups):
+            for system, column in values.items():
+                group[system][metric] = _number(column[row])
+            if len(values) == 2:
+                group["difference"][metric] = _number(values[TUNED][row] - values[BASE][row])
+    return groups
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if value == value else None
+
+
+def _slices(measurement: Measurement, *, resamples: int, confidence: float, seed: int) -> Iterator[dict[str, Any]]:
+    """The headline metric of each part on the samples that share a fact, both models and their difference."""
+    import numpy as np
+
+    for part in measurement.parts:
+        by_fact: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for place, sample in enumerate(part.samples):
+            for fact in sample.facts.items():
+                by_fact[fact].append(place)
+        values = {name: {value for fact, value in by_fact if fact == name} for name, _ in by_fact}
+        metric = HEADLINES[part.part]
+        for (name, value), places in sorted(by_fact.items()):
+            if not (1 < len(values[name]) <= MAX_SLICES) or len(places) < MIN_SLICE or BASE not in part.outcomes:
+                continue
+            chosen = _subset(part, np.array(places))
+            scores, _ = _scores_of_part(chosen, [metric], resamples=resamples, confidence=confidence, seed=seed)
+            if metric in scores and BASE in scores[metric].differences:
+                score = scores[metric]
+                yield {
+                    "fact": name, "value": value, "metric": metric, "samples": len(places),
+                    BASE: score.values[BASE].mean, TUNED: score.values[TUNED].mean,
+                    "difference": score.differences[BASE].interval.as_dict(),
+                }  # fmt: skip
+
+
+MAX_SLICES, MIN_SLICE = 12, 8
+"""A fact with more values makes no readable table; fewer samples say nothing of a slice."""
+
+
+def _subset(part: PartOutcome, places: "NDArray[np.int64]") -> PartOutcome:
+    """The part with both models' outcomes on some of its samples."""
+    samples = tuple(part.samples[place] for place in places)
+    outcomes = {name: part.outcomes[name].subset(places) for name in (BASE, TUNED)}
+    return PartOutcome(part.part, samples, outcomes)
+
+
+def is_multi_label(part: PartOutcome) -> bool:
+    """Whether samples may have several labels."""
+    outcome = part.outcomes[TUNED]
+    return isinstance(outcome, LabelOutcome) and outcome.multi_label

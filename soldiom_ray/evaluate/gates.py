@@ -1,62 +1,202 @@
-"""The gate: a model may be promoted when its whole interval lies on the better side of its baseline."""
+"""The gate: a model may be promoted when what its recipe demands is shown, not when it merely was not refuted."""
 
+from dataclasses import dataclass
 from typing import Any
 
-from soldiom_ray.evaluate.compare import Comparison
-from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
+from soldiom_ray.domains.metrics import METRICS, Metric, MetricName
+from soldiom_ray.domains.schema import Condition, Gate
+from soldiom_ray.evaluate.compare import HEADLINES, Comparison, Score
+from soldiom_ray.evaluate.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNIFORM, Measurement
+from soldiom_ray.evaluate.resampling import Interval, bootstrap_p, holm, interval_of, needed_units
 
-MIN_DOCUMENTS = 5
-"""Below this a percentile bootstrap says nothing: with one document its interval has no width at all."""
+MIN_UNITS = 5
+"""Below this a bootstrap says nothing: with one document its interval has no width at all."""
 
 
-def unmeasured_gate(dataset: str, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
-    """As `apply_gate`, of a dataset without a test side: the gate is not passed, and `measured` is false."""
-    verdict = (
-        f"Not measured: the dataset {dataset} holds no test samples. Prepare it with prepare.split.test above 0 or with"
-        " prepare.split.test_groups, or evaluate on another dataset."
-    )
-    return {
-        "metric": metric,
-        "passed": False,
-        "measured": False,
-        "verdict": verdict,
-        "beat": beat,
-        "confidence": confidence,
-        "difference": None,
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found of one condition against one system: the difference (with `beat: value`, the tuned model's own
+    value), and how sure it is to be beyond the margin. `sign` is -1 where lower is better."""
+
+    score: Score
+    name: str
+    before: float
+    interval: Interval
+    margin: float
+    p: float
+    sign: int
+
+    @property
+    def shown(self) -> bool:
+        """Whether the whole interval is beyond the margin."""
+        return self.worst > self.sign * self.margin
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the whole interval is on the wrong side of it."""
+        return max(self.sign * self.interval.low, self.sign * self.interval.high) < self.sign * self.margin
+
+    @property
+    def worst(self) -> float:
+        """The interval's worse end; larger is better."""
+        return min(self.sign * self.interval.low, self.sign * self.interval.high)
+
+
+def gate_metrics(gate: Gate, measurement: Measurement) -> list[MetricName]:
+    """The metrics that decide."""
+    return [each.metric or HEADLINES[measurement.main.part] for each in (gate.all or gate.any or (gate,))]
+
+
+def unmeasured_gate(reason: str, gate: Gate) -> dict[str, Any]:
+    """As `apply_gate`, where nothing was measured: the gate is not passed, and `measured` is false."""
+    first = next(iter((*gate.all, *gate.any)), gate)
+    return _outcome(first, first.metric or "loss", passed=False, verdict=f"Not measured: {reason}") | {
+        "measured": False
     }
 
 
-def apply_gate(comparison: Comparison, *, metric: str, beat: str, confidence: float) -> dict[str, Any]:
-    """{metric, passed, verdict, beat, confidence, difference}; the verdict is one sentence for people."""
-    interval = comparison.difference[metric]
-    base, tuned = comparison.base[metric], comparison.tuned[metric]
-    percent = f"{100 * confidence:g} %"
-    numbers = (
-        f"{metric} {base:.4f} -> {tuned:.4f} ({UNITS[metric]}), difference {interval.mean:+.4f},"
-        f" {percent} interval {interval}"
+def apply_gate(comparison: Comparison, measurement: Measurement, gate: Gate) -> dict[str, Any]:
+    """{metric, passed, verdict, beat, by, confidence, difference}; the verdict is a sentence for people. With several
+    conditions also {combine, conditions}, and the rest is of the condition that decides. `measured` is false where the
+    gate does not pass because something could not be measured."""
+    conditions = gate.all or gate.any
+    if not conditions:
+        return _judge(comparison, measurement, gate)
+    results = [_judge(comparison, measurement, each) for each in conditions]
+    combine = "all" if gate.all else "any"
+    if gate.any:
+        _correct(results)
+    passed = (all if gate.all else any)(result["passed"] for result in results)
+    deciding = next((result for result in results if result["passed"] == passed), results[0])
+    count = sum(result["passed"] for result in results)
+    lines = " ".join(f"({number}) {result['verdict']}" for number, result in enumerate(results, 1))
+    verdict = (
+        f"{'Passed' if passed else 'Not passed'}: {count} of {len(results)} conditions hold, {combine} needed. {lines}"
     )
-    better = interval.high < 0 if LOWER_IS_BETTER[metric] else interval.low > 0
-    worse = interval.low > 0 if LOWER_IS_BETTER[metric] else interval.high < 0
-    if comparison.documents < MIN_DOCUMENTS:
-        passed = False
-        verdict = (
-            f"Not passed: only {comparison.documents} held-out document(s), at least {MIN_DOCUMENTS} are needed for an"
-            f" interval ({metric} {base:.4f} -> {tuned:.4f})."
+    unmeasured = not passed and any(result.get("measured") is False for result in results)
+    combined = deciding | {"passed": passed, "verdict": verdict, "combine": combine, "conditions": results}
+    combined.pop("measured", None)
+    return combined | ({"measured": False} if unmeasured and not count else {})
+
+
+def _judge(comparison: Comparison, measurement: Measurement, condition: Condition) -> dict[str, Any]:
+    """One condition. It has to hold against every system that it names: for `baseline` against each of them."""
+    name = condition.metric or HEADLINES[measurement.main.part]
+    score, metric = comparison.scores.get(name), METRICS[name]
+    if score is None:
+        reason = comparison.missing.get(name, "it was not computed")
+        return _outcome(condition, name, passed=False, verdict=f"Not measured: {name}: {reason}.") | {"measured": False}
+    systems = _systems(condition, measurement, score)
+    if not systems:
+        if condition.beat == PREVIOUS:
+            verdict = "Passed: there is no earlier version to beat."
+            return _outcome(condition, name, passed=True, verdict=verdict)
+        verdict = f"Not measured: there is no {condition.beat} with {name}."
+        return _outcome(condition, name, passed=False, verdict=verdict) | {"measured": False}
+    findings = [_find(score, metric, system, condition, name) for system in systems]
+    finding = min(findings, key=lambda each: each.worst - each.sign * each.margin)
+    what = {"base": "its base", "previous": "the version before", "value": f"the value {condition.value}"}
+    beaten = what.get(condition.beat) or f"the best trivial baseline ({systems[findings.index(finding)]})"
+    return _verdict(condition, finding, metric, beaten)
+
+
+def _systems(condition: Condition, measurement: Measurement, score: Score) -> list[str]:
+    """The systems that have to be beaten; the tuned model's own name stands for a value."""
+    if condition.beat == "value":
+        return [TUNED]
+    if condition.beat != "baseline":
+        return [condition.beat] if condition.beat in score.differences else []
+    stands_in = measurement.base in (UNIFORM, PRIOR)
+    return [name for name in score.differences if name != PREVIOUS and (name != BASE or stands_in)]
+
+
+def _find(score: Score, metric: Metric, system: str, condition: Condition, name: str) -> Finding:
+    sign = -1 if metric.lower_is_better else 1
+    tuned, units = score.values[TUNED].mean, score.units
+    if system == TUNED:
+        margin, before, drawn = (
+            float(condition.value or 0) + sign * condition.by,
+            float(condition.value or 0),
+            score.drawn[TUNED],
         )
-    elif better:
-        passed, verdict = True, f"Passed: the tuned model beats its {beat} on held-out data: {numbers}."
-    elif worse:
-        passed, verdict = False, f"Not passed: the tuned model is worse than its {beat}: {numbers}."
+        mean, p = tuned, bootstrap_p(drawn, units=units, margin=margin)
     else:
-        passed, verdict = (
-            False,
-            f"Not passed: the interval includes zero, so no difference from the {beat} is shown: {numbers}.",
+        margin, before, drawn = sign * condition.by, score.values[system].mean, score.drawn[TUNED] - score.drawn[system]
+        mean = tuned - before
+        p = bootstrap_p(drawn, units=units, margin=margin) if condition.by else score.differences[system].p
+    interval = interval_of(mean, drawn, units=units, confidence=condition.confidence)
+    return Finding(score, name, before, interval, margin, p, sign)
+
+
+def _verdict(condition: Condition, finding: Finding, metric: Metric, beaten: str) -> dict[str, Any]:
+    level = 1 - condition.confidence
+    score, interval, name = finding.score, finding.interval, finding.name
+    numbers = f"{name} {finding.before:.4f} -> {score.values[TUNED].mean:.4f} ({metric.unit})"
+    label = "value" if condition.beat == "value" else "difference"
+    by = f" by {abs(condition.by):g}" if condition.by > 0 else ""
+    interval_text = f"{label} {interval.mean:+.4f}, {100 * condition.confidence:g} % interval {interval}"
+    passed = False
+    if score.units < MIN_UNITS:
+        verdict = (
+            f"Not passed: only {score.units} held-out document(s), at least {MIN_UNITS} are needed for an interval"
+            f" ({numbers})."
         )
+    elif finding.shown and finding.p <= level:
+        passed = True
+        if condition.by < 0:
+            verdict = (
+                f"Passed: the tuned model is not worse than {beaten} by {-condition.by:g}: {numbers}, {interval_text}."
+            )
+        else:
+            verdict = f"Passed: the tuned model beats {beaten}{by} on held-out data: {numbers}, {interval_text}."
+    elif finding.refuted:
+        worse = (
+            "is worse than" if not condition.by else f"does not beat {beaten} by {condition.by:g}; it is compared with"
+        )
+        verdict = f"Not passed: the tuned model {worse} {beaten}: {numbers}, {interval_text}."
+    else:
+        margin = "zero" if not finding.margin else f"{finding.margin:g}"
+        why = f"the interval includes {margin}" if not finding.shown else f"McNemar's test gives p = {finding.p:.3f}"
+        verdict = f"Not passed: {why}, so no difference from {beaten} is shown: {numbers}, {interval_text}."
+        verdict += _needed_text(finding, condition)
+    outcome = _outcome(condition, name, passed=passed, verdict=verdict)
+    return outcome | {"difference": interval.as_dict(), "p": finding.p, "needed": _needed(finding, condition)}
+
+
+def _needed(finding: Finding, condition: Condition) -> int | None:
+    """How many units in all would show it; None where it is shown, or the mean is on the wrong side."""
+    on_right_side = finding.sign * (finding.interval.mean - finding.margin) > 0
+    if finding.shown or not on_right_side:
+        return None
+    return needed_units(
+        finding.interval, units=finding.score.units, confidence=condition.confidence, margin=finding.margin
+    )
+
+
+def _needed_text(finding: Finding, condition: Condition) -> str:
+    needed = _needed(finding, condition)
+    if needed is None or needed <= finding.score.units:
+        return ""
+    more = needed - finding.score.units
+    return f" A difference of this size would be shown by about {more:,} more held-out {finding.score.unit}s."
+
+
+def _correct(results: list[dict[str, Any]]) -> None:
+    """Of conditions of which one is enough, those hold that do after Holm's correction."""
+    judged = [result for result in results if result.get("p") is not None]
+    for result, p in zip(judged, holm([result["p"] for result in judged]), strict=True):
+        if result["passed"] and p > 1 - result["confidence"]:
+            result["passed"] = False
+            result["verdict"] = result["verdict"].replace("Passed:", "Not passed, corrected for all conditions:", 1)
+
+
+def _outcome(condition: Condition, name: str, *, passed: bool, verdict: str) -> dict[str, Any]:
     return {
-        "metric": metric,
+        "metric": name,
         "passed": passed,
         "verdict": verdict,
-        "beat": beat,
-        "confidence": confidence,
-        "difference": interval.as_dict(),
+        "beat": condition.beat,
+        "by": condition.by,
+        "confidence": condition.confidence,
+        "difference": None,
     }

@@ -1,11 +1,23 @@
-"""The result of scoring, whatever the task: both models' sums per document; and the baselines that stand in for a base
-model."""
+"""The result of scoring, whatever the task: for each part of the measurement, what every system did on the same
+samples; and the baselines that stand in for a base model."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.domains.metrics import Part
+from soldiom_ray.errors import InputError
 from soldiom_ray.examples import Example
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Numbers = NDArray[np.float64]
+
+TUNED, BASE, PREVIOUS = "tuned", "base", "previous"
+"""Systems that are models; every other system is a trivial baseline, named by what it does."""
 
 UNIFORM = "uniform"
 """Baseline of a model trained from random weights, which has no base: every token is equally likely."""
@@ -15,17 +27,153 @@ PRIOR = "label frequencies"
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
-    """Sums per document for both models, and a few held-out prompts answered by both. `tokens` are predicted tokens of
-    all documents, `block_tokens` the longest that were scored together; `base` names the base model or baseline."""
+class TokenOutcome:
+    """Sums over the predicted tokens of each sample, [samples]: losses are in nats, `correct` counts tokens that
+    were the likeliest."""
 
-    documents: list[DocumentSums]
+    tokens: "Numbers"
+    losses: "Numbers"
+    correct: "Numbers"
+
+    def subset(self, places: "NDArray[np.int64]") -> "TokenOutcome":
+        """The outcome on some of the samples."""
+        return TokenOutcome(self.tokens[places], self.losses[places], self.correct[places])
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOutcome:
+    """Probabilities and true labels, [samples, classes], and losses [samples] in nats. Classes that training never saw
+    are among `classes`, with probability 0."""
+
+    classes: tuple[str, ...]
+    targets: "NDArray[np.bool_]"
+    probabilities: "Numbers"
+    losses: "Numbers"
+    multi_label: bool = False
+
+    def subset(self, places: "NDArray[np.int64]") -> "LabelOutcome":
+        """The outcome on some of the samples."""
+        return replace(
+            self,
+            targets=self.targets[places],
+            probabilities=self.probabilities[places],
+            losses=self.losses[places],
+        )
+
+    @property
+    def predicted(self) -> "NDArray[np.bool_]":
+        """The labels that are decided for, [samples, classes]."""
+        import numpy as np
+
+        if self.multi_label:
+            return self.probabilities > 0.5
+        likeliest = self.probabilities.argmax(1)[:, None]
+        decided: NDArray[np.bool_] = np.arange(len(self.classes))[None, :] == likeliest
+        return decided
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerOutcome:
+    """Generated answers beside what the authors wrote. `schema` is the JSON schema that answers should obey."""
+
+    texts: tuple[str, ...]
+    references: tuple[str, ...]
+    schema: Mapping[str, Any] | None = None
+
+    def subset(self, places: "NDArray[np.int64]") -> "AnswerOutcome":
+        """The outcome on some of the samples."""
+        texts, references = tuple(self.texts[i] for i in places), tuple(self.references[i] for i in places)
+        return replace(self, texts=texts, references=references)
+
+
+Outcome: TypeAlias = TokenOutcome | LabelOutcome | AnswerOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutSample:
+    """What the comparison needs to know of a sample: `facts` are what slices are made by, such as its language."""
+
+    id: str
+    group: str
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PartOutcome:
+    """The outcomes of all systems, by name, on the same samples."""
+
+    part: Part
+    samples: tuple[HeldOutSample, ...]
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was measured, the held-out side first. `examples` are all prompts that were answered. `base` names the
+    base model or what stands in for it, `tokens` are predicted tokens of all documents, `block_tokens` the longest
+    that were scored together. `missing` says why a metric or a system could not be measured."""
+
+    parts: tuple[PartOutcome, ...]
     examples: list[Example]
     base: str
     tokens: int
     blocks: int
     block_tokens: int
     seconds: float = 0.0
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def main(self) -> PartOutcome:
+        """The part that every held-out sample is in."""
+        return self.parts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSums:
+    """Both models' sums over the same `tokens` predicted tokens (of labels: samples) of one held-out document."""
+
+    id: str
+    group: str
+    tokens: int
+    base_loss: float
+    base_correct: float
+    tuned_loss: float
+    tuned_correct: float
+
+
+def document_sums(part: PartOutcome) -> Iterator[DocumentSums]:
+    """The sums per document of a part of tokens or labels."""
+    tokens, base, base_correct = _sums(part.outcomes[BASE])
+    _, tuned, tuned_correct = _sums(part.outcomes[TUNED])
+    columns = (column.tolist() for column in (tokens, base, base_correct, tuned, tuned_correct))
+    for sample, (count, *values) in zip(part.samples, zip(*columns, strict=True), strict=True):
+        yield DocumentSums(sample.id, sample.group, int(count), *values)
+
+
+def _sums(outcome: Outcome) -> "tuple[Numbers, Numbers, Numbers]":
+    import numpy as np
+
+    if isinstance(outcome, LabelOutcome):
+        correct = (outcome.predicted == outcome.targets).all(1).astype(np.float64)
+        return np.ones(len(correct)), outcome.losses, correct
+    if isinstance(outcome, TokenOutcome):
+        return outcome.tokens, outcome.losses, outcome.correct
+    raise TypeError(f"{type(outcome).__name__} has no sums")
+
+
+class NothingToScoreError(InputError):
+    """The dataset holds no sample that the task can score. The evaluation then says "not measured" with this reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotMeasured:
+    """The result of scoring where nothing could be scored."""
+
+    reason: str
+
+
+Event: TypeAlias = tuple[float, str] | Measurement | NotMeasured
+"""What scoring yields: progress as (fraction, message), and the result last."""
 
 
 def hash_order(seed: int, name: str) -> bytes:

@@ -1,7 +1,15 @@
-"""Sums per document, and the metrics that follow from them, for one sample or for many resamples at once."""
+"""The metrics as functions of sums: every sample gives a row of statistics, and a metric's value follows from the
+sum of the rows. So a value on all samples, on a slice or on thousands of resamples is one product of a matrix and
+one formula."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.domains.metrics import MetricName
+from soldiom_ray.evaluate import answer_metrics, label_metrics
+from soldiom_ray.evaluate.measurement import TokenOutcome
+from soldiom_ray.evaluate.statistics import Statistics, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -9,29 +17,57 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
 
-LOWER_IS_BETTER = {"loss": True, "perplexity": True, "token_accuracy": False}
-"""Every metric, and whether a negative difference is an improvement."""
-
-UNITS = {"loss": "nats per token", "perplexity": "exp(loss)", "token_accuracy": "share of next tokens predicted"}
-
 
 @dataclass(frozen=True, slots=True)
-class DocumentSums:
-    """Both models' sums over the same `tokens` predicted tokens of one held-out document; losses are in nats, `correct`
-    counts tokens that were the likeliest."""
+class Computation:
+    """How a metric is computed from an outcome of its part. `hits` says that a sample is right or wrong as a whole, so
+    that McNemar's test fits."""
 
-    id: str
-    group: str
-    tokens: int
-    base_loss: float
-    base_correct: float
-    tuned_loss: float
-    tuned_correct: float
+    statistics: Callable[[Any], Statistics]
+    hits: bool = False
 
 
-def metrics_of(loss: "Numbers", correct: "Numbers", tokens: "Numbers") -> "dict[str, Numbers]":
-    """All metrics from sums of any one shape, elementwise: means over tokens, so long documents weigh more."""
+def loss(outcome: Any) -> Statistics:
+    """Nats per token (of labels: per sample): long documents weigh more."""
     import numpy as np
 
-    mean = loss / tokens
-    return {"loss": mean, "perplexity": np.exp(np.minimum(mean, 700.0)), "token_accuracy": correct / tokens}
+    counts = outcome.tokens if isinstance(outcome, TokenOutcome) else np.ones(len(outcome.losses))
+    return Statistics(np.stack([outcome.losses, counts], axis=1), ratio)
+
+
+def perplexity(outcome: TokenOutcome) -> Statistics:
+    """exp(loss)."""
+    import numpy as np
+
+    def value(sums: "Numbers") -> "Numbers":
+        return np.exp(np.minimum(ratio(sums), 700.0))
+
+    return Statistics(loss(outcome).rows, value)
+
+
+def token_accuracy(outcome: TokenOutcome) -> Statistics:
+    """The share of tokens that were the likeliest."""
+    import numpy as np
+
+    return Statistics(np.stack([outcome.correct, outcome.tokens], axis=1), ratio)
+
+
+COMPUTATIONS: Mapping[MetricName, Computation] = {
+    "loss": Computation(loss),
+    "perplexity": Computation(perplexity),
+    "token_accuracy": Computation(token_accuracy),
+    "accuracy": Computation(label_metrics.accuracy, hits=True),
+    "macro_f1": Computation(label_metrics.macro_f1),
+    "micro_f1": Computation(label_metrics.micro_f1),
+    "auroc": Computation(label_metrics.auroc),
+    "average_precision": Computation(label_metrics.average_precision),
+    "calibration_error": Computation(label_metrics.calibration_error),
+    "exact_match": Computation(answer_metrics.exact_match, hits=True),
+    "token_f1": Computation(answer_metrics.token_f1),
+    "rouge_l": Computation(answer_metrics.rouge_l),
+    "chrf": Computation(answer_metrics.chrf),
+    "bleu": Computation(answer_metrics.bleu),
+    "json_validity": Computation(answer_metrics.json_validity, hits=True),
+    "general_loss": Computation(loss),
+}
+"""How each metric of `domains.metrics.METRICS` is computed."""

@@ -1,95 +1,71 @@
-"""The scores as JSON for programs and as a Markdown page for people."""
+"""The scores as a Markdown page for people. Everything in it comes from `scores.json`, so the page can be written
+again."""
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any
 
-from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.evaluate.compare import Comparison
-from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement
-from soldiom_ray.evaluate.metrics import LOWER_IS_BETTER, UNITS
-from soldiom_ray.examples import examples_as_dicts, examples_markdown
+from soldiom_ray.domains.metrics import METRICS, title_of
+from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM
+from soldiom_ray.examples import Example, example_blocks, examples_markdown
 from soldiom_ray.records import Manifest
 
 FEW_GROUPS = 10
 """Below this an interval over groups is rough: its true coverage is below its name."""
 
 
-def scores_json(
-    measurement: Measurement, comparison: Comparison, gate: dict[str, Any], shown: Sequence[str], declared: Evaluate
-) -> bytes:
-    """Everything that was counted, down to each document."""
-    content = {
-        "metrics": list(shown),
-        "base_model": measurement.base,
-        "base": comparison.base,
-        "tuned": comparison.tuned,
-        "difference": {name: interval.as_dict() for name, interval in comparison.difference.items()},
-        "difference_over_groups": {name: interval.as_dict() for name, interval in comparison.over_groups.items()},
-        "gate": gate,
-        "groups": comparison.groups,
-        "documents": [asdict(document) for document in measurement.documents],
-        "examples": examples_as_dicts(measurement.examples),
-        "method": {
-            "tokens": measurement.tokens,
-            "blocks": measurement.blocks,
-            "block_tokens": measurement.block_tokens,
-            "unit": "document",
-            "resamples": declared.resamples,
-            "confidence": declared.gate.confidence,
-            "seed": declared.seed,
-        },
-        "seconds": measurement.seconds,
-    }
-    return json.dumps(content, indent=1, ensure_ascii=False).encode()
-
-
-def write_report(
-    measurement: Measurement,
-    comparison: Comparison,
-    gate: dict[str, Any],
-    shown: Sequence[str],
-    declared: Evaluate,
-    run: Manifest,
-    dataset: Manifest,
-) -> str:
-    """The page: verdict, numbers, how they were taken, the groups, and what both models answer."""
+def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest) -> str:
+    """The page: verdict, numbers, how they were taken, comparisons, groups and slices, and what the models answer."""
     parts = [
-        f"# Scores of {run.id}\n\n{gate['verdict']}",
-        _numbers(comparison, shown, declared.gate.confidence),
-        _method(measurement, comparison, declared, dataset),
-        _groups(comparison, gate["metric"]),
-        examples_markdown(measurement.examples),
+        f"# Scores of {run.id}\n\n{content['gate']['verdict']}",
+        _numbers(content),
+        _method(content, dataset),
+        _comparisons(content),
+        _forgetting(content),
+        _groups(content),
+        _slices(content),
+        _answers(content),
+        examples_markdown([Example.model_validate(each) for each in content["examples"]]),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _numbers(comparison: Comparison, shown: Sequence[str], confidence: float) -> str:
-    percent = f"{100 * confidence:g} %"
+def _numbers(content: Mapping[str, Any]) -> str:
+    percent = f"{100 * content['method']['confidence']:g} %"
     lines = [
-        f"| metric | better | base | tuned | difference | {percent}, documents drawn | {percent}, groups drawn |",
+        f"| metric | better | base | tuned | difference | {percent}, {content['method']['unit']}s drawn"
+        f" | {percent}, groups drawn |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in shown:
-        over = comparison.over_groups.get(name)
-        side = "lower" if LOWER_IS_BETTER[name] else "higher"
+    for name in content["metrics"]:
+        if name == "general_loss":
+            continue
+        metric = METRICS[name]
+        difference, over = content["difference"].get(name), content["difference_over_groups"].get(name)
+        base = f"{content['base'][name]:.4f}" if name in content["base"] else ""
         lines.append(
-            f"| {name} ({UNITS[name]}) | {side} | {comparison.base[name]:.4f} | {comparison.tuned[name]:.4f}"
-            f" | {comparison.difference[name].mean:+.4f} | {comparison.difference[name]}"
-            f" | {over or 'only one group'} |"
+            f"| {metric.title} ({metric.unit}) | {'lower' if metric.lower_is_better else 'higher'} | {base}"
+            f" | {content['tuned'][name]:.4f} | {_mean(difference)} | {_interval(difference)} | {_interval(over)} |"
         )
+    lines += [f"\nNot measurable: {title_of(name)}: {reason}." for name, reason in content["missing"].items()]
     return "\n".join(lines)
 
 
-def _method(measurement: Measurement, comparison: Comparison, declared: Evaluate, dataset: Manifest) -> str:
-    groups = len(comparison.groups)
+def _mean(difference: Mapping[str, float] | None) -> str:
+    return f"{difference['mean']:+.4f}" if difference else ""
+
+
+def _interval(difference: Mapping[str, float] | None) -> str:
+    return f"[{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else ""
+
+
+def _method(content: Mapping[str, Any], dataset: Manifest) -> str:
+    method, groups, documents = content["method"], len(content["groups"]), len(content["documents"])
     text = (
-        f"Both models were scored on the same {measurement.tokens} tokens ({measurement.blocks} blocks of at most"
-        f" {measurement.block_tokens} tokens from {comparison.documents} documents in {groups} held-out group(s)) of"
-        f" the test split of `{dataset.id}`, spread evenly over groups. Intervals are percentile intervals of a paired"
-        f" bootstrap with {declared.resamples} resamples (seed {declared.seed}); the gate reads the one that draws"
-        " documents."
+        f"All models were scored on the same {method['tokens']} tokens ({method['blocks']} blocks of at most"
+        f" {method['block_tokens']} tokens from {documents} documents in {groups} held-out group(s)) of"
+        f" the test split of `{dataset.id}`, spread evenly over groups. Intervals are expanded percentile intervals of"
+        f" a paired bootstrap with {method['resamples']} resamples (seed {method['seed']}) that draws"
+        f" {method['unit']}s; the gate reads those."
     )
     if groups == 1:
         text += " All test documents belong to one group: how the difference varies between groups is not known."
@@ -98,18 +74,18 @@ def _method(measurement: Measurement, comparison: Comparison, declared: Evaluate
             f" With only {groups} groups the document interval describes more documents of these groups, not of new"
             " ones; the group interval aims at new groups but is rough with so few. Look at each group below."
         )
-    torn = {str(group["group"]) for group in comparison.groups} & _trained_on(dataset)
+    torn = {str(group["group"]) for group in content["groups"]} & _trained_on(dataset)
     if torn:
         text += (
             f" {len(torn)} of the groups also have documents in the training split, so the numbers say less about new"
             " sources than whole held-out groups would."
         )
-    if measurement.base == PRIOR:
+    if content["base_model"] == PRIOR:
         text += (
             " A sample counts as one token. There is no base model that knows these labels; the baseline says of every"
             " sample how often each label occurs in the training split, and decides for the most frequent."
         )
-    if measurement.base == UNIFORM:
+    if content["base_model"] == UNIFORM:
         text += (
             " The model was trained from random weights; its baseline is a guess that holds every token equally likely."
         )
@@ -124,17 +100,99 @@ def _trained_on(dataset: Manifest) -> set[str]:
     return {name for name, group in groups.items() if "train" in str(group.get("split", "")).split("+")}
 
 
-def _groups(comparison: Comparison, metric: str) -> str:
-    better = sum(1 for group in comparison.groups if (group["difference"][metric] < 0) == LOWER_IS_BETTER[metric])
+def _comparisons(content: Mapping[str, Any]) -> str:
+    """The tuned model against each other system; only the base needs no row of its own where nothing else is there."""
+    rows = []
+    for system, differences in content["comparisons"].items():
+        for name, each in differences.items():
+            needed = content["units"][name]
+            more = f"about {each['needed']:,} {needed['unit']}s" if each["needed"] else ""
+            rows.append(
+                f"| {system} | {title_of(name)} | {_mean(each)} | {_interval(each)} | {each['p']:.3g}"
+                f" | {each['corrected_p']:.3g} | {each['test']} | {more} |"
+            )
+    head = (
+        "## Tuned against each other system\n\np is of no difference, corrected for all metrics by Holm's method beside"
+        " it. Where a difference is not shown, the last column says how many held-out units would show one of this size"
+        " with a chance of 80 %.\n\n"
+        "| system | metric | difference | interval | p | p, corrected | test | would need |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    return "\n".join([head, *rows]) if rows else ""
+
+
+def _forgetting(content: Mapping[str, Any]) -> str:
+    if "general_loss" not in content["tuned"] or "general_loss" not in content["difference"]:
+        return ""
+    difference = content["difference"]["general_loss"]
+    verdict = "is not shown to have changed"
+    if difference["low"] > 0:
+        verdict = "is worse: tuning has made the model forget some of it"
+    elif difference["high"] < 0:
+        verdict = "is better"
+    return (
+        f"## What tuning forgot\n\nOn {content['units']['general_loss']['samples']} short passages of general text the"
+        f" loss {verdict}: {content['base']['general_loss']:.4f} -> {content['tuned']['general_loss']:.4f} nats per"
+        f" token, difference {_mean(difference)} {_interval(difference)}."
+    )
+
+
+def _groups(content: Mapping[str, Any]) -> str:
+    metric = next((name for name in content["metrics"] if name in ("loss", "accuracy")), None)
+    if metric is None:
+        return ""
+    lower = METRICS[metric].lower_is_better
+    differences = [group["difference"].get(metric) for group in content["groups"]]
+    better = sum(1 for each in differences if each and (each < 0) == lower)
     lines = [
-        f"## Groups\n\nThe tuned model is better on {better} of {len(comparison.groups)} groups ({metric}).\n",
+        f"## Groups\n\nThe tuned model is better on {better} of {len(differences)} groups ({title_of(metric)}).\n",
         "| group | documents | tokens | base | tuned | difference |",
         "|---|---|---|---|---|---|",
     ]
-    for group in sorted(comparison.groups, key=lambda group: -int(group["tokens"])):
-        name = str(group["group"]).replace("|", "\\|").replace("\n", " ")
-        lines.append(
-            f"| {name} | {group['documents']} | {group['tokens']} | {group['base'][metric]:.4f}"
-            f" | {group['tuned'][metric]:.4f} | {group['difference'][metric]:+.4f} |"
-        )
+    ordered = sorted(content["groups"], key=lambda group: -int(group["tokens"]))
+    for group in ordered[:SHOWN_GROUPS]:
+        cells = [group["base"].get(metric), group["tuned"].get(metric), group["difference"].get(metric)]
+        numbers = " | ".join("" if each is None else f"{each:.4f}" for each in cells)
+        lines.append(f"| {_cell(group['group'])} | {group['documents']} | {group['tokens']} | {numbers} |")
+    if len(ordered) > SHOWN_GROUPS:
+        lines.append(f"\n{len(ordered) - SHOWN_GROUPS} more groups are in `scores.json`.")
     return "\n".join(lines)
+
+
+SHOWN_GROUPS = 40
+
+
+def _slices(content: Mapping[str, Any]) -> str:
+    lines = [
+        f"| {each['fact']} | {_cell(each['value'])} | {each['samples']} | {title_of(each['metric'])}"
+        f" | {each['base']:.4f} | {each['tuned']:.4f} | {_mean(each['difference'])} | {_interval(each['difference'])} |"
+        for each in content["slices"]
+    ]
+    head = (
+        "## Slices\n\n| by | value | samples | metric | base | tuned | difference | interval |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    return "\n".join([head, *lines]) if lines else ""
+
+
+def _answers(content: Mapping[str, Any]) -> str:
+    judged = content["answers"]
+    if not judged:
+        return ""
+    title = title_of(judged["metric"])
+    text = f"## Answers\n\n{judged['count']} held-out prompts were answered, greedily."
+    if judged["better"] is None:
+        return text
+    text += (
+        f" By {title} against what the author wrote, {judged['better']} answers came closer by tuning,"
+        f" {judged['worse']} went further off, {judged['same']} stayed about the same."
+    )
+    for name in ("improved", "worsened"):
+        chosen = [Example.model_validate({k: v for k, v in each.items() if k != "scores"}) for each in judged[name]]
+        if chosen:
+            text += f"\n\n### What {name} most\n\n{example_blocks(chosen, '####')}"
+    return text
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,22 +1,40 @@
-"""Choosing held-out text to score, and both models' sums on exactly the same blocks of it.
+"""Scoring of causal language models: every model on exactly the same blocks of held-out text, on general text, and
+asked the same held-out prompts."""
 
-A block is a run of neighbouring tokens of one document. Its first token is only read, every later one is predicted.
-"""
-
-import heapq
-import json
-import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
-from soldiom_ray.evaluate.ask import Question, answer, choose_questions, to_examples
-from soldiom_ray.evaluate.measurement import UNIFORM, Measurement, hash_order
-from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.evaluate.ask import (
+    MAX_ANSWERS,
+    Question,
+    answer,
+    answer_count,
+    answer_limit,
+    choose_questions,
+    to_examples,
+)
+from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
+from soldiom_ray.evaluate.measurement import (
+    BASE,
+    PREVIOUS,
+    TUNED,
+    UNIFORM,
+    AnswerOutcome,
+    Event,
+    HeldOutSample,
+    Measurement,
+    NothingToScoreError,
+    NotMeasured,
+    Outcome,
+    PartOutcome,
+    TokenOutcome,
+)
 from soldiom_ray.evaluate.score_samples import score_samples
+from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
@@ -26,171 +44,134 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    Measured = tuple[NDArray[np.float64], Sequence[str | None]]
-    """A model's sums by block, as of `_score_blocks`, and its answers."""
-
-log = logging.getLogger(__name__)
-
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
 
-ASKING_SHARE = 0.1
+ASKING_SHARE = 0.4
 """Of a model's progress; how long answers take depends on their length."""
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Neighbouring tokens of one held-out document; `loss_mask` says of each whether its prediction counts (in a
-    conversation only what the assistant says does). Both arrays are [tokens]."""
+class Work:
+    """What every model is to do: predict the blocks, then those of general text, then answer the questions."""
 
-    group: str
-    document: str
-    ids: "NDArray[Any]"
-    loss_mask: "NDArray[np.bool_]"
+    blocks: Sequence[Block]
+    general: Sequence[Block]
+    questions: Sequence[Question]
+    answer_tokens: int
 
-    @property
-    def predicted(self) -> int:
-        """How many predictions count."""
-        return int(self.loss_mask[1:].sum())
+
+@dataclass(slots=True)
+class Results:
+    """What one model did: sums [blocks, 2] of both kinds of block, and its answers."""
+
+    sums: "NDArray[np.float64]"
+    general: "NDArray[np.float64] | None" = None
+    answers: list[str | None] = field(default_factory=list)
 
 
 def score_run(
-    settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterator[tuple[float, str] | Measurement]:
-    """Yield (fraction, message) as progress and the `Measurement` last.
+    settings: Settings,
+    artifacts: Artifacts,
+    run: Manifest,
+    dataset: Manifest,
+    declared: Evaluate,
+    previous: Manifest | None = None,
+) -> Iterator[Event]:
+    """Yield (fraction, message) as progress and the `Measurement` last; `NotMeasured` where the dataset holds nothing
+    to score. `previous` is the run of the version that is to be beaten.
 
     A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
-    InputError where the dataset holds nothing to score or the two models do not compare.
+    InputError where the two models do not compare.
     """
+    score = _score_causal if TASK_MODELS[run.details.get("task", "causal_lm")].generates else score_samples
+    try:
+        yield from score(settings, artifacts, run, dataset, declared, previous)
+    except NothingToScoreError as error:
+        yield NotMeasured(f"{error.what} {error.remedy}")
+
+
+def _score_causal(
+    settings: Settings,
+    artifacts: Artifacts,
+    run: Manifest,
+    dataset: Manifest,
+    declared: Evaluate,
+    previous: Manifest | None,
+) -> Iterator[Event]:
     from soldiom_ray.models.load import context_length, load_base, load_run
 
-    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
-        yield from score_samples(settings, artifacts, run, dataset, declared)
-        return
-
     rows = held_out_rows(artifacts, dataset)
+    ends = [0.5, 0.94] if previous is None else [0.35, 0.65, 0.94]
+    results: dict[str, Results] = {}
+    missing: dict[str, str] = {}
+    base_name = run.details.get("base_model")
+    has_base = bool(base_name and base_name != run.id)  # a model from random weights names itself
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, tokenizer):
         if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
             rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
-        blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
-        questions = choose_questions(
-            rows, tokenizer, count=declared.examples, context=context_length(model), seed=declared.seed
-        )
+        work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=has_base)
         vocabulary, model_vocabulary = _vocabulary(tokenizer), int(model.config.vocab_size)
-        tuned = yield from _measure(model, tokenizer, blocks, questions, "tuned model", 0.05, 0.5)
-        base: Measured | None = None
+        results[TUNED] = yield from _measure(model, tokenizer, work, "tuned model", 0.05, ends[0])
         if run.details["method"] != "full":
             with without_adapter(model) as plain:
-                base = yield from _measure(plain, tokenizer, blocks, questions, "base model", 0.5, 0.94)
+                results[BASE] = yield from _measure(plain, tokenizer, work, "base model", ends[0], ends[1])
         del model
-    base_name = run.details.get("base_model")
-    if base is None and base_name and base_name != run.id:  # a model from random weights names itself
-        yield 0.5, f"loading the base model {base_name}"
-        with load_base(artifacts, settings, base_name) as (model, tokenizer):
-            _check_tokenizers(vocabulary, _vocabulary(tokenizer), base_name, run.id)
-            _check_context(context_length(model), length, base_name, run.id)
-            base = yield from _measure(model, tokenizer, blocks, questions, "base model", 0.52, 0.94)
+    if BASE not in results and has_base:
+        yield ends[0], f"loading the base model {base_name}"
+        with load_base(artifacts, settings, str(base_name)) as (model, tokenizer):
+            _check_tokenizers(vocabulary, _vocabulary(tokenizer), str(base_name), run.id)
+            _check_context(context_length(model), length, str(base_name), run.id)
+            results[BASE] = yield from _measure(model, tokenizer, work, "base model", ends[0] + 0.02, ends[1])
             del model
-    elif base is None:
-        base_name, base = UNIFORM, (_uniform_sums(blocks, model_vocabulary), [None] * len(questions))
-    documents = _by_document(blocks, base[0], tuned[0])
+    elif BASE not in results:
+        results[BASE] = Results(_uniform_sums(work.blocks, model_vocabulary), None, [None] * len(work.questions))
+        base_name = UNIFORM
+    if previous is not None:
+        yield ends[1], f"loading the version before, of {previous.id}"
+        with load_run(artifacts, settings, previous) as (model, tokenizer):
+            if _vocabulary(tokenizer) != vocabulary or context_length(model) < length:
+                missing[PREVIOUS] = "its tokenizer or its context is another, so its numbers do not compare"
+            else:
+                name = "version before"
+                results[PREVIOUS] = yield from _measure(model, tokenizer, work, name, ends[1] + 0.02, ends[2])
+            del model
+    parts = _parts(rows, work, judged, results, declared)
     yield Measurement(
-        documents=documents,
-        examples=to_examples(questions, base[1], tuned[1]),
+        parts=parts,
+        examples=to_examples(work.questions, results[BASE].answers, [str(text) for text in results[TUNED].answers]),
         base=str(base_name),
-        tokens=sum(document.tokens for document in documents),
-        blocks=len(blocks),
+        tokens=sum(block.predicted for block in work.blocks),
+        blocks=len(work.blocks),
         block_tokens=length,
+        missing=missing,
     )
 
 
-def held_out_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
-    """id, group, text and messages of every held-out sample. InputError when there is none."""
-    rows = list(artifacts.rows(dataset, "test/", ["id", "group", "text", "messages"]))
-    if not rows:
-        raise InputError(
-            f"The dataset {dataset.id} holds no test samples, so nothing can be evaluated on it.",
-            remedy="prepare it again with `split.test` above 0 or with `split.test_groups`",
-        )
-    return rows
+def _choose_work(
+    rows: Sequence[Mapping[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    length: int,
+    declared: Evaluate,
+    *,
+    with_general: bool,
+) -> tuple[Work, bool]:
+    """(what the models are to do, whether their answers are judged). Of documents that are no conversations nobody
+    knows how they must go on: what is generated from their beginnings is only shown."""
+    from soldiom_ray.models.load import context_length
 
-
-def expressible_rows(rows: Sequence[dict[str, Any]], tokenizer: Any) -> list[dict[str, Any]]:
-    """The held-out samples that a training would not leave out for what the chat template cannot express. InputError
-    when there is none."""
-    from soldiom_ray.models.template_check import is_expressible
-
-    kept = [row for row in rows if not row["messages"] or is_expressible(tokenizer, json.loads(row["messages"]))]
-    if not kept:
-        raise InputError(
-            f"The chat template can express none of the {len(rows)} test samples as they are.",
-            remedy="train with `template_gaps: fold`",
-        )
-    if len(kept) < len(rows):
-        log.warning("test samples were left out as in training", extra={"data": {"left_out": len(rows) - len(kept)}})
-    return kept
-
-
-def choose_blocks(
-    rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, block_tokens: int, max_tokens: int, seed: int
-) -> list[Block]:
-    """At most `max_tokens` predicted tokens, the same for the same inputs.
-
-    Each turn goes to the group with the fewest tokens so far, so that groups get equal shares while they last. Within a
-    group every document gives one block before any gives a second; order is by hash, so a block may lie anywhere in its
-    document. Only documents whose turn comes are tokenised. InputError when no sample has two tokens.
-    """
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(row["group"], []).append(row)
-    sources = {name: _blocks_of_group(name, members, tokenizer, block_tokens, seed) for name, members in groups.items()}
-    turns = [(0, name) for name in sorted(sources)]
-    chosen: list[Block] = []
-    left = max_tokens
-    while turns and left > 0:
-        so_far, name = heapq.heappop(turns)
-        block = next(sources[name], None)
-        if block is None:
-            continue
-        cut = Block(block.group, block.document, block.ids[: left + 1], block.loss_mask[: left + 1])
-        if cut.predicted:
-            chosen.append(cut)
-        left -= len(cut.ids) - 1
-        heapq.heappush(turns, (so_far + len(cut.ids) - 1, name))
-    if not chosen:
-        raise InputError(
-            f"None of the {len(rows)} test samples is longer than one token.",
-            remedy="prepare the dataset with filters that drop empty documents, such as `min_words`",
-        )
-    return chosen
-
-
-def _blocks_of_group(
-    group: str, rows: Sequence[Mapping[str, Any]], tokenizer: Any, block_tokens: int, seed: int
-) -> Iterator[Block]:
-    """A group's blocks in the order in which they are taken."""
-    from soldiom_ray.models.chat import encode_samples
-
-    ordered = sorted(rows, key=lambda row: hash_order(seed, row["id"]))
-    later: list[list[Block]] = []
-    for first in range(0, len(ordered), 16):
-        batch = ordered[first : first + 16]
-        samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
-        for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
-            spans = [slice(start, start + block_tokens) for start in range(0, len(sample.ids), block_tokens)]
-            candidates = [Block(group, row["id"], sample.ids[span], sample.loss_mask[span]) for span in spans]
-            blocks = [block for block in candidates if block.predicted]
-            keys = {id(block): hash_order(seed, f"{row['id']}:{number}") for number, block in enumerate(blocks)}
-            blocks.sort(key=lambda block: keys[id(block)])
-            if blocks:
-                yield blocks[0]
-                later.append(blocks[1:])
-    for turn in range(max((len(blocks) for blocks in later), default=0)):
-        for blocks in later:
-            if turn < len(blocks):
-                yield blocks[turn]
+    context = context_length(model)
+    blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
+    most = MAX_ANSWERS if declared.answers is None else max(declared.answers, declared.examples)
+    questions = choose_questions(rows, tokenizer, count=most, context=context, seed=declared.seed)
+    limit = answer_limit(questions, tokenizer, context)
+    judged = bool(questions) and questions[0].has_answer and declared.answers != 0
+    count = max(declared.examples, answer_count(declared, limit)) if judged else declared.examples
+    general = general_blocks(tokenizer, length) if with_general else []
+    return Work(blocks, general, questions[:count], limit), judged and count > 0
 
 
 def _block_length(run: Manifest, context: int) -> int:
@@ -199,20 +180,22 @@ def _block_length(run: Manifest, context: int) -> int:
 
 
 def _measure(
-    model: Any,
-    tokenizer: Any,
-    blocks: Sequence[Block],
-    questions: Sequence[Question],
-    name: str,
-    start: float,
-    end: float,
-) -> Generator[tuple[float, str], None, "tuple[NDArray[np.float64], list[str]]"]:
-    """Progress; returns one model's sums and its answers."""
-    scored_at = end - ASKING_SHARE * (end - start) if questions else end
+    model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
+) -> Generator[tuple[float, str], None, Results]:
+    """Progress; returns what one model did."""
+    scored_at = end - ASKING_SHARE * (end - start) if work.questions else end
+    blocks = [*work.blocks, *work.general]
     sums = yield from _score_blocks(model, blocks, name, start, scored_at)
-    if questions:
+    results = Results(sums[: len(work.blocks)], sums[len(work.blocks) :] if work.general else None)
+    answers: dict[int, str] = {}
+    if work.questions:
         yield scored_at, f"asking the {name}"
-    return sums, answer(model, tokenizer, questions)
+        for some in answer(model, tokenizer, work.questions, max_new_tokens=work.answer_tokens):
+            answers |= some
+            share = len(answers) / len(work.questions)
+            yield scored_at + share * (end - scored_at), f"asking the {name}: {len(answers)} of {len(work.questions)}"
+    results.answers = [answers[number] for number in range(len(work.questions))]
+    return results
 
 
 def _score_blocks(
@@ -231,12 +214,6 @@ def _score_blocks(
             sums[index] = scored.losses.sum(dtype=np.float64), scored.correct.sum()
             read += len(blocks[index].ids)
         yield start + (end - start) * read / tokens, f"scoring the {name}: {read} of {tokens} tokens"
-    if not np.isfinite(sums).all():
-        raise InputError(
-            f"The {name} gives a loss that is not a number on {int((~np.isfinite(sums[:, 0])).sum())}"
-            f" of {len(blocks)} blocks.",
-            remedy="train again with a lower `learning_rate` or `precision: float32`",
-        )
     return sums
 
 
@@ -248,22 +225,49 @@ def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float
     return np.stack([predicted * np.log(vocabulary), predicted / vocabulary], axis=1)
 
 
+def _parts(
+    rows: Sequence[Mapping[str, Any]],
+    work: Work,
+    judged: bool,
+    results: Mapping[str, Results],
+    declared: Evaluate,
+) -> tuple[PartOutcome, ...]:
+    """The outcomes on held-out tokens, in answers, and on general text."""
+    facts = facts_of(rows)
+    samples, outcomes = _by_document(work.blocks, {name: each.sums for name, each in results.items()}, facts)
+    parts = [PartOutcome("tokens", samples, outcomes)]
+    if judged:
+        references = tuple(question.reference for question in work.questions)
+        answered = {
+            name: AnswerOutcome(tuple(str(text) for text in each.answers), references, declared.answer_schema)
+            for name, each in results.items()
+            if None not in each.answers
+        }
+        asked = tuple(HeldOutSample(each.document, each.group, facts[each.document]) for each in work.questions)
+        parts.append(PartOutcome("answers", asked, answered))
+    if work.general:
+        sums = {name: each.general for name, each in results.items() if each.general is not None}
+        parts.append(PartOutcome("general", *_by_document(work.general, sums, {})))
+    return tuple(parts)
+
+
 def _by_document(
-    blocks: Sequence[Block], base: "NDArray[np.float64]", tuned: "NDArray[np.float64]"
-) -> list[DocumentSums]:
-    """Sums of blocks [blocks, 2] added for each document."""
-    totals: dict[str, list[float]] = {}
-    groups: dict[str, str] = {}
-    for block, base_sums, tuned_sums in zip(blocks, base, tuned, strict=True):
-        groups[block.document] = block.group
-        row = (block.predicted, base_sums[0], base_sums[1], tuned_sums[0], tuned_sums[1])
-        total = totals.setdefault(block.document, [0.0] * 5)
-        for column, value in enumerate(row):
-            total[column] += float(value)
-    return [
-        DocumentSums(name, groups[name], int(values[0]), values[1], values[2], values[3], values[4])
-        for name, values in sorted(totals.items())
-    ]
+    blocks: Sequence[Block], sums: "Mapping[str, NDArray[np.float64]]", facts: Mapping[str, Mapping[str, str]]
+) -> tuple[tuple[HeldOutSample, ...], dict[str, Outcome]]:
+    """Sums of blocks [blocks, 2] of each model added for each document, in the order of the documents' names."""
+    import numpy as np
+
+    groups = {block.document: block.group for block in blocks}
+    places = {name: place for place, name in enumerate(sorted(groups))}
+    members = np.array([places[block.document] for block in blocks])
+    predicted = np.array([block.predicted for block in blocks], dtype=np.float64)
+    tokens = np.bincount(members, weights=predicted).astype(np.float64)
+    outcomes: dict[str, Outcome] = {}
+    for name, each in sums.items():
+        losses, correct = (np.bincount(members, weights=column).astype(np.float64) for column in each.T)
+        outcomes[name] = TokenOutcome(tokens, losses, correct)
+    samples = tuple(HeldOutSample(name, groups[name], facts.get(name, {})) for name in places)
+    return samples, outcomes
 
 
 def _vocabulary(tokenizer: Any) -> dict[str, int]:

@@ -1,7 +1,7 @@
 """Scores of models that read a sample as a whole: classification, and sequence to sequence.
 
-Both models' sums are taken per sample. A classification is measured against the labels' frequencies in the training
-split, sequence to sequence against its base model, or a guess where there is none.
+A classification is measured against trivial baselines, first of all the labels' frequencies in the training split;
+sequence to sequence against its base model, or a guess where there is none.
 """
 
 import io
@@ -9,73 +9,144 @@ import json
 import math
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.errors import InputError
-from soldiom_ray.evaluate.ask import ANSWER_TOKENS, Question, spread, to_examples
-from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM, Measurement, hash_order
-from soldiom_ray.evaluate.metrics import DocumentSums
+from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
+from soldiom_ray.evaluate.measurement import (
+    BASE,
+    PREVIOUS,
+    PRIOR,
+    TUNED,
+    UNIFORM,
+    AnswerOutcome,
+    Event,
+    HeldOutSample,
+    LabelOutcome,
+    Measurement,
+    NothingToScoreError,
+    Outcome,
+    PartOutcome,
+    TokenOutcome,
+    hash_order,
+)
+from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     import torch
 
 BATCH = 32
-Sums = tuple[int, float, float]
-"""(labels or tokens, their summed loss in nats, how many were right) of one sample."""
-Measured = tuple[list[Sums], Sequence[str | None]]
-"""A model's sums of each sample, and its answers to those that are shown."""
+UNSEEN_LOSS = 10.0
+"""Nats above a uniform guess that a label costs which training never saw, and which no model can predict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What one model did on the samples. `names` are the labels that it knows."""
+
+    outcome: Outcome
+    answers: Sequence[str | None]
+    names: Sequence[str] = ()
 
 
 def score_samples(
-    settings: Settings, artifacts: Artifacts, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterator[tuple[float, str] | Measurement]:
+    settings: Settings,
+    artifacts: Artifacts,
+    run: Manifest,
+    dataset: Manifest,
+    declared: Evaluate,
+    previous: Manifest | None = None,
+) -> Iterator[Event]:
     """As `score.score_run`: progress, and the `Measurement` last."""
     from soldiom_ray.models.load import load_base, load_run
 
     rows = _test_samples(artifacts, dataset, run, declared)
-    shown = list(islice(spread(rows, declared.seed), declared.examples))
-    name, pairs = run.details.get("base_model"), run.details["task"] == "seq2seq_lm"
-    base: Measured | None = None
+    pairs = run.details["task"] == "seq2seq_lm"
+    asked = list(islice(spread(rows, declared.seed), _answer_count(declared) if pairs else declared.examples))
+    results: dict[str, Results] = {}
+    missing: dict[str, str] = {}
+    end = 0.5 if previous is None else 0.35
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, processor):
-        tuned = yield from _measure(model, processor, rows, shown, run, "tuned model", 0.05, 0.5)
-        classes: list[str] = [model.config.id2label[number] for number in range(model.config.num_labels)]
+        results[TUNED] = yield from _measure(model, processor, rows, asked, run, "tuned model", 0.05, end)
         vocabulary = int(getattr(model.config, "vocab_size", 0))
         if pairs and run.details["method"] != "full":
             with without_adapter(model) as plain:
-                base = yield from _measure(plain, processor, rows, shown, run, "base model", 0.5, 0.94)
+                results[BASE] = yield from _measure(plain, processor, rows, asked, run, "base model", end, 0.65)
         del model
+    name = run.details.get("base_model")
     if not pairs:
-        prior, label = _score_prior(artifacts, dataset, rows, classes, multi_label=_is_multi_label(run))
-        name, base = PRIOR, (prior, [label] * len(shown))
-    elif base is None and name and name != run.id:
-        yield 0.5, f"loading the base model {name}"
+        results[BASE] = _prior(artifacts, dataset, rows, asked, results[TUNED])
+        name = PRIOR
+    elif BASE not in results and name and name != run.id:
+        yield end, f"loading the base model {name}"
         with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
-            base = yield from _measure(model, processor, rows, shown, run, "base model", 0.52, 0.94)
+            results[BASE] = yield from _measure(model, processor, rows, asked, run, "base model", end + 0.02, 0.65)
             del model
-    elif base is None:
-        uniform = [(count, count * math.log(vocabulary), count / vocabulary) for count, _, _ in tuned[0]]
-        name, base = UNIFORM, (uniform, [None] * len(shown))
-    documents = [
-        DocumentSums(row["id"], row["group"], tuned_sums[0], *base_sums[1:], *tuned_sums[1:])
-        for row, base_sums, tuned_sums in zip(rows, base[0], tuned[0], strict=True)
-    ]
+    elif BASE not in results:
+        name, results[BASE] = UNIFORM, _uniform(results[TUNED].outcome, vocabulary, len(asked))
+    if previous is not None:
+        yield 0.65, f"loading the version before, of {previous.id}"
+        with load_run(artifacts, settings, previous) as (model, processor):
+            before = yield from _measure(model, processor, rows, asked, run, "version before", 0.67, 0.94)
+            del model
+        if before.names == results[TUNED].names:
+            results[PREVIOUS] = before
+        else:
+            missing[PREVIOUS] = "its labels are others, so its numbers do not compare"
+    facts = facts_of(rows)
+    samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in rows)
+    outcomes = {system: each.outcome for system, each in results.items()}
+    parts = [PartOutcome("tokens" if pairs else "labels", samples, outcomes)]
+    if pairs and asked and declared.answers != 0:
+        parts.append(_answers_part(asked, facts, results, declared))
+    tuned = outcomes[TUNED]
+    tokens = tuned.tokens.sum() if isinstance(tuned, TokenOutcome) else len(rows)
     yield Measurement(
-        documents=documents,
-        examples=to_examples([_question(row) for row in shown], base[1], tuned[1]),
+        parts=tuple(parts),
+        examples=to_examples([_question(row) for row in asked], results[BASE].answers, _texts(results[TUNED])),
         base=str(name),
-        tokens=sum(document.tokens for document in documents),
-        blocks=len(documents),
+        tokens=int(tokens),
+        blocks=len(rows),
         block_tokens=int(run.details["sequence_length"]),
+        missing=missing,
     )
+
+
+def _answer_count(declared: Evaluate) -> int:
+    count = declared.answers
+    if count is None:
+        count = min(MAX_ANSWERS, declared.max_tokens // 10 // ANSWER_TOKENS)
+    return max(count, declared.examples)
+
+
+def _texts(results: Results) -> list[str]:
+    return [str(text) for text in results.answers]
+
+
+def _answers_part(
+    asked: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Mapping[str, str]],
+    results: Mapping[str, Results],
+    declared: Evaluate,
+) -> PartOutcome:
+    references = tuple(row["target"] for row in asked)
+    outcomes = {
+        system: AnswerOutcome(tuple(_texts(each)), references, declared.answer_schema)
+        for system, each in results.items()
+        if None not in each.answers
+    }
+    samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in asked)
+    return PartOutcome("answers", samples, outcomes)
 
 
 def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declared: Evaluate) -> list[dict[str, Any]]:
@@ -85,14 +156,14 @@ def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declar
     pairs, multi_label = run.details["task"] == "seq2seq_lm", _is_multi_label(run)
     samples = []
     for row in artifacts.rows(dataset, "test/"):
-        common = {"id": row["id"], "group": row["group"]}
+        common = {name: row[name] for name in ("id", "group", "language", "source")}
         if pairs:
             if pair := source_and_target(json.loads(row["messages"] or "[]")):
-                samples.append({"source": pair[0], "target": pair[1]} | common)
+                samples.append({"question": pair[0], "target": pair[1], "text": pair[0]} | common)
         elif (labels := labels_of(row["metadata"])) or multi_label:
             samples.append({"text": row["text"], "image": row.get("image"), "labels": labels} | common)
     if not samples:
-        raise InputError(
+        raise NothingToScoreError(
             f"The dataset {dataset.id} holds no test samples that the task {run.details['task']} can score.",
             remedy="prepare it again with `split.test` above 0",
         )
@@ -108,58 +179,99 @@ def _measure(
     model: Any,
     processor: Any,
     rows: Sequence[dict[str, Any]],
-    shown: Sequence[dict[str, Any]],
+    asked: Sequence[dict[str, Any]],
     run: Manifest,
     name: str,
     start: float,
     end: float,
-) -> Generator[tuple[float, str], None, tuple[list[Sums], list[str]]]:
-    """Progress; returns one model's sums and its answers."""
-    sums = yield from _score(model, processor, rows, run, name, start, end)
-    return sums, _answers(model, processor, shown, run)
-
-
-def _score(
-    model: Any, processor: Any, rows: Sequence[dict[str, Any]], run: Manifest, name: str, start: float, end: float
-) -> Generator[tuple[float, str], None, list[Sums]]:
-    """Progress; returns the sums of each row, in order. Samples of about one length are read together."""
+) -> Generator[tuple[float, str], None, Results]:
+    """Progress; returns what one model did. Samples of about one length are read together."""
+    import numpy as np
     import torch
 
     length = int(run.details["sequence_length"])
-    sizes = [len(row.get("text") or row.get("source") or "") for row in rows]
+    sizes = [len(row["text"] or "") for row in rows]
     order = sorted(range(len(rows)), key=sizes.__getitem__)
-    score = _score_pairs if "source" in rows[0] else _score_labels
-    scored: dict[int, Sums] = {}
+    pairs = "question" in rows[0]
+    score = _score_pairs if pairs else _label_logits
+    scored: dict[int, npt.NDArray[np.float64]] = {}
     with torch.no_grad():
         for first in range(0, len(order), BATCH):
             indices = order[first : first + BATCH]
-            sums = score(model, processor, [rows[index] for index in indices], length)
-            scored |= dict(zip(indices, sums, strict=True))
+            values = score(model, processor, [rows[index] for index in indices], length).double().numpy()
+            scored |= dict(zip(indices, values, strict=True))
             yield start + (end - start) * len(scored) / len(rows), f"{name}: {len(scored)} of {len(rows)} samples"
-    return [scored[index] for index in range(len(rows))]
+        values = np.stack([scored[index] for index in range(len(rows))])
+        if pairs:
+            answers: list[str | None] = []
+            for first in range(0, len(asked), BATCH):
+                answers += _generated(model, processor, asked[first : first + BATCH], length)
+                yield end, f"{name}: {len(answers)} of {len(asked)} answers"
+            return Results(TokenOutcome(*values.T), answers)
+    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
+    multi_label = model.config.problem_type == "multi_label_classification"
+    outcome = _label_outcome(values, names, rows, multi_label=multi_label)
+    places = {row["id"]: place for place, row in enumerate(rows)}
+    decided = outcome.predicted
+    labels = [_decided(outcome, decided[places[row["id"]]]) for row in asked]
+    return Results(outcome, labels, names)
 
 
-def _score_labels(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
-    import torch
+def _decided(outcome: LabelOutcome, predicted: "npt.NDArray[np.bool_]") -> str:
+    return _joined([name for name, yes in zip(outcome.classes, predicted, strict=True) if yes])
 
-    from soldiom_ray.models.classification import sample_losses
 
+def _label_logits(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "torch.Tensor":
+    """[rows, labels] in float32."""
     inputs = {name: tensor.to(model.device) for name, tensor in _model_inputs(processor, rows, length).items()}
-    logits = model(**inputs).logits.float().cpu()
-    numbers = {name: int(number) for number, name in model.config.id2label.items()}
-    if model.config.problem_type == "multi_label_classification":
-        targets = torch.zeros_like(logits)
-        for target, sample in zip(targets, rows, strict=True):
-            target[[numbers[name] for name in sample["labels"] if name in numbers]] = 1
-        losses = sample_losses(logits, targets)
-        right = ((logits > 0) == (targets > 0)).all(1)
+    logits: torch.Tensor = model(**inputs).logits.float().cpu()
+    return logits
+
+
+def _label_outcome(
+    logits: "npt.NDArray[np.float64]", names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, multi_label: bool
+) -> LabelOutcome:
+    """From logits [samples, labels known to the model]: probabilities and losses, labels that occur in the samples only
+    with probability 0."""
+    import numpy as np
+
+    if multi_label:
+        probabilities = 1 / (1 + np.exp(-logits))
     else:
-        targets = torch.tensor([numbers.get(sample["labels"][0], -1) for sample in rows])
-        known = targets >= 0
-        losses = sample_losses(logits, targets.clamp_min(0))
-        losses[~known] = math.log(len(numbers)) + 10  # a label that training never saw cannot be predicted
-        right = (logits.argmax(1) == targets) & known
-    return [(1, float(loss), float(hit)) for loss, hit in zip(losses, right, strict=True)]
+        shifted = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities = shifted / shifted.sum(1, keepdims=True)
+    return _outcome_of(probabilities, names, rows, multi_label=multi_label)
+
+
+def _outcome_of(
+    probabilities: "npt.NDArray[np.float64]",
+    names: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    multi_label: bool,
+) -> LabelOutcome:
+    import numpy as np
+
+    unseen = sorted({label for row in rows for label in row["labels"]} - set(names))
+    classes = (*names, *unseen)
+    targets = np.array(
+        [[name in labels for name in classes] for labels in (_own_labels(row, multi_label) for row in rows)]
+    )
+    known = targets[:, : len(names)]
+    if multi_label:
+        clipped = probabilities.clip(1e-12, 1 - 1e-12)
+        losses = -np.where(known, np.log(clipped), np.log(1 - clipped)).mean(1)
+    else:
+        chance = (probabilities * known).sum(1)
+        losses = np.where(known.any(1), -np.log(chance.clip(1e-300)), math.log(len(names)) + UNSEEN_LOSS)
+    padded = np.concatenate([probabilities, np.zeros((len(rows), len(unseen)))], axis=1)
+    return LabelOutcome(classes, targets, padded, losses, multi_label)
+
+
+def _own_labels(row: Mapping[str, Any], multi_label: bool) -> Sequence[str]:
+    """A sample's labels; where only one is predicted, its first."""
+    labels: list[str] = row["labels"]
+    return labels if multi_label else labels[:1]
 
 
 def _model_inputs(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":
@@ -177,7 +289,9 @@ def _model_inputs(processor: Any, rows: Sequence[dict[str, Any]], length: int) -
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[Sums]:
+def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "torch.Tensor":
+    """Tokens, their loss and how many are right, [rows, 3]."""
+    import torch
     from torch.nn import functional
 
     from soldiom_ray.models.tokens import encode_documents
@@ -186,22 +300,17 @@ def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], len
     labels, _ = _padded(targets, length, IGNORE_INDEX, keep_last=False)
     inputs = _encoded_sources(processor, rows, length) | {"labels": labels}
     logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits.float().cpu()
-    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none").sum(
-        1
-    )
+    losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none")
     loss_mask = labels != IGNORE_INDEX
-    right = ((logits.argmax(-1) == labels) & loss_mask).sum(1)
-    return [
-        (int(count), float(loss), float(hits))
-        for count, loss, hits in zip(loss_mask.sum(1), losses, right, strict=True)
-    ]
+    right = (logits.argmax(-1) == labels) & loss_mask
+    return torch.stack([loss_mask.sum(1), losses.sum(1), right.sum(1)], dim=1)
 
 
 def _encoded_sources(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":
     from soldiom_ray.models.tokens import encode_documents
 
     ids, mask = _padded(
-        encode_documents(processor, [row["source"] for row in rows]), length, int(processor.pad_token_id or 0)
+        encode_documents(processor, [row["question"] for row in rows]), length, int(processor.pad_token_id or 0)
     )
     return {"input_ids": ids, "attention_mask": mask}
 
@@ -220,42 +329,42 @@ def _padded(
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def _score_prior(
+def _prior(
     artifacts: Artifacts,
     dataset: Manifest,
     rows: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
-    *,
-    multi_label: bool,
-) -> tuple[list[Sums], str]:
-    """(each row's sums, the labels given to every row) of the baseline that predicts labels by their frequency in the
-    training split."""
+    asked: Sequence[Mapping[str, Any]],
+    tuned: Results,
+) -> Results:
+    """The baseline that says of every sample how often each label occurs in the training split, and decides for the
+    most frequent."""
+    import numpy as np
+
+    multi_label = isinstance(tuned.outcome, LabelOutcome) and tuned.outcome.multi_label
     counts: Counter[str] = Counter()
     samples = 0
     for sample in artifacts.rows(dataset, "train/", ("metadata",)):
         labels = labels_of(sample["metadata"])
         samples += bool(labels) or multi_label
         counts.update(labels)
-    shares = {name: (counts[name] + 0.5) / (samples + 1) for name in classes}
+    shares = np.array([(counts[name] + 0.5) / (samples + 1) for name in tuned.names])
     if not multi_label:
-        whole, likeliest = sum(shares.values()), max(classes, key=lambda name: shares[name])
-        rare = 0.5 / (samples + 1)
-        return [
-            (1, -math.log(shares.get(row["labels"][0], rare) / whole), float(row["labels"][0] == likeliest))
-            for row in rows
-        ], likeliest
-    predicted = {name for name in classes if shares[name] > 0.5}
-    sums = []
-    for row in rows:
-        actual = set(row["labels"])
-        loss = -sum(math.log(share if name in actual else 1 - share) for name, share in shares.items()) / len(classes)
-        sums.append((1, loss, float(actual == predicted)))
-    return sums, _joined(sorted(predicted))
+        shares /= shares.sum()
+    outcome = _outcome_of(np.tile(shares, (len(rows), 1)), tuned.names, rows, multi_label=multi_label)
+    return Results(outcome, [_decided(outcome, outcome.predicted[0])] * len(asked), tuned.names)
+
+
+def _uniform(tuned: Outcome, vocabulary: int, asked: int) -> Results:
+    """The guess that holds every token equally likely."""
+    if not isinstance(tuned, TokenOutcome):
+        raise TypeError(f"{type(tuned).__name__} has no tokens")
+    outcome = TokenOutcome(tuned.tokens, tuned.tokens * math.log(vocabulary), tuned.tokens / vocabulary)
+    return Results(outcome, [None] * asked)
 
 
 def _question(row: Mapping[str, Any]) -> Question:
     """A sample as an example shows it: a picture by its text, or by its id."""
-    prompt = row.get("source") or row.get("text") or f"picture {row['id']}"
+    prompt = row["text"] or f"picture {row['id']}"
     reference = row["target"] if "target" in row else _joined(row["labels"])
     return Question(row["group"], row["id"], prompt, prompt, reference)
 
@@ -264,23 +373,10 @@ def _joined(labels: Sequence[str]) -> str:
     return ", ".join(labels) or "(no label)"
 
 
-def _answers(model: Any, processor: Any, rows: Sequence[dict[str, Any]], run: Manifest) -> list[str]:
-    """What the model answers to each row: its labels, or its text, greedily."""
-    import torch
-
-    if not rows:
-        return []
-    length = int(run.details["sequence_length"])
-    with torch.no_grad():
-        if "source" in rows[0]:
-            encoded = _encoded_sources(processor, rows, length)
-            inputs = {name: tensor.to(model.device) for name, tensor in encoded.items()}
-            written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, num_beams=1)
-            texts: list[str] = processor.batch_decode(written, skip_special_tokens=True)
-            return texts
-        inputs = {name: tensor.to(model.device) for name, tensor in _model_inputs(processor, rows, length).items()}
-        logits = model(**inputs).logits.float().cpu()
-    names = model.config.id2label
-    if model.config.problem_type == "multi_label_classification":
-        return [_joined([names[number] for number in (row > 0).nonzero()[:, 0].tolist()]) for row in logits]
-    return [names[number] for number in logits.argmax(1).tolist()]
+def _generated(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[str]:
+    """What the model writes for each row, greedily."""
+    encoded = _encoded_sources(processor, rows, length)
+    inputs = {name: tensor.to(model.device) for name, tensor in encoded.items()}
+    written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, num_beams=1)
+    texts: list[str] = processor.batch_decode(written, skip_special_tokens=True)
+    return texts

@@ -10,42 +10,48 @@ from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import UnavailableError, own_error
-from soldiom_ray.evaluate.measurement import Measurement
+from soldiom_ray.evaluate.measurement import Event, Measurement, NotMeasured
 from soldiom_ray.evaluate.score import score_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 
-def score_models(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
-    """Score a run's model and its base, reporting progress; a cancelled job also stops the Ray task."""
+def score_models(
+    context: Context, run: Manifest, dataset: Manifest, declared: Evaluate, previous: Manifest | None
+) -> Measurement | NotMeasured:
+    """Score a run's model and what it is compared with, reporting progress; a cancelled job also stops the Ray task."""
     import ray
 
     started = time.monotonic()
     if ray.is_initialized():
-        measurement = _on_ray(context, run, dataset, declared)
+        measurement = _on_ray(context, run, dataset, declared, previous)
     else:
-        measurement = _follow(context, score_run(context.settings, context.artifacts, run, dataset, declared))
+        measurement = _follow(context, score_run(context.settings, context.artifacts, run, dataset, declared, previous))
+    if isinstance(measurement, NotMeasured):
+        return measurement
     return replace(measurement, seconds=round(time.monotonic() - started, 3))
 
 
-def _follow(context: Context, events: Iterable[tuple[float, str] | Measurement]) -> Measurement:
+def _follow(context: Context, events: Iterable[Event]) -> Measurement | NotMeasured:
     """Report the progress among the events; returns the measurement, which is the last."""
     for event in events:
-        if isinstance(event, Measurement):
+        if isinstance(event, Measurement | NotMeasured):
             return event
         context.report(*event)
     raise UnavailableError("The scoring ended without a result.", remedy="run the stage again")
 
 
-def _on_ray(context: Context, run: Manifest, dataset: Manifest, declared: Evaluate) -> Measurement:
+def _on_ray(
+    context: Context, run: Manifest, dataset: Manifest, declared: Evaluate, previous: Manifest | None
+) -> Measurement | NotMeasured:
     import ray
 
     task = ray.remote(_score_task).options(
         num_returns="streaming", max_retries=2, runtime_env={"env_vars": compute.QUIET_THREADS}, **_whole_node()
     )
-    references = task.remote(context.settings, run, dataset, declared)
+    references = task.remote(context.settings, run, dataset, declared, previous)
 
-    def events() -> Iterable[tuple[float, str] | Measurement]:
+    def events() -> Iterable[Event]:
         try:
             for reference in references:
                 yield ray.get(reference)
@@ -77,8 +83,8 @@ def _whole_node() -> dict[str, Any]:
 
 
 def _score_task(
-    settings: Settings, run: Manifest, dataset: Manifest, declared: Evaluate
-) -> Iterable[tuple[float, str] | Measurement]:
+    settings: Settings, run: Manifest, dataset: Manifest, declared: Evaluate, previous: Manifest | None
+) -> Iterable[Event]:
     import ray
     import torch
 
@@ -86,4 +92,4 @@ def _score_task(
 
     assigned = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))
     torch.set_num_threads(max(1, min(assigned, os.cpu_count() or 1)))
-    yield from score_run(settings, Artifacts(open_storage(settings)), run, dataset, declared)
+    yield from score_run(settings, Artifacts(open_storage(settings)), run, dataset, declared, previous)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray import __version__
+from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import obligations
@@ -165,16 +166,18 @@ def _evaluation(scores: Manifest | None) -> str:
     confidence = details.get("gate", {}).get("confidence", 0.95)
     lines = [
         f"## Evaluation\n\n{details['gate']['verdict']}\n",
-        f"On {details['tokens']} tokens of {details['groups']} held-out group(s); {100 * confidence:g} % intervals from"
-        " a paired bootstrap over documents.\n",
+        f"On {details['documents']} documents ({details['tokens']} tokens or labels) of {details['groups']} held-out"
+        f" group(s); {100 * confidence:g} % intervals from a paired bootstrap.\n",
         "| metric | base | tuned | difference | interval |",
         "|---|---|---|---|---|",
     ]
-    for name, interval in details["difference"].items():
+    for name in in_order(details["difference"]):
+        interval = details["difference"][name]
         lines.append(
-            f"| {name} | {details['base'][name]:.4f} | {details['tuned'][name]:.4f} | {interval['mean']:+.4f}"
+            f"| {title_of(name)} | {details['base'][name]:.4f} | {details['tuned'][name]:.4f} | {interval['mean']:+.4f}"
             f" | [{interval['low']:+.4f}, {interval['high']:+.4f}] |"
         )
+    lines += [f"\nNot measurable: {title_of(name)}: {reason}." for name, reason in details.get("missing", {}).items()]
     return "\n".join(lines)
 
 

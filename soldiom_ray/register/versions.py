@@ -15,6 +15,9 @@ from soldiom_ray.register.sources import collected_from, combined_license, data_
 if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
 
+PERFORMANCE_KEYS = (
+    "base", "tuned", "difference", "intervals", "comparisons", "missing", "answers", "tokens", "documents", "groups"
+)  # fmt: skip
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")
 """Suffixes of files that can run code when they are loaded, and of weights that are not safetensors."""
 
@@ -151,14 +154,13 @@ def _existing(connection: Any, tenant: str, family: str, name: str, values: dict
 def _performance(scores: Manifest | None) -> dict[str, Any]:
     if scores is None:
         return {}
-    keys = ("base", "tuned", "difference", "tokens", "documents", "groups")
-    return {key: scores.details[key] for key in keys if key in scores.details}
+    return {key: scores.details[key] for key in PERFORMANCE_KEYS if key in scores.details}
 
 
 def _put_in_mlflow(
     context: Context, row: "Model", run: Manifest, scores: Manifest | None, dataset: Manifest, gate: dict[str, Any]
 ) -> tuple[str, str]:
-    from soldiom_ray.registry import put_version, registered_name, set_champion, source_of
+    from soldiom_ray.registry import log_metrics, put_version, registered_name, set_champion, source_of
 
     name = registered_name(row.family, row.name, context.tenant)
     failed = "not passed" if gate.get("measured", True) else "not measured"
@@ -182,6 +184,17 @@ def _put_in_mlflow(
         tags=tags,
         description=str(gate.get("verdict") or "Not evaluated."),
     )
+    if scores and run.details.get("mlflow_run_id"):
+        log_metrics(context.settings, str(run.details["mlflow_run_id"]), _mlflow_metrics(scores.details))
     if gate.get("passed"):
         set_champion(context.settings, name, version)
     return name, version
+
+
+def _mlflow_metrics(details: dict[str, Any]) -> dict[str, float]:
+    """The scores as metrics of the training's run: of both models, and the ends of the difference's interval."""
+    metrics = {f"test_{name}": value for name, value in details.get("tuned", {}).items()}
+    metrics |= {f"base_test_{name}": value for name, value in details.get("base", {}).items()}
+    for name, interval in details.get("difference", {}).items():
+        metrics |= {f"test_{name}_difference_{end}": interval[end] for end in ("low", "high")}
+    return metrics
