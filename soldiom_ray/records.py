@@ -26,6 +26,9 @@ ENDED: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 """The id of a training run's artifact."""
 
+COMMAND_LINE = "cli"
+"""Owner of the jobs, and actor of the deeds, of whoever runs the server; others belong to a key of the API."""
+
 SEARCH_APPLICATION = "search"
 """Name of the Serve application that embeds queries and searches."""
 

@@ -1,7 +1,7 @@
 """The API over HTTP, tried from outside: as the administrator of another tenant, and by the page of another site."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,15 @@ from urllib.parse import quote
 import httpx
 import pytest
 from api_server import UPLOAD, artifact, problem, routes, serve
+from sqlalchemy import text
 
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.collect import collect
 from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
 
 SECRET = "hunter2-of-the-server"
 
@@ -44,11 +49,11 @@ def other(api_url: str, api_keys: dict[str, str]) -> Iterator[httpx.Client]:
 
 def spellings(path: Path) -> list[str]:
     """Ways to name a path of the server."""
-    text = str(path)
+    name = str(path)
     return [
-        text, f"file://{text}", f"..{'/..' * 12}{text}", f"./{text}", f"~/../..{text}", f"/proc/self/root{text}",
-        text.lstrip("/"), f"builtin/..{'/..' * 12}{text}", f"run-0123456789abcdef/..{'/..' * 12}{text}",
-        f"a/b@..{'/..' * 3}{text}", f"a/b:{text}", f"${{PWD}}/..{text}", f"{text}\x7f", f"\\\\localhost{text}",
+        name, f"file://{name}", f"..{'/..' * 12}{name}", f"./{name}", f"~/../..{name}", f"/proc/self/root{name}",
+        name.lstrip("/"), f"builtin/..{'/..' * 12}{name}", f"run-0123456789abcdef/..{'/..' * 12}{name}",
+        f"a/b@..{'/..' * 3}{name}", f"a/b:{name}", f"${{PWD}}/..{name}", f"{name}\x7f", f"\\\\localhost{name}",
     ]  # fmt: skip
 
 
@@ -324,3 +329,61 @@ def test_secrets_in_an_address_are_in_no_job_listing_or_error(
     assert "hunter2" not in listed and "example.org/a?token=&page=1" in listed
     stored = (api_settings.keys_folder / "secrets.json").read_text()
     assert stored.count("hunter2") == 4 and "bWU6aHVudGVyMg" in stored
+
+
+@pytest.fixture
+def command(api_settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """The command line in this home: exit code and output."""
+    from typer.testing import CliRunner
+
+    from soldiom_ray.cli.app import app
+
+    monkeypatch.setenv("SOLDIOM_HOME", str(api_settings.home))
+    monkeypatch.setenv("SOLDIOM_DATABASE_URL", str(api_settings.database_url))
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, list(arguments))
+        return result.exit_code, result.output
+
+    return run
+
+
+def test_the_command_line_leaves_its_deeds_with_keys_in_the_trail_and_fails_on_a_broken_one(
+    api_settings: Settings, api: httpx.Client, command: Callable[..., tuple[int, str]]
+) -> None:
+    code, created = command("keys", "create", "--role", "viewer", "--name", "ci\x1b[31m", "--tenant", "acme", "--json")
+    key = json.loads(created)
+    assert code == 0 and command("keys", "revoke", key["id"])[0] == 0
+    code, shown = command("audit", "--json")
+    rows = json.loads(shown)["items"][:2]
+    assert code == 0 and [row["action"] for row in rows] == ["keys revoke", "keys create"]
+    assert {row["tenant"] for row in rows} == {"acme"} and rows[1]["object"] == f"key {key['id']}"
+    assert rows[1]["details"]["role"] == "viewer" and key["key"] not in shown
+    assert "\x1b" not in command("keys", "list")[1] and command("audit", "verify") == (0, "The chain is intact.\n")
+    with open_session(api_settings) as session:
+        session.execute(text("CREATE TABLE aside AS SELECT * FROM audit_log"))
+    for damage in ("DELETE FROM audit_log", "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)"):
+        with open_session(api_settings) as session:
+            session.execute(text(damage))
+        assert command("audit", "verify")[0] == command("audit")[0] == 1
+        code, told = command("audit", "verify", "--json")
+        assert code == 1 and json.loads(told)["holds"] is False
+        assert api.get("/api/audit/verify").json()["holds"] is False
+        with open_session(api_settings) as session:
+            session.execute(text("DELETE FROM audit_log"))
+            session.execute(text("INSERT INTO audit_log SELECT * FROM aside"))
+    assert command("audit", "verify")[0] == 0
+
+
+def test_an_upload_has_the_license_that_its_uploader_or_the_collection_declares(
+    api_settings: Settings, api: httpx.Client
+) -> None:
+    def upload(**metadata: str) -> str:
+        body = {"user_id": "u", "input_type": "text", "content": f"A text. {metadata}", "metadata": metadata}
+        return str(api.post(UPLOAD, json=body).json()["id"])
+
+    named, unnamed = upload(license="MIT"), upload()
+    context = Context(api_settings, Artifacts(open_storage(api_settings)), lambda *_: None, folders=())
+    for declared, expected in (("Apache-2.0", {"MIT", "Apache-2.0"}), ("", {"MIT", ""})):
+        manifest = collect(context, [FilesSource(inputs=(named, unnamed), license=declared)])
+        assert {row["license"] for row in context.artifacts.rows(manifest, "documents/")} == expected

@@ -1,5 +1,6 @@
 """The command line where no service is needed."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 from conftest import ROOT, Home
 
 HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlalchemy", "pydantic")
@@ -152,3 +154,29 @@ def test_every_setting_and_command_is_documented() -> None:
     assert settings - {name for name in settings if name in pages} == set()
     for command in app.registered_commands:
         assert command.callback is not None and command.callback.__doc__
+
+
+HOSTILE = "a\x1b]0;owned\x07\x1b[2J\x9b31m\u202egpj.exe\r[red]x[/red]"
+
+
+def test_no_command_prints_what_commands_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    from soldiom_ray.cli.output import note, print_items, print_json, print_table, say
+
+    say(HOSTILE)
+    note(HOSTILE)
+    print_table([{"name": HOSTILE, "list": [HOSTILE]}], ["name", "list"], HOSTILE)
+    print_items([{"name": HOSTILE}], ["name"], False, "")
+    print_json({"name": HOSTILE})
+    out, err = capsys.readouterr()
+    document = json.loads(out[out.index("{\n") :])
+    assert document == {"name": HOSTILE}
+    assert not set("\x1b\x07\x9b\u202e\r") & set(out + err)
+    assert "[red]x[/red]" in out and "\\x1b]0;owned" in out + err
+
+
+def test_every_command_prints_through_what_spells_control_characters() -> None:
+    for path in (Path(__file__).parents[1] / "soldiom_ray" / "cli").glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = [ast.unparse(call.func) for call in calls]
+        printing = [name for name in names if name in ("print", "typer.echo", "sys.stdout.write", "sys.stderr.write")]
+        assert len(printing) == (2 if path.name == "output.py" else 0), (path, printing)

@@ -14,6 +14,7 @@ from sqlalchemy import Double, Engine, Float, inspect, text
 from sqlalchemy.engine import make_url
 
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
+from soldiom_ray.db.anchor import anchor_path, read_anchor
 from soldiom_ray.db.engine import downgrade, migrate, open_database, open_session
 from soldiom_ray.db.tables import AuditRow, Table
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, Problem, SoldiomError, UnavailableError
@@ -372,6 +373,7 @@ def test_a_key_is_found_only_whole_and_until_it_is_revoked_and_never_stored(sett
 def test_a_changed_or_removed_audit_row_is_named(settings: Settings, damage: str) -> None:
     with open_session(settings) as session:
         session.execute(text("DELETE FROM audit_log"))
+        anchor_path(settings).unlink(missing_ok=True)
         for number in range(5):
             audit.append(session, "key-1", "job.create", f"job-{number}", "deny", {"n": number, "f": 1e20, "t": "é"})
     with open_session(settings) as session:
@@ -382,9 +384,46 @@ def test_a_changed_or_removed_audit_row_is_named(settings: Settings, damage: str
         assert audit.verify(session) == 3
 
 
+@pytest.mark.parametrize("damage", ["seq > 3", "seq > 0", "seq = 5"])
+@pytest.mark.parametrize("later", [0, 1, 9])
+def test_a_trail_that_was_cut_or_emptied_is_noticed_however_many_rows_follow(
+    settings: Settings, damage: str, later: int
+) -> None:
+    with open_session(settings) as session:
+        session.execute(text("DELETE FROM audit_log"))
+        anchor_path(settings).unlink(missing_ok=True)
+    with open_session(settings) as session:
+        for number in range(5):
+            audit.append(session, "a", "b", f"c{number}", "allow")
+    with open_session(settings) as session:
+        assert audit.verify(session) is None
+        session.execute(text(f"DELETE FROM audit_log WHERE {damage}"))
+    for number in range(later):
+        with open_session(settings) as session:
+            audit.append(session, "a", "b", f"d{number}", "allow")
+    with open_session(settings) as session:
+        assert audit.verify(session) is not None
+    assert anchor_path(settings).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_row_that_was_rolled_back_moves_no_anchor(settings: Settings) -> None:
+    with open_session(settings) as session:
+        session.execute(text("DELETE FROM audit_log"))
+        anchor_path(settings).unlink(missing_ok=True)
+    with pytest.raises(ZeroDivisionError), open_session(settings) as session:
+        audit.append(session, "a", "b", "c", "allow")
+        raise ZeroDivisionError
+    with open_session(settings) as session:
+        assert audit.verify(session) is None and read_anchor(settings) is None
+    anchor_path(settings).write_text("{")
+    with open_session(settings) as session:
+        assert audit.verify(session) == 1
+
+
 def test_rival_writers_keep_the_audit_chain_whole(settings: Settings) -> None:
     with open_session(settings) as session:
         session.execute(text("DELETE FROM audit_log"))
+        anchor_path(settings).unlink(missing_ok=True)
 
     def many() -> None:
         for _ in range(10):

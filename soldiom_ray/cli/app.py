@@ -7,6 +7,7 @@ import traceback
 import typer
 
 from soldiom_ray.cli import collect, datasets, jobs, models, planning, prepare, services, training, workflow
+from soldiom_ray.cli.output import say
 from soldiom_ray.errors import SoldiomError
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
     if version:
         from soldiom_ray import __version__
 
-        print(__version__)
+        say(__version__)
         raise typer.Exit()
 
 
@@ -49,14 +50,14 @@ def _run() -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except SoldiomError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        say(f"Error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Interrupted. A job that was started goes on; `soldiom jobs list` shows it.", file=sys.stderr)
+        say("Interrupted. A job that was started goes on; `soldiom jobs list` shows it.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc(), end="", file=sys.stderr)
         return 1
     return 0

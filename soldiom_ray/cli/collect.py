@@ -10,7 +10,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
-from soldiom_ray.cli.output import Json, print_json, print_table
+from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import environment_value, load_settings
 
@@ -256,9 +256,9 @@ def _collect(source: str, options: dict[str, Any], name: str, as_json: bool) -> 
     if as_json:
         print_json(result)
         return
-    print(f"Documents {result['id']}: {result['documents']}")
+    say(f"Documents {result['id']}: {result['documents']}")
     outcomes = [{"outcome": key, "count": value} for key, value in sorted(result["outcomes"].items())]
     print_table(outcomes, ["outcome", "count"])
     for line in mapping_lines(mapping):
-        print(line)
-    print(f"Next: soldiom prepare {result['id']}")
+        say(line)
+    say(f"Next: soldiom prepare {result['id']}")

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.output import Json, print_items, print_json, print_table
+from soldiom_ray.cli.output import Json, print_items, print_json, print_table, say
 from soldiom_ray.settings import load_settings
 
 dataset_app = typer.Typer(help="Show documents, datasets and indexes.", no_args_is_help=True)
@@ -51,7 +51,7 @@ def show_dataset(
     if json:
         print_json({**manifest.model_dump(mode="json"), "card": card})
     elif card:
-        print(card)
+        say(card)
     else:
         print_table(
             [{"what": key, "count": value} for key, value in sorted(manifest.counts.items())],
@@ -75,7 +75,7 @@ def preview_dataset(
         print_json({"items": items})
     for item in () if json else items:
         lines = "\n".join(line for line in (_describe_picture(item), item["text"][:600].rstrip()) if line)
-        print(f"--- {item['group']} {item['path']} [{item['license']}]\n{lines}\n")
+        say(f"--- {item['group']} {item['path']} [{item['license']}]\n{lines}\n")
 
 
 @dataset_app.command("dropped")

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table
+from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table, say
 from soldiom_ray.settings import load_settings
 
 jobs_app = typer.Typer(help="List, show, follow and cancel jobs.", no_args_is_help=True)
@@ -19,8 +19,8 @@ def add_commands(app: typer.Typer) -> None:
 def run_job(content: dict[str, Any], kind: str) -> dict[str, Any]:
     """Launch a recipe given as plain values as a job of this kind; the job when it has completed."""
     from soldiom_ray import launch
-    from soldiom_ray.domains.access import COMMAND_LINE
     from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
+    from soldiom_ray.records import COMMAND_LINE
 
     settings = load_settings()
     recipe = with_absolute_paths(validate_recipe(content, f"soldiom {kind}"))
@@ -86,10 +86,10 @@ def show_logs(
         pieces = iter([launch.job_logs(settings, job_id, "default")])
     if json:
         for piece in pieces:
-            print(piece, end="", flush=True)
+            say(piece, end="", flush=True)
     else:
         for line in readable(pieces):
-            print(line, flush=True)
+            say(line, flush=True)
 
 
 @jobs_app.command("cancel")
@@ -100,4 +100,4 @@ def cancel_job(job_id: JobId, json: Json = False) -> None:
     settings = load_settings()
     launch.cancel_job(settings, job_id, "default")
     *_, job = launch.wait_for_job(settings, job_id)
-    print_json(job) if json else print(f"Job {job_id} is {job['status']}.")
+    print_json(job) if json else say(f"Job {job_id} is {job['status']}.")

@@ -7,7 +7,7 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_items, print_json, print_table
+from soldiom_ray.cli.output import Json, print_items, print_json, print_table, say
 from soldiom_ray.settings import load_settings
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
@@ -57,7 +57,7 @@ def show_model(model: Model, json: Json = False) -> None:
 def card(model: Model, json: Json = False) -> None:
     """Print a model's card."""
     record = _get(model)
-    print_json({"id": record["id"], "card": record["card"]}) if json else print(record["card"])
+    print_json({"id": record["id"], "card": record["card"]}) if json else say(record["card"])
 
 
 @models_app.command("promote")
@@ -70,7 +70,7 @@ def promote(
     from soldiom_ray.registry import promote as promote_version
 
     promoted = promote_version(load_settings(), _get(model)["id"], force=force)
-    print_json(promoted) if json else print(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
+    print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
 
 @models_app.command("delete")
@@ -80,7 +80,7 @@ def delete(model: Model, json: Json = False) -> None:
 
     model_id = _get(model)["id"]
     remove(load_settings(), model_id)
-    print_json({"id": model_id, "deleted": True}) if json else print(f"Model {model_id} is deleted.")
+    print_json({"id": model_id, "deleted": True}) if json else say(f"Model {model_id} is deleted.")
 
 
 def deploy(
@@ -94,7 +94,7 @@ def deploy(
     job = run_job(content, "deploy")
     url = f"{load_settings().api_url}/api/inference/{record['id']}"
     result = {"id": record["id"], "url": url, "job": job["id"]}
-    print_json(result) if json else print(f"Serving {record['name']} at {url}")
+    print_json(result) if json else say(f"Serving {record['name']} at {url}")
 
 
 def undeploy(model: Model, json: Json = False) -> None:
@@ -103,7 +103,7 @@ def undeploy(model: Model, json: Json = False) -> None:
 
     model_id = _get(model)["id"]
     launch.undeploy(load_settings(), model_id, "default")
-    print_json({"id": model_id, "deployed": False}) if json else print(f"Model {model_id} is no longer served.")
+    print_json({"id": model_id, "deployed": False}) if json else say(f"Model {model_id} is no longer served.")
 
 
 def infer(
@@ -121,7 +121,7 @@ def infer(
     content = sys.stdin.read() if text == "-" else text
     body = {"input": content, "raw": raw, "parameters": {"max_tokens": max_tokens, "temperature": temperature}}
     answer = call(settings, "POST", f"/api/inference/{_get(model)['id']}", body)
-    print_json(answer) if json else print(answer["output"])
+    print_json(answer) if json else say(answer["output"])
 
 
 def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
@@ -139,8 +139,8 @@ def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
         for event in stream(settings, f"/api/inference/{model_id}", body):
             texts.append(str(event.get("text", "")))
             if not json:
-                print(texts[-1], end="", flush=True)
-        print() if not json else print_json({"output": "".join(texts)})
+                say(texts[-1], end="", flush=True)
+        say() if not json else print_json({"output": "".join(texts)})
         messages.append({"role": "assistant", "content": "".join(texts)})
 
 

@@ -1,9 +1,10 @@
 """Output of the commands: one JSON document on stdout with `--json`, tables otherwise; progress on stderr."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -13,23 +14,49 @@ from soldiom_ray.settings import Settings
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+_COMMANDING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufff9-\ufffb]"
+)
+"""Characters that command a terminal (escape sequences, in C0 and C1) or turn the direction of a text around, and
+halves of characters, which no terminal can show."""
+
+
+def printable(text: str) -> str:
+    """A text without what commands a terminal: such characters are spelled, as `\\x1b`. Names of files, titles, answers
+    of models come from others."""
+    return _COMMANDING.sub(_spelled, text.replace("\r\n", "\n"))
+
+
+def say(text: object = "", *, end: str = "\n", file: TextIO | None = None, flush: bool = False) -> None:
+    """Print a text for people; every command prints with this."""
+    print(printable(str(text)), end=end, file=file, flush=flush)
+
+
 def print_json(value: object) -> None:
-    """Print the one document of a command on stdout."""
-    print(json.dumps(value, indent=2, default=str, ensure_ascii=False))
+    """Print the one document of a command on stdout; it can be looked at on a terminal, too."""
+    document = json.dumps(value, indent=2, default=str, ensure_ascii=False)
+    print(_COMMANDING.sub(lambda match: f"\\u{ord(match[0]):04x}", document))
+
+
+def _spelled(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
     """Print rows as a table on stdout, without the columns that are empty in every row."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     rows = list(rows)
     shown = [column for column in columns if any(row.get(column) not in (None, "") for row in rows)]
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    heading = Text(printable(title)) if title else None
+    table = Table(title=heading, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for column in shown or columns:
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column.endswith("id"))
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in shown or columns))
+        table.add_row(*(Text(printable(_cell(row.get(column)))) for column in shown or columns))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
@@ -40,7 +67,7 @@ def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bo
     elif items:
         print_table(items, columns)
     else:
-        print(empty)
+        say(empty)
 
 
 def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +81,9 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     last: dict[str, Any] = dict(job)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<9}"), BarColumn(16), TextColumn("{task.percentage:>3.0f} %"))
-    message = TextColumn("{task.fields[message]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+    message = TextColumn(
+        "{task.fields[message]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    )
     reported: set[str] = set()
     told: set[str] = set()
     with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
@@ -64,7 +93,7 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
                 for text in (stage["details"] or {}).get("notes") or ():
                     if text not in told:
                         told.add(text)
-                        progress.console.print(f"Note: {text}", highlight=False, markup=False)
+                        progress.console.print(f"Note: {printable(text)}", highlight=False, markup=False)
                 if stage["status"] == "completed" and stage["stage"] not in reported:
                     reported.add(stage["stage"])
                     duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
@@ -75,7 +104,7 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
                         bar,
                         description=stage["stage"],
                         completed=stage["progress"] or 0,
-                        message=stage["message"] or "",
+                        message=printable(stage["message"] or ""),
                     )
         progress.update(bar, visible=False)
     return _completed(last)
@@ -95,7 +124,7 @@ def _completed(job: dict[str, Any]) -> dict[str, Any]:
 
 def note(text: str) -> None:
     """Print a line for people, on stderr: stdout is for the command's result."""
-    print(text, file=sys.stderr, flush=True)
+    say(text, file=sys.stderr, flush=True)
 
 
 def _cell(value: object) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_json, print_table
+from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.errors import SoldiomError
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
@@ -113,12 +113,12 @@ def _print_plan(plan: dict[str, Any]) -> None:
     rows = [{"part": WORDS.get(name, name), "GiB": f"{sizes[name] / 2**30:.2f}"} for name in PARTS if sizes[name]]
     rows.append({"part": "together, at the peak", "GiB": f"{sizes['total'] / 2**30:.2f}"})
     rows.append({"part": "free for a worker", "GiB": f"{sizes['available'] / 2**30:.2f}"})
-    print(
+    say(
         f"{plan['base_model'] or 'From random weights'}: {plan['parameters'] / 1e6:,.1f} M parameters,"
         f" {plan['trainable_parameters'] / 1e6:,.2f} M of them trained ({plan['method']}, {plan['task']})"
     )
     print_table(rows, ["part", "GiB"])
-    print(_verdict(plan))
+    say(_verdict(plan))
     for text in (
         plan["refusal"],
         plan["advice"],
@@ -127,7 +127,7 @@ def _print_plan(plan: dict[str, Any]) -> None:
         _cuts(plan.get("samples") or {}, plan["sequence_length"]),
     ):
         if text:
-            print(f"{text[0].upper()}{text[1:]}.".replace("..", "."))
+            say(f"{text[0].upper()}{text[1:]}.".replace("..", "."))
     ways = [
         {
             "strategy": way["strategy"],

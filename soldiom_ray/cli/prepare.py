@@ -8,7 +8,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, find_field, pairs, recipe_option, split_list
-from soldiom_ray.cli.output import Json, print_json, print_table
+from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.cli.summary import print_sides
 from soldiom_ray.settings import load_settings
 
@@ -75,10 +75,10 @@ def prepare(
     if json:
         print_json(result)
     else:
-        print("\n".join([*mapping_lines(mapping), *sample_lines(samples)]))
+        say("\n".join([*mapping_lines(mapping), *sample_lines(samples)]))
         whole = f"{counts.get('documents', 0)} documents"
         whole = f"{counts['functions']} functions in {whole}" if "functions" in counts else whole
-        print(f"Dataset {result['id']}: {counts.get('kept', 0)} of {whole} kept")
+        say(f"Dataset {result['id']}: {counts.get('kept', 0)} of {whole} kept")
         print_table([{"what": key, "count": value} for key, value in sorted(counts.items())], ["what", "count"])
         print_sides(details)
 
@@ -101,10 +101,10 @@ def embed(
         print_json(result)
         return
     sides_indexed = ", ".join(f"{count} of {side}" for side, count in of_sides.items())
-    print(f"Index {result['id']}: {counts.get('passages', 0)} passages ({sides_indexed})")
+    say(f"Index {result['id']}: {counts.get('passages', 0)} passages ({sides_indexed})")
     left = [side for side in find_field("embed.splits").default if side not in of_sides]
     if left:
-        print(f"Not indexed, because the dataset holds none or --sides did not name them: {', '.join(left)}")
+        say(f"Not indexed, because the dataset holds none or --sides did not name them: {', '.join(left)}")
 
 
 def search(
@@ -128,10 +128,10 @@ def search(
         print_json({"items": items})
         return
     for item in items:
-        print(f"{item['score']:.3f}  {_place(item['metadata'])}")
+        say(f"{item['score']:.3f}  {_place(item['metadata'])}")
         for line in item["text"].strip().splitlines()[:6]:
-            print(f"       {line[:110]}")
-        print()
+            say(f"       {line[:110]}")
+        say()
 
 
 def _place(metadata: dict[str, Any]) -> str:

@@ -2,13 +2,18 @@
 
 import shlex
 import time
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table
+from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
 from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings, load_settings, save_secrets, write_private
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from soldiom_ray.db.tables import ApiKey
 
 keys_app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_is_help=True)
 
@@ -38,9 +43,9 @@ def up(json: Json = False) -> None:
         print_json({"services": states, "seconds": seconds, **({"admin_key": new_key} if new_key else {})})
         return
     print_table([{"service": name, **row} for name, row in states.items()], ["service", "state", "url", "detail"])
-    print(f"\nUp in {seconds} s. API pages: {settings.api_url}/docs")
+    say(f"\nUp in {seconds} s. API pages: {settings.api_url}/docs")
     if new_key:
-        print(f"Admin key (shown only this once; stored for this user in {settings.local_key_path}):\n  {new_key}")
+        say(f"Admin key (shown only this once; stored for this user in {settings.local_key_path}):\n  {new_key}")
 
 
 def down(json: Json = False) -> None:
@@ -49,7 +54,7 @@ def down(json: Json = False) -> None:
 
     settings = load_settings()
     services.down(settings)
-    print_json({"services": services.status(settings)}) if json else print("All services of this home are stopped.")
+    print_json({"services": services.status(settings)}) if json else say("All services of this home are stopped.")
 
 
 def status(json: Json = False) -> None:
@@ -89,25 +94,32 @@ def env(json: Json = False) -> None:
         print_json(variables)
     else:
         for name, value in variables.items():
-            print(f"export {name}={shlex.quote(value)}")
+            say(f"export {name}={shlex.quote(value)}")
 
 
 def audit(
-    limit: Annotated[int, typer.Option(help="At most this many entries, newest first.")] = 50, json: Json = False
+    action: Annotated[
+        Literal["show", "verify"], typer.Argument(help="verify: check the trail only.", show_default=False)
+    ] = "show",
+    limit: Annotated[int, typer.Option(help="At most this many entries, newest first.")] = 50,
+    json: Json = False,
 ) -> None:
-    """Show the audit trail and check that it was not changed."""
+    """Show the audit trail and check that it was not changed, cut or emptied. Exit code 1 when it was."""
     from soldiom_ray.db import audit as trail
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        rows, _ = trail.list_rows(session, None, limit=limit)
+        rows, _ = trail.list_rows(session, None, limit=limit) if action == "show" else ([], None)
         items = [trail.as_dict(row) for row in rows]
         first_bad = trail.verify(session)
     if json:
-        print_json({"items": items, "first_bad_seq": first_bad})
+        print_json({"items": items, "holds": first_bad is None, "first_bad_seq": first_bad})
     else:
-        print_table(items, ["seq", "at", "actor", "action", "object", "decision"])
-        print("The chain is intact." if first_bad is None else f"The chain is broken at entry {first_bad}.")
+        if action == "show":
+            print_table(items, ["seq", "at", "actor", "action", "object", "decision"])
+        say("The chain is intact." if first_bad is None else f"The chain is broken at entry {first_bad}.")
+    if first_bad is not None:
+        raise typer.Exit(1)
 
 
 @keys_app.command("create")
@@ -126,11 +138,12 @@ def create_key(
         raise InputError(f"Role is {role!r}; known: {', '.join(ROLES)}.", remedy="give one of them with --role")
     with open_session(load_settings()) as session:
         row, key = keys.create(session, role=role, name=name, tenant=tenant)
+        _record_key(session, "keys create", row)
         record = keys.as_dict(row) | {"key": key}
     if json:
         print_json(record)
     else:
-        print(f"Key {record['id']} for role {role} (shown only this once):\n  {key}")
+        say(f"Key {record['id']} for role {role} (shown only this once):\n  {key}")
 
 
 @keys_app.command("list")
@@ -151,8 +164,10 @@ def revoke_key(key_id: Annotated[str, typer.Argument(help="The key's id.")], jso
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        row: dict[str, Any] = keys.as_dict(keys.revoke(session, key_id))
-    print_json(row) if json else print(f"Key {key_id} is revoked.")
+        revoked = keys.revoke(session, key_id)
+        _record_key(session, "keys revoke", revoked)
+        row: dict[str, Any] = keys.as_dict(revoked)
+    print_json(row) if json else say(f"Key {key_id} is revoked.")
 
 
 def _local_key(settings: Settings) -> str | None:
@@ -163,9 +178,19 @@ def _local_key(settings: Settings) -> str | None:
     with open_session(settings) as session:
         if settings.local_key_path.exists() and keys.find(session, settings.local_key_path.read_text().strip()):
             return None
-        _, key = keys.create(session, role="admin", name="local command line", tenant="default")
+        row, key = keys.create(session, role="admin", name="local command line", tenant="default")
+        _record_key(session, "up", row)
     write_private(settings.local_key_path, key)
     return key
+
+
+def _record_key(session: "Session", action: str, row: "ApiKey") -> None:
+    """A row of the audit trail for a key that this command has made or revoked."""
+    from soldiom_ray.db import audit as trail
+    from soldiom_ray.records import COMMAND_LINE
+
+    details = {"name": row.name, "role": row.role, "prefix": row.prefix}
+    trail.append(session, COMMAND_LINE, action, f"key {row.id}", "allow", details, row.tenant)
 
 
 def _restore_endpoints(settings: Settings) -> None:

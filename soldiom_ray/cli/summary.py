@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.cli.client import call
-from soldiom_ray.cli.output import print_table
+from soldiom_ray.cli.output import print_table, say
 from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.settings import Settings
 
@@ -39,26 +39,26 @@ def print_scores(metrics: Mapping[str, Any], title: str | None = None) -> None:
     if rows := metric_rows(metrics):
         print_table(rows, ["metric", "before", "after", "difference", "interval"], title)
     for name, reason in metrics.get("missing", {}).items():
-        print(f"Not measurable: {title_of(name)}: {reason}.")
+        say(f"Not measurable: {title_of(name)}: {reason}.")
     answers = metrics.get("answers")
     if answers and answers["better"] is not None:
-        print(
+        say(
             f"Of {answers['count']} held-out prompts answered, {answers['better']} answers came closer to the author's"
             f" ({title_of(answers['metric'])}), {answers['worse']} went further off, {answers['same']} stayed the same."
         )
-    print(metrics.get("gate", {}).get("verdict", ""))
+    say(metrics.get("gate", {}).get("verdict", ""))
 
 
 def print_sides(details: Mapping[str, Any]) -> None:
     """Print what each side of a split holds, and the warnings."""
     sides: dict[str, dict[str, int]] = details.get("sides", {})
     if sides:
-        print()
+        say()
         columns = ["side", *next(iter(sides.values()))]
         rows = [{"side": name} | {key: f"{value:,}" for key, value in side.items()} for name, side in sides.items()]
         print_table(rows, columns)
     for warning in details.get("warnings", []):
-        print(f"Warning: {warning}")
+        say(f"Warning: {warning}")
 
 
 def scored_examples(settings: Settings, job: Mapping[str, Any]) -> "list[Example]":
@@ -76,12 +76,12 @@ def print_examples(examples: "Sequence[Example]") -> None:
 
     if not examples:
         return
-    print("\nAnswers on held-out data, before and after (greedy; long texts end with …)")
+    say("\nAnswers on held-out data, before and after (greedy; long texts end with …)")
     for number, example in enumerate(examples, 1):
-        print(f"\n{number}. {' '.join(example.group.split())}")
+        say(f"\n{number}. {' '.join(example.group.split())}")
         for label, text in labeled_texts(example):
             first, *rest = text.splitlines()
-            print("\n".join([f"   {label:<8} {first}", *(f"            {line}" for line in rest)]))
+            say("\n".join([f"   {label:<8} {first}", *(f"            {line}" for line in rest)]))
 
 
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def print_summary(
     from soldiom_ray.examples import shorten
 
     metrics, model = job["metrics"], job["result"].get("model_id")
-    print()
+    say()
     for stage in job["stages"]:
         if stage["stage"] == "prepare":
             print_sides(stage["details"] or {})
@@ -130,7 +130,7 @@ def print_summary(
         confidence = metrics.get("gate", {}).get("confidence", 0.95)
         print_scores(metrics, f"Held-out data, base against tuned ({100 * confidence:g} % interval)")
         print_examples(scored_examples(settings, job))
-    print()
+    say()
     seconds = [{"stage": name, "seconds": f"{value:.1f}"} for name, value in before.items()]
     for stage in job["stages"]:
         seconds.append(
@@ -143,8 +143,8 @@ def print_summary(
     print_table(seconds, ["stage", "seconds", "note"])
     if answer:
         question = shorten(answer["input"], QUESTION_CHARACTERS, QUESTION_LINES)
-        print(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(answer['output'])}")
-    print()
+        say(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(answer['output'])}")
+    say()
     addresses = {
         "API": settings.api_url,
         "API pages": f"{settings.api_url}/docs",
@@ -153,7 +153,7 @@ def print_summary(
     }
     print_table([{"where": name, "url": url} for name, url in addresses.items()], ["where", "url"])
     if model:
-        print(_next_steps(settings, job))
+        say(_next_steps(settings, job))
 
 
 def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:

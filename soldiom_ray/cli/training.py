@@ -6,7 +6,7 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_json
+from soldiom_ray.cli.output import Json, print_json, say
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.settings import load_settings
@@ -67,10 +67,10 @@ def train(
         print_json(result | _examples(job))
         return
     _print_scores(job)
-    print(_time_spent(stage_of(job, "train")))
+    say(_time_spent(stage_of(job, "train")))
     generates = TASK_MODELS[job["config"]["train"]["task"]].generates
     next_step = f" Next: soldiom deploy {result['model_id']}" if generates else ""
-    print(f"Run {result['id']}, model {result['model_id']}.{next_step}")
+    say(f"Run {result['id']}, model {result['model_id']}.{next_step}")
 
 
 def evaluate(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from soldiom_ray.cli.output import Json, follow, note, print_json
+from soldiom_ray.cli.output import Json, follow, note, print_json, say
 from soldiom_ray.settings import load_settings
 
 recipe_app = typer.Typer(help="Check a recipe, or print it filled in.", no_args_is_help=True)
@@ -27,9 +27,9 @@ def run(
     """Run a whole workflow as one Ray job. Run again, it resumes where it stopped."""
     from soldiom_ray import launch
     from soldiom_ray.cli.summary import print_summary, scored_examples, try_model
-    from soldiom_ray.domains.access import COMMAND_LINE
     from soldiom_ray.domains.recipes import load_recipe, with_absolute_paths
     from soldiom_ray.examples import examples_as_dicts
+    from soldiom_ray.records import COMMAND_LINE
 
     began = time.time()
     loaded = with_absolute_paths(load_recipe(recipe))
@@ -54,7 +54,7 @@ def check_recipe(recipe: RecipeFile, json: Json = False) -> None:
     from soldiom_ray.domains.recipes import load_recipe
 
     loaded = load_recipe(recipe)
-    print_json({"id": loaded.name, "problems": []}) if json else print(f"{recipe} is valid.")
+    print_json({"id": loaded.name, "problems": []}) if json else say(f"{recipe} is valid.")
 
 
 @recipe_app.command("show")
@@ -63,4 +63,4 @@ def show_recipe(recipe: RecipeFile, json: Json = False) -> None:
     from soldiom_ray.domains.recipes import as_dict, as_yaml, load_recipe
 
     loaded = load_recipe(recipe)
-    print_json(as_dict(loaded)) if json else print(as_yaml(loaded), end="")
+    print_json(as_dict(loaded)) if json else say(as_yaml(loaded), end="")

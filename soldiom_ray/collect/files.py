@@ -238,13 +238,15 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
                 stats.append((name, stat.st_size, stat.st_mtime_ns))
             else:
                 result.outcomes["not_included"] += 1
-    inputs, hashes = _inputs(declared.inputs, context, problems)
+    inputs, hashes = _inputs(declared.inputs, license_, context, problems)
     if problems:
         raise InputError(
             "The files cannot be collected as declared.", remedy="correct what is named", problems=problems
         )
     digest = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
     fingerprint = {"files": digest, "inputs": hashes, "parsers": PARSERS_VERSION}
+    if own := {file.url: file.license for file in inputs if file.license}:
+        fingerprint["input licenses"] = own
     return FilesPlan(files + inputs, fingerprint, declared, context.settings, collected_at, result)
 
 
@@ -255,8 +257,11 @@ def _license(declared: str, problems: list[Problem]) -> str:
     return license_
 
 
-def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tuple[list[UserFile], dict[str, str]]:
-    """(files, hash of each by id) of what users uploaded; ids that do not exist are added to `problems`."""
+def _inputs(
+    ids: Sequence[str], license_: str, context: Context, problems: list[Problem]
+) -> tuple[list[UserFile], dict[str, str]]:
+    """(files, hash of each by id) of what users uploaded, under the license that its metadata names or the source
+    declares; ids that do not exist are added to `problems`."""
     if not ids:
         return [], {}
     from soldiom_ray.db import inputs
@@ -282,6 +287,7 @@ def _inputs(ids: Sequence[str], context: Context, problems: list[Problem]) -> tu
                     key=row.content if is_file else "",
                     content=content,
                     metadata=json.dumps({"user_input": input_id, "user_id": row.user_id}),
+                    license=licenses.from_name(str((row.metadata_ or {}).get("license") or "")) or license_,
                 )
             )
             hashes[input_id] = row.sha256

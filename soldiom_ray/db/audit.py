@@ -1,6 +1,6 @@
 """The audit trail. Rows are numbered without gaps and chained by SHA-256, so that a change, a removal or a reordering
-inside the trail is detected. A trail that was cut at its end or rewritten as a whole is not: that needs a copy of the
-newest hash elsewhere."""
+inside the trail is detected; one that was cut at its end, emptied or rewritten as a whole, by the anchor outside the
+database (see `anchor`). What is cut off an anchored trail stays missing: rows that follow do not move the anchor."""
 
 import hashlib
 import json
@@ -10,6 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import locks
+from soldiom_ray.db.anchor import Anchor, read_anchor
+from soldiom_ray.db.engine import AUDIT_HEAD
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import AuditRow
 from soldiom_ray.records import now
@@ -44,17 +46,23 @@ def append(
     row.hash = _hash(row)
     session.add(row)
     session.flush()
+    anchor = _anchor(session)
+    if anchor is None or _anchored(session, anchor):
+        session.info[AUDIT_HEAD] = Anchor(row.seq, row.hash)
     return row
 
 
 def verify(session: Session) -> int | None:
     """The number of the first row that is not as it was written, or None when the trail is intact."""
+    anchor = _anchor(session)  # read first: rows may be added meanwhile, none may go
     previous, expected = GENESIS_HASH, 1
     for row in session.scalars(select(AuditRow).order_by(AuditRow.seq).execution_options(yield_per=1000)):
         if row.seq != expected or row.previous_hash != previous or row.hash != _hash(row):
             return expected if row.seq != expected else row.seq
         previous, expected = row.hash, expected + 1
-    return None
+    if anchor is None or _anchored(session, anchor):
+        return None
+    return min(anchor.seq, expected)
 
 
 def list_rows(
@@ -72,6 +80,17 @@ def as_dict(row: AuditRow) -> dict[str, Any]:
     """The row as the API shows it."""
     names = ("seq", "tenant", "actor", "action", "object", "decision", "details", "previous_hash", "hash")
     return {name: getattr(row, name) for name in names} | {"at": row.at.isoformat()}
+
+
+def _anchor(session: Session) -> Anchor | None:
+    settings = session.info.get("settings")
+    return read_anchor(settings) if settings is not None else None
+
+
+def _anchored(session: Session, anchor: Anchor) -> bool:
+    """Whether the trail holds the anchor's row."""
+    stored = session.scalar(select(AuditRow.hash).where(AuditRow.seq == anchor.seq))
+    return stored == anchor.hash
 
 
 def _hash(row: AuditRow) -> str:

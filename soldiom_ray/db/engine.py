@@ -14,6 +14,7 @@ from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalErr
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.anchor import write_anchor
 from soldiom_ray.errors import BusyError, InputError, SoldiomError, StorageFullError, UnavailableError
 from soldiom_ray.settings import Settings
 
@@ -30,6 +31,9 @@ _MYSQL_FAULTS = {
     1264: "value", 1292: "value", 1366: "value", 1406: "value", 3140: "value", 4025: "value",
 }  # fmt: skip
 """MySQL's and MariaDB's error numbers (their manuals' lists of server and client errors)."""
+
+AUDIT_HEAD = "audit head"
+"""In a session's `info`: the row of the audit trail that becomes the anchor when the transaction is committed."""
 
 _engines: dict[str, Engine] = {}
 _engines_lock = threading.Lock()
@@ -77,8 +81,11 @@ def _configure_mysql(connection: Any, _: object) -> None:
 def open_session(settings: Settings) -> Iterator[Session]:
     """One transaction: committed at the end, rolled back on any error. Faults of the database become our errors."""
     engine = open_database(settings)
-    with _translated_errors(engine), Session(engine, expire_on_commit=False) as session, session.begin():
-        yield session
+    with _translated_errors(engine), Session(engine, expire_on_commit=False, info={"settings": settings}) as session:
+        with session.begin():
+            yield session
+        if (head := session.info.get(AUDIT_HEAD)) is not None:
+            write_anchor(settings, head)
 
 
 def migrate(settings: Settings) -> None:

@@ -16,10 +16,9 @@ from soldiom_ray.domains.references import Reference, is_local_path, references
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, UrlSource
 from soldiom_ray.errors import DeniedError, Problem
+from soldiom_ray.records import COMMAND_LINE
 from soldiom_ray.settings import Settings
 
-COMMAND_LINE = "cli"
-"""Owner of the jobs that whoever runs the server has started; other jobs belong to a key of the API."""
 HOME_TENANT = "default"
 POCKETSPHINX = "pocketsphinx"
 
