@@ -8,9 +8,11 @@ import torch
 from small_models import code
 
 from soldiom_ray.models.decoding.answers import Answer, Options
-from soldiom_ray.models.decoding.forward import FlatModel, Forward, StepwiseModel, forward_of
+from soldiom_ray.models.decoding.forward import FlatModel, Forward, StepwiseModel
+from soldiom_ray.models.decoding.llama import LlamaModel
 from soldiom_ray.models.decoding.pool import BLOCK, KeyValuePool, LayerShape, block_names
 from soldiom_ray.models.decoding.scheduler import Scheduler
+from soldiom_ray.models.decoding.select import forward_of
 from soldiom_ray.models.tokens import train_tokenizer
 
 CONTEXT = 512
@@ -18,14 +20,14 @@ SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hi
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
 
 
-def build(name: str, dtype: torch.dtype = torch.float32) -> Any:
+def build(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Any:
     """A small model with random weights whose answers change from token to token."""
     import transformers as hf
 
     torch.manual_seed(5)
     ends: Any = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None, "tie_word_embeddings": False}
     config: Any = {
-        "llama": lambda: hf.LlamaConfig(**SIZES, **HEADS, **ends),
+        "llama": lambda: hf.LlamaConfig(**SIZES | sizes, **HEADS, **ends),
         "gpt2": lambda: hf.GPT2Config(
             vocab_size=300,
             n_embd=64,
@@ -89,10 +91,17 @@ def test_greedy_answers_are_those_of_transformers(name: str, tokenizer: Any) -> 
     for prompt, answer in zip(prompts, answers, strict=True):
         assert answer.tokens == expected_tokens(model, prompt, answer.options.max_new_tokens)
     assert len({token for answer in answers for token in answer.tokens}) > 10
+    if name in ("llama", "qwen2"):
+        lean = forward_of(model, 8, take_over=True)
+        assert isinstance(lean, LlamaModel)
+        asked = [(answer.prompt, answer.options) for answer in answers]
+        assert [each.tokens for each in run(lean, tokenizer, asked)] == [answer.tokens for answer in answers]
 
 
-def test_an_answer_is_the_same_alone_and_in_a_crowd_in_bfloat16_too(tokenizer: Any) -> None:
-    forward = forward_of(build("llama", torch.bfloat16), 64)
+@pytest.mark.parametrize("take_over", [False, True])
+def test_an_answer_is_the_same_alone_and_in_a_crowd_in_bfloat16_too(take_over: bool, tokenizer: Any) -> None:
+    forward = forward_of(build("llama", torch.bfloat16, intermediate_size=1536), 64, take_over=take_over)
+    assert isinstance(forward, LlamaModel) == take_over
     one = (prompt_of(100, 1), Options(24, temperature=1.0, top_p=0.9, seed=11))
     two = (prompt_of(40, 2), Options(24))
     alone = [run(forward, tokenizer, [each])[0].tokens for each in (one, two)]

@@ -11,8 +11,9 @@ from typing import Any
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_prompt
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
-from soldiom_ray.models.decoding.forward import Forward, forward_of
+from soldiom_ray.models.decoding.forward import Forward
 from soldiom_ray.models.decoding.scheduler import SEQUENCES, Scheduler
+from soldiom_ray.models.decoding.select import forward_of
 from soldiom_ray.models.tokens import terminator
 
 

@@ -7,7 +7,6 @@ transformers' own cache.
 """
 
 import inspect
-import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,14 +20,13 @@ from soldiom_ray.models.decoding.pool import BLOCK, KeyValuePool, LayerShape, Ra
 from soldiom_ray.models.load import context_length
 from soldiom_ray.models.loss import virtual_tokens
 
-log = logging.getLogger(__name__)
 ATTENTION = "soldiom_flat"
 POOL_BYTES = 1 << 30
 """Memory of the key-value cache, unless one context takes more; on a GPU it is POOL_SHARE of what is free."""
 POOL_SHARE = 0.4
 ROWS = 32
-"""oneDNN computes up to 32 rows of a bfloat16 product in one way and more in another, each without regard to how many
-(measured with AMX). So answers are continued at most 32 together, and prompts are read in more rows than that."""
+"""oneDNN computes up to 32 rows of a bfloat16 product in one way, without regard to how many, and more in another
+(measured with AMX). So answers are continued at most 32 together."""
 PROBE_TOKENS = 40
 MAX_DIFFERENCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 """How far logits on the trial may be from the plain ones, as a share of their size (root mean square)."""
@@ -37,13 +35,14 @@ _current = threading.local()
 
 class Forward(Protocol):
     """A model that computes passes. `vectors` are those of a tuned prompt, [virtual tokens, width]; `prompt_rows` is
-    the least number of rows for a pass of prompts."""
+    the least number of rows for a pass of prompts, which may hold several blocks where the model `mixes_prompts`."""
 
     pool: KeyValuePool
     context: int
     vectors: Tensor | None
     shares_prefixes: bool
     prompt_rows: int
+    mixes_prompts: bool
 
     def __call__(self, work: Pass) -> Tensor:
         """Logits [rows of `logits_of`, vocabulary] in float32."""
@@ -56,12 +55,13 @@ class FlatModel:
     """All rows in one forward pass of transformers' modules; not thread-safe."""
 
     shares_prefixes = True
+    prompt_rows = 0
 
     def __init__(self, model: Any, sequences: int) -> None:
         from transformers import AttentionInterface
 
         AttentionInterface.register(ATTENTION, _attention)
-        self.model = _language_model(model)
+        self.model = language_model(model)
         self.vectors = prompt_vectors(model)
         self.embedding: Any = self.model.get_input_embeddings()
         self.takes_last_only = "logits_to_keep" in inspect.signature(self.model.forward).parameters
@@ -77,7 +77,8 @@ class FlatModel:
         self.layers = {layer: number for number, layer in enumerate(sorted(recorder.shapes))}
         self.pool = make_pool(model, shapes, sequences, recorder.dtype, weight.device)
         self.context = min(context_length(model), self.pool.positions - virtual_tokens(model))
-        self.prompt_rows = prompt_rows(weight)
+        # Rows of products in bfloat16 depend on how many there are, above ROWS: a prompt's block has its own number.
+        self.mixes_prompts = not prompt_rows(weight)
 
     def __call__(self, work: Pass) -> Tensor:
         device = self.embedding.weight.device
@@ -110,9 +111,10 @@ class StepwiseModel:
 
     shares_prefixes = False
     prompt_rows = 0
+    mixes_prompts = True
 
     def __init__(self, model: Any, sequences: int) -> None:
-        self.model = _language_model(model)
+        self.model = language_model(model)
         self.vectors = prompt_vectors(model)
         self.embedding: Any = self.model.get_input_embeddings()
         accepted = inspect.signature(self.model.forward).parameters
@@ -156,15 +158,6 @@ class StepwiseModel:
 
 class UnsupportedError(Exception):
     """The model does not compute right this way."""
-
-
-def forward_of(model: Any, sequences: int) -> Forward:
-    """The fastest way to compute this model's passes that leaves the model itself as it is."""
-    try:
-        return FlatModel(model, sequences)
-    except Exception as error:  # whatever modules raise that meet an attention they do not expect
-        log.info("answers are read one by one", extra={"data": {"reason": f"{type(error).__name__}: {error}"[:300]}})
-        return StepwiseModel(model, sequences)
 
 
 def make_pool(
@@ -259,5 +252,5 @@ def _positions(ids: Tensor) -> Tensor:
     return torch.arange(ids.shape[1], device=ids.device)[None]
 
 
-def _language_model(model: Any) -> Any:
+def language_model(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model

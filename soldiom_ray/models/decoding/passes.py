@@ -51,6 +51,14 @@ class Attention:
         self.pool.values[layer].index_copy_(0, self.slots, value)
         return self.read(layer, query, scaling, window)
 
+    def write(self, layer: int, states: Tensor) -> None:
+        """Keys and values of the rows as they lie in the pool, [rows, heads of keys and values, width]."""
+        self.pool.states[layer].index_copy_(0, self.slots, states)
+
+    def parts(self, rows: int) -> list[int]:
+        """Numbers of rows that belong together: blocks of prompts, and what no read covers."""
+        return [read.rows for read in self.reads] + ([rows - self.rows] if rows > self.rows else [])
+
     def read(self, layer: int, query: Tensor, scaling: float, window: int | None = None) -> Tensor:
         """The same, of keys and values that are in the pool already."""
         keys, values = self.pool.keys[layer], self.pool.values[layer]

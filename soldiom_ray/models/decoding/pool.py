@@ -37,17 +37,19 @@ class Range:
 
 
 class KeyValuePool:
-    """`keys[layer]` and `values[layer]` are [positions + 1, heads, width]; nobody reads the last position. Not
-    thread-safe."""
+    """`keys[layer]` and `values[layer]` are [positions + 1, heads, width]; nobody reads the last position.
+    `states[layer]` are both beside each other where they are as wide. Not thread-safe."""
 
     def __init__(self, shapes: Sequence[LayerShape], positions: int, dtype: torch.dtype, device: torch.device) -> None:
         self.positions = positions
+        self.states: list[Tensor] = []
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         for shape in shapes:
             # One tensor where it can be, so that both are written at once.
             if shape.key_width == shape.value_width:
                 both = torch.zeros(positions + 1, 2 * shape.heads, shape.key_width, dtype=dtype, device=device)
+                self.states.append(both)
                 self.keys.append(both[:, : shape.heads])
                 self.values.append(both[:, shape.heads :])
             else:

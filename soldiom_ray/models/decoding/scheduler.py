@@ -99,9 +99,9 @@ class Scheduler:
     def _read_prompts(self) -> list[Answer]:
         """Read the next chunk of prompts; answers whose prompt is complete get their first token."""
         pieces: list[tuple[_Sequence, int, int]] = []
-        room = CHUNK
+        room = CHUNK if self.forward.mixes_prompts else BLOCK
         for each in self.prompts:
-            if room <= 0:
+            if room <= 0 or (pieces and not self.forward.mixes_prompts):
                 break
             if not each.read and each.blocks:
                 each.read = BLOCK * self.forward.pool.copy_prefix(each.range, each.blocks)

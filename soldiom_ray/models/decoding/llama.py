@@ -1,0 +1,208 @@
+"""Passes of the Llama family in as few operations as they take.
+
+Through transformers' modules a token of SmolLM2-135M spends more time between its products than in them. Here queries,
+keys and values are one product and gate and up another, and on a CPU in bfloat16 the weights are packed once in the
+order that oneDNN multiplies in. Every rounding is where transformers has it, so the numbers are the same.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from soldiom_ray.models.decoding.forward import (
+    ROWS,
+    UnsupportedError,
+    check_logits,
+    embedded,
+    language_model,
+    make_pool,
+    probe_ids,
+    prompt_rows,
+    prompt_vectors,
+)
+from soldiom_ray.models.decoding.passes import Attention, Pass, Read
+from soldiom_ray.models.decoding.pool import KeyValuePool, LayerShape, Range
+from soldiom_ray.models.load import context_length
+from soldiom_ray.models.loss import virtual_tokens
+
+ARCHITECTURES = ("llama", "mistral", "qwen2")
+SPLIT_WIDTH = 1024
+"""Above this many terms oneDNN adds up a product of more than ROWS rows in parts that depend on their number (measured:
+none of 576 terms, 11 of 147,456 sums of 1,536). There a prompt's blocks are multiplied one by one."""
+Product = Callable[[Tensor], Tensor]
+
+
+@dataclass(slots=True)
+class _Layer:
+    """A decoder layer: its products and the weights of its norms."""
+
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+    norms: tuple[Tensor, Tensor]
+
+
+class LlamaModel:
+    """Takes the model over: its layers' weights are packed and the modules left without. Not thread-safe."""
+
+    shares_prefixes = True
+    mixes_prompts = True
+
+    def __init__(self, model: Any, sequences: int) -> None:
+        plain = language_model(model)
+        config = plain.config
+        if config.model_type not in ARCHITECTURES or getattr(config, "sliding_window", None):
+            raise UnsupportedError(f"{config.model_type} is no plain Llama")
+        self.vectors = prompt_vectors(model)
+        self.body: Any = plain.model
+        attention = self.body.layers[0].self_attn
+        self.width = int(attention.head_dim)
+        self.kv_heads = attention.k_proj.out_features // self.width
+        self.heads = attention.q_proj.out_features // self.width
+        self.scaling, self.epsilon = float(attention.scaling), float(self.body.norm.variance_epsilon)
+        self.embedding: Any = self.body.embed_tokens
+        weight = self.embedding.weight
+        self.layers = [_plain_layer(each) for each in self.body.layers]
+        self.head: Product = plain.lm_head
+        shapes = [LayerShape(self.kv_heads, self.width, self.width)] * len(self.layers)
+        self.prompt_rows = prompt_rows(weight)
+        self.pool = KeyValuePool(shapes, 64, weight.dtype, weight.device)
+        ids = probe_ids(plain)
+        rows = range(ids.shape[1])
+        check_logits(
+            plain, ids, self(Pass(ids[0].tolist(), rows, rows, (Read(0, len(rows), 0, len(rows)),), rows[-1:]))
+        )
+        self._take_over(plain)
+        self.pool = make_pool(model, shapes, sequences, weight.dtype, weight.device)
+        self.context = min(context_length(model), self.pool.positions - virtual_tokens(model))
+
+    def __call__(self, work: Pass) -> Tensor:
+        with torch.inference_mode():
+            states, rotation = self._embed(work)
+            attention = Attention(self.pool, work)
+            # Only blocks of a prompt are ever more than ROWS rows.
+            parts = attention.parts(len(work.tokens)) if len(work.tokens) > ROWS else None
+            for number, layer in enumerate(self.layers):
+                states = self._layer(layer, number, states, rotation, attention, parts)
+            if not work.logits_of:
+                return states.new_empty(0, 0)
+            last = states if len(work.logits_of) == len(states) else states[torch.tensor(work.logits_of)]
+            return self.head(self._norm(last, self.body.norm.weight)).float()
+
+    def release(self, taken: Range) -> None:
+        """Nothing is kept beside the pool."""
+
+    def _layer(
+        self,
+        layer: _Layer,
+        number: int,
+        states: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        attention: Attention,
+        parts: list[int] | None,
+    ) -> Tensor:
+        """[rows, width] -> the same."""
+        qkv = _in_parts(layer.qkv, self._norm(states, layer.norms[0]), parts).view(len(states), -1, self.width)
+        qkv = (qkv * rotation[0]).add_(qkv.roll(self.width // 2, -1).mul_(rotation[1]))
+        attention.write(number, qkv[:, self.heads :])
+        attended = attention.read(number, qkv[:, : self.heads], self.scaling).flatten(1)
+        states = _in_parts(layer.out, attended, parts).add_(states)
+        gate_up = _in_parts(layer.gate_up, self._norm(states, layer.norms[1]), parts)
+        gate, up = gate_up.chunk(2, -1)
+        return _in_parts(layer.down, functional.silu(gate).mul_(up), parts).add_(states)
+
+    def _norm(self, states: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(states, states.shape[-1:], None, self.epsilon).mul_(weight)
+
+    def _embed(self, work: Pass) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """The rows' states, and their rotation [rows, heads of queries, keys and values, width] as cosines and signed
+        sines: values stay as they are."""
+        inputs = embedded(work.tokens, self.embedding, self.vectors)
+        states = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embedding(inputs["input_ids"])
+        positions = torch.tensor([work.positions], device=states.device)
+        cos, sin = (table[0, :, None] for table in self.body.rotary_emb(states, positions))
+        rotated, shape = self.heads + self.kv_heads, (len(work.tokens), self.heads + 2 * self.kv_heads, self.width)
+        cosines, sines = states.new_ones(shape), states.new_zeros(shape)
+        cosines[:, :rotated] = cos
+        sines[:, :rotated] = sin
+        sines[:, :rotated, : self.width // 2].neg_()
+        return states[0], (cosines, sines)
+
+    def _take_over(self, plain: Any) -> None:
+        """Pack the weights, layer by layer, so that there are never two copies of more than one."""
+        for module, layer in zip(self.body.layers, self.layers, strict=True):
+            attention, mlp = module.self_attn, module.mlp
+            layer.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            layer.out = _joined(attention.o_proj)
+            layer.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
+            layer.down = _joined(mlp.down_proj)
+        tied = plain.lm_head.weight is self.embedding.weight
+        self.head = _joined(plain.lm_head, keep=tied)
+
+
+def _plain_layer(module: Any) -> _Layer:
+    """A layer that computes with its modules' own weights."""
+    attention, mlp = module.self_attn, module.mlp
+    linears = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj, mlp.gate_proj, mlp.up_proj)
+    if any(type(each) is not nn.Linear for each in (*linears, mlp.down_proj)) or hasattr(attention, "q_norm"):
+        raise UnsupportedError("its layers are not plain ones")
+    q, k, v, out, gate, up = linears
+    return _Layer(
+        lambda x: torch.cat((q(x), k(x), v(x)), -1),
+        out,
+        lambda x: torch.cat((gate(x), up(x)), -1),
+        mlp.down_proj,
+        (module.input_layernorm.weight, module.post_attention_layernorm.weight),
+    )
+
+
+def _joined(*linears: nn.Linear, keep: bool = False) -> Product:
+    """The product with several layers' weights at once; the layers are left without theirs unless they are to `keep`
+    them."""
+    with torch.inference_mode():
+        weight = linears[0].weight.data if len(linears) == 1 else torch.cat([each.weight.data for each in linears])
+        biases = [each.bias.data if each.bias is not None else None for each in linears]
+        bias = None
+        if any(each is not None for each in biases):
+            pairs = zip(linears, biases, strict=True)
+            bias = torch.cat([weight.new_zeros(each.out_features) if own is None else own for each, own in pairs])
+        if not keep:
+            for each in linears:
+                each.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+        if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch._C._has_mkldnn:
+            return _Plain(weight, bias)
+        # Packed for one row: so up to ROWS rows and more give the same numbers, where oneDNN can.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
+        return _Packed(packed, bias, weight.shape[1])
+
+
+@dataclass(slots=True)
+class _Plain:
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return functional.linear(x, self.weight, self.bias)
+
+
+@dataclass(slots=True)
+class _Packed:
+    weight: Tensor
+    bias: Tensor | None
+    terms: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        return result
+
+
+def _in_parts(product: Product, x: Tensor, parts: Sequence[int] | None) -> Tensor:
+    """The product, of each part on its own where together the sums would depend on how many rows there are."""
+    if parts is None or len(parts) == 1 or not isinstance(product, _Packed) or product.terms <= SPLIT_WIDTH:
+        return product(x)
+    return torch.cat([product(part) for part in torch.split(x, list(parts))])
