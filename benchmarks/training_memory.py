@@ -60,7 +60,7 @@ CASES: dict[str, tuple[dict[str, Any] | str, dict[str, Any]]] = {
 PAIRS = "SmolLM2 lora 512 pairs"
 SMOLLM2 = "builtin/smollm2-135m-instruct"
 CASES |= {
-    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length, "batch_tokens": 8192})
+    f"SmolLM2 {method} {length}": (SMOLLM2, {"method": method, "sequence_length": length, "batch_tokens": 4096})
     for method in ("full", "lora", "prompt")
     for length in (512, 2048)
 } | {PAIRS: (SMOLLM2, {"method": "lora", "sequence_length": 512, "batch_tokens": 1024})}

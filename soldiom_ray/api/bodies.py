@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, Mode
 from soldiom_ray.domains.schema import Method, Recipe, Register, Train
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record, Role
@@ -146,11 +147,9 @@ class SearchBody(Record):
     """A search for the passages that match a query best."""
 
     query: str = Field(min_length=1, max_length=4000, description="a question, or words to look for")
-    k: int = Field(5, ge=1, le=100, description="number of passages")
+    k: int = Field(PASSAGES, ge=1, le=MOST_PASSAGES, description="number of passages")
     index: str | None = Field(None, max_length=64, description="id of an index; unset: the tenant's newest")
-    mode: Literal["hybrid", "dense", "lexical"] = Field(
-        "hybrid", description="dense: by meaning; lexical: by words; hybrid: both, fused"
-    )
+    mode: Mode = Field(MODE, description="dense: by meaning; lexical: by words; hybrid: both, fused")
     filters: dict[str, str] = Field(
         default_factory=dict,
         max_length=8,

@@ -110,7 +110,7 @@ def infer(
     model: Model,
     text: Annotated[str, typer.Argument(help="The input; `-` reads it from standard input.")],
     max_tokens: MaxTokens = 128,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0: the most likely token, always.")] = 0.0,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0, or unset: always the likeliest token.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     json: Json = False,
 ) -> None:
@@ -119,7 +119,7 @@ def infer(
 
     settings = load_settings()
     content = sys.stdin.read() if text == "-" else text
-    body = {"input": content, "raw": raw, "parameters": {"max_tokens": max_tokens, "temperature": temperature}}
+    body = {"input": content, "raw": raw, "parameters": drop_unset(max_tokens=max_tokens, temperature=temperature)}
     answer = call(settings, "POST", f"/api/inference/{_get(model)['id']}", body)
     print_json(answer) if json else say(answer["output"])
 

@@ -10,6 +10,7 @@ import typer
 
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table, say
+from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
 from soldiom_ray.errors import SoldiomError
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
@@ -45,7 +46,7 @@ def plan(
     offload: Annotated[bool | None, recipe_option("train.offload")] = None,
     template_gaps: Annotated[str | None, recipe_option("train.template_gaps")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="Plan for this many GPUs in each node.")] = None,
-    gpu_memory: Annotated[float | None, typer.Option(help="Memory of each GPU in GiB (80).")] = None,
+    gpu_memory: Annotated[float | None, typer.Option(help=f"Memory of each GPU in GiB ({PLANNED_GPU_GIB}).")] = None,
     nodes: Annotated[int | None, typer.Option(min=1, help="Plan for this many nodes.")] = None,
     memory: Annotated[float | None, typer.Option(help="Memory of each node in GiB.")] = None,
     json: Json = False,

@@ -10,6 +10,7 @@ from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, find_field, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.cli.summary import print_sides
+from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES
 from soldiom_ray.settings import load_settings
 
 
@@ -109,14 +110,14 @@ def embed(
 
 def search(
     query: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=50)] = 5,
+    k: Annotated[int, typer.Option("-k", help="How many passages.", min=1, max=MOST_PASSAGES)] = PASSAGES,
     filters: Annotated[
         list[str] | None,
         typer.Option(
             "--filter", metavar="NAME=VALUE", help="license, source, group, kind, language, path (start), ..."
         ),
     ] = None,
-    mode: Annotated[str, typer.Option(help="By meaning (dense), by words (lexical), or both (hybrid).")] = "hybrid",
+    mode: Annotated[str, typer.Option(help="By meaning (dense), by words (lexical), or both (hybrid).")] = MODE,
     json: Json = False,
 ) -> None:
     """Find the passages that answer a question best, with their sources."""

@@ -3,10 +3,11 @@
 import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.domains.door_defaults import Mode
 from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView, location_of, row_ids
 from soldiom_ray.embed.lexical import METADATA_COLUMNS, LexicalIndex, PassageLocation
 from soldiom_ray.embed.parts import passages_name
@@ -16,8 +17,6 @@ from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-Mode = Literal["hybrid", "dense", "lexical"]
 
 FUSION_K = 60
 """Reciprocal rank fusion: a passage counts 1 / (60 + its rank) in each list (Cormack, Clarke, Buettcher 2009)."""

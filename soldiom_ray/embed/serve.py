@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.embed.search import Hits, Mode, Searcher, check_query, fuse, fusion_depth
+from soldiom_ray.domains.door_defaults import MODE, PASSAGES, Mode
+from soldiom_ray.embed.search import Hits, Searcher, check_query, fuse, fusion_depth
 from soldiom_ray.errors import InputError
 from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings, load_settings
@@ -32,10 +33,10 @@ class SearchService:
     async def search(
         self,
         query: str,
-        k: int = 5,
+        k: int = PASSAGES,
         index: str | None = None,
         filters: Mapping[str, Any] | None = None,
-        mode: Mode = "hybrid",
+        mode: Mode = MODE,
     ) -> list[dict[str, Any]]:
         """The k passages that match a query best as {id, text, score, metadata}, best first. `index` is the id of an
         artifact; `filters` are metadata that a passage must have (`{"group": "peft"}`), where `path` is a prefix. The

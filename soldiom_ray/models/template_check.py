@@ -108,9 +108,9 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> None:
 class FolderTemplate:
     """The chat template of a folder's tokenizer, rendered as transformers does."""
 
-    def __init__(self, chat_template: str, special_tokens: dict[str, str]) -> None:
+    def __init__(self, chat_template: str, compiled: Any, special_tokens: dict[str, str]) -> None:
         self.chat_template, self.special_tokens = chat_template, special_tokens
-        self._compiled = _environment().from_string(chat_template)
+        self._compiled = compiled
 
     def apply_chat_template(self, messages: Sequence[Message], **options: Any) -> str:
         """The text; whatever the template raises."""
@@ -122,20 +122,22 @@ class FolderTemplate:
         """None for a tokenizer without a template; InputError for one that does not compile."""
         import jinja2
 
-        settings, default = _json(folder / "tokenizer_config.json"), ""
+        settings, default = _json(folder / "tokenizer_config.json"), None
         tokens = _json(folder / "special_tokens_map.json") | settings
         special = {key: _content(value) for key, value in tokens.items() if key.endswith("_token")}
+        environment = _environment()
         for file, kind, template in _templates(folder, settings):
             try:
-                _environment().from_string(template)
+                compiled = environment.from_string(template)
             except jinja2.TemplateSyntaxError as error:
                 raise InputError(
                     f"The chat template of the model {name!r} ({file}) does not compile: line {error.lineno}:"
                     f" {error.message}",
                     remedy=f"correct it, or copy {file} from the model that this one was made from",
                 ) from error
-            default = default or (template if kind == "default" else "")
-        return cls(default, {key: value for key, value in special.items() if value}) if default else None
+            if default is None and kind == "default":
+                default = template, compiled
+        return cls(*default, {key: value for key, value in special.items() if value}) if default else None
 
 
 def _environment() -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +39,39 @@ def check_weight_files(folder: Path, name: str) -> None:
 
 
 def read_header(path: Path, name: str) -> dict[str, Any]:
-    """Tensor -> `dtype`, `shape`, `data_offsets` of a safetensors file. InputError when it holds no such header."""
+    """Tensor -> `dtype`, `shape`, `data_offsets` of a safetensors file, parsed once while the file stays the same.
+    InputError when it holds no such header."""
+    status = path.stat()
+    try:
+        return _parsed_header(path, status.st_size, status.st_mtime_ns)
+    except _PointerError as error:
+        raise InputError(
+            f"{path.name} of the model {name!r} is only Git's pointer to the file.",
+            remedy="run `git lfs pull` in the model's repository",
+        ) from error
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        raise InputError(
+            f"{path.name} of the model {name!r} is no safetensors file, or is damaged.",
+            remedy="download or copy the file again",
+        ) from error
+
+
+class _PointerError(Exception):
+    """The file is Git's pointer to a file elsewhere."""
+
+
+@lru_cache(maxsize=64)
+def _parsed_header(path: Path, _size: int, _changed: int) -> dict[str, Any]:
     with path.open("rb") as file:
         beginning = file.read(8)
         if LFS_POINTER.startswith(beginning):
-            raise InputError(
-                f"{path.name} of the model {name!r} is only Git's pointer to the file.",
-                remedy="run `git lfs pull` in the model's repository",
-            )
+            raise _PointerError
         length = struct.unpack("<Q", beginning)[0] if len(beginning) == 8 else 0
-        try:
-            if not 2 <= length <= MOST_HEADER_BYTES:
-                raise ValueError(f"a header of {length} bytes")
-            header = json.loads(file.read(length))
-            for tensor in (tensor for key, tensor in header.items() if key != "__metadata__"):
-                _ = tensor["dtype"], tensor["shape"], int(tensor["data_offsets"][1])
-        except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise InputError(
-                f"{path.name} of the model {name!r} is no safetensors file, or is damaged.",
-                remedy="download or copy the file again",
-            ) from error
+        if not 2 <= length <= MOST_HEADER_BYTES:
+            raise ValueError(f"a header of {length} bytes")
+        header = json.loads(file.read(length))
+    for tensor in (tensor for key, tensor in header.items() if key != "__metadata__"):
+        _ = tensor["dtype"], tensor["shape"], int(tensor["data_offsets"][1])
     return dict(header)
 
 

@@ -21,7 +21,6 @@ from soldiom_ray.collect.http.errors import (
     Backoff,
     RateLimitedError,
     TransientError,
-    UnreachableError,
     retry_after_seconds,
 )
 from soldiom_ray.collect.http.response import (
@@ -144,7 +143,7 @@ class GithubApi:
                 continue
             except TransientError as error:
                 headers = error.headers
-                seconds = self._backoff_seconds(backoff, error)
+                seconds = backoff.seconds_or_give_up(error, self._unreachable)
             except SkippedError:
                 good = True
                 raise
@@ -251,16 +250,11 @@ class GithubApi:
         if not size:
             raise TransientError("damaged", "an empty response", response.headers)
 
-    def _backoff_seconds(self, backoff: Backoff, error: TransientError) -> float:
-        try:
-            return backoff.seconds_after(error)
-        except UnreachableError as unreachable:
-            raise UnavailableError(
-                f"GitHub at {self.url} cannot be reached ({unreachable.detail}).",
-                remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
-            ) from unreachable
-        except TransientError as transient:
-            raise SkippedError("unavailable", f"{transient.detail}, {ATTEMPTS} times") from transient
+    def _unreachable(self, detail: str) -> UnavailableError:
+        return UnavailableError(
+            f"GitHub at {self.url} cannot be reached ({detail}).",
+            remedy="check the network and SOLDIOM_GITHUB_API_URL; the next run goes on from here",
+        )
 
     def _apply_limit(self, headers: Mapping[str, str], turn: Turn, resource: str) -> float:
         """Pass a refusal on to the limiter, so that every worker stops; the next `acquire` does the waiting. Returns

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.errors import UnavailableError
 
 
 class TransientError(SkippedError):
@@ -52,6 +53,16 @@ class Backoff:
         if self.failures >= self.attempts:
             raise error
         return max(self.first_seconds * 2.0 ** (self.failures - 1), retry_after_seconds(error.headers) or 0.0)
+
+    def seconds_or_give_up(self, error: TransientError, unreachable: Callable[[str], UnavailableError]) -> float:
+        """As `seconds_after`, but after the last attempt raises what `unreachable` makes of the reason why there was no
+        connection, or SkippedError `unavailable` where there was one."""
+        try:
+            return self.seconds_after(error)
+        except UnreachableError as last:
+            raise unreachable(last.detail) from last
+        except TransientError as last:
+            raise SkippedError("unavailable", f"{last.detail}, {self.attempts} times") from last
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -18,7 +18,6 @@ from soldiom_ray.collect.http.errors import (
     Backoff,
     RateLimitedError,
     TransientError,
-    UnreachableError,
     retry_after_seconds,
 )
 from soldiom_ray.collect.http.response import (
@@ -165,7 +164,7 @@ class HubApi:
                 self.limits.block(_bucket_of(url), seconds)
                 limits, waited = limits + 1, waited + seconds
             except TransientError as error:
-                seconds = self._backoff_seconds(backoff, error)
+                seconds = backoff.seconds_or_give_up(error, self._unreachable)
                 if seconds > MAX_WAIT_SECONDS:
                     raise self._too_long(seconds) from error
                 self._pause(seconds, "the Hugging Face Hub's next attempt")
@@ -195,16 +194,11 @@ class HubApi:
 
         return follow_redirects(url, visit, "refused")
 
-    def _backoff_seconds(self, backoff: Backoff, error: TransientError) -> float:
-        try:
-            return backoff.seconds_after(error)
-        except UnreachableError as unreachable:
-            raise UnavailableError(
-                f"The Hugging Face Hub at {self.endpoint} cannot be reached ({unreachable.detail}).",
-                remedy="check the network and HF_ENDPOINT; what was read is kept for the next run",
-            ) from unreachable
-        except TransientError as transient:
-            raise SkippedError("unavailable", f"{transient.detail}, {ATTEMPTS} times") from transient
+    def _unreachable(self, detail: str) -> UnavailableError:
+        return UnavailableError(
+            f"The Hugging Face Hub at {self.endpoint} cannot be reached ({detail}).",
+            remedy="check the network and HF_ENDPOINT; what was read is kept for the next run",
+        )
 
     def _learn_name(self, url: str, address: str) -> None:
         """Whether a redirect led to the repository's new name."""

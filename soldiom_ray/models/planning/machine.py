@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
+
 GIB = 1 << 30
 ASSUMED_GPU_RATE = 300e12
 """bf16 operations per second of a GPU that this machine does not have: what matrix products reach on an A100 80 GB
@@ -126,7 +128,7 @@ def hypothetical_cluster(
         cpus=cpus or first.cpus,
         memory=memory * GIB if memory else first.memory,
         gpus=first.gpus if gpus is None else gpus,
-        gpu_memory=gpu_memory * GIB if gpu_memory else first.gpu_memory or 80.0 * GIB,
+        gpu_memory=gpu_memory * GIB if gpu_memory else first.gpu_memory or PLANNED_GPU_GIB * GIB,
     )
     return Cluster((node,) * (nodes or len(like.nodes)), "as asked")
 
