@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 from broken_files import zip_bytes
+from collecting import make_context
 
+from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
+from soldiom_ray.domains.sources import FilesSource
+from soldiom_ray.errors import InputError
 
 SHARED = Path(__file__).parent.parent.parent / "shared/data"
 THINGS = ("pictures", "embedded_files", "alternative_texts", "outputs")
 """What is counted but is no piece of text."""
+KTO = b'{"prompt": "Why?", "completion": "No.", "label": false}\n'
 NAMESPACES = "".join(
     f' xmlns:{prefix}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"'
     for prefix, name in {
@@ -213,3 +218,36 @@ def test_further_sounds_of_a_film_are_counted() -> None:
         film.mux(video.encode())
     (parsed,) = parse_bytes("a.mkv", sink.getvalue(), ParseOptions(ocr=False))
     assert parsed.metadata["skipped"] == {"sounds": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "include", "cause", "remedy"),
+    [
+        ({}, (), "nothing was found", "name files, or a folder that holds some"),
+        ({"a.txt": b"words"}, ("*.md",), "1 of 1 match none of the patterns", "widen `include`"),
+        ({"a.exe": b"MZ\0\0" + bytes(60), "b.bin": b"\x7fELF"}, (), "all 2 are of formats", "save them in a format"),
+        (
+            {"a.txt": b" ", "b.txt": b"", "c.pdf": b"%PDF-1.4"},
+            (),
+            "2 of 3 hold no text",
+            "files with text in them; repair",
+        ),
+        (
+            {"a.txt": b" ", "b.txt": b"x", "c.txt": b"y"},
+            ("a*",),
+            "1 of 3 hold no text",
+            "text in them; widen `include`",
+        ),
+        ({"a.jsonl": KTO * 2}, (), "are rejected, marked or rated as bad", "give answers"),
+    ],
+)
+def test_the_remedy_of_an_empty_collection_fits_its_cause(
+    files: dict[str, bytes], include: tuple[str, ...], cause: str, remedy: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    with pytest.raises(InputError) as raised:
+        collect(make_context(tmp_path / "home"), [FilesSource(paths=(str(folder),), include=include)])
+    assert cause in str(raised.value) and remedy in raised.value.remedy

@@ -61,3 +61,36 @@ def test_keys_that_came_later_change_the_id_only_where_they_are_used() -> None:
     assert not hash_input("prepare", Prepare()).keys() & added
     used = hash_input("prepare", Prepare(pairs="docstrings", max_characters=500))
     assert {key: used[key] for key in added} == {"pairs": "docstrings", "max_characters": 500}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "read_as"),
+    [
+        *((f"name: {word}", "name", read_as) for word, read_as in (
+            ("no", "false"), ("yes", "true"), ("ON", "true"), ("off", "false"), ("null", "no value"), ("~", "no value"),
+            ("1.0", "the number 1.0"), ("012", "the number 10"), ("12:30", "the number 750"),
+            ("2024-03-01", "a date"), ("1_000", "the number 1000"),
+        )),
+        ("{name: x, collect: [{source: github, topics: [no]}]}", "collect[0].topics[0]", "false"),
+        ("{name: x, train: {base_model: 7}}", "train.base_model", "the number 7"),
+        ("{name: x, collect: [{source: files, paths: [a], columns: {yes: b, c: on}}]}", "collect[0].columns.c", "true"),
+    ],
+)  # fmt: skip
+def test_words_that_yaml_takes_for_something_else_are_told_to_be_quoted(text: str, path: str, read_as: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse_recipe(text)
+    problem = next(problem for problem in raised.value.problems if problem.loc == path)
+    word = problem.msg.split()[1]
+    assert problem.line == 1
+    assert problem.msg == f'is {word} without quotes, which YAML reads as {read_as}; write "{word}"'
+    assert word in text
+
+
+def test_keys_are_text_and_choices_are_named_as_they_were_written() -> None:
+    with pytest.raises(InputError) as raised:
+        parse_recipe("{name: x, on: 3, prepare: {filters: [off]}, train: {method: no}}")
+    assert [problem.msg.partition(";")[0] for problem in raised.value.problems] == [
+        *("is unknown", "is 'off'", "is 'no'"),
+    ]
+    with pytest.raises(InputError, match="month must be in"):
+        parse_recipe("name: 2024-13-01")

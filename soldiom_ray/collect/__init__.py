@@ -21,21 +21,6 @@ COLUMN_FACT = "column "
 UNRECOGNIZED_FACT = "unrecognized "
 READING_FACTS = ("speakers ", "notes ", UNRECOGNIZED_FACT)
 
-WIDEN = "widen the source: its patterns, folder, limits or search"
-REMEDIES = {
-    "unknown_role": "say who speaks: --column user=NAME --column assistant=NAME",
-    "no_answer": "give data with answers; or name their column: --column answer=COLUMN",
-    "bad_answer": "give answers that are worth learning: all of these are rejected, marked or rated as bad",
-    "empty_turn": "repair the conversations that are named",
-    "part_not_text": "give conversations of text: what pictures and sound in them say cannot be read",
-    "wrong_columns": "name columns that exist: --column ROLE=COLUMN",
-    "encrypted": "remove the passwords",
-    "damaged": "repair or replace the files that are named",
-    "unsupported": "save the files in a format that is read (docs/collect.md)",
-    "too_large": "raise max_bytes, or split the files",
-}
-"""By the most frequent outcome; where it is none of these, WIDEN."""
-
 PLANNING = 0.3
 """Share of a source's progress that listing it takes."""
 
@@ -182,6 +167,7 @@ def _plan(context: "Context", source: "Source", collected_at: datetime) -> "Sour
 
 
 def _refuse_empty(writer: "DocumentWriter", summaries: Sequence[dict[str, Any]]) -> None:
+    from soldiom_ray.collect.remedies import cause_and_remedy
     from soldiom_ray.errors import InputError, Problem, UnavailableError
 
     if writer.documents:
@@ -201,10 +187,8 @@ def _refuse_empty(writer: "DocumentWriter", summaries: Sequence[dict[str, Any]])
         raise UnavailableError(
             "The sources did not answer, so there are no documents.", remedy="run it again later", problems=problems
         )
-    counts = sum((Counter(summary["outcomes"]) for summary in summaries), Counter())
-    causes = [name.removeprefix("record_") for name, _ in counts.most_common()]
-    remedy = next((REMEDIES[cause] for cause in causes if cause in REMEDIES), WIDEN)
-    raise InputError("The sources gave no documents.", remedy=remedy, problems=problems)
+    cause, remedy = cause_and_remedy(summaries)
+    raise InputError(f"The sources gave no documents: {cause}.", remedy=remedy, problems=problems)
 
 
 def _outcome_text(count: int, outcome: str, writer: "DocumentWriter") -> str:

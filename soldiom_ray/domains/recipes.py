@@ -1,6 +1,7 @@
 """Reading recipes: YAML or JSON becomes a `Recipe`, or one error that lists every mistake with its line."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -13,6 +14,8 @@ from soldiom_ray.errors import InputError, Problem, format_location, suggestion
 
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
 Location = tuple[str | int, ...]
+_TEXT = "tag:yaml.org,2002:str"
+_NO_TEXT = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -30,27 +33,28 @@ def load_recipe(path: Path) -> Recipe:
 
 def parse_recipe(text: str, name: str = "recipe") -> Recipe:
     """The recipe in a YAML text. Raises InputError with every mistake and its line."""
+    source = _Source()
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node is not None:
+            source.record(node, ())
+        content = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(
             f"{name} is not YAML{where}: {getattr(error, 'problem', error)}", remedy="correct the file"
         ) from error
-    lines: dict[Location, int] = {}
-    repeated: list[Problem] = []
-    if node is not None:
-        _record_lines(node, (), lines, repeated)
-    return validate_recipe(content, name, lines, repeated)
+    except ValueError as error:  # 2024-02-30 looks like a date
+        raise InputError(f"{name} is not YAML: {error}", remedy="write dates in quotes") from error
+    return validate_recipe(content, name, source)
 
 
 def validate_recipe(
     content: object,
     name: str = "recipe",
-    lines: Mapping[Location, int] | None = None,
-    problems: list[Problem] | None = None,
+    source: "_Source | None" = None,
 ) -> Recipe:
     """The recipe in plain values, as the API receives it. A heading without content means its defaults."""
     if not isinstance(content, dict):
@@ -58,11 +62,12 @@ def validate_recipe(
             f"{name} must be a mapping of headings, not {type(content).__name__}.", remedy="see recipes/quickstart.yaml"
         )
     content = {key: {} if key in HEADINGS and value is None else value for key, value in content.items()}
-    problems = list(problems or ())
+    source = source or _Source()
+    problems = list(source.repeated)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        problems += [_problem(Recipe, dict(detail), lines or {}) for detail in error.errors(include_url=False)]
+        problems += [_problem(Recipe, dict(detail), source) for detail in error.errors(include_url=False)]
     if problems:
         problems.sort(key=lambda problem: (problem.line or 0, problem.loc))
         count = f"{len(problems)} mistake{'s' if len(problems) > 1 else ''}"
@@ -93,9 +98,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
             source["paths"] = [absolute_path(path) for path in source["paths"]]
         if source.get("speech_model"):
             source["speech_model"] = absolute_model(source["speech_model"])
-    for heading, field in (("train", "base_model"), ("embed", "model")):
+    for heading, key in (("train", "base_model"), ("embed", "model")):
         if heading in content:
-            content[heading][field] = absolute_model(content[heading][field])
+            content[heading][key] = absolute_model(content[heading][key])
     return validate_recipe(content)
 
 
@@ -116,28 +121,42 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.safe_dump(as_dict(recipe), sort_keys=False, allow_unicode=True, width=100)
 
 
-def _record_lines(node: yaml.Node, location: Location, lines: dict[Location, int], repeated: list[Problem]) -> None:
-    """Add the line of everything below a node to `lines`, and keys that occur twice to `repeated`."""
-    lines.setdefault(location, node.start_mark.line + 1)
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            key_location = (*location, str(key.value))
-            lines[key_location] = key.start_mark.line + 1
-            if key.value in seen:
-                repeated.append(
-                    Problem(format_location(key_location), "stands here a second time; keep one", lines[key_location])
-                )
-            seen.add(key.value)
-            _record_lines(value, key_location, lines, repeated)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            _record_lines(value, (*location, index), lines, repeated)
+@dataclass
+class _Source:
+    """What the text of a recipe says beyond its values: the line of everything, keys that occur twice, and `unquoted`
+    words that YAML reads as something else than text."""
+
+    lines: dict[Location, int] = field(default_factory=dict)
+    repeated: list[Problem] = field(default_factory=list)
+    unquoted: dict[Location, str] = field(default_factory=dict)
+
+    def record(self, node: yaml.Node, location: Location) -> None:
+        """Record everything below a node. Its keys become text, whatever YAML takes them for (`on`, `no`, `1`)."""
+        self.lines.setdefault(location, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if key.tag in _NO_TEXT:
+                    key.tag = _TEXT
+                key_location = (*location, str(key.value))
+                self.lines[key_location] = key.start_mark.line + 1
+                if key.value in seen:
+                    where, line = format_location(key_location), self.lines[key_location]
+                    self.repeated.append(Problem(where, "stands here a second time; keep one", line))
+                seen.add(key.value)
+                self.record(value, key_location)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self.record(value, (*location, index))
+        elif node.tag in _NO_TEXT and node.value:
+            self.unquoted[location] = str(node.value)
 
 
-def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Location, int]) -> Problem:
+def _problem(root: type[BaseModel], detail: dict[str, Any], source: _Source) -> Problem:
     location, owner = _walk(root, detail["loc"])
+    lines = source.lines
     line = next((lines[location[:size]] for size in range(len(location), -1, -1) if location[:size] in lines), None)
+    unquoted = source.unquoted.get(location)
     value = detail.get("input")
     shown_value = (
         repr(value)[:80] if isinstance(value, str | int | float | bool) or value is None else type(value).__name__
@@ -152,10 +171,11 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     elif detail["type"] == "literal_error":
         expected = str(detail.get("ctx", {}).get("expected", ""))
         choices = [choice.strip("'\" ") for choice in expected.replace(" or ", ", ").split(",")]
-        message = f"is {shown_value}; known: {', '.join(choices)}.{suggestion(str(value), choices)}"
+        known = f"known: {', '.join(choices)}.{suggestion(unquoted or str(value), choices)}"
+        message = f"is {repr(unquoted) if unquoted else shown_value}; {known}"
     elif detail["type"] == "union_tag_invalid":
         choices = [tag.strip(" '") for tag in str(detail.get("ctx", {}).get("expected_tags", "")).split(",")]
-        tag = str(detail.get("ctx", {}).get("tag", ""))
+        tag = source.unquoted.get((*location, "source")) or str(detail.get("ctx", {}).get("tag", ""))
         return Problem(
             format_location((*location, "source")),
             f"is {tag!r}; known: {', '.join(choices)}.{suggestion(tag, choices)}",
@@ -163,6 +183,8 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
         )
     elif detail["type"] == "union_tag_not_found":
         message = "needs `source`: local, files, github, huggingface, database or url"
+    elif detail["type"] == "string_type" and unquoted:
+        message = f'is {unquoted} without quotes, which YAML reads as {_read_as(value)}; write "{unquoted}"'
     elif detail["type"] == "missing":
         message = "is missing"
     elif detail["type"] == "value_error":
@@ -170,6 +192,14 @@ def _problem(root: type[BaseModel], detail: dict[str, Any], lines: Mapping[Locat
     else:
         message = f"is {shown_value}: {detail['msg']}"
     return Problem(format_location(location), message, line)
+
+
+def _read_as(value: Any) -> str:
+    if value is None:
+        return "no value"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"the number {value}" if isinstance(value, int | float) else f"a {type(value).__name__}"
 
 
 def _walk(root: type[BaseModel], raw: tuple[str | int, ...]) -> tuple[Location, type[BaseModel] | None]:

@@ -31,6 +31,7 @@ from soldiom_ray.prepare.process_documents import (
     read_facts,
     read_samples,
 )
+from soldiom_ray.prepare.remedies import remedy_for
 from soldiom_ray.prepare.split import Member, assign_splits
 from soldiom_ray.prepare.summary import counts_and_details
 from soldiom_ray.records import DocumentKind, Drop, Manifest, Split
@@ -358,7 +359,7 @@ def _refuse_empty(document_table: DocumentTable, parents: Sequence[str], split: 
         problems.append(Problem(reason, f"{count} documents, such as {document_table.name(example)} ({value})"))
     raise InputError(
         f"prepare leaves nothing to train on of the {len(document_table)} documents in {', '.join(parents)}.",
-        remedy=f"loosen what dropped most, {problems[0].loc!r}, in `prepare` (filters, kinds, license or split)",
+        remedy=f"in `prepare`: {remedy_for(problems[0].loc)}",
         problems=problems,
     )
 
