@@ -15,12 +15,12 @@ from soldiom_ray.domains.schema import Evaluate, Gate
 from soldiom_ray.errors import CancelledError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.evaluate.blocks import choose_blocks, held_out_rows
-from soldiom_ray.evaluate.compare import Comparison, compare
 from soldiom_ray.evaluate.gates import apply_gate
-from soldiom_ray.evaluate.measurement import HeldOutSample, Measurement, PartOutcome, TokenOutcome
-from soldiom_ray.evaluate.resampling import interval_of, resample
-from soldiom_ray.evaluate.statistics import Statistics, ratio
 from soldiom_ray.examples import read_examples
+from soldiom_ray.metrics.compare import Comparison, compare
+from soldiom_ray.metrics.measurement import HeldOutSample, Measurement, PartOutcome, TokenOutcome
+from soldiom_ray.metrics.resampling import interval_of, resample
+from soldiom_ray.metrics.statistics import Statistics, ratio
 from soldiom_ray.models.load import load_model, load_tokenizer
 
 GROUPS = {"train": {"alpha": 6}, "validation": {"beta": 2}, "test": {"gamma": 6, "delta": 3}}

@@ -26,6 +26,7 @@ ROWS = {
     "domains": 4,
     "examples": 4,
     "licenses": 4,
+    "metrics": 4,
     "models": 4,
     "registry": 4,
     "vectors": 4,
@@ -49,7 +50,7 @@ STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
     "flow": GROUND | CRAFT | STAGES | {"launch"},
-    "api": GROUND | {"domains", "examples", "registry", "launch"},
+    "api": GROUND | {"domains", "examples", "metrics", "registry", "launch"},
     "cli": GROUND | CRAFT | {"launch"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""

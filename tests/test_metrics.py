@@ -9,11 +9,12 @@ import pytest
 
 from soldiom_ray.domains.metrics import METRICS, MetricName
 from soldiom_ray.domains.schema import Gate
-from soldiom_ray.evaluate.answer_metrics import normalized_words
-from soldiom_ray.evaluate.compare import Comparison, compare
 from soldiom_ray.evaluate.gates import apply_gate
-from soldiom_ray.evaluate.label_metrics import confusion_matrix
-from soldiom_ray.evaluate.measurement import (
+from soldiom_ray.metrics.answers import normalized_words
+from soldiom_ray.metrics.compare import Comparison, compare
+from soldiom_ray.metrics.computations import COMPUTATIONS
+from soldiom_ray.metrics.labels import confusion_matrix
+from soldiom_ray.metrics.measurement import (
     AnswerOutcome,
     HeldOutSample,
     LabelOutcome,
@@ -22,9 +23,8 @@ from soldiom_ray.evaluate.measurement import (
     PartOutcome,
     TokenOutcome,
 )
-from soldiom_ray.evaluate.metrics import COMPUTATIONS
-from soldiom_ray.evaluate.resampling import bootstrap_p, holm, interval_of, mcnemar_p, resample
-from soldiom_ray.evaluate.statistics import NotMeasurableError, mean_of
+from soldiom_ray.metrics.resampling import bootstrap_p, holm, interval_of, mcnemar_p, resample
+from soldiom_ray.metrics.statistics import NotMeasurableError, mean_of
 
 
 def value(name: MetricName, outcome: Outcome) -> float:

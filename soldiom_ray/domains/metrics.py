@@ -1,5 +1,5 @@
-"""The metrics by name: what each measures, of which kind of result, and which way is better. `evaluate/metrics.py` says
-how each is computed."""
+"""The metrics by name: what each measures, of which kind of result, and which way is better.
+`metrics/computations.py` says how each is computed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -40,12 +40,12 @@ def evaluate(
         )
         return _not_measured(context, draft, run, dataset, declared, reason)
 
-    from soldiom_ray.evaluate.compare import compare
     from soldiom_ray.evaluate.gates import apply_gate, gate_metrics
-    from soldiom_ray.evaluate.measurement import NotMeasured
     from soldiom_ray.evaluate.report import write_report
     from soldiom_ray.evaluate.scores import as_json, as_summary
     from soldiom_ray.evaluate.scoring_task import score_models
+    from soldiom_ray.metrics.compare import compare
+    from soldiom_ray.metrics.measurement import NotMeasured
 
     measurement = score_models(context, run, dataset, declared, previous)
     if isinstance(measurement, NotMeasured):

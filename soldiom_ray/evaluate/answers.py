@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from soldiom_ray.evaluate.compare import HEADLINES
-from soldiom_ray.evaluate.measurement import BASE, TUNED, Measurement
-from soldiom_ray.evaluate.metrics import COMPUTATIONS
 from soldiom_ray.examples import examples_as_dicts
+from soldiom_ray.metrics.compare import HEADLINES
+from soldiom_ray.metrics.computations import COMPUTATIONS
+from soldiom_ray.metrics.measurement import BASE, TUNED, Measurement
 
 NOTICEABLE = 0.05
 """A smaller difference of an answer's ROUGE-L counts as the same."""

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from soldiom_ray.domains.messages import ASSISTANT, Message
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.evaluate.measurement import hash_order
 from soldiom_ray.examples import Example
+from soldiom_ray.metrics.measurement import hash_order
 from soldiom_ray.models.chat import chat_text, encode_prompt
 
 Row = TypeVar("Row", bound=Mapping[str, Any])

@@ -10,7 +10,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.evaluate.measurement import NothingToScoreError, hash_order
+from soldiom_ray.metrics.measurement import NothingToScoreError, hash_order
 from soldiom_ray.records import Manifest
 
 if TYPE_CHECKING:

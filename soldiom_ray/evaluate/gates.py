@@ -5,9 +5,9 @@ from typing import Any
 
 from soldiom_ray.domains.metrics import METRICS, Metric, MetricName
 from soldiom_ray.domains.schema import Condition, Gate
-from soldiom_ray.evaluate.compare import HEADLINES, Comparison, Score
-from soldiom_ray.evaluate.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNIFORM, Measurement
-from soldiom_ray.evaluate.resampling import Interval, bootstrap_p, holm, interval_of, needed_units
+from soldiom_ray.metrics.compare import HEADLINES, Comparison, Score
+from soldiom_ray.metrics.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNIFORM, Measurement
+from soldiom_ray.metrics.resampling import Interval, bootstrap_p, holm, interval_of, needed_units
 
 MIN_UNITS = 5
 """Below this a bootstrap says nothing: with one document its interval has no width at all."""

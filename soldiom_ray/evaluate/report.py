@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from soldiom_ray.domains.metrics import METRICS, title_of
-from soldiom_ray.evaluate.measurement import PRIOR, UNIFORM
 from soldiom_ray.examples import Example, example_blocks, examples_markdown
+from soldiom_ray.metrics.measurement import PRIOR, UNIFORM
 from soldiom_ray.records import Manifest
 
 FEW_GROUPS = 10
@@ -101,7 +101,7 @@ def _trained_on(dataset: Manifest) -> set[str]:
 
 
 def _comparisons(content: Mapping[str, Any]) -> str:
-    """The tuned model against each other system; only the base needs no row of its own where nothing else is there."""
+    """The tuned model against each other system."""
     rows = []
     for system, differences in content["comparisons"].items():
         for name, each in differences.items():

@@ -17,8 +17,11 @@ from soldiom_ray.evaluate.ask import (
     choose_questions,
     to_examples,
 )
+from soldiom_ray.evaluate.baselines import answer_baselines
 from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
-from soldiom_ray.evaluate.measurement import (
+from soldiom_ray.evaluate.score_samples import score_samples
+from soldiom_ray.evaluate.slices import facts_of
+from soldiom_ray.metrics.measurement import (
     BASE,
     PREVIOUS,
     TUNED,
@@ -33,8 +36,6 @@ from soldiom_ray.evaluate.measurement import (
     PartOutcome,
     TokenOutcome,
 )
-from soldiom_ray.evaluate.score_samples import score_samples
-from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
@@ -138,7 +139,9 @@ def _score_causal(
                 name = "version before"
                 results[PREVIOUS] = yield from _measure(model, tokenizer, work, name, ends[1] + 0.02, ends[2])
             del model
-    parts = _parts(rows, work, judged, results, declared)
+    prompts = [question.prompt for question in work.questions] if judged else []
+    trivial = answer_baselines(artifacts, dataset, prompts) if judged else {}
+    parts = _parts(rows, work, results, trivial, declared)
     yield Measurement(
         parts=parts,
         examples=to_examples(work.questions, results[BASE].answers, [str(text) for text in results[TUNED].answers]),
@@ -228,20 +231,21 @@ def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float
 def _parts(
     rows: Sequence[Mapping[str, Any]],
     work: Work,
-    judged: bool,
     results: Mapping[str, Results],
+    trivial: Mapping[str, tuple[str, ...]],
     declared: Evaluate,
 ) -> tuple[PartOutcome, ...]:
-    """The outcomes on held-out tokens, in answers, and on general text."""
+    """The outcomes on held-out tokens, in answers (where there are trivial ones to compare with), and on general
+    text."""
     facts = facts_of(rows)
     samples, outcomes = _by_document(work.blocks, {name: each.sums for name, each in results.items()}, facts)
     parts = [PartOutcome("tokens", samples, outcomes)]
-    if judged:
+    if trivial:
         references = tuple(question.reference for question in work.questions)
+        texts = {name: tuple(map(str, each.answers)) for name, each in results.items() if None not in each.answers}
         answered = {
-            name: AnswerOutcome(tuple(str(text) for text in each.answers), references, declared.answer_schema)
-            for name, each in results.items()
-            if None not in each.answers
+            name: AnswerOutcome(answers, references, declared.answer_schema)
+            for name, answers in (texts | dict(trivial)).items()
         }
         asked = tuple(HeldOutSample(each.document, each.group, facts[each.document]) for each in work.questions)
         parts.append(PartOutcome("answers", asked, answered))

@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
-from soldiom_ray.evaluate.measurement import (
+from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines, linear_baseline
+from soldiom_ray.evaluate.slices import facts_of
+from soldiom_ray.metrics.measurement import (
     BASE,
     PREVIOUS,
     PRIOR,
@@ -33,7 +35,7 @@ from soldiom_ray.evaluate.measurement import (
     TokenOutcome,
     hash_order,
 )
-from soldiom_ray.evaluate.slices import facts_of
+from soldiom_ray.metrics.statistics import NotMeasurableError
 from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
 from soldiom_ray.records import Manifest
@@ -106,9 +108,15 @@ def score_samples(
     facts = facts_of(rows)
     samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in rows)
     outcomes = {system: each.outcome for system, each in results.items()}
+    if run.details["task"] == "text_classification":
+        try:
+            outcomes[LINEAR] = _linear(artifacts, dataset, rows, results[TUNED])
+        except NotMeasurableError as error:
+            missing[LINEAR] = str(error)
     parts = [PartOutcome("tokens" if pairs else "labels", samples, outcomes)]
     if pairs and asked and declared.answers != 0:
-        parts.append(_answers_part(asked, facts, results, declared))
+        trivial = answer_baselines(artifacts, dataset, [row["question"] for row in asked])
+        parts.append(_answers_part(asked, facts, results, trivial, declared))
     tuned = outcomes[TUNED]
     tokens = tuned.tokens.sum() if isinstance(tuned, TokenOutcome) else len(rows)
     yield Measurement(
@@ -137,13 +145,14 @@ def _answers_part(
     asked: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Mapping[str, str]],
     results: Mapping[str, Results],
+    trivial: Mapping[str, tuple[str, ...]],
     declared: Evaluate,
 ) -> PartOutcome:
     references = tuple(row["target"] for row in asked)
+    texts = {system: tuple(_texts(each)) for system, each in results.items() if None not in each.answers}
     outcomes = {
-        system: AnswerOutcome(tuple(_texts(each)), references, declared.answer_schema)
-        for system, each in results.items()
-        if None not in each.answers
+        system: AnswerOutcome(answers, references, declared.answer_schema)
+        for system, answers in (texts | dict(trivial)).items()
     }
     samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in asked)
     return PartOutcome("answers", samples, outcomes)
@@ -352,6 +361,14 @@ def _prior(
         shares /= shares.sum()
     outcome = _outcome_of(np.tile(shares, (len(rows), 1)), tuned.names, rows, multi_label=multi_label)
     return Results(outcome, [_decided(outcome, outcome.predicted[0])] * len(asked), tuned.names)
+
+
+def _linear(artifacts: Artifacts, dataset: Manifest, rows: Sequence[Mapping[str, Any]], tuned: Results) -> LabelOutcome:
+    """The trivial baseline of texts."""
+    multi_label = isinstance(tuned.outcome, LabelOutcome) and tuned.outcome.multi_label
+    texts = [row["text"] for row in rows]
+    chances = linear_baseline(artifacts, dataset, texts, tuned.names, multi_label=multi_label)
+    return _outcome_of(chances, tuned.names, rows, multi_label=multi_label)
 
 
 def _uniform(tuned: Outcome, vocabulary: int, asked: int) -> Results:

@@ -5,10 +5,10 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.answers import judge_answers
-from soldiom_ray.evaluate.compare import Comparison
-from soldiom_ray.evaluate.label_metrics import confusion_matrix, reliability
-from soldiom_ray.evaluate.measurement import BASE, TUNED, LabelOutcome, Measurement, document_sums
 from soldiom_ray.examples import examples_as_dicts
+from soldiom_ray.metrics.compare import Comparison
+from soldiom_ray.metrics.labels import confusion_matrix, reliability
+from soldiom_ray.metrics.measurement import BASE, TUNED, LabelOutcome, Measurement, document_sums
 from soldiom_ray.records import Manifest
 
 MAX_CONFUSION_CLASSES = 50

@@ -10,8 +10,8 @@ from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import UnavailableError, own_error
-from soldiom_ray.evaluate.measurement import Event, Measurement, NotMeasured
 from soldiom_ray.evaluate.score import score_run
+from soldiom_ray.metrics.measurement import Event, Measurement, NotMeasured
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.metrics import MetricName
-from soldiom_ray.evaluate import answer_metrics, label_metrics
-from soldiom_ray.evaluate.measurement import TokenOutcome
-from soldiom_ray.evaluate.statistics import Statistics, ratio
+from soldiom_ray.metrics import answers, labels
+from soldiom_ray.metrics.measurement import TokenOutcome
+from soldiom_ray.metrics.statistics import Statistics, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,18 +56,18 @@ COMPUTATIONS: Mapping[MetricName, Computation] = {
     "loss": Computation(loss),
     "perplexity": Computation(perplexity),
     "token_accuracy": Computation(token_accuracy),
-    "accuracy": Computation(label_metrics.accuracy, hits=True),
-    "macro_f1": Computation(label_metrics.macro_f1),
-    "micro_f1": Computation(label_metrics.micro_f1),
-    "auroc": Computation(label_metrics.auroc),
-    "average_precision": Computation(label_metrics.average_precision),
-    "calibration_error": Computation(label_metrics.calibration_error),
-    "exact_match": Computation(answer_metrics.exact_match, hits=True),
-    "token_f1": Computation(answer_metrics.token_f1),
-    "rouge_l": Computation(answer_metrics.rouge_l),
-    "chrf": Computation(answer_metrics.chrf),
-    "bleu": Computation(answer_metrics.bleu),
-    "json_validity": Computation(answer_metrics.json_validity, hits=True),
+    "accuracy": Computation(labels.accuracy, hits=True),
+    "macro_f1": Computation(labels.macro_f1),
+    "micro_f1": Computation(labels.micro_f1),
+    "auroc": Computation(labels.auroc),
+    "average_precision": Computation(labels.average_precision),
+    "calibration_error": Computation(labels.calibration_error),
+    "exact_match": Computation(answers.exact_match, hits=True),
+    "token_f1": Computation(answers.token_f1),
+    "rouge_l": Computation(answers.rouge_l),
+    "chrf": Computation(answers.chrf),
+    "bleu": Computation(answers.bleu),
+    "json_validity": Computation(answers.json_validity, hits=True),
     "general_loss": Computation(loss),
 }
 """How each metric of `domains.metrics.METRICS` is computed."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from soldiom_ray.domains.metrics import METRICS, MetricName, Part
-from soldiom_ray.evaluate.measurement import BASE, TUNED, LabelOutcome, Measurement, PartOutcome
-from soldiom_ray.evaluate.metrics import COMPUTATIONS
-from soldiom_ray.evaluate.resampling import (
+from soldiom_ray.metrics.computations import COMPUTATIONS
+from soldiom_ray.metrics.measurement import BASE, TUNED, LabelOutcome, Measurement, PartOutcome
+from soldiom_ray.metrics.resampling import (
     Interval,
     bootstrap_p,
     holm,
@@ -22,7 +22,7 @@ from soldiom_ray.evaluate.resampling import (
     needed_units,
     resample,
 )
-from soldiom_ray.evaluate.statistics import NotMeasurableError, Statistics
+from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics
 
 if TYPE_CHECKING:
     import numpy as np

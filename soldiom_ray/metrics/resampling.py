@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.evaluate.statistics import Statistics
+from soldiom_ray.metrics.statistics import Statistics
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,8 +7,8 @@ import unicodedata
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.evaluate.measurement import AnswerOutcome
-from soldiom_ray.evaluate.statistics import NotMeasurableError, Statistics, divided, mean_of
+from soldiom_ray.metrics.measurement import AnswerOutcome
+from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics, divided, mean_of
 
 if TYPE_CHECKING:
     import numpy as np

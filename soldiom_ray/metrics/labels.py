@@ -4,8 +4,8 @@ they are computed for thousands of resamples at once."""
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.evaluate.measurement import LabelOutcome
-from soldiom_ray.evaluate.statistics import NotMeasurableError, Statistics, divided, mean_of, ratio
+from soldiom_ray.metrics.measurement import LabelOutcome
+from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics, divided, mean_of, ratio
 
 if TYPE_CHECKING:
     import numpy as np
