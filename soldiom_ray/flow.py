@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.db import datasets, documents, jobs, models
+from soldiom_ray.db import datasets, documents, evaluations, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import HOME_TENANT, access_of_job, check_access
 from soldiom_ray.domains.names import pin, with_bases
@@ -231,6 +231,14 @@ def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
     run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
     previous = _previous_run(context, recipe, run)
     state.scores = evaluate(context, run, dataset, _require(recipe.evaluate, "evaluate"), previous)
+    with open_session(context.settings) as session:
+        evaluations.record(
+            session,
+            run_artifact=run.id,
+            scores=state.scores.details,
+            scores_artifact=state.scores.id,
+            tenant=context.tenant,
+        )
     return state.scores
 
 

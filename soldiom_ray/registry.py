@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from soldiom_ray.artifacts import prefix_of
-from soldiom_ray.db import models
+from soldiom_ray.db import audit, models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import ConflictError, UnavailableError
+from soldiom_ray.db.tables import Model
+from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
@@ -91,26 +92,59 @@ def champion(settings: Settings, name: str) -> str | None:
         return str(aliases[CHAMPION]) if CHAMPION in aliases else None
 
 
-def promote(settings: Settings, model_id: str, *, tenant: str | None = None, force: bool = False) -> dict[str, Any]:
-    """Make a version its model's champion; returns the model as the API shows it.
+def promote(
+    settings: Settings,
+    model_id: str,
+    *,
+    actor: str,
+    is_admin: bool,
+    tenant: str | None = None,
+    force: bool = False,
+    reason: str = "",
+) -> dict[str, Any]:
+    """Make a version its model's champion; returns the model as the API shows it. `actor` is who asks.
 
-    ConflictError when its gate did not pass or it was never evaluated, unless `force`; a forced promotion stays visible
-    in the version's gate.
+    ConflictError when its gate did not pass or it was never evaluated. An administrator may override that with
+    `force` and a `reason` (else DeniedError, InputError); it stays visible in the version's gate. Every promotion is
+    in the audit trail, refused ones too.
     """
     with open_session(settings) as session:
         row = models.get(session, model_id, tenant)
     passed = bool(row.gate.get("passed"))
-    if not passed and not force:
-        reason = row.gate.get("verdict") or "It was never evaluated."
+    forced = force and not passed
+    try:
+        _check_promotion(row, passed=passed, forced=forced, is_admin=is_admin, reason=reason)
+    except SoldiomError:
+        _audit_promotion(settings, row, actor, "deny", forced, reason)
+        raise
+    _audit_promotion(settings, row, actor, "allow", forced, reason)
+    set_champion(settings, str(row.mlflow_name), str(row.mlflow_version))
+    with open_session(settings) as session:
+        override = {"forced": forced} | ({"reason": reason, "forced_by": actor} if forced else {})
+        gate = dict(row.gate) | {"promoted": True} | override
+        return models.as_dict(models.update(session, row.id, tenant, gate=gate))
+
+
+def _check_promotion(row: Model, *, passed: bool, forced: bool, is_admin: bool, reason: str) -> None:
+    if not passed and not forced:
+        verdict = row.gate.get("verdict") or "It was never evaluated."
         raise ConflictError(
-            f"Model {row.id} may not be promoted. {reason}", remedy="train again, or promote with force"
+            f"Model {row.id} may not be promoted. {verdict}",
+            remedy="train again, or have an administrator promote it with force and a reason",
         )
+    if forced and not is_admin:
+        raise DeniedError(f"Only an administrator may override the gate of model {row.id}.", remedy="ask one")
+    if forced and not reason.strip():
+        raise InputError(f"To override the gate of model {row.id} give a reason.", remedy="it goes to the audit trail")
     if row.mlflow_name is None or row.mlflow_version is None:
         raise ConflictError(f"Model {row.id} is not in MLflow yet.", remedy="run its workflow again, it goes on there")
-    set_champion(settings, row.mlflow_name, row.mlflow_version)
+
+
+def _audit_promotion(settings: Settings, row: Model, actor: str, decision: str, forced: bool, reason: str) -> None:
+    details = {"forced": forced, "reason": reason[:2000], "verdict": str(row.gate.get("verdict") or "")[:2000]}
+    details |= {"name": f"{row.family}/{row.name}", "version": row.version}
     with open_session(settings) as session:
-        gate = dict(row.gate) | {"promoted": True, "forced": not passed}
-        return models.as_dict(models.update(session, row.id, tenant, gate=gate))
+        audit.append(session, actor, "promote", row.id, decision, details, row.tenant)
 
 
 def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:

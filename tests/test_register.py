@@ -18,10 +18,10 @@ from conftest import free_port
 from small_models import small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.db import evaluations, models
+from soldiom_ray.db import audit, evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.domains.schema import Evaluate, Register
-from soldiom_ray.errors import ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.errors import ConflictError, DeniedError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.records import Manifest
@@ -199,8 +199,17 @@ def test_a_model_whose_gate_failed_is_registered_and_not_promoted(context: Conte
     details = register(context, "failed", run, scores, dataset, Register()).details
     assert not details["promoted"] and champion(context.settings, "fine-tuned.failed") is None
     with pytest.raises(ConflictError, match="includes zero"):
-        promote(context.settings, details["model_id"])
-    forced = promote(context.settings, details["model_id"], force=True)
+        promote(context.settings, details["model_id"], actor="key", is_admin=True)
+    asked = {"actor": "key", "force": True}
+    with pytest.raises(DeniedError, match="Only an administrator"):
+        promote(context.settings, details["model_id"], is_admin=False, reason="a demonstration", **asked)
+    with pytest.raises(InputError, match="give a reason"):
+        promote(context.settings, details["model_id"], is_admin=True, reason=" ", **asked)
+    forced = promote(context.settings, details["model_id"], is_admin=True, reason="a demonstration", **asked)
+    with open_session(context.settings) as session:
+        rows = [row for row in audit.list_rows(session, None)[0] if row.object == details["model_id"]]
+    assert [row.decision for row in rows] == ["allow", "deny", "deny", "deny"]
+    assert rows[0].details["reason"] == "a demonstration" and rows[0].details["forced"] and rows[0].actor == "key"
     assert forced["gate"]["forced"] and not forced["gate"]["passed"]
     assert champion(context.settings, "fine-tuned.failed") == details["mlflow_version"]
 
@@ -216,7 +225,7 @@ def test_a_model_that_nothing_was_measured_of_is_registered_and_says_so(
     assert not details["promoted"] and details["gate"]["measured"] is False
     assert "## Evaluation\n\nNot measured" in card and "0 group(s)" not in card
     with pytest.raises(ConflictError, match="Not measured"):
-        promote(context.settings, details["model_id"])
+        promote(context.settings, details["model_id"], actor="key", is_admin=True)
 
 
 def test_mlflow_being_down_loses_nothing(context: Context, folders: dict[str, Path]) -> None:

@@ -143,6 +143,23 @@ class BatchBody(Record):
         return self
 
 
+class PromotionBody(Record):
+    """How a version is promoted."""
+
+    force: bool = Field(False, description="promote it although its gate did not pass; for admins")
+    reason: str = Field("", max_length=2000, description="why the gate is overridden")
+
+
+class EvaluationBody(Record):
+    """An evaluation of a run, or of the model made from it."""
+
+    run: str = Field(min_length=1, max_length=256, description="a run's id, or a model's id or family/name")
+    dataset_id: str | None = Field(None, max_length=64, description="unset: the dataset it was trained on")
+    config: dict[str, Any] | None = Field(
+        None, description="the recipe's heading `evaluate`: metrics, gate, answers, …"
+    )
+
+
 class SearchBody(Record):
     """A search for the passages that match a query best."""
 

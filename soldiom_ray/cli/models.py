@@ -63,13 +63,19 @@ def card(model: Model, json: Json = False) -> None:
 @models_app.command("promote")
 def promote(
     model: Model,
-    force: Annotated[bool, typer.Option("--force", help="Promote it even if its gate did not pass.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it even if its gate did not pass; needs --reason.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why the gate is overridden; goes to the audit trail.")] = "",
     json: Json = False,
 ) -> None:
     """Make a version the champion of its name. Refused when its gate did not pass."""
+    from soldiom_ray.domains.access import COMMAND_LINE
     from soldiom_ray.registry import promote as promote_version
 
-    promoted = promote_version(load_settings(), _get(model)["id"], force=force)
+    promoted = promote_version(
+        load_settings(), _get(model)["id"], actor=COMMAND_LINE, is_admin=True, force=force, reason=reason
+    )
     print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Evaluation
+from soldiom_ray.errors import NotFoundError
 
 
 def record(
@@ -34,3 +36,41 @@ def of_model(session: Session, model_id: str, tenant: str | None = None) -> list
     if tenant is not None:
         query = query.where(Evaluation.tenant == tenant)
     return list(session.scalars(query))
+
+
+def get(session: Session, id_or_scores: str, tenant: str | None = None) -> Evaluation:
+    """An evaluation by its id or that of its scores artifact."""
+    query = select(Evaluation).where(or_(Evaluation.id == id_or_scores, Evaluation.scores_artifact == id_or_scores))
+    if tenant is not None:
+        query = query.where(Evaluation.tenant == tenant)
+    row = session.scalars(query.order_by(Evaluation.id.desc()).limit(1)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"No evaluation {id_or_scores!r}.", remedy="list them with GET /api/evaluations")
+    return row
+
+
+def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Evaluation:
+    """The newest evaluation of a run."""
+    query = select(Evaluation).where(Evaluation.run_artifact == run_artifact)
+    if tenant is not None:
+        query = query.where(Evaluation.tenant == tenant)
+    row = session.scalars(query.order_by(Evaluation.id.desc()).limit(1)).one_or_none()
+    if row is None:
+        raise NotFoundError(f"The run {run_artifact} was never evaluated.", remedy=f"soldiom evaluate {run_artifact}")
+    return row
+
+
+def list_evaluations(
+    session: Session, tenant: str | None, cursor: str | None = None, limit: int = 50
+) -> tuple[list[Evaluation], str | None]:
+    """A page, newest first, and the cursor of the next page."""
+    query = select(Evaluation)
+    if tenant is not None:
+        query = query.where(Evaluation.tenant == tenant)
+    return newest_first(session, query, Evaluation.id, cursor or None, limit)
+
+
+def as_dict(row: Evaluation) -> dict[str, Any]:
+    """The evaluation as the API shows it."""
+    names = ("id", "model_id", "run_artifact", "scores_artifact", "scores")
+    return {name: getattr(row, name) for name in names} | {"created_at": row.created_at.isoformat()}

@@ -8,6 +8,7 @@ from starlette.responses import Response
 from soldiom_ray import launch, registry
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.bodies import PromotionBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import deployments, evaluations, models
@@ -63,6 +64,24 @@ def deploy_model(
         model = models.get(session, model_id, caller.tenant)
     recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
     return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
+
+
+@router.post("/api/models/{model_id:path}/promote", openapi_extra=needs("trainer"))
+def promote_model(
+    model_id: str, caller: CurrentCaller, settings: AppSettings, body: PromotionBody | None = None
+) -> dict[str, Any]:
+    """Make the version the champion of its name; 409 when its gate did not pass. An admin may override that with
+    `force` and a `reason`, which go to the audit trail."""
+    asked = body or PromotionBody()
+    return registry.promote(
+        settings,
+        model_id,
+        actor=caller.key_id,
+        is_admin=caller.may("admin"),
+        tenant=caller.tenant,
+        force=asked.force,
+        reason=asked.reason,
+    )
 
 
 @router.delete("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
