@@ -29,7 +29,7 @@ class Metric:
 
 
 METRICS: Mapping[MetricName, Metric] = {
-    "loss": Metric("loss", ("tokens", "labels"), True, "nats per token; of labels, per sample"),
+    "loss": Metric("loss", ("tokens", "labels"), True, "nats per token or sample"),
     "perplexity": Metric("perplexity", ("tokens",), True, "exp(loss)"),
     "token_accuracy": Metric("next-token accuracy", ("tokens",), False, "share of next tokens predicted"),
     "accuracy": Metric("accuracy", ("labels",), False, "share of samples whose labels are all right"),

@@ -41,7 +41,6 @@ def evaluate(
         return _not_measured(context, draft, run, dataset, declared, reason)
 
     from soldiom_ray.evaluate.gates import apply_gate, gate_metrics
-    from soldiom_ray.evaluate.report import write_report
     from soldiom_ray.evaluate.scores import as_json, as_summary
     from soldiom_ray.evaluate.scoring_task import score_models
     from soldiom_ray.metrics.compare import compare
@@ -63,10 +62,28 @@ def evaluate(
     summary = as_summary(measurement, comparison, gate, previous)
     content = as_json(measurement, comparison, summary, declared)
     draft.write("scores.json", json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode())
-    draft.write("report.md", write_report(content, run, dataset).encode())
+    _write_report(context, draft, content, run, dataset)
     context.report(1.0, gate["verdict"])
     counts = {name: summary[name] for name in ("tokens", "documents", "groups")}
     return draft.commit(counts=counts, details={"run": run.id, "dataset": dataset.id, **summary})
+
+
+def _write_report(context: Context, draft: Draft, content: dict[str, Any], run: Manifest, dataset: Manifest) -> None:
+    """The report as Markdown with its pictures, and as one page of HTML."""
+    from soldiom_ray.evaluate.page import write_page
+    from soldiom_ray.evaluate.pictures import draw_pictures
+    from soldiom_ray.evaluate.report import CURVES, write_report
+
+    context.report(0.97, "writing the report")
+    pictures = draw_pictures(content)
+    if any(entry.name == CURVES for entry in run.files):
+        pictures[CURVES] = context.artifacts.read(run, CURVES)
+    markdown = write_report(content, run, dataset, pictures)
+    page = write_page(f"Scores of {run.id}", markdown, pictures, passed=bool(content["gate"]["passed"]))
+    draft.write("report.md", markdown.encode())
+    draft.write("report.html", page.encode())
+    for name, data in pictures.items():
+        draft.write(f"pictures/{name}", data)
 
 
 def _not_measured(

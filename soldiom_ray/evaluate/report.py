@@ -1,40 +1,73 @@
 """The scores as a Markdown page for people. Everything in it comes from `scores.json`, so the page can be written
 again."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from soldiom_ray.domains.metrics import METRICS, title_of
+from soldiom_ray.domains.metrics import METRICS, MetricName, title_of
+from soldiom_ray.evaluate.pictures import ANSWERS, CALIBRATION, CONFUSION, SLICES, SYSTEMS
 from soldiom_ray.examples import Example, example_blocks, examples_markdown
 from soldiom_ray.metrics.measurement import PRIOR, UNIFORM
 from soldiom_ray.records import Manifest
+
+CURVES = "curves.png"
+"""The picture that a training leaves in its run."""
 
 FEW_GROUPS = 10
 """Below this an interval over groups is rough: its true coverage is below its name."""
 
 
-def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest) -> str:
-    """The page: verdict, numbers, how they were taken, comparisons, groups and slices, and what the models answer."""
+def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, pictures: Collection[str] = ()) -> str:
+    """The page: verdict, numbers, comparisons, answers, labels, slices, groups, and how all of it was measured.
+    Pictures are linked as `pictures/NAME`."""
+
+    def picture(name: str, title: str) -> str:
+        return f"![{title}](pictures/{name})" if name in pictures else ""
+
     parts = [
-        f"# Scores of {run.id}\n\n{content['gate']['verdict']}",
+        f"# Scores of {run.id}\n\n> {_cell(content['gate']['verdict'])}",
+        _models(content, run, dataset),
+        "## Metrics",
         _numbers(content),
-        _method(content, dataset),
-        _comparisons(content),
+        picture(SYSTEMS, "Every system's metrics with their intervals"),
         _forgetting(content),
-        _groups(content),
-        _slices(content),
         _answers(content),
+        picture(ANSWERS, "Each answer of base and tuned model"),
         examples_markdown([Example.model_validate(each) for each in content["examples"]]),
+        "## Labels" if content.get("labels") else "",
+        picture(CONFUSION, "Confusion matrix: rows are the true labels"),
+        picture(CALIBRATION, "Share that is right over confidence"),
+        _slices(content),
+        picture(SLICES, "Differences by slice"),
+        _groups(content),
+        _comparisons(content),
+        f"## Training\n\n{picture(CURVES, 'Curves of the training')}" if CURVES in pictures else "",
+        "## How it was measured",
+        _method(content, dataset),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
+def _models(content: Mapping[str, Any], run: Manifest, dataset: Manifest) -> str:
+    rows = {
+        "tuned": f"`{run.id}`, method {run.details.get('method', 'full')}, task {run.details.get('task', 'causal_lm')}",
+        "base": f"`{_cell(content['base_model'])}`",
+        "version before": f"`{content['previous']}`" if content["previous"] else "none",
+        "dataset": f"`{dataset.id}`",
+        "held out": f"{len(content['documents'])} documents in {len(content['groups'])} groups",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+
+
 def _numbers(content: Mapping[str, Any]) -> str:
     percent = f"{100 * content['method']['confidence']:g} %"
+    has_groups = bool(content["difference_over_groups"])
+    over_groups = (f" {percent}, groups drawn |", "---|") if has_groups else ("", "")
     lines = [
-        f"| metric | better | base | tuned | difference | {percent}, {content['method']['unit']}s drawn"
-        f" | {percent}, groups drawn |",
-        "|---|---|---|---|---|---|---|",
+        f"| metric | better | base | tuned | difference | {percent}, {content['method']['unit']}s drawn |"
+        + over_groups[0],
+        f"|---|---|---|---|---|---|{over_groups[1]}",
     ]
     for name in content["metrics"]:
         if name == "general_loss":
@@ -44,7 +77,8 @@ def _numbers(content: Mapping[str, Any]) -> str:
         base = f"{content['base'][name]:.4f}" if name in content["base"] else ""
         lines.append(
             f"| {metric.title} ({metric.unit}) | {'lower' if metric.lower_is_better else 'higher'} | {base}"
-            f" | {content['tuned'][name]:.4f} | {_mean(difference)} | {_interval(difference)} | {_interval(over)} |"
+            f" | {content['tuned'][name]:.4f} | {_mean(difference)} | {_interval(difference)} |"
+            + (f" {_interval(over)} |" if has_groups else "")
         )
     lines += [f"\nNot measurable: {title_of(name)}: {reason}." for name, reason in content["missing"].items()]
     return "\n".join(lines)
@@ -138,7 +172,8 @@ def _forgetting(content: Mapping[str, Any]) -> str:
 
 
 def _groups(content: Mapping[str, Any]) -> str:
-    metric = next((name for name in content["metrics"] if name in ("loss", "accuracy")), None)
+    names: tuple[MetricName, ...] = ("accuracy", "loss")
+    metric = next((name for name in names if name in content["metrics"]), None)
     if metric is None:
         return ""
     lower = METRICS[metric].lower_is_better
@@ -195,4 +230,5 @@ def _answers(content: Mapping[str, Any]) -> str:
 
 
 def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    """A value on one line, none of its signs read as Markdown."""
+    return re.sub(r"([\\|`*\[\]<>!])", r"\\\1", " ".join(str(value).split()))

@@ -60,13 +60,17 @@ def as_json(
         "difference_over_groups": {
             name: score.over_groups.as_dict() for name, score in comparison.scores.items() if score.over_groups
         },
+        "system_intervals": {
+            name: {system: interval.as_dict() for system, interval in score.values.items()}
+            for name, score in comparison.scores.items()
+        },
         "units": {
             name: {"part": score.part, "samples": score.samples, "unit": score.unit, "units": score.units}
             for name, score in comparison.scores.items()
         },
         "groups": comparison.groups,
         "slices": comparison.slices,
-        "documents": [_finite(asdict(document)) for document in document_sums(measurement.main)],
+        "documents": _documents(measurement),
         "examples": examples_as_dicts(measurement.examples[: declared.examples]),
         "answers": judge_answers(measurement),
         "method": {
@@ -83,6 +87,17 @@ def as_json(
     if isinstance(outcome, LabelOutcome):
         content["labels"] = _labels(outcome)
     return content
+
+
+def _documents(measurement: Measurement) -> list[dict[str, Any]]:
+    """Both models' sums per document; of labels also the true ones and those of the tuned model."""
+    documents = [_finite(asdict(document)) for document in document_sums(measurement.main)]
+    outcome = measurement.main.outcomes[TUNED]
+    if isinstance(outcome, LabelOutcome):
+        for document, actual, decided in zip(documents, outcome.targets, outcome.predicted, strict=True):
+            for name, chosen in (("labels", actual), ("tuned_labels", decided)):
+                document[name] = [label for label, is_there in zip(outcome.classes, chosen, strict=True) if is_there]
+    return documents
 
 
 def _labels(outcome: LabelOutcome) -> dict[str, Any]:

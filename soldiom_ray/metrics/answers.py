@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.metrics.measurement import AnswerOutcome
-from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics, divided, mean_of
+from soldiom_ray.metrics.statistics import NotApplicableError, Statistics, divided, mean_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +117,7 @@ def json_validity(outcome: AnswerOutcome) -> Statistics:
     from jsonschema.validators import validator_for
 
     if outcome.schema is None and sum(map(_is_json, outcome.references)) < JSON_SHARE * len(outcome.references):
-        raise NotMeasurableError("no `answer_schema` is declared, and the authors' answers are no JSON")
+        raise NotApplicableError("no `answer_schema` is declared, and the authors' answers are no JSON")
     validator = validator_for(outcome.schema or {})(outcome.schema or {})
     return mean_of([_is_json(text) and validator.is_valid(json.loads(text)) for text in outcome.texts])
 

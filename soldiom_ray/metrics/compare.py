@@ -22,7 +22,7 @@ from soldiom_ray.metrics.resampling import (
     needed_units,
     resample,
 )
-from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics
+from soldiom_ray.metrics.statistics import NotApplicableError, NotMeasurableError, Statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,7 +106,9 @@ def compare(
         own = [name for name, metric in METRICS.items() if part.part in metric.parts and name in wanted]
         if part.part == "general":
             own = ["general_loss"]
-        computed, reasons = _scores_of_part(part, own, resamples=resamples, confidence=confidence, seed=seed)
+        computed, reasons = _scores_of_part(
+            part, own, resamples=resamples, confidence=confidence, seed=seed, asked_for=metrics
+        )
         scores |= computed
         missing |= reasons
     for name in metrics:
@@ -123,20 +125,29 @@ def compare(
 
 
 def _scores_of_part(
-    part: PartOutcome, metrics: Sequence[MetricName], *, resamples: int, confidence: float, seed: int
+    part: PartOutcome,
+    metrics: Sequence[MetricName],
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    asked_for: Sequence[str] = (),
 ) -> tuple[dict[str, Score], dict[str, str]]:
-    """(the scores by metric, reasons of those that cannot be measured)."""
+    """(the scores by metric, reasons of those that cannot be measured). What does not apply is named only where it was
+    asked for."""
     import numpy as np
 
     statistics: dict[tuple[str, str], Statistics] = {}
     missing: dict[str, str] = {}
+    silent: set[str] = set()
     for name in metrics:
         try:
             statistics |= {(name, system): each for system, each in _statistics(part, name).items()}
         except NotMeasurableError as error:
             missing[name] = str(error)
+            silent |= {name} if isinstance(error, NotApplicableError) and name not in asked_for else set()
     if not statistics:
-        return {}, missing
+        return {}, {name: reason for name, reason in missing.items() if name not in silent}
     documents, groups = np.arange(len(part.samples)), _members([sample.group for sample in part.samples])
     group_count = int(groups.max()) + 1
     unit, members = ("group", groups) if group_count >= ENOUGH_GROUPS else ("document", documents)
@@ -168,7 +179,7 @@ def _scores_of_part(
             differences=dict(_differences(part, name, of_metric, units, confidence)),
             over_groups=_over_groups(over, name, group_count, confidence),
         )
-    return scores, missing
+    return scores, {name: reason for name, reason in missing.items() if name not in silent}
 
 
 def _statistics(part: PartOutcome, name: MetricName) -> dict[str, Statistics]:

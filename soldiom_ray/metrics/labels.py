@@ -5,7 +5,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.metrics.measurement import LabelOutcome
-from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics, divided, mean_of, ratio
+from soldiom_ray.metrics.statistics import NotApplicableError, NotMeasurableError, Statistics, divided, mean_of, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def micro_f1(outcome: LabelOutcome) -> Statistics:
     import numpy as np
 
     if not outcome.multi_label:
-        raise NotMeasurableError("every sample has exactly one label, so it would be the accuracy again")
+        raise NotApplicableError("every sample has exactly one label, so it would be the accuracy again")
     predicted, targets = outcome.predicted, outcome.targets
     rows = np.stack([2 * (predicted & targets).sum(1), predicted.sum(1) + targets.sum(1)], axis=1).astype(np.float64)
     return Statistics(rows, ratio)

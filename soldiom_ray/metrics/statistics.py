@@ -15,6 +15,10 @@ class NotMeasurableError(ValueError):
     """A metric that these samples cannot give; the text says why. It never leaves the evaluation."""
 
 
+class NotApplicableError(NotMeasurableError):
+    """A metric that is not meant for such samples. Nobody is told unless it was asked for by name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Statistics:
     """`rows` are [samples, columns], dense or a scipy.sparse matrix; `value` turns sums of rows, [..., columns],

@@ -177,6 +177,8 @@ def _evaluation(scores: Manifest | None) -> str:
             f"| {title_of(name)} | {details['base'][name]:.4f} | {details['tuned'][name]:.4f} | {interval['mean']:+.4f}"
             f" | [{interval['low']:+.4f}, {interval['high']:+.4f}] |"
         )
+    report = f"/api/evaluations/{scores.id}/report"
+    lines.append(f"\nThe whole report: `soldiom report {scores.made_from.get('run')}`, or `GET {report}`.")
     lines += [f"\nNot measurable: {title_of(name)}: {reason}." for name, reason in details.get("missing", {}).items()]
     return "\n".join(lines)
 

@@ -176,6 +176,7 @@ def _put_in_mlflow(
     }
     if scores:
         tags["scores"] = scores.id
+        tags["report"] = f"{context.settings.api_url}/api/evaluations/{scores.id}/report"
     version = put_version(
         context.settings,
         name,

@@ -1,0 +1,114 @@
+"""Commands that look at scores: compare, report."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from soldiom_ray.cli.output import Json, note, print_json, print_table, say
+from soldiom_ray.errors import InputError, NotFoundError
+from soldiom_ray.settings import load_settings
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a model's id or family/name.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Put this module's commands under the program."""
+    for command in (compare, report):
+        app.command()(command)
+
+
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs or models, at least two.")],
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")] = 0.95,
+    json: Json = False,
+) -> None:
+    """Compare scored runs on the held-out samples that all of them were scored on: each against the first, paired."""
+    from soldiom_ray.domains.metrics import title_of
+    from soldiom_ray.metrics.side_by_side import compare_runs
+
+    stored = {name: _scores(name) for name in dict.fromkeys(runs)}
+    if len(stored) < 2:
+        raise InputError("Only one run is named.", remedy="name two or more: soldiom compare RUN RUN")
+    result = compare_runs(stored, confidence=confidence)
+    if json:
+        print_json(result)
+        return
+    rows = []
+    for metric, values in result["metrics"].items():
+        for run, interval in values.items():
+            difference = result["differences"].get(run, {}).get(metric)
+            rows.append(
+                {
+                    "metric": title_of(metric),
+                    "run": run,
+                    "value": f"{interval['mean']:.4f} {_interval(interval)}",
+                    "difference": f"{difference['mean']:+.4f} {_interval(difference)}" if difference else "",
+                    "p": f"{difference['corrected_p']:.3g}" if difference else "",
+                }
+            )
+    samples = ", ".join(f"{count} {part}" for part, count in result["samples"].items())
+    print_table(rows, ["metric", "run", "value", "difference", "p"], f"Held-out samples in common: {samples}")
+    print(
+        f"Differences are from {result['runs'][0]}, {100 * confidence:g} % intervals; p is corrected for the metrics."
+    )
+
+
+def report(
+    run: Run,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write: .html or .md; default: report-RUN.html in this folder.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Write the report on a run's newest evaluation: one HTML page with its pictures, or Markdown."""
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+
+    row = _evaluation(run)
+    path = output or Path(f"report-{row['run_artifact']}.html")
+    if path.suffix not in (".html", ".md"):
+        raise InputError(f"{str(path)!r} ends in neither .html nor .md.", remedy="name the file so")
+    artifacts = Artifacts(open_storage(load_settings()))
+    manifest = artifacts.get(row["scores_artifact"])
+    if not any(entry.name == f"report{path.suffix}" for entry in manifest.files):
+        raise NotFoundError(
+            f"{manifest.id} was written before there were reports of this kind.",
+            remedy=f"evaluate the run again: soldiom evaluate {run}",
+        )
+    path.write_bytes(artifacts.read(manifest, f"report{path.suffix}"))
+    for entry in manifest.files:
+        if path.suffix == ".md" and entry.name.startswith("pictures/"):
+            target = path.parent / entry.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(artifacts.read(manifest, entry.name))
+    note("It shows held-out texts and answers: pass it on as you would pass on the data.")
+    print_json({"id": manifest.id, "path": str(path)}) if json else say(f"Written: {path}")
+
+
+def _interval(values: dict[str, Any]) -> str:
+    return f"[{values['low']:.4f}, {values['high']:.4f}]"
+
+
+def _evaluation(name: str) -> dict[str, Any]:
+    """The newest evaluation of a run, by the run or the model made of it."""
+    from soldiom_ray.db import evaluations
+    from soldiom_ray.db.engine import open_session
+    from soldiom_ray.domains.names import find_run
+
+    with open_session(load_settings()) as session:
+        return evaluations.as_dict(evaluations.of_run(session, find_run(session, name, "default"), "default"))
+
+
+def _scores(name: str) -> dict[str, Any]:
+    """The content of `scores.json` of that evaluation."""
+    import json
+
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+
+    artifacts = Artifacts(open_storage(load_settings()))
+    content: dict[str, Any] = json.loads(
+        artifacts.read(artifacts.get(_evaluation(name)["scores_artifact"]), "scores.json")
+    )
+    return content
