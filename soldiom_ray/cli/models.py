@@ -70,7 +70,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Make a version the champion of its name. Refused when its gate did not pass."""
-    from soldiom_ray.domains.access import COMMAND_LINE
+    from soldiom_ray.records import COMMAND_LINE
     from soldiom_ray.registry import promote as promote_version
 
     promoted = promote_version(
