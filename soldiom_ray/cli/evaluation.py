@@ -49,9 +49,7 @@ def compare(
             )
     samples = ", ".join(f"{count} {part}" for part, count in result["samples"].items())
     print_table(rows, ["metric", "run", "value", "difference", "p"], f"Held-out samples in common: {samples}")
-    say(
-        f"Differences are from {result['runs'][0]}, {100 * confidence:g} % intervals; p is corrected for the metrics."
-    )
+    say(f"Differences are from {result['runs'][0]}, {100 * confidence:g} % intervals; p is corrected for the metrics.")
 
 
 def report(
