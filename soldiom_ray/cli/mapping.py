@@ -39,6 +39,7 @@ def mapping_of(details: Mapping[str, Any]) -> dict[str, Any]:
         if name.startswith("record_")
     }
     return {
+        "forms": dict(details.get("forms") or {}),
         "columns": dict(details.get("columns") or {}),
         "speakers": dict(details.get("speakers") or {}),
         "left_out": dict(details.get("notes") or {}),
@@ -55,7 +56,7 @@ def joined_mapping(artifacts: "Artifacts", dataset: "Manifest") -> dict[str, Any
         if manifest is None or manifest.kind != "documents":
             continue
         mapping = mapping_of(manifest.details)
-        for name in ("speakers", "left_out", "refused"):
+        for name in ("forms", "speakers", "left_out", "refused"):
             for key, count in mapping[name].items():
                 joined[name][key] = joined[name].get(key, 0) + count
         for role, columns in mapping["columns"].items():
@@ -67,6 +68,8 @@ def joined_mapping(artifacts: "Artifacts", dataset: "Manifest") -> dict[str, Any
 def mapping_lines(mapping: Mapping[str, Any]) -> list[str]:
     """The mapping in words; nothing where no column was read."""
     lines = []
+    if forms := mapping["forms"]:
+        lines.append(f"Records of a form of their own: {_counted(forms)}")
     if columns := mapping["columns"]:
         read_as = ", ".join(f"{role} = {' or '.join(names)}" for role, names in columns.items())
         lines.append(f"Columns: {read_as}   (to choose others: --column ROLE=COLUMN)")

@@ -19,7 +19,7 @@ COLUMN_FACT = "column "
 """Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
 
 UNRECOGNIZED_FACT = "unrecognized "
-READING_FACTS = ("speakers ", "notes ", UNRECOGNIZED_FACT)
+READING_FACTS = ("speakers ", "notes ", "forms ", UNRECOGNIZED_FACT)
 
 PLANNING = 0.3
 """Share of a source's progress that listing it takes."""
@@ -84,7 +84,7 @@ def _reading(facts: Counter[str]) -> dict[str, Any]:
     """How conversations were read: `speakers` (a name in the data and the role it was given), `notes` (what was left
     out of records), `unrecognized` (file -> columns, where none was recognised)."""
     details: dict[str, Any] = {}
-    for prefix in ("speakers ", "notes "):
+    for prefix in ("speakers ", "notes ", "forms "):
         counts = {name.removeprefix(prefix): count for name, count in sorted(facts.items()) if name.startswith(prefix)}
         details |= {prefix.strip(): counts} if counts else {}
     unrecognized: dict[str, list[str]] = {}

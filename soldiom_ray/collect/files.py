@@ -391,7 +391,7 @@ def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText])
 
 def _note_reading(result: TaskResult, file: UserFile, reading: Mapping[str, Any]) -> None:
     """Record how conversations were read: names that speakers had, what was left out, records that were refused."""
-    for fact in ("speakers", "notes"):
+    for fact in ("speakers", "notes", "forms"):
         for name, count in (reading.get(fact) or {}).items():
             result.facts[f"{fact} {name}"] += count
     for reason, count in (reading.get("refused_counts") or {}).items():

@@ -149,8 +149,8 @@ class Train(Record):
     multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
     template_gaps: Literal["fold", "leave_out"] = Field(
         "fold",
-        description="conversations that the base's chat template cannot express (tools, calls and their results, a"
-        " system turn, two turns of one speaker): fold that into turns that it knows, or leave them out",
+        description="conversations that the base's chat template cannot express (tools, calls and their results,"
+        " reasoning, a system turn, two turns of one speaker): fold that into turns that it knows, or leave them out",
     )
     beta: float = Field(0.1, gt=0, description="preference: how far the model may leave its base (DPO)")
     epochs: float = Field(1.0, gt=0, description="passes over the data")

@@ -29,6 +29,7 @@ class TemplateAbilities:
     system: bool
     repeated_users: bool
     repeated_answers: bool
+    reasoning: bool
 
 
 _ABILITIES: dict[str, TemplateAbilities] = {}
@@ -51,6 +52,7 @@ def abilities_of(tokenizer: Any) -> TemplateAbilities:
             system=not is_judged or _writes(tokenizer, [{"role": SYSTEM, "content": second}, user], first, second),
             repeated_users=not is_judged or _writes(tokenizer, [user, repeated], first, second),
             repeated_answers=not is_judged or _writes(tokenizer, answers, first, second),
+            reasoning="reasoning_content" in template,
         )
     return _ABILITIES[template]
 
@@ -73,6 +75,7 @@ def template_gaps(tokenizer: Any, messages: Sequence[Message]) -> list[str]:
         "results": not able.results and TOOL in roles,
         "system turns": not able.system and SYSTEM in roles,
         "repeated user turns": not able.repeated_users and _repeats(roles, USER),
+        "reasoning": not able.reasoning and any(message.get("reasoning_content") for message in messages),
         "repeated answers": not able.repeated_answers and _repeats(roles, ASSISTANT),
     }
     return [name for name, is_gap in gaps.items() if is_gap]
@@ -82,6 +85,8 @@ def folded(tokenizer: Any, messages: Sequence[Message]) -> Turns:
     """The conversation with all gaps folded into what the template can express; folding it again changes nothing."""
     able = abilities_of(tokenizer)
     turns: Turns = list(messages)  # type: ignore[arg-type]  # none is changed in place
+    if not able.reasoning:
+        turns = [_with_reasoning_as_text(turn) for turn in turns]
     if not able.calls:
         turns = [_with_calls_as_text(turn) for turn in turns]
     if not able.results:
@@ -104,6 +109,14 @@ def as_template_takes(messages: Sequence[Message]) -> tuple[Turns, list[Any] | N
 
 def _repeats(roles: Sequence[str], role: str) -> bool:
     return any(first == second == role for first, second in pairwise(roles))
+
+
+def _with_reasoning_as_text(turn: dict[str, Any]) -> dict[str, Any]:
+    """The reasoning before the answer, as models write it that are trained to reason."""
+    if turn["role"] != ASSISTANT or not turn.get("reasoning_content"):
+        return turn
+    text = f"<think>\n{turn['reasoning_content']}\n</think>\n\n{turn.get('content') or ''}"
+    return {name: value for name, value in turn.items() if name != "reasoning_content"} | {"content": text.rstrip()}
 
 
 def _with_calls_as_text(turn: dict[str, Any]) -> dict[str, Any]:

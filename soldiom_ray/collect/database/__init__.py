@@ -18,8 +18,8 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.collect.database.reader import Reader, Selection, checked_query, open_reader
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
+from soldiom_ray.collect.documents.packs import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
 from soldiom_ray.collect.documents.records import read_record
-from soldiom_ray.collect.documents.rows import CHARACTERS_PER_TEXT, ROWS_PER_TEXT
 from soldiom_ray.collect.task_cache import read_cached, write_cached
 from soldiom_ray.collect.tasks import COLLECTED, Task, TaskList, TaskResult, document_id
 from soldiom_ray.collect.text import SkippedError

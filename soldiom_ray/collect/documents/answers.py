@@ -1,14 +1,13 @@
 """What stands in a record's cells: a question's parts, an answer in its many forms, and whether it is a good one."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import Columns, as_number, plain
-from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.collect.documents.cell_values import as_number, plain
+from soldiom_ray.collect.documents.columns import Columns
+from soldiom_ray.collect.documents.turns import content_text
 
 _BAD = ("false", "0", "no", "n", "bad", "down", "thumbs_down", "undesirable", "rejected", "incorrect")
-_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
@@ -23,10 +22,23 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return f"{roles['label']} is {plain(record[roles['label']])}"
     if "step_labels" in roles:
         marks = record.get(roles["step_labels"])
-        for number, mark in enumerate(marks if isinstance(marks, list) else (), 1):
-            if mark is False or plain(mark).strip().lower() in _BAD:
-                return f"step {number} of {len(marks or ())} is marked wrong"
+        if isinstance(marks, list) and marks and _is_wrong(marks[0]):
+            return f"step 1 of {len(marks)} is marked wrong"
     return ""
+
+
+def good_steps(record: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[str, list[str]]:
+    """(the steps of a solution before the first that is marked wrong, what was left out). Later ones build on it."""
+    steps, marks = record.get(roles["steps"]) or [], record.get(roles["step_labels"]) or []
+    texts = [content_text(step) for step in steps]
+    wrong = next((number for number, mark in enumerate(marks) if _is_wrong(mark)), len(texts))
+    notes = ["steps that are marked wrong, or come after one"] * (len(texts) - wrong)
+    return "\n".join(texts[:wrong]), notes
+
+
+def _is_wrong(mark: Any) -> bool:
+    number = as_number(mark)
+    return mark is False or plain(mark).strip().lower() in _BAD or (number is not None and number < 0)
 
 
 def _low_rating(value: Any, middle: float | None) -> str:
@@ -53,56 +65,23 @@ def answer_text(value: Any, column: str) -> str:
     return value_text(value).strip()
 
 
+def context_text(value: Any) -> str:
+    """What a question is about: a text, or the texts of a list or an object (PubMedQA's `contexts`, HotpotQA's titles
+    with their sentences)."""
+    if isinstance(value, Mapping):
+        titles, parts = value.get("title"), value.get("sentences")
+        if isinstance(titles, list) and isinstance(parts, list) and len(titles) == len(parts):
+            return "\n\n".join(f"{title}\n{context_text(part)}" for title, part in zip(titles, parts, strict=True))
+        inner = next((value[name] for name in ("contexts", "text", "passages", "paragraphs") if value.get(name)), None)
+        return value_text(value).strip() if inner is None else context_text(inner)
+    if isinstance(value, list) and all(isinstance(part, (str, Mapping)) for part in value):
+        joint = "\n\n" if any(isinstance(part, Mapping) or len(part) > 200 for part in value) else "\n"
+        return joint.join(part if isinstance(part, str) else context_text(part) for part in value).strip()
+    return value_text(value).strip()
+
+
 def value_text(value: Any) -> str:
     """A value as part of a text: a list of texts paragraph by paragraph, objects as JSON."""
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n\n".join(value)
     return plain(value)
-
-
-def choices_in(record: Mapping[str, Any], by_role: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(label, text) of each choice of a record's question: in one column, or each in its own, whose last letter is its
-    label."""
-    if "choices" in by_role:
-        return choices_of(record.get(by_role["choices"]))
-    names = by_role["choice_columns"].split(",")
-    return [(name[-1].upper(), plain(record.get(name))) for name in names if record.get(name) not in (None, "")]
-
-
-def choices_of(value: Any) -> list[tuple[str, str]]:
-    """(label, text) of each choice of a question, from a list, an object, or {"text": [...], "label": [...]}."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return []
-    if isinstance(value, Mapping):
-        texts, labels = value.get("text"), value.get("label")
-        if isinstance(texts, list) and isinstance(labels, list):
-            return [(str(label), plain(text)) for label, text in zip(labels, texts, strict=False)]
-        return [(str(label), plain(text)) for label, text in value.items()]
-    if isinstance(value, list):
-        return [
-            (str(choice.get("label", _LETTERS[number % 26])), plain(choice.get("text", choice)))
-            if isinstance(choice, Mapping)
-            else (_LETTERS[number % 26], plain(choice))
-            for number, choice in enumerate(value)
-        ]
-    return []
-
-
-def right_choice(choices: list[tuple[str, str]], key: Any) -> str:
-    """The right choice, "B. its text". `key` is its label, its text, or its place from 0. Raises SkippedError:
-    unmatched_choice."""
-    if isinstance(key, list) and len(key) == 1:
-        (key,) = key
-    written = plain(key).strip()
-    for label, text in choices:
-        if (written and written in (label, text.strip())) or written.lower() == f"{label}. {text}".lower():
-            return f"{label}. {text}"
-    for label, text in choices:
-        if written.lower().strip("().") == label.lower():
-            return f"{label}. {text}"
-    if written.isdigit() and int(written) < len(choices):
-        return "{}. {}".format(*choices[int(written)])
-    raise SkippedError("unmatched_choice", f"the answer {written[:60]!r} is none of {len(choices)} choices")

@@ -1,122 +1,31 @@
 """The roles of a record's columns or fields (text, question, answer, label, ...): guessed from their names, or set by
 the user. What a record says by them is read in `records`."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import as_number, plain
+from soldiom_ray.collect.documents.choices import first_place
+from soldiom_ray.collect.documents.column_names import (
+    ANSWERING,
+    CHOICE_PREFIXES,
+    CONVERSATION_ROLES,
+    FORMS,
+    LANGUAGES,
+    MARKED,
+    METADATA_ROLES,
+    NAMES,
+    SPEAKER_COLUMNS,
+)
+from soldiom_ray.collect.documents.transcripts import transcript_turns
 from soldiom_ray.collect.documents.turns import turns_in
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.messages import ROLES
-
-CONVERSATION_NAMES = (
-    *("messages", "conversations", "conversation", "dialog", "dialogue", "dialogs", "dialogues", "turns", "chat"),
-    *("thread", "items", "utterances", "interactions", "rounds", "chat_history", "message_list"),
-)
-_NAMES: dict[str, tuple[str, ...]] = {
-    "messages": (*CONVERSATION_NAMES, "data"),
-    "system": ("system", "system_prompt", "system_message"),
-    "tools": ("tools", "functions", "available_tools"),
-    "history": ("history",),
-    "instruction": ("instruction", "prompt"),
-    "input": ("input",),
-    "output": ("output", "response", "completion"),
-    "question": ("question", "query", "problem", "ctx", "question_stem", "stem"),
-    "context": ("context", "contexts", "passage", "paragraph", "background", "support", "story"),
-    "choices": ("choices", "options", "endings"),
-    "choice_columns": (),
-    "answer": ("answer", "answers", "long_answer", "solution", "canonical_solution"),
-    "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
-    "chosen": ("chosen", "preferred_output", "preferred", "accepted_response"),
-    "rejected": ("rejected", "non_preferred_output", "dispreferred", "rejected_response"),
-    "steps": ("completions",),
-    "step_labels": ("labels",),
-    "source": (
-        "source",
-        "src",
-        "source_text",
-        "original_text",
-        "original",
-        "article",
-        "document",
-        "passage",
-        "dialogue",
-    ),
-    "target": ("target", "tgt", "target_text", "reference_summary", "summary", "highlights", "simplified_text", "note"),
-    "prefix": ("prefix", "fim_prefix"),
-    "middle": ("middle", "fim_middle"),
-    "suffix": ("suffix", "fim_suffix"),
-    "text": ("text", "content", "body", "document", "passage", "article", "sentence", "tweet", "review"),
-    "correction": ("correction", "corrected", "corrected_answer"),
-    "rating": (
-        *("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
-        *("kto_tag", "feedback", "is_correct", "accepted", "liked", "helpful"),
-    ),
-    "time": ("time", "timestamp", "created_at", "datetime", "date"),
-    "group": (
-        "group",
-        "group_id",
-        "conversation_id",
-        "message_tree_id",
-        "thread_id",
-        "session_id",
-        "doc_title",
-        "document_id",
-        "doc",
-    ),
-    "license": ("license", "licence"),
-    "label": ("label", "labels", "class", "category"),
-    "image": ("file_name", "filename", "image_file", "image_path", "image"),
-    "split": (),
-}
-"""A role and the names, best first, that a column for it usually has. A data set's own
-split is never guessed: its author and purpose are unknown."""
+from soldiom_ray.domains.messages import ASSISTANT, ROLES
 
 _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
-
-_FORMS = (
-    "messages chosen rejected",
-    "instruction input? context? chosen rejected",
-    "question context? chosen rejected",
-    "input chosen rejected",
-    "chosen rejected",
-    "messages",
-    *(
-        f"question context? {choices} {answer}"
-        for choices in ("choices", "choice_columns")
-        for answer in ("answer", "answer_key", "label")
-    ),
-    "instruction steps step_labels",
-    *(f"instruction input? context? {answer}" for answer in ("output", "answer", "target")),
-    "instruction chosen",
-    *(f"question context? {answer}" for answer in ("answer", "output", "target")),
-    *(f"input {answer}" for answer in ("output", "answer", "target")),
-    "prefix middle suffix",
-    *(f"source {answer}" for answer in ("target", "output")),
-    "text",
-    "question context? answer_key",
-    "chosen",
-    "image label",
-    "instruction input? rejected",
-    "question context? rejected",
-)
-"""The roles of each form of record, "?" where it may lack one. A record has the first form whose roles it has."""
-
-CONVERSATION_ROLES = ("system", "tools", "history")
-"""Roles that may accompany a form with an answer: they become part of its conversation."""
-
-ANSWERING = ("answer", "output", "chosen", "target", "answer_key", "steps", "step_labels")
-METADATA_ROLES = ("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split")
-"""Roles that may accompany any form: they become metadata, not text."""
-
-MARKED = {"output", "steps", "messages"}
-"""Roles whose label may say whether they are good."""
-
-_SPEAKER_COLUMNS = (("user", "human"), ("assistant", "gpt", "bot"))
-"""Columns named after those who speak in them; they count where both are there."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +39,8 @@ class Columns:
     middle: float | None = None
     label_is_mark: bool = False
     """Whether every label says true or false, or 1 or 0, of an answer (KTO)."""
+    first_place: int | None = None
+    """Where the right choice is given by its place: the number of the first, 0 or 1."""
 
     @cached_property
     def form(self) -> tuple[str, ...]:
@@ -169,7 +80,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
     names = list(names)
     by_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
     by_role: dict[str, str] = {}
-    for role, usual_names in _NAMES.items():
+    for role, usual_names in NAMES.items():
         known = (by_name[name] for name in usual_names if name in by_name)
         if role == "messages":
             known = (name for name in known if _holds_conversations(name, examples))
@@ -177,9 +88,11 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
             by_role[role] = name
     if columns := _choice_columns(by_name):
         by_role["choice_columns"] = columns
-    form = next((form for form in _FORMS if set(_required(form)) <= by_role.keys()), None)
+    form = next((form for form in FORMS if set(_required(form)) <= by_role.keys()), None)
     if form is None:
-        return _speakers_as_columns(by_name) or _prompts(by_name)
+        return _other_form(by_name, examples)
+    if form == "text" and _holds_transcripts(by_role["text"], examples):
+        by_role["messages"], form = by_role.pop("text"), "messages"
     roles = [role.removesuffix("?") for role in form.split()]
     if set(roles) & {*ANSWERING, "messages"}:
         roles += CONVERSATION_ROLES
@@ -191,7 +104,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
 
 def _choice_columns(by_name: Mapping[str, str]) -> str:
     """The columns of a question's choices where each has its own: a, b, c, d; opa, opb, ...; option_1, option_2, ..."""
-    for prefix in ("", "op", "option", "option_", "choice", "choice_", "ans_"):
+    for prefix in CHOICE_PREFIXES:
         for labels in ("abcdefgh", "12345678"):
             names = [by_name[f"{prefix}{label}"] for label in labels if f"{prefix}{label}" in by_name]
             if len(names) >= 2 and (prefix or len(names) >= 3):
@@ -199,8 +112,30 @@ def _choice_columns(by_name: Mapping[str, str]) -> str:
     return ""
 
 
+def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Columns named after those who speak in them, prompts alone, the only column of transcripts, or texts in two
+    languages."""
+    if by_role := _speakers_as_columns(by_name) or _prompts(by_name):
+        return by_role
+    transcripts = [name for name in by_name.values() if _holds_transcripts(name, examples)]
+    if len(transcripts) == 1:
+        return {"messages": transcripts[0]}
+    languages = [by_name[name] for name in reversed(list(by_name)) if name in LANGUAGES]
+    return {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}
+
+
+def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every value of a column is a conversation with an answer, written as one text."""
+    values = [record[name] for record in examples if record.get(name) not in (None, "")]
+    return bool(values) and all(isinstance(value, str) and _has_answer(transcript_turns(value)) for value in values)
+
+
+def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
+    return any(turn["role"] == ASSISTANT for turn in turns or ())
+
+
 def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:
-    asker, answerer = (next((by_name[n] for n in names if n in by_name), "") for names in _SPEAKER_COLUMNS)
+    asker, answerer = (next((by_name[n] for n in names if n in by_name), "") for names in SPEAKER_COLUMNS)
     return {"question": asker, "answer": answerer} if asker and answerer else {}
 
 
@@ -235,17 +170,28 @@ def choose_columns(
     wanted = {role: name for role, name in requested.items() if role not in named}
     if not wanted:
         by_role = guess_columns(names, examples)
-        return Columns(by_role, speakers, _middle_of_scale(by_role, examples), _label_is_mark(by_role, examples))
-    unknown = sorted(set(wanted) - _NAMES.keys())
+        return _with_scales(by_role, speakers, examples)
+    unknown = sorted(set(wanted) - NAMES.keys())
     if unknown:
-        raise SkippedError("wrong_columns", f"no role {_quoted(unknown)}; known roles: {', '.join([*_NAMES, *ROLES])}")
+        raise SkippedError("wrong_columns", f"no role {_quoted(unknown)}; known roles: {', '.join([*NAMES, *ROLES])}")
     columns = {role: spelled(name) for role, name in wanted.items()}
     if not columns.get("label", "known") and all(parts := [spelled(name) for name in wanted["label"].split(",")]):
         columns["label"] = ",".join(parts)
     missing = [wanted[role] for role, name in columns.items() if not name]
     if missing:
         raise SkippedError("wrong_columns", f"no column {_quoted(missing)}; known: {_quoted(names)}")
-    return Columns(columns, speakers, _middle_of_scale(columns, examples), _label_is_mark(columns, examples))
+    return _with_scales(columns, speakers, examples)
+
+
+def _with_scales(by_role: dict[str, str], speakers: dict[str, str], examples: Sequence[Mapping[str, Any]]) -> Columns:
+    """The columns, with what all records together say of their ratings, marks and choices."""
+    return Columns(
+        by_role,
+        speakers,
+        _middle_of_scale(by_role, examples),
+        _label_is_mark(by_role, examples),
+        first_place(by_role, examples),
+    )
 
 
 def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> float | None:
@@ -254,7 +200,9 @@ def _middle_of_scale(by_role: Mapping[str, str], records: Sequence[Mapping[str, 
     if "rating" not in by_role:
         return None
     numbers = [number for record in records if (number := as_number(record.get(by_role["rating"]))) is not None]
-    largest = max(numbers, default=0)
+    largest, least = max(numbers, default=0), min(numbers, default=0)
+    if least == 0 and 1 < largest <= 4 and all(number.is_integer() for number in numbers):
+        return 2  # from 0 to 4, as HelpSteer's
     is_rating = any(word in by_role["rating"].lower() for word in ("rating", "stars"))
     for top, middle in ((1, 0.5), (5, 3), (10, 5), (100, 50)):
         if largest == top or (is_rating and 0 < largest <= top <= 10):
@@ -270,20 +218,10 @@ def _label_is_mark(by_role: Mapping[str, str], records: Sequence[Mapping[str, An
     return bool(labels) and labels <= {"true", "false", "1", "0", "1.0", "0.0"}
 
 
-def as_number(value: Any) -> float | None:
-    """A number, or a text that is one."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None
-
-
 @lru_cache(maxsize=256)
 def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     """The roles that make a record's text, in their order."""
-    form = next((form for form in _FORMS if set(_required(form)) <= set(roles)), None)
+    form = next((form for form in FORMS if set(_required(form)) <= set(roles)), None)
     if form is None:
         chosen = tuple(role for role in roles if role not in CONVERSATION_ROLES)
     else:
@@ -314,15 +252,6 @@ _SIDES = {
 def fields_text(record: Mapping[str, Any]) -> str:
     """Any record as text: a line `name: value` for each field that is not blank."""
     return "\n".join(f"{name}: {text}" for name, value in record.items() if (text := plain(value).strip()))
-
-
-def plain(value: Any) -> str:
-    """One value as text: strings as they are, nested ones as JSON."""
-    if isinstance(value, str):
-        return value
-    if type(value) is int:  # most values of databases: ten times as fast as json
-        return str(value)
-    return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -5,7 +5,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from soldiom_ray.collect.documents.columns import CONVERSATION_NAMES, split_from_name
+from soldiom_ray.collect.documents.column_names import CONVERSATION_NAMES
+from soldiom_ray.collect.documents.columns import split_from_name
+from soldiom_ray.collect.documents.dialects import usual_turns
 from soldiom_ray.collect.documents.message_trees import holds_trees
 from soldiom_ray.collect.documents.turns import KNOWN_SPEAKERS, names_speakers, turns_in
 
@@ -31,6 +33,8 @@ def with_lists_as_messages(values: list[Any]) -> list[Any]:
     `messages`."""
     if values and all(isinstance(value, list) and names_speakers(value) for value in values):
         return [{"messages": value} for value in values]
+    if values and all(isinstance(value, Mapping) for value in values):
+        values = usual_turns(values)
     speakers = [str(turn.get("role", turn.get("from"))).lower() for turn in values if isinstance(turn, Mapping)]
     is_conversation = (
         len(speakers) == len(values) > 1 and names_speakers(values) and KNOWN_SPEAKERS.keys() >= {*speakers}
@@ -60,7 +64,7 @@ def _of_wrapper(value: Mapping[str, Any]) -> list[Any]:
         if all(isinstance(row, list) and len(row) == len(names) for row in value["data"]):
             return [dict(zip(names, row, strict=True)) for row in value["data"]]
     lists = [name for name, inner in value.items() if _is_records(inner)]
-    if len(lists) != 1 or (lists[0] not in _LISTS and len(value) > 1):
+    if len(lists) != 1 or "instruction" in value or (lists[0] not in _LISTS and len(value) > 1):
         return []
     rows = value[lists[0]]
     if all(isinstance(row.get("row"), Mapping) for row in rows):

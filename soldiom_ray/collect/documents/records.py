@@ -9,19 +9,27 @@ from typing import Any
 from soldiom_ray.collect.documents.answers import (
     answer_text,
     bad_answer,
-    choices_in,
-    right_choice,
+    context_text,
+    good_steps,
     value_text,
 )
+from soldiom_ray.collect.documents.cell_values import plain
+from soldiom_ray.collect.documents.choices import choices_in, right_choice
+from soldiom_ray.collect.documents.column_names import ANSWERING
 from soldiom_ray.collect.documents.columns import (
-    ANSWERING,
     Columns,
-    plain,
     split_from_name,
 )
+from soldiom_ray.collect.documents.formed import FormedRecord
 from soldiom_ray.collect.documents.parsed import ParsedText
-from soldiom_ray.collect.documents.tool_calls import read_tools
-from soldiom_ray.collect.documents.turns import Conversation, read_conversation, read_messages, require_answer
+from soldiom_ray.collect.documents.tool_calls import read_calls, read_tools
+from soldiom_ray.collect.documents.turns import (
+    Conversation,
+    content_text,
+    read_conversation,
+    read_messages,
+    require_answer,
+)
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text, spoken
 
@@ -53,16 +61,23 @@ class Reading:
     speakers: Counter[str] = field(default_factory=Counter)
     notes: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str, str]] = field(default_factory=list)
+    forms: Counter[str] = field(default_factory=Counter)
 
     def read(self, part: str, record: Mapping[str, Any], columns: Columns) -> ReadRecord | None:
         """A record; None for one without text. A refused one raises its SkippedError after it was noted."""
+        notes: list[str] = []
         try:
+            if isinstance(record, FormedRecord):
+                self.forms[record.form] += 1
+                notes = record.notes
+                if record.refused:
+                    raise SkippedError(*record.refused)
             record_read = read_record(record, columns)
         except SkippedError as skipped:
             self.refused.append((part, skipped.reason, skipped.detail))
             raise
         if record_read is not None:
-            for note in record_read.notes:
+            for note in (*notes, *record_read.notes):
                 self.notes[note] += 1
             for name, role in record_read.speakers.items():
                 self.speakers[f"{name} = {role}"] += 1
@@ -73,6 +88,7 @@ class Reading:
         entries: dict[str, Any] = {
             "speakers": dict(self.speakers),
             "notes": dict(self.notes),
+            "forms": dict(self.forms),
             "refused_counts": dict(Counter(reason for _, reason, _ in self.refused)),
             "refused": [list(entry) for entry in self.refused[:MAX_NAMED]],
         }
@@ -145,6 +161,8 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
     _add_system(conversation, record, columns)
     require_answer(conversation)
     _refuse_media(conversation, record)
+    if thoughts := value_text(record.get(by_role["reasoning"])).strip() if "reasoning" in by_role else "":
+        _last_answer(conversation).setdefault("reasoning_content", thoughts)
     if tools := read_tools(record.get(by_role["tools"])) if "tools" in by_role else []:
         conversation.messages[0]["tools"] = tools
     return conversation
@@ -203,9 +221,12 @@ def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
         return None
     value = record.get(by_role[roles[-1]])
     if not CHOICES.isdisjoint(form):
-        text = right_choice(choices_in(record, by_role), value)
+        text = right_choice(choices_in(record, by_role), value, columns.first_place)
     elif "steps" in form:
-        text = "\n".join(str(step) for step in record.get(by_role["steps"]) or ())
+        steps, notes = good_steps(record, by_role)
+        return Conversation([{"role": ASSISTANT, "content": steps}], notes=notes) if steps else None
+    elif "tools" in by_role and (calls := read_calls(value)):
+        return Conversation([{"role": ASSISTANT, "content": "", "tool_calls": calls}])
     else:
         conversation = read_messages(value, columns.speakers)
         if conversation is not None:
@@ -216,6 +237,10 @@ def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
     if not text:
         return None
     return Conversation([{"role": ASSISTANT, "content": text}])
+
+
+def _last_answer(conversation: Conversation) -> dict[str, Any]:
+    return next(message for message in reversed(conversation.messages) if message["role"] == ASSISTANT)
 
 
 def _refuse_media(conversation: Conversation, record: Mapping[str, Any]) -> None:
@@ -229,7 +254,7 @@ def _refuse_media(conversation: Conversation, record: Mapping[str, Any]) -> None
 
 def _add_system(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> None:
     """Put the text of a column beside the conversation first, as a system turn; before the conversation's own."""
-    text = plain(record.get(columns.by_role["system"])).strip() if "system" in columns.by_role else ""
+    text = content_text(record.get(columns.by_role["system"])) if "system" in columns.by_role else ""
     if not text:
         return
     first = conversation.messages[0] if conversation.messages else None
@@ -250,6 +275,8 @@ def _role_text(record: Mapping[str, Any], columns: Columns, role: str) -> str:
     value = record.get(by_role[role])
     if role in ("prefix", "middle", "suffix"):
         return plain(value)
+    if role == "context" and not isinstance(value, str):
+        return context_text(value)
     return answer_text(value, by_role[role]) if role in ANSWERING else value_text(value).strip()
 
 

@@ -6,16 +6,19 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text, plain
+from soldiom_ray.collect.documents.cell_values import plain
+from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
+from soldiom_ray.collect.documents.formed import FormedRecord
 from soldiom_ray.collect.documents.message_trees import conversations_of, holds_trees
+from soldiom_ray.collect.documents.packs import ROWS_PER_TEXT, pack
 from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.record_forms import formed
+from soldiom_ray.collect.documents.record_texts import record_texts
 from soldiom_ray.collect.documents.records import Reading, refused_texts
 from soldiom_ray.collect.text import SkippedError
+from soldiom_ray.domains.messages import ROLES
 
-ROWS_PER_TEXT = 200
 MAX_NAMES = 40
-CHARACTERS_PER_TEXT = 8000
-"""Short rows share a text, but not so many that a search returns all of them or none."""
 
 
 @dataclass
@@ -37,9 +40,13 @@ def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, 
     names = table.columns
     if holds_trees(records[:ROWS_PER_TEXT]) and holds_trees(records) and (trees := conversations_of(records)):
         records, names = trees, list(trees[0])
-    columns = choose_columns(names, requested, records)
     table_metadata = metadata | ({"title_rows": list(table.titles)} if table.titles else {})
     table_metadata |= ({"table": table.name} if table.name else {}) | {"rows": len(records)}
+    if all(role in ROLES for role in requested):
+        records_formed = formed(records)
+        if any(isinstance(record, FormedRecord) for record in records_formed):
+            return record_texts(records_formed, requested, table_metadata)
+    columns = choose_columns(names, requested, records)
     if columns.by_role:
         reading = Reading()
         texts = refused_texts(list(_text_per_row(table.name, records, columns, table_metadata, reading)), reading)
@@ -145,16 +152,3 @@ def _pack_texts(texts: Sequence[str], separator: str, name: str, metadata: dict[
         ParsedText(separator.join(packed_texts), f"rows from {start + 1}{suffix}", metadata)
         for start, packed_texts in packs
     ]
-
-
-def pack(texts: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """(index of the first row, rows) of packs of at most ROWS_PER_TEXT rows and about CHARACTERS_PER_TEXT."""
-    start, current, size = 0, list[str](), 0
-    for number, text in enumerate(texts):
-        if current and (len(current) >= ROWS_PER_TEXT or size + len(text) > CHARACTERS_PER_TEXT):
-            yield start, current
-            start, current, size = number, [], 0
-        current.append(text)
-        size += len(text)
-    if current:
-        yield start, current

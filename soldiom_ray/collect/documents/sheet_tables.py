@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soldiom_ray.collect.documents.columns import guess_columns, plain
+from soldiom_ray.collect.documents.cell_values import plain
+from soldiom_ray.collect.documents.columns import guess_columns
 
 MAX_TITLE_ROWS = 10
 _MAX_NAME = 40

@@ -1,13 +1,23 @@
 """Calls of functions and their definitions, from every form the field writes them in to OpenAI's."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from soldiom_ray.collect.text import SkippedError
 
 _NAMES = ("name", "function_name", "tool_name")
+_DECLARATIONS = ("functionDeclarations", "function_declarations")
 _ARGUMENTS = ("arguments", "parameters", "args", "input", "kwargs")
+
+
+MARKS = ("<tool_call>", "<functioncall>", "<tool_response>")
+_WRITTEN_CALL = re.compile(
+    r"<tool_call>\s*(\{.*?\})\s*</tool_call>|<functioncall>\s*(\{.*\})(?:\s*<\|endoftext\|>)?", re.DOTALL
+)
+_QUOTED_ARGUMENTS = re.compile(r"""("arguments":\s*)'(\{.*\})'(\s*\})""", re.DOTALL)
+_WRITTEN_RESPONSE = re.compile(r"<tool_response>(.*)</tool_response>", re.DOTALL)
 
 
 def read_calls(value: Any) -> list[dict[str, Any]]:
@@ -36,6 +46,22 @@ def _read_call(entry: Any) -> dict[str, Any] | None:
     return call | ({"id": str(entry["id"])} if entry.get("id") else {})
 
 
+def without_calls(text: str) -> tuple[str, list[dict[str, Any]]]:
+    """(the words, the calls) of an answer whose calls stand in its text with the marks of Hermes or Glaive; the whole
+    text and none where one of them cannot be read."""
+    written = [hermes or glaive for hermes, glaive in _WRITTEN_CALL.findall(text)]
+    calls = [call for each in written for call in read_calls(_QUOTED_ARGUMENTS.sub(r"\1\2\3", each))]
+    if not written or len(calls) < len(written):
+        return text, []
+    return _WRITTEN_CALL.sub("", text).strip(), calls
+
+
+def without_response_marks(text: str) -> str:
+    """A tool's result without the marks that some put around it."""
+    match = _WRITTEN_RESPONSE.fullmatch(text.strip())
+    return match[1].strip() if match else text
+
+
 def read_tools(value: Any) -> list[dict[str, Any]]:
     """Definitions of functions, [{type, function: {name, ...}}], from a list or its text. Raises SkippedError:
     damaged_tools, when there are some that cannot be read."""
@@ -44,7 +70,7 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
         return []
     entries = parsed if isinstance(parsed, list) else [parsed]
     tools = []
-    for entry in map(parsed_json, entries):
+    for entry in _flat(entries):
         function = entry.get("function", entry) if isinstance(entry, dict) else None
         if not isinstance(function, dict) or not function.get("name"):
             raise SkippedError("damaged_tools", f"no definition of a function: {str(entry)[:80]}")
@@ -53,6 +79,13 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
             definition["parameters"] = definition.pop("input_schema")
         tools.append({"type": "function", "function": definition})
     return tools
+
+
+def _flat(entries: list[Any]) -> Iterator[Any]:
+    """The definitions, those included that Gemini's tools hold as a list."""
+    for entry in map(parsed_json, entries):
+        names = [name for name in _DECLARATIONS if isinstance(entry, dict) and isinstance(entry.get(name), list)]
+        yield from entry[names[0]] if names else [entry]
 
 
 def parsed_json(value: Any) -> Any:

@@ -3,12 +3,19 @@ given to another speaker silently: what cannot be kept whole is refused with its
 conversation that is kept is counted in its notes."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from soldiom_ray.collect.documents.tool_calls import parsed_json, read_calls
+from soldiom_ray.collect.documents.dialects import exchanges, usual_turns
+from soldiom_ray.collect.documents.tool_calls import (
+    MARKS,
+    parsed_json,
+    read_calls,
+    without_calls,
+    without_response_marks,
+)
+from soldiom_ray.collect.documents.transcripts import transcript_turns
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, TOOL, USER, is_taught
 
@@ -17,7 +24,7 @@ CALL = "call"
 
 KNOWN_SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter", "usr"), USER),
-    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot", "ai"), ASSISTANT),
+    **dict.fromkeys(("assistant", "gpt", "bot", "model", "chatgpt", "chatbot", "ai", "claude", "llm"), ASSISTANT),
     **dict.fromkeys(("system", "developer"), SYSTEM),
     **dict.fromkeys(("tool", "function", "observation", "ipython", "tool_response", "function_response"), TOOL),
     **dict.fromkeys(("tool_result", "function_result"), TOOL),
@@ -33,14 +40,28 @@ GUESSED_SPEAKERS = {
 """Names that a speaker is likely to have; the mapping shows them as guesses."""
 
 _SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
-_CONTENT_FIELDS = ("content", "value", "text", "message", "utterance", "body")
+_CONTENT_FIELDS = ("content", "parts", "value", "text", "message", "utterance", "body")
 _KEPT_FIELDS = ("name", "tool_call_id", "reasoning_content")
 _WEIGHT_FIELDS = ("weight", "train", "training", "loss")
 _INNER_LISTS = ("messages", "conversations", "conversation", "turns")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
-_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)
-_SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
-"""The form of the HH-RLHF pairs (Bai et al. 2022)."""
+_KINDLESS_PARTS = ("text", "functionCall", "function_call", "functionResponse", "function_response", "inlineData")
+"""Fields that say what a part is where it names no type, as Gemini's."""
+_STYLED_PARTS = (
+    "plain",
+    "bold",
+    "italic",
+    "underline",
+    "code",
+    "pre",
+    "link",
+    "text_link",
+    "mention",
+    "hashtag",
+    "url",
+)
+"""Parts of texts with links and emphasis, as exports of messengers hold them."""
+_THOUGHT_PARTS = ("thinking", "reasoning", "redacted_thinking")
 
 
 @dataclass
@@ -61,13 +82,25 @@ def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | No
     conversation = Conversation()
     for number, turn in enumerate(turns, 1):
         _add_turn(conversation, turn, number, len(turns), named)
+    _read_system_as_answering(conversation)
     return conversation
+
+
+def _read_system_as_answering(conversation: Conversation) -> None:
+    """Where nobody but a system answers, as in dialogues for booking, it is who the model speaks as."""
+    roles = [message["role"] for message in conversation.messages]
+    if ASSISTANT in roles or roles[:1] != [USER] or SYSTEM not in roles:
+        return
+    conversation.speakers["system"] = f"{ASSISTANT} (a guess)"
+    for message in conversation.messages:
+        if message["role"] == SYSTEM:
+            message["role"] = ASSISTANT
 
 
 def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
     """The conversation in a prompt or an answer, which are texts or lists of texts as often: only of turns that name
     their speakers."""
-    is_transcript = isinstance(value, str) and _TRANSCRIPT.match(value)
+    is_transcript = isinstance(value, str) and transcript_turns(value) is not None
     is_conversation = is_transcript or names_speakers(value) or isinstance(value, dict)
     return read_conversation(value, named) if is_conversation else None
 
@@ -75,8 +108,12 @@ def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
 def names_speakers(value: Any) -> bool:
     """Whether a value is a list of turns that each name their speaker."""
     return isinstance(value, list) and all(
-        isinstance(turn, dict) and _field(turn, _SPEAKER_FIELDS) is not None for turn in value
+        isinstance(turn, dict) and _field(turn, _SPEAKER_FIELDS) is not None for turn in _usual(value)
     )
+
+
+def _usual(value: Sequence[Any]) -> list[Any]:
+    return usual_turns(value) if value and all(isinstance(turn, dict) for turn in value) else list(value)
 
 
 def require_answer(conversation: Conversation) -> None:
@@ -94,7 +131,7 @@ def require_answer(conversation: Conversation) -> None:
 def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
     """The turns of a value that is a conversation, each with a speaker's and a content field; None for other values."""
     if isinstance(value, str):
-        value = _transcript(value) if _TRANSCRIPT.match(value) else parsed_json(value)
+        value = transcript_turns(value) or parsed_json(value)
     if isinstance(value, dict):
         return _turns_of_object(value)
     if not isinstance(value, (list, tuple)) or not value:
@@ -105,9 +142,10 @@ def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
         return _turns_of_pairs(value)
     if not all(isinstance(turn, dict) for turn in value):
         return None
-    if _field(value[0], _SPEAKER_FIELDS) is not None:
-        return list(value)
-    return _exchanges(value)
+    turns = usual_turns(value)
+    if _field(turns[0], _SPEAKER_FIELDS) is not None:
+        return turns
+    return _exchanges(value) or exchanges(value)
 
 
 def _turns_of_object(value: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
@@ -149,13 +187,6 @@ def _exchanges(value: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]] | 
     ]
 
 
-def _transcript(text: str) -> list[dict[str, Any]]:
-    pieces = _SPEAKER.split(text.strip())[1:]
-    if pieces[-2] == "Assistant" and not pieces[-1].strip():
-        pieces = pieces[:-2]  # a prompt, up to where the answer begins
-    return [{"role": role, "content": content} for role, content in zip(pieces[::2], pieces[1::2], strict=True)]
-
-
 def _field(turn: Mapping[str, Any], names: Iterable[str]) -> Any:
     for name in names:
         if (value := turn.get(name)) is not None:
@@ -172,6 +203,7 @@ def _add_turn(
         and role != CALL
         and isinstance(content := _field(turn, _CONTENT_FIELDS), str)
         and content.strip()
+        and (role not in (ASSISTANT, TOOL) or not any(mark in content for mark in MARKS))
     ):
         conversation.messages.append({"role": role, "content": content.strip()})  # most turns: three times as fast
         return
@@ -183,10 +215,16 @@ def _add_turn(
     if role == CALL and (called := read_calls(content)):
         calls += called
     else:
-        message["content"], more_calls, results = _read_content(content)
-        calls += more_calls
+        read = _read_content(content)
+        message["content"], results = read.text, read.results
+        calls += read.calls
+        if role == ASSISTANT and not calls and "<" in read.text:
+            message["content"], calls = without_calls(read.text)
+        message |= {"reasoning_content": "\n".join(read.thoughts)} if any(read.thoughts) else {}
     if (turn.get("tool_calls") or turn.get("function_call")) and not calls:
         raise SkippedError("damaged_call", f"turn {number} of {count} has a call that cannot be read")
+    if role == TOOL:
+        message["content"] = without_response_marks(message["content"])
     message |= {"tool_calls": calls} if calls else {}
     message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
     weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
@@ -225,33 +263,69 @@ def _role(conversation: Conversation, turn: Mapping[str, Any], number: int, name
     return role
 
 
-def _read_content(content: Any) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
-    """(text, calls, messages of tools) of a content: a text, or a list of parts."""
-    if content is None:
-        return "", [], []
-    if isinstance(content, str):
-        return content.strip(), [], []
-    if isinstance(content, dict) and "type" in content:
-        content = [content]
+def content_text(value: Any) -> str:
+    """The text of one content outside of a conversation: a text, parts, a turn of one."""
+    if isinstance(value, list) and value and all(isinstance(turn, dict) and "content" in turn for turn in value):
+        return "\n".join(content_text(turn["content"]) for turn in value)
+    if isinstance(value, dict) and isinstance(value.get("content"), str):
+        value = value["content"]
+    return _read_content(value).text
+
+
+@dataclass
+class _Content:
+    """What a turn says: its text, calls, messages of tools that it brings, and what was thought before."""
+
+    texts: list[str] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    results: list[dict[str, Any]] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(text.strip() for text in self.texts if text.strip())
+
+
+def _read_content(content: Any) -> _Content:
+    """A content: a text, or a list of parts."""
+    if content is None or isinstance(content, str):
+        return _Content([content or ""])
+    if isinstance(content, dict) and ("type" in content or "parts" in content):
+        content = content["parts"] if isinstance(content.get("parts"), list) else [content]
     if not isinstance(content, list):
-        return json.dumps(content, ensure_ascii=False, default=str), [], []
-    texts: list[str] = []
-    calls: list[dict[str, Any]] = []
-    results: list[dict[str, Any]] = []
+        return _Content([json.dumps(content, ensure_ascii=False, default=str)])
+    read = _Content()
     for part in content:
-        kind = (part.get("type") or ("text" if "text" in part else None)) if isinstance(part, dict) else "text"
-        if isinstance(part, str):
-            texts.append(part)
-        elif kind in _TEXT_PARTS:
-            texts.append(str(_field(part, ("text", "refusal", "content")) or ""))
-        elif kind == "tool_use":
-            calls += read_calls(part)
-        elif kind == "tool_result":
-            text, _, _ = _read_content(part.get("content"))
-            results.append({"role": TOOL, "content": text, "tool_call_id": str(part.get("tool_use_id", ""))})
-        else:
-            raise SkippedError("part_not_text", f"a part of type {str(kind)[:40]}")
-    return "\n".join(text.strip() for text in texts if text.strip()), calls, results
+        _add_part(read, part)
+    if not any(isinstance(part, dict) and part.get("type") in _TEXT_PARTS for part in content):
+        styled = [part if isinstance(part, str) else str(part.get("text") or "") for part in content]
+        if any(isinstance(part, dict) and part.get("type") in _STYLED_PARTS for part in content):
+            read.texts = ["".join(styled)]  # a sentence in pieces
+    return read
+
+
+def _add_part(read: _Content, part: Any) -> None:
+    if isinstance(part, str):
+        read.texts.append(part)
+        return
+    kind = (part.get("type") or next((name for name in _KINDLESS_PARTS if name in part), None)) if part else "text"
+    if kind in (*_TEXT_PARTS, *_STYLED_PARTS):
+        read.texts.append(str(_field(part, ("text", "refusal", "content")) or ""))
+    elif kind in _THOUGHT_PARTS:
+        read.thoughts.append(str(_field(part, ("thinking", "reasoning", "text")) or ""))
+    elif kind in ("tool_use", "tool_call", "tool-call"):
+        read.calls += read_calls(part)
+    elif kind in ("functionCall", "function_call"):
+        read.calls += read_calls(part.get(kind) or part)
+    elif kind in ("functionResponse", "function_response"):
+        response = part[kind].get("response")
+        text = response if isinstance(response, str) else json.dumps(response, ensure_ascii=False, default=str)
+        read.results.append({"role": TOOL, "content": text, "name": str(part[kind].get("name", ""))})
+    elif kind in ("tool_result", "tool-result"):
+        text = _read_content(_field(part, ("content", "result", "output"))).text
+        read.results.append({"role": TOOL, "content": text, "tool_call_id": str(part.get("tool_use_id", ""))})
+    else:
+        raise SkippedError("part_not_text", f"a part of type {str(kind)[:40]}")
 
 
 def _count_left_fields(conversation: Conversation, turn: Mapping[str, Any]) -> None:
