@@ -28,7 +28,8 @@ from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
-from soldiom_ray.records import ENDED, SEARCH_APPLICATION, application_name, now
+from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, application_name, now
+from soldiom_ray.services import applied
 from soldiom_ray.settings import Settings, job_environment, save_secrets
 
 SILENT_SECONDS = 60.0
@@ -55,9 +56,12 @@ def launch_job(
     """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
     The same idempotency key of a tenant returns the job that it created before (ConflictError when the recipe
-    differs). InputError for a base in a folder here that cannot be trained; errors of `names.pin`. UnavailableError
+    differs). InputError for a base in a folder here that cannot be trained; errors of `names.pin`; ConflictError for
+    settings of this shell that are not the home's (`services.applied`). UnavailableError
     when the database or Ray cannot be reached; the row then says `failed`.
     """
+    if owner == COMMAND_LINE:
+        applied.check_job(settings)
     check_base_folder(recipe)
     save_secrets(settings)
     recipe = hide_secrets(settings, recipe, tenant)

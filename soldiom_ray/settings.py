@@ -1,7 +1,8 @@
 """The environment becomes one frozen `Settings`; nothing else in the package reads it.
 
 Precedence: a variable that is set; then what `soldiom up` wrote down for this home (`run/addresses.json`, the
-addresses of the services it started, and `keys/secrets.json`, secrets handed on to jobs); then the default.
+addresses of the services it started, `run/environment.json`, what its environment set, and `keys/secrets.json`, secrets
+handed on to jobs); then the default.
 """
 
 import fcntl
@@ -38,6 +39,20 @@ JOB_VARIABLES = (
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
+
+KEPT_VARIABLES = (
+    "SOLDIOM_STORAGE",
+    "SOLDIOM_S3_ENDPOINT",
+    "SOLDIOM_GITHUB_API_URL",
+    "HF_ENDPOINT",
+    "SOLDIOM_PRIVATE_HOSTS",
+    "SOLDIOM_API_FOLDERS",
+    "SOLDIOM_API_HOSTS",
+    "SOLDIOM_UPLOAD_MAX_BYTES",
+    "SOLDIOM_UPLOAD_QUOTA_BYTES",
+    "SOLDIOM_RATE_LIMIT",
+)
+"""Those that `soldiom up` writes down for this home until `soldiom down`: they hold in other shells, too."""
 
 UPLOAD_MAX_BYTES = 512 << 20
 UPLOAD_QUOTA_BYTES = 20 << 30
@@ -158,12 +173,14 @@ class _Variables:
         self.environ = environ
         self.addresses = _read_json(home / "run" / "addresses.json")
         self.secrets = _read_json(home / "keys" / "secrets.json")
+        self.kept = _read_json(home / "run" / "environment.json")
         self.problems: list[Problem] = []
 
     def text(self, name: str) -> str | None:
-        """A variable; a secret that is not set, as this home keeps it."""
+        """A variable; one that is not set, as this home keeps it."""
         value = (self.environ.get(name) or "").strip() or None
-        return value or (self.secrets.get(name) if name in SECRET_VARIABLES else None)
+        kept = self.secrets if name in SECRET_VARIABLES else self.kept if name in KEPT_VARIABLES else {}
+        return value or kept.get(name)
 
     def parts(self, name: str) -> tuple[str, ...]:
         """A list, separated by commas."""
@@ -264,6 +281,19 @@ def job_environment(settings: Settings, environ: Mapping[str, str] | None = None
     environ = os.environ if environ is None else environ
     variables = {name: environ[name] for name in JOB_VARIABLES if environ.get(name)}
     return variables | {"SOLDIOM_HOME": str(settings.home)}
+
+
+def keep_environment(settings: Settings, environ: Mapping[str, str] | None = None) -> None:
+    """Write down what this environment sets for the home; what it does not set stays as an earlier one has."""
+    environ = os.environ if environ is None else environ
+    path = settings.run_folder / "environment.json"
+    kept = _read_json(path) | {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
+    write_private(path, json.dumps(kept, indent=2))
+
+
+def forget_environment(settings: Settings) -> None:
+    """The home is stopped: the next `up` begins from what its environment sets."""
+    (settings.run_folder / "environment.json").unlink(missing_ok=True)
 
 
 def save_secrets(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services import chroma, mlflow, postgres, processes, ray_head, serving
+from soldiom_ray.services import applied, chroma, mlflow, postgres, processes, ray_head, serving
 from soldiom_ray.services.addresses import (
     Addresses,
     check_api_port,
@@ -24,7 +24,7 @@ from soldiom_ray.services.addresses import (
     reassign_ports,
     save_addresses,
 )
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import Settings, forget_environment, keep_environment
 
 Report = Callable[[str], None]
 """Called with one line per service, from several threads but never at once."""
@@ -79,6 +79,9 @@ def up(
     _make_home(settings)
     with _lock(settings):
         _check_api(settings)
+        if _api_runs(settings):
+            applied.check_up(settings)
+        keep_environment(settings)
         addresses = load_addresses(settings) or Addresses()
         report = _serialized(report)
 
@@ -101,6 +104,7 @@ def up(
         for future in others.values():
             future.result()
         _ensure_api(settings, addresses, report)
+        applied.remember(settings)
         return status(settings)
 
 
@@ -110,6 +114,8 @@ def down(settings: Settings) -> dict[str, int]:
         return {}
     with _lock(settings):
         processes.delete_record(settings, serving.NAME)
+        applied.forget(settings)
+        forget_environment(settings)
         with ThreadPoolExecutor(len(SERVICES)) as pool:
             first = {name: pool.submit(_stop, settings, BY_NAME[name]) for name in ("ray", "chroma", "mlflow")}
             counts = {name: future.result() for name, future in first.items()}
@@ -207,9 +213,12 @@ def _ensure_api(settings: Settings, addresses: Addresses, report: Report) -> Non
     if not serving.is_installed():
         report("api: not part of this installation")
         return
-    if processes.read_record(settings, serving.NAME) and not serving.probe(settings, addresses):
+    changed = applied.changes(settings)
+    if processes.read_record(settings, serving.NAME) and not serving.probe(settings, addresses) and not changed:
         report("api: running")
         return
+    if changed:
+        report(f"api: takes over {', '.join(changed)}")
     started = time.monotonic()
     serving.start(settings, addresses)
     while problem := serving.probe(settings, addresses):
@@ -224,14 +233,17 @@ def _ensure_api(settings: Settings, addresses: Addresses, report: Report) -> Non
 def _check_api(settings: Settings) -> None:
     """Refuse, before anything starts, a port that is taken, or a move of a running API."""
     current, configured = load_api_address(settings), (settings.api_host, settings.api_port)
-    running = _runs(settings, "ray") and processes.read_record(settings, serving.NAME)
-    if running and current and current != configured:
+    if _api_runs(settings) and current and current != configured:
         raise ConflictError(
             f"The API of this home runs at {current[0]}:{current[1]}, not at {configured[0]}:{configured[1]}.",
             remedy="run `soldiom down` first, or leave SOLDIOM_API_HOST and SOLDIOM_API_PORT as they were",
         )
     patience_seconds = PATIENCE_SECONDS if processes.read_record(settings, serving.NAME) else 0.0
     check_api_port(settings, lambda: processes.service_processes(settings, "ray"), patience_seconds)
+
+
+def _api_runs(settings: Settings) -> bool:
+    return _runs(settings, "ray") and processes.read_record(settings, serving.NAME) is not None
 
 
 def _run_after(first: "Future[Any]", function: Callable[[], T]) -> T:
