@@ -17,6 +17,7 @@ Split = Literal["train", "validation", "test"]
 Role = Literal["viewer", "user", "trainer", "admin"]
 JobStatus = Literal["pending", "running", "completed", "failed", "cancelled"]
 Family = Literal["base", "fine-tuned", "specialized"]
+FAMILIES: tuple[Family, ...] = ("base", "fine-tuned", "specialized")
 
 PromptFormat = Literal["chat", "text"]
 """How a model is asked: by its chat template, or with a text that it continues."""

@@ -12,6 +12,7 @@ from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
 from soldiom_ray.errors import SoldiomError
+from soldiom_ray.settings import load_settings
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
 WORDS = {
@@ -53,7 +54,7 @@ def plan(
 ) -> None:
     """Say what a training needs, whether and how it fits, and how long it takes, before it is started."""
     options = drop_unset(
-        base_model=base,
+        base_model=_base(base),
         method=method,
         task=task,
         sequence_length=sequence_length,
@@ -74,6 +75,21 @@ def plan(
     }
     result = _run_planner(request)
     print_json(result) if json else _print_plan(result)
+
+
+def _base(name: str | None) -> str | None:
+    """The base by a name that the planner's process can load: a model of the registry as what holds its weights."""
+    from soldiom_ray.domains.recipes import absolute_model
+    from soldiom_ray.records import FAMILIES
+
+    if name is None or name.partition("/")[0] not in FAMILIES:
+        return absolute_model(name) if name else None
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import open_session
+    from soldiom_ray.domains.names import base_of
+
+    with open_session(load_settings()) as session:
+        return base_of(session, models.get(session, name, "default").id, "default")
 
 
 def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]:

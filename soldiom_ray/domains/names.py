@@ -15,13 +15,12 @@ from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError, NotFoundError, Problem, suggestion
-from soldiom_ray.records import RUN_ID
+from soldiom_ray.records import FAMILIES, RUN_ID
 
 HUB_ID = re.compile(
     r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[A-Za-z0-9][A-Za-z0-9._-]{0,99})?"
     r"(:[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.gguf)?"
 )
-FAMILIES = ("base/", "fine-tuned/", "specialized/")
 EMBEDDERS = (MINILM, f"sentence-transformers/{MINILM}")
 """Names of the embedding model that comes with Soldiom, besides its builtin/ one."""
 
@@ -107,7 +106,7 @@ def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
             model = models.get(session, name, tenant)
             return f"{model.family}/{model.name}@{model.version}"
         except NotFoundError:
-            if HUB_ID.fullmatch(name) and not name.startswith(FAMILIES) and not RUN_ID.fullmatch(name):
+            if HUB_ID.fullmatch(name) and name.partition("/")[0] not in FAMILIES and not RUN_ID.fullmatch(name):
                 return name
         near = suggestion(name, [*models.known_names(session, tenant), *builtin_names()], 3)
         reason = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
