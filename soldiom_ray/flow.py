@@ -29,7 +29,7 @@ from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin,
 from soldiom_ray.heartbeat import Heartbeat
 from soldiom_ray.launch import create_job
 from soldiom_ray.records import COMMAND_LINE, ENDED, Manifest, now
-from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.settings import NO_TOKEN, Settings, load_settings
 from soldiom_ray.storage import open_storage
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
@@ -118,8 +118,10 @@ def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
 
 
 def _tenant_settings(settings: Settings, tenant: str) -> Settings:
-    """The settings of a tenant's job: the token that opens gated and private models of the Hub is the home's own."""
-    return settings if tenant == HOME_TENANT else replace(settings, hf_token=None)
+    """The settings of a tenant's job: the token that opens gated and private models of the Hub is the home's own, and
+    so are the copies that were made with it."""
+    is_own = tenant == HOME_TENANT or settings.hf_token is None
+    return settings if is_own else replace(settings, hf_token=NO_TOKEN)
 
 
 def _run_stages(context: Context, recipe: Recipe, heartbeat: Heartbeat) -> dict[str, Any]:

@@ -54,6 +54,10 @@ KEPT_VARIABLES = (
 )
 """Those that `soldiom up` writes down for this home until `soldiom down`: they hold in other shells, too."""
 
+NO_TOKEN = ""
+"""`hf_token` of a tenant that may not use the home's: neither the token nor the copies in the Hub's local cache, among
+which may be private ones."""
+
 UPLOAD_MAX_BYTES = 512 << 20
 UPLOAD_QUOTA_BYTES = 20 << 30
 GITHUB_API_URL = "https://api.github.com"
@@ -171,6 +175,7 @@ class _Variables:
 
     def __init__(self, environ: Mapping[str, str], home: Path) -> None:
         self.environ = environ
+        self.home = home
         self.addresses = _read_json(home / "run" / "addresses.json")
         self.secrets = _read_json(home / "keys" / "secrets.json")
         self.kept = _read_json(home / "run" / "environment.json")
@@ -223,8 +228,11 @@ class _Variables:
         """Absolute paths of folders. Those that do not exist yet are no mistake: a network drive may come later."""
         folders = self.parts(name)
         for folder in folders:
-            if not Path(folder).is_absolute() or Path(folder) == Path("/"):
+            path, home = Path(folder).resolve(), self.home.resolve()
+            if not Path(folder).is_absolute() or path == Path("/"):
                 self._add(name, f"holds {folder!r}; write absolute paths of folders, but not /")
+            elif home.is_relative_to(path) or path.is_relative_to(home):
+                self._add(name, f"holds {folder!r}, which opens the keys of this home ({home}); name other folders")
         return tuple(Path(folder) for folder in folders)
 
     def port(self, name: str, default: str) -> int:

@@ -106,6 +106,8 @@ def test_no_administrator_of_a_tenant_reads_a_file_of_the_server_whatever_field_
             assert answer.status_code in (403, 404, 405, 409, 422), (call, body, answer.text)
             assert SECRET not in answer.text, (call, body)
     assert tried > 400
+    refusals = [row for row in other.get("/api/audit?limit=200").json()["items"] if row["decision"] == "deny"]
+    assert refusals and all(SECRET not in str(row) and row["details"]["fields"] for row in refusals)
     existing, missing = (
         other.post("/api/training/collect/files", json={"paths": [str(planted / name)]}).text
         for name in ("secret.txt", "no-such.txt")

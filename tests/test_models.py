@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -335,3 +336,6 @@ def test_a_hub_model_is_downloaded_without_its_code(
                 pass
     with model_folder(settings, None, "team/small") as again:
         assert load_model(again)[0].config.vocab_size > 0
+    stranger = replace(settings, hf_token=NO_TOKEN)  # a tenant that may not use what the home's token has opened
+    with pytest.raises(UnavailableError, match="hub does not answer"), model_folder(stranger, None, "team/small"):
+        pass

@@ -220,6 +220,6 @@ def test_an_architecture_holds_numbers_and_single_words_only() -> None:
 
 
 def test_folders_opened_to_the_api_are_absolute_and_not_everything(tmp_path: Path) -> None:
-    for value in ("relative", "/", "~/x"):
+    for value in ("relative", "/", "~/x", str(tmp_path), str(tmp_path.parent), str(tmp_path / "keys")):
         with pytest.raises(InputError, match="SOLDIOM_API_FOLDERS"):
             load_settings({"SOLDIOM_HOME": str(tmp_path), "SOLDIOM_API_FOLDERS": value})

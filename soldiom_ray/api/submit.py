@@ -9,6 +9,8 @@ from starlette.responses import Response
 from soldiom_ray import launch
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.bodies import TrainingBody
+from soldiom_ray.db import audit
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import access_through_api, check_access
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.schema import Recipe
@@ -28,7 +30,7 @@ def start(
     """Launch the recipe for the caller and set the response's `Location`; returns the job. Errors name the fields as
     they are in `body`, or in a body that is the recipe's only source."""
     try:
-        check_access(recipe, access_through_api(settings, caller.tenant, is_admin=caller.may("admin")))
+        _check_access(settings, caller, recipe, kind)
         job = launch.launch_job(
             settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
         )
@@ -36,6 +38,17 @@ def start(
         raise type(error)(error.what, remedy=error.remedy, problems=_in_body(error.problems, body)) from error
     response.headers["Location"] = f"/api/training/jobs/{job['id']}"
     return job
+
+
+def _check_access(settings: Settings, caller: Caller, recipe: Recipe, kind: str) -> None:
+    """`check_access` for the caller; a refusal is a row of the audit trail."""
+    try:
+        check_access(recipe, access_through_api(settings, caller.tenant, is_admin=caller.may("admin")))
+    except DeniedError as denied:
+        details = {"key": caller.name, "role": caller.role, "fields": [problem.loc for problem in denied.problems][:20]}
+        with open_session(settings) as session:
+            audit.append(session, caller.key_id, f"start {kind}", recipe.name, "deny", details, caller.tenant)
+        raise
 
 
 def training_recipe(body: TrainingBody) -> Recipe:

@@ -9,7 +9,7 @@ from soldiom_ray.domains.builtin_models import SMOLLM2
 from soldiom_ray.errors import InputError, NotFoundError, UnavailableError
 from soldiom_ray.models.architectures import is_known_architecture
 from soldiom_ray.models.gguf import is_gguf, only_gguf
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import NO_TOKEN, Settings
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[\w.-]+)?(:[\w.-]+\.gguf)?")
 HUB_FILES = [
@@ -80,10 +80,10 @@ def download_model(settings: Settings, name: str) -> Path:
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise InputError(f"Unknown base model {name!r}. {tried}", remedy=MODEL_NAMES) from error
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-        return _cached_model(access, file_name, name, tried, error)
+        return _cached_model(settings, access, file_name, name, tried, error)
     except Exception as error:  # the hub's client lets its HTTP library's own errors through
         if "httpx" in type(error).__module__:
-            return _cached_model(access, file_name, name, tried, error)
+            return _cached_model(settings, access, file_name, name, tried, error)
         raise
 
 
@@ -106,12 +106,15 @@ def _is_plain(name: str) -> bool:
     return "/" not in name and any(fnmatch(name, pattern) for pattern in HUB_FILES)
 
 
-def _cached_model(access: dict[str, Any], file_name: str, name: str, tried: str, cause: Exception) -> Path:
+def _cached_model(
+    settings: Settings, access: dict[str, Any], file_name: str, name: str, tried: str, cause: Exception
+) -> Path:
     """The copy of an earlier download; UnavailableError that the hub does not answer where there is none."""
     from huggingface_hub import snapshot_download
 
     try:
-        path = Path(snapshot_download(**access, local_files_only=True)) / file_name
+        may_use = settings.hf_token != NO_TOKEN
+        path = Path(snapshot_download(**access, local_files_only=True)) / file_name if may_use else None
     except (OSError, NotFoundError):
         path = None
     if path is None or not path.exists():

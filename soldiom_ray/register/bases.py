@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.licenses import from_name, from_text
 from soldiom_ray.records import Manifest
@@ -48,7 +49,7 @@ def base_name(model: str) -> str:
     """The registry's name of a base model: `builtin/tiny` is `tiny`, a hub id keeps its owner."""
     if model.startswith("builtin/"):
         return model.removeprefix("builtin/")
-    text = Path(model).name if Path(model).is_dir() else model.replace("/", "--")
+    text = Path(model).name if is_local_path(model) and Path(model).is_dir() else model.replace("/", "--")
     slug = re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:100]
     return slug or "model"
 
