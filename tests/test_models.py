@@ -17,6 +17,7 @@ from soldiom_ray.models.generate import Generator
 from soldiom_ray.models.load import context_length, load_model, model_folder
 from soldiom_ray.models.score import token_losses
 from soldiom_ray.models.tokens import encode_documents, pack, terminator
+from soldiom_ray.settings import NO_TOKEN
 
 STORIES = Path(__file__).parents[2] / "shared" / "data" / "model_stories260k" / "hf"
 

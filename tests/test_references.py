@@ -31,6 +31,7 @@ JUDGED = {
         "UrlSource.columns", "Prepare.kinds", "LicensePolicy.allow", "LicensePolicy.deny", "LicensePolicy.ask",
         "SplitRule.test_groups", "Train.target_modules", "Recipe.name", "Recipe.domain",
         "Register.name", "Register.specialization", "TrainingBody.name", "TrainingBody.specialization",
+        "PromotionBody.reason", "query format",
         "query license", "query reason", "query specialization", "SearchBody.filters",
     ),
     "run in the user's own database, which is opened to read": ("DatabaseSource.query", "DatabaseSource.tables"),
@@ -39,8 +40,10 @@ JUDGED = {
     ),
     "installed distributions; editable ones are judged by their folder": ("LocalSource.packages",),
     "numbers and single words (Train._describes_only)": ("Train.architecture",),
+    "refers to parts of itself only (Evaluate._schema_refers_to_itself)": ("Evaluate.answer_schema",),
     "become a recipe, which is judged": (
         "TrainingBody.recipe", "TrainingBody.config", "TrainingBody.base_model", "TrainingBody.dataset_id",
+        "EvaluationBody.run", "EvaluationBody.dataset_id", "EvaluationBody.config",
     ),
     "texts for a model, stored or answered": (
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
@@ -50,7 +53,8 @@ JUDGED = {
     ),
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
-        "path model_id", "path dataset_id", "path key_id", "SearchBody.index", "KeyBody.name", "KeyBody.tenant",
+        "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
+        "SearchBody.index", "KeyBody.name", "KeyBody.tenant",
         "post /api/training/collect/user-input.user_id",
     ),
     "compared with the files of a manifest": ("path name",),
@@ -223,3 +227,20 @@ def test_folders_opened_to_the_api_are_absolute_and_not_everything(tmp_path: Pat
     for value in ("relative", "/", "~/x", str(tmp_path), str(tmp_path.parent), str(tmp_path / "keys")):
         with pytest.raises(InputError, match="SOLDIOM_API_FOLDERS"):
             load_settings({"SOLDIOM_HOME": str(tmp_path), "SOLDIOM_API_FOLDERS": value})
+
+
+def test_a_schema_of_answers_names_nothing_that_would_be_fetched(tmp_path: Path) -> None:
+    from soldiom_ray.metrics.answers import json_validity
+    from soldiom_ray.metrics.measurement import AnswerOutcome
+
+    def evaluate(schema: dict[str, Any]) -> Recipe:
+        return recipe_of(run="r", evaluate={"answer_schema": schema})
+
+    evaluate({"$ref": "#/$defs/a", "$defs": {"a": {"type": "object"}}})
+    (tmp_path / "secret.json").write_text('{"type": "object"}')
+    for target in (f"file://{tmp_path}/secret.json", "http://169.254.169.254/latest", "other.json"):
+        for schema in ({"$ref": target}, {"properties": {"a": {"anyOf": [{"$dynamicRef": target}]}}}):
+            with pytest.raises(InputError, match="answer_schema"):
+                evaluate(schema)
+    with pytest.raises(Exception, match="secret"):  # and were it not refused, nothing would be opened
+        json_validity(AnswerOutcome(("{}",), ("{}",), {"$ref": f"file://{tmp_path}/secret.json"}))

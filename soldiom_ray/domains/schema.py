@@ -2,7 +2,7 @@
 place of every default."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -301,6 +301,28 @@ class Evaluate(Record):
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
     seed: int = Field(17, description="seed of the choice of tokens and examples, and of the bootstrap")
+
+    @model_validator(mode="after")
+    def _schema_refers_to_itself(self) -> "Evaluate":
+        """What a schema names elsewhere would be fetched: a file of the server, an address of its network."""
+        for target in _names(self.answer_schema, ("$ref", "$dynamicRef", "$recursiveRef")):
+            if not target.startswith("#"):
+                raise ValueError(
+                    f"`answer_schema` refers to {target[:80]!r}; it may refer to parts of itself (#...) only"
+                )
+        return self
+
+
+def _names(value: Any, keys: tuple[str, ...]) -> Iterator[str]:
+    """The texts that stand under these keys, at any depth."""
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, Mapping):
+            yield from (member for key, member in item.items() if key in keys and isinstance(member, str))
+            pending.extend(item.values())
+        elif isinstance(item, list | tuple):
+            pending.extend(item)
 
 
 class Register(Record):

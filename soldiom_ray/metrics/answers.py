@@ -115,10 +115,12 @@ def bleu(outcome: AnswerOutcome) -> Statistics:
 def json_validity(outcome: AnswerOutcome) -> Statistics:
     """The share of answers that are JSON and obey the schema, where one is declared."""
     from jsonschema.validators import validator_for
+    from referencing import Registry
 
     if outcome.schema is None and sum(map(_is_json, outcome.references)) < JSON_SHARE * len(outcome.references):
         raise NotApplicableError("no `answer_schema` is declared, and the authors' answers are no JSON")
-    validator = validator_for(outcome.schema or {})(outcome.schema or {})
+    schema = outcome.schema or {}
+    validator = validator_for(schema)(schema, registry=Registry())  # the default one fetches what `$ref` names
     return mean_of([_is_json(text) and validator.is_valid(json.loads(text)) for text in outcome.texts])
 
 
