@@ -19,8 +19,11 @@ Message = Mapping[str, Any]
 
 def spoken(message: Message) -> str:
     """What a message says, calls included: its content, then each call as a line of JSON."""
+    content = str(message.get("content") or "")
+    if not message.get("tool_calls"):
+        return content
     calls = calls_as_json(message)
-    return "\n".join([content, *calls] if (content := str(message.get("content") or "")) else calls)
+    return "\n".join([content, *calls] if content else calls)
 
 
 def calls_as_json(message: Message) -> list[str]:

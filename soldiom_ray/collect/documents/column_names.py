@@ -134,6 +134,9 @@ ANSWERING = ("answer", "output", "chosen", "target", "answer_key", "steps", "ste
 METADATA_ROLES = ("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split")
 """Roles that may accompany any form: they become metadata, not text."""
 
+RECORD_ROLES = ("time", "group", "license", "image", "split")
+"""Roles that describe the record itself: its time, group, license, picture, and its split in the original data set."""
+
 MARKED = {"output", "steps", "messages"}
 """Roles whose label may say whether they are good."""
 

@@ -17,6 +17,7 @@ from soldiom_ray.collect.documents.column_names import (
     MARKED,
     METADATA_ROLES,
     NAMES,
+    RECORD_ROLES,
     SPEAKER_COLUMNS,
 )
 from soldiom_ray.collect.documents.transcripts import transcript_turns
@@ -59,6 +60,21 @@ class Columns:
         return (
             len(self.form) > 1 and self.form[-1] in ("answer", "output", "target") and others.isdisjoint(self.by_role)
         )
+
+    @cached_property
+    def form_columns(self) -> tuple[str, ...]:
+        """The columns of `form`."""
+        return tuple(self.by_role[role] for role in self.form)
+
+    @cached_property
+    def has_marks(self) -> bool:
+        """Whether anything says that an answer is bad: a rating, a mark, that it is the rejected one."""
+        return self.label_is_mark or not {"rating", "rejected", "step_labels"}.isdisjoint(self.by_role)
+
+    @cached_property
+    def record_roles(self) -> tuple[tuple[str, str], ...]:
+        """(role, column) of what describes the record itself: its time, group, license, picture and original split."""
+        return tuple((role, self.by_role[role]) for role in RECORD_ROLES if role in self.by_role)
 
     @cached_property
     def in_text(self) -> frozenset[str]:

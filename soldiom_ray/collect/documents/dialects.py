@@ -26,12 +26,12 @@ Turn = Mapping[str, Any]
 
 def usual_turns(turns: Sequence[Turn]) -> list[Turn]:
     """The turns with a speaker's field each, where their dialect says it otherwise."""
-    return [_usual(turn) for turn in turns]
+    return [turn if "role" in turn or "from" in turn else _usual(turn) for turn in turns]
 
 
 def _usual(turn: Turn) -> Turn:
     kind = turn.get("type")
-    if kind is None or "role" in turn or "from" in turn:
+    if kind is None:
         return turn
     if kind == "constructor" and isinstance(turn.get("kwargs"), Mapping):
         name = str((turn.get("id") or [""])[-1])

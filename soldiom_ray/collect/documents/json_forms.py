@@ -12,6 +12,7 @@ from soldiom_ray.collect.documents.message_trees import holds_trees
 from soldiom_ray.collect.documents.turns import KNOWN_SPEAKERS, names_speakers, turns_in
 
 _LISTS = ("data", "rows", "records", "examples", "items", "instances", "samples")
+_SPEAKERS = {"role", "from"}
 _SPACE = re.compile(r"[\s,]*")
 _DESCRIPTIONS = ({"features", "splits"}, {"features", "citation"}, {"_data_files", "_fingerprint"})
 _DECODER = json.JSONDecoder()
@@ -33,7 +34,9 @@ def with_lists_as_messages(values: list[Any]) -> list[Any]:
     `messages`."""
     if values and all(isinstance(value, list) and names_speakers(value) for value in values):
         return [{"messages": value} for value in values]
-    if values and all(isinstance(value, Mapping) for value in values):
+    if not values or not isinstance(values[0], Mapping) or len(usual_turns(values[:1])[0].keys() & _SPEAKERS) == 0:
+        return values
+    if all(isinstance(value, Mapping) for value in values):
         values = usual_turns(values)
     speakers = [str(turn.get("role", turn.get("from"))).lower() for turn in values if isinstance(turn, Mapping)]
     is_conversation = (

@@ -15,7 +15,7 @@ from soldiom_ray.collect.documents.answers import (
 )
 from soldiom_ray.collect.documents.cell_values import plain
 from soldiom_ray.collect.documents.choices import choices_in, right_choice
-from soldiom_ray.collect.documents.column_names import ANSWERING
+from soldiom_ray.collect.documents.column_names import ANSWERING, RECORD_ROLES
 from soldiom_ray.collect.documents.columns import (
     Columns,
     split_from_name,
@@ -33,10 +33,10 @@ from soldiom_ray.collect.documents.turns import (
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text, spoken
 
-_RECORD_ROLES = ("time", "group", "license", "image", "split")
-"""Roles that describe the record itself: its time, group, license, picture, and its split in the original data set."""
-
 CHOICES = {"choices", "choice_columns"}
+_MEDIA_COLUMNS = frozenset(name for kind in ("image", "audio", "video") for name in (kind, f"{kind}s", f"{kind}_path"))
+_HUMAN = "\n\nHuman:"
+"""How the transcripts of HH-RLHF begin."""
 _UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 MAX_NAMED = 100
@@ -106,7 +106,11 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
     """The text and metadata of a record; None when it has no text. Raises SkippedError with the reason why nothing may
     be learnt from it."""
     conversation, notes, text = None, [], ""
-    if columns.may_converse and not _is_blank(record, columns):
+    if columns.is_plain_pair and (pair := _plain_pair([record.get(name) for name in columns.form_columns])):
+        conversation = pair
+        if columns.has_marks and (why := bad_answer(record, columns)):
+            raise SkippedError("bad_answer", why)
+    elif columns.may_converse and not _is_blank(record, columns):
         if why := bad_answer(record, columns):
             raise SkippedError("bad_answer", why)
         conversation = _conversation(record, columns)
@@ -127,7 +131,8 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
 def _conversation_text(conversation: Conversation, columns: Columns) -> str:
     """A question and its answer without their roles, any other conversation with them."""
     messages = conversation.messages
-    if columns.form != ("messages",) and [message["role"] for message in messages] == [USER, ASSISTANT]:
+    is_pair = len(messages) == 2 and messages[0]["role"] == USER and messages[1]["role"] == ASSISTANT
+    if is_pair and columns.form != ("messages",):
         return "\n\n".join(map(spoken, messages))
     return labelled_text(messages)
 
@@ -140,8 +145,6 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
     """The conversation of a record whose form has an answer; None where its values are no conversation, as texts of a
     column that only has the name of one."""
     form, by_role = columns.form, columns.by_role
-    if columns.is_plain_pair and (pair := _plain_pair([record.get(by_role[role]) for role in form])):
-        return pair
     if form == ("messages",):
         conversation = read_conversation(record.get(by_role["messages"]), columns.speakers)
         if conversation is None:
@@ -170,8 +173,13 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
 
 def _plain_pair(values: Sequence[Any]) -> Conversation | None:
     """The question and answer of a record whose values are all texts, as most are: three times as fast."""
+    if len(values) == 2 and type(values[0]) is type(values[1]) is str:
+        question, answer = values[0].strip(), values[1].strip()
+        if not question or not answer or values[0].startswith(_HUMAN) or values[1].startswith(_HUMAN):
+            return None
+        return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
     texts = [value if type(value) is str else value_text(value) if _is_text_list(value) else None for value in values]
-    if None in texts or type(values[-1]) is not str or any(text.startswith("\n\nHuman:") for text in texts if text):
+    if None in texts or type(values[-1]) is not str or any(text.startswith(_HUMAN) for text in texts if text):
         return None
     *parts, answer = [text.strip() for text in texts if text is not None]
     question = "\n\n".join(filter(None, parts))
@@ -245,7 +253,7 @@ def _last_answer(conversation: Conversation) -> dict[str, Any]:
 
 def _refuse_media(conversation: Conversation, record: Mapping[str, Any]) -> None:
     """Raise SkippedError (part_not_text) where a turn names a picture or sound that stands in a column beside it."""
-    for kind in ("image", "audio", "video"):
+    for kind in ("image", "audio", "video") if not _MEDIA_COLUMNS.isdisjoint(record) else ():
         if any(f"<{kind}>" in message["content"] for message in conversation.messages):
             column = next((name for name in (kind, f"{kind}s", f"{kind}_path") if record.get(name)), None)
             if column:
@@ -285,17 +293,21 @@ def _metadata(
 ) -> tuple[dict[str, Any], list[str]]:
     """A record's metadata, and the names of columns that are neither in its text nor in its metadata."""
     by_role = columns.by_role
-    metadata: dict[str, Any] = {"messages": conversation.messages if conversation else []}
-    if "label" not in columns.form and (label := _label(record, columns)) != "":
+    metadata: dict[str, Any] = {"messages": conversation.messages} if conversation and conversation.messages else {}
+    if "label" in by_role and "label" not in columns.form and (label := _label(record, columns)) != "":
         metadata["label"] = label
     if conversation and "rejected" in by_role:
-        metadata |= _rejected(record, columns, conversation)
-    metadata |= {role: plain(record.get(by_role[role])).strip() for role in _RECORD_ROLES if role in by_role}
-    if "split" in metadata:
-        metadata["split"] = split_from_name(metadata["split"])
+        metadata |= {name: value for name, value in _rejected(record, columns, conversation).items() if value}
+    for role, name in columns.record_roles:
+        value = plain(record.get(name)).strip()
+        if role == "split":
+            value = split_from_name(value)
+        if value:
+            metadata[role] = value
+    if record.keys() <= columns.in_text:
+        return metadata, []
     others, left = other_fields(record, columns)
-    kept = {name: value for name, value in metadata.items() if value or name == "label"}
-    return kept | others, left
+    return metadata | others, left
 
 
 def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Conversation) -> dict[str, Any]:
@@ -328,7 +340,7 @@ def _label(record: Mapping[str, Any], columns: Columns) -> str | list[str]:
 def record_labels(record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
     """What a record says of the picture in it: `label`, `split`, `group`, `license`, and its `caption`."""
     label = {"label": text} if (text := _label(record, columns)) != "" else {}
-    about = {role: plain(record.get(columns.by_role[role])) for role in _RECORD_ROLES if role in columns.by_role}
+    about = {role: plain(record.get(columns.by_role[role])) for role in RECORD_ROLES if role in columns.by_role}
     about["split"] = split_from_name(about.get("split", ""))
     about["caption"] = plain(record.get(columns.by_role["text"])) if "text" in columns.by_role else ""
     return label | {name: value for name, value in about.items() if value}
@@ -344,11 +356,12 @@ def other_fields(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str,
     """{"fields": ...}, the fields of a record that are not part of its text, or {} when they are long; and the names of
     those that no role has."""
     others, left, characters = {}, [], 0
+    in_text, with_role = columns.in_text, columns.with_role
     for name, value in record.items():
-        if name not in columns.in_text and value is not None and value != "" and value != [] and value != {}:
+        if name not in in_text and value is not None and value != "" and value != [] and value != {}:
             others[name] = value
             characters += len(name) + len(plain(value))
-            if name not in columns.with_role:
+            if name not in with_role:
                 left.append(name)
     return ({"fields": others} if others and characters <= MAX_FIELDS_CHARACTERS else {}), left
 

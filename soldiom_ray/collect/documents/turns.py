@@ -39,6 +39,10 @@ GUESSED_SPEAKERS = {
 }
 """Names that a speaker is likely to have; the mapping shows them as guesses."""
 
+_WRITTEN_ALIKE = {
+    name: (role, "" if name == role else ASSISTANT if role == CALL else role) for name, role in KNOWN_SPEAKERS.items()
+}
+"""Name -> (role, the role that its mapping shows): most turns are written so."""
 _SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "parts", "value", "text", "message", "utterance", "body")
 _KEPT_FIELDS = ("name", "tool_call_id", "reasoning_content")
@@ -119,11 +123,10 @@ def _usual(value: Sequence[Any]) -> list[Any]:
 def require_answer(conversation: Conversation) -> None:
     """Raise SkippedError (no_answer, nothing_taught) for a conversation that nothing can be learnt from."""
     messages = conversation.messages
-    answers = [message for message in messages if message["role"] == ASSISTANT]
-    if not answers:
+    if not any(map(is_taught, messages)):
+        if any(message["role"] == ASSISTANT for message in messages):
+            raise SkippedError("nothing_taught", "every answer has weight 0")
         raise SkippedError("no_answer", f"no turn of the assistant among {len(messages)}")
-    if not any(map(is_taught, answers)):
-        raise SkippedError("nothing_taught", "every answer has weight 0")
     if messages[-1]["role"] != ASSISTANT:
         conversation.notes.append("conversations whose last turn has no answer")
 
@@ -198,15 +201,12 @@ def _add_turn(
     conversation: Conversation, turn: Mapping[str, Any], number: int, count: int, named: Mapping[str, str]
 ) -> None:
     role = _role(conversation, turn, number, named)
-    if (
-        len(turn) == 2
-        and role != CALL
-        and isinstance(content := _field(turn, _CONTENT_FIELDS), str)
-        and content.strip()
-        and (role not in (ASSISTANT, TOOL) or not any(mark in content for mark in MARKS))
-    ):
-        conversation.messages.append({"role": role, "content": content.strip()})  # most turns: three times as fast
-        return
+    if len(turn) == 2 and role != CALL:  # most turns: three times as fast
+        content = turn.get("content") or turn.get("value") or _field(turn, _CONTENT_FIELDS)
+        text = content.strip() if type(content) is str else ""
+        if text and (role in (USER, SYSTEM) or "<" not in text or not any(mark in text for mark in MARKS)):
+            conversation.messages.append({"role": role, "content": text})
+            return
     message: dict[str, Any] = {"role": ASSISTANT if role == CALL else role, "content": ""}
     content = _field(turn, _CONTENT_FIELDS)
     results: list[dict[str, Any]] = []
@@ -249,7 +249,12 @@ def _refuse_empty(conversation: Conversation, role: str, number: int, count: int
 
 
 def _role(conversation: Conversation, turn: Mapping[str, Any], number: int, named: Mapping[str, str]) -> str:
-    written = _field(turn, _SPEAKER_FIELDS)
+    written = turn.get("role") or turn.get("from")
+    if not named and type(written) is str and (own := _WRITTEN_ALIKE.get(written)):
+        if own[1]:
+            conversation.speakers[written] = own[1]
+        return own[0]
+    written = written or _field(turn, _SPEAKER_FIELDS)
     if isinstance(written, dict):
         written = _field(written, ("role", "name"))
     name = str(written if written is not None else "").strip().lower()
