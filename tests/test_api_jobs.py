@@ -1,10 +1,16 @@
 """The API over HTTP: jobs and registered models."""
 
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
 import httpx
-from api_server import artifact, problem
+from api_server import artifact, problem, serve
 
 from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.settings import Settings
 
 
@@ -35,6 +41,26 @@ def test_what_a_recipe_may_name_is_checked_before_a_job_begins(
     assert "admin" in problem(answer, 403)["detail"]
     refusal = problem(api.post("/api/training/collect/github", json={"min_star": 5}), 422)
     assert refusal["errors"][0]["loc"] == "body.min_star"
+    with open_session(api_settings) as session:
+        assert len(jobs.list_jobs(session, "default", limit=200)[0]) == before
+
+
+def test_a_base_in_a_folder_that_cannot_be_trained_is_refused_before_a_job_begins(
+    api_settings: Settings, api_keys: dict[str, str], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(BUILTIN_FOLDER / "tiny", tmp_path / "packed"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "gptq"}}))
+    with open_session(api_settings) as session:
+        dataset = datasets.record(session, artifact("dataset", 3), name="ok", source="local", stage="dataset")
+        before = len(jobs.list_jobs(session, "default", limit=200)[0])
+    server = serve(replace(api_settings, rate_limit="100000/minute", api_folders=(tmp_path,)))
+    url = next(server) + "/api/training/jobs"
+    body = {"name": "x", "dataset_id": dataset.id, "base_model": str(folder)}
+    headers = {"Authorization": f"Bearer {api_keys['admin']}"}
+    refusal = problem(httpx.post(url, json=body, headers=headers, timeout=60), 422)
+    assert "quantized (gptq)" in refusal["detail"] and "unquantized original" in refusal["remedy"]
+    next(server, None)
     with open_session(api_settings) as session:
         assert len(jobs.list_jobs(session, "default", limit=200)[0]) == before
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -73,13 +74,17 @@ def finished_job(recipe: Path, prompt_format: str, **config: Any) -> dict[str, A
 def test_the_hint_at_the_end_names_the_model_and_recipes_that_exist(tmp_path: Path) -> None:
     settings = load_settings({"SOLDIOM_HOME": str(tmp_path)})
     quickstart = ROOT / "recipes" / "quickstart.yaml"
-    text = _next_steps(settings, finished_job(quickstart, "chat"))
+    text = _next_steps(settings, finished_job(quickstart, "chat"), "")
     assert "soldiom chat fine-tuned/quickstart\n" in text
     for name in ("own-code", "own-folder"):
         assert f"recipes/{name}.yaml" in text and "PATH" in (ROOT / "recipes" / f"{name}.yaml").read_text()
     assert "def area(r)" in text
-    other = _next_steps(settings, finished_job(quickstart, "text", register=None, prepare={}))
-    assert 'soldiom infer model-1 "import torch"' in other
+    texts = finished_job(quickstart, "text", register=None, prepare={})
+    assert "soldiom infer model-1 'import torch'" in _next_steps(settings, texts, "")
+    asked = _next_steps(settings, texts, "What the tenant's deposit\nis for")
+    assert """soldiom infer model-1 'What the tenant'"'"'s deposit'""" in asked
+    command = next(line for line in asked.splitlines() if " -d " in line)
+    assert json.loads(shlex.split(command)[-1])["input"] == "What the tenant's deposit"
 
 
 def test_a_repository_becomes_pairs_by_the_recipe_for_own_code(tmp_path: Path) -> None:

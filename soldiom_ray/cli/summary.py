@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.cli.client import call
@@ -153,19 +154,19 @@ def print_summary(
     }
     print_table([{"where": name, "url": url} for name, url in addresses.items()], ["where", "url"])
     if model:
-        say(_next_steps(settings, job))
+        say(_next_steps(settings, job, str((answer or {}).get("input", ""))))
 
 
-def _next_steps(settings: Settings, job: Mapping[str, Any]) -> str:
+def _next_steps(settings: Settings, job: Mapping[str, Any], asked: str) -> str:
+    """What a reader can do now; `asked` is what the model was asked, whose first line a model of texts goes on from."""
     key, model = settings.local_key_path, job["result"]["model_id"]
     is_chat = any(stage["details"].get("prompt_format") == "chat" for stage in job["stages"])
     name = _model_name(job)
     copy = "sed 's|PATH|{0}|' recipes/own-{1}.yaml > mine.yaml && soldiom run mine.yaml".format
     is_code = (job["config"].get("prepare") or {}).get("pairs") == "docstrings"
-    question = (
-        "def area(r): return 3.14159 * r ** 2" if is_code else "What is this about?" if is_chat else "import torch"
-    )
-    talk = f"soldiom chat {name}" if is_chat else f'soldiom infer {name} "{question}"'
+    beginning = next(iter(asked.strip().splitlines()), "")[:PROMPT_CHARACTERS] or "import torch"
+    question = "def area(r): return 3.14159 * r ** 2" if is_code else "What is this about?" if is_chat else beginning
+    talk = f"soldiom chat {name}" if is_chat else f"soldiom infer {name} {quote(question)}"
     body = json.dumps({"input": question, "parameters": {"max_tokens": 40}})
     return f"""
 Try next (in this folder, after `source .venv/bin/activate`):
@@ -174,7 +175,7 @@ Try next (in this folder, after `source .venv/bin/activate`):
   3. your own files:    {copy("/path/to/your/files", "folder")}
   4. with curl:         curl -s {settings.api_url}/api/inference/{model} \\
                           -H "Authorization: Bearer $(cat {key})" \\
-                          -H 'Content-Type: application/json' -d '{body}'
+                          -H 'Content-Type: application/json' -d {quote(body)}
 Ray's dashboard asks for a token: cat {settings.ray_token_path}"""
 
 
