@@ -4,7 +4,7 @@ unforeseen exception."""
 import json
 import logging
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from math import ceil
 from typing import Any
@@ -19,6 +19,7 @@ from soldiom_ray.domains.mistakes import unknown_member
 from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
 
 MEDIA_TYPE = "application/problem+json"
+OPENAI_PREFIX = "/v1/"
 RETRY_SECONDS = 5
 """When to try again after a 503: services that died are restarted within seconds."""
 UNEXPECTED = "The request could not be answered because of a fault on the server."
@@ -63,6 +64,17 @@ def unexpected_response(error: BaseException) -> Response:
     return protocol_response(500, UNEXPECTED)
 
 
+def with_openai_error(members: Mapping[str, Any]) -> dict[str, Any]:
+    """A problem that OpenAI's clients read too: RFC 9457 lets a problem have members of its own."""
+    mistakes = members.get("errors") or []
+    detail = "; ".join([str(members["detail"]), *(f"{each['loc']}: {each['msg']}" for each in mistakes)])
+    kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(members["status"])
+    kind = kind or ("server_error" if members["status"] >= 500 else "invalid_request_error")
+    place = str(mistakes[0]["loc"]).removeprefix("body.") if mistakes else None
+    code = str(members["type"]).rpartition(":")[2]
+    return {**members, "error": {"message": detail, "type": kind, "param": place, "code": code}}
+
+
 def install_handlers(app: FastAPI) -> None:
     """Let the application answer every exception with a problem."""
 
@@ -82,9 +94,22 @@ def install_handlers(app: FastAPI) -> None:
         detail = error.detail if isinstance(error.detail, str) else HTTPStatus(error.status_code).phrase
         return protocol_response(error.status_code, detail, error.headers)
 
-    app.add_exception_handler(SoldiomError, own)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, protocol)
+    app.add_exception_handler(SoldiomError, _by_protocol(own))
+    app.add_exception_handler(RequestValidationError, _by_protocol(invalid))
+    app.add_exception_handler(HTTPException, _by_protocol(protocol))
+
+
+def _by_protocol(handle: Callable[[Request, Exception], Response]) -> Callable[[Request, Exception], Response]:
+    """The handler, whose responses have OpenAI's `error` too where OpenAI's protocol is spoken."""
+
+    def handled(request: Request, error: Exception) -> Response:
+        response = handle(request, error)
+        if not request.url.path.startswith(OPENAI_PREFIX):
+            return response
+        headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+        return _response(with_openai_error(json.loads(bytes(response.body))), headers)
+
+    return handled
 
 
 def _response(members: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:

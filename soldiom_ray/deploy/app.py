@@ -14,7 +14,7 @@ from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request,
 from soldiom_ray.errors import InputError
 
 if TYPE_CHECKING:
-    from soldiom_ray.models.decoding.answers import Options
+    from soldiom_ray.models.decoding.answers import Generated, Options
 
 
 class ModelEndpoint:
@@ -67,10 +67,11 @@ class ModelEndpoint:
                 calls = [group.create_task(self.engine.generate(*pair)) for pair in zip(prompts, options, strict=True)]
         except ExceptionGroup as errors:  # the first that failed has ended the others
             raise errors.exceptions[0] from errors
-        return {"outputs": [_output(call.result()) for call in calls]}
+        return {"outputs": [self._output(call.result()) for call in calls]}
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Answer in chunks: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}.
+        """Answer in chunks: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}, with
+        `logprobs` where they were asked for.
 
         One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
@@ -84,9 +85,10 @@ class ModelEndpoint:
                 if isinstance(piece, str):
                     yield {"text": piece}
                 else:
-                    output = _output(piece)
-                    usage = {key: output[key] for key in ("prompt_tokens", "completion_tokens")}
-                    yield {"done": True, "usage": usage, "finish_reason": output["finish_reason"]}
+                    output = self._output(piece)
+                    usage = {key: output.pop(key) for key in ("prompt_tokens", "completion_tokens")}
+                    del output["text"]
+                    yield {"done": True, "usage": usage, **output}
 
     async def describe(self) -> dict[str, Any]:
         """What this replica is: model, context length, process, what its engine does."""
@@ -120,12 +122,23 @@ class ModelEndpoint:
                 remedy=f"ask for at most {context} tokens",
             )
         max_new_tokens = min(parameters.max_tokens or DEFAULT_MAX_TOKENS, context - len(ids))
-        if parameters.temperature == 0:
-            return Options(max_new_tokens, stop=parameters.stop)
         seed = None if parameters.seed is None else (parameters.seed + index) % 2**63
-        return Options(max_new_tokens, parameters.temperature, parameters.top_p, seed, parameters.stop)
+        return Options(
+            max_new_tokens, parameters.temperature, parameters.top_p, seed, parameters.stop, parameters.logprobs
+        )
 
-
-def _output(generated: Any) -> dict[str, Any]:
-    names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
-    return {name: getattr(generated, name) for name in names}
+    def _output(self, generated: "Generated") -> dict[str, Any]:
+        """An answer as plain values, with `logprobs` where they were asked for."""
+        names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
+        output: dict[str, Any] = {name: getattr(generated, name) for name in names}
+        if generated.logprobs is not None:
+            word = self.reader.tokenizer.decode
+            output["logprobs"] = [
+                {
+                    "token": word([each.token]),
+                    "logprob": each.logprob,
+                    "top": [{"token": word([token]), "logprob": logprob} for token, logprob in each.alternatives],
+                }
+                for each in generated.logprobs
+            ]
+        return output

@@ -18,13 +18,15 @@ DEFAULT_MAX_TOKENS = 128
 
 
 class Parameters(Record):
-    """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`."""
+    """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`;
+    `logprobs` asks for each token's log probability and those of so many alternatives."""
 
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
     top_p: float = Field(default=1.0, gt=0, le=1, allow_inf_nan=False)
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: tuple[str, ...] = Field(default=(), max_length=8)
+    logprobs: int | None = Field(default=None, ge=0, le=20)
 
     @model_validator(mode="after")
     def _stops_are_not_empty(self) -> "Parameters":

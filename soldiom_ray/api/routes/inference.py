@@ -32,7 +32,7 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
         raise TooLargeError(
             f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
         )
-    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
+    model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     name, request = application_name(model), {**_request(body.parameters), "raw": body.raw}
     try:
         answer = await endpoints.call(name, "generate", request | {"inputs": list(body.inputs)})
@@ -51,7 +51,7 @@ async def infer(
 ) -> dict[str, Any] | Response:
     """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
     Calls of `tools` in the answer are read into `tool_calls`."""
-    model = await run_in_threadpool(_deployed_model, settings, model_id, caller)
+    model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     if body.messages is not None:
         messages = [message.model_dump(exclude_defaults=True, exclude_none=True) for message in body.messages]
@@ -67,7 +67,7 @@ async def infer(
     return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model, "watermark": None}
 
 
-def _deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
+def deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
     """The id of the model; ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)

@@ -41,7 +41,7 @@ class Generated:
     completion_tokens: int
     finish_reason: Literal["stop", "length"]
     tokens: tuple[int, ...] = field(default=(), compare=False)
-    logprobs: tuple[TokenLogprob, ...] = field(default=(), compare=False)
+    logprobs: tuple[TokenLogprob, ...] | None = field(default=None, compare=False)
 
 
 class Detokenizer:
@@ -138,7 +138,7 @@ class Answer:
             len(self.tokens),
             self.finish or "length",
             tuple(self.tokens),
-            tuple(self.logprobs),
+            None if self.options.logprobs is None else tuple(self.logprobs),
         )
 
     def _may_stop(self, ending: str) -> bool:

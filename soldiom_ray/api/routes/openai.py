@@ -1,0 +1,142 @@
+"""OpenAI's protocol, so that its clients work with deployed models. Errors have OpenAI's `error` beside the members
+that they have everywhere."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+
+from soldiom_ray.api import endpoints
+from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.events import DONE, event, respond
+from soldiom_ray.api.openai import (
+    ChatBody,
+    CompletionBody,
+    chat_choice,
+    chat_logprobs,
+    completion_choice,
+    completion_logprobs,
+    new_answer,
+    tool_calls,
+    usage,
+)
+from soldiom_ray.api.routes.inference import EVENTS, deployed_model
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.errors import NotFoundError
+from soldiom_ray.records import application_name
+from soldiom_ray.settings import Settings
+
+router = APIRouter(route_class=GuardedRoute, tags=["openai"])
+CHAT, TEXT = "chat.completion", "text_completion"
+
+
+@router.get("/v1/models", openapi_extra=needs("viewer"))
+async def list_models(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """The models that are deployed, newest first."""
+    return {"object": "list", "data": await run_in_threadpool(_deployed, settings, caller)}
+
+
+@router.get("/v1/models/{model:path}", openapi_extra=needs("viewer"))
+async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """One deployed model, by its id or `family/name`."""
+    return await run_in_threadpool(_model, settings, model, caller)
+
+
+@router.post("/v1/chat/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
+async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
+    """The next turn of a conversation; with `stream` as server-sent events."""
+    name = application_name(await run_in_threadpool(deployed_model, settings, body.model, caller))
+    reads_calls = bool(body.tools) and body.tool_choice != "none"
+    if body.stream:
+        return respond(_chat_events(name, body, reads_calls), openai=True)
+    count = body.n or 1
+    answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
+    outputs = [answer["outputs"][0] for answer in answers]
+    choices = [chat_choice(index, output, reads_calls=reads_calls) for index, output in enumerate(outputs)]
+    return {**new_answer(CHAT, body.model), "choices": choices, "usage": usage(outputs, count)}
+
+
+@router.post("/v1/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
+async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
+    """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
+    name = application_name(await run_in_threadpool(deployed_model, settings, body.model, caller))
+    request, count = body.request(), body.n or 1
+    if body.stream:
+        return respond(_completion_events(name, body, request), openai=True)
+    answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
+    outputs = [answer["outputs"][place] for place in range(len(body.prompt)) for answer in answers]
+    choices = [completion_choice(index, output) for index, output in enumerate(outputs)]
+    return {**new_answer(TEXT, body.model), "choices": choices, "usage": usage(outputs, count)}
+
+
+async def _chat_events(name: str, body: ChatBody, reads_calls: bool) -> AsyncIterator[bytes]:
+    """Chunks of a chat. Where functions may be called the text comes whole, since a call must not be shown as text."""
+    shared = new_answer(CHAT, body.model, chunk=True)
+
+    def chunk(delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
+        return event({**shared, "choices": [{"index": 0, "delta": dict(delta), "finish_reason": finish, **more}]})
+
+    yield chunk({"role": "assistant", "content": ""})
+    texts: list[str] = []
+    async for part in endpoints.stream(name, "stream", body.request()):
+        if not part.get("done"):
+            texts.append(part["text"])
+            if not reads_calls:
+                yield chunk({"content": part["text"]})
+            continue
+        calls = tool_calls("".join(texts)) if reads_calls else []
+        if calls:
+            yield chunk({"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]})
+        elif reads_calls:
+            yield chunk({"content": "".join(texts)})
+        logprobs = {"logprobs": chat_logprobs(part)} if body.logprobs else {}
+        yield chunk({}, "tool_calls" if calls else part["finish_reason"], **logprobs)
+        if body.stream_options and body.stream_options.include_usage:
+            yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
+    yield DONE
+
+
+async def _completion_events(name: str, body: CompletionBody, request: dict[str, Any]) -> AsyncIterator[bytes]:
+    """Chunks of a continuation."""
+    shared = new_answer(TEXT, body.model)
+
+    def chunk(text: str, finish: str | None = None, logprobs: Any = None) -> bytes:
+        choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": logprobs}
+        return event({**shared, "choices": [choice]})
+
+    async for part in endpoints.stream(name, "stream", request):
+        if not part.get("done"):
+            yield chunk(part["text"])
+            continue
+        yield chunk("", part["finish_reason"], completion_logprobs(part))
+        if body.stream_options and body.stream_options.include_usage:
+            yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
+    yield DONE
+
+
+def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor = None
+    with open_session(settings) as session:
+        while True:
+            page, cursor = models.list_models(session, caller.tenant, cursor=cursor, limit=200)
+            found += [_described(row) for row in page if row.deployed]
+            if cursor is None:
+                return found
+
+
+def _model(settings: Settings, model: str, caller: Caller) -> dict[str, Any]:
+    with open_session(settings) as session:
+        row = models.get(session, model, caller.tenant)
+        if not row.deployed:
+            raise NotFoundError(f"Model {row.id} is not deployed.", remedy=f"run `soldiom deploy {row.id}`")
+        return _described(row)
+
+
+def _described(row: Any) -> dict[str, Any]:
+    created = int(row.created_at.timestamp())
+    return {"id": row.id, "object": "model", "created": created, "owned_by": f"{row.family}/{row.name}"}
