@@ -40,6 +40,7 @@ class Attention:
     def __init__(self, pool: KeyValuePool, work: Pass) -> None:
         self.pool, self.reads = pool, work.reads
         self.rows = sum(read.rows for read in work.reads)
+        self.continues = len(work.reads) == len(work.tokens) == self.rows
         self.slots = torch.tensor(work.slots, device=pool.keys[0].device)
         self.masks: dict[tuple[int, int, int, int], Tensor | None] = {}
 
@@ -61,22 +62,35 @@ class Attention:
 
     def read(self, layer: int, query: Tensor, scaling: float, window: int | None = None) -> Tensor:
         """The same, of keys and values that are in the pool already."""
-        keys, values = self.pool.keys[layer], self.pool.values[layer]
+        if self.continues and window is None:
+            return self._continue(self.pool.keys[layer], self.pool.values[layer], query, scaling)
+        return self._read_blocks(self.pool.keys[layer], self.pool.values[layer], query, scaling, window)
+
+    def _continue(self, keys: Tensor, values: Tensor, query: Tensor, scaling: float) -> Tensor:
+        """One query for each answer: it looks at all that is there, so no mask is needed, and the queries that share a
+        head's keys are its queries."""
+        rows, all_heads, width = query.shape
+        heads = keys.shape[1]
+        states = query.reshape(rows, 1, heads, all_heads // heads, width).unbind(0)
+        outputs = []
+        for each, read in zip(states, self.reads, strict=True):
+            end = read.start + read.end
+            key, value = _of_range(keys, read.start, end), _of_range(values, read.start, end)
+            outputs.append(functional.scaled_dot_product_attention(each, key, value, scale=scaling))
+        joined = outputs[0] if rows == 1 else torch.cat(outputs)
+        return joined.view(rows, all_heads, -1)
+
+    def _read_blocks(self, keys: Tensor, values: Tensor, query: Tensor, scaling: float, window: int | None) -> Tensor:
+        """Blocks of prompts, each with the mask of what its positions see."""
         heads, group = keys.shape[1], query.shape[1] // keys.shape[1]
         outputs = []
         for read in self.reads:
             begin = 0 if window is None else max(0, read.end - read.rows - window + 1)
             key, value = (_of_range(each, read.start + begin, read.start + read.end) for each in (keys, values))
             rows = query[read.first : read.first + read.rows]
-            if read.rows == 1:
-                # One query looks at all that is there; the queries that share a head's keys are its queries.
-                states = rows.reshape(1, heads, group, -1)
-                outputs.append(functional.scaled_dot_product_attention(states, key, value, scale=scaling).view(1, -1))
-                continue
-            states = (
-                rows.reshape(read.rows, heads, group, -1).permute(1, 2, 0, 3).reshape(1, heads, group * read.rows, -1)
-            )
-            mask = self._mask(read.rows, read.end - begin, group, window or 0, query)
+            states = rows.reshape(read.rows, heads, group, -1).permute(1, 2, 0, 3)
+            states = states.reshape(1, heads, group * read.rows, -1)
+            mask = self._mask(read.rows, read.end - begin, group, window or 0, query) if read.rows > 1 else None
             output = functional.scaled_dot_product_attention(states, key, value, attn_mask=mask, scale=scaling)
             output = output.view(heads, group, read.rows, -1).permute(2, 0, 1, 3)
             outputs.append(output.reshape(read.rows, -1))
