@@ -49,6 +49,22 @@ def test_generated_answers_are_judged_by_metrics_and_against_trivial_ones(scored
     assert "Secret" not in json.dumps(details), "no text of a sample leaves the artifact"
 
 
+def test_the_version_before_is_measured_beside_or_said_not_to_load(
+    scored: tuple[Context, Manifest], tmp_path: Path
+) -> None:
+    context, scores = scored
+    run, dataset = (context.artifacts.get(str(scores.details[name])) for name in ("run", "dataset"))
+    declared = Evaluate(max_tokens=200, answers=2, resamples=200, gate=Gate(metric="loss", beat="previous"))
+    before = small_run(context, dataset, Path(run.details["base_model"]), Path(run.details["base_model"]))
+    beside = evaluate(context, run, dataset, declared, before)
+    assert beside.details["comparisons"]["previous"]["loss"]["mean"] == beside.details["difference"]["loss"]["mean"]
+    assert beside.details["gate"]["beat"] == "previous" and beside.details["previous"] == before.id
+    context.artifacts.storage.remove(f"run/{before.id}/weights")
+    other = declared.model_copy(update={"seed": 18})
+    gone = evaluate(context, run, dataset, other, before).details
+    assert "cannot be loaded" in gone["missing"]["previous"] and "previous" not in gone["comparisons"]
+
+
 def test_the_report_is_one_page_that_loads_nothing(scored: tuple[Context, Manifest]) -> None:
     context, scores = scored
     page = context.artifacts.read(scores, "report.html").decode()

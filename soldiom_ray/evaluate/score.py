@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import (
     MAX_ANSWERS,
     Question,
@@ -132,13 +132,16 @@ def _score_causal(
         base_name = UNIFORM
     if previous is not None:
         yield ends[1], f"loading the version before, of {previous.id}"
-        with load_run(artifacts, settings, previous) as (model, tokenizer):
-            if _vocabulary(tokenizer) != vocabulary or context_length(model) < length:
-                missing[PREVIOUS] = "its tokenizer or its context is another, so its numbers do not compare"
-            else:
-                name = "version before"
-                results[PREVIOUS] = yield from _measure(model, tokenizer, work, name, ends[1] + 0.02, ends[2])
-            del model
+        try:
+            with load_run(artifacts, settings, previous) as (model, tokenizer):
+                if _vocabulary(tokenizer) != vocabulary or context_length(model) < length:
+                    missing[PREVIOUS] = "its tokenizer or its context is another, so its numbers do not compare"
+                else:
+                    name = "version before"
+                    results[PREVIOUS] = yield from _measure(model, tokenizer, work, name, ends[1] + 0.02, ends[2])
+                del model
+        except (NotFoundError, InputError, DamagedError) as error:
+            missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
     prompts = [question.prompt for question in work.questions] if judged else []
     trivial = answer_baselines(artifacts, dataset, prompts) if judged else {}
     parts = _parts(rows, work, results, trivial, declared)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
 from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines, linear_baseline
 from soldiom_ray.evaluate.slices import facts_of
@@ -98,13 +99,16 @@ def score_samples(
         name, results[BASE] = UNIFORM, _uniform(results[TUNED].outcome, vocabulary, len(asked))
     if previous is not None:
         yield 0.65, f"loading the version before, of {previous.id}"
-        with load_run(artifacts, settings, previous) as (model, processor):
-            before = yield from _measure(model, processor, rows, asked, run, "version before", 0.67, 0.94)
-            del model
-        if before.names == results[TUNED].names:
-            results[PREVIOUS] = before
-        else:
-            missing[PREVIOUS] = "its labels are others, so its numbers do not compare"
+        try:
+            with load_run(artifacts, settings, previous) as (model, processor):
+                before = yield from _measure(model, processor, rows, asked, run, "version before", 0.67, 0.94)
+                del model
+            if before.names == results[TUNED].names:
+                results[PREVIOUS] = before
+            else:
+                missing[PREVIOUS] = "its labels are others, so its numbers do not compare"
+        except (NotFoundError, InputError, DamagedError) as error:
+            missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
     facts = facts_of(rows)
     samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in rows)
     outcomes = {system: each.outcome for system, each in results.items()}
