@@ -14,6 +14,7 @@ import pytest
 from broken_files import zip_bytes
 from collecting import make_context
 
+from soldiom_ray.cli.mapping import mapping_lines, mapping_of
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.parsed import ParseOptions
@@ -251,3 +252,15 @@ def test_the_remedy_of_an_empty_collection_fits_its_cause(
     with pytest.raises(InputError) as raised:
         collect(make_context(tmp_path / "home"), [FilesSource(paths=(str(folder),), include=include)])
     assert cause in str(raised.value) and remedy in raised.value.remedy
+
+
+def test_what_files_leave_out_is_added_up_and_shown(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<!doctype html><p>words</p><nav>menu</nav><img>")
+    (tmp_path / "b.mbox").write_bytes(
+        b"From a@x Mon\nSubject: One\nContent-Type: text/html\n\n<p>a</p><nav>b</nav>\n\n"
+        b"From b@x Tue\nSubject: Two\nContent-Type: text/html\n\n<p>c</p><nav>d</nav>\n"
+    )
+    paths = (str(tmp_path / "a.html"), str(tmp_path / "b.mbox"))
+    manifest = collect(make_context(tmp_path / "home"), [FilesSource(paths=paths)])
+    assert manifest.details["skipped"] == {"nav": 3, "pictures": 1}
+    assert "Left out of files: nav (3), pictures (1)" in mapping_lines(mapping_of(manifest.details))

@@ -32,7 +32,8 @@ def read_mapping(settings: Settings, artifact: str) -> tuple[dict[str, Any], lis
 
 def mapping_of(details: Mapping[str, Any]) -> dict[str, Any]:
     """From the details of documents: `columns` by role, `speakers`, `left_out` of records that were kept, `refused`
-    records by reason, and `unrecognized`, file -> columns of which none has a role."""
+    records by reason, `skipped` pieces of files by reason, and `unrecognized`, file -> columns of which none has a
+    role."""
     refused = {
         name.removeprefix("record_"): count
         for name, count in (details.get("outcomes") or {}).items()
@@ -44,6 +45,7 @@ def mapping_of(details: Mapping[str, Any]) -> dict[str, Any]:
         "speakers": dict(details.get("speakers") or {}),
         "left_out": dict(details.get("notes") or {}),
         "refused": refused,
+        "skipped": dict(details.get("skipped") or {}),
         "unrecognized": dict(details.get("unrecognized") or {}),
     }
 
@@ -56,7 +58,7 @@ def joined_mapping(artifacts: "Artifacts", dataset: "Manifest") -> dict[str, Any
         if manifest is None or manifest.kind != "documents":
             continue
         mapping = mapping_of(manifest.details)
-        for name in ("forms", "speakers", "left_out", "refused"):
+        for name in ("forms", "speakers", "left_out", "refused", "skipped"):
             for key, count in mapping[name].items():
                 joined[name][key] = joined[name].get(key, 0) + count
         for role, columns in mapping["columns"].items():
@@ -76,7 +78,11 @@ def mapping_lines(mapping: Mapping[str, Any]) -> list[str]:
     if mapping["speakers"]:
         hint = "   (to choose: --column user=NAME)" if any("guess" in name for name in mapping["speakers"]) else ""
         lines.append(f"Speakers: {', '.join(mapping['speakers'])}{hint}")
-    for title, name in (("Left out of records that were kept", "left_out"), ("Refused records", "refused")):
+    for title, name in (
+        ("Left out of records that were kept", "left_out"),
+        ("Refused records", "refused"),
+        ("Left out of files", "skipped"),
+    ):
         if counts := mapping[name]:
             lines.append(f"{title}: {_counted(counts)}")
     for file, columns in mapping["unrecognized"].items():

@@ -19,7 +19,7 @@ COLUMN_FACT = "column "
 """Facts of this name, "column ROLE=COLUMN", tell which column of a table stood for which role."""
 
 UNRECOGNIZED_FACT = "unrecognized "
-READING_FACTS = ("speakers ", "notes ", "forms ", UNRECOGNIZED_FACT)
+READING_FACTS = ("speakers ", "notes ", "forms ", "skipped ", UNRECOGNIZED_FACT)
 
 PLANNING = 0.3
 """Share of a source's progress that listing it takes."""
@@ -82,9 +82,10 @@ def _columns(facts: Counter[str]) -> dict[str, list[str]]:
 
 def _reading(facts: Counter[str]) -> dict[str, Any]:
     """How conversations were read: `speakers` (a name in the data and the role it was given), `notes` (what was left
-    out of records), `unrecognized` (file -> columns, where none was recognised)."""
+    out of records), `skipped` (what parsers met in files and left out, by reason), `unrecognized` (file -> columns,
+    where none was recognised)."""
     details: dict[str, Any] = {}
-    for prefix in ("speakers ", "notes ", "forms "):
+    for prefix in ("speakers ", "notes ", "forms ", "skipped "):
         counts = {name.removeprefix(prefix): count for name, count in sorted(facts.items()) if name.startswith(prefix)}
         details |= {prefix.strip(): counts} if counts else {}
     unrecognized: dict[str, list[str]] = {}

@@ -377,6 +377,10 @@ def _note_facts(result: TaskResult, file: UserFile, texts: Sequence[ParsedText])
         result.facts[first["transcript"]] += 1
     for column in first.get("unrecognized_columns") or ():
         result.facts[f"unrecognized {file.name}={column}"] += 1
+    # The rows of a table all carry what their file left out; other texts (messages of a mailbox) each their own.
+    for parsed in texts[:1] if data_type(file.name) == "structured" else texts:
+        for reason, count in (parsed.metadata.get("skipped") or {}).items():
+            result.facts[f"skipped {reason}"] += count
     for metadata in (parsed.metadata for parsed in texts):
         _note_reading(result, file, metadata.get("reading") or {})
         for outcome, count in (metadata.get("left_out_counts") or {}).items():

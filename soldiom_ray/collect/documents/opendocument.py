@@ -6,6 +6,7 @@ import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
@@ -21,6 +22,7 @@ _LEFT_OUT = {
     "svg-compatible:desc": "alternative_texts",
 }
 _THINGS = {"drawing:image": "pictures", "drawing:object-ole": "embedded_files", "drawing:plugin": "embedded_files"}
+_PARAGRAPH = re.compile(rb":(?:p|h)[ >]")
 _PAGE_TEXTS = ("header", "header-left", "header-first", "footer", "footer-left", "footer-first")
 MAX_REPEATED_BLANKS = 80
 MAX_DEPTH = 200
@@ -42,7 +44,10 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         reader = _Reader(archive)
         blocks = reader.part("content.xml")
         blocks += [f"[comment {number}] {text}" for number, text in enumerate(reader.comments, 1)]
-        metadata = _metadata(_tree(archive, "meta.xml")) | reader.page_texts(_tree(archive, "styles.xml"))
+        metadata = _metadata(_tree(archive, "meta.xml"))
+        styles = zipped.read_member(archive, "styles.xml") if "styles.xml" in names else b""
+        if _PARAGRAPH.search(styles.partition(b"master-page")[2]):
+            metadata |= reader.page_texts(zipped.parse_xml(styles))
         reader.count_unread(names)
     return [ParsedText("\n\n".join(blocks), metadata=metadata | skipped_entry(reader.skipped))]
 
@@ -90,7 +95,7 @@ class _Reader:
     def page_texts(self, styles: Any) -> dict[str, Any]:
         """Headers and footers of pages; the texts of the pages on which slides are laid out are counted."""
         texts: dict[str, list[str]] = {"headers": [], "footers": []}
-        masters = [page for page in styles.iter() if _tag(page) == "style:master-page"] if len(styles) else []
+        masters = [page for page in styles.iter() if _tag(page) == "style:master-page"]
         for child in (child for page in masters for child in page):
             kind = _tag(child).removeprefix("style:")
             if kind in _PAGE_TEXTS:
@@ -114,10 +119,11 @@ class _Reader:
         """Append the texts of everything below an element, outermost block by block."""
         if depth > MAX_DEPTH:
             raise SkippedError("damaged", "nested too deeply")
-        self.skipped["declarations"] += bool((element.text or "").strip())
         for child in element:
             self._block(child, blocks, depth)
-            self.skipped["declarations"] += bool((child.tail or "").strip())
+        for text in (element.text, *(child.tail for child in element)):
+            if text and text.strip():
+                self.skipped["declarations"] += 1
 
     def _block(self, element: Any, blocks: list[str], depth: int) -> None:
         tag = _tag(element)
@@ -235,5 +241,10 @@ class _Reader:
 
 def _tag(element: Any) -> str:
     """A tag as "text:p"; "" for comments and elements of other namespaces."""
-    match = _NAMESPACE.fullmatch(element.tag) if isinstance(element.tag, str) else None
+    return _short(element.tag) if isinstance(element.tag, str) else ""
+
+
+@lru_cache(maxsize=4096)
+def _short(name: str) -> str:
+    match = _NAMESPACE.fullmatch(name)
     return f"{match[1]}:{match[2]}" if match else ""
