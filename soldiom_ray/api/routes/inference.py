@@ -11,6 +11,7 @@ from starlette.responses import Response
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
+from soldiom_ray.api.call_stream import CallStream
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
@@ -50,7 +51,8 @@ async def infer(
     model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
 ) -> dict[str, Any] | Response:
     """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
-    Calls of `tools` in the answer are read into `tool_calls`."""
+    Calls of `tools` in the answer are read into `tool_calls`; in a stream each is an event of its own, with its
+    `index`, once it is complete."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     if body.messages is not None:
@@ -61,7 +63,7 @@ async def infer(
         request |= {"inputs": [body.input], "raw": body.raw}
     name = application_name(model)
     if body.stream:
-        return respond(_event_stream(model, name, request))
+        return respond(_event_stream(model, name, request, CallStream() if body.tools else None))
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
     calls = calls_in(outputs[0]["text"]) if body.tools else []
     return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model, "watermark": None}
@@ -104,12 +106,20 @@ def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
     return {name: sum(output["usage"][name] for output in outputs if "usage" in output) for name in names}
 
 
-async def _event_stream(model_id: str, name: str, request: dict[str, Any]) -> AsyncIterator[bytes]:
-    """The endpoint's chunks as events. The last one, with the counts, also gets the model and the total."""
+async def _event_stream(
+    model_id: str, name: str, request: dict[str, Any], calls: CallStream | None = None
+) -> AsyncIterator[bytes]:
+    """The endpoint's chunks as events, with `calls` the calls in their text as events of their own. The last one, with
+    the counts, also gets the model and the total."""
     async for chunk in endpoints.stream(name, "stream", request):
         if chunk.get("done"):
+            for last in calls.end() if calls else ():
+                yield event(last)
             closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
             yield event({**closing, "model": model_id, "watermark": None})
+        elif calls and "text" in chunk:
+            for part in calls.add(chunk["text"]):
+                yield event(part)
         else:
             yield event(chunk)
     yield DONE
