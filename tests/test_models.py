@@ -337,6 +337,9 @@ def test_a_hub_model_is_downloaded_without_its_code(
                 pass
     with model_folder(settings, None, "team/small") as again:
         assert load_model(again)[0].config.vocab_size > 0
-    stranger = replace(settings, hf_token=NO_TOKEN)  # a tenant that may not use what the home's token has opened
+    away = replace(settings, hf_endpoint="http://127.0.0.1:9")
+    with model_folder(away, None, "team/small") as again:
+        assert {path.name for path in again.iterdir()} == set(files)
+    stranger = replace(away, hf_token=NO_TOKEN)  # a tenant that may not use what the home's token has opened
     with pytest.raises(UnavailableError, match="hub does not answer"), model_folder(stranger, None, "team/small"):
         pass

@@ -3,6 +3,9 @@ those that do."""
 
 import json
 import os
+import sqlite3
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -244,3 +247,53 @@ def test_a_schema_of_answers_names_nothing_that_would_be_fetched(tmp_path: Path)
                 evaluate(schema)
     with pytest.raises(Exception, match="secret"):  # and were it not refused, nothing would be opened
         json_validity(AnswerOutcome(("{}",), ("{}",), {"$ref": f"file://{tmp_path}/secret.json"}))
+
+
+def hostile_files(folder: Path, secret: Path) -> None:
+    """Documents that name a file of the server in every way that their formats have."""
+    words = "words that make a text " * 5
+    texts = {
+        "a.html": f"<p>{words}<img src='file://{secret}'><iframe src='file://{secret}'></iframe>",
+        "a.svg": f"<svg xmlns:xlink='x'><image xlink:href='file://{secret}'/><text>{words}</text></svg>",
+        "a.xml": f"<!DOCTYPE a [<!ENTITY x SYSTEM 'file://{secret}'>]><a>{words}&x;</a>",
+        "a.md": f"# {words}\n\n![x](file://{secret}) <!--#include file='{secret}'-->",
+        "a.jsonl": json.dumps({"text": words, "image": str(secret), "path": str(secret), "url": f"file://{secret}"}),
+        "a.csv": f"text,image\n{words},{secret}\n",
+        "a.sql": f"CREATE TABLE t(a text); INSERT INTO t VALUES('{words}'); ATTACH '{secret}' AS x;",
+        "a.mp4": f"#EXTM3U\n#EXTINF:1,\nfile://{secret}\n",
+        "b.mp3": f"ffconcat version 1.0\nfile '{secret}'\n",
+        "a.ipynb": json.dumps({"cells": [{"cell_type": "markdown", "source": f"{words} ![x](file://{secret})"}]}),
+        "a.eml": f"Subject: x\nContent-Type: message/external-body; access-type=local-file; name='{secret}'\n\n{words}",
+        "a.tex": f"\\input{{{secret}}} {words}",
+        "a.rst": f"{words}\n\n.. include:: {secret}\n",
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    link = zipfile.ZipInfo("link.txt")
+    link.external_attr = 0xA1FF << 16
+    with zipfile.ZipFile(folder / "a.zip", "w") as archive:
+        archive.writestr(link, str(secret))
+        archive.writestr("good.txt", words)
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+            member = tarfile.TarInfo(f"link-{kind.decode()}.txt")
+            member.type, member.linkname = kind, str(secret)
+            tar.addfile(member)
+    with sqlite3.connect(folder / "a.sqlite") as database:
+        database.execute(f"CREATE TABLE t AS SELECT '{words}' AS text")
+        database.execute("CREATE VIEW v AS SELECT readfile('x') AS text")
+
+
+def test_documents_that_name_a_file_of_the_server_bring_nothing_of_it(settings: Settings, tmp_path: Path) -> None:
+    opened, secret = tmp_path / "opened", tmp_path / "secret.txt"
+    opened.mkdir()
+    secret.write_text("hunter2 is the secret of the server\n")
+    hostile_files(opened, secret)
+    context = Context(settings, Artifacts(open_storage(settings)), lambda *_: None, folders=(opened,))
+    manifest = collect(context, [FilesSource(paths=(str(opened),))])
+    rows = [row for kind in ("documents/", "dropped/") for row in context.artifacts.rows(manifest, kind)]
+    assert manifest.counts["documents"] >= 5 and len(rows) >= 12
+    assert "hunter2" not in json.dumps([rows, manifest.model_dump(mode="json")], default=str)
+    storage = context.artifacts.storage
+    kept = storage.keys("kept") + storage.keys("raw")
+    assert not [key for key in kept if b"hunter2" in storage.read(key)]
