@@ -26,7 +26,7 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         return f"![{title}](pictures/{name})" if name in pictures else ""
 
     parts = [
-        f"# Scores of {run.id}\n\n> {_cell(content['gate']['verdict'])}",
+        f"# Scores of {run.id}\n\n> {' '.join(content['gate']['verdict'].split())}",
         _models(content, run, dataset),
         "## Metrics",
         _numbers(content),
