@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError, own_error
+from soldiom_ray.records import LOOPBACK
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def connect(settings: Settings, *, log_to_driver: bool = False, namespace: str =
         )
     if address not in ("auto", "local") and "://" not in address:
         _reach(address, "Ray")
+    if "ray" not in settings.external:
+        from ray._private import ray_constants
+
+        # Read when Ray is imported, which another module may have done before `authenticate`.
+        ray_constants.ENABLE_RAY_CLUSTER = not address.startswith("127.")
     try:
         ray.init(address=address, namespace=namespace, log_to_driver=log_to_driver, logging_level="warning")
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -57,6 +63,23 @@ def authenticate(settings: Settings) -> None:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(settings.ray_token_path)
         os.environ.pop("RAY_AUTH_TOKEN", None)
+        os.environ.update(LOOPBACK)
+
+
+def serve_on_loopback() -> None:
+    """In this process, a replica of Serve's, let the port on which replicas call each other by gRPC listen on loopback:
+    Serve binds it to every interface, asks for nothing there, and has no setting. Nothing changes on a cluster whose
+    nodes have other addresses, where replicas do call each other."""
+    from ray.serve._private import replica
+    from ray.util import get_node_ip_address
+
+    bind = replica.add_port_to_grpc_server
+
+    def bind_to_loopback(server: Any, address: str) -> int:
+        return int(bind(server, address.replace("[::]:", "127.0.0.1:")))
+
+    if get_node_ip_address().startswith("127."):
+        replica.add_port_to_grpc_server = bind_to_loopback
 
 
 def job_client(settings: Settings) -> "JobSubmissionClient":

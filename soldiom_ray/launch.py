@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, ow
 from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, application_name, now
 from soldiom_ray.services import applied
 from soldiom_ray.settings import Settings, job_environment, save_secrets
+from soldiom_ray.storage import open_storage
 
 SILENT_SECONDS = 60.0
 """A job without a heartbeat for so long is ended even where Ray does not know it."""
@@ -38,6 +40,12 @@ START_SECONDS = 20.0
 """A pending job younger than this is not checked: its driver is still starting."""
 CANCEL_SECONDS = 30.0
 """How long a cancelled job may take to write its checkpoint before Ray stops it."""
+LOGS = "logs"
+LOG_CHARACTERS = 4_000_000
+LOG_HOURS = 48
+"""How far back ended jobs are looked at whose logs may not be stored yet."""
+PRINTING_SECONDS = 5.0
+"""How long a job prints after its row says that it has ended."""
 AWAY_SECONDS = 120.0
 """How long following a log outlasts services that do not answer."""
 
@@ -157,15 +165,62 @@ def cancel_job(settings: Settings, job_id: str, tenant: str | None) -> dict[str,
 
 
 def job_logs(settings: Settings, job_id: str, tenant: str | None) -> str:
-    """What the job's driver has printed so far: JSON lines (see `logs`) and the output of libraries."""
+    """What the job's driver has printed so far: JSON lines (see `logs`) and the output of libraries. Of a job that has
+    ended and that Ray does not know any more, what was stored of it (see `store_logs`)."""
     with open_session(settings) as session:
-        submission = jobs.get(session, job_id, tenant).submission_id
+        job = jobs.get(session, job_id, tenant)
+        submission, ended = job.submission_id, job.status in ENDED
     if not submission:
         return ""
     try:
-        return str(compute.job_client(settings).get_job_logs(submission))
+        text = str(compute.job_client(settings).get_job_logs(submission))
     except RuntimeError:
-        return ""
+        text = ""
+    except UnavailableError:
+        if not ended:
+            raise
+        text = ""
+    return text or _stored_log(settings, job_id)
+
+
+def store_logs(settings: Settings, *, unfinished: bool = False) -> None:
+    """Store the logs of jobs that have ended lately (with `unfinished`, before the services stop, also of those that
+    have not), sealed as everything in storage and shortened: Ray forgets them when it stops."""
+    storage = open_storage(settings)
+    stored = set(storage.keys(LOGS))
+    with open_session(settings) as session:
+        ended = [(job.id, job.submission_id, job.completed_at) for job in jobs.ended_since(session, LOG_HOURS)]
+        running = [(job.id, job.submission_id) for job in jobs.stale(session, 0)] if unfinished else []
+    lately = now() - timedelta(seconds=0 if unfinished else PRINTING_SECONDS)
+    missing = [(i, name) for i, name, at in ended if _log_key(i) not in stored and at is not None and at < lately]
+    wanted = {job_id: submission for job_id, submission in (*missing, *running) if submission}
+    if not wanted:
+        return
+    client = compute.job_client(settings)
+    for job_id, submission in wanted.items():
+        try:
+            text = str(client.get_job_logs(submission))
+        except RuntimeError:
+            continue  # an earlier session's
+        if text:
+            storage.write(_log_key(job_id), shorten_log(text).encode())
+
+
+def shorten_log(text: str) -> str:
+    """The beginning and the end of a log of more than LOG_CHARACTERS."""
+    if len(text) <= LOG_CHARACTERS:
+        return text
+    begin, end = text[: LOG_CHARACTERS // 4], text[-LOG_CHARACTERS * 3 // 4 :]
+    return f"{begin}\n… {len(text) - len(begin) - len(end)} characters are left out …\n{end}"
+
+
+def _stored_log(settings: Settings, job_id: str) -> str:
+    storage = open_storage(settings)
+    return storage.read(_log_key(job_id)).decode() if storage.exists(_log_key(job_id)) else ""
+
+
+def _log_key(job_id: str) -> str:
+    return f"{LOGS}/{job_id}.log"
 
 
 def follow_logs(settings: Settings, job_id: str, tenant: str | None, poll_seconds: float = 1.0) -> Iterator[str]:

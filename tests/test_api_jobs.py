@@ -3,15 +3,20 @@
 import json
 import shutil
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import httpx
+import pytest
 from api_server import artifact, problem, serve
 
+from soldiom_ray import launch
 from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
+from soldiom_ray.records import now
 from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
 
 
 def test_what_a_recipe_may_name_is_checked_before_a_job_begins(
@@ -108,3 +113,33 @@ def test_models_are_shown_with_card_versions_and_endpoint_and_not_deleted_while_
     assert (answer.status_code, answer.content) == (204, b"")
     problem(api.get(f"/api/models/{first.id}"), 404)
     problem(api.post("/api/search", json={"query": "x"}), 404)
+
+
+def test_the_log_of_an_ended_job_is_stored_sealed_and_shown_when_ray_has_forgotten_it(
+    api_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = replace(api_settings, encryption_key=bytes(32))
+    logs = {"one": "what one printed", "two": "what two printed"}
+    with open_session(settings) as session:
+        ids = {name: jobs.create(session, name=name, kind="train", config={}).id for name in logs}
+        jobs.update(
+            session, ids["one"], submission_id="one", status="failed", completed_at=now() - timedelta(minutes=1)
+        )
+        jobs.update(session, ids["two"], submission_id="two", status="running")
+
+    class Ray:
+        def get_job_logs(self, submission: str) -> str:
+            if submission not in logs:
+                raise RuntimeError("no such job")
+            return logs[submission]
+
+    monkeypatch.setattr(launch.compute, "job_client", lambda _: Ray())
+    launch.store_logs(settings)
+    stored = open_storage(settings).keys("logs")
+    assert stored == [f"logs/{ids['one']}.log"]
+    assert b"printed" not in (settings.home / "storage" / stored[0]).read_bytes()
+    logs.pop("one")
+    assert launch.job_logs(settings, ids["one"], None) == "what one printed"
+    launch.store_logs(settings, unfinished=True)
+    logs.clear()
+    assert launch.job_logs(settings, ids["two"], None) == "what two printed"

@@ -138,7 +138,7 @@ def test_commands_say_what_to_start_when_nothing_runs(tmp_path: Path) -> None:
 def test_status_shows_every_service_though_none_runs(tmp_path: Path) -> None:
     done = Home(tmp_path / "home").run("status", "--json", code=3)
     services = json.loads(done.stdout)["services"]
-    assert set(services) == {"postgres", "ray", "chroma", "mlflow", "api"}
+    assert set(services) == {"postgres", "ray", "chroma", "mlflow", "api", "supervisor"}
     assert {service["state"] for service in services.values()} == {"stopped"}
 
 

@@ -89,3 +89,10 @@ def test_a_log_is_readable_however_its_pieces_are_cut() -> None:
     assert expected[5].splitlines()[-1] == "    ValueError: no room"
     for size in (1, 7, 100):
         assert list(logs.readable(text[at : at + size] for at in range(0, len(text), size))) == expected
+
+
+def test_a_long_log_keeps_its_beginning_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "LOG_CHARACTERS", 100)
+    assert launch.shorten_log("short") == "short"
+    text = launch.shorten_log("a" * 200 + "b" * 200)
+    assert text.startswith("a" * 25 + "\n… 300 characters") and text.endswith("b" * 75)

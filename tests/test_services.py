@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -20,7 +21,7 @@ from conftest import free_port, starting
 
 from soldiom_ray import compute, services
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services import addresses, chroma, postgres, processes, start
+from soldiom_ray.services import addresses, chroma, postgres, processes, start, supervision
 from soldiom_ray.services.addresses import Addresses
 from soldiom_ray.services.http import get
 from soldiom_ray.settings import Settings, load_settings
@@ -52,7 +53,7 @@ def members(folder: Path) -> set[int]:
     settings = settings_of(folder)
     return {
         pid
-        for name in ("postgres", "chroma", "mlflow", "ray")
+        for name in ("postgres", "chroma", "mlflow", "ray", "supervisor")
         for pid in processes.service_processes(settings, name, FOLDERS[name](settings) if name in FOLDERS else None)
     }
 
@@ -88,7 +89,7 @@ def folder() -> Iterator[Path]:
         remove(home)
 
 
-ALL_RUNNING = dict.fromkeys(("postgres", "chroma", "mlflow", "ray", "api"), "running")
+ALL_RUNNING = dict.fromkeys(("postgres", "chroma", "mlflow", "ray", "api", "supervisor"), "running")
 
 
 def test_up_brings_every_service_of_the_home_up(folder: Path) -> None:
@@ -146,10 +147,14 @@ def test_environment_names_the_addresses_that_other_programs_read(folder: Path) 
     assert (again.ray_address, again.dashboard_url) == (settings.ray_address, settings.dashboard_url)
 
 
-def test_doctor_finds_no_error_and_names_the_ports_that_others_can_reach(folder: Path) -> None:
+def test_doctor_finds_no_error_and_lists_every_port_none_of_which_others_can_reach(folder: Path) -> None:
     findings = {finding["check"]: finding for finding in services.doctor(settings_of(folder))}
     assert [finding for finding in findings.values() if finding["state"] == "error"] == []
-    assert findings["ports"]["state"] == "warning" and "iptables" in findings["ports"]["remedy"]
+    assert findings["ports"]["state"] == "ok", findings["ports"]
+    listed = [finding for check, finding in findings.items() if check.startswith("port ")]
+    assert len(listed) > 10 and all("127.0.0.1" in finding["detail"] for finding in listed)
+    assert any("the API: asks for a key" in finding["detail"] for finding in listed)
+    assert any("no key" in finding["detail"] for finding in listed)
     assert findings["encryption at rest"]["state"] == "warning"
     assert findings["optional: deepspeed"]["state"] == "ok"
 
@@ -166,6 +171,7 @@ def test_doctor_calls_a_key_file_that_others_can_read_an_error(folder: Path) -> 
 
 def test_up_repairs_services_that_were_killed(folder: Path) -> None:
     names = ("chroma", "mlflow", "postgres")
+    supervision.stop(settings_of(folder))
     for name in names:
         os.kill(pid_of(folder, name), signal.SIGKILL)
     time.sleep(0.2)
@@ -179,8 +185,48 @@ def test_up_repairs_services_that_were_killed(folder: Path) -> None:
     assert get(page, timeout_seconds=10).status == 200
 
 
+def wait_until_running(folder: Path, seconds: float) -> dict[str, dict[str, Any]]:
+    deadline = time.monotonic() + seconds
+    while states(folder) != ALL_RUNNING and time.monotonic() < deadline:
+        time.sleep(0.3)
+    assert states(folder) == ALL_RUNNING
+    return services.status(settings_of(folder))
+
+
+def test_the_supervisor_restarts_services_that_died_and_status_tells_of_it(folder: Path) -> None:
+    names = ("chroma", "mlflow", "postgres")
+    before = services.status(settings_of(folder))
+    for name in names:
+        os.kill(before[name]["pid"], signal.SIGKILL)
+    after = wait_until_running(folder, 90)
+    for name in names:
+        assert after[name]["restarts"] == before[name]["restarts"] + 1
+        assert f"process {before[name]['pid']} ended" in after[name]["last_restart"]
+        assert "restarted" in after[name]["detail"] and after[name]["url"] == before[name]["url"]
+    assert after["ray"]["pid"] == before["ray"]["pid"] and after["supervisor"]["pid"] == before["supervisor"]["pid"]
+
+
+def test_a_killed_supervisor_is_started_again_and_there_is_never_a_second_one(folder: Path) -> None:
+    settings = settings_of(folder)
+    os.kill(pid_of(folder, "supervisor"), signal.SIGKILL)
+    while states(folder)["supervisor"] == "running":
+        time.sleep(0.05)
+    for _ in range(3):
+        services.ensure_supervisor(settings)
+        processes.delete_record(settings, supervision.NAME)  # as if several had been started at the same moment
+    services.ensure_supervisor(settings)
+    deadline, alive = time.monotonic() + 30, set[int]()
+    while time.monotonic() < deadline:
+        alive = processes.service_processes(settings, supervision.NAME)
+        if states(folder)["supervisor"] == "running" and alive == {pid_of(folder, "supervisor")}:
+            break
+        time.sleep(0.3)
+    assert alive == {pid_of(folder, "supervisor")}
+
+
 @pytest.mark.parametrize("program", ["gcs_server", "raylet"])
 def test_up_repairs_ray_after_its_heart_was_killed(folder: Path, program: str) -> None:
+    supervision.stop(settings_of(folder))
     for pid in running_program(processes.service_processes(settings_of(folder), "ray"), program):
         os.kill(pid, signal.SIGKILL)
     deadline = time.monotonic() + 20
@@ -254,7 +300,9 @@ def test_a_port_that_another_home_took_at_the_same_moment_is_not_taken_for_the_o
         settings.run_folder.mkdir(parents=True)
         (other / "logs").mkdir()
         assert f"port {taken} is used by process" in chroma.probe(settings, Addresses(chroma_port=taken))
-        chosen = start._ensure(settings, start.BY_NAME["chroma"], Addresses(chroma_port=taken), lambda line: None)
+        chosen = start.ensure_service(
+            settings, start.BY_NAME["chroma"], Addresses(chroma_port=taken), lambda line: None
+        )
         assert chosen.chroma_port != taken and asked[1] == taken
         assert chroma.probe(settings, chosen) == ""
         assert states(folder) == ALL_RUNNING

@@ -95,7 +95,7 @@ def finished(home: Home, sources: Path, tmp_path_factory: pytest.TempPathFactory
 def test_status_shows_every_service_running(home: Home) -> None:
     services = home.json("status")["services"]
     assert {name: service["state"] for name, service in services.items()} == dict.fromkeys(
-        ("postgres", "ray", "chroma", "mlflow", "api"), "running"
+        ("postgres", "ray", "chroma", "mlflow", "api", "supervisor"), "running"
     )
 
 

@@ -62,9 +62,11 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
 
 
 def _reconcile(settings: Settings, stop: threading.Event) -> None:
-    """Until stopped: end the rows of jobs whose processes are gone. A failure is logged by its type and tried again."""
+    """Until stopped: end the rows of jobs whose processes are gone, and store the logs of those that ended. A failure
+    is logged by its type and tried again."""
     while not stop.wait(RECONCILE_SECONDS):
         try:
             launch.reconcile(settings)
+            launch.store_logs(settings)
         except Exception as error:
             logger.warning("reconciliation failed", extra={"data": {"type": type(error).__name__}})

@@ -1,5 +1,6 @@
 """Commands for the services, keys, the audit trail and this machine: up, down, status, doctor, env, keys, audit."""
 
+import logging
 import shlex
 import time
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
-from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.settings import Settings, load_settings, save_secrets, write_private
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from soldiom_ray.db.tables import ApiKey
 
+logger = logging.getLogger(__name__)
 keys_app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_is_help=True)
 
 
@@ -50,18 +52,24 @@ def up(json: Json = False) -> None:
 
 def down(json: Json = False) -> None:
     """Stop the services that `up` started. Data is kept."""
-    from soldiom_ray import services
+    from soldiom_ray import launch, services
 
     settings = load_settings()
+    try:
+        launch.store_logs(settings, unfinished=True)
+    except SoldiomError as error:  # what is stopped already has nothing to store
+        logger.info("logs of jobs not stored", extra={"data": {"reason": error.what}})
     services.down(settings)
     print_json({"services": services.status(settings)}) if json else say("All services of this home are stopped.")
 
 
 def status(json: Json = False) -> None:
-    """Show every service, its state and its URL. Exit code 3 when one is not running."""
+    """Show every service, its state, its URL and its restarts. Exit code 3 when one is not running."""
     from soldiom_ray import services
 
-    states = services.status(load_settings())
+    settings = load_settings()
+    services.ensure_supervisor(settings)
+    states = services.status(settings)
     if json:
         print_json({"services": states})
     else:

@@ -194,6 +194,11 @@ def stale(session: Session, older_than_seconds: float) -> list[Job]:
     )
 
 
+def ended_since(session: Session, hours: float) -> list[Job]:
+    """The jobs that ended within the last hours."""
+    return list(session.scalars(select(Job).where(Job.completed_at > now() - timedelta(hours=hours)).order_by(Job.id)))
+
+
 def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
     """The job as the API and the CLI show it; times are ISO 8601 in UTC. What ended a failed one is there as a text
     (`error`) and as a problem of RFC 9457 (`problem`)."""

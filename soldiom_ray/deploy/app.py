@@ -24,6 +24,7 @@ class ModelEndpoint:
     """
 
     def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
+        from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.deploy.engine import Engine, TransformersEngine
         from soldiom_ray.models.adapters import merged
@@ -35,6 +36,7 @@ class ModelEndpoint:
         from soldiom_ray.settings import load_settings
         from soldiom_ray.storage import open_storage
 
+        compute.serve_on_loopback()
         self.model_id = model_id
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))

@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.door_defaults import MODE, PASSAGES, Mode
 from soldiom_ray.embed.search import Hits, Searcher, check_query, fuse, fusion_depth
@@ -96,6 +97,7 @@ class ServedSearch(SearchService):
     """A replica. The encryption key does not travel through Serve: each replica reads it as every process does."""
 
     def __init__(self, settings: Settings) -> None:
+        compute.serve_on_loopback()
         key = load_settings().encryption_key or load_settings({"SOLDIOM_HOME": str(settings.home)}).encryption_key
         super().__init__(dataclasses.replace(settings, encryption_key=key))
 

@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from soldiom_ray.services import processes
+from soldiom_ray.services.addresses import BLOCK, FIRST_BLOCK, LAST_BLOCK, Addresses, load_addresses
 from soldiom_ray.services.start import SERVICES, status
 from soldiom_ray.settings import Settings
 
@@ -143,7 +145,7 @@ def _clock(settings: Settings) -> Iterator[Finding]:
 
 
 def _services(settings: Settings) -> Iterator[Finding]:
-    levels = {"running": "ok", "external": "ok", "stopped": "warning", "failed": "error"}
+    levels = {"running": "ok", "external": "ok", "stopped": "warning", "restarting": "warning", "failed": "error"}
     for name, service in status(settings).items():
         level = "error" if service["state"] == "external" and service["detail"] else levels[service["state"]]
         detail = f"{service['state']} {service['url'] or ''} {service['detail']}".strip()
@@ -151,44 +153,82 @@ def _services(settings: Settings) -> Iterator[Finding]:
 
 
 def _open_ports(settings: Settings) -> Iterator[Finding]:
-    """Ray listens on every interface whatever its options say; the token protects it, except for its metrics."""
-    open_ports = sorted(_reachable(settings))
-    if not open_ports:
-        yield _finding("ports", "ok", "no service can be reached from other machines")
+    """Every port on which a process of this home listens: where, and whether it asks for a key. One that other machines
+    reach and that asks for nothing is a warning; so is Ray, whose one token means every right."""
+    exposed = set()
+    for port, host in sorted(_listening(settings)):
+        purpose, key = _purpose(settings, port)
+        reachable = not _is_loopback(host)
+        is_api = port == settings.api_port
+        if reachable and not is_api:
+            exposed.add(port)
+        state = "warning" if reachable and not is_api else "ok"
+        yield _finding(f"port {port}", state, f"{host}, {purpose}: {f'asks for {key}' if key else 'asks for no key'}")
+    if not exposed:
+        yield _finding("ports", "ok", "no service but the API can be reached from other machines")
         return
-    ports = ",".join(f"{low}-{high}" if high > low else str(low) for low, high in _ranges(open_ports))
-    port_list = ", ".join(map(str, open_ports))
-    detail = f"reachable from other machines: {port_list} (Ray asks for its token there, its metrics do not)"
+    ports = ",".join(f"{low}:{high}" if high > low else str(low) for low, high in _ranges(sorted(exposed)))
     yield _finding(
         "ports",
         "warning",
-        detail,
-        f"close them: iptables -A INPUT ! -i lo -p tcp -m multiport --dports {ports.replace('-', ':')} -j DROP",
+        f"reachable from other machines: {', '.join(map(str, sorted(exposed)))}",
+        f"close them: iptables -A INPUT ! -i lo -p tcp -m multiport --dports {ports} -j DROP",
     )
 
 
-def _reachable(settings: Settings) -> set[int]:
+BY_TOKEN = "Ray's token"  # noqa: S105 - its name
+RAY_PORTS = {
+    0: ("Ray's node", BY_TOKEN),
+    1: ("Ray's objects", BY_TOKEN),
+    2: ("Ray's agent, which takes jobs", BY_TOKEN),
+    3: ("Ray's agent", BY_TOKEN),
+    4: ("Ray's agent for environments", BY_TOKEN),
+    5: ("Ray's metrics", ""),
+    6: ("Ray's client server", BY_TOKEN),
+    7: ("HAProxy's metrics", ""),
+    8: ("HAProxy's statistics", ""),
+    9: ("metrics of Ray's autoscaler", ""),
+    10: ("metrics of Ray's dashboard", ""),
+}
+"""What listens at each offset of Ray's block of ports (`ray_head.start`), and what it asks for."""
+
+
+def _purpose(settings: Settings, port: int) -> tuple[str, str]:
+    """What listens on a port of this home, and which key it asks for ("": none)."""
+    addresses = load_addresses(settings) or Addresses()
+    named = {
+        settings.api_port: ("the API", "a key"),
+        addresses.chroma_port: ("Chroma", ""),
+        addresses.mlflow_port: ("MLflow", ""),
+        addresses.gcs_port: ("Ray's head", BY_TOKEN),
+        addresses.dashboard_port: ("Ray's dashboard", BY_TOKEN),
+    }
+    offset = port - addresses.ray_block
+    other = ("a worker of Ray", BY_TOKEN) if 0 <= offset < BLOCK else ("a replica of Ray Serve, for other replicas", "")
+    return named.get(port) or RAY_PORTS.get(offset) or other
+
+
+def _is_loopback(host: str) -> bool:
+    address = ip_address(host)
+    return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def _listening(settings: Settings) -> set[tuple[int, str]]:
+    """(port, address) of every TCP port on which a process of this home listens."""
     import psutil
 
     own: set[int] = set()
     for service in SERVICES:
         own |= processes.service_processes(settings, service.name, service.folder(settings) if service.folder else None)
-    reachable = set()
-    for connection in psutil.net_connections("tcp"):
-        local = connection.laddr
-        if (
-            connection.status == psutil.CONN_LISTEN
-            and connection.pid in own
-            and not str(local.ip).startswith(("127.", "::1"))
-        ):
-            reachable.add(int(local.port))
-    return reachable - ({settings.api_port} if settings.api_host not in ("127.0.0.1", "localhost", "::1") else set())
+    return {
+        (int(connection.laddr.port), str(connection.laddr.ip))
+        for connection in psutil.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN and connection.pid in own
+    }
 
 
 def _ranges(ports: list[int]) -> list[tuple[int, int]]:
     """The ports as few ranges: a firewall rule takes fifteen, and Ray's workers take new ports from their block."""
-    from soldiom_ray.services.addresses import BLOCK, FIRST_BLOCK, LAST_BLOCK
-
     ranges: set[tuple[int, int]] = set()
     for port in ports:
         start = port // BLOCK * BLOCK

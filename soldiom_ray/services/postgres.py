@@ -45,7 +45,10 @@ def start(settings: Settings, addresses: Addresses) -> None:
     environment = processes.service_environment(settings, NAME, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"})
     if not (data / "PG_VERSION").exists():
         _create_data(settings, data, environment, owner)
-    (data / "postmaster.pid").unlink(missing_ok=True)  # no process of this folder runs any more: see processes.stop
+    # No process of this folder runs any more (see processes.stop). PostgreSQL takes a killed one for alive as long as
+    # its parent has not taken note of its end, and refuses to start beside the files that it left.
+    for left in (data / "postmaster.pid", sockets / ".s.PGSQL.5432.lock", sockets / ".s.PGSQL.5432"):
+        left.unlink(missing_ok=True)
     command = [
         str(_binary("postgres")),
         "-D",

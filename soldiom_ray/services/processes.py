@@ -87,6 +87,11 @@ def log_path(settings: Settings, name: str) -> Path:
     return settings.home / "logs" / f"{name}.log"
 
 
+def own_record() -> ProcessRecord:
+    """The record of this process."""
+    return ProcessRecord(os.getpid(), _start_ticks(os.getpid()) or 0)
+
+
 def read_record(settings: Settings, name: str) -> ProcessRecord | None:
     """The record of a service; None when it was stopped or never started, or the file is damaged."""
     try:
@@ -239,11 +244,12 @@ def _signal(pids: Iterable[int], number: signal.Signals) -> None:
 def _wait_for_end(pids: Iterable[int], seconds: float) -> None:
     pids, deadline = list(pids), time.monotonic() + seconds
     while time.monotonic() < deadline and any(_is_running(pid) for pid in pids):
-        _reap(pids)
+        reap(pids)
         time.sleep(0.05)
 
 
-def _reap(pids: Iterable[int]) -> None:
+def reap(pids: Iterable[int]) -> None:
+    """Take note of children that have ended, so that the system forgets them."""
     for pid in pids:
         with contextlib.suppress(ChildProcessError, OSError):
             os.waitpid(pid, os.WNOHANG)

@@ -1,7 +1,7 @@
 """The home's own Ray head, started with token authentication and stopped without touching any other Ray.
 
-Ray's ports listen on every interface whatever address is asked for, so the token is what protects them: it is made
-here before Ray starts, readable by its owner alone, and a head that answers without it is stopped at once.
+Its ports listen on the loopback interface (`records.LOOPBACK`), its metrics too, which ask for no token. The token is
+made here before Ray starts, readable by its owner alone, and a head that answers without it is stopped at once.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from soldiom_ray.errors import UnavailableError
+from soldiom_ray.records import LOOPBACK
 from soldiom_ray.services import processes
 from soldiom_ray.services.addresses import Addresses, socket_folder
 from soldiom_ray.services.http import get
@@ -131,6 +132,7 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         "GOMP_SPINCOUNT": "0",
         # Without it Ray's state API asks the Ray that last ran in /tmp/ray, or none: Ray Train then ends 12 s later.
         "RAY_API_SERVER_ADDRESS": dashboard,
+        **LOOPBACK,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path),
         "RAY_USAGE_STATS_ENABLED": "0",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from soldiom_ray.errors import ConflictError, UnavailableError
-from soldiom_ray.services import applied, chroma, mlflow, postgres, processes, ray_head, serving
+from soldiom_ray.services import applied, chroma, mlflow, postgres, processes, ray_head, serving, supervision
 from soldiom_ray.services.addresses import (
     Addresses,
     check_api_port,
@@ -77,7 +77,7 @@ def up(
     when a service does not come up.
     """
     _make_home(settings)
-    with _lock(settings):
+    with lock(settings):
         _check_api(settings)
         if _api_runs(settings):
             applied.check_up(settings)
@@ -86,7 +86,7 @@ def up(
         report = _serialized(report)
 
         def ensure(name: str) -> Addresses:
-            return _ensure(settings, BY_NAME[name], addresses, report)
+            return ensure_service(settings, BY_NAME[name], addresses, report)
 
         def prepare_database() -> None:
             if prepare:
@@ -104,7 +104,10 @@ def up(
         for future in others.values():
             future.result()
         _ensure_api(settings, addresses, report)
+        if applied.changes(settings):
+            supervision.stop(settings)  # the next one starts services with the changed settings
         applied.remember(settings)
+        supervision.ensure(settings)
         return status(settings)
 
 
@@ -112,13 +115,16 @@ def down(settings: Settings) -> dict[str, int]:
     """Stop every service of this home and nothing else; returns how many processes each had."""
     if not settings.run_folder.is_dir():
         return {}
-    with _lock(settings):
+    supervision.stop(settings)
+    with lock(settings):
         processes.delete_record(settings, serving.NAME)
         applied.forget(settings)
         forget_environment(settings)
         with ThreadPoolExecutor(len(SERVICES)) as pool:
             first = {name: pool.submit(_stop, settings, BY_NAME[name]) for name in ("ray", "chroma", "mlflow")}
             counts = {name: future.result() for name, future in first.items()}
+        supervision.stop(settings)  # `status` may have started another one meanwhile
+        supervision.forget(settings)
         return counts | {"postgres": _stop(settings, BY_NAME["postgres"])}
 
 
@@ -128,7 +134,8 @@ def status(settings: Settings) -> dict[str, dict[str, Any]]:
     with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
         futures = {service.name: pool.submit(_status, settings, service, addresses) for service in SERVICES}
         futures["api"] = pool.submit(_api_status, settings, addresses)
-        return {name: future.result() for name, future in futures.items()}
+        states = {name: future.result() for name, future in futures.items()}
+    return _with_restarts(settings, states) | {supervision.NAME: _supervisor_status(settings)}
 
 
 def _status(settings: Settings, service: Service, addresses: Addresses) -> dict[str, Any]:
@@ -157,7 +164,34 @@ def _api_status(settings: Settings, addresses: Addresses) -> dict[str, Any]:
     return {"state": state, "url": settings.api_url, "pid": pid, "detail": problem}
 
 
-def _ensure(settings: Settings, service: Service, addresses: Addresses, report: Report) -> Addresses:
+def _with_restarts(settings: Settings, states: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The states with what the supervisor did, and `restarting` for what it is about to start again."""
+    history, supervised = supervision.history(settings), supervision.is_running(settings)
+    for name, state in states.items():
+        restarts = history.get(name, supervision.Restarts())
+        last = f"{restarts.at}: {restarts.reason}" if restarts.reason else ""
+        state["restarts"], state["last_restart"] = restarts.count, last
+        if state["state"] == "failed" and supervised and state["pid"] is None and name != serving.NAME:
+            wait = max(0.0, restarts.next_at - time.time())
+            reason = restarts.reason if restarts.failures else state["detail"]
+            state["state"], state["detail"] = "restarting", f"{reason}; the supervisor tries again in {wait:.0f} s"
+        elif restarts.count and not state["detail"]:
+            times = "once" if restarts.count == 1 else f"{restarts.count} times"
+            state["detail"] = f"restarted {times}, last at {last}"
+    return states
+
+
+def _supervisor_status(settings: Settings) -> dict[str, Any]:
+    record = processes.read_record(settings, supervision.NAME)
+    if record is None:
+        return {"state": "stopped", "url": None, "pid": None, "detail": ""}
+    if not record.is_alive():
+        detail = "it has ended; `soldiom up` and `soldiom status` start it again"
+        return {"state": "failed", "url": None, "pid": None, "detail": detail}
+    return {"state": "running", "url": None, "pid": record.pid, "detail": ""}
+
+
+def ensure_service(settings: Settings, service: Service, addresses: Addresses, report: Report) -> Addresses:
     """Start a service unless it runs, on its addresses or, where another program has taken one, on new ones. Returns
     the addresses."""
     if service.name in settings.external:
@@ -309,11 +343,12 @@ def _make_home(settings: Settings) -> None:
 
 
 @contextmanager
-def _lock(settings: Settings) -> Iterator[None]:
-    """One `up` or `down` at a time in a home. The lock is the kernel's, so a killed holder leaves nothing behind."""
+def lock(settings: Settings, patience_seconds: float = LOCK_SECONDS) -> Iterator[None]:
+    """One `up`, `down` or restart at a time in a home. The lock is the kernel's, so a killed holder leaves nothing
+    behind."""
     path = settings.run_folder / "lock"
     with path.open("a") as file:
-        deadline = time.monotonic() + LOCK_SECONDS
+        deadline = time.monotonic() + patience_seconds
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -321,7 +356,7 @@ def _lock(settings: Settings) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise ConflictError(
-                        f"Another `soldiom up` or `down` has been at work in {settings.home} for {LOCK_SECONDS:.0f} s.",
+                        f"Another `soldiom up` or `down` is at work in {settings.home} ({patience_seconds:.0f} s).",
                         remedy="wait for it or end it",
                     ) from None
                 time.sleep(0.1)

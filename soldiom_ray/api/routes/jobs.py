@@ -72,9 +72,11 @@ def cancel_job(job_id: str, caller: CurrentCaller, settings: AppSettings) -> dic
 
 @router.get("/api/training/jobs/{job_id}/logs", response_class=PlainTextResponse, openapi_extra=needs("viewer"))
 async def show_logs(job_id: str, caller: CurrentCaller, settings: AppSettings, follow: bool = False) -> Response:
-    """The job's log: JSON lines and what libraries printed; with `follow`, as server-sent events until the job ends."""
+    """The job's log: JSON lines and what libraries printed, of a long one its beginning and end; with `follow`, all of
+    it as server-sent events until the job ends."""
     if not follow:
-        return PlainTextResponse(await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant))
+        text = await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant)
+        return PlainTextResponse(launch.shorten_log(text))
     await anyio.to_thread.run_sync(launch.show_job, settings, job_id, caller.tenant)
     if not _follower_limits:
         _follower_limits.append(anyio.CapacityLimiter(FOLLOWERS))
