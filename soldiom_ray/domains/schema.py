@@ -295,7 +295,7 @@ class Evaluate(Record):
         ge=0,
         le=2000,
         description="held-out prompts whose answers by base and tuned model are judged; unset: as many as make about a"
-        " tenth of `max_tokens`, at most 200",
+        " fifth of `max_tokens`, prompts included, at most 200",
     )
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema that answers have to obey")
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")

@@ -15,8 +15,9 @@ from soldiom_ray.models.chat import chat_text, encode_prompt
 Row = TypeVar("Row", bound=Mapping[str, Any])
 ANSWER_TOKENS = 96
 SHORTEST_LIMIT = 16
-ANSWERS_AT_ONCE = 16
-"""Prompts that are answered together; those of about one length, so that little is padded."""
+ANSWERS_AT_ONCE = 64
+"""Prompts that are handed to the generator together, between two reports of progress; it answers as many at a time
+as it can, and begins the next where one ends."""
 MAX_ANSWERS = 200
 """Questions at most where none are asked for by number."""
 MAX_PROMPT_TOKENS = 512
@@ -81,11 +82,16 @@ def answer_limit(questions: Sequence[Question], tokenizer: Any, context: int) ->
     return min(answer_tokens(context), max(SHORTEST_LIMIT, usual * 3 // 2))
 
 
-def answer_count(declared: Evaluate, limit: int) -> int:
-    """How many questions are answered to be judged, with answers of at most `limit` tokens."""
+def answer_count(declared: Evaluate, questions: Sequence[Question], tokenizer: Any, limit: int) -> int:
+    """How many questions are answered to be judged, with answers of at most `limit` tokens. Reading a prompt costs
+    as much as scoring it: prompts and answers together are a fifth of what is scored."""
     if declared.answers is not None:
         return declared.answers
-    return min(MAX_ANSWERS, max(declared.examples, declared.max_tokens // 10 // limit))
+    if not questions:
+        return 0
+    some = questions[:50]
+    prompt_tokens = sum(len(encode_prompt(tokenizer, question.text)) for question in some) / len(some)
+    return min(MAX_ANSWERS, max(declared.examples, int(declared.max_tokens / 5 / (prompt_tokens + limit))))
 
 
 def to_examples(questions: Sequence[Question], base: Sequence[str | None], tuned: Sequence[str]) -> list[Example]:

@@ -175,7 +175,7 @@ def _choose_work(
     questions = choose_questions(rows, tokenizer, count=most, context=context, seed=declared.seed)
     limit = answer_limit(questions, tokenizer, context)
     judged = bool(questions) and questions[0].has_answer and declared.answers != 0
-    count = max(declared.examples, answer_count(declared, limit)) if judged else declared.examples
+    count = max(declared.examples, answer_count(declared, questions, tokenizer, limit)) if judged else declared.examples
     general = general_blocks(tokenizer, length) if with_general else []
     return Work(blocks, general, questions[:count], limit), judged and count > 0
 
