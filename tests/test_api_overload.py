@@ -77,7 +77,7 @@ def connect(url: str) -> socket.socket:
 
 
 def upload_head(key: str, length: str) -> bytes:
-    head = f"POST {UPLOAD} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n{length}\r\n"
+    head = f"POST {UPLOAD} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {key}\r\n{length}\r\n"
     return head.encode() + b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
 
 
@@ -114,7 +114,7 @@ def test_connections_without_whole_headers_end_and_nobody_else_waits(door: str, 
         assert set(statuses(slow, b"x: y\r\n", 8)) == {"408"}
         assert set(statuses(half_open, b"", 8)) == {"408"}
         blank = connect(door)
-        blank.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        blank.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b" 200 " in blank.recv(1000)
         assert statuses([blank], b"\r\n", 8) == ["408"]
 
@@ -169,7 +169,7 @@ def test_a_response_that_nobody_reads_does_not_stay(door: str) -> None:
 
     server = listen(app, http=TimedProtocol)  # `door` has shortened its patience
     with closing(connect(next(server))) as each:
-        each.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        each.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert ended.wait(8)
     next(server, None)
 
