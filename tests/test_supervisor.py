@@ -49,3 +49,20 @@ def test_what_down_stopped_is_left_alone_and_without_services_there_is_no_superv
     monkeypatch.setattr(supervisor.Supervisor, "_restart", note)
     watcher.run()  # ends by itself when the last record is gone
     assert restarted == ["chroma"]
+
+
+def test_a_fault_of_one_look_does_not_end_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = load_settings({"SOLDIOM_HOME": str(tmp_path)})
+    watcher = supervisor.Supervisor(settings)
+    processes.write_record(settings, "chroma", ProcessRecord(2**22 - 1, 1))
+    faults: list[Exception] = [OSError(28, "No space left on device"), ValueError("a broken file")]
+
+    def look(_: object) -> None:
+        if faults:
+            raise faults.pop(0)
+        processes.delete_record(settings, "chroma")
+
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(supervisor.Supervisor, "_look", look)
+    watcher.run()
+    assert not faults

@@ -49,12 +49,18 @@ class Supervisor:
     def run(self) -> None:
         """Until `down`."""
         while any(processes.read_record(self.settings, service.name) for service in SERVICES):
-            for service in SERVICES:
-                self._look_at(service)
-            self._look_at_the_api()
-            if processes.read_record(self.settings, NAME) != self.record:
-                processes.write_record(self.settings, NAME, self.record)  # a second one had started, and ended at once
+            try:
+                self._look()
+            except Exception:  # a full disk, a broken file: whatever it is, the next look may find it gone
+                logger.exception("a look at the services failed")
             time.sleep(POLL_SECONDS)
+
+    def _look(self) -> None:
+        for service in SERVICES:
+            self._look_at(service)
+        self._look_at_the_api()
+        if processes.read_record(self.settings, NAME) != self.record:
+            processes.write_record(self.settings, NAME, self.record)  # a second one had started, and ended at once
 
     def _look_at(self, service: Service) -> None:
         record = processes.read_record(self.settings, service.name)
@@ -104,8 +110,8 @@ class Supervisor:
         restarts.next_at = time.time() + max(delay, POLL_SECONDS)
         try:
             restarted = self._start_again(name)
-        except SoldiomError as error:
-            restarts.reason = f"{reason}; {error.what}"
+        except (SoldiomError, OSError, subprocess.SubprocessError) as error:
+            restarts.reason = f"{reason}; {error.what if isinstance(error, SoldiomError) else type(error).__name__}"
             logger.warning("restart failed", extra={"data": {"service": name, "reason": restarts.reason}})
         else:
             if not restarted:
