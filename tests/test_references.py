@@ -51,15 +51,18 @@ JUDGED = {
     "texts for a model, stored or answered": (
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
         "Message.tool_call_id", "Message.name", "Parameters.stop", "SearchBody.query",
+        "ChatBody.stop", "ChatBody.tools", "ChatMessage.content", "ChatMessage.name", "ChatMessage.tool_call_id",
+        "ChatMessage.tool_calls", "CompletionBody.prompt", "CompletionBody.stop",
         "post /api/training/collect/user-input.content", "post /api/training/collect/user-input.metadata",
         "post /api/training/collect/user-input.file",
     ),
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
         "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
-        "SearchBody.index", "KeyBody.name", "KeyBody.tenant",
+        "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model", "path model",
         "post /api/training/collect/user-input.user_id",
     ),
+    "read by nobody: OpenAI's clients may send it": ("ChatBody.user", "CompletionBody.user"),
     "compared with the files of a manifest": ("path name",),
 }  # fmt: skip
 """Free texts that name nothing on the server or elsewhere, by what becomes of them."""
