@@ -291,7 +291,8 @@ def refusal(declared: Train, needed: float, free: float, fitting: list[str]) -> 
     """The error that a training needs more bytes per worker than are free, with the settings and machines that fit."""
     return InputError(
         f"Training {declared.base_model or 'from random weights'!r} with method {declared.method} and sequences of"
-        f" {declared.sequence_length} needs {_gib(needed)} per worker; {_gib(free)} are free.",
+        f" {declared.sequence_length} needs {_gib(needed)} per worker; {_gib(free)} are free, {1 - MARGIN:.0%} of which"
+        " are kept in reserve.",
         remedy=f"use {', or '.join([*fitting, f'a machine with {_gib(needed / MARGIN)} free for each worker'])}",
     )
 
