@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 T = TypeVar("T")
 
 LOCK_SECONDS = 400.0
-ATTEMPTS = 2
+ATTEMPTS = 3
 """Another program may take a port between its choice and its use; and Ray gives itself 30 s, too few when busy."""
 PATIENCE_SECONDS = 20.0
 
