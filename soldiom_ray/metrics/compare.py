@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from soldiom_ray.domains.metrics import METRICS, MetricName, Part
 from soldiom_ray.metrics.computations import COMPUTATIONS
-from soldiom_ray.metrics.measurement import BASE, TUNED, LabelOutcome, Measurement, PartOutcome
+from soldiom_ray.metrics.measurement import BASE, TUNED, Measurement, PartOutcome
 from soldiom_ray.metrics.resampling import (
     Interval,
     bootstrap_p,
@@ -350,9 +350,3 @@ def _subset(part: PartOutcome, places: "NDArray[np.int64]") -> PartOutcome:
     samples = tuple(part.samples[place] for place in places)
     outcomes = {name: part.outcomes[name].subset(places) for name in (BASE, TUNED)}
     return PartOutcome(part.part, samples, outcomes)
-
-
-def is_multi_label(part: PartOutcome) -> bool:
-    """Whether samples may have several labels."""
-    outcome = part.outcomes[TUNED]
-    return isinstance(outcome, LabelOutcome) and outcome.multi_label

@@ -1,7 +1,7 @@
 """Records whose parts stand in lists and objects of their own become records of the usual columns: questions about one
 text, rankings, exports of chats. Nothing is done to records that have none of these forms."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.collect.documents.chat_exports import chatgpt, cohere, exchange, slack, with_rows_joined
@@ -175,8 +175,3 @@ _FORMS: tuple[tuple[list[frozenset[str]], Callable[[Record], _Formed]], ...] = (
     (_needing("question"), _nested_question),
 )
 """Sets of columns of which a record has one, and what makes the usual columns of it."""
-
-
-def forms_of(records: Sequence[Any]) -> Iterator[str]:
-    """The names of the forms that records had."""
-    return (record.form for record in records if isinstance(record, FormedRecord))

@@ -24,14 +24,13 @@ class Read:
 class Pass:
     """`tokens`, `positions` and `slots` (where the pool keeps them) are [rows]. A token below zero, -1 - i, is the i-th
     vector of a tuned prompt; rows that no read covers are there for their number only. `logits_of` are the rows whose
-    logits are wanted; `adapters` names each row's, where it has one."""
+    logits are wanted."""
 
     tokens: Sequence[int]
     positions: Sequence[int]
     slots: Sequence[int]
     reads: Sequence[Read]
     logits_of: Sequence[int]
-    adapters: Sequence[str | None] = ()
 
 
 class Attention:
