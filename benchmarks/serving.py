@@ -120,14 +120,12 @@ def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
     """(the engine's stream, another copy of the model, its tokenizer)."""
     from soldiom_ray.deploy.engine import TransformersEngine
     from soldiom_ray.models.decoding.answers import Generated, Options
-    from soldiom_ray.models.decoding.scheduler import SEQUENCES
-    from soldiom_ray.models.decoding.select import forward_of
     from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import load_base
     from soldiom_ray.settings import load_settings
 
     with load_base(None, load_settings(), base) as (model, tokenizer):
-        generator = Generator(model, tokenizer, forward_of(model, SEQUENCES, take_over=True))
+        generator = Generator.taking_over(model, tokenizer)
     with load_base(None, load_settings(), base) as (plain, _):
         pass
     generator.ends = frozenset()

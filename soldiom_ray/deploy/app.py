@@ -27,10 +27,7 @@ class ModelEndpoint:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.deploy.engine import Engine, TransformersEngine
-        from soldiom_ray.models.adapters import merged
         from soldiom_ray.models.chat import prompt_format_of_base, prompt_format_of_run
-        from soldiom_ray.models.decoding.scheduler import SEQUENCES
-        from soldiom_ray.models.decoding.select import forward_of
         from soldiom_ray.models.generate import Generator, Prompts
         from soldiom_ray.models.load import load_base, load_run
         from soldiom_ray.settings import load_settings
@@ -46,8 +43,7 @@ class ModelEndpoint:
             self.prompt_format = (
                 prompt_format_of_run(manifest.details) if manifest else prompt_format_of_base(str(base), tokenizer)
             )
-            model = merged(model)
-            generator = Generator(model, tokenizer, forward_of(model, SEQUENCES, take_over=True))
+            generator = Generator.taking_over(model, tokenizer)
         self.engine: Engine = TransformersEngine(generator, threads)
         # Prompts are tokenised on the event loop while the engine's thread works, so with a tokenizer of their own.
         self.reader = Prompts(copy.deepcopy(tokenizer), self.engine.context)

@@ -7,7 +7,7 @@ from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Evaluate, hash_input
 from soldiom_ray.records import Manifest
 
-STAGE_VERSION = 2
+STAGE_VERSION = 3
 """Raised when the same inputs would give other scores than before."""
 
 

@@ -60,11 +60,12 @@ def choose_questions(
 def answer(
     model: Any, tokenizer: Any, questions: Sequence[Question], *, max_new_tokens: int
 ) -> Iterator[dict[int, str]]:
-    """A model's greedy answers by the number of their question, some at a time. The only place that generates text
-    for an evaluation of causal language models."""
+    """A model's greedy answers by the number of their question, some at a time, computed as when it is deployed, so
+    the model is of no use afterwards. The only place that generates text for an evaluation of causal language models.
+    """
     from soldiom_ray.models.generate import Generator
 
-    generator = Generator(model, tokenizer)
+    generator = Generator.taking_over(model, tokenizer)
     order = sorted(range(len(questions)), key=lambda number: len(questions[number].text))
     for first in range(0, len(order), ANSWERS_AT_ONCE):
         numbers = order[first : first + ANSWERS_AT_ONCE]

@@ -36,7 +36,7 @@ from soldiom_ray.metrics.measurement import (
     PartOutcome,
     TokenOutcome,
 )
-from soldiom_ray.models.adapters import without_adapter
+from soldiom_ray.models.adapters import below_adapter, without_adapter
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
 
-ASKING_SHARE = 0.4
+ASKING_SHARE = 0.3
 """Of a model's progress; how long answers take depends on their length."""
 
 
@@ -108,6 +108,7 @@ def _score_causal(
     missing: dict[str, str] = {}
     base_name = run.details.get("base_model")
     has_base = bool(base_name and base_name != run.id)  # a model from random weights names itself
+    has_adapter = run.details["method"] != "full"
     yield 0.02, f"loading the tuned model of {run.id}"
     with load_run(artifacts, settings, run) as (model, tokenizer):
         if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
@@ -115,11 +116,16 @@ def _score_causal(
         length = _block_length(run, context_length(model))
         work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=has_base)
         vocabulary, model_vocabulary = _vocabulary(tokenizer), int(model.config.vocab_size)
-        results[TUNED] = yield from _measure(model, tokenizer, work, "tuned model", 0.05, ends[0])
-        if run.details["method"] != "full":
-            with without_adapter(model) as plain:
-                results[BASE] = yield from _measure(plain, tokenizer, work, "base model", ends[0], ends[1])
+        if has_adapter:
+            asked_at = ends[1] - ASKING_SHARE / 2 * ends[1]
+            results[TUNED], results[BASE] = yield from _measure_both(model, tokenizer, work, 0.05, asked_at)
+        else:
+            results[TUNED] = yield from _measure(model, tokenizer, work, "tuned model", 0.05, ends[0])
         del model
+    if has_adapter and work.questions:  # merged, as it is deployed, which is faster and the end of an adapter
+        with load_run(artifacts, settings, run) as (model, tokenizer):
+            results[TUNED].answers = yield from _ask(model, tokenizer, work, "tuned model", asked_at, ends[1])
+            del model
     if BASE not in results and has_base:
         yield ends[0], f"loading the base model {base_name}"
         with load_base(artifacts, settings, str(base_name)) as (model, tokenizer):
@@ -188,20 +194,46 @@ def _block_length(run: Manifest, context: int) -> int:
 def _measure(
     model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
 ) -> Generator[tuple[float, str], None, Results]:
-    """Progress; returns what one model did."""
-    scored_at = end - ASKING_SHARE * (end - start) if work.questions else end
-    blocks = [*work.blocks, *work.general]
-    sums = yield from _score_blocks(model, blocks, name, start, scored_at)
-    results = Results(sums[: len(work.blocks)], sums[len(work.blocks) :] if work.general else None)
-    answers: dict[int, str] = {}
+    """Progress; returns what one model did. The model is of no use afterwards."""
+    asked_at = end - ASKING_SHARE * (end - start) if work.questions else end
+    results = yield from _score(model, work, name, start, asked_at)
     if work.questions:
-        yield scored_at, f"asking the {name}"
-        for some in answer(model, tokenizer, work.questions, max_new_tokens=work.answer_tokens):
-            answers |= some
-            share = len(answers) / len(work.questions)
-            yield scored_at + share * (end - scored_at), f"asking the {name}: {len(answers)} of {len(work.questions)}"
-    results.answers = [answers[number] for number in range(len(work.questions))]
+        results.answers = yield from _ask(model, tokenizer, work, name, asked_at, end)
     return results
+
+
+def _measure_both(
+    model: Any, tokenizer: Any, work: Work, start: float, end: float
+) -> Generator[tuple[float, str], None, tuple[Results, Results]]:
+    """Progress; returns what a model with its adapter did, which is not yet asked, and what it did without, which is.
+    The model is of no use afterwards."""
+    middle = start + (1 - ASKING_SHARE / 2) / 2 * (end - start)
+    tuned = yield from _score(model, work, "tuned model", start, middle)
+    asked_at = 2 * middle - start if work.questions else end
+    with without_adapter(model) as plain:
+        base = yield from _score(plain, work, "base model", middle, asked_at)
+    if work.questions:
+        base.answers = yield from _ask(below_adapter(model), tokenizer, work, "base model", asked_at, end)
+    return tuned, base
+
+
+def _score(model: Any, work: Work, name: str, start: float, end: float) -> Generator[tuple[float, str], None, Results]:
+    """Progress; returns a model's predictions, without answers."""
+    sums = yield from _score_blocks(model, [*work.blocks, *work.general], name, start, end)
+    return Results(sums[: len(work.blocks)], sums[len(work.blocks) :] if work.general else None)
+
+
+def _ask(
+    model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
+) -> Generator[tuple[float, str], None, list[str | None]]:
+    """Progress; returns the answers, in the order of the questions. The model is of no use afterwards."""
+    answers: dict[int, str] = {}
+    yield start, f"asking the {name}"
+    for some in answer(model, tokenizer, work.questions, max_new_tokens=work.answer_tokens):
+        answers |= some
+        share = len(answers) / len(work.questions)
+        yield start + share * (end - start), f"asking the {name}: {len(answers)} of {len(work.questions)}"
+    return [answers[number] for number in range(len(work.questions))]
 
 
 def _score_blocks(

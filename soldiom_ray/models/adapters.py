@@ -62,6 +62,17 @@ def without_adapter(model: Any) -> Iterator[Any]:
         yield model.get_base_model()
 
 
+def below_adapter(model: Any) -> Any:
+    """The model that an adapter was put on, as it was before; the adapter is gone."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return model
+    if model.active_peft_config.is_prompt_learning:
+        return model.get_base_model()
+    return model.unload()
+
+
 def merged(model: Any) -> Any:
     """The model with its LoRA matrices added to the weights they belong to, which changes it; others as they are."""
     from peft import PeftModel

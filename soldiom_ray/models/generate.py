@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.adapters import merged
 from soldiom_ray.models.chat import chat_text, encode_prompt
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
 from soldiom_ray.models.decoding.forward import Forward
@@ -51,6 +52,13 @@ class Generator(Prompts):
         ends = getattr(advice, "eos_token_id", None)
         self.ends = frozenset({terminator(tokenizer), *([ends] if isinstance(ends, int) else ends or [])})
         self.scheduler = Scheduler(self.forward, penalty)
+
+    @classmethod
+    def taking_over(cls, model: Any, tokenizer: Any) -> "Generator":
+        """The fastest that answers with the model, which is of no other use afterwards: its adapter is merged and its
+        weights are packed."""
+        model = merged(model)
+        return cls(model, tokenizer, forward_of(model, SEQUENCES, take_over=True))
 
     def answer(self, ids: Sequence[int], options: Options) -> Answer:
         """An answer to a prompt that `prompt_ids` made, still to be computed."""
