@@ -63,6 +63,11 @@ def test_functions_of_one_document_are_a_single_document() -> None:
     assert "training side is a single document" in warnings_of(side(30, documents=1), side(5), side(10))
 
 
+def test_samples_of_one_document_alone_cannot_be_divided_whatever_the_settings() -> None:
+    text = warnings_of(side(30, documents=1), side(0, documents=0), side(0, documents=0))
+    assert "not divided" in text and "collect more documents" in text and "prepare.split" not in text
+
+
 def test_a_test_side_with_more_text_than_the_training_side_is_named() -> None:
     text = warnings_of(side(40, characters=100), side(5), side(10, characters=900))
     assert "900 characters against 100" in text

@@ -12,6 +12,7 @@ from conftest import ROOT
 from preparing import context_in, document, documents_of
 
 from soldiom_ray.cli.models import _read_turn
+from soldiom_ray.cli.output import follow
 from soldiom_ray.cli.summary import _next_steps, _prompt
 from soldiom_ray.collect import collect
 from soldiom_ray.domains.recipes import as_dict, load_recipe
@@ -66,6 +67,7 @@ def _normalized(name: str) -> str:
 def finished_job(recipe: Path, prompt_format: str, **config: Any) -> dict[str, Any]:
     return {
         "config": as_dict(load_recipe(recipe)) | config,
+        "metrics": {},
         "result": {"model_id": "model-1", "dataset": "dataset-1"},
         "stages": [{"stage": "train", "details": {"prompt_format": prompt_format}}],
     }
@@ -79,6 +81,8 @@ def test_the_hint_at_the_end_names_the_model_and_recipes_that_exist(tmp_path: Pa
     for name in ("own-code", "own-folder"):
         assert f"recipes/{name}.yaml" in text and "PATH" in (ROOT / "recipes" / f"{name}.yaml").read_text()
     assert "def area(r)" in text
+    own = finished_job(quickstart, "chat", collect=[{"source": "local", "path": "/code"}]) | {"metrics": {"tuned": {}}}
+    assert "PATH" not in (hints := _next_steps(settings, own, "")) and "soldiom report fine-tuned/quickstart" in hints
     texts = finished_job(quickstart, "text", register=None, prepare={})
     assert "soldiom infer model-1 'import torch'" in _next_steps(settings, texts, "")
     asked = _next_steps(settings, texts, "What the tenant's deposit\nis for")
@@ -109,6 +113,28 @@ def test_the_model_is_tried_with_a_held_out_question_where_there_is_one(tmp_path
     pairs = prepare(context, [documents], Prepare(filters=(), pairs="docstrings", split=split))
     asked = _prompt(context.settings, pairs.id)
     assert asked.startswith("Write a one-line docstring") and "def rome(a):\n    return a - 1" in asked
+
+
+def test_the_model_is_tried_with_what_it_learnt_from_where_nothing_is_held_out(tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    rows = [document("Rome is old. " * 9, "rome", "rome"), document("Oslo is cold. " * 9, "oslo", "oslo")]
+    rule = SplitRule(test=0, validation=0)
+    texts = prepare(context, [documents_of(context, rows)], Prepare(filters=(), split=rule))
+    assert _prompt(context.settings, texts.id).startswith(("Rome is old.", "Oslo is cold."))
+
+
+def test_where_stderr_is_no_terminal_a_line_tells_how_far_a_stage_is_and_each_note_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = {"stage": "train", "status": "running", "progress": 0.25, "message": "step 3 of 12", "seconds": None}
+    running |= {"details": {"notes": ["A long note. " * 20]}, "reused": False}
+    ended = running | {"status": "completed", "seconds": 2.0}
+    states = [{"status": status, "stages": [stage]} for status, stage in (("running", running), ("completed", ended))]
+    monkeypatch.setattr("soldiom_ray.launch.wait_for_job", lambda *_: iter(states))
+    monkeypatch.setattr("soldiom_ray.cli.output.SILENT_SECONDS", 0.0)
+    assert follow(load_settings(), {"id": "job-1"}) == states[-1]
+    lines = [line for line in capsys.readouterr().err.splitlines() if line]
+    assert lines == [f"Note: {'A long note. ' * 20}", "train     25 %: step 3 of 12", "train     2.0 s"]
 
 
 def test_a_turn_of_several_lines_ends_where_its_fence_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_items, print_json, print_table, say
+from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
 from soldiom_ray.settings import load_settings
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
@@ -138,6 +138,8 @@ def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
     settings = load_settings()
     model_id = _get(model)["id"]
     messages: list[dict[str, str]] = []
+    if sys.stdin.isatty() and not json:
+        note("Several lines, such as code, go between two lines of ```. An empty line ends the conversation.")
     while text := _read_turn(quiet=json):
         messages.append({"role": "user", "content": text})
         body = {"messages": messages, "parameters": {"max_tokens": max_tokens, "temperature": 0.7}, "stream": True}

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TextIO
 
@@ -10,6 +11,9 @@ import typer
 
 from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.settings import Settings
+
+SILENT_SECONDS = 20.0
+"""Where stderr is no terminal, which shows a bar that moves, a line tells how far a stage is after so long."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -84,30 +88,35 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     message = TextColumn(
         "{task.fields[message]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)
     )
-    reported: set[str] = set()
-    told: set[str] = set()
+    printed: set[str] = set()
+    spoke = time.monotonic()
     with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
         bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
         for last in launch.wait_for_job(settings, str(job["id"])):
             for stage in last["stages"]:
-                for text in (stage["details"] or {}).get("notes") or ():
-                    if text not in told:
-                        told.add(text)
-                        progress.console.print(f"Note: {printable(text)}", highlight=False, markup=False)
-                if stage["status"] == "completed" and stage["stage"] not in reported:
-                    reported.add(stage["stage"])
-                    duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
-                    progress.console.print(f"{stage['stage']:<9} {duration}", highlight=False)
+                lines = [line for line in _lines(stage) if line not in printed]
+                if stage["status"] == "running":
+                    share, text = stage["progress"] or 0, printable(stage["message"] or "")
+                    progress.update(bar, description=stage["stage"], completed=share, message=text)
+                    if not console.is_terminal and time.monotonic() - spoke >= SILENT_SECONDS:
+                        lines.append(f"{stage['stage']:<9} {100 * share:.0f} %: {text}")
+                elif stage["status"] == "completed" and lines:
                     progress.reset(bar, message="")
-                elif stage["status"] == "running":
-                    progress.update(
-                        bar,
-                        description=stage["stage"],
-                        completed=stage["progress"] or 0,
-                        message=printable(stage["message"] or ""),
-                    )
+                for line in lines:
+                    console.print(line, highlight=False, markup=False, soft_wrap=True)
+                    spoke = time.monotonic()
+                printed.update(lines)
         progress.update(bar, visible=False)
     return _completed(last)
+
+
+def _lines(stage: Mapping[str, Any]) -> list[str]:
+    """What is to be said of a stage once: its notes, and its seconds when it has ended."""
+    lines = [f"Note: {printable(text)}" for text in (stage["details"] or {}).get("notes") or ()]
+    if stage["status"] == "completed":
+        duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
+        lines.append(f"{stage['stage']:<9} {duration}")
+    return lines
 
 
 def _completed(job: dict[str, Any]) -> dict[str, Any]:

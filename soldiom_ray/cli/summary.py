@@ -95,7 +95,8 @@ def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prompt(settings: Settings, dataset: str | None) -> str:
-    """The first held-out question; or the first definition in held-out code, or the first words of held-out prose."""
+    """The first held-out question; or the first definition in held-out code, or the first words of held-out prose; of
+    what it learnt from where nothing was held out."""
     from itertools import islice
 
     from soldiom_ray.artifacts import Artifacts
@@ -105,7 +106,8 @@ def _prompt(settings: Settings, dataset: str | None) -> str:
         return "import "
     artifacts = Artifacts(open_storage(settings))
     manifest = artifacts.get(dataset)
-    rows = list(islice(artifacts.rows(manifest, "test/", ["text", "messages"]), 20))
+    sides = (artifacts.rows(manifest, f"{side}/", ["text", "messages"]) for side in ("test", "validation", "train"))
+    rows = next((rows for side in sides if (rows := list(islice(side, 20)))), [])
     turns = [turn for row in rows for turn in json.loads(row["messages"] or "[]") if turn["role"] == "user"]
     if turns:
         return str(turns[0]["content"])
@@ -123,7 +125,6 @@ def print_summary(
     from soldiom_ray.examples import shorten
 
     metrics, model = job["metrics"], job["result"].get("model_id")
-    say()
     for stage in job["stages"]:
         if stage["stage"] == "prepare":
             print_sides(stage["details"] or {})
@@ -164,19 +165,29 @@ def _next_steps(settings: Settings, job: Mapping[str, Any], asked: str) -> str:
     name = _model_name(job)
     copy = "sed 's|PATH|{0}|' recipes/own-{1}.yaml > mine.yaml && soldiom run mine.yaml".format
     is_code = (job["config"].get("prepare") or {}).get("pairs") == "docstrings"
-    beginning = next(iter(asked.strip().splitlines()), "")[:PROMPT_CHARACTERS] or "import torch"
-    question = "def area(r): return 3.14159 * r ** 2" if is_code else "What is this about?" if is_chat else beginning
-    talk = f"soldiom chat {name}" if is_chat else f"soldiom infer {name} {quote(question)}"
+    beginning = next(iter(asked.strip().splitlines()), "")[:PROMPT_CHARACTERS]
+    question = (
+        "def area(r): return 3.14159 * r ** 2" if is_code else beginning or ("Hello" if is_chat else "import torch")
+    )
     body = json.dumps({"input": question, "parameters": {"max_tokens": 40}})
-    return f"""
-Try next (in this folder, after `source .venv/bin/activate`):
-  1. ask it:            {talk}
-  2. your own code:     {copy("/path/to/your/repository", "code")}
-  3. your own files:    {copy("/path/to/your/files", "folder")}
-  4. with curl:         curl -s {settings.api_url}/api/inference/{model} \\
+    hints = {
+        "ask it": f"soldiom chat {name}" if is_chat else f"soldiom infer {name} {quote(question)}",
+        "every metric": f"soldiom report {name}" if job["metrics"] else "",
+        "your own code": "" if _is_own_data(job) else copy("/path/to/your/repository", "code"),
+        "your own files": "" if _is_own_data(job) else copy("/path/to/your/files", "folder"),
+        "with curl": f"""curl -s {settings.api_url}/api/inference/{model} \\
                           -H "Authorization: Bearer $(cat {key})" \\
-                          -H 'Content-Type: application/json' -d {quote(body)}
-Ray's dashboard asks for a token: cat {settings.ray_token_path}"""
+                          -H 'Content-Type: application/json' -d {quote(body)}""",
+    }
+    shown = [(what, command) for what, command in hints.items() if command]
+    lines = [f"  {number}. {what + ':':<18} {command}" for number, (what, command) in enumerate(shown, 1)]
+    heading = "\nTry next (in this folder, after `source .venv/bin/activate`):"
+    return "\n".join([heading, *lines, f"Ray's dashboard asks for a token: cat {settings.ray_token_path}"])
+
+
+def _is_own_data(job: Mapping[str, Any]) -> bool:
+    """Whether the recipe collects something of its reader's: anything but the code of installed packages."""
+    return any(not source.get("packages") for source in job["config"].get("collect") or ())
 
 
 def _model_name(job: Mapping[str, Any]) -> str:

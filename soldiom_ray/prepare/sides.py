@@ -16,6 +16,11 @@ MAX_NAMED_LABELS = 5
 CONSEQUENCES = {"validation": "no best checkpoint can be chosen", "test": "scores and the gate will be 'not measured'"}
 """Of a side that holds nothing."""
 
+SINGLE_DOCUMENT = (
+    f"All samples are of a single document, which is not divided, so {CONSEQUENCES['validation']}, and"
+    f" {CONSEQUENCES['test']}: collect more documents."
+)
+
 LabelCounts = Mapping[str, Mapping[str, int]]
 """Label -> split -> samples."""
 
@@ -38,7 +43,10 @@ def describe_sides(
 
 def check_sides(sides: Mapping[str, Mapping[str, int]], labels: LabelCounts, rule: SplitRule) -> list[str]:
     """Warnings, each a sentence that says what is wrong and what to set."""
-    warnings = [_of_size(split, sides[split], rule) for split in SPLITS]
+    if sum(side["documents"] for side in sides.values()) == 1:
+        warnings = [SINGLE_DOCUMENT]
+    else:
+        warnings = [_of_size(split, sides[split], rule) for split in SPLITS]
     train, test = sides["train"], sides["test"]
     larger = next((unit for unit in ("samples", "characters") if test[unit] > train[unit] > 0), None)
     if larger:

@@ -77,7 +77,10 @@ USES = {
 
 def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None) -> str:
     subject = f" for {declared.specialization}" if declared.specialization else ""
-    noun, ability = USES[run.details.get("task", "causal_lm")]
+    task = run.details.get("task", "causal_lm")
+    noun, ability = USES[task]
+    if task == "causal_lm" and prompt_format_of_run(run.details) == "chat":
+        ability = "it answers like the conversations it was trained on"
     origin = (
         f"It was tuned from {base.label} (`{_cell(run.details.get('base_model'))}`)."
         if base
@@ -141,7 +144,7 @@ def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:
     held_out = sum(source.held_out for source in sources)
     lines = [
         f"## Data\n\nDataset `{dataset.id}`: {trained} documents to train and validate, {held_out} held out,"
-        f" from {len(sources)} sources.\n",
+        f" from {len(sources)} source{'s' * (len(sources) != 1)}.\n",
         "| source | from | version | licence | trained on | held out |",
         "|---|---|---|---|---|---|",
     ]
