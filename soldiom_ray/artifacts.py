@@ -44,6 +44,8 @@ class Context:
     """Tells people what to know of a stage while it still runs, in sentences."""
     folders: tuple[Path, ...] | None = None
     """Folders of the machine that sources may read; None: all of it (see `domains.access`)."""
+    show: Callable[[dict[str, Any]], None] = lambda details: None
+    """Replaces details of a stage's record while it still runs: the trials of a sweep."""
 
 
 def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:

@@ -52,6 +52,7 @@ class WorkflowState:
     dataset: Manifest | None = None
     index: Manifest | None = None
     run: Manifest | None = None
+    sweep: Manifest | None = None
     scores: Manifest | None = None
     version: Manifest | None = None
     model_id: str | None = None
@@ -89,6 +90,7 @@ def run_job(job_id: str) -> int:
             recipe.name,
             heartbeat.notify,
             access.folders,
+            heartbeat.show,
         )
         with open_session(settings) as session:
             recipe = with_bases(session, recipe, job.tenant)
@@ -221,9 +223,13 @@ def _embed(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
 
 
 def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
-    from soldiom_ray.train import train
+    from soldiom_ray.train import sweep, train
 
-    state.run = train(context, _require(state.dataset, "dataset"), _require(recipe.train, "train"))
+    dataset, declared = _require(state.dataset, "dataset"), _require(recipe.train, "train")
+    if recipe.sweep is None:
+        state.run = train(context, dataset, declared)
+    else:
+        state.run, state.sweep = sweep(context, dataset, declared, recipe.sweep)
     return state.run
 
 
@@ -323,6 +329,8 @@ def _stage_details(stage: str, manifest: Manifest | None, state: WorkflowState) 
         for key, value in manifest.details.items()
         if key == "notes" or len(json.dumps(value, default=str)) < 2000
     }
+    if stage == "train" and state.sweep is not None:
+        small |= {"sweep": state.sweep.id, "trials": state.sweep.details["trials"]}
     return {"counts": manifest.counts, **small}
 
 
@@ -332,6 +340,7 @@ def _result(state: WorkflowState) -> dict[str, Any]:
         "dataset": state.dataset.id if state.dataset else None,
         "index": state.index.id if state.index else None,
         "run": state.run.id if state.run else None,
+        "sweep": state.sweep.id if state.sweep else None,
         "scores": state.scores.id if state.scores else None,
         "version": state.version.id if state.version else None,
         "model_id": state.model_id,

@@ -23,6 +23,7 @@ class Heartbeat:
     def __init__(self, settings: Settings, job_id: str) -> None:
         self.settings, self.job_id = settings, job_id
         self.stages: list[str] = []
+        self._details: dict[str, Any] = {}
         self.stage, self.fraction, self.message = "", 0.0, ""
         self.cancelled, self._stopped = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
@@ -36,13 +37,20 @@ class Heartbeat:
 
     def notify(self, notes: list[str]) -> None:
         """Sentences about the running stage, for its record."""
-        if notes and self.stage:
+        if notes:
+            self.show({"notes": [*self._details.get("notes", ()), *notes]})
+
+    def show(self, details: dict[str, Any]) -> None:
+        """Details of the running stage, for its record, beside those it has under other names."""
+        self._details |= details
+        if self.stage:
             with open_session(self.settings) as session:
-                jobs.set_stage(session, self.job_id, self.stage, details={"notes": notes})
+                jobs.set_stage(session, self.job_id, self.stage, details=self._details)
 
     def begin(self, stage: str) -> None:
         """The next stage starts."""
         self.stage, self.fraction, self.message = stage, 0.0, ""
+        self._details = {}
         self._write()
         self.report(0.0, "")
 

@@ -26,6 +26,9 @@ class TrainingBody(Record):
     dataset_id: str | None = Field(None, max_length=64, description=_description(Recipe, "dataset"))
     recipe: dict[str, Any] | None = Field(None, description="a recipe, as in its YAML")
     config: dict[str, Any] | None = Field(None, description="other settings of the recipe's `train` heading")
+    sweep: dict[str, Any] | None = Field(
+        None, description="the recipe's heading `sweep`: the training becomes several, the best one is registered"
+    )
     specialization: str | None = Field(None, max_length=64, description=_description(Register, "specialization"))
 
     @model_validator(mode="after")

@@ -69,6 +69,8 @@ def training_recipe(body: TrainingBody) -> Recipe:
             content["train"] = _merged(content.get("train"), train)
         if body.specialization:
             content["register"] = _merged(content.get("register"), {"specialization": body.specialization})
+    if body.sweep is not None:
+        content["sweep"] = body.sweep
     try:
         return validate_recipe(content, "The body")
     except InputError as error:
@@ -103,6 +105,8 @@ def _body_location(body: TrainingBody, location: str) -> str:
     field = BODY_FIELDS.get(location)
     if field and (body.dataset_id is not None or getattr(body, field, None) is not None):
         return f"body.{field}"
+    if body.sweep is not None and re.match(r"sweep\b", location):
+        return f"body.{location}"
     if body.dataset_id is not None:
         return "body." + re.sub(r"^train\b", "config", location)
     return f"body.recipe.{location}".rstrip(".")

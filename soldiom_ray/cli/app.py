@@ -6,7 +6,19 @@ import traceback
 
 import typer
 
-from soldiom_ray.cli import collect, datasets, evaluation, jobs, models, planning, prepare, services, training, workflow
+from soldiom_ray.cli import (
+    collect,
+    datasets,
+    evaluation,
+    jobs,
+    models,
+    planning,
+    prepare,
+    services,
+    sweep,
+    training,
+    workflow,
+)
 from soldiom_ray.cli.output import say
 from soldiom_ray.errors import SoldiomError
 
@@ -18,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (services, workflow, collect, prepare, datasets, planning, training, evaluation, jobs, models):
+for module in (services, workflow, collect, prepare, datasets, planning, training, sweep, evaluation, jobs, models):
     module.add_commands(app)
 
 

@@ -4,13 +4,16 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, TextIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
 from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SILENT_SECONDS = 20.0
 """Where stderr is no terminal, which shows a bar that moves, a line tells how far a stage is after so long."""
@@ -50,6 +53,12 @@ def _spelled(match: re.Match[str]) -> str:
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> None:
     """Print rows as a table on stdout, without the columns that are empty in every row."""
     from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table_of(rows, columns, title))
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str | None = None) -> "Table":
+    """Rows as a table, without the columns that are empty in every row."""
     from rich.table import Table
     from rich.text import Text
 
@@ -61,7 +70,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], title
         table.add_column(column.replace("_", " "), overflow="fold", no_wrap=column.endswith("id"))
     for row in rows:
         table.add_row(*(Text(printable(_cell(row.get(column)))) for column in shown or columns))
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    return table
 
 
 def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bool, empty: str) -> None:
@@ -74,8 +83,11 @@ def print_items(items: list[dict[str, Any]], columns: Sequence[str], as_json: bo
         say(empty)
 
 
-def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
-    """Show a job's progress on stderr until it has ended. Returns the finished job, or raises what ended it."""
+def follow(
+    settings: Settings, job: Mapping[str, Any], table: Callable[[dict[str, Any]], Any] | None = None
+) -> dict[str, Any]:
+    """Show a job's progress on stderr until it has ended, on a terminal with `table` of it above. Returns the finished
+    job, or raises what ended it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Column
@@ -90,7 +102,14 @@ def follow(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     )
     printed: set[str] = set()
     spoke = time.monotonic()
-    with Progress(*columns, TimeElapsedColumn(), message, console=console) as progress:
+
+    class Following(Progress):
+        def get_renderables(self) -> Iterable[Any]:
+            if table is not None and console.is_terminal and (shown := table(last)) is not None:
+                yield shown
+            yield self.make_tasks_table(self.tasks)
+
+    with Following(*columns, TimeElapsedColumn(), message, console=console) as progress:
         bar = progress.add_task("waiting", total=1.0, message=f"job {job['id']}")
         for last in launch.wait_for_job(settings, str(job["id"])):
             for stage in last["stages"]:

@@ -54,7 +54,7 @@ def train(
         strategy=strategy,
         template_gaps=template_gaps,
     )
-    heading = _read_settings(settings or []) | options
+    heading = read_settings(settings or []) | options
     job = run_job({"name": name, "dataset": data, "train": heading, "evaluate": {}, "register": {}}, "train")
     result = {
         "id": job["result"]["run"],
@@ -97,7 +97,7 @@ def evaluate(
         _print_scores(job)
 
 
-def _read_settings(texts: list[str]) -> dict[str, Any]:
+def read_settings(texts: list[str]) -> dict[str, Any]:
     """`--set NAME=VALUE` as the recipe's heading has it; values are read as YAML."""
     import yaml
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from soldiom_ray.domains.schema import RENAMED_KEYS, Recipe, with_current_keys
 from soldiom_ray.errors import InputError, Problem, format_location, suggestion
 
-HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
+HEADINGS = ("prepare", "embed", "train", "sweep", "evaluate", "register", "deploy")
 Location = tuple[str | int, ...]
 _TEXT = "tag:yaml.org,2002:str"
 _NO_TEXT = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "null", "timestamp"))

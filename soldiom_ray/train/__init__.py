@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the loop in this package needs torch, transformers and peft alone
     from soldiom_ray.artifacts import Context
     from soldiom_ray.domains.schema import Train
+    from soldiom_ray.domains.search import Sweep
     from soldiom_ray.records import Manifest
 
 
@@ -17,3 +18,11 @@ def train(context: "Context", dataset: "Manifest", declared: "Train") -> "Manife
     from soldiom_ray.train.driver import run_on_ray
 
     return run_on_ray(context, dataset, declared)
+
+
+def sweep(context: "Context", dataset: "Manifest", declared: "Train", search: "Sweep") -> tuple["Manifest", "Manifest"]:
+    """(the run of the best trial, the sweep's artifact) of several trainings on the connected Ray cluster; see
+    `sweep.driver`."""
+    from soldiom_ray.train.sweeps.driver import run_sweep
+
+    return run_sweep(context, dataset, declared, search)

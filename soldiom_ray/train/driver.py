@@ -6,7 +6,7 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.artifacts import Context, Draft
@@ -51,11 +51,22 @@ def run_locally(
     return finish(context, draft, work)
 
 
-def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest:
+def run_on_ray(
+    context: Context,
+    dataset: Manifest,
+    declared: Train,
+    *,
+    attempt: "Attempt | None" = None,
+    observe: Callable[[Sequence[Metrics]], None] = lambda points: None,
+    tags: Mapping[str, str] | None = None,
+) -> Manifest:
     """Train on the connected Ray and make the run.
 
-    The workers start, and read their libraries, while the dataset is still being tokenised."""
-    attempt = _Attempt(context, declared)
+    The workers start, and read their libraries, while the dataset is still being tokenised, or were started before
+    (`attempt`). `observe` is called with new points of the curves; it ends the training with what it raises. `tags` are
+    for MLflow."""
+    attempt = attempt or Attempt(context, declared)
+    attempt.context, attempt.declared, attempt.observe = context, declared, observe
     try:
         draft, work = prepare_work(context, dataset, declared, before_tokenising=attempt.start)
     except BaseException:
@@ -63,7 +74,8 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
         raise
     if work is None:
         return context.artifacts.get(draft.id)
-    tracker = Tracker(context.settings.mlflow_url, context.recipe or "soldiom", draft.id, _origin(work, dataset, draft))
+    origin = _origin(work, dataset, draft, tags or {})
+    tracker = Tracker(context.settings.mlflow_url, context.recipe or "soldiom", draft.id, origin)
     status, numbers, pictures = "FAILED", {}, {}
     try:
         hours = _train_until_done(context, work, tracker, attempt)
@@ -72,7 +84,7 @@ def run_on_ray(context: Context, dataset: Manifest, declared: Train) -> Manifest
         status = "FINISHED"
         numbers = _numbers(manifest.details)
         pictures = {CURVES_PICTURE: context.artifacts.read(manifest, CURVES_PICTURE)}
-    except CancelledError:
+    except (CancelledError, SystemExit):  # Ray Tune ends a trial that it stops by a SystemExit
         status = "KILLED"
         raise
     finally:
@@ -111,7 +123,7 @@ def _seconds_by_part(parts: Mapping[str, float], total: float) -> dict[str, floa
     return {name: round(seconds, 1) for name, seconds in {**parts, "start_and_end": rest, "total": total}.items()}
 
 
-def _train_until_done(context: Context, work: Work, tracker: Tracker, attempt: "_Attempt") -> float:
+def _train_until_done(context: Context, work: Work, tracker: Tracker, attempt: "Attempt") -> float:
     """Train to the end, however often workers, nodes or Ray Train's controller are lost; the hours that workers ran,
     added up. Raises when nothing comes of it FAILURES times in a row."""
     failures, furthest, seconds = 0, 0.0, 0.0
@@ -150,32 +162,45 @@ def _given_up(failure: RayTrainFailure) -> UnavailableError:
     )
 
 
-class _Attempt:
+class Attempt:
     """The driver's side of one run of Ray Train: groups of workers, one after the other, until the training is done or
     Ray Train gives up."""
 
-    def __init__(self, context: Context, declared: Train, placement: Placement | None = None) -> None:
+    def __init__(
+        self, context: Context, declared: Train, placement: Placement | None = None, mark: int | None = None
+    ) -> None:
         self.context, self.declared, self.placement = context, declared, placement
+        self.observe: Callable[[Sequence[Metrics]], None] = lambda points: None
         self.update = ProgressUpdate()
         self.worker_seconds = 0.0
-        self._mark = 1 + secrets.randbelow(MARKS)
+        self._mark = mark or 1 + secrets.randbelow(MARKS)
         self._name = f"train-{new_id()}"
         self._home = context.settings.home / "ray-train"
         self._alive: set[str] = set()
         self._runner: Any = None
+        self.run_id: str | None = None
+        """Of the run that it works on; None as long as it waits."""
         self._ended: Any = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether its workers were started and have no work yet."""
+        return self._runner is not None and self.run_id is None
+
     def start(self) -> None:
-        """Let workers start; they wait for their work."""
+        """Let workers start, unless they were started before; they wait for their work."""
+        if self._runner is not None:
+            return
         if self.placement is None:  # decided once: when nodes are lost later, their return is waited for
             self.placement = placement_of(self.declared)
         self._look_at_nodes()
         self._runner = start_runner()
         self._ended = self._runner.run.remote(self.declared, self._name, str(self._home), self.placement, self._mark)
 
-    def again(self) -> "_Attempt":
+    def again(self) -> "Attempt":
         """Start another attempt with the same placement."""
-        attempt = _Attempt(self.context, self.declared, self.placement)
+        attempt = Attempt(self.context, self.declared, self.placement)
+        attempt.observe = self.observe
         attempt.start()
         return attempt
 
@@ -187,6 +212,7 @@ class _Attempt:
         import ray
 
         try:
+            self.run_id = work.run
             ray.get(self._runner.set_work.remote(work))
             self._follow(tracker)
             self._receive(tracker)
@@ -207,10 +233,11 @@ class _Attempt:
             return
         ended = bool(ray.wait([self._ended], timeout=0)[0])
         ray.kill(self._runner)
-        release_placements(self._mark)
+        marks = range(self._mark, self._mark + 1)
+        release_placements(marks)
         if not ended:  # Ray Train's controller dies a moment later, and may have reserved more until then
             time.sleep(DYING_SECONDS)
-            release_placements(self._mark)
+            release_placements(marks)
         shutil.rmtree(self._home / self._name, ignore_errors=True)
 
     def _follow(self, tracker: Tracker) -> None:
@@ -256,6 +283,8 @@ class _Attempt:
         self.worker_seconds = ray.get(self._runner.worker_seconds.remote())
         tracker.add(self.update.curve_points)
         tracker.add_usage(self.update.usage)
+        if self.update.curve_points:
+            self.observe(self.update.curve_points)
 
 
 def _wait(context: Context, fraction: float, seconds: float) -> None:
@@ -266,7 +295,7 @@ def _wait(context: Context, fraction: float, seconds: float) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _origin(work: Work, dataset: Manifest, draft: Draft) -> Origin:
+def _origin(work: Work, dataset: Manifest, draft: Draft, more: Mapping[str, str]) -> Origin:
     declared = work.declared.model_dump(mode="json", exclude_none=True)
     tags = {
         "soldiom.dataset": dataset.id,
@@ -274,7 +303,7 @@ def _origin(work: Work, dataset: Manifest, draft: Draft) -> Origin:
         "soldiom.base_model": work.declared.base_model,
         "soldiom.base_hash": str(draft.made_from["base"]),
     }
-    return Origin(declared | {"dataset": dataset.id}, tags, dataset.id, dataset.counts)
+    return Origin(declared | {"dataset": dataset.id}, tags | dict(more), dataset.id, dataset.counts)
 
 
 def _numbers(details: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

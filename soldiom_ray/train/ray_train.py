@@ -87,21 +87,27 @@ def start_runner() -> Any:
     return ray.remote(num_cpus=0, max_concurrency=8, scheduling_strategy=this_node)(RayTrainRunner).remote()
 
 
-def release_placements(mark: int) -> None:
-    """Remove what an attempt reserved whose controller was lost or killed, known by the `mark` bytes of memory in it.
+def release_placements(marks: range) -> None:
+    """Remove what attempts reserved whose controllers were lost or killed, known by the bytes of memory in it: one of
+    `marks`.
 
     Ray keeps the placement groups until the job ends (Ray Train's own cleaner needs a dashboard), and counts its
     request for three minutes: an elastic group that starts in that time would leave those nodes out."""
     import ray
     from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+    low, high = marks.start, marks.stop
+
+    def is_marked(bundle: Any) -> bool:
+        return bool(low <= bundle.get("memory", -1) < high)
+
     for identity, group in placement_group_table().items():
-        if group["state"] != "REMOVED" and any(bundle.get("memory") == mark for bundle in group["bundles"].values()):
+        if group["state"] != "REMOVED" and any(map(is_marked, group["bundles"].values())):
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(identity))))
 
     def withdraw(coordinator: Any) -> None:  # travels by value: the coordinator may not be able to import this module
         for requester, request in list(coordinator._ongoing_reqs.items()):
-            if any(bundle.get("memory") == mark for bundle in request.requested_resources):
+            if any(low <= bundle.get("memory", -1) < high for bundle in request.requested_resources):
                 coordinator.cancel_request(requester)
 
     if (coordinator := _coordinator()) is not None:

@@ -163,7 +163,7 @@ class Tracker:
         """Make the run, or find the one of an earlier start of the same training."""
         import os
 
-        os.environ.update(_PATIENCE)
+        os.environ.update(PATIENCE)
         import mlflow
         from mlflow.entities import Param
 
@@ -228,7 +228,7 @@ def _input(origin: Origin) -> Any:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
 
 
-_PATIENCE = {
+PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",

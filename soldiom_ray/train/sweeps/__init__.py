@@ -1,0 +1,1 @@
+"""Several trainings with different settings, of which the best becomes the run."""

@@ -1,0 +1,158 @@
+"""Sweeps: spaces and their mistakes; one on a real Ray that is cancelled, goes on, and takes the best of its trials."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import NO_DASHBOARD
+from test_train_tracking import client_at
+from training import context_in, dataset_in, declared, two_layer_model
+
+from soldiom_ray.domains.recipes import validate_recipe
+from soldiom_ray.domains.search import Sweep, draw_trials, read_domain
+from soldiom_ray.errors import CancelledError, InputError, SoldiomError
+from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train.sweeps.trials import Trial, TrialBook
+
+
+def recipe(space: dict[str, Any], **sweep: Any) -> Sweep:
+    train = {"base_model": "builtin/tiny"}
+    content = {"name": "x", "dataset": "dataset-1", "train": train, "sweep": {"space": space, **sweep}}
+    read = validate_recipe(content).sweep
+    assert read is not None
+    return read
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "extremes"),
+    [
+        ("1e-5..1e-3", "loguniform", (1e-5, 1e-3)),
+        ("0.1..0.5", "uniform", (0.1, 0.5)),
+        ("4..64", "integers", (4, 64)),
+        ("8,16", "choice", (8, 16)),
+        ("full,lora", "choice", ("full", "lora")),
+        ("{uniform: [0, 0.1]}", "uniform", (0, 0.1)),
+        ([1, 2], "choice", (1, 2)),
+        ({"loguniform": ["1e-5", 0.001]}, "loguniform", (1e-5, 1e-3)),
+    ],
+)
+def test_values_are_read_as_they_are_written(value: Any, kind: str, extremes: tuple[Any, ...]) -> None:
+    domain = read_domain(value)
+    assert domain.kind == kind and tuple(domain.extremes()) == extremes
+
+
+@pytest.mark.parametrize(
+    ("space", "more", "said"),
+    [
+        ({"lerning_rate": [1, 2]}, {}, '`space.lerning_rate` is no setting of `train`.*Did you mean "learning_rate"'),
+        ({"rank": {"choice": []}}, {}, "`space.rank` has a choice without values; give at least one"),
+        ({"dropout": {"uniform": [0.5, 0.1]}}, {}, "from 0.5 to 0.1; give the lower bound first"),
+        ({"learning_rate": {"loguniform": [0, 1]}}, {}, "from 0, which has no logarithm; begin above 0"),
+        ({"rank": {"integers": [1.5, 4]}}, {}, "give whole numbers"),
+        ({"rank": {"randnt": [1, 4]}}, {}, "known: choice, uniform, loguniform, integers"),
+        ({"rank": [0, 8]}, {}, "`space.rank` may become 0: Input should be greater than or equal to 1"),
+        ({"method": ["lora", "lore"]}, {}, "`space.method` may become 'lore'"),
+        ({"base_model": ["/etc", "builtin/tiny"]}, {}, "`space.base_model` is the same for all trials"),
+        ({}, {}, "`space` is empty: name at least one"),
+        ({"rank": [8]}, {"trials": 0}, "sweep.trials: is 0: Input should be greater"),
+        ({"rank": [8]}, {"minutes": 0}, "sweep.minutes: is 0: Input should be greater than 0"),
+        ({"rank": [8]}, {"minutes": "inf"}, "sweep.minutes: .*finite"),
+    ],
+)
+def test_a_mistake_in_a_space_is_named_with_its_value_and_remedy(
+    space: dict[str, Any], more: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        recipe(space, **more)
+    assert re.search(said, str(caught.value)), str(caught.value)
+
+
+def test_a_random_search_repeats_itself_and_tries_nothing_twice() -> None:
+    sweep = recipe({"rank": [8, 16], "method": "full,lora"}, trials=20)
+    assert draw_trials(sweep) == draw_trials(sweep) and len(draw_trials(sweep)) == 4
+    other = recipe({"learning_rate": "1e-5..1e-2"}, trials=20, seed=3)
+    assert len(draw_trials(other)) == 20 and draw_trials(other)[:5] == draw_trials(
+        recipe(other.space, trials=5, seed=3)
+    )
+
+
+def test_the_book_of_trials_reads_back_and_knows_the_best(tmp_path: Path) -> None:
+    storage = open_storage(load_settings({"SOLDIOM_HOME": str(tmp_path)}))
+    book = TrialBook(storage, "sweep-0", "loss")
+    for number, (status, values) in enumerate(
+        [("completed", (3.0, 2.0)), ("pruned", (1.0,)), ("completed", (2.5, 1.5)), ("failed", ()), ("running", (0.5,))],
+        1,
+    ):
+        book.put(Trial(number=number, settings={"rank": number}, status=status, values=values))
+    again = TrialBook(storage, "sweep-0", "loss")
+    best = again.best()
+    assert again.trials == book.trials and best is not None and best.number == 3
+    assert [trial.number for trial in again.unfinished()] == [5]
+    assert [row["status"] for row in again.table()] == ["completed", "pruned", "best", "failed", "running"]
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    import ray
+
+    os.environ["RAY_API_SERVER_ADDRESS"] = NO_DASHBOARD
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.service
+def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_the_best(
+    ray_here: None, tmp_path: Path
+) -> None:
+    from soldiom_ray.train import sweep
+
+    (tmp_path / "mlflow").mkdir()
+    client = client_at(tmp_path / "mlflow")
+    context = context_in(tmp_path)
+    settings = replace(context.settings, mlflow_url=client.tracking_uri)
+    shown: dict[str, Any] = {}
+
+    def stop_after_the_first(fraction: float, message: str) -> None:
+        if message.startswith("trial 2"):
+            raise CancelledError("stop")
+
+    context = replace(context, settings=settings, show=shown.update, recipe="quickstart")
+    dataset = dataset_in(context.artifacts)
+    train = declared(two_layer_model(tmp_path / "base"), validations=None)
+    search = Sweep(space={"learning_rate": [1e-2, 1e-7, 1e30]}, trials=3, seed=1)
+    assert draw_trials(search)[0] == {"learning_rate": 1e-2}
+    with pytest.raises(CancelledError):
+        sweep(replace(context, report=stop_after_the_first), dataset, train, search)
+    assert shown["trials"][0]["status"] == "best"
+    first = shown["trials"][0]
+    run, made = sweep(context, dataset, train, search)
+    trials = {row["settings"]["learning_rate"]: row for row in made.details["trials"]}
+    assert {rate: row["status"] for rate, row in trials.items()} == {1e-2: "best", 1e-7: "pruned", 1e30: "failed"}
+    assert first in made.details["trials"]  # it was not run again
+    assert trials[1e-7]["validations"] == 1 and "loss is" in trials[1e30]["reason"]
+    assert run.id == made.details["best_run"] and run.details["learning_rate"] == 1e-2
+    assert sweep(context, dataset, train, search) == (run, made)
+    assert not [key for key in context.artifacts.storage.keys("run") if "checkpoints" in key]
+    assert len({key.split("/")[1] for key in context.artifacts.storage.keys("tokens")}) == 1
+    experiment = client.get_experiment_by_name("quickstart").experiment_id
+    (parent,) = client.search_runs([experiment], f"tags.`soldiom.run` = '{made.id}'")
+    nested = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{parent.info.run_id}'")
+    ends = {float(r.data.params["learning_rate"]): (r.info.status, r.data.tags["soldiom.trial_status"]) for r in nested}
+    assert ends == {1e-2: ("FINISHED", "completed"), 1e-7: ("KILLED", "pruned"), 1e30: ("FAILED", "failed")}
+    assert parent.info.status == "FINISHED" and parent.data.metrics["best_loss"] == made.details["best_value"]
+
+
+@pytest.mark.service
+def test_a_sweep_whose_trials_all_fail_says_why(ray_here: None, tmp_path: Path) -> None:
+    from soldiom_ray.train import sweep
+
+    context = context_in(tmp_path)
+    train = declared(two_layer_model(tmp_path / "base"), validations=None)
+    with pytest.raises(SoldiomError, match=r"None of the 1 trials came to an end \(trial 1: .*loss is"):
+        sweep(context, dataset_in(context.artifacts), train, Sweep(space={"learning_rate": [1e30]}, trials=1))
