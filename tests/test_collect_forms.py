@@ -100,6 +100,24 @@ def test_every_form_becomes_the_same_question_and_its_good_answer(record: Any) -
 
 
 @pytest.mark.parametrize(
+    ("beside", "checks"),
+    [
+        ({"test_list": ["assert f(1) == 1", "assert f(2)"]}, "assert f(1) == 1\nassert f(2)"),
+        ({"test_list": "['assert f(1) == 1', 'assert f(2)']"}, "assert f(1) == 1\nassert f(2)"),
+        ({"test_setup_code": "import math", "test_list": ["assert f(1)"]}, "import math\nassert f(1)"),
+        (
+            {"test": "def check(candidate):\n    assert candidate(1)", "entry_point": "f"},
+            "def check(candidate):\n    assert candidate(1)\n\ncheck(f)",
+        ),
+        ({"test": "the second of three"}, None),
+    ],
+)
+def test_checks_of_a_task_in_code_stay_with_its_sample(beside: dict[str, Any], checks: str | None) -> None:
+    (text,) = read([{"prompt": QUESTION, "code": ANSWER} | beside])
+    assert text.metadata["messages"] == [USER, TOLD] and text.metadata.get("checks") == checks
+
+
+@pytest.mark.parametrize(
     ("record", "reason"),
     [
         ({"prompt": QUESTION, "response_a": ANSWER, "response_b": BAD, "winner": "tie"}, "no_preference"),

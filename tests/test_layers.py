@@ -29,6 +29,7 @@ ROWS = {
     "metrics": 4,
     "models": 4,
     "registry": 4,
+    "sandbox": 4,
     "vectors": 4,
     "collect": 5,
     "prepare": 5,

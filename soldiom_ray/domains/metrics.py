@@ -12,7 +12,7 @@ of the tokens of general text, which is not of the dataset."""
 MetricName = Literal[
     "loss", "perplexity", "token_accuracy",
     "accuracy", "macro_f1", "micro_f1", "auroc", "average_precision", "calibration_error",
-    "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity",
+    "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity", "pass_at_1",
     "general_loss",
 ]  # fmt: skip
 
@@ -44,6 +44,7 @@ METRICS: Mapping[MetricName, Metric] = {
     "chrf": Metric("chrF", ("answers",), False, "shared character sequences, 0 to 100", "sacrebleu"),
     "bleu": Metric("BLEU", ("answers",), False, "shared word sequences, 0 to 100", "sacrebleu"),
     "json_validity": Metric("valid JSON", ("answers",), False, "share of answers that obey the schema", "jsonschema"),
+    "pass_at_1": Metric("pass@1", ("answers",), False, "share of programs that pass their task's checks"),
     "general_loss": Metric("loss on general text", ("general",), True, "nats per token; what tuning forgot"),
 }
 """In the order in which they are shown."""

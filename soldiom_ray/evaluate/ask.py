@@ -30,7 +30,8 @@ BEGINNING_CHARACTERS = 4000
 @dataclass(frozen=True, slots=True)
 class Question:
     """A sample that is asked: `prompt` is what people see of it, `text` what the models read, `reference` what its
-    author wrote, which is an answer where `has_answer`, else how the text went on."""
+    author wrote, which is an answer where `has_answer`, else how the text went on; `checks`, if any, are what a program
+    that answers has to pass."""
 
     group: str
     document: str
@@ -38,6 +39,7 @@ class Question:
     text: str
     reference: str
     has_answer: bool = True
+    checks: str = ""
 
 
 def choose_questions(
@@ -142,7 +144,8 @@ def _conversation(row: Mapping[str, Any], tokenizer: Any, context: int) -> Quest
     turns = [message for message in before if message["role"] != "system"]
     lines = [f"{message['role']}: {message['content']}" for message in turns]
     prompt = turns[0]["content"] if len(turns) == 1 else "\n".join(lines)
-    return Question(row["group"], row["id"], prompt, text, last["content"])
+    checks = json.loads(row.get("metadata") or "{}").get("checks") or ""
+    return Question(row["group"], row["id"], prompt, text, last["content"], checks=checks)
 
 
 def _beginning(row: Mapping[str, Any], tokenizer: Any, context: int) -> Question | None:

@@ -37,9 +37,10 @@ class Block:
 
 
 def held_out_rows(artifacts: Artifacts, dataset: Manifest) -> list[dict[str, Any]]:
-    """id, group, text, messages, language and source of every held-out sample. NothingToScoreError when there is
-    none."""
-    rows = list(artifacts.rows(dataset, "test/", ["id", "group", "text", "messages", "language", "source"]))
+    """id, group, text, messages, language, source and metadata of every held-out sample. NothingToScoreError when
+    there is none."""
+    columns = ["id", "group", "text", "messages", "language", "source", "metadata"]
+    rows = list(artifacts.rows(dataset, "test/", columns))
     if not rows:
         raise NothingToScoreError(
             f"The dataset {dataset.id} holds no test samples, so nothing can be evaluated on it.",

@@ -19,6 +19,7 @@ from soldiom_ray.evaluate.ask import (
 )
 from soldiom_ray.evaluate.baselines import answer_baselines
 from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
+from soldiom_ray.evaluate.programs import with_checks_run
 from soldiom_ray.evaluate.score_samples import score_samples
 from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.metrics.measurement import (
@@ -282,6 +283,7 @@ def _parts(
             name: AnswerOutcome(answers, references, declared.answer_schema)
             for name, answers in (texts | dict(trivial)).items()
         }
+        answered = with_checks_run(answered, [question.checks for question in work.questions])
         asked = tuple(HeldOutSample(each.document, each.group, facts[each.document]) for each in work.questions)
         parts.append(PartOutcome("answers", asked, answered))
     if work.general:

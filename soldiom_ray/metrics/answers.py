@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.metrics.measurement import AnswerOutcome
-from soldiom_ray.metrics.statistics import NotApplicableError, Statistics, divided, mean_of
+from soldiom_ray.metrics.statistics import NotApplicableError, Statistics, divided, mean_of, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,6 +126,17 @@ def json_validity(outcome: AnswerOutcome) -> Statistics:
     schema = outcome.schema or {}
     validator = validator_for(schema)(schema, registry=Registry())  # the default one fetches what `$ref` names
     return mean_of([_is_json(text) and validator.is_valid(json.loads(text)) for text in outcome.texts])
+
+
+def pass_at_1(outcome: AnswerOutcome) -> Statistics:
+    """The share of programs that pass their task's checks (pass@1 of Chen et al. 2021, with one greedy answer)."""
+    import numpy as np
+
+    checked = np.array([each is not None for each in outcome.passed], dtype=np.float64)
+    if not checked.any():
+        raise NotApplicableError("no sample came with checks that its author's program passes")
+    passed = np.array([bool(each) for each in outcome.passed], dtype=np.float64)
+    return Statistics(np.stack([passed, checked], axis=1), ratio)
 
 
 def _is_json(text: str) -> bool:

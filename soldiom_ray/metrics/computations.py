@@ -68,6 +68,7 @@ COMPUTATIONS: Mapping[MetricName, Computation] = {
     "chrf": Computation(answers.chrf),
     "bleu": Computation(answers.bleu),
     "json_validity": Computation(answers.json_validity, hits=True),
+    "pass_at_1": Computation(answers.pass_at_1, hits=True),
     "general_loss": Computation(loss),
 }
 """How each metric of `domains.metrics.METRICS` is computed."""

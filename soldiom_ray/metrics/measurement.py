@@ -74,16 +74,20 @@ class LabelOutcome:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOutcome:
-    """Generated answers beside what the authors wrote. `schema` is the JSON schema that answers should obey."""
+    """Generated answers beside what the authors wrote. `schema` is the JSON schema that answers should obey; `passed`
+    says of answers that are programs whether they pass their task's checks, None where there are none that the author's
+    own program passes."""
 
     texts: tuple[str, ...]
     references: tuple[str, ...]
     schema: Mapping[str, Any] | None = None
+    passed: tuple[bool | None, ...] = ()
 
     def subset(self, places: "NDArray[np.int64]") -> "AnswerOutcome":
         """The outcome on some of the samples."""
         texts, references = tuple(self.texts[i] for i in places), tuple(self.references[i] for i in places)
-        return replace(self, texts=texts, references=references)
+        passed = tuple(self.passed[i] for i in places) if self.passed else ()
+        return replace(self, texts=texts, references=references, passed=passed)
 
 
 Outcome: TypeAlias = TokenOutcome | LabelOutcome | AnswerOutcome

@@ -208,6 +208,8 @@ def process_document(document: Mapping[str, Any], facts: dict[str, Any], declare
     }
     if rejected := metadata.get("rejected"):
         sample_metadata["rejected"] = redacted(clean(rejected)).strip("\n")
+    if checks := metadata.get("checks"):
+        sample_metadata["checks"] = redacted(checks)
     facts["language"] = document["language"] or ("" if code or not text else detect_language(text)[0])
     facts["redactions"], facts["characters"] = json.dumps(redactions) if redactions else "", len(text)
     facts["image_bytes"], facts["labels"] = len(image or b""), _label_lines(sample_metadata)

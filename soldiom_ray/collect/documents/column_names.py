@@ -87,6 +87,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "label": ("label", "labels", "class", "category"),
     "image": ("file_name", "filename", "image_file", "image_path", "image"),
     "split": (),
+    "checks": ("test_list", "tests", "test", "test_code", "unit_tests", "unit_test", "asserts"),
+    "check_setup": ("test_setup_code", "test_imports", "setup_code"),
+    "entry_point": ("entry_point", "function_name", "func_name"),
 }
 """A role and the names, best first, that a column for it usually has. A data set's own
 split is never guessed: its author and purpose are unknown."""
@@ -131,7 +134,11 @@ CONVERSATION_ROLES = ("system", "tools", "history", "reasoning")
 """Roles that may accompany a form with an answer: they become part of its conversation."""
 
 ANSWERING = ("answer", "output", "chosen", "target", "answer_key", "steps", "step_labels", "code")
-METADATA_ROLES = ("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split")
+CHECK_ROLES = ("checks", "check_setup", "entry_point")
+METADATA_ROLES = (
+    *("label", "rejected", "correction", "rating", "time", "group", "license", "image", "split"),
+    *CHECK_ROLES,
+)
 """Roles that may accompany any form: they become metadata, not text."""
 
 RECORD_ROLES = ("time", "group", "license", "image", "split")

@@ -7,9 +7,11 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents.cell_values import as_number, plain
+from soldiom_ray.collect.documents.checks import holds_checks
 from soldiom_ray.collect.documents.choices import first_place
 from soldiom_ray.collect.documents.column_names import (
     ANSWERING,
+    CHECK_ROLES,
     CHOICE_PREFIXES,
     CONVERSATION_ROLES,
     FORMS,
@@ -102,6 +104,8 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
             known = (name for name in known if _holds_conversations(name, examples))
         if (name := next(known, None)) is not None:
             by_role[role] = name
+    if not holds_checks([record.get(by_role.get("checks", "")) for record in examples]):
+        by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if columns := _choice_columns(by_name):
         by_role["choice_columns"] = columns
     form = next((form for form in FORMS if set(_required(form)) <= by_role.keys()), None)

@@ -14,6 +14,7 @@ from soldiom_ray.collect.documents.answers import (
     value_text,
 )
 from soldiom_ray.collect.documents.cell_values import plain
+from soldiom_ray.collect.documents.checks import checks_of
 from soldiom_ray.collect.documents.choices import choices_in, right_choice
 from soldiom_ray.collect.documents.column_names import ANSWERING, RECORD_ROLES
 from soldiom_ray.collect.documents.columns import (
@@ -298,6 +299,8 @@ def _metadata(
         metadata["label"] = label
     if conversation and "rejected" in by_role:
         metadata |= {name: value for name, value in _rejected(record, columns, conversation).items() if value}
+    if conversation and "checks" in by_role and (checks := checks_of(record, by_role)):
+        metadata["checks"] = checks
     for role, name in columns.record_roles:
         value = plain(record.get(name)).strip()
         if role == "split":

@@ -1,0 +1,45 @@
+"""Checks that come with a task in code: statements that hold for a right answer, as MBPP and HumanEval write them. They
+are kept beside the sample, so that an evaluation can run a model's answer against them."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CHECKING = re.compile(r"^\s*(assert\b|def check\()", re.MULTILINE)
+MAX_CHARACTERS = 20_000
+"""Of a task's checks; HumanEval's longest have 3,000. Longer ones are left out, which is counted."""
+
+
+def holds_checks(values: Sequence[Any]) -> bool:
+    """Whether every value of a column is Python that checks something."""
+    sources = [_source(value) for value in values if value not in (None, "", [])]
+    return bool(sources) and all(CHECKING.search(source) for source in sources)
+
+
+def checks_of(record: Mapping[str, Any], by_role: Mapping[str, str]) -> str:
+    """A record's checks as one piece of Python; "" where it has none, or too many characters of them."""
+    checks = _source(record.get(by_role.get("checks", "")))
+    if not checks.strip():
+        return ""
+    entry = record.get(by_role.get("entry_point", ""))
+    if isinstance(entry, str) and entry.isidentifier() and "def check(" in checks:
+        checks += f"\n\ncheck({entry})"
+    setup = _source(record.get(by_role.get("check_setup", "")))
+    whole = "\n".join(part for part in (setup, checks) if part.strip()).replace("\r\n", "\n")
+    return whole if len(whole) <= MAX_CHARACTERS else ""
+
+
+def _source(value: Any) -> str:
+    """Source from a text, a list of statements, or a list written as text, as in CSV files."""
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        for read in (json.loads, ast.literal_eval):
+            try:
+                value = read(value)
+                break
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    if isinstance(value, list | tuple):
+        return "\n".join(str(part) for part in value)
+    return value if isinstance(value, str) else ""
