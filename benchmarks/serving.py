@@ -14,6 +14,7 @@ answers of the small model.
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import statistics
@@ -130,6 +131,8 @@ def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
         pass
     generator.ends = frozenset()
     engine = TransformersEngine(generator, threads)
+    gc.collect()
+    gc.freeze()  # as a replica does
 
     async def stream(asked: Asked) -> Any:
         ids = generator.prompt_ids(generator.chat([{"role": "user", "content": asked.text}]))

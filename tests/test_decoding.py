@@ -7,9 +7,10 @@ import pytest
 import torch
 from small_models import code
 
+from soldiom_ray.models.decoding import native
 from soldiom_ray.models.decoding.answers import Answer, Options
 from soldiom_ray.models.decoding.forward import FlatModel, Forward, StepwiseModel
-from soldiom_ray.models.decoding.llama import LlamaModel
+from soldiom_ray.models.decoding.llama import LlamaModel, TorchOperations
 from soldiom_ray.models.decoding.pool import BLOCK, KeyValuePool, LayerShape, block_names
 from soldiom_ray.models.decoding.scheduler import Scheduler
 from soldiom_ray.models.decoding.select import forward_of
@@ -110,6 +111,44 @@ def test_an_answer_is_the_same_alone_and_in_a_crowd_in_bfloat16_too(take_over: b
     assert [among[20].tokens, among[-1].tokens] == alone
     again = run(forward, tokenizer, [(one[0], Options(24, temperature=1.0, top_p=0.9, seed=12))])[0]
     assert again.tokens != alone[0]
+
+
+def test_compiled_kernels_give_what_torch_gives(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
+    """Where a compiler is missing the answers are the same; in float32 sums differ in their last bits only."""
+    assert native.kernels_for(torch.empty(0)) is not None, "this machine has no C compiler"
+    prompts = [prompt_of(length, seed) for seed, length in enumerate(LENGTHS)]
+    asked = [(prompt, Options(20, logprobs=0)) for prompt in prompts]
+    compiled = run(forward_of(build("llama"), 8, take_over=True), tokenizer, asked)
+    monkeypatch.setattr(native, "_kernels", lambda dtype: None)
+    plain = run(forward_of(build("llama"), 8, take_over=True), tokenizer, asked)
+    for one, other in zip(compiled, plain, strict=True):
+        assert one.tokens == other.tokens
+        differences = [abs(a.logprob - b.logprob) for a, b in zip(one.logprobs, other.logprobs, strict=True)]
+        assert max(differences) < 1e-3
+
+
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_compiled_operations_round_where_torch_rounds(rows: int) -> None:
+    kernels, plain = native.kernels_for(torch.empty(0, dtype=torch.bfloat16)), TorchOperations()
+    assert kernels is not None
+    generator = torch.Generator().manual_seed(rows)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator).to(torch.bfloat16)
+
+    def same(one: torch.Tensor, other: torch.Tensor) -> None:
+        assert ((one - other).abs() <= other.abs() / 128 + 1e-30).all()  # one step of bfloat16
+
+    states, delta, weight = draw(rows, 96), draw(rows, 96), draw(96)
+    others = states.clone()
+    same(kernels.add_norm(states, delta, weight, 1e-5), plain.add_norm(others, delta, weight, 1e-5))
+    assert torch.equal(states, others)
+    heads, cosines, sines, slots = draw(rows, 8, 16), draw(rows, 16), draw(rows, 16), torch.arange(rows).flip(0)
+    turned, pool, other_pool = heads.clone(), draw(rows + 1, 4, 16), draw(rows + 1, 4, 16)
+    kernels.rotate(heads, cosines, sines, pool, slots)
+    plain.rotate(turned, cosines, sines, other_pool, slots)
+    assert torch.equal(heads[:, :4], turned[:, :4]) and torch.equal(pool[:rows], other_pool[:rows])
+    same(kernels.gate(30 * states), plain.gate(30 * states))
 
 
 def test_greedy_answers_in_bfloat16_are_transformers_up_to_ties(tokenizer: Any) -> None:

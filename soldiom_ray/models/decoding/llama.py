@@ -1,8 +1,9 @@
 """Passes of the Llama family in as few operations as they take.
 
 Through transformers' modules a token of SmolLM2-135M spends more time between its products than in them. Here queries,
-keys and values are one product and gate and up another, and on a CPU in bfloat16 the weights are packed once in the
-order that oneDNN multiplies in. Every rounding is where transformers has it, so the numbers are the same.
+keys and values are one product and gate and up another, on a CPU in bfloat16 the weights are packed once in the order
+that oneDNN multiplies in, and what is between the products is compiled (native.py) where that can be. Every rounding is
+where transformers has it.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ from soldiom_ray.models.decoding.forward import (
     prompt_rows,
     prompt_vectors,
 )
+from soldiom_ray.models.decoding.native import Kernels, kernels_for
 from soldiom_ray.models.decoding.passes import Attention, Pass, Read
 from soldiom_ray.models.decoding.pool import KeyValuePool, LayerShape, Range
 from soldiom_ray.models.load import context_length
@@ -71,67 +73,53 @@ class LlamaModel:
         self.head: Product = plain.lm_head
         shapes = [LayerShape(self.kv_heads, self.width, self.width)] * len(self.layers)
         self.prompt_rows = prompt_rows(weight)
+        self.operations: Kernels | TorchOperations = kernels_for(weight) or TorchOperations()
         self.pool = KeyValuePool(shapes, 64, weight.dtype, weight.device)
         ids = probe_ids(plain)
-        rows = range(ids.shape[1])
-        check_logits(
-            plain, ids, self(Pass(ids[0].tolist(), rows, rows, (Read(0, len(rows), 0, len(rows)),), rows[-1:]))
-        )
+        check_logits(plain, ids, self._probe(ids[0].tolist()))
         self._take_over(plain)
         self.pool = make_pool(model, shapes, sequences, weight.dtype, weight.device)
         self.context = min(context_length(model), self.pool.positions - virtual_tokens(model))
 
     def __call__(self, work: Pass) -> Tensor:
         with torch.inference_mode():
-            states, rotation = self._embed(work)
+            states, cosines, sines = self._embed(work)
             attention = Attention(self.pool, work)
             # Only blocks of a prompt are ever more than ROWS rows.
             parts = attention.parts(len(work.tokens)) if len(work.tokens) > ROWS else None
+            operations, delta = self.operations, None
             for number, layer in enumerate(self.layers):
-                states = self._layer(layer, number, states, rotation, attention, parts)
+                normed = operations.add_norm(states, delta, layer.norms[0], self.epsilon)
+                qkv = _in_parts(layer.qkv, normed, parts).view(len(states), -1, self.width)
+                operations.rotate(qkv, cosines, sines, self.pool.states[number], attention.slots)
+                attended = attention.read(number, qkv[:, : self.heads], self.scaling).flatten(1)
+                delta = _in_parts(layer.out, attended, parts)
+                normed = operations.add_norm(states, delta, layer.norms[1], self.epsilon)
+                delta = _in_parts(layer.down, operations.gate(_in_parts(layer.gate_up, normed, parts)), parts)
             if not work.logits_of:
                 return states.new_empty(0, 0)
-            last = states if len(work.logits_of) == len(states) else states[torch.tensor(work.logits_of)]
-            return self.head(self._norm(last, self.body.norm.weight)).float()
+            normed = operations.add_norm(states, delta, self.body.norm.weight, self.epsilon)
+            last = normed if len(work.logits_of) == len(normed) else normed[torch.tensor(work.logits_of)]
+            return self.head(last).float()
 
     def release(self, taken: Range) -> None:
         """Nothing is kept beside the pool."""
 
-    def _layer(
-        self,
-        layer: _Layer,
-        number: int,
-        states: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        attention: Attention,
-        parts: list[int] | None,
-    ) -> Tensor:
-        """[rows, width] -> the same."""
-        qkv = _in_parts(layer.qkv, self._norm(states, layer.norms[0]), parts).view(len(states), -1, self.width)
-        qkv = (qkv * rotation[0]).add_(qkv.roll(self.width // 2, -1).mul_(rotation[1]))
-        attention.write(number, qkv[:, self.heads :])
-        attended = attention.read(number, qkv[:, : self.heads], self.scaling).flatten(1)
-        states = _in_parts(layer.out, attended, parts).add_(states)
-        gate_up = _in_parts(layer.gate_up, self._norm(states, layer.norms[1]), parts)
-        gate, up = gate_up.chunk(2, -1)
-        return _in_parts(layer.down, functional.silu(gate).mul_(up), parts).add_(states)
+    def _probe(self, tokens: list[int]) -> Tensor:
+        """Logits of the last token, which continues the others."""
+        read = range(len(tokens) - 1)
+        self(Pass(tokens[:-1], read, read, (Read(0, len(read), 0, len(read)),), ()))
+        return self(Pass(tokens[-1:], [len(read)], [len(read)], (Read(0, 1, 0, len(tokens)),), [0]))
 
-    def _norm(self, states: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(states, states.shape[-1:], None, self.epsilon).mul_(weight)
-
-    def _embed(self, work: Pass) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """The rows' states, and their rotation [rows, heads of queries, keys and values, width] as cosines and signed
-        sines: values stay as they are."""
+    def _embed(self, work: Pass) -> tuple[Tensor, Tensor, Tensor]:
+        """The rows' states, and the cosines and sines of their rotation [rows, width]."""
         inputs = embedded(work.tokens, self.embedding, self.vectors)
         states = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embedding(inputs["input_ids"])
         positions = torch.tensor([work.positions], device=states.device)
-        cos, sin = (table[0, :, None] for table in self.body.rotary_emb(states, positions))
-        rotated, shape = self.heads + self.kv_heads, (len(work.tokens), self.heads + 2 * self.kv_heads, self.width)
-        cosines, sines = states.new_ones(shape), states.new_zeros(shape)
-        cosines[:, :rotated] = cos
-        sines[:, :rotated] = sin
-        sines[:, :rotated, : self.width // 2].neg_()
-        return states[0], (cosines, sines)
+        cosines, sines = (table[0].contiguous() for table in self.body.rotary_emb(states, positions))
+        if cosines.shape[-1] != self.width:
+            raise UnsupportedError("it rotates parts of its heads")
+        return states[0], cosines, sines
 
     def _take_over(self, plain: Any) -> None:
         """Pack the weights, layer by layer, so that there are never two copies of more than one."""
@@ -179,6 +167,29 @@ def _joined(*linears: nn.Linear, keep: bool = False) -> Product:
         # Packed for one row: so up to ROWS rows and more give the same numbers, where oneDNN can.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 1)
         return _Packed(packed, bias, weight.shape[1])
+
+
+class TorchOperations:
+    """What `Kernels` does, in torch: on GPUs, and where nothing can be compiled."""
+
+    def add_norm(self, states: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
+        """See `Kernels`."""
+        if delta is not None:
+            states.add_(delta)
+        return functional.rms_norm(states, states.shape[-1:], None, epsilon).mul_(weight)
+
+    def rotate(self, heads: Tensor, cosines: Tensor, sines: Tensor, pool: Tensor, slots: Tensor) -> None:
+        """See `Kernels`."""
+        width, queries = heads.shape[2], heads.shape[1] - pool.shape[1]
+        rotated = heads[:, : queries + pool.shape[1] // 2]
+        turned = torch.cat((-rotated[..., width // 2 :], rotated[..., : width // 2]), -1)
+        rotated.mul_(cosines[:, None]).add_(turned.mul_(sines[:, None]))
+        pool.index_copy_(0, slots, heads[:, queries:])
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """See `Kernels`."""
+        gate, up = gate_up.chunk(2, -1)
+        return functional.silu(gate).mul_(up)
 
 
 @dataclass(slots=True)

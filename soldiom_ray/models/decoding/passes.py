@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from soldiom_ray.models.decoding.native import kernels_for
 from soldiom_ray.models.decoding.pool import KeyValuePool
 
 
@@ -42,6 +43,8 @@ class Attention:
         self.continues = len(work.reads) == len(work.tokens) == self.rows
         self.slots = torch.tensor(work.slots, device=pool.keys[0].device)
         self.masks: dict[tuple[int, int, int, int], Tensor | None] = {}
+        self.kernels = kernels_for(pool.keys[0])
+        self.ranges: dict[int | None, tuple[Tensor, Tensor]] = {}
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float, window: int | None
@@ -51,19 +54,28 @@ class Attention:
         self.pool.values[layer].index_copy_(0, self.slots, value)
         return self.read(layer, query, scaling, window)
 
-    def write(self, layer: int, states: Tensor) -> None:
-        """Keys and values of the rows as they lie in the pool, [rows, heads of keys and values, width]."""
-        self.pool.states[layer].index_copy_(0, self.slots, states)
-
     def parts(self, rows: int) -> list[int]:
         """Numbers of rows that belong together: blocks of prompts, and what no read covers."""
         return [read.rows for read in self.reads] + ([rows - self.rows] if rows > self.rows else [])
 
     def read(self, layer: int, query: Tensor, scaling: float, window: int | None = None) -> Tensor:
         """The same, of keys and values that are in the pool already."""
+        if self.continues and self.kernels is not None and query.dtype == self.pool.keys[layer].dtype:
+            if query.stride()[1:] != (query.shape[2], 1):
+                query = query.contiguous()
+            keys, values = self.pool.keys[layer], self.pool.values[layer]
+            return self.kernels.attend(query, keys, values, self._range_tensors(window), scaling)
         if self.continues and window is None:
             return self._continue(self.pool.keys[layer], self.pool.values[layer], query, scaling)
         return self._read_blocks(self.pool.keys[layer], self.pool.values[layer], query, scaling, window)
+
+    def _range_tensors(self, window: int | None) -> tuple[Tensor, Tensor]:
+        """The positions that each answer's next token looks at: first ones and ends."""
+        if window not in self.ranges:
+            begins = [read.start + (0 if window is None else max(0, read.end - window)) for read in self.reads]
+            ends = [read.start + read.end for read in self.reads]
+            self.ranges[window] = torch.tensor(begins), torch.tensor(ends)
+        return self.ranges[window]
 
     def _continue(self, keys: Tensor, values: Tensor, query: Tensor, scaling: float) -> Tensor:
         """One query for each answer: it looks at all that is there, so no mask is needed, and the queries that share a
