@@ -42,6 +42,8 @@ def test_the_description_names_every_call_with_role_and_errors(api_settings: Set
             assert (operation[ROLE] in ROLES) is ("security" in operation)
             assert f"`{operation[ROLE]}`" in operation["description"] or operation[ROLE] not in ROLES
     assert document["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    report = document["paths"]["/api/evaluations/{evaluation_id}/report"]["get"]["responses"]["200"]["content"]
+    assert set(report) == {"text/html", "text/markdown"}
     fields = document["components"]["schemas"]["TrainingBody"]["properties"]
     assert fields["base_model"]["description"] == Train.model_fields["base_model"].description
     assert all(field.get("description") for field in fields.values())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -143,3 +144,24 @@ def test_the_log_of_an_ended_job_is_stored_sealed_and_shown_when_ray_has_forgott
     launch.store_logs(settings, unfinished=True)
     logs.clear()
     assert launch.job_logs(settings, ids["two"], None) == "what two printed"
+
+
+def test_a_log_seen_through_the_api_names_no_folder_of_the_server(
+    api_settings: Settings, api: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(api_settings) as session:
+        job = jobs.create(session, name="folders", kind="train", config={}).id
+        jobs.update(session, job, submission_id="folders", status="failed", completed_at=now())
+    text = f'{sys.executable} -m x\n{api_settings.home}/storage/a\n  File "{launch.__file__}", line 1'
+
+    class Ray:
+        def get_job_logs(self, submission: str) -> str:
+            return text
+
+    monkeypatch.setattr(launch.compute, "job_client", lambda _: Ray())
+    whole = api.get(f"/api/training/jobs/{job}/logs").text
+    followed = api.get(f"/api/training/jobs/{job}/logs", params={"follow": "true"}).text
+    for shown in (whole, followed):
+        assert "$SOLDIOM_HOME/storage/a" in shown and "$PYTHON/bin/python" in shown and "launch.py" in shown
+        assert sys.prefix not in shown and str(Path(launch.__file__).parent) not in shown
+    assert launch.job_logs(api_settings, job, None) == text

@@ -253,6 +253,11 @@ def test_bodies_of_too_many_values_and_large_ones_where_none_belong_are_refused(
     problem(httpx.post(door + "/api/search", content=b" " * (SMALL_JSON_BYTES + 1), headers=headers), 413)
     long = {"messages": [{"role": "user", "content": "word " * 300_000}]}
     problem(httpx.post(door + "/api/inference/x", json=long, headers=headers, timeout=30), 422)
+    call = {"type": "function", "function": {"name": "f", "arguments": "word " * 300_000}}
+    for part in ({"content": None, "tool_calls": [call]}, {"content": "x", "name": "word " * 300_000}):
+        long = {"messages": [{"role": "assistant"} | part]}
+        problem(httpx.post(door + "/api/inference/x", json=long, headers=headers, timeout=30), 422)
+        problem(httpx.post(door + "/v1/chat/completions", json=long | {"model": "x"}, headers=headers, timeout=30), 422)
 
 
 def test_texts_and_metadata_count_towards_the_quota_and_metadata_is_bounded(

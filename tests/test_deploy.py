@@ -17,12 +17,14 @@ from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy, restore
 from soldiom_ray.deploy.engine import QUEUED_SHARE, TransformersEngine
-from soldiom_ray.deploy.requests import read_request
+from soldiom_ray.deploy.prompts import PromptReader
+from soldiom_ray.deploy.requests import Request, read_request
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import BusyError, ConflictError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.models.decoding.answers import Answer, Options
 from soldiom_ray.models.generate import Generator
-from soldiom_ray.models.load import load_model
+from soldiom_ray.models.load import load_model, load_tokenizer
 
 PROMPTS = ["def read_rows(rows):\n", "def sort_files", "    for item in words:\n", "def merge_keys(keys):\n    for"]
 
@@ -155,6 +157,27 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint:
         ask(model_id, code(1, 400), max_tokens=4)
     with pytest.raises(InputError, match=r"takes \d+ tokens"):
         list(handle_of(model_id, stream=True).stream.remote({"inputs": [code(1, 400)]}))
+
+
+def test_a_long_prompt_is_read_beside_the_event_loop_and_only_as_far_as_it_may_fit() -> None:
+    reader = PromptReader(load_tokenizer(BUILTIN_FOLDER / "tiny"), CONTEXT, "text")
+    long = Request(inputs=("\U0001f600" * 900_000,))
+    gaps: list[float] = []
+
+    async def ask() -> None:
+        reading = asyncio.ensure_future(reader.read(long))
+        while not reading.done():
+            began = time.monotonic()
+            assert await reader.read(Request(inputs=("def f",))) == [reader.short.prompt_ids("def f")]
+            await asyncio.sleep(0.001)
+            gaps.append(time.monotonic() - began)
+        with pytest.raises(InputError, match=r"takes more than 400000 tokens"):
+            await reading
+
+    asyncio.run(ask())
+    assert len(gaps) > 10 and sorted(gaps)[len(gaps) // 2] < 0.1
+    with pytest.raises(InputError):
+        read_request({"messages": [{"role": "user", "content": "x", "tools": [{"a": "x" * 1_000_000}]}]})
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Bodies of requests. What a field of a recipe means, and its default, stands in the recipe's schema."""
 
 import json
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, Mode
+from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, REQUEST_CHARACTERS, Mode
+from soldiom_ray.domains.messages import length_of_conversation
 from soldiom_ray.domains.schema import Method, Recipe, Register, Train
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record, Role
@@ -41,8 +43,8 @@ class TrainingBody(Record):
 
 
 METADATA_BYTES = 64 << 10
-CONVERSATION_CHARACTERS = 1_000_000
-"""Most characters of one request to a model; its tokenizer reads about a million in a second."""
+Stop = Annotated[str, Field(max_length=1000)]
+"""A text that ends an output; it is looked for after every token."""
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
@@ -79,7 +81,7 @@ class Parameters(Record):
     temperature: float = Field(0.0, ge=0, le=2, description="0: the most likely token, always")
     top_p: float = Field(1.0, gt=0, le=1, description="probability mass of the tokens that are sampled from")
     seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling reproducible")
-    stop: tuple[str, ...] = Field((), max_length=8, description="texts that end the output; one text is a list of one")
+    stop: tuple[Stop, ...] = Field((), max_length=8, description="texts that end the output; one text is a list of one")
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -108,10 +110,16 @@ RAW: Any = Field(
 )
 
 
+def check_length(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> None:
+    """ValueError for a conversation that is longer than any request may be."""
+    if length_of_conversation(messages, tools) > REQUEST_CHARACTERS:
+        raise ValueError(f"`messages` and `tools` hold more than {REQUEST_CHARACTERS} characters")
+
+
 class InferenceBody(Record):
     """A text (`input`) or a conversation (`messages`) for one model."""
 
-    input: str | None = Field(None, min_length=1, max_length=1_000_000, description="a text for the model")
+    input: str | None = Field(None, min_length=1, max_length=REQUEST_CHARACTERS, description="a text for the model")
     messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
     tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
     parameters: Parameters = Parameters()
@@ -122,9 +130,7 @@ class InferenceBody(Record):
     def _asks_once(self) -> "InferenceBody":
         if (self.input is None) == (self.messages is None):
             raise ValueError("give either `input` or `messages`")
-        texts = (message.content or "" for message in self.messages or ())
-        if sum(map(len, texts)) + len(json.dumps(self.tools)) > CONVERSATION_CHARACTERS:
-            raise ValueError(f"`messages` and `tools` hold more than {CONVERSATION_CHARACTERS} characters")
+        check_length(self.messages or (), self.tools)
         if self.raw and self.messages is not None:
             raise ValueError("`raw` belongs to `input`: a conversation is always written by the chat template")
         if self.tools and self.messages is None:
@@ -141,8 +147,8 @@ class BatchBody(Record):
 
     @model_validator(mode="after")
     def _is_short(self) -> "BatchBody":
-        if sum(map(len, self.inputs)) > CONVERSATION_CHARACTERS:
-            raise ValueError(f"`inputs` hold more than {CONVERSATION_CHARACTERS} characters")
+        if sum(map(len, self.inputs)) > REQUEST_CHARACTERS:
+            raise ValueError(f"`inputs` hold more than {REQUEST_CHARACTERS} characters")
         return self
 
 

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from soldiom_ray.api.bodies import CONVERSATION_CHARACTERS, Message
+from soldiom_ray.api.bodies import Message, Stop, check_length
+from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
@@ -33,7 +34,7 @@ class Sampling(Record):
     top_p: float | None = Field(None, gt=0, le=1, description="probability mass of the tokens that are sampled from")
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="answers to each prompt")
     seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling reproducible")
-    stop: tuple[str, ...] = Field((), max_length=8, description="texts that end the output")
+    stop: tuple[Stop, ...] = Field((), max_length=8, description="texts that end the output")
     stream: bool | None = Field(None, description="send server-sent events while the model generates")
     stream_options: StreamOptions | None = Field(None, description="what a stream has besides text")
     frequency_penalty: Literal[0] | None = Field(None, description="not supported: 0")
@@ -90,9 +91,7 @@ class ChatBody(Sampling):
 
     @model_validator(mode="after")
     def _is_short(self) -> "ChatBody":
-        texts = (message.content or "" for message in self.messages)
-        if sum(map(len, texts)) + len(json.dumps(self.tools)) > CONVERSATION_CHARACTERS:
-            raise ValueError(f"`messages` and `tools` hold more than {CONVERSATION_CHARACTERS} characters")
+        check_length(self.messages, self.tools)
         return self
 
     def request(self, choice: int = 0) -> dict[str, Any]:
@@ -125,8 +124,8 @@ class CompletionBody(Sampling):
 
     @model_validator(mode="after")
     def _is_short(self) -> "CompletionBody":
-        if sum(map(len, self.prompt)) > CONVERSATION_CHARACTERS:
-            raise ValueError(f"`prompt` holds more than {CONVERSATION_CHARACTERS} characters")
+        if sum(map(len, self.prompt)) > REQUEST_CHARACTERS:
+            raise ValueError(f"`prompt` holds more than {REQUEST_CHARACTERS} characters")
         return self
 
     def request(self, choice: int = 0) -> dict[str, Any]:

@@ -4,14 +4,13 @@ It speaks through its Serve handle only; HTTP, keys and limits are the API's.
 """
 
 import asyncio
-import copy
 import gc
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
+from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, read_request
 from soldiom_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ class ModelEndpoint:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.deploy.engine import Engine, TransformersEngine
+        from soldiom_ray.deploy.prompts import PromptReader
         from soldiom_ray.models.chat import prompt_format_of_base, prompt_format_of_run
-        from soldiom_ray.models.generate import Generator, Prompts
+        from soldiom_ray.models.generate import Generator
         from soldiom_ray.models.load import load_base, load_run
         from soldiom_ray.settings import load_settings
         from soldiom_ray.storage import open_storage
@@ -46,8 +46,7 @@ class ModelEndpoint:
             )
             generator = Generator.taking_over(model, tokenizer)
         self.engine: Engine = TransformersEngine(generator, threads)
-        # Prompts are tokenised on the event loop while the engine's thread works, so with a tokenizer of their own.
-        self.reader = Prompts(copy.deepcopy(tokenizer), self.engine.context)
+        self.reader = PromptReader(tokenizer, self.engine.context, self.prompt_format)
         # What is loaded stays: looking through it for garbage took a tenth of the time between tokens.
         gc.collect()
         gc.freeze()
@@ -62,7 +61,7 @@ class ModelEndpoint:
         InputError for a request or a prompt that cannot be used; then nothing is generated.
         """
         parsed = read_request(request)
-        prompts = self._prompts(parsed)
+        prompts = await self.reader.read(parsed)
         options = [self._options(ids, parsed.parameters, index) for index, ids in enumerate(prompts)]
         try:
             async with asyncio.TaskGroup() as group:
@@ -78,7 +77,7 @@ class ModelEndpoint:
         One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
         parsed = read_request(request)
-        prompts = self._prompts(parsed)
+        prompts = await self.reader.read(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
         pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0))
@@ -101,15 +100,6 @@ class ModelEndpoint:
             "pid": os.getpid(),
             **self.engine.describe(),
         }
-
-    def _prompts(self, request: Request) -> list[list[int]]:
-        """The tokens of each prompt."""
-        texts = list(request.inputs)
-        if request.messages:
-            texts = [self.reader.chat([message.as_dict() for message in request.messages])]
-        elif not request.raw and self.prompt_format != "text":
-            texts = [self.reader.chat([{"role": "user", "content": text}]) for text in texts]
-        return [self.reader.prompt_ids(text) for text in texts]
 
     def _options(self, ids: Sequence[int], parameters: Parameters, index: int) -> "Options":
         """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed
@@ -134,7 +124,7 @@ class ModelEndpoint:
         names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
         output: dict[str, Any] = {name: getattr(generated, name) for name in names}
         if generated.logprobs is not None:
-            word = self.reader.tokenizer.decode
+            word = self.reader.short.tokenizer.decode
             output["logprobs"] = [
                 {
                     "token": word([each.token]),

@@ -5,7 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from soldiom_ray.domains.messages import with_parsed_arguments
+from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
+from soldiom_ray.domains.messages import length_of_conversation, with_parsed_arguments
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
@@ -66,7 +67,14 @@ class Request(Record):
     def _has_inputs_or_messages(self) -> "Request":
         if bool(self.inputs) == bool(self.messages):
             raise ValueError("give either `inputs` (texts) or `messages` (a conversation)")
+        if self.characters > REQUEST_CHARACTERS:
+            raise ValueError(f"the request holds more than {REQUEST_CHARACTERS} characters")
         return self
+
+    @property
+    def characters(self) -> int:
+        """Of all its texts together, calls and tools included."""
+        return sum(map(len, self.inputs)) + length_of_conversation(self.messages)
 
 
 def read_request(request: Mapping[str, Any]) -> Request:

@@ -11,3 +11,5 @@ MOST_PASSAGES = 100
 """In one answer."""
 PLANNED_GPU_GIB = 80
 """Memory of a GPU that is planned for and not there, where nothing says how much it has."""
+REQUEST_CHARACTERS = 1_000_000
+"""Most characters of one request to a model."""

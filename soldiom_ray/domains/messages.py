@@ -5,7 +5,7 @@ conversation carries its `tools`."""
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 USER, ASSISTANT, SYSTEM, TOOL = "user", "assistant", "system", "tool"
 ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
@@ -29,6 +29,28 @@ def spoken(message: Message) -> str:
 def calls_as_json(message: Message) -> list[str]:
     """Each call of a message as a line of JSON: its name and arguments."""
     return [json.dumps(call.get("function", call), ensure_ascii=False) for call in message.get("tool_calls") or ()]
+
+
+class Turn(Protocol):
+    """A message as a record of a request."""
+
+    @property
+    def content(self) -> str | None: ...
+    @property
+    def tool_calls(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def tool_call_id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+
+
+def length_of_conversation(messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> int:
+    """The characters that a template may write of these messages: what is said, and calls and tools as JSON."""
+    parts: list[Any] = [list(tools)] if tools else []
+    for message in messages:
+        parts.extend(part for part in (list(message.tool_calls), list(getattr(message, "tools", ()))) if part)
+    said = sum(len(each.content or "") + len(each.tool_call_id) + len(each.name) for each in messages)
+    return said + sum(len(json.dumps(part, ensure_ascii=False)) for part in parts)
 
 
 def labelled_text(messages: Sequence[Message]) -> str:

@@ -20,6 +20,7 @@ from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["datasets"])
+PICTURE: dict[int | str, dict[str, Any]] = {200: {"content": {"image/png": {}}}}
 
 
 @router.get("/api/datasets", openapi_extra=needs("viewer"))
@@ -97,7 +98,12 @@ def list_dropped(
     return {"items": preview_items(islice(matches, limit)), "next": None}
 
 
-@router.get("/api/datasets/{dataset_id}/pictures/{name}", openapi_extra=needs("viewer"), response_class=Response)
+@router.get(
+    "/api/datasets/{dataset_id}/pictures/{name}",
+    response_class=Response,
+    responses=PICTURE,
+    openapi_extra=needs("viewer"),
+)
 def show_picture(dataset_id: str, name: str, caller: CurrentCaller, settings: AppSettings) -> Response:
     """A picture of the card (PNG)."""
     manifest, artifacts = _artifact(settings, dataset_id, caller)

@@ -21,6 +21,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["evaluations"])
 
 REPORT_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; sandbox"
 """A report shows what models wrote: the page may run and load nothing."""
+REPORT: dict[int | str, dict[str, Any]] = {200: {"content": {"text/html": {}, "text/markdown": {}}}}
 
 
 @router.post("/api/evaluations", status_code=202, openapi_extra=needs("trainer"))
@@ -59,7 +60,12 @@ def show_evaluation(evaluation_id: str, caller: CurrentCaller, settings: AppSett
     return shown | {"examples": examples, "report": f"/api/evaluations/{row.id}/report"}
 
 
-@router.get("/api/evaluations/{evaluation_id}/report", openapi_extra=needs("viewer"))
+@router.get(
+    "/api/evaluations/{evaluation_id}/report",
+    response_class=HTMLResponse,
+    responses=REPORT,
+    openapi_extra=needs("viewer"),
+)
 def show_report(
     evaluation_id: str,
     caller: CurrentCaller,

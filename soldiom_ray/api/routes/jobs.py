@@ -1,7 +1,9 @@
 """Training jobs: start, list, show, stop, logs, curves."""
 
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import anyio
@@ -19,6 +21,7 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import BusyError
 from soldiom_ray.examples import examples_as_dicts, read_examples
 from soldiom_ray.records import JobStatus
+from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["jobs"])
@@ -76,13 +79,34 @@ async def show_logs(job_id: str, caller: CurrentCaller, settings: AppSettings, f
     it as server-sent events until the job ends."""
     if not follow:
         text = await anyio.to_thread.run_sync(launch.job_logs, settings, job_id, caller.tenant)
-        return PlainTextResponse(launch.shorten_log(text))
+        return PlainTextResponse(_without_folders(launch.shorten_log(text), settings))
     await anyio.to_thread.run_sync(launch.show_job, settings, job_id, caller.tenant)
     if not _follower_limits:
         _follower_limits.append(anyio.CapacityLimiter(FOLLOWERS))
     if _follower_limits[0].available_tokens < 1:
         raise BusyError(f"{FOLLOWERS} logs are being followed already.", retry_after_seconds=10)
-    return respond(_follow(launch.follow_logs(settings, job_id, caller.tenant), _follower_limits[0]))
+    lines = _whole_lines(launch.follow_logs(settings, job_id, caller.tenant))
+    return respond(_follow((_without_folders(text, settings) for text in lines), _follower_limits[0]))
+
+
+def _without_folders(text: str, settings: Settings) -> str:
+    """A log with names in place of the folders in which this server and its Python lie."""
+    folders = {str(settings.home): "$SOLDIOM_HOME", sys.prefix: "$PYTHON", sys.base_prefix: "$PYTHON"}
+    folders[str(Path(launch.__file__).parents[1])] = "$SOLDIOM"
+    for folder in sorted(folders, key=len, reverse=True):
+        text = text.replace(folder, folders[folder])
+    return text
+
+
+def _whole_lines(chunks: Iterator[str]) -> Iterator[str]:
+    """The same text in chunks that end with a line's end, but for the last."""
+    rest = ""
+    for chunk in chunks:
+        whole, end, rest = (rest + chunk).rpartition("\n")
+        if end:
+            yield whole + end
+    if rest:
+        yield rest
 
 
 async def _follow(chunks: Iterator[str], limiter: anyio.CapacityLimiter) -> AsyncIterator[bytes]:
