@@ -2,6 +2,7 @@
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -118,11 +119,18 @@ def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_t
     settings = replace(context.settings, mlflow_url=client.tracking_uri)
     shown: dict[str, Any] = {}
 
+    lock = threading.Lock()  # as a job's own report has one, which no process can send to another
+
+    def report(fraction: float, message: str) -> None:
+        with lock:
+            assert 0 <= fraction <= 1
+
     def stop_after_the_first(fraction: float, message: str) -> None:
+        report(fraction, message)
         if message.startswith("trial 2"):
             raise CancelledError("stop")
 
-    context = replace(context, settings=settings, show=shown.update, recipe="quickstart")
+    context = replace(context, settings=settings, show=shown.update, report=report, recipe="quickstart")
     dataset = dataset_in(context.artifacts)
     train = declared(two_layer_model(tmp_path / "base"), validations=None)
     search = Sweep(space={"learning_rate": [1e-2, 1e-7, 1e30]}, trials=3, seed=1)

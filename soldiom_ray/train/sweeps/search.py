@@ -41,6 +41,10 @@ class RecordedSearch(Searcher):  # type: ignore[misc]  # Ray does not type it
         self.book.put(Trial(number=number, settings=dict(settings)))
         return {"number": number, "settings": dict(settings)}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune writes its parts to disk to begin again from them; a sweep begins again from its book."""
+        return {}
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Let Optuna know how its settings did."""
         if trial_id in self.by_optuna and self.optuna is not None:
@@ -105,6 +109,10 @@ class Watch(tune.Callback):  # type: ignore[misc]
         self.book, self.look_for_end, self.changed = book, look_for_end, changed
         self.cancelled: CancelledError | None = None
         self.is_over = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, as of `RecordedSearch`: its functions hold on to the job's connections."""
+        return {}
 
     def stopper(self) -> Stopper:
         """Ends all trials when the budget is used up or the job is cancelled."""
