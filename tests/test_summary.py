@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ from soldiom_ray.cli.output import follow
 from soldiom_ray.cli.summary import _next_steps, _prompt
 from soldiom_ray.collect import collect
 from soldiom_ray.domains.recipes import as_dict, load_recipe
-from soldiom_ray.domains.schema import Prepare, SplitRule
+from soldiom_ray.domains.schema import Prepare, Register, SplitRule
 from soldiom_ray.domains.sources import LocalSource
 from soldiom_ray.prepare import prepare
+from soldiom_ray.records import Manifest
+from soldiom_ray.register.card import _how_to_ask, _intended_use
 from soldiom_ray.settings import load_settings
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -135,6 +138,22 @@ def test_where_stderr_is_no_terminal_a_line_tells_how_far_a_stage_is_and_each_no
     assert follow(load_settings(), {"id": "job-1"}) == states[-1]
     lines = [line for line in capsys.readouterr().err.splitlines() if line]
     assert lines == [f"Note: {'A long note. ' * 20}", "train     25 %: step 3 of 12", "train     2.0 s"]
+
+
+@pytest.mark.parametrize(
+    ("prompt_format", "use", "asking"),
+    [
+        ("chat", "answers like the conversations it was trained on", "becomes the user's turn"),
+        ("text", "continues text like the text it was trained on", "continues what it is given"),
+    ],
+)
+def test_a_card_says_what_the_model_does_with_an_input_and_how_to_ask_it(
+    prompt_format: str, use: str, asking: str
+) -> None:
+    details = {"prompt_format": prompt_format}
+    run = Manifest(kind="run", id="run-1", made_from={}, details=details, created_at=datetime.now(UTC))
+    assert use in _intended_use(run, Register(), None)
+    assert asking in _how_to_ask(run)[0]
 
 
 def test_a_turn_of_several_lines_ends_where_its_fence_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
