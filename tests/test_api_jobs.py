@@ -165,3 +165,9 @@ def test_a_log_seen_through_the_api_names_no_folder_of_the_server(
         assert "$SOLDIOM_HOME/storage/a" in shown and "$PYTHON/bin/python" in shown and "launch.py" in shown
         assert sys.prefix not in shown and str(Path(launch.__file__).parent) not in shown
     assert launch.job_logs(api_settings, job, None) == text
+
+
+def test_a_hub_name_without_its_owner_is_refused_with_the_whole_name(api: httpx.Client) -> None:
+    recipe = {"name": "x", "collect": [{"source": "huggingface"}], "prepare": {}, "train": {"base_model": "gpt2"}}
+    refused = problem(api.post("/api/training/jobs", json={"name": "x", "recipe": recipe}), 422)
+    assert "openai-community/gpt2" in refused["detail"]

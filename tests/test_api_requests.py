@@ -11,8 +11,10 @@ import pytest
 from api_server import UPLOAD, artifact, listen, problem, serve
 
 from soldiom_ray.api.middleware import HEADER_BYTES, JSON_BYTES, UPLOAD_BYTES
+from soldiom_ray.api.replaced import check_replaced
 from soldiom_ray.db import datasets
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.errors import UnavailableError
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -168,3 +170,20 @@ def test_serves_proxy_takes_our_middleware_which_hides_its_routes_and_drops_what
     problem(httpx.get(url + "/-/routes"), 404)
     assert b" 400 " in raw(url, b"GET / HTTP/1.1\r\nHost: localhost\r\nx-request-id: \xe9\r\n\r\n").splitlines()[0]
     next(server, None)
+
+
+def test_another_ray_or_uvicorn_that_lacks_what_the_limits_replace_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ray.serve._private import proxy, replica
+
+    check_replaced()
+    monkeypatch.delattr(proxy, "MessageQueue")
+    monkeypatch.setattr(replica, "ASGIReceiveProxy", object)
+    with pytest.raises(UnavailableError, match="do not fit ray") as caught:
+        check_replaced()
+    assert [each.loc for each in caught.value.problems] == [
+        "ray.serve._private.proxy:MessageQueue",
+        "ray.serve._private.replica:ASGIReceiveProxy",
+    ]
+    assert "constraints.txt" in caught.value.remedy

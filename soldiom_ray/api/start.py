@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from soldiom_ray import compute
+from soldiom_ray.api.replaced import check_replaced
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.logs import start_logging
 from soldiom_ray.settings import Settings, job_environment, load_settings, save_secrets
@@ -16,10 +17,12 @@ IDLE_SECONDS = 30
 
 
 def start(settings: Settings) -> None:
-    """Start Serve where it does not run yet, and run this version of the API on it; returns when it answers."""
+    """Start Serve where it does not run yet, and run this version of the API on it; returns when it answers.
+    UnavailableError when the API's limits do not fit the installed versions of Ray and uvicorn."""
     from ray import serve
     from ray.serve.config import HTTPOptions
 
+    check_replaced()
     compute.connect(settings)
     save_secrets(settings)
     serve.start(

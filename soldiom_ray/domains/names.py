@@ -21,6 +21,12 @@ HUB_ID = re.compile(
     r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}(@[A-Za-z0-9][A-Za-z0-9._-]{0,99})?"
     r"(:[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.gguf)?"
 )
+SHORT_HUB_NAMES = {
+    **{name: f"openai-community/{name}" for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl", "openai-gpt")},
+    "distilgpt2": "distilbert/distilgpt2",
+}
+"""Names without an owner under which the Hub still finds its first models. A job does not take them: here a single word
+is a model of the registry."""
 EMBEDDERS = (MINILM, f"sentence-transformers/{MINILM}")
 """Names of the embedding model that comes with Soldiom, besides its builtin/ one."""
 
@@ -110,6 +116,8 @@ def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
                 return name
         near = suggestion(name, [*models.known_names(session, tenant), *builtin_names()], 3)
         reason = "it is not built in, not a model of the registry, and not of the form of a hub id (OWNER/NAME)"
+        if name in SHORT_HUB_NAMES:
+            near = f" Did you mean {SHORT_HUB_NAMES[name]!r}?"
     raise InputError(
         f"Unknown base model {name[:100]!r}.{near}",
         remedy=f"use builtin/{SMOLLM2}, a model of `soldiom models list`, or a Hugging Face id OWNER/NAME",
