@@ -131,7 +131,9 @@ def follow(
 
 def _lines(stage: Mapping[str, Any]) -> list[str]:
     """What is to be said of a stage once: its notes, and its seconds when it has ended."""
-    lines = [f"Note: {printable(text)}" for text in (stage["details"] or {}).get("notes") or ()]
+    notes = (stage["details"] or {}).get("notes")
+    # A collection counts what it left out, which its mapping shows.
+    lines = [f"Note: {printable(text)}" for text in notes] if isinstance(notes, list) else []
     if stage["status"] == "completed":
         duration = "reused, nothing to do" if stage["reused"] else f"{stage['seconds']:.1f} s"
         lines.append(f"{stage['stage']:<9} {duration}")

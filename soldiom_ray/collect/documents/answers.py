@@ -5,6 +5,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents.cell_values import as_number, plain
 from soldiom_ray.collect.documents.columns import Columns
+from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.documents.turns import content_text
 
 _BAD = ("false", "0", "no", "n", "bad", "down", "thumbs_down", "undesirable", "rejected", "incorrect")
@@ -53,6 +54,8 @@ def _low_rating(value: Any, middle: float | None) -> str:
 def answer_text(value: Any, column: str) -> str:
     """An answer as text: SQuAD's {"text": [...]} and lists under a plural name are several answers of which the first
     is taken; numbers, other lists and objects are written out."""
+    if isinstance(value, str) and value.startswith("{") and "answer_start" in value:
+        value = parsed_json(value)  # SQuAD's in a table
     if isinstance(value, Mapping) and isinstance(value.get("text"), list):
         value = next((text for text in value["text"] if str(text).strip()), "")
     elif isinstance(value, Mapping) and isinstance(value.get("text"), str):

@@ -1,10 +1,10 @@
 """The choices of a question, and which of them is right."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.collect.documents.cell_values import plain
+from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.text import SkippedError
 
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -22,10 +22,7 @@ def choices_in(record: Mapping[str, Any], by_role: Mapping[str, str]) -> list[tu
 def choices_of(value: Any) -> list[tuple[str, str]]:
     """(label, text) of each choice of a question, from a list, an object, or {"text": [...], "label": [...]}."""
     if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            return []
+        value = parsed_json(value)
     if isinstance(value, Mapping):
         texts, labels = value.get("text"), value.get("label")
         if isinstance(texts, list) and isinstance(labels, list):

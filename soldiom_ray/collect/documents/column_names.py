@@ -6,14 +6,14 @@ CONVERSATION_NAMES = (
     *("chat_messages", "contents"),
 )
 NAMES: dict[str, tuple[str, ...]] = {
-    "messages": (*CONVERSATION_NAMES, "data"),
+    "messages": (*CONVERSATION_NAMES, "data", "sample", "example", "payload"),
     "system": ("system", "system_prompt", "system_message", "systeminstruction", "system_instruction"),
     "tools": ("tools", "functions", "available_tools"),
     "history": ("history",),
     "instruction": ("instruction", "prompt"),
-    "input": ("input", "inputs", "inputs_pretokenized"),
-    "output": ("output", "response", "completion"),
-    "question": ("question", "query", "problem", "ctx", "question_stem", "stem", "goal", "faq"),
+    "input": ("input", "inputs", "inputs_pretokenized", "input_text"),
+    "output": ("output", "response", "completion", "output_text"),
+    "question": ("question", "query", "problem", "ctx", "question_stem", "stem", "goal", "faq", "user_input"),
     "context": (
         "context",
         "contexts",
@@ -28,11 +28,26 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "choices": ("choices", "options", "endings"),
     "choice_columns": (),
-    "answer": ("answer", "answers", "long_answer", "solution", "canonical_solution", "best_answer", "reply"),
+    "answer": (
+        "answer",
+        "answers",
+        "long_answer",
+        "solution",
+        "canonical_solution",
+        "best_answer",
+        "reply",
+        "bot_response",
+    ),
     "code": ("code",),
     "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
-    "chosen": ("chosen", "preferred_output", "preferred", "accepted_response"),
-    "rejected": ("rejected", "non_preferred_output", "dispreferred", "rejected_response"),
+    "chosen": (
+        *("chosen", "preferred_output", "preferred", "accepted_response", "chosen_response", "response_chosen"),
+        *("chosen_answer", "response_j", "accepted"),
+    ),
+    "rejected": (
+        *("rejected", "non_preferred_output", "dispreferred", "rejected_response", "response_rejected"),
+        *("rejected_answer", "response_k"),
+    ),
     "steps": ("completions",),
     "step_labels": ("labels",),
     "source": (
@@ -58,7 +73,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "simplified_text",
         "note",
     ),
-    "prefix": ("prefix", "fim_prefix"),
+    "prefix": ("prefix", "fim_prefix", "prompt"),
     "middle": ("middle", "fim_middle"),
     "suffix": ("suffix", "fim_suffix"),
     "premise": ("premise", "sentence1", "question1", "text1"),
@@ -158,5 +173,8 @@ LANGUAGES = (
 )
 """Names of columns that hold a text in that language."""
 
-SPEAKER_COLUMNS = (("user", "human"), ("assistant", "gpt", "bot"))
+SPEAKER_COLUMNS = (
+    ("user", "human", "patient", "customer", "q"),
+    ("assistant", "gpt", "bot", "ai", "doctor", "agent", "a"),
+)
 """Columns named after those who speak in them; they count where both are there."""

@@ -156,7 +156,8 @@ def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
 
 def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:
     asker, answerer = (next((by_name[n] for n in names if n in by_name), "") for names in SPEAKER_COLUMNS)
-    return {"question": asker, "answer": answerer} if asker and answerer else {}
+    are_choices = "b" in by_name and answerer in ("a", "A")
+    return {"question": asker, "answer": answerer} if asker and answerer and not are_choices else {}
 
 
 def _prompts(by_name: Mapping[str, str]) -> dict[str, str]:

@@ -11,13 +11,16 @@ from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.record_texts import record_texts
 from soldiom_ray.collect.text import SkippedError
 
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+"""pandas and Python write NaN for a value that is missing."""
+
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """Records of a JSON array or of JSON Lines, or the one value of a JSON file."""
     decoded = read_text(data)
     metadata: dict[str, Any] = dict(decoded.metadata)
     try:
-        value = json.loads(decoded.text)
+        value = _DECODER.decode(decoded.text)
         if is_description(value):
             raise SkippedError("dataset_description", "describes a data set and holds none of its records")
         values = records_of(value)
@@ -41,7 +44,7 @@ def _lines(text: str) -> tuple[list[Any], int]:
     for line in text.split("\n"):
         if line.strip():
             try:
-                values.append(json.loads(line))
+                values.append(_DECODER.decode(line))
             except (ValueError, RecursionError):
                 bad_lines += 1
     return values, bad_lines

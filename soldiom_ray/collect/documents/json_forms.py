@@ -5,13 +5,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from soldiom_ray.collect.documents.column_names import CONVERSATION_NAMES
-from soldiom_ray.collect.documents.columns import split_from_name
+from soldiom_ray.collect.documents.column_names import CONVERSATION_NAMES, NAMES
+from soldiom_ray.collect.documents.columns import guess_columns, split_from_name
 from soldiom_ray.collect.documents.dialects import usual_turns
 from soldiom_ray.collect.documents.message_trees import holds_trees
 from soldiom_ray.collect.documents.turns import KNOWN_SPEAKERS, names_speakers, turns_in
 
-_LISTS = ("data", "rows", "records", "examples", "items", "instances", "samples")
+_LISTS = (
+    *("data", "rows", "records", "examples", "items", "instances", "samples", "entries", "dataset", "results"),
+    *("questions", "pairs", "conversations", "dialogues", "dialogs", "threads", "chats", "intents", "faq", "faqs"),
+)
 _SPEAKERS = {"role", "from"}
 _SPACE = re.compile(r"[\s,]*")
 _DESCRIPTIONS = ({"features", "splits"}, {"features", "citation"}, {"_data_files", "_fingerprint"})
@@ -23,8 +26,14 @@ def records_of(value: Any) -> list[Any]:
     columns orientations); {"train": [...], "test": [...]}, where each record gets its `split`; {"data": [...]}; the
     nested paragraphs of SQuAD's own files."""
     if isinstance(value, list):
+        if rows := _of_rows(value):
+            return rows
         return [record for entry in value for record in _paragraphs(entry)]
-    if not isinstance(value, Mapping) or not value or _is_conversation(value):
+    if not isinstance(value, Mapping) or not value:
+        return [value]
+    if named := _of_names(value):
+        return named
+    if _is_conversation(value):
         return [value]
     return _of_splits(value) or _of_wrapper(value) or _of_columns(value) or _paragraphs(value)
 
@@ -72,7 +81,34 @@ def _of_wrapper(value: Mapping[str, Any]) -> list[Any]:
     rows = value[lists[0]]
     if all(isinstance(row.get("row"), Mapping) for row in rows):
         rows = [row["row"] for row in rows]
-    return records_of(rows)
+    about = {name: value[name] for name in NAMES["context"] if isinstance(value.get(name), str)}
+    return [about | dict(record) if isinstance(record, Mapping) else record for record in records_of(rows)]
+
+
+def _of_rows(value: list[Any]) -> list[Any]:
+    """Of [[name, ...], [cell, ...], ...], whose names have known roles."""
+    names = value[0] if len(value) > 1 else None
+    if not isinstance(names, list) or len(names) < 2 or not all(isinstance(name, str) for name in names):
+        return []
+    if not all(isinstance(row, list) and len(row) == len(names) for row in value) or not guess_columns(names):
+        return []
+    return [dict(zip(names, row, strict=True)) for row in value[1:]]
+
+
+def _of_names(value: Mapping[str, Any]) -> list[Any]:
+    """Of {id: [turn, ...]} and {id: {...}}, whose records have the same fields of known roles."""
+    inner = list(value.values())
+    if (
+        len(value) < 2
+        or all(map(str.isdigit, value))
+        or any(name in names for name in map(str.lower, value) for names in NAMES.values())
+    ):
+        return []
+    if all(names_speakers(turns) and turns for turns in inner):
+        return [{"id": name, "messages": turns} for name, turns in value.items()]
+    if not all(isinstance(record, Mapping) and record.keys() == inner[0].keys() for record in inner):
+        return []
+    return [{"id": name} | dict(record) for name, record in value.items()] if guess_columns(inner[0]) else []
 
 
 def _of_columns(value: Mapping[str, Any]) -> list[Any]:

@@ -13,7 +13,7 @@ _Formed = FormedRecord | list[FormedRecord] | None
 
 def formed(records: Sequence[Any]) -> list[Any]:
     """The records, those of a form that is known brought to the usual columns."""
-    joined = with_rows_joined(slack(list(records)))
+    joined = _better_and_worse(with_rows_joined(slack(list(records))))
     forms: dict[tuple[Any, ...], list[Callable[[Record], _Formed]]] = {}
     result: list[Any] = []
     for record in joined:
@@ -38,6 +38,45 @@ def _of_record(record: Record, forms: Sequence[Callable[[Record], _Formed]]) -> 
         if found is not None:
             return found if isinstance(found, list) else [found]
     return [record]
+
+
+def _better_and_worse(records: list[Any]) -> list[Any]:
+    """LLaMA-Factory's former preferences, `output: [better, worse]`, where all records are so; others unchanged."""
+    if not records or not all(isinstance(record, Mapping) and "instruction" in record for record in records):
+        return records
+    outputs = [record.get("output") for record in records]
+    if not all(isinstance(texts, list) and len(texts) == 2 and len(_texts(texts)) == 2 for texts in outputs):
+        return records
+    result: list[Any] = []
+    for record, (better, worse) in zip(records, outputs, strict=True):
+        pair = FormedRecord(record, form="outputs of two, the better one first").without("output")
+        pair |= {"chosen": better, "rejected": worse}
+        result.append(pair)
+    return result
+
+
+def _intents(record: Record) -> list[FormedRecord] | None:
+    """An intent of a chat bot: what people may say, and what is answered, of which the first is taken."""
+    asked, answers = _texts(record["patterns"]), _texts(record["responses"])
+    if not asked or not answers:
+        return None
+    rows = [
+        FormedRecord({"question": text, "answer": answers[0], "group": str(record.get("tag", ""))}, form="intents")
+        for text in asked
+    ]
+    rows[0].notes = ["further responses of an intent"] * (len(answers) - 1)
+    return rows
+
+
+def _verifiable(record: Record) -> FormedRecord | None:
+    """Prompts for reinforcement learning as verl writes them, with the right answer beside its way of checking."""
+    model = record["reward_model"]
+    answer = model.get("ground_truth")
+    if isinstance(answer, (list, Mapping)) or answer in (None, ""):
+        return None
+    known = FormedRecord(record, form="prompts with answers that can be checked").without("reward_model")
+    known["answer"] = str(answer)
+    return known
 
 
 def _questions_about_a_text(record: Record) -> FormedRecord | None:
@@ -168,6 +207,8 @@ _FORMS: tuple[tuple[list[frozenset[str]], Callable[[Record], _Formed]], ...] = (
     (_needing("table paragraphs questions"), _questions_about_a_table),
     (_needing("questions answers"), _questions_about_a_text),
     (_needing("instances"), _instances),
+    (_needing("prompt reward_model"), _verifiable),
+    (_needing("patterns responses"), _intents),
     (_needing("mc1_targets"), _true_among_choices),
     (_needing("translation"), _translation),
     (_needing("answers_spans"), _spans),

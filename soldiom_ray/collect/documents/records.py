@@ -36,8 +36,8 @@ from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text,
 
 CHOICES = {"choices", "choice_columns"}
 _MEDIA_COLUMNS = frozenset(name for kind in ("image", "audio", "video") for name in (kind, f"{kind}s", f"{kind}_path"))
-_HUMAN = "\n\nHuman:"
-"""How the transcripts of HH-RLHF begin."""
+_NO_PLAIN_TEXT = ("\n\nHuman:", "[{", '{"text"', "{'text'")
+"""How the transcripts of HH-RLHF begin, and messages and SQuAD's answers in a cell of a table."""
 _UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 MAX_NAMED = 100
@@ -147,9 +147,16 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
     column that only has the name of one."""
     form, by_role = columns.form, columns.by_role
     if form == ("messages",):
-        conversation = read_conversation(record.get(by_role["messages"]), columns.speakers)
+        written = record.get(by_role["messages"])
+        conversation = read_conversation(written, columns.speakers)
         if conversation is None:
+            if not isinstance(written, str):
+                raise SkippedError(
+                    "no_conversation", f"{by_role['messages']} is no list of turns: {plain(written)[:80]}"
+                )
             return None
+        if by_role["messages"].lower() == "turns" and "question_id" in record and _is_text_list(written):
+            raise SkippedError("no_answer", "its turns are questions alone, as MT-bench's")
         question = Conversation()
     else:
         question, answer = _question(record, columns), _answer(record, columns)
@@ -176,11 +183,12 @@ def _plain_pair(values: Sequence[Any]) -> Conversation | None:
     """The question and answer of a record whose values are all texts, as most are: three times as fast."""
     if len(values) == 2 and type(values[0]) is type(values[1]) is str:
         question, answer = values[0].strip(), values[1].strip()
-        if not question or not answer or values[0].startswith(_HUMAN) or values[1].startswith(_HUMAN):
+        is_plain = not values[0].startswith(_NO_PLAIN_TEXT) and not values[1].startswith(_NO_PLAIN_TEXT)
+        if not question or not answer or not is_plain:
             return None
         return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
     texts = [value if type(value) is str else value_text(value) if _is_text_list(value) else None for value in values]
-    if None in texts or type(values[-1]) is not str or any(text.startswith(_HUMAN) for text in texts if text):
+    if None in texts or type(values[-1]) is not str or any(text.startswith(_NO_PLAIN_TEXT) for text in texts if text):
         return None
     *parts, answer = [text.strip() for text in texts if text is not None]
     question = "\n\n".join(filter(None, parts))

@@ -6,12 +6,14 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
+from soldiom_ray.collect.documents.columns import guess_columns
 from soldiom_ray.collect.documents.encodings import read_text
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.rows import Table, header_names, table_texts
 from soldiom_ray.collect.text import SkippedError
 
 MAX_FIELD_CHARACTERS = 16 << 20
+MAX_CLASSES = 30
 _END = "\x1eend of the table\x1e"
 
 
@@ -31,12 +33,38 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         raise SkippedError("damaged", f"not a table: {error}") from error
     if len(lines) < 2:
         raise SkippedError("empty", "a header without rows")
+    names = _names_of_rows(lines)
     ragged = sum(len(line) != len(lines[0]) for line in lines[1:])
     metadata: dict[str, Any] = (
         {"delimiter": delimiter} | ({"ragged_rows": ragged} if ragged else {}) | faults | decoded.metadata
     )
+    if names:
+        table = Table("", header_names(names, max(map(len, lines))), lines)
+        texts = table_texts(table, options.columns, metadata)
+        reading = texts[0].metadata.get("reading", {})
+        notes = reading.get("notes", {}) | {"the first line is a row: there is no header": 1}
+        texts[0].metadata["reading"] = reading | {"notes": notes}
+        return texts
     header = header_names(lines[0], max(map(len, lines)))
     return table_texts(Table("", header, lines[1:]), options.columns, metadata)
+
+
+def _names_of_rows(lines: list[list[str]]) -> list[str]:
+    """Names for the columns of a table without a header, [] for one that has it: a cell of the first line is one of the
+    few values that its column has, as in lists of messages with their class."""
+    first, rows = lines[0], lines[1:]
+    if guess_columns(first) or len(rows) < 2 or len(first) < 2:
+        return []
+    for column, cell in enumerate(first):
+        distinct = {row[column].strip() for row in rows if len(row) > column}
+        if cell.strip() in distinct and len(distinct) <= min(MAX_CLASSES, len(rows)) and "" not in distinct:
+            names = [""] * len(first)
+            names[column] = "label"
+            others = [number for number in range(len(first)) if number != column]
+            longest = max(others, key=lambda number: sum(len(row[number]) for row in lines if len(row) > number))
+            names[longest] = "text"
+            return names
+    return []
 
 
 def _lines(text: str, delimiter: str, faults: dict[str, int]) -> Iterator[list[str]]:

@@ -1,7 +1,9 @@
 """Calls of functions and their definitions, from every form the field writes them in to OpenAI's."""
 
+import ast
 import json
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -40,7 +42,9 @@ def _read_call(entry: Any) -> dict[str, Any] | None:
     if not name:
         return None
     written: Any = next((inner[key] for key in _ARGUMENTS if inner.get(key) is not None), {})
-    parsed = parsed_json(written)
+    parsed = parsed_json(written) if written != "" else {}
+    if isinstance(parsed, str) and parsed.lstrip().startswith("{"):
+        return None
     arguments = without_nulls(parsed) if isinstance(parsed, dict) else written
     call = {"type": "function", "function": {"name": name, "arguments": arguments}}
     return call | ({"id": str(entry["id"])} if entry.get("id") else {})
@@ -88,14 +92,34 @@ def _flat(entries: list[Any]) -> Iterator[Any]:
         yield from entry[names[0]] if names else [entry]
 
 
+_ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)
+_NEXT_OBJECT = re.compile(r"\}\s*\n\s*\{")
+"""Between the objects of an array as NumPy prints it."""
+
+
 def parsed_json(value: Any) -> Any:
-    """A text that is a JSON list or object as that; anything else unchanged."""
+    """A text that is a list or object of JSON, or of Python as pandas writes cells, as that; all else unchanged."""
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
-            return value
+            return _python_value(value)
     return value
+
+
+def _python_value(text: str) -> Any:
+    if "'" not in text or text.rstrip()[-1:] not in ("]", "}"):
+        return text
+    for written in (text, _NEXT_OBJECT.sub("}, {", _ARRAY.sub(r"\1", text))):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", SyntaxWarning)
+                value = ast.literal_eval(written.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        if isinstance(value, (list, dict)):
+            return value
+    return text
 
 
 def without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,15 @@ from typing import Any
 
 _HEADS = (
     *("\n\nHuman:", "Human:", "### Human", "### User", "### Instruction", "<|im_start|>", "<s>[INST]", "[INST]"),
-    *("<|start_header_id|>", "<|begin_of_text|>", "<|user|>", "<|system|>", "<start_of_turn>", "<bos><start_of_turn>"),
+    *(
+        "<|start_header_id|>",
+        "<|begin_of_text|>",
+        "<|user|>",
+        "<|system|>",
+        "<|prompter|>",
+        "<start_of_turn>",
+        "<bos><start_of_turn>",
+    ),
     *("USER:", "SYSTEM:", "HUMAN:", "BEGINNING OF CONVERSATION:", "[|Human|]", "The conversation between human"),
     *("Below is an instruction", "A chat between a"),
 )
@@ -24,14 +32,15 @@ _TAGS = tuple(
         r"<\|im_start\|>\s*(\w+)\n(.*?)(?:<\|im_end\|>|$)",
         r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*(.*?)(?:<\|eot_id\|>|<\|eom_id\|>|$)",
         r"<start_of_turn>(\w+)\n(.*?)(?:<end_of_turn>|$)",
-        r"<\|(user|assistant|system)\|>\s*(.*?)(?:</s>|<\|end\|>|<\|endoftext\|>|(?=<\|(?:user|assistant|system)\|>)|$)",
+        r"<\|(user|prompter|assistant|system)\|>\s*"
+        r"(.*?)(?:</s>|<\|end\|>|<\|endoftext\|>|(?=<\|(?:user|prompter|assistant|system)\|>)|$)",
     )
 )
 _INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:<s>\s*)?\[INST\]|$)", re.DOTALL)
 _SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 _END = re.compile(r"\s*(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)\s*$")
 _ROLES = {"human": "user", "instruction": "user", "ai": "assistant", "response": "assistant", "gpt": "assistant"}
-_ROLES |= {"function response": "tool", "model": "assistant"}
+_ROLES |= {"prompter": "user", "function response": "tool", "model": "assistant"}
 
 Turns = list[dict[str, Any]]
 

@@ -45,8 +45,12 @@ _WRITTEN_ALIKE = {
 """Name -> (role, the role that its mapping shows): most turns are written so."""
 _SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "parts", "value", "text", "message", "utterance", "body")
-_KEPT_FIELDS = ("name", "tool_call_id", "reasoning_content")
-_WEIGHT_FIELDS = ("weight", "train", "training", "loss")
+_KEPT_FIELDS = ("name", "tool_call_id")
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_WEIGHT_FIELDS = ("weight", "train", "training", "loss", "loss_mask")
+_MASK_FIELDS = ("masked", "mask")
+"""True where a turn is not learnt, as torchtune writes it."""
+_OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call")
 _INNER_LISTS = ("messages", "conversations", "conversation", "turns")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _KINDLESS_PARTS = ("text", "functionCall", "function_call", "functionResponse", "function_response", "inlineData")
@@ -75,6 +79,8 @@ class Conversation:
     messages: list[dict[str, Any]] = field(default_factory=list)
     speakers: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
+    """Turns of the channel "analysis" (OpenAI's harmony), until their answer comes."""
 
 
 def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | None:
@@ -86,6 +92,7 @@ def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | No
     conversation = Conversation()
     for number, turn in enumerate(turns, 1):
         _add_turn(conversation, turn, number, len(turns), named)
+    conversation.notes += ["thoughts without an answer"] * len(conversation.thoughts)
     _read_system_as_answering(conversation)
     return conversation
 
@@ -104,6 +111,8 @@ def _read_system_as_answering(conversation: Conversation) -> None:
 def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
     """The conversation in a prompt or an answer, which are texts or lists of texts as often: only of turns that name
     their speakers."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        value = parsed_json(value)
     is_transcript = isinstance(value, str) and transcript_turns(value) is not None
     is_conversation = is_transcript or names_speakers(value) or isinstance(value, dict)
     return read_conversation(value, named) if is_conversation else None
@@ -141,6 +150,8 @@ def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
         return None
     if all(isinstance(turn, str) for turn in value):
         return _alternating(value)
+    if len(value) == 1 and isinstance(value[0], list) and names_speakers(value[0]):
+        return turns_in(value[0])
     if all(isinstance(turn, (list, tuple)) for turn in value):
         return _turns_of_pairs(value)
     if not all(isinstance(turn, dict) for turn in value):
@@ -208,7 +219,7 @@ def _add_turn(
             conversation.messages.append({"role": role, "content": text})
             return
     message: dict[str, Any] = {"role": ASSISTANT if role == CALL else role, "content": ""}
-    content = _field(turn, _CONTENT_FIELDS)
+    content = _field(turn, _CONTENT_FIELDS) or turn.get("refusal")
     results: list[dict[str, Any]] = []
     calls = read_calls(turn["tool_calls"]) if turn.get("tool_calls") else []
     calls += read_calls(turn["function_call"]) if turn.get("function_call") else []
@@ -221,14 +232,19 @@ def _add_turn(
         if role == ASSISTANT and not calls and "<" in read.text:
             message["content"], calls = without_calls(read.text)
         message |= {"reasoning_content": "\n".join(read.thoughts)} if any(read.thoughts) else {}
-    if (turn.get("tool_calls") or turn.get("function_call")) and not calls:
+    is_damaged = role == CALL and not calls and str(content).lstrip().startswith("{")
+    if is_damaged or ((turn.get("tool_calls") or turn.get("function_call")) and not calls):
         raise SkippedError("damaged_call", f"turn {number} of {count} has a call that cannot be read")
     if role == TOOL:
         message["content"] = without_response_marks(message["content"])
     message |= {"tool_calls": calls} if calls else {}
     message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
-    weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
-    message |= {"weight": 0} if 0 in weights and role in (ASSISTANT, CALL) else {}
+    if role in (ASSISTANT, CALL):
+        if _think(conversation, turn, message):
+            return
+        weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
+        is_masked = any(turn.get(name) in (True, 1) for name in _MASK_FIELDS)
+        message |= {"weight": 0} if 0 in weights or is_masked else {}
     _count_left_fields(conversation, turn)
     conversation.messages += results
     if results and not message["content"]:
@@ -237,6 +253,19 @@ def _add_turn(
         _refuse_empty(conversation, role, number, count)
         return
     conversation.messages.append(message)
+
+
+def _think(conversation: Conversation, turn: Mapping[str, Any], message: dict[str, Any]) -> bool:
+    """Give an answer what was thought before it, in a field of its turn or a turn of its own. Whether this turn is one
+    of thoughts."""
+    if turn.get("channel") == "analysis" and "tool_calls" not in message:
+        conversation.thoughts.append(message["content"])
+        return True
+    written = [turn[name] for name in _THOUGHT_FIELDS if isinstance(turn.get(name), str) and turn[name].strip()]
+    if thoughts := conversation.thoughts + written[:1]:
+        message.setdefault("reasoning_content", "\n".join(thoughts))
+    conversation.thoughts = []
+    return False
 
 
 def _refuse_empty(conversation: Conversation, role: str, number: int, count: int) -> None:
@@ -297,6 +326,10 @@ def _read_content(content: Any) -> _Content:
         return _Content([content or ""])
     if isinstance(content, dict) and ("type" in content or "parts" in content):
         content = content["parts"] if isinstance(content.get("parts"), list) else [content]
+    if isinstance(content, dict) and len(content) == 1:
+        content = next((content[name] for name in _CONTENT_FIELDS if isinstance(content.get(name), str)), content)
+    if isinstance(content, str):
+        return _Content([content])
     if not isinstance(content, list):
         return _Content([json.dumps(content, ensure_ascii=False, default=str)])
     read = _Content()
@@ -334,7 +367,7 @@ def _add_part(read: _Content, part: Any) -> None:
 
 
 def _count_left_fields(conversation: Conversation, turn: Mapping[str, Any]) -> None:
-    used = {*_SPEAKER_FIELDS, *_CONTENT_FIELDS, *_KEPT_FIELDS, *_WEIGHT_FIELDS, "tool_calls", "function_call"}
+    used = {*_SPEAKER_FIELDS, *_CONTENT_FIELDS, *_KEPT_FIELDS, *_WEIGHT_FIELDS, *_MASK_FIELDS, *_OTHER_FIELDS}
     for name, value in turn.items():
         if name in ("images", "image", "audio", "audios", "videos", "video") and value:
             raise SkippedError("part_not_text", f"a turn with {name}")
