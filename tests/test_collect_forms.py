@@ -99,6 +99,15 @@ def test_every_form_becomes_the_same_question_and_its_good_answer(record: Any) -
     assert BAD not in text.text and text.metadata.get("rejected") in (None, BAD)
 
 
+def test_a_question_that_does_not_name_its_function_shows_a_check() -> None:
+    task = {"text": "Double a number.", "code": "def double(x): return 2 * x"}
+    (shown,) = read([task | {"test_list": ["assert double(2) == 4", "assert double(0) == 0"]}])
+    asked = "Double a number.\nIt has to pass this check: assert double(2) == 4"
+    assert shown.metadata["messages"][0]["content"] == asked and shown.text.startswith(asked)
+    (named,) = read([task | {"text": "Write double(x).", "test_list": ["assert double(2) == 4"]}])
+    assert named.metadata["messages"][0]["content"] == "Write double(x)."
+
+
 @pytest.mark.parametrize(
     ("beside", "checks"),
     [
@@ -113,8 +122,9 @@ def test_every_form_becomes_the_same_question_and_its_good_answer(record: Any) -
     ],
 )
 def test_checks_of_a_task_in_code_stay_with_its_sample(beside: dict[str, Any], checks: str | None) -> None:
-    (text,) = read([{"prompt": QUESTION, "code": ANSWER} | beside])
-    assert text.metadata["messages"] == [USER, TOLD] and text.metadata.get("checks") == checks
+    (text,) = read([{"prompt": "Write f.", "code": ANSWER} | beside])
+    assert text.metadata["messages"] == [{"role": "user", "content": "Write f."}, TOLD]
+    assert text.metadata.get("checks") == checks
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 are kept beside the sample, so that an evaluation can run a model's answer against them."""
 
 import ast
+import builtins
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,20 @@ def checks_of(record: Mapping[str, Any], by_role: Mapping[str, str]) -> str:
     setup = _source(record.get(by_role.get("check_setup", "")))
     whole = "\n".join(part for part in (setup, checks) if part.strip()).replace("\r\n", "\n")
     return whole if len(whole) <= MAX_CHARACTERS else ""
+
+
+def example_check(checks: str, question: str) -> str:
+    """The first check, where the question names no function that the checks call: a program cannot pass by another
+    name. MBPP is asked so."""
+    try:
+        tree = ast.parse(checks)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    calls = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    names = {each.id for each in calls if isinstance(each, ast.Name)} - vars(builtins).keys()
+    if not names or any(re.search(rf"\b{re.escape(name)}\b", question) for name in names):
+        return ""
+    return next((ast.unparse(node) for node in tree.body if isinstance(node, ast.Assert)), "")
 
 
 def _source(value: Any) -> str:

@@ -14,7 +14,7 @@ from soldiom_ray.collect.documents.answers import (
     value_text,
 )
 from soldiom_ray.collect.documents.cell_values import plain
-from soldiom_ray.collect.documents.checks import checks_of
+from soldiom_ray.collect.documents.checks import checks_of, example_check
 from soldiom_ray.collect.documents.choices import choices_in, right_choice
 from soldiom_ray.collect.documents.column_names import ANSWERING, RECORD_ROLES
 from soldiom_ray.collect.documents.columns import (
@@ -116,6 +116,8 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
             raise SkippedError("bad_answer", why)
         conversation = _conversation(record, columns)
     if conversation:
+        if "checks" in columns.by_role:
+            _show_a_check(conversation, record, columns)
         notes, text = conversation.notes, _conversation_text(conversation, columns)
     else:
         parts = [part for role in columns.form if role not in CHOICES and (part := _role_text(record, columns, role))]
@@ -127,6 +129,13 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
     metadata, left = _metadata(record, columns, conversation)
     notes += [f"column {name}" for name in left]
     return ReadRecord(text, metadata, conversation.speakers if conversation else {}, notes)
+
+
+def _show_a_check(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> None:
+    """Add a check to a question in code that does not say what its function is called."""
+    asked = next((each for each in reversed(conversation.messages) if each["role"] == USER), None)
+    if asked and (check := example_check(checks_of(record, columns.by_role), str(asked["content"]))):
+        asked["content"] += f"\nIt has to pass this check: {check}"
 
 
 def _conversation_text(conversation: Conversation, columns: Columns) -> str:

@@ -1,0 +1,124 @@
+"""Every real set from files to verdict with the defaults: trivial baseline, base and tuned model on held-out data.
+
+    python benchmarks/results.py --data ../shared/data                     # all sets, about half an hour on two cores
+    python benchmarks/results.py --data ../shared/data --only sms mbpp --reports /tmp/reports
+
+Each set is collected, prepared, trained and evaluated in this process as `soldiom run` does it, without services: text
+on builtin/smollm2-135m-instruct with LoRA, labels on builtin/all-MiniLM-L6-v2. The table is that of docs/results.md: of
+each metric the best trivial baseline, base, tuned, the difference with its 95 % interval, and what the gate says. Where
+a set has documents, reports or dialogues its split keeps them whole.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.collect import collect
+from soldiom_ray.domains.metrics import METRICS
+from soldiom_ray.domains.schema import Evaluate, Prepare, Train
+from soldiom_ray.domains.sources import FilesSource
+from soldiom_ray.evaluate import evaluate
+from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED
+from soldiom_ray.prepare import prepare
+from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train.driver import run_locally
+
+LABELS = {"task": "text_classification", "base_model": "builtin/all-MiniLM-L6-v2", "method": "lora"}
+SETS: dict[str, dict[str, Any]] = {
+    "legal": {"files": {"paths": ["legal_plain_english"]}},
+    "pubmed": {"files": {"paths": ["medical_pubmedqa"]}},
+    "instruct": {"files": {"paths": ["instruct_short/train.jsonl"]}},
+    "mbpp": {"files": {"paths": ["code_mbpp"]}},
+    "tatqa": {"files": {"paths": ["financial_tatqa"]}},
+    "darija": {
+        "files": {"paths": ["translation_darija"], "columns": {"source": "english", "target": "darija"}},
+        "prepare": {"license": {"use": "any"}},
+    },
+    "german": {
+        "files": {
+            "paths": ["translation_ntrex"],
+            "columns": {"source": "eng", "target": "deu", "group": "document"},
+        },
+    },
+    "sms": {"files": {"paths": ["moderation_sms"]}, "train": LABELS},
+    "hate": {"files": {"paths": ["moderation_hatespeech"]}, "train": LABELS},
+    "techniques": {"files": {"paths": ["forensic_tram/sentences.jsonl"]}, "train": LABELS},
+}
+SHOWN = ("loss", "rouge_l", "chrf", "pass_at_1", "accuracy", "macro_f1", "calibration_error")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--only", nargs="*", default=list(SETS), choices=list(SETS))
+    parser.add_argument("--tokens", type=int, default=40_000, help="training tokens of a set of texts at most")
+    parser.add_argument("--reports", type=Path, help="where the reports go")
+    parser.add_argument("--quick", action="store_true", help="one set, few tokens")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        print(f"skipped: the data sets are not at {options.data}")
+        return
+    if options.quick:
+        options.only, options.tokens = ["instruct"], 6_000
+    print("| set | held out | metric | best trivial | base | tuned | tuned - base, 95 % | gate | seconds |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    for name in options.only:
+        with tempfile.TemporaryDirectory(prefix="results-") as home:
+            settings = load_settings({"SOLDIOM_HOME": home})
+            context = Context(settings, Artifacts(open_storage(settings)), lambda fraction, message: None)
+            measure(context, name, options)
+
+
+def measure(context: Context, name: str, options: argparse.Namespace) -> None:
+    """One set from files to verdict: its rows of the table."""
+    chosen, began = SETS[name], time.monotonic()
+    files = chosen["files"] | {"paths": [str(options.data / path) for path in chosen["files"]["paths"]]}
+    split = {"by": "group", "test": 0.2, "validation": 0.05}
+    declared = Prepare.model_validate({"license": {"use": "any"}, "split": split} | chosen.get("prepare", {}))
+    dataset = prepare(context, [collect(context, [FilesSource.model_validate(files)])], declared)
+    training = chosen.get("train") or {"base_model": "builtin/smollm2-135m-instruct", "method": "lora"}
+    budget = {} if chosen.get("train") else {"max_tokens": options.tokens}
+    run = run_locally(context, dataset, Train.model_validate(training | budget))
+    scored = evaluate(context, run, dataset, Evaluate(max_tokens=20_000))
+    scores = json.loads(context.artifacts.read(scored, "scores.json"))
+    for line in table(name, scores, time.monotonic() - began):
+        print(line, flush=True)
+    if options.reports:
+        options.reports.mkdir(parents=True, exist_ok=True)
+        (options.reports / f"{name}.html").write_bytes(context.artifacts.read(scored, "report.html"))
+
+
+def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
+    """A row per metric that is shown; the first has the gate's verdict and the seconds."""
+    lines = []
+    for metric in (each for each in SHOWN if each in scores["tuned"]):
+        trivial = {system: values[metric] for system, values in scores["systems"].items() if metric in values}
+        for model in (BASE, TUNED, PREVIOUS):
+            trivial.pop(model, None)
+        pick = min if METRICS[metric].lower_is_better else max  # type: ignore[index]
+        best = pick(trivial, key=trivial.__getitem__) if trivial else ""
+        difference = scores["difference"].get(metric)
+        gate = "passed" if scores["gate"]["passed"] else "not passed"
+        cells = [
+            name if not lines else "",
+            f"{scores['units'][metric]['samples']} {scores['units'][metric]['unit']}s",
+            METRICS[metric].title,  # type: ignore[index]
+            f"{best} {trivial[best]:.3f}" if best else "-",
+            f"{scores['base'][metric]:.3f}" if metric in scores["base"] else "-",
+            f"{scores['tuned'][metric]:.3f}",
+            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference) if difference else "-",
+            gate if not lines else "",
+            f"{seconds:.0f}" if not lines else "",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    main()
