@@ -16,6 +16,7 @@ from soldiom_ray.db import audit, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
+from soldiom_ray.licenses import check_compliance
 from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
@@ -104,7 +105,8 @@ def promote(
 ) -> dict[str, Any]:
     """Make a version its model's champion; returns the model as the API shows it. `actor` is who asks.
 
-    ConflictError when its gate did not pass or it was never evaluated. An administrator may override that with
+    ConflictError when its gate did not pass or it was never evaluated, and, whoever asks, when the licence of its base
+    or data forbids it (`licenses.check_compliance`). Of a gate an administrator may override that with
     `force` and a `reason` (else DeniedError, InputError); it stays visible in the version's gate. Every promotion is
     in the audit trail, refused ones too.
     """
@@ -136,6 +138,7 @@ def _check_promotion(row: Model, *, passed: bool, forced: bool, is_admin: bool, 
         raise DeniedError(f"Only an administrator may override the gate of model {row.id}.", remedy="ask one")
     if forced and not reason.strip():
         raise InputError(f"To override the gate of model {row.id} give a reason.", remedy="it goes to the audit trail")
+    check_compliance("promoted", row.name, row.lineage, row.license)
     if row.mlflow_name is None or row.mlflow_version is None:
         raise ConflictError(f"Model {row.id} is not in MLflow yet.", remedy="run its workflow again, it goes on there")
 

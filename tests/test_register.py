@@ -20,7 +20,8 @@ from small_models import small_base, small_context, small_dataset, small_run, sm
 from soldiom_ray.artifacts import Context
 from soldiom_ray.db import audit, evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
-from soldiom_ray.domains.schema import Evaluate, Register
+from soldiom_ray.deploy import deploy
+from soldiom_ray.domains.schema import Deploy, Evaluate, Register
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.examples import Example, read_examples
@@ -312,3 +313,23 @@ def test_names_of_base_models_become_plain_names(tmp_path: Path) -> None:
     folder.mkdir()
     assert base_name(str(folder)) == "my-model-v2"
     assert Path(folder).is_dir()
+
+
+def test_a_licence_that_forbids_it_blocks_promotion_deployment_and_what_is_built_on_it(
+    context: Context, folders: dict[str, Path]
+) -> None:
+    run, scores, dataset = made(context, folders, "blocked", license="CC-BY-ND-4.0")
+    version = register(context, "blocked", run, scores, dataset, Register())
+    details = version.details
+    assert not details["promoted"] and details["license_violations"][0]["rule"] == "no-derivatives"
+    assert champion(context.settings, "fine-tuned.blocked") is None
+    assert "## Terms of use\n\n- Blocked:" in context.artifacts.read(version, "card.md").decode()
+    asked = {"actor": "key", "is_admin": True, "force": True, "reason": "we want it"}
+    with pytest.raises(ConflictError, match=r"promoted: record train-alpha-0 of alpha \(local\) has licence CC-BY-ND"):
+        promote(context.settings, details["model_id"], **asked)  # type: ignore[arg-type]
+    with pytest.raises(ConflictError, match="may not be deployed: record train-alpha-0"):
+        deploy(context, details["model_id"], Deploy())
+    free = small_dataset(context, GROUPS)
+    built = small_run(context, free, folders["tuned"], None, base_model=run.id, rank="built on blocked")
+    later = register(context, "built", built, small_scores(context, built, free), free, Register()).details
+    assert not later["promoted"] and "train-alpha-0" in later["license_violations"][0]["message"]

@@ -92,11 +92,12 @@ def delete(model: Model, json: Json = False) -> None:
 def deploy(
     model: Model,
     replicas: Annotated[int | None, recipe_option("deploy.replicas")] = None,
+    use: Annotated[str | None, recipe_option("deploy.use")] = None,
     json: Json = False,
 ) -> None:
     """Serve a model. Returns when its endpoint answers."""
     record = _get(model)
-    content = {"name": record["name"], "version": record["id"], "deploy": drop_unset(replicas=replicas)}
+    content = {"name": record["name"], "version": record["id"], "deploy": drop_unset(replicas=replicas, use=use)}
     job = run_job(content, "deploy")
     url = f"{load_settings().api_url}/api/inference/{record['id']}"
     result = {"id": record["id"], "url": url, "job": job["id"]}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.licenses import check_compliance
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -22,8 +23,8 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     """Serve a model of the registry (its id, or the id of a version artifact) and answer one request with it.
 
     Returns {reused, model_id, app, replicas, seconds, answer, url}. NotFoundError when the model or its run does not
-    exist; UnavailableError when it cannot be loaded or does not answer: an endpoint that already
-    served this model goes on as it was.
+    exist; ConflictError when the licence of its base or data forbids the use; UnavailableError when it cannot be loaded
+    or does not answer: an endpoint that already served this model goes on as it was.
     """
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
@@ -35,6 +36,7 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
         version_id = str(context.artifacts.get(version_id).details["model_id"])
     with open_session(context.settings) as session:
         row = models.get(session, version_id, context.tenant)
+    check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
     endpoint = _endpoint(row, declared)
     if endpoint.run:
         _check_servable(context.artifacts.get(endpoint.run))

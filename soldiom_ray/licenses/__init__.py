@@ -4,6 +4,14 @@ This is a reading of published licences for sorting data, not legal advice. Lice
 never "allowed".
 """
 
+from soldiom_ray.licenses.compliance import (
+    Compliance,
+    Ingredient,
+    ModelUse,
+    check_compliance,
+    compliance_of,
+    judge,
+)
 from soldiom_ray.licenses.metadata import PackageMetadata, from_metadata
 from soldiom_ray.licenses.names import combine, from_name, normalize
 from soldiom_ray.licenses.texts import LicenseMatch, LicenseReading, from_text, read_text
@@ -29,16 +37,22 @@ __all__ = [
     "STRONG_COPYLEFT",
     "UNKNOWN",
     "WEAK_COPYLEFT",
+    "Compliance",
+    "Ingredient",
     "LicenseMatch",
     "LicenseReading",
+    "ModelUse",
     "PackageMetadata",
     "Policy",
     "Ruling",
     "Verdict",
+    "check_compliance",
     "combine",
+    "compliance_of",
     "from_metadata",
     "from_name",
     "from_text",
+    "judge",
     "normalize",
     "obligations",
     "policy",

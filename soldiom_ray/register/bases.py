@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import NotFoundError
-from soldiom_ray.licenses import from_name, from_text
+from soldiom_ray.licenses import Ingredient, from_name, from_text
 from soldiom_ray.records import Manifest
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ class RegisteredBase:
     model_id: str
     label: str
     license: str
+    ingredients: tuple[Ingredient, ...] = ()
+    """What it was made of itself, with its licence: one for a model from elsewhere, several for one of our runs."""
 
 
 def ensure_base(context: Context, run: Manifest) -> RegisteredBase | None:
@@ -42,7 +44,14 @@ def ensure_base(context: Context, run: Manifest) -> RegisteredBase | None:
         row = _register_base(context, str(name))
     if row.mlflow_version is None:
         row = _put_in_mlflow(context, row)
-    return RegisteredBase(row.id, f"{row.family}/{row.name} version {row.version}", row.license)
+    label = f"{row.family}/{row.name} version {row.version}"
+    stored = row.lineage.get("ingredients")
+    ingredients = [Ingredient(**entry) for entry in stored] if stored else [_ingredient(row)]
+    return RegisteredBase(row.id, label, row.license, tuple(ingredients))
+
+
+def _ingredient(row: "Model") -> Ingredient:
+    return Ingredient("base", row.license, f"the base model {row.base_model or row.name}")
 
 
 def base_name(model: str) -> str:

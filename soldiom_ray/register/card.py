@@ -11,7 +11,7 @@ from soldiom_ray import __version__
 from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.examples import Example, examples_markdown
-from soldiom_ray.licenses import obligations
+from soldiom_ray.licenses import Compliance, obligations
 from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
@@ -39,6 +39,7 @@ def write_card(
     license_: str,
     unknown: Sequence[str],
     examples: Sequence[Example] = (),
+    compliance: Compliance | None = None,
 ) -> str:
     """The card as Markdown, with the examples of the scores. `license_` is the expression that holds for the model
     (SPDX), `unknown` names the parts without a known licence."""
@@ -52,6 +53,7 @@ def write_card(
         _evaluation(scores),
         examples_markdown(examples),
         _licenses(license_, unknown, base, sources),
+        *_compliance(compliance),
         _limits(run, scores),
         _reproduce(run, scores, dataset),
     ]
@@ -203,6 +205,16 @@ def _licenses(license_: str, unknown: Sequence[str], base: RegisteredBase | None
         parts.append(f"- without a known licence: {shown}{more}. Find out before you pass the model on.")
     parts.append("\nThis is a sorting of published licences, not legal advice.")
     return "\n".join(parts)
+
+
+def _compliance(compliance: Compliance | None) -> list[str]:
+    """What blocks the model, and what those who pass it on or show its answers have to say and do."""
+    if compliance is None:
+        return []
+    lines = [f"- Blocked: {_cell(violation.message)}." for violation in compliance.violations[:20]]
+    lines += [f"- Notice, to be shown with the model and its answers: {notice}" for notice in compliance.notices]
+    lines += [f"- {license_}: {duty}" for license_, duty in compliance.duties]
+    return ["\n".join(["## Terms of use\n", *lines])] if lines else []
 
 
 def _limits(run: Manifest, scores: Manifest | None) -> str:

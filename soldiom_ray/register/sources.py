@@ -1,11 +1,11 @@
 """The sources of a dataset and their licences, for the model card and the licence of the model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.licenses import combine
+from soldiom_ray.licenses import Ingredient, ModelUse, combine
 from soldiom_ray.records import Manifest
 
 UNKNOWN = "LicenseRef-Unknown"
@@ -22,23 +22,31 @@ class DataSource:
     licenses: set[str] = field(default_factory=set)
     trained: int = 0
     held_out: int = 0
+    kinds: set[str] = field(default_factory=set)
+    first_records: dict[str, str] = field(default_factory=dict)
+    """Of each licence the first record that was trained on."""
+    by_license: dict[str, int] = field(default_factory=dict)
+    """Documents trained on under each licence."""
 
 
 def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
     """The sources of a dataset's samples, the largest first."""
     sources: dict[tuple[str, str], DataSource] = {}
-    columns = ["group", "source", "version", "license", "split"]
+    columns = ["group", "source", "version", "license", "split", "kind"]
     for split in ("train/", "validation/", "test/"):
-        for table in artifacts.tables(dataset, split):
-            counted = table.select(columns).group_by(columns).aggregate([([], "count_all")])
+        for table in artifacts.tables(dataset, split, ["id", *columns]):
+            counted = table.group_by(columns).aggregate([([], "count_all"), ("id", "min")])
             for row in counted.to_pylist():
                 source = sources.setdefault((row["source"], row["group"]), DataSource(row["group"], row["source"]))
                 source.versions |= {row["version"]} - {""}
                 source.licenses.add(row["license"])
+                source.kinds.add(row["kind"])
                 if row["split"] == "test":
                     source.held_out += row["count_all"]
                 else:
                     source.trained += row["count_all"]
+                    source.first_records.setdefault(row["license"], row["id_min"])
+                    source.by_license[row["license"]] = source.by_license.get(row["license"], 0) + row["count_all"]
     return sorted(sources.values(), key=lambda source: (-source.trained - source.held_out, source.group))
 
 
@@ -59,6 +67,34 @@ def combined_license(base: str | None, sources: Iterable[DataSource]) -> tuple[s
             if "" in source.licenses:
                 unknown.append(source.group)
     return combine({*names, *([UNKNOWN] if unknown else [])}), unknown
+
+
+def ingredients_of(sources: Iterable[DataSource], accepted: Sequence[str]) -> list[Ingredient]:
+    """The data that was trained on, by licence: how much, and which record of which source came first."""
+    names: dict[str, list[DataSource]] = {}
+    for source in sources:
+        for license_ in source.by_license:
+            names.setdefault(license_, []).append(source)
+    return [
+        Ingredient(
+            "data",
+            license_,
+            f"record {members[0].first_records[license_]} of {members[0].group} ({members[0].source})",
+            sum(source.by_license[license_] for source in members),
+            len(members),
+            accepted,
+        )
+        for license_, members in sorted(names.items())
+    ]
+
+
+def licensed_use(dataset: Manifest) -> tuple[ModelUse, list[str]]:
+    """(use that a dataset was prepared for, licences that a person let pass), from the policy in its manifest."""
+    declared = dataset.made_from.get("declared")
+    declared = declared if isinstance(declared, Mapping) else {}
+    policy = declared.get("licences") or declared.get("license") or {}
+    use: ModelUse = "any" if policy.get("use", "any") == "any" else "commercial"
+    return use, list(policy.get("allow") or ())
 
 
 def collected_from(artifacts: Artifacts, dataset: Manifest) -> list[Mapping[str, Any]]:

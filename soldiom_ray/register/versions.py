@@ -1,16 +1,18 @@
 """A run's row in our database and its version in MLflow."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import InputError
 from soldiom_ray.examples import Example, read_examples
+from soldiom_ray.licenses import judge
 from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.card import write_card
-from soldiom_ray.register.sources import collected_from, combined_license, data_sources
+from soldiom_ray.register.sources import collected_from, combined_license, data_sources, ingredients_of, licensed_use
 
 if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
@@ -40,6 +42,9 @@ def register_run(
     check_weights(run)
     sources = data_sources(context.artifacts, dataset)
     license_, unknown = combined_license(base.license if base else None, sources)
+    use, accepted = licensed_use(dataset)
+    ingredients = [*(base.ingredients if base else ()), *ingredients_of(sources, accepted)]
+    compliance = judge(name, ingredients, use)
     gate = dict(scores.details.get("gate", {})) if scores else {}
     values = {
         "base_model": run.details.get("base_model") if base else None,
@@ -53,15 +58,26 @@ def register_run(
         "gate": gate | {"promoted": False},
         "license": license_,
         "card": write_card(
-            name, run, scores, dataset, declared, base, sources, license_, unknown, _examples(context, scores)
+            name,
+            run,
+            scores,
+            dataset,
+            declared,
+            base,
+            sources,
+            license_,
+            unknown,
+            _examples(context, scores),
+            compliance,
         ),
-        "lineage": _lineage(context, run, scores, dataset, unknown),
+        "lineage": _lineage(context, run, scores, dataset, unknown)
+        | {"use": use, "ingredients": [each.as_dict() for each in ingredients]},
     }
+    promotes = bool(gate.get("passed")) and not compliance.violations
     row = _write_row(context, declared.family, name, values, scores)
     context.report(0.7, "registering in MLflow")
-    mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate)
-    promoted = bool(gate.get("passed"))
-    columns = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promoted}}
+    mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate, promotes)
+    columns = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promotes}}
     with open_session(context.settings) as session:
         row = models.update(session, row.id, context.tenant, **columns)
     return {
@@ -74,7 +90,8 @@ def register_run(
         "mlflow_version": mlflow_version,
         "license": row.license,
         "gate": gate,
-        "promoted": promoted,
+        "promoted": promotes,
+        "license_violations": [asdict(violation) for violation in compliance.violations[:50]],
         "card": row.card,
     }
 
@@ -158,7 +175,13 @@ def _performance(scores: Manifest | None) -> dict[str, Any]:
 
 
 def _put_in_mlflow(
-    context: Context, row: "Model", run: Manifest, scores: Manifest | None, dataset: Manifest, gate: dict[str, Any]
+    context: Context,
+    row: "Model",
+    run: Manifest,
+    scores: Manifest | None,
+    dataset: Manifest,
+    gate: dict[str, Any],
+    promotes: bool,
 ) -> tuple[str, str]:
     from soldiom_ray.registry import log_metrics, put_version, registered_name, set_champion, source_of
 
@@ -187,7 +210,7 @@ def _put_in_mlflow(
     )
     if scores and run.details.get("mlflow_run_id"):
         log_metrics(context.settings, str(run.details["mlflow_run_id"]), _mlflow_metrics(scores.details))
-    if gate.get("passed"):
+    if promotes:
         set_champion(context.settings, name, version)
     return name, version
 

@@ -1,0 +1,87 @@
+"""What licences of base and data mean for a model: every row of the table, and the table in the docs."""
+
+from pathlib import Path
+
+import pytest
+
+from soldiom_ray.errors import ConflictError
+from soldiom_ray.licenses import Compliance, Ingredient, ModelUse, check_compliance, judge
+from soldiom_ray.licenses.model_rules import RULES
+
+DOCS = Path(__file__).parents[1] / "docs" / "registry.md"
+
+
+def judged(license_: str, use: ModelUse, name: str = "legal", part: str = "data", *accepted: str) -> Compliance:
+    return judge(name, [Ingredient(part, license_, "record r1 of pages", accepted=accepted)], use)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("license_", "rule", "any_use", "commercial"),
+    [
+        ("", "missing", True, False),
+        ("LicenseRef-Unknown", "missing", True, False),
+        ("LicenseRef-Other", "other", True, False),
+        ("LicenseRef-Terms-Of-A-Site", "other", True, False),
+        ("CC-BY-NC-4.0", "non-commercial", True, False),
+        ("CC-BY-ND-4.0", "no-derivatives", False, False),
+        ("LicenseRef-Proprietary", "no-derivatives", False, False),
+        ("CC-BY-SA-4.0", "share-alike", True, True),
+        ("LicenseRef-Llama-2", "llama-2", True, True),
+        ("LicenseRef-Gemma", "gemma", True, True),
+        ("GPL-3.0-only", "copyleft", True, False),
+        ("AGPL-3.0-or-later", "copyleft", True, False),
+        ("LicenseRef-OpenRAIL", "openrail", True, True),
+        ("Apache-2.0", "apache", True, True),
+        ("Apache-2.0 WITH LLVM-exception", "apache", True, True),
+    ],
+)
+def test_a_row_blocks_the_uses_that_it_names(license_: str, rule: str, any_use: bool, commercial: bool) -> None:
+    for use, allowed in (("any", any_use), ("commercial", commercial)):
+        result = judged(license_, use)  # type: ignore[arg-type]
+        assert [violation.rule for violation in result.violations][:1] == ([] if allowed else [rule]), use
+        assert all("record r1 of pages" in violation.message for violation in result.violations)
+    duty = next(row.duty for row in RULES if row.key == rule)
+    assert duty in [asked for _, asked in judged(license_, "any").duties]
+
+
+@pytest.mark.parametrize("version", ["3", "3.1", "3.2", "3.3"])
+def test_a_model_made_from_llama_is_called_llama_and_says_so(version: str) -> None:
+    refused = judged(f"LicenseRef-Llama-{version}", "any", "legal", "base")
+    assert "begins with" in refused.violations[0].message and "record r1" in refused.violations[0].message
+    named = judged(f"LicenseRef-Llama-{version}", "commercial", "llama-legal", "base")
+    assert not named.violations and "Built with" in named.notices[0] and f"Llama {version}" in named.notices[0]
+
+
+def test_notices_of_gemma_and_openrail_go_with_the_model() -> None:
+    assert "ai.google.dev/gemma/terms" in judged("LicenseRef-Gemma", "any").notices[0]
+    assert "use restrictions" in judged("LicenseRef-OpenRAIL", "any").notices[0]
+    assert not judged("MIT", "commercial").notices and not judged("MIT", "commercial").duties
+
+
+def test_of_alternatives_the_better_one_counts_and_of_joint_terms_all() -> None:
+    assert not judged("GPL-3.0-only OR MIT", "commercial").violations
+    assert judged("GPL-3.0-only AND MIT", "commercial").violations
+    assert judged("CC-BY-NC-4.0 AND (MIT OR ISC)", "commercial").violations
+
+
+def test_a_person_may_let_a_licence_pass() -> None:
+    assert not judged("", "commercial", "legal", "data", "unknown").violations
+    assert not judged("LicenseRef-Other", "commercial", "legal", "data", "LicenseRef-Other").violations
+    assert judged("CC-BY-NC-4.0", "commercial", "legal", "data", "unknown").violations
+
+
+def test_the_refusal_names_what_causes_it_and_the_remedy() -> None:
+    lineage = {"use": "commercial", "ingredients": [Ingredient("data", "GPL-3.0-only", "record r7 of x").as_dict()]}
+    with pytest.raises(ConflictError, match=r"may not be deployed: record r7 of x has licence GPL-3\.0-only") as caught:
+        check_compliance("deployed", "legal", lineage, "GPL-3.0-only")
+    assert caught.value.status == 409 and "prepare.license" in caught.value.remedy
+    check_compliance("deployed", "legal", lineage, "GPL-3.0-only", "any")
+    check_compliance("deployed", "older", {}, "")
+    with pytest.raises(ConflictError, match="no known licence"):
+        check_compliance("deployed", "older", {}, "", "commercial")
+
+
+def test_the_docs_have_every_row() -> None:
+    text = DOCS.read_text()
+    for rule in RULES:
+        assert f"| `{rule.key}` | {rule.about} |" in text and rule.duty in text, rule.key
