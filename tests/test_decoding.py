@@ -1,5 +1,6 @@
 """Decoding many answers at once: each is what the model gives alone, whoever is beside it."""
 
+import shutil
 from collections.abc import Sequence
 from typing import Any
 
@@ -115,7 +116,9 @@ def test_an_answer_is_the_same_alone_and_in_a_crowd_in_bfloat16_too(take_over: b
 
 def test_compiled_kernels_give_what_torch_gives(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     """Where a compiler is missing the answers are the same; in float32 sums differ in their last bits only."""
-    assert native.kernels_for(torch.empty(0)) is not None, "this machine has no C compiler"
+    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
+        pytest.skip("this machine has no C compiler")
+    assert native.kernels_for(torch.empty(0)) is not None
     prompts = [prompt_of(length, seed) for seed, length in enumerate(LENGTHS)]
     asked = [(prompt, Options(20, logprobs=0)) for prompt in prompts]
     compiled = run(forward_of(build("llama"), 8, take_over=True), tokenizer, asked)
