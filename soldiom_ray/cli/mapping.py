@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SHOWN_NAMES = 12
 SAMPLES = 2
+SEARCHED = 50
 SAMPLE_CHARACTERS, SAMPLE_LINES = 400, 6
 
 
@@ -104,9 +105,12 @@ def _some(names: list[str]) -> str:
 
 
 def samples_of(artifacts: "Artifacts", dataset: "Manifest") -> list[list[dict[str, Any]]]:
-    """The first training samples as turns, [{role, text, taught}, ...]; a plain text is one turn that is taught."""
-    rows = islice(artifacts.rows(dataset, "train/", ["text", "messages"]), SAMPLES)
-    return [_turns(str(row["text"]), json.loads(row["messages"] or "[]")) for row in rows]
+    """Training samples from the beginning as turns, [{role, text, taught}, ...]; a plain text is one turn that is
+    taught. Conversations come first: a licence or a README among them is no example of what is learnt."""
+    rows = islice(artifacts.rows(dataset, "train/", ["text", "messages"]), SEARCHED)
+    samples = [(str(row["text"]), json.loads(row["messages"] or "[]")) for row in rows]
+    samples.sort(key=lambda sample: not sample[1])
+    return [_turns(text, messages) for text, messages in samples[:SAMPLES]]
 
 
 def _turns(text: str, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_GROUPS = 2000
+ALIKE_SHARE, ALIKE_DOCUMENTS = 0.25, 20
 """Groups that the manifest names, the largest first: a table has one for every row."""
 
 MAX_LABELS, MAX_LABEL_CHARACTERS = 200, 60
@@ -58,7 +59,10 @@ def counts_and_details(
         "groups": _groups(document_table, members),
         "characters": {split: int(document_table.characters[positions].sum()) for split, positions in members.items()},
         "sides": sides,
-        "warnings": check_sides(sides, labels, declared.split),
+        "warnings": [
+            *check_sides(sides, labels, declared.split),
+            *warnings_of_copies(drops["near_duplicate"], len(document_table)),
+        ],
     }
     return counts, details
 
@@ -102,3 +106,13 @@ def total_redactions(redactions: Iterable[str]) -> Counter[str]:
         if counts_json:
             counts.update(json.loads(counts_json))
     return counts
+
+
+def warnings_of_copies(dropped: int, total: int) -> list[str]:
+    """Questions about one long text are near copies of one another: said where that left out much."""
+    if total < ALIKE_DOCUMENTS or dropped < ALIKE_SHARE * total:
+        return []
+    return [
+        f"near_duplicate left out {dropped:,} of {total:,} samples, whose texts are nearly the same, as questions"
+        " about one text are: take near_duplicate out of prepare.filters, or raise prepare.near_duplicate_threshold."
+    ]
