@@ -22,6 +22,11 @@ SIZES = {"vocab_size": 300, "hidden_size": 64, "intermediate_size": 128, "num_hi
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": CONTEXT}
 
 
+needs_compiler = pytest.mark.skipif(
+    not any(map(shutil.which, ("cc", "gcc", "clang"))), reason="this machine has no C compiler"
+)
+
+
 def build(name: str, dtype: torch.dtype = torch.float32, **sizes: int) -> Any:
     """A small model with random weights whose answers change from token to token."""
     import transformers as hf
@@ -114,10 +119,9 @@ def test_an_answer_is_the_same_alone_and_in_a_crowd_in_bfloat16_too(take_over: b
     assert again.tokens != alone[0]
 
 
+@needs_compiler
 def test_compiled_kernels_give_what_torch_gives(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> None:
     """Where a compiler is missing the answers are the same; in float32 sums differ in their last bits only."""
-    if not any(map(shutil.which, ("cc", "gcc", "clang"))):
-        pytest.skip("this machine has no C compiler")
     assert native.kernels_for(torch.empty(0)) is not None
     prompts = [prompt_of(length, seed) for seed, length in enumerate(LENGTHS)]
     asked = [(prompt, Options(20, logprobs=0)) for prompt in prompts]
@@ -130,6 +134,7 @@ def test_compiled_kernels_give_what_torch_gives(monkeypatch: pytest.MonkeyPatch,
         assert max(differences) < 1e-3
 
 
+@needs_compiler
 @pytest.mark.parametrize("rows", [1, 7, 40])
 def test_compiled_operations_round_where_torch_rounds(rows: int) -> None:
     kernels, plain = native.kernels_for(torch.empty(0, dtype=torch.bfloat16)), TorchOperations()
