@@ -21,6 +21,8 @@ from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
 """Alias of the version that passed its gate last."""
+PREVIOUS = "previous"
+"""Alias of the version that was champion before."""
 
 MLFLOW_LIMITS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -64,8 +66,11 @@ def put_version(
 
 
 def set_champion(settings: Settings, name: str, version: str) -> None:
-    """Point the alias `champion` at a version."""
+    """Point the alias `champion` at a version, and `previous` at the one that was champion before."""
     with _client(settings) as client:
+        former = client.get_registered_model(name).aliases.get(CHAMPION)
+        if former is not None and str(former) != version:
+            client.set_registered_model_alias(name, PREVIOUS, str(former))
         client.set_registered_model_alias(name, CHAMPION, version)
 
 
@@ -86,11 +91,65 @@ def log_metrics(settings: Settings, run_id: str, metrics: Mapping[str, float]) -
                 raise
 
 
-def champion(settings: Settings, name: str) -> str | None:
-    """The version that the alias `champion` points at, or None."""
+def champion(settings: Settings, name: str, alias: str = CHAMPION) -> str | None:
+    """The version that the alias `champion` (or `previous`) points at, or None."""
     with _client(settings) as client:
         aliases = client.get_registered_model(name).aliases
-        return str(aliases[CHAMPION]) if CHAMPION in aliases else None
+        return str(aliases[alias]) if alias in aliases else None
+
+
+def rollback(settings: Settings, model_id: str, *, actor: str, tenant: str | None = None) -> dict[str, Any]:
+    """Make the version that was champion before the champion of the model's name again; returns it as the API shows it.
+
+    ConflictError when there is none, or when its licence forbids it by now. Done twice, all is as it was."""
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
+    version = champion(settings, row.mlflow_name, PREVIOUS) if row.mlflow_name else None
+    with open_session(settings) as session:
+        former = models.of_mlflow_version(session, str(row.mlflow_name), version) if version else None
+        if former is None:
+            raise ConflictError(
+                f"{row.family}/{row.name} has no previous champion to go back to.",
+                remedy=f"promote a version of it: `soldiom models promote {row.family}/{row.name}@VERSION`",
+            )
+        check_compliance("promoted", former.name, former.lineage, former.license)
+        details = {"name": f"{row.family}/{row.name}", "version": former.version}
+        audit.append(session, actor, "rollback", former.id, "allow", details, former.tenant)
+    name, current = str(row.mlflow_name), champion(settings, str(row.mlflow_name))
+    set_champion(settings, name, str(version))
+    with open_session(settings) as session:
+        # Comparisons with the champion before ask the rows: the one that went may not stand for it.
+        withdrawn = models.of_mlflow_version(session, name, current) if current and current != version else None
+        if withdrawn is not None:
+            models.update(session, withdrawn.id, gate=dict(withdrawn.gate) | {"promoted": False})
+        return models.as_dict(models.update(session, former.id, gate=dict(former.gate) | {"promoted": True}))
+
+
+def lineage(settings: Settings, model_id: str, tenant: str | None = None) -> dict[str, Any]:
+    """What a version was made from (run, scores, dataset, documents, licences), the models that it was built on up to
+    the first, and the models that were built on it."""
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
+        bases: list[Model] = []
+        above = row.base_model_id
+        while above is not None and len(bases) < MOST_BASES:
+            bases.append(models.get(session, above, row.tenant))
+            above = bases[-1].base_model_id
+        built = models.built_on(session, row.id)
+        return {
+            "model": _named(row),
+            "made_from": {name: row.lineage.get(name) for name in ("run", "scores", "dataset", "documents")},
+            "ingredients": row.lineage.get("ingredients") or [],
+            "built_on": [_named(base) for base in bases],
+            "bases_of": [_named(each) for each in built],
+        }
+
+
+MOST_BASES = 100
+
+
+def _named(row: Model) -> dict[str, Any]:
+    return {"id": row.id, "name": f"{row.family}/{row.name}", "version": row.version, "license": row.license}
 
 
 def promote(
@@ -151,12 +210,19 @@ def _audit_promotion(settings: Settings, row: Model, actor: str, decision: str, 
 
 
 def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:
-    """Delete a version in our database and in MLflow; ConflictError while it is deployed.
+    """Delete a version in our database and in MLflow; ConflictError while it is deployed or a model is built on it.
 
     When MLflow cannot be reached the row stays, so that the call can be repeated.
     """
     with open_session(settings) as session:
         row = models.get(session, model_id, tenant)
+        if built := models.built_on(session, row.id):
+            names = ", ".join(f"{each.family}/{each.name}@{each.version}" for each in built[:5])
+            more = f" and {len(built) - 5} more" if len(built) > 5 else ""
+            raise ConflictError(
+                f"Model {row.id} may not be deleted: {names}{more} {'is' if len(built) == 1 else 'are'} built on it.",
+                remedy="delete those first",
+            )
         models.delete(session, row.id, tenant)
         if row.mlflow_name and row.mlflow_version:
             remove_version(settings, row.mlflow_name, row.mlflow_version)

@@ -29,7 +29,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.register import register
 from soldiom_ray.register.bases import base_name
 from soldiom_ray.register.sources import combined_license, data_sources
-from soldiom_ray.registry import champion, promote, remove
+from soldiom_ray.registry import PREVIOUS, champion, lineage, promote, remove, rollback
 
 GROUPS = {"train": {"alpha": 3}, "validation": {"beta": 1}, "test": {"gamma": 2}}
 EXAMPLE = Example(group="gamma", prompt="How many?", reference="Seven.", base="How many?", tuned="Seven!")
@@ -82,7 +82,7 @@ def context(tmp_path: Path, services: dict[str, str]) -> Context:
 
 def small_scores(context: Context, run: Manifest, dataset: Manifest, passed: bool = True, groups: int = 3) -> Manifest:
     """A scores artifact as `evaluate` writes it."""
-    draft = context.artifacts.draft("scores", {"passed": passed, "run": run.id}, (run.id, dataset.id))
+    draft = context.artifacts.draft("scores", {"passed": passed, "run": run.id, "groups": groups}, (run.id, dataset.id))
     draft.write("report.md", b"# Scores\n")
     draft.write("scores.json", json.dumps({"examples": [EXAMPLE.model_dump()]}).encode())
     interval = {"mean": -0.5, "low": -0.6, "high": -0.4 if passed else 0.1}
@@ -333,3 +333,36 @@ def test_a_licence_that_forbids_it_blocks_promotion_deployment_and_what_is_built
     built = small_run(context, free, folders["tuned"], None, base_model=run.id, rank="built on blocked")
     later = register(context, "built", built, small_scores(context, built, free), free, Register()).details
     assert not later["promoted"] and "train-alpha-0" in later["license_violations"][0]["message"]
+
+
+def test_a_rollback_brings_the_champion_before_back(context: Context, folders: dict[str, Path]) -> None:
+    run, scores, dataset = made(context, folders, "rolled")
+    first = register(context, "rolled", run, scores, dataset, Register()).details
+    with pytest.raises(ConflictError, match="no previous champion"):
+        rollback(context.settings, first["model_id"], actor="key")
+    second = register(context, "rolled", run, small_scores(context, run, dataset, groups=4), dataset, Register())
+    name = "fine-tuned.rolled"
+    if second.details["model_id"] == first["model_id"]:
+        pytest.fail("the second scores made no second version")
+    assert (champion(context.settings, name), champion(context.settings, name, PREVIOUS)) == ("2", "1")
+    assert rollback(context.settings, second.details["model_id"], actor="key")["id"] == first["model_id"]
+    assert (champion(context.settings, name), champion(context.settings, name, PREVIOUS)) == ("1", "2")
+    down = replace(context.settings, mlflow_url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UnavailableError):
+        rollback(down, first["model_id"], actor="key")
+    assert champion(context.settings, name) == "1"
+
+
+def test_lineage_goes_both_ways_and_a_base_of_others_is_not_deleted(context: Context, folders: dict[str, Path]) -> None:
+    run, scores, dataset = made(context, folders, "ancestor")
+    details = register(context, "ancestor", run, scores, dataset, Register()).details
+    built = small_run(context, dataset, folders["tuned"], None, base_model=run.id, rank="descendant")
+    later = register(context, "descendant", built, None, dataset, Register()).details
+    upward = lineage(context.settings, later["model_id"])
+    assert upward["made_from"]["dataset"] == dataset.id and upward["built_on"][0]["id"] == details["model_id"]
+    assert [each["license"] for each in upward["ingredients"]] == ["Apache-2.0", "MIT", "MIT"]
+    assert [each["id"] for each in lineage(context.settings, details["model_id"])["bases_of"]] == [later["model_id"]]
+    with pytest.raises(ConflictError, match="fine-tuned/descendant@1 is built on it"):
+        remove(context.settings, details["model_id"])
+    remove(context.settings, later["model_id"])
+    remove(context.settings, details["model_id"])

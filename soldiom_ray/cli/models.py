@@ -79,9 +79,40 @@ def promote(
     print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
 
+@models_app.command("rollback")
+def rollback(model: Model, json: Json = False) -> None:
+    """Make the champion before this one the champion again."""
+    from soldiom_ray.records import COMMAND_LINE
+    from soldiom_ray.registry import rollback as roll_back
+
+    champion = roll_back(load_settings(), _get(model)["id"], actor=COMMAND_LINE)
+    name = f"{champion['family']}/{champion['name']}"
+    print_json(champion) if json else say(f"Version {champion['version']} is the champion of {name} again.")
+
+
+@models_app.command("lineage")
+def lineage(model: Model, json: Json = False) -> None:
+    """Show what a model was made from, down to sources and licences, and what was built on it."""
+    from soldiom_ray.registry import lineage as lineage_of
+
+    record = lineage_of(load_settings(), _get(model)["id"])
+    if json:
+        print_json(record)
+        return
+    rows = [{"what": what, "value": value} for what, value in record["made_from"].items() if what != "documents"]
+    rows += [{"what": "documents", "value": each["id"]} for each in record["made_from"]["documents"] or ()]
+    for each in record["ingredients"]:
+        size = f", {each['documents']} documents of {each['sources']} source(s)" if each["documents"] else ""
+        rows.append({"what": each["part"], "value": f"{each['license'] or 'no licence'}{size}: {each['subject']}"})
+    for what in ("built_on", "bases_of"):
+        label = {"built_on": "built on", "bases_of": "base of"}[what]
+        rows += [{"what": label, "value": f"{each['name']}@{each['version']} ({each['id']})"} for each in record[what]]
+    print_table(rows, ["what", "value"])
+
+
 @models_app.command("delete")
 def delete(model: Model, json: Json = False) -> None:
-    """Delete a version. Refused while it is deployed."""
+    """Delete a version. Refused while it is deployed or another model is built on it."""
     from soldiom_ray.registry import remove
 
     model_id = _get(model)["id"]

@@ -74,6 +74,17 @@ def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Mo
     return session.scalars(query.order_by(Model.id.desc()).limit(1)).one_or_none()
 
 
+def of_mlflow_version(session: Session, mlflow_name: str, mlflow_version: str) -> Model | None:
+    """The version that MLflow has under this name and number."""
+    query = select(Model).where(Model.mlflow_name == mlflow_name, Model.mlflow_version == mlflow_version)
+    return session.scalars(query.limit(1)).one_or_none()
+
+
+def built_on(session: Session, model_id: str) -> list[Model]:
+    """Models that were trained from this one, oldest first."""
+    return list(session.scalars(select(Model).where(Model.base_model_id == model_id).order_by(Model.id)))
+
+
 def champion_before(session: Session, tenant: str, family: str, name: str, run_artifact: str) -> str | None:
     """The run of the newest promoted version of `family/name`, other than the run given. Where that is registered
     already, of its own family and name and of the versions before it, so that the answer stays the same."""

@@ -84,6 +84,18 @@ def promote_model(
     )
 
 
+@router.post("/api/models/{model_id:path}/rollback", openapi_extra=needs("trainer"))
+def roll_back(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """Make the champion before this one the champion of the model's name again; 409 when there was none."""
+    return registry.rollback(settings, model_id, actor=caller.key_id, tenant=caller.tenant)
+
+
+@router.get("/api/models/{model_id:path}/lineage", openapi_extra=needs("viewer"))
+def show_lineage(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """What the version was made from, down to documents and licences, what it was built on, and what on it."""
+    return registry.lineage(settings, model_id, caller.tenant)
+
+
 @router.delete("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Stop serving the model."""
@@ -108,5 +120,6 @@ def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> d
 
 @router.delete("/api/models/{model_id:path}", status_code=204, openapi_extra=needs("trainer"))
 def delete_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
-    """Delete the version from the registry; 409 while it is deployed. The artifacts of its run remain."""
+    """Delete the version; 409 while it is deployed or another is built on it. The artifacts of its run
+    remain."""
     registry.remove(settings, model_id, tenant=caller.tenant)
