@@ -15,8 +15,10 @@ from soldiom_ray.artifacts import prefix_of
 from soldiom_ray.db import audit, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
+from soldiom_ray.domains.base_catalog import CATALOG
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
-from soldiom_ray.licenses import check_compliance
+from soldiom_ray.licenses import Ingredient, check_compliance, judge
+from soldiom_ray.licenses.model_rules import RULES
 from soldiom_ray.settings import Settings
 
 CHAMPION = "champion"
@@ -207,6 +209,18 @@ def _audit_promotion(settings: Settings, row: Model, actor: str, decision: str, 
     details |= {"name": f"{row.family}/{row.name}", "version": row.version}
     with open_session(settings) as session:
         audit.append(session, actor, "promote", row.id, decision, details, row.tenant)
+
+
+def catalog() -> list[dict[str, Any]]:
+    """The base models of the catalogue, each with what its licence asks of a model made from it."""
+    entries = []
+    for entry in CATALOG:
+        base = Ingredient("base", entry.license, entry.model)
+        judged = judge("", [base], "commercial")
+        names = [rule.name_starts_with for rule in RULES if entry.license in rule.licenses and rule.name_starts_with]
+        asks = {"name_starts_with": names[0] if names else "", "notices": judged.notices}
+        entries.append(entry.as_dict() | asks | {"duties": [duty for _, duty in judged.duties]})
+    return entries
 
 
 def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> None:

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from soldiom_ray.domains.base_catalog import CATALOG, license_of
+from soldiom_ray.domains.builtin_models import builtin_names
 from soldiom_ray.errors import ConflictError
 from soldiom_ray.licenses import Compliance, Ingredient, ModelUse, check_compliance, judge
+from soldiom_ray.licenses.compliance import KNOWN
 from soldiom_ray.licenses.model_rules import RULES
+from soldiom_ray.registry import catalog
 
 DOCS = Path(__file__).parents[1] / "docs" / "registry.md"
 
@@ -85,3 +89,12 @@ def test_the_docs_have_every_row() -> None:
     text = DOCS.read_text()
     for rule in RULES:
         assert f"| `{rule.key}` | {rule.about} |" in text and rule.duty in text, rule.key
+
+
+def test_the_catalog_has_the_builtin_models_and_says_what_licences_ask() -> None:
+    assert set(builtin_names()) <= {entry.model for entry in CATALOG}
+    assert all(entry.license in KNOWN for entry in CATALOG) and len({entry.name for entry in CATALOG}) == len(CATALOG)
+    items = {item["name"]: item for item in catalog()}
+    assert items["llama-3-8b"]["name_starts_with"] == "llama" and "Built with" in items["llama-3-8b"]["notices"][0]
+    assert items["mistral-7b"]["name_starts_with"] == "" and "NOTICE" in items["mistral-7b"]["duties"][0]
+    assert license_of("google/gemma-2b@main") == "LicenseRef-Gemma" and license_of("team/own") == ""

@@ -79,6 +79,19 @@ def promote(
     print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
 
+@models_app.command("catalog")
+def catalog(json: Json = False) -> None:
+    """List well-known base models: what `base_model` takes, license, size, tasks, and what the license asks for."""
+    from soldiom_ray.registry import catalog as base_models
+
+    items = base_models()
+    if not json:
+        for item in items:
+            item["tasks"] = ", ".join(item["tasks"])
+            item["name_starts_with"] = item["name_starts_with"] or "-"
+    print_items(items, ["name", "model", "license", "parameters", "tasks", "gated", "name_starts_with"], json, "")
+
+
 @models_app.command("rollback")
 def rollback(model: Model, json: Json = False) -> None:
     """Make the champion before this one the champion again."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
+from soldiom_ray.domains.base_catalog import license_of
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.licenses import Ingredient, from_name, from_text
@@ -155,6 +156,7 @@ def _card_and_license(folder: Path, name: str) -> tuple[str, str]:
     if not license_:
         for path in sorted(folder.glob("LICENSE*")):
             license_ = license_ or from_text(path.read_text(errors="replace"))
+    license_ = license_ or license_of(name)
     if not text:
         text = f"# {name}\n\nThe folder of this base model brings no card.\n"
     return text, license_

@@ -38,6 +38,12 @@ def list_models(
         return {"items": [models.as_dict(row) for row in rows], "next": next_cursor}
 
 
+@router.get("/api/models/catalog", openapi_extra=needs("viewer"))
+def list_base_models(caller: CurrentCaller) -> dict[str, Any]:
+    """Well-known base models: what `base_model` takes, license, size, tasks, and what the license asks for."""
+    return {"items": registry.catalog()}
+
+
 @router.get("/api/models/{model_id:path}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after."""
