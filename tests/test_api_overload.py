@@ -235,12 +235,16 @@ def test_health_answers_beside_a_stuck_application_and_says_when_it_stays_stuck(
 
 def test_an_error_of_serves_own_becomes_a_problem_that_says_when_to_come_back() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/died":  # Serve sends nothing where the replica died
+            return
         await send({"type": "http.response.start", "status": 500, "headers": [(b"content-type", b"text/plain")]})
         await send({"type": "http.response.body", "body": b"RayActorError at /srv/secret.py"})
 
     server = listen(ProxyMiddleware(app))
-    answer = httpx.get(next(server) + "/api/models")
-    assert problem(answer, 503) and int(answer.headers["retry-after"]) > 0 and "secret" not in answer.text
+    url = next(server)
+    for path in ("/api/models", "/died"):
+        answer = httpx.get(url + path)
+        assert problem(answer, 503) and int(answer.headers["retry-after"]) > 0 and "secret" not in answer.text
     next(server, None)
 
 

@@ -75,7 +75,9 @@ class ProxyMiddleware:
                 return
         self._requests.update(limits.keys())
         try:
-            await self.app(scope, receive, _own_errors(scope, receive, send))
+            own = OwnErrors(scope, receive, send)
+            await self.app(scope, receive, own)
+            await own.end()
         finally:
             for name in limits:
                 self._requests[name] -= 1
@@ -139,23 +141,32 @@ def middlewares() -> list[Middleware]:
     return [Middleware(ProxyMiddleware)]
 
 
-def _own_errors(scope: Scope, receive: Receive, send: Send) -> Send:
-    """Send a problem, with the time of the next try, in place of an error of Serve's own: it answers 500 for a replica
-    that died, and 503 for one that is not there or has a full queue, each with a text of its own."""
-    replaced = False
+class OwnErrors:
+    """Sends a problem, with the time of the next try, in place of an error of Serve's own: it sends nothing at all for
+    a replica that died, which uvicorn makes a 500 of, and a text for one that is not there or has a full queue."""
 
-    async def send_own(message: Message) -> None:
-        nonlocal replaced
-        if message["type"] == "http.response.start" and message["status"] >= 500:
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope, self._receive, self._send = scope, receive, send
+        self._began = self._replaced = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._began = True
             kind = next((value for name, value in message.get("headers", ()) if name.lower() == b"content-type"), b"")
-            replaced = kind.startswith(b"text/plain")
-            if replaced:
-                headers = {"Retry-After": str(problems.RETRY_SECONDS), **HEADERS}
-                await problems.protocol_response(503, RESTARTS, headers)(scope, receive, send)
-        if not replaced:
-            await send(message)
+            if message["status"] >= 500 and kind.startswith(b"text/plain"):
+                self._replaced = True
+                await self._refuse()
+        if not self._replaced:
+            await self._send(message)
 
-    return send_own
+    async def end(self) -> None:
+        """The application has returned."""
+        if not self._began:
+            await self._refuse()
+
+    async def _refuse(self) -> None:
+        headers = {"Retry-After": str(problems.RETRY_SECONDS), **HEADERS}
+        await problems.protocol_response(503, RESTARTS, headers)(self._scope, self._receive, self._send)
 
 
 def _key_of(scope: Scope) -> bytes:
