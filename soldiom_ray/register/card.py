@@ -70,7 +70,7 @@ def _front_matter(name: str, declared: Register, run: Manifest, license_: str) -
 
 USES = {
     "causal_lm": ("A causal language model", "it continues text like the text it was trained on"),
-    "preference": ("A causal language model", "it continues text, and prefers answers like those that were chosen"),
+    "preference": ("A causal language model", "it answers as in the conversations that were preferred to others"),
     "seq2seq_lm": ("A sequence-to-sequence model", "it writes targets for sources like those it was trained on"),
     "text_classification": ("A text classifier", "it names the labels of texts like those it was trained on"),
     "image_classification": ("An image classifier", "it names the labels of pictures like those it was trained on"),
