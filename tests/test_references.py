@@ -18,7 +18,8 @@ from soldiom_ray.collect import collect
 from soldiom_ray.domains.access import OPERATOR, Access, access_of_job, access_through_api, check_access
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.references import KINDS, NAMES
-from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.schema import Recipe, Train
+from soldiom_ray.domains.search import FIXED
 from soldiom_ray.domains.sources import FilesSource, LocalSource
 from soldiom_ray.errors import DeniedError, InputError
 from soldiom_ray.settings import Settings, load_settings
@@ -44,9 +45,10 @@ JUDGED = {
     "installed distributions; editable ones are judged by their folder": ("LocalSource.packages",),
     "numbers and single words (Train._describes_only)": ("Train.architecture",),
     "refers to parts of itself only (Evaluate._schema_refers_to_itself)": ("Evaluate.answer_schema",),
+    "values of settings of `train`; those that name a model are not searched (test below)": ("Sweep.space",),
     "become a recipe, which is judged": (
         "TrainingBody.recipe", "TrainingBody.config", "TrainingBody.base_model", "TrainingBody.dataset_id",
-        "EvaluationBody.run", "EvaluationBody.dataset_id", "EvaluationBody.config",
+        "TrainingBody.sweep", "EvaluationBody.run", "EvaluationBody.dataset_id", "EvaluationBody.config",
     ),
     "texts for a model, stored or answered": (
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
@@ -121,6 +123,14 @@ def test_every_free_text_of_every_body_and_of_recipes_is_judged(settings: Settin
 
 def recipe_of(**headings: Any) -> Recipe:
     return validate_recipe({"name": "x"} | headings)
+
+
+def test_a_sweep_searches_no_setting_that_names_something() -> None:
+    schema = Train.model_json_schema()
+    named = {
+        field.partition(".")[2] for field, kind in free_texts(schema, "Train", schema.get("$defs", {}), set()) if kind
+    }
+    assert named and named <= set(FIXED)
 
 
 PLACES = {
