@@ -15,6 +15,8 @@ from soldiom_ray import launch
 from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
+from soldiom_ray.domains.names import pin
+from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.records import now
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
@@ -171,3 +173,10 @@ def test_a_hub_name_without_its_owner_is_refused_with_the_whole_name(api: httpx.
     recipe = {"name": "x", "collect": [{"source": "huggingface"}], "prepare": {}, "train": {"base_model": "gpt2"}}
     refused = problem(api.post("/api/training/jobs", json={"name": "x", "recipe": recipe}), 422)
     assert "openai-community/gpt2" in refused["detail"]
+
+
+def test_a_name_of_the_catalogue_is_a_base(api_settings: Settings) -> None:
+    recipe = {"name": "x", "collect": [{"source": "huggingface"}], "prepare": {}, "train": {"base_model": "Llama-3-8b"}}
+    with open_session(api_settings) as session:
+        pinned = pin(session, validate_recipe(recipe), "default")
+    assert pinned.train is not None and pinned.train.base_model == "meta-llama/Meta-Llama-3-8B"

@@ -47,6 +47,11 @@ CATALOG: tuple[CatalogEntry, ...] = (
 )
 
 
+def model_of(name: str) -> str:
+    """What `base_model` says for a catalogue name; "" for one that is not listed."""
+    return next((entry.model for entry in CATALOG if entry.name == name.lower()), "")
+
+
 def license_of(model: str) -> str:
     """The licence of a model by its catalogue name or by what `base_model` says; "" for one that is not listed."""
     bare = model.partition("@")[0].lower()

@@ -10,6 +10,7 @@ import re
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import datasets, inputs, jobs, models
+from soldiom_ray.domains.base_catalog import model_of
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2, builtin_names
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
@@ -87,13 +88,14 @@ def find_run(session: Session, name: str, tenant: str) -> str:
 
 
 def base_of(session: Session, name: str, tenant: str) -> str:
-    """What holds the weights of a base: a run, or what a base model was registered from; other names stay."""
+    """What holds the weights of a base: a run, what a base model was registered from, or what a name of the catalogue
+    stands for; other names stay."""
     if is_local_path(name) or name.startswith("builtin/") or RUN_ID.fullmatch(name):
         return name
     try:
         model = models.get(session, name, tenant)
     except NotFoundError:
-        return name
+        return model_of(name) or name
     return model.run_artifact or model.base_model or name
 
 
@@ -112,6 +114,8 @@ def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
             model = models.get(session, name, tenant)
             return f"{model.family}/{model.name}@{model.version}"
         except NotFoundError:
+            if listed := model_of(name):
+                return listed
             if HUB_ID.fullmatch(name) and name.partition("/")[0] not in FAMILIES and not RUN_ID.fullmatch(name):
                 return name
         near = suggestion(name, [*models.known_names(session, tenant), *builtin_names()], 3)
@@ -120,6 +124,6 @@ def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
             near = f" Did you mean {SHORT_HUB_NAMES[name]!r}?"
     raise InputError(
         f"Unknown base model {name[:100]!r}.{near}",
-        remedy=f"use builtin/{SMOLLM2}, a model of `soldiom models list`, or a Hugging Face id OWNER/NAME",
+        remedy=f"use builtin/{SMOLLM2}, a name of `soldiom models list` or `catalog`, or a Hugging Face id OWNER/NAME",
         problems=[Problem(location, reason)],
     )
