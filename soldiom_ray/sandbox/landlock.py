@@ -11,6 +11,12 @@ _HANDLED = (1 << 13) - 1
 """Every right of the first version: to execute, read, write, make and remove."""
 
 
+def is_known() -> bool:
+    """Whether the kernel has it."""
+    version = 1
+    return bool(ctypes.CDLL(None).syscall(_CREATE, None, ctypes.c_size_t(0), version) > 0)
+
+
 def read_only(folders: Sequence[str]) -> bool:
     """Leave this process and its children nothing but reading below these folders; descriptors that are open stay
     usable. False where the kernel does not know it. The process must not be able to gain rights any more
