@@ -16,8 +16,9 @@ from soldiom_ray.db import audit, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.base_catalog import CATALOG
+from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
-from soldiom_ray.licenses import Ingredient, check_compliance, judge
+from soldiom_ray.licenses import Ingredient, check_compliance, compliance_of, judge
 from soldiom_ray.licenses.model_rules import RULES
 from soldiom_ray.settings import Settings
 
@@ -209,6 +210,16 @@ def _audit_promotion(settings: Settings, row: Model, actor: str, decision: str, 
     details |= {"name": f"{row.family}/{row.name}", "version": row.version}
     with open_session(settings) as session:
         audit.append(session, actor, "promote", row.id, decision, details, row.tenant)
+
+
+def check_deployment(row: Model, declared: Deploy) -> None:
+    """ConflictError when the licence of a version's base or data forbids the use that a deployment declares."""
+    check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
+
+
+def notices(row: Model) -> list[str]:
+    """What has to be said with a version, by the licences of its base and data."""
+    return compliance_of(row.name, row.lineage, row.license).notices
 
 
 def catalog() -> list[dict[str, Any]]:

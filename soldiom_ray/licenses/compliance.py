@@ -3,6 +3,7 @@
 A sorting of published licences, not legal advice.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -10,7 +11,7 @@ from typing import Any, Literal
 from soldiom_ray.errors import ConflictError, Problem
 from soldiom_ray.licenses.model_rules import RULES, ModelRule
 from soldiom_ray.licenses.names import ALIASES
-from soldiom_ray.licenses.uses import CLASSES, UNKNOWN
+from soldiom_ray.licenses.uses import CLASSES, UNKNOWN, creative_commons
 
 ModelUse = Literal["any", "commercial"]
 KNOWN = frozenset[str]().union(*(names for _, names in CLASSES)) | {""}
@@ -83,14 +84,13 @@ def alternatives(license: str) -> list[list[str]]:  # noqa: A002
     try:
         return _expand(license_expression.Licensing().parse(license))
     except license_expression.ExpressionError:
-        return [["LicenseRef-Other"]]
+        return [[license]]
 
 
 def _expand(node: Any) -> list[list[str]]:
     parts = [_expand(part) for part in getattr(node, "args", ())]
     if not parts:
-        bare = str(node).partition(" WITH ")[0].strip()
-        return [[ALIASES.get(bare, bare)]]
+        return [[str(node).strip()]]
     if str(getattr(node, "operator", "")).strip().upper() in ("OR", "|"):
         return [terms for part in parts for terms in part]
     combined: list[list[str]] = [[]]
@@ -101,19 +101,36 @@ def _expand(node: Any) -> list[list[str]]:
 
 def _rules(terms: Iterable[str]) -> Iterator[tuple[str, ModelRule]]:
     for term in terms:
-        spdx = "" if term == "LicenseRef-Unknown" else term if term in KNOWN else "LicenseRef-Other"
-        yield from ((spdx, rule) for rule in RULES if spdx in rule.licenses)
+        spdx = "" if term == "LicenseRef-Unknown" else creative_commons(_bare(term))
+        spdx = spdx if spdx in KNOWN else "LicenseRef-Other"
+        yield from ((term if spdx else "", rule) for rule in RULES if spdx in rule.licenses)
+
+
+def _bare(term: str) -> str:
+    """The id without its exception (`WITH ...`), in its current spelling."""
+    bare = term.partition(" WITH ")[0].strip()
+    return ALIASES.get(bare, bare)
+
+
+def _is_accepted(spdx: str, accepted: Iterable[str]) -> bool:
+    """Whether a person listed the licence: as it stands, or without its exception."""
+    return not {spdx or UNKNOWN, _bare(spdx) or UNKNOWN}.isdisjoint(accepted)
+
+
+def _begins_with(name: str, word: str) -> bool:
+    """Whether a name's first word is this one, perhaps with a number: `llama3-legal`, not `llamaindex`."""
+    return not word or re.match(rf"{re.escape(word)}(?![^\W\d_])", name, re.IGNORECASE) is not None
 
 
 def _violations(
     name: str, ingredient: Ingredient, rules: Iterable[tuple[str, ModelRule]], use: ModelUse
 ) -> Iterator[Violation]:
     for spdx, rule in rules:
-        if use in rule.blocks and (spdx or UNKNOWN) not in ingredient.accepted:
+        if use in rule.blocks and not _is_accepted(spdx, ingredient.accepted):
             what = f"licence {spdx}" if spdx else "no known licence"
             message = f"{ingredient.subject} has {what} ({rule.about}), which blocks {_USES[use]}"
             yield Violation(rule.key, ingredient.subject, message)
-        if ingredient.part == "base" and not name.lower().startswith(rule.name_starts_with):
+        if ingredient.part == "base" and not _begins_with(name, rule.name_starts_with):
             message = (
                 f"{ingredient.subject} has licence {spdx}: the name of a model made from it begins with"
                 f' "{rule.name_starts_with}", and {name!r} does not'
@@ -126,12 +143,14 @@ _USES = {"any": "every use", "commercial": "commercial use"}
 
 def compliance_of(name: str, lineage: Mapping[str, Any], license_: str, use: ModelUse | None = None) -> Compliance:
     """The compliance of a version from its row's columns; without `use` that of its dataset's policy. A version that
-    was registered before ingredients were kept has one: itself, under its licence."""
+    was registered before ingredients were kept has one: itself, under its licence, as a base where it was tuned from
+    one (a base of the registry, which has a fingerprint, keeps its own name)."""
     stored = lineage.get("ingredients")
+    tuned = bool(lineage.get("base_model")) and "fingerprint" not in lineage
     ingredients = (
         [Ingredient(**entry) for entry in stored]
         if stored is not None
-        else [Ingredient("data", license_, f"what {name} was made of")]
+        else [Ingredient("base" if tuned else "data", license_, f"what {name} was made of")]
     )
     return judge(name, ingredients, use or lineage.get("use") or "any")
 
@@ -141,6 +160,7 @@ def check_compliance(
 ) -> None:
     """ConflictError that names what causes each violation, when a version may not be promoted or deployed."""
     violations = compliance_of(name, lineage, license_, use).violations
+    bases = {entry["subject"] for entry in lineage.get("ingredients") or () if entry["part"] == "base"}
     if not violations:
         return
     more = f" and {len(violations) - 3} more" if len(violations) > 3 else ""
@@ -149,6 +169,8 @@ def check_compliance(
     remedy = (
         "register it under a name that its licence asks for (`register.name`)"
         if named
+        else "train on another base, or deploy it for a use that the base's licence permits (`deploy.use`)"
+        if all(violation.subject in bases for violation in violations)
         else "leave that data out (`prepare.license`), choose another base or use, or, if you hold the rights, list the"
         " licence in `prepare.license.allow`"
     )

@@ -5,7 +5,7 @@
 
 from dataclasses import dataclass
 
-from soldiom_ray.licenses.uses import NO_DERIVATIVES, NON_COMMERCIAL, STRONG_COPYLEFT
+from soldiom_ray.licenses.uses import NO_DERIVATIVES, NON_COMMERCIAL, PERMISSIVE, STRONG_COPYLEFT, WEAK_COPYLEFT
 
 ANY = ("any", "commercial")
 COMMERCIAL = ("commercial",)
@@ -24,7 +24,7 @@ class ModelRule:
     name_starts_with: str = ""
     """What the name of a model that is made from such a base has to begin with."""
     notice: str = ""
-    """What card and answers have to say."""
+    """What the card and `GET /api/models/{id}` say, for those who show the model to others."""
     duty: str = ""
     """What a person who passes the model on has to do; in the card."""
 
@@ -34,7 +34,7 @@ def _share_alike() -> frozenset[str]:
     return frozenset(f"CC-BY-{kind}SA-{version}" for kind in ("", "NC-") for version in versions)
 
 
-LLAMA_VERSIONS = ("3", "3.1", "3.2", "3.3")
+LLAMA_VERSIONS = ("3", "3.1", "3.2", "3.3", "4")
 LLAMA_DUTY = (
     "Pass on a copy of the licence and a file `NOTICE` with its attribution line, keep to the acceptable use policy,"
     " and ask Meta for a licence above 700 million monthly users."
@@ -119,6 +119,18 @@ RULES: tuple[ModelRule, ...] = (
         frozenset({"LicenseRef-OpenRAIL"}),
         notice="This model may be used only within the use restrictions of the OpenRAIL licence of its base or data.",
         duty="Pass on the use restrictions (the licence's attachment) to everyone who gets the model or its answers.",
+    ),
+    ModelRule(
+        "weak-copyleft",
+        "copyleft for files or libraries (MPL, LGPL, EPL and alike)",
+        WEAK_COPYLEFT - _share_alike(),
+        duty="What repeats the code stays under its licence: keep its notices and pass on its source.",
+    ),
+    ModelRule(
+        "attribution",
+        "CC-BY and BSD: attribution",
+        frozenset(name for name in PERMISSIVE if name.startswith(("CC-BY-", "BSD-", "LicenseRef-BSD"))),
+        duty="Name the authors with their copyright and licence notices, and say what was changed.",
     ),
     ModelRule(
         "apache",

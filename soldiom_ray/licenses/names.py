@@ -70,8 +70,9 @@ _NAMES: tuple[tuple[str, str], ...] = (
     (r"openrail(\+\+)?|(creativeml-|bigscience-|bigcode-)?openrail-?m?", "LicenseRef-OpenRAIL"),
     (r"gemma", "LicenseRef-Gemma"),
     (r"odc-by", "ODC-By-1.0"),
-    (r"llama-?([23](\.[123])?)", "LicenseRef-Llama-{1}"),
-    (r"other", "LicenseRef-Other"),
+    (r"llama-?([23](\.[123])?|4)", "LicenseRef-Llama-{1}"),
+    (r"other|bigscience-bloom-rail-1\.0|deepfloyd-if-license", "LicenseRef-Other"),
+    (r"(qwen|tongyi-qianwen)(-research)?", "LicenseRef-Other"),
     (r"(all rights reserved|proprietary|commercial).*", "LicenseRef-Proprietary"),
 )
 

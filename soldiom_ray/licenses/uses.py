@@ -46,7 +46,7 @@ NO_DERIVATIVES = _names(
 )
 CUSTOM_MODEL = _names(
     "LicenseRef-Gemma LicenseRef-Llama-2 LicenseRef-Llama-3 LicenseRef-Llama-3.1 LicenseRef-Llama-3.2"
-    " LicenseRef-Llama-3.3 LicenseRef-OpenRAIL LicenseRef-Other"
+    " LicenseRef-Llama-3.3 LicenseRef-Llama-4 LicenseRef-OpenRAIL LicenseRef-Other"
 )
 """Commercial use is allowed under conditions that a person has to read, so no rule decides."""
 
@@ -78,6 +78,15 @@ class Policy(Protocol):
     def deny(self) -> Iterable[str]: ...
     @property
     def ask(self) -> Iterable[str]: ...
+
+
+def creative_commons(spdx: str) -> str:
+    """The id of version 4.0 with the same parts (BY, NC, ND, SA) for any version and port of a Creative Commons
+    licence, which is what it permits; every other id as it is."""
+    match = re.fullmatch(r"CC(?:-BY)?((?:-NC|-ND|-SA)*)-\d\.\d(?:-[A-Za-z]+)*", spdx)
+    if not match:
+        return spdx
+    return "".join(["CC-BY", *(part for part in ("-NC", "-ND", "-SA") if part in match[1]), "-4.0"])
 
 
 def policy(license: str, use: str) -> Verdict:  # noqa: A002

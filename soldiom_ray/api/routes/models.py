@@ -65,9 +65,10 @@ def deploy_model(
     body: Deploy | None = None,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> dict[str, Any]:
-    """Serve the model, as one job."""
+    """Serve the model, as one job; 409 when the licence of its base or data forbids the use."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
+    registry.check_deployment(model, body or Deploy())
     recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
     return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
 
@@ -113,7 +114,7 @@ def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) 
 
 @router.get("/api/models/{model_id:path}", openapi_extra=needs("viewer"))
 def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """One version (by id, name or name@version) with card, lineage, license, endpoint and the other versions."""
+    """One version (by id, name or name@version) with card, lineage, license, notices, endpoint, other versions."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         versions, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
@@ -121,6 +122,7 @@ def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> d
         return models.as_dict(model, with_card=True) | {
             "versions": [{"id": row.id, "version": row.version, "deployed": row.deployed} for row in versions],
             "deployment": deployments.as_dict(endpoint) if endpoint else None,
+            "notices": registry.notices(model),
         }
 
 
