@@ -247,3 +247,36 @@ def test_the_messages_of_a_channel_are_asked_about_and_read_when_speakers_are_na
     (text,) = read(rows, "a.json", user="U1", assistant="U2")
     assert text.metadata["messages"] == [USER, TOLD]
     assert reading([text])["notes"] == {"messages that nobody said": 1}
+
+
+@pytest.mark.parametrize("mark", [{"train_on_turn": False}, {"learn": False}, {"loss_weight": 0}, {"trainable": False}])
+def test_turn_marked_as_not_to_be_learnt_has_weight_0(mark: dict[str, Any]) -> None:
+    question = {"role": "user", "content": "What is the capital?"}
+    turns = [question, {"role": "assistant", "content": "Rome."} | mark]
+    turns += [question, {"role": "assistant", "content": "Paris."}]
+    parsed = parse_bytes("a.jsonl", json.dumps({"messages": turns}).encode())
+    assert [turn.get("weight") for turn in parsed[0].metadata["messages"]] == [None, 0, None, None]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<｜begin▁of▁sentence｜><｜User｜>Where?<｜Assistant｜>Here.<｜end▁of▁sentence｜>",
+        "<|START_OF_TURN_TOKEN|><|USER_TOKEN|>Where?<|END_OF_TURN_TOKEN|>"
+        "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>Here.<|END_OF_TURN_TOKEN|>",
+        "<|start_of_role|>user<|end_of_role|>Where?<|end_of_text|>\n"
+        "<|start_of_role|>assistant<|end_of_role|>Here.<|end_of_text|>",
+        "[gMASK]<sop><|user|>\nWhere?<|assistant|>\nHere.",
+    ],
+)
+def test_transcripts_of_more_templates_become_turns(text: str) -> None:
+    parsed = parse_bytes("a.jsonl", json.dumps({"text": text}).encode())
+    turns = [(turn["role"], turn["content"]) for turn in parsed[0].metadata["messages"]]
+    assert turns == [("user", "Where?"), ("assistant", "Here.")]
+
+
+@pytest.mark.parametrize("ends", [("score_chosen", "score_rejected"), ("chosen_score", "rejected_score")])
+def test_pair_whose_scores_prefer_the_rejected_answer_is_counted(ends: tuple[str, str]) -> None:
+    pair = {"prompt": "Where?", "chosen": "Here.", "rejected": "Nowhere."}
+    good, bad = pair | dict(zip(ends, (4.0, 1.0), strict=True)), pair | dict(zip(ends, (1.0, 4.0), strict=True))
+    assert len(parse_bytes("a.jsonl", f"{json.dumps(good)}\n{json.dumps(bad)}".encode())) == 1

@@ -8,7 +8,21 @@ from soldiom_ray.collect.documents.columns import Columns
 from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.documents.turns import content_text
 
-_BAD = ("false", "0", "no", "n", "bad", "down", "thumbs_down", "undesirable", "rejected", "incorrect")
+_BAD = (
+    "false",
+    "0",
+    "no",
+    "n",
+    "bad",
+    "down",
+    "thumbs_down",
+    "undesirable",
+    "rejected",
+    "incorrect",
+    "negative",
+    "poor",
+)
+_PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 
 
 def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
@@ -21,10 +35,21 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return f"{roles['rating']} is {why}"
     if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in ("false", "0", "0.0"):
         return f"{roles['label']} is {plain(record[roles['label']])}"
+    if "chosen" in roles and (why := _contrary_scores(record, roles)):
+        return why
     if "step_labels" in roles:
         marks = record.get(roles["step_labels"])
         if isinstance(marks, list) and marks and _is_wrong(marks[0]):
             return f"step 1 of {len(marks)} is marked wrong"
+    return ""
+
+
+def _contrary_scores(record: Mapping[str, Any], roles: Mapping[str, str]) -> str:
+    """What a pair's scores say where they prefer the rejected answer: score_chosen, chosen_score, chosen-rating."""
+    for pattern in _PAIR_SCORES:
+        chosen, rejected = (as_number(record.get(pattern.format(roles.get(end)))) for end in ("chosen", "rejected"))
+        if chosen is not None and rejected is not None and chosen < rejected:
+            return f"the chosen answer has the score {chosen:g}, the rejected one {rejected:g}"
     return ""
 
 

@@ -16,7 +16,8 @@ _HEADS = (
         "<bos><start_of_turn>",
     ),
     *("USER:", "SYSTEM:", "HUMAN:", "BEGINNING OF CONVERSATION:", "[|Human|]", "The conversation between human"),
-    *("Below is an instruction", "A chat between a"),
+    *("Below is an instruction", "A chat between a", "<｜begin▁of▁sentence｜>", "<｜User｜>", "<BOS_TOKEN>"),
+    *("<|START_OF_TURN_TOKEN|>", "<|start_of_role|>", "[gMASK]"),
 )
 """How such texts begin; looked at first, because most texts are no transcripts."""
 
@@ -31,6 +32,9 @@ _TAGS = tuple(
     for pattern in (
         r"<\|im_start\|>\s*(\w+)\n(.*?)(?:<\|im_end\|>|$)",
         r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*(.*?)(?:<\|eot_id\|>|<\|eom_id\|>|$)",
+        r"<\|start_of_role\|>(\w+)<\|end_of_role\|>(.*?)(?:<\|end_of_text\|>|$)",
+        r"<\|START_OF_TURN_TOKEN\|><\|(\w+)_TOKEN\|>(.*?)(?:<\|END_OF_TURN_TOKEN\|>|$)",
+        r"<｜(User|Assistant)｜>(.*?)(?:<｜end▁of▁sentence｜>|(?=<｜(?:User|Assistant)｜>)|$)",
         r"<start_of_turn>(\w+)\n(.*?)(?:<end_of_turn>|$)",
         r"<\|(user|prompter|assistant|system)\|>\s*"
         r"(.*?)(?:</s>|<\|end\|>|<\|endoftext\|>|(?=<\|(?:user|prompter|assistant|system)\|>)|$)",
@@ -40,7 +44,7 @@ _INST = re.compile(r"\[INST\](.*?)\[/INST\](.*?)(?=(?:<s>\s*)?\[INST\]|$)", re.D
 _SYSTEM = re.compile(r"\s*<<SYS>>(.*?)<</SYS>>", re.DOTALL)
 _END = re.compile(r"\s*(?:</s>|<\|endoftext\|>|<\|end_of_text\|>|<eos>)\s*$")
 _ROLES = {"human": "user", "instruction": "user", "ai": "assistant", "response": "assistant", "gpt": "assistant"}
-_ROLES |= {"prompter": "user", "function response": "tool", "model": "assistant"}
+_ROLES |= {"prompter": "user", "function response": "tool", "model": "assistant", "chatbot": "assistant"}
 
 Turns = list[dict[str, Any]]
 

@@ -47,7 +47,17 @@ _SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "parts", "value", "text", "message", "utterance", "body")
 _KEPT_FIELDS = ("name", "tool_call_id")
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-_WEIGHT_FIELDS = ("weight", "train", "training", "loss", "loss_mask")
+_WEIGHT_FIELDS = (
+    "weight",
+    "train",
+    "training",
+    "loss",
+    "loss_mask",
+    "train_on_turn",
+    "trainable",
+    "learn",
+    "loss_weight",
+)
 _MASK_FIELDS = ("masked", "mask")
 """True where a turn is not learnt, as torchtune writes it."""
 _OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call")
