@@ -99,6 +99,26 @@ def test_every_form_becomes_the_same_question_and_its_good_answer(record: Any) -
     assert BAD not in text.text and text.metadata.get("rejected") in (None, BAD)
 
 
+def test_marks_of_texts_without_answers_refuse_nothing() -> None:
+    (text,) = read([{"text": "You are all fools.", "label": "toxic", "toxic": 1}])
+    assert text.metadata["label"] == "toxic"
+
+
+def test_of_several_rejected_answers_the_first_is_taken() -> None:
+    (text,) = read([{"prompt": QUESTION, "chosen": ANSWER, "rejected": [BAD, "Berlin."]}])
+    assert text.metadata["rejected"] == BAD
+    assert "rejected, all but the first" in json.dumps(text.metadata)
+    (pair,) = read([{"prompt": QUESTION, "response_w": ANSWER, "response_l": BAD}])
+    assert pair.metadata["rejected"] == BAD and pair.metadata["messages"] == [USER, TOLD]
+
+
+def test_lists_of_texts_as_numpy_prints_them_stay_lists() -> None:
+    (text,) = read(
+        [{"question": QUESTION, "choices": "['it is night' 'noon, or so'\n \"six o'clock\"]", "answer_key": "B"}]
+    )
+    assert text.metadata["messages"][0]["content"].endswith("B. noon, or so\nC. six o'clock")
+
+
 def test_a_question_that_does_not_name_its_function_shows_a_check() -> None:
     task = {"text": "Double a number.", "code": "def double(x): return 2 * x"}
     (shown,) = read([task | {"test_list": ["assert double(2) == 4", "assert double(0) == 0"]}])
@@ -135,6 +155,10 @@ def test_checks_of_a_task_in_code_stay_with_its_sample(beside: dict[str, Any], c
         ({"question": QUESTION, "answer_0": ANSWER, "score_0": -2, "answer_1": BAD, "score_1": -3}, "bad_answer"),
         ({"prompt": QUESTION, "completions": [BAD], "labels": [False]}, "bad_answer"),
         ({"prompt": QUESTION, "response": BAD, "is_safe": False}, "bad_answer"),
+        ({"prompt": QUESTION, "response": BAD, "feedback": "negative"}, "bad_answer"),
+        ({"prompt": QUESTION, "response": BAD, "quality": "poor"}, "bad_answer"),
+        ({"prompt": QUESTION, "response": BAD, "toxic": True}, "bad_answer"),
+        ({"messages": [USER, TOLD], "is_deleted": "1"}, "bad_answer"),
         ({"custom_id": "1", "body": {"messages": [USER]}}, "no_answer"),
         ({"contents": [USER, {"role": "model", "parts": [{"inlineData": {"data": ""}}]}]}, "part_not_text"),
         ({"messages": [{"author": {"name": "Ada"}, "content": QUESTION}]}, "unknown_role"),

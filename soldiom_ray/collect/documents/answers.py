@@ -27,12 +27,16 @@ _PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 
 def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
     """Why a record's answer must not be taught as a good one, "" when nothing speaks against it: a rating below the
-    middle of its scale, KTO's label false, a step that is marked wrong, or it is the rejected one alone."""
+    middle of its scale, KTO's label false, a mark such as toxic, a step that is marked wrong, or it is the rejected one
+    alone."""
     roles = columns.by_role
     if "rejected" in roles and not {"chosen", "output", "answer", "text", "target", "messages"} & roles.keys():
         return "it is a rejected answer without the chosen one"
     if "rating" in roles and (why := _low_rating(record.get(roles["rating"]), columns.middle)):
         return f"{roles['rating']} is {why}"
+    mark = plain(record.get(roles.get("bad_mark", ""))).strip().lower()
+    if mark in ("true", "1", "1.0", "yes"):
+        return f"{roles['bad_mark']} is {mark}"
     if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in ("false", "0", "0.0"):
         return f"{roles['label']} is {plain(record[roles['label']])}"
     if "chosen" in roles and (why := _contrary_scores(record, roles)):

@@ -42,11 +42,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
     "chosen": (
         *("chosen", "preferred_output", "preferred", "accepted_response", "chosen_response", "response_chosen"),
-        *("chosen_answer", "response_j", "accepted"),
+        *("chosen_answer", "response_j", "response_w", "accepted"),
     ),
     "rejected": (
         *("rejected", "non_preferred_output", "dispreferred", "rejected_response", "response_rejected"),
-        *("rejected_answer", "response_k"),
+        *("rejected_answer", "response_k", "response_l"),
     ),
     "steps": ("completions",),
     "step_labels": ("labels",),
@@ -84,7 +84,11 @@ NAMES: dict[str, tuple[str, ...]] = {
     "rating": (
         *("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
         *("kto_tag", "feedback", "is_correct", "accepted", "liked", "helpful", "helpfulness"),
-        *("overall_score", "is_safe", "is_response_safe"),
+        *("overall_score", "is_safe", "is_response_safe", "quality"),
+    ),
+    "bad_mark": (
+        *("toxic", "is_toxic", "deleted", "is_deleted", "spam", "is_spam", "flagged", "harmful", "is_harmful"),
+        *("unsafe", "is_unsafe"),
     ),
     "time": ("time", "timestamp", "created_at", "datetime", "date"),
     "group": (

@@ -71,7 +71,7 @@ class Columns:
     @cached_property
     def has_marks(self) -> bool:
         """Whether anything says that an answer is bad: a rating, a mark, that it is the rejected one."""
-        return self.label_is_mark or not {"rating", "rejected", "step_labels"}.isdisjoint(self.by_role)
+        return self.label_is_mark or not {"rating", "bad_mark", "rejected", "step_labels"}.isdisjoint(self.by_role)
 
     @cached_property
     def record_roles(self) -> tuple[tuple[str, str], ...]:
@@ -88,7 +88,7 @@ class Columns:
     @cached_property
     def with_role(self) -> frozenset[str]:
         """The columns that become metadata."""
-        names = [self.by_role[role] for role in METADATA_ROLES if role in self.by_role]
+        names = [self.by_role[role] for role in (*METADATA_ROLES, "bad_mark") if role in self.by_role]
         return frozenset([*names, *(part for name in names for part in name.split(","))])
 
 
@@ -115,7 +115,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
         by_role["messages"], form = by_role.pop("text"), "messages"
     roles = [role.removesuffix("?") for role in form.split()]
     if set(roles) & {*ANSWERING, "messages"}:
-        roles += CONVERSATION_ROLES
+        roles += (*CONVERSATION_ROLES, "bad_mark")
     chosen = {role: by_role[role] for role in (*roles, *METADATA_ROLES) if role in by_role}
     if "steps" in chosen:
         chosen.pop("label", None)

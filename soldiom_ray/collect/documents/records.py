@@ -23,7 +23,7 @@ from soldiom_ray.collect.documents.columns import (
 )
 from soldiom_ray.collect.documents.formed import FormedRecord
 from soldiom_ray.collect.documents.parsed import ParsedText
-from soldiom_ray.collect.documents.tool_calls import read_calls, read_tools
+from soldiom_ray.collect.documents.tool_calls import parsed_json, read_calls, read_tools
 from soldiom_ray.collect.documents.turns import (
     Conversation,
     content_text,
@@ -324,10 +324,12 @@ def _metadata(
             value = split_from_name(value)
         if value:
             metadata[role] = value
+    further = "rejected" in by_role and len(_texts_in(record.get(by_role["rejected"]))) > 1
+    unread = [f"{by_role['rejected']}, all but the first"] if further else []
     if record.keys() <= columns.in_text:
-        return metadata, []
+        return metadata, unread
     others, left = other_fields(record, columns)
-    return metadata | others, left
+    return metadata | others, left + unread
 
 
 def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Conversation) -> dict[str, Any]:
@@ -335,12 +337,20 @@ def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Convers
     differ from those before the chosen answer."""
     value = record.get(columns.by_role["rejected"])
     turns = read_messages(value, columns.speakers)
+    if turns is None and (several := _texts_in(value)):
+        return {"rejected": several[0].strip()}
     if turns is None or not turns.messages:
         return {"rejected": value_text(value).strip()}
     before, chosen = turns.messages[:-1], [m for m in conversation.messages[:-1] if m["role"] != SYSTEM]
     asked = [(m["role"], m["content"]) for m in before if m["role"] != SYSTEM]
     differs = bool(asked) and asked != [(m["role"], m["content"]) for m in chosen]
     return {"rejected": spoken(turns.messages[-1])} | ({"other_prompt": True} if differs else {})
+
+
+def _texts_in(value: Any) -> list[str]:
+    """The texts of a list of nothing else."""
+    value = parsed_json(value)
+    return value if isinstance(value, list) and all(isinstance(text, str) for text in value) else []
 
 
 def _label(record: Mapping[str, Any], columns: Columns) -> str | list[str]:

@@ -1,10 +1,14 @@
 """Calls of functions and their definitions, from every form the field writes them in to OpenAI's."""
 
 import ast
+import io
 import json
 import re
 import warnings
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from token import NEWLINE, NL, STRING
+from tokenize import TokenError, generate_tokens
 from typing import Any
 
 from soldiom_ray.collect.text import SkippedError
@@ -93,6 +97,7 @@ def _flat(entries: list[Any]) -> Iterator[Any]:
 
 
 _ARRAY = re.compile(r"\barray\((\[.*?\])(?:,\s*dtype=\w+)?\)", re.DOTALL)
+_NEXT_TEXT = re.compile(r"['\"]\s+['\"]")
 _NEXT_OBJECT = re.compile(r"\}\s*\n\s*\{")
 """Between the objects of an array as NumPy prints it."""
 
@@ -107,9 +112,26 @@ def parsed_json(value: Any) -> Any:
     return value
 
 
+def _with_commas(text: str) -> str:
+    """A list of texts as NumPy prints it, with commas: Python would join its texts to one."""
+    if not _NEXT_TEXT.search(text):
+        return text
+    try:
+        tokens = [token for token in generate_tokens(io.StringIO(text).readline) if token.type not in (NL, NEWLINE)]
+    except (TokenError, SyntaxError):
+        return text
+    lines = text.splitlines(keepends=True)
+    for token, after in reversed(list(pairwise(tokens))):
+        if token.type == after.type == STRING:
+            row, column = token.end
+            lines[row - 1] = f"{lines[row - 1][:column]},{lines[row - 1][column:]}"
+    return "".join(lines)
+
+
 def _python_value(text: str) -> Any:
     if "'" not in text or text.rstrip()[-1:] not in ("]", "}"):
         return text
+    text = _with_commas(text)
     for written in (text, _NEXT_OBJECT.sub("}, {", _ARRAY.sub(r"\1", text))):
         try:
             with warnings.catch_warnings():
