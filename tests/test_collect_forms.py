@@ -104,6 +104,13 @@ def test_marks_of_texts_without_answers_refuse_nothing() -> None:
     assert text.metadata["label"] == "toxic"
 
 
+def test_the_number_of_a_row_is_no_mark_and_no_check() -> None:
+    (pair,) = read([{"": 1, "prompt": QUESTION, "response": ANSWER, "rating": 5}])
+    assert pair.metadata["messages"] == [USER, TOLD]
+    (task,) = read([{"": 1, "prompt": "Write f.", "code": ANSWER, "test_list": ["assert f(1)"]}])
+    assert task.metadata["checks"] == "assert f(1)"
+
+
 def test_of_several_rejected_answers_the_first_is_taken() -> None:
     (text,) = read([{"prompt": QUESTION, "chosen": ANSWER, "rejected": [BAD, "Berlin."]}])
     assert text.metadata["rejected"] == BAD

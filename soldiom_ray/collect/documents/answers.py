@@ -22,6 +22,7 @@ _BAD = (
     "negative",
     "poor",
 )
+_MARKED = ("true", "1", "1.0", "yes")
 _PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 
 
@@ -34,8 +35,7 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return "it is a rejected answer without the chosen one"
     if "rating" in roles and (why := _low_rating(record.get(roles["rating"]), columns.middle)):
         return f"{roles['rating']} is {why}"
-    mark = plain(record.get(roles.get("bad_mark", ""))).strip().lower()
-    if mark in ("true", "1", "1.0", "yes"):
+    if "bad_mark" in roles and (mark := plain(record.get(roles["bad_mark"])).strip().lower()) in _MARKED:
         return f"{roles['bad_mark']} is {mark}"
     if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in ("false", "0", "0.0"):
         return f"{roles['label']} is {plain(record[roles['label']])}"

@@ -19,15 +19,15 @@ def holds_checks(values: Sequence[Any]) -> bool:
     return bool(sources) and all(CHECKING.search(source) for source in sources)
 
 
-def checks_of(record: Mapping[str, Any], by_role: Mapping[str, str]) -> str:
+def checks_of(record: Mapping[Any, Any], by_role: Mapping[str, str]) -> str:
     """A record's checks as one piece of Python; "" where it has none, or too many characters of them."""
-    checks = _source(record.get(by_role.get("checks", "")))
+    # A table that pandas wrote has a column without a name, so a role that is missing is None, not "".
+    checks, setup = (_source(record.get(by_role.get(role))) for role in ("checks", "check_setup"))
     if not checks.strip():
         return ""
-    entry = record.get(by_role.get("entry_point", ""))
+    entry = record.get(by_role.get("entry_point"))
     if isinstance(entry, str) and entry.isidentifier() and "def check(" in checks:
         checks += f"\n\ncheck({entry})"
-    setup = _source(record.get(by_role.get("check_setup", "")))
     whole = "\n".join(part for part in (setup, checks) if part.strip()).replace("\r\n", "\n")
     return whole if len(whole) <= MAX_CHARACTERS else ""
 

@@ -104,7 +104,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
             known = (name for name in known if _holds_conversations(name, examples))
         if (name := next(known, None)) is not None:
             by_role[role] = name
-    if not holds_checks([record.get(by_role.get("checks", "")) for record in examples]):
+    if "checks" not in by_role or not holds_checks([record.get(by_role["checks"]) for record in examples]):
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if columns := _choice_columns(by_name):
         by_role["choice_columns"] = columns
