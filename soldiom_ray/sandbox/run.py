@@ -118,11 +118,15 @@ def _follow(process: subprocess.Popen[bytes], request: bytes, seconds: float) ->
     try:
         return dict(json.loads(written)), bytes(output)
     except ValueError:
-        raise UnavailableError(
-            "Programs that a model wrote cannot be run here: this machine does not let a process be confined"
-            f" ({output.decode(errors='replace')[-300:].strip() or 'it ended without a word'}).",
-            remedy="run on Linux (x86_64 or aarch64) with seccomp, which Docker's and Kubernetes' defaults allow",
-        ) from None
+        words = output.decode(errors="replace")[-300:].strip() or "it ended without a word"
+        raise _cannot_run(f"this machine does not let a process be confined ({words})") from None
+
+
+def _cannot_run(why: str) -> UnavailableError:
+    return UnavailableError(
+        f"Programs that a model wrote cannot be run here: {why}.",
+        remedy="run on Linux (x86_64 or aarch64) with seccomp, which Docker's and Kubernetes' defaults allow",
+    )
 
 
 def _judge(result: dict[str, Any], secret: str, limits: Limits) -> tuple[Status, str]:
@@ -131,10 +135,7 @@ def _judge(result: dict[str, Any], secret: str, limits: Limits) -> tuple[Status,
     if end == "timeout":
         return "timeout", f"more than {limits.wall_seconds:g} s"
     if end == 71:
-        raise UnavailableError(
-            "Programs that a model wrote cannot be run here: the kernel has no filter of system calls (seccomp).",
-            remedy="run on Linux (x86_64 or aarch64) with seccomp, which Docker's and Kubernetes' defaults allow",
-        )
+        raise _cannot_run("the kernel has no filter of system calls (seccomp)")
     try:
         report = dict(json.loads(result.get("report") or "{}"))
     except (ValueError, TypeError):

@@ -120,8 +120,6 @@ def _compiled(dtype: torch.dtype) -> Path:
     openmp = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     flags = [
         *FLAGS,
-        "-shared",
-        "-fPIC",
         *(["-fopenmp"] if openmp else []),
         *(["-DBF16"] if dtype == torch.bfloat16 else []),
     ]

@@ -18,7 +18,7 @@ from soldiom_ray.train.ray_train import Placement, placement_of, release_placeme
 from soldiom_ray.train.sweeps.search import RecordedSearch, Watch, scheduler_for
 from soldiom_ray.train.sweeps.tracking import settle_trials
 from soldiom_ray.train.sweeps.trial import TrialSetup, declared_with, run_trial
-from soldiom_ray.train.sweeps.trials import TrialBook, settings_text
+from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER, TrialBook, settings_text
 from soldiom_ray.train.tracking import Origin, Tracker
 from soldiom_ray.train.work import prepare_work
 
@@ -159,7 +159,7 @@ class _Search:
 
     @property
     def _mode(self) -> str:
-        return "min" if self.search.metric == "loss" else "max"
+        return "min" if self.search.metric in SMALLER_IS_BETTER else "max"
 
     def _places(self) -> tuple[int, Placement, bool]:
         """(trials at a time, placement of each one's workers, whether the next one's may start before it ends)."""
