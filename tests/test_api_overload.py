@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -92,10 +92,10 @@ def statuses(sockets: list[socket.socket], drip: bytes, seconds: float) -> list[
             if number in answers:
                 continue
             try:
-                each.send(drip) if drip else None
                 answers[number] = each.recv(100)
             except BlockingIOError:
-                pass
+                with suppress(OSError):  # closed in the meantime: the next round reads what was sent before
+                    each.send(drip)
             except OSError:
                 answers[number] = b""
         time.sleep(0.2)
@@ -140,16 +140,10 @@ def test_endless_headers_trailers_and_chunk_extensions_are_cut_off(door: str, ap
     def first_answer(start: bytes) -> bytes:
         with closing(connect(door)) as each:
             each.sendall(start)
-            try:
-                for _ in range(8):
-                    each.sendall(b"a" * (BODYLESS_BYTES // 4))
-                    time.sleep(0.01)
-            except OSError:
-                pass
-            try:
-                return each.recv(100)
-            except ConnectionResetError:
-                return b"reset"
+            for _ in range(8):
+                each.sendall(b"a" * (BODYLESS_BYTES // 4))
+                time.sleep(0.01)
+            return each.recv(100)
 
     assert b" 431 " in first_answer(b"GET /healthz HTTP/1.1\r\nx: ")
     start = upload_head(api_keys["user"], "Transfer-Encoding: chunked") + b"%x\r\n" % len(PART) + PART + b"\r\n"

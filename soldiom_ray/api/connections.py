@@ -21,6 +21,9 @@ READ_SECONDS = 60.0
 """How long a client may leave a response unread."""
 BODYLESS_BYTES = 64 << 10
 """Most bytes that come in without any of them being of a body: headers, trailers, extensions of chunks."""
+LINGER_SECONDS = 2.0
+"""For how long a refused client's bytes are still taken: closing on unread bytes resets the connection, and the client
+may never see why."""
 CONNECTIONS = 2000
 """More connections than this end the ones that have been without a request for longest."""
 TICK_SECONDS = 1.0
@@ -37,6 +40,7 @@ class TimedProtocol(HttpToolsProtocol):
         self._bodyless_bytes = 0
         self._slack_seconds, self._unread_seconds = BODY_SLACK_SECONDS, 0.0
         self._reads_body = False
+        self._refused_at: float | None = None
         self._header_deadline: float | None = self.loop.time() + HEADER_SECONDS
         self._tick: asyncio.TimerHandle | None = self.loop.call_later(TICK_SECONDS, self._check)
         if len(self.connections) > CONNECTIONS:
@@ -49,7 +53,7 @@ class TimedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refused_at is not None:
             return
         self._bodyless_bytes += len(data)
         super().data_received(data)
@@ -77,13 +81,16 @@ class TimedProtocol(HttpToolsProtocol):
         self._reads_body = False
         super().on_message_complete()
 
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(400, msg)
+
     def _should_upgrade_to_ws(self) -> bool:
         return False
 
     @property
     def has_request(self) -> bool:
         """Whether a request is being read or answered."""
-        return self.cycle is not None and not self.cycle.response_complete
+        return self._refused_at is None and self.cycle is not None and not self.cycle.response_complete
 
     def _check(self) -> None:
         """Once a second: what has lasted too long ends."""
@@ -92,7 +99,10 @@ class TimedProtocol(HttpToolsProtocol):
                 self._count_unread()
             self._tick = self.loop.call_later(TICK_SECONDS, self._check)
             return
-        if self._header_deadline is not None and self.loop.time() > self._header_deadline:
+        if self._refused_at is not None:
+            if self.loop.time() > self._refused_at + LINGER_SECONDS:
+                self.transport.close()
+        elif self._header_deadline is not None and self.loop.time() > self._header_deadline:
             self._refuse(408, f"The headers did not arrive within {HEADER_SECONDS:.0f} s.")
         elif self._reads_body and not self.flow.read_paused:
             self._slack_seconds -= TICK_SECONDS
@@ -107,15 +117,20 @@ class TimedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Send a problem, where no response has begun, and close."""
-        if self.transport.is_closing():
+        """Send a problem, where no response has begun, and close when the client has taken it."""
+        if self.transport.is_closing() or self._refused_at is not None:
             return
+        self._refused_at = self.loop.time()
         if self.cycle is None or not self.cycle.response_started or self.cycle.response_complete:
             self.transport.write(_message(status, detail))
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.close()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.flow.resume_reading()
+        else:  # TLS
+            self.transport.close()
 
     def _make_room(self) -> None:
         """End the connection that has been without a request for longest; this new one where all have one."""
