@@ -37,11 +37,12 @@ from soldiom_ray.storage import Storage, open_storage
 
 FILES_PER_TASK = 64
 BYTES_PER_TASK = 64 << 20
-PARSERS_VERSION = 14
+PARSERS_VERSION = 15
 """Increase it when the same bytes would give other texts than before."""
 
 COUNTED_FACTS = (
     *("ragged_rows", "blank_rows", "unclosed_quotes", "nul_bytes", "bad_lines", "blank_records", "bad_tables"),
+    *("repaired_json",),
     *("bad_messages", "bad_chapters", "cut_off", "lone_surrogates", "bad_pages", "ocr_pages", "ocr_skipped_pages"),
 )
 """Metadata entries that are added up over all files: numbers, or lists by their length."""

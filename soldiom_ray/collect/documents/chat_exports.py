@@ -9,6 +9,10 @@ from soldiom_ray.collect.documents.formed import FormedRecord, Record
 
 _HIDDEN = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap", "system_error")
 """Kinds of content in ChatGPT's export that nobody said in the conversation."""
+NO_REQUEST = (
+    "an answer without the request that it answers; put the request's messages beside it, by custom_id for OpenAI's "
+    "batches: {messages: [...], choices: [...]}"
+)
 _CONVERSATION_IDS = ("conversation_id", "thread_id", "session_id", "dialogue_id", "dialog_id", "chat_id", "conv_id")
 _SPEAKERS = ("role", "speaker", "from", "sender", "author")
 _TEXTS = ("content", "text", "message", "utterance", "value", "body")
@@ -81,6 +85,10 @@ def exchange(record: Record) -> FormedRecord | None:
         return None
     response = response["body"] if isinstance(response.get("body"), Mapping) else response
     messages, choices = request.get("messages"), response.get("choices") or []
+    if messages is None and isinstance(choices, list) and choices and isinstance(choices[0].get("message"), Mapping):
+        formed = FormedRecord(record, form="responses without their requests")
+        formed.refused = ("no_question", NO_REQUEST)
+        return formed
     if not isinstance(messages, list) or not isinstance(choices, list):
         return None
     answers = [choice["message"] for choice in choices[:1] if isinstance(choice["message"], Mapping)]
@@ -90,6 +98,15 @@ def exchange(record: Record) -> FormedRecord | None:
     if request.get("tools"):
         formed["tools"] = request["tools"]
     formed.notes = ["further choices of a response"] * (len(choices) - len(answers))
+    return formed
+
+
+def response(record: Record) -> FormedRecord | None:
+    """A response of Anthropic's alone."""
+    if record["type"] != "message" or record["role"] != "assistant" or not isinstance(record["content"], list):
+        return None
+    formed = FormedRecord(record, form="responses without their requests")
+    formed.refused = ("no_question", NO_REQUEST)
     return formed
 
 

@@ -22,10 +22,10 @@ from soldiom_ray.collect.documents.column_names import (
     RECORD_ROLES,
     SPEAKER_COLUMNS,
 )
-from soldiom_ray.collect.documents.transcripts import transcript_turns
-from soldiom_ray.collect.documents.turns import turns_in
+from soldiom_ray.collect.documents.transcripts import labelled_turns, rendered_turns
+from soldiom_ray.collect.documents.turns import ANSWERERS, turns_in
 from soldiom_ray.collect.text import SkippedError
-from soldiom_ray.domains.messages import ASSISTANT, ROLES
+from soldiom_ray.domains.messages import ROLES
 
 _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
@@ -104,6 +104,10 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
             known = (name for name in known if _holds_conversations(name, examples))
         if (name := next(known, None)) is not None:
             by_role[role] = name
+    if by_role.get("chosen", "").strip().lower() == "accepted" and "rejected" not in by_role:
+        del by_role["chosen"]  # a mark, and no answer
+    if by_role.get("chosen") == by_role.get("rating", ""):
+        del by_role["rating"]
     if "checks" not in by_role or not holds_checks([record.get(by_role["checks"]) for record in examples]):
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if columns := _choice_columns(by_name):
@@ -133,25 +137,52 @@ def _choice_columns(by_name: Mapping[str, str]) -> str:
 
 
 def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Columns named after those who speak in them, prompts alone, the only column of transcripts, or texts in two
-    languages."""
+    """Columns named after those who speak in them, prompts alone, the only column of transcripts or of turns that name
+    their speakers, or texts in two languages."""
     if by_role := _speakers_as_columns(by_name) or _prompts(by_name):
         return by_role
     transcripts = [name for name in by_name.values() if _holds_transcripts(name, examples)]
     if len(transcripts) == 1:
         return {"messages": transcripts[0]}
-    languages = [by_name[name] for name in reversed(list(by_name)) if name in LANGUAGES]
+    conversations = [name for name in by_name.values() if _holds_named_turns(name, examples)]
+    if len(conversations) == 1:
+        return {"messages": conversations[0]}
+    languages = [by_name[name] for name in reversed(list(by_name)) if _is_language(name)]
+    if len(languages) > 2:  # a number of the row rather than Indonesian
+        languages = [name for name in languages if name.strip().lower() not in ("id", "no")]
     return {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}
 
 
 def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation with an answer, written as one text."""
     values = [record[name] for record in examples if record.get(name) not in (None, "")]
-    return bool(values) and all(isinstance(value, str) and _has_answer(transcript_turns(value)) for value in values)
+    if not values or not all(isinstance(value, str) for value in values):
+        return False
+    rendered = sum(_has_answer(rendered_turns(value)) for value in values)
+    return 2 * rendered >= len(values) or all(_has_answer(labelled_turns(value)) for value in values)
+
+
+def text_turns(text: str) -> list[dict[str, Any]] | None:
+    """The turns of a text in a column of transcripts."""
+    turns = rendered_turns(text)
+    return turns if _has_answer(turns) else labelled_turns(text) or turns
 
 
 def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
-    return any(turn["role"] == ASSISTANT for turn in turns or ())
+    return any((turn.get("role") or turn.get("from")) in ANSWERERS for turn in turns or ())
+
+
+def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether every value of a column is a conversation whose turns name their speakers, whatever its name."""
+    values = [value for record in examples if (value := record.get(name)) not in (None, "", [], {})]
+    turns = [turns_in(value) if isinstance(value, (list, dict)) else None for value in values]
+    return bool(values) and all(each and _has_answer(each) for each in turns)
+
+
+def _is_language(name: str) -> bool:
+    """Whether a column is named after a language: en, en_US, eng_Latn, sentence_eng_Latn."""
+    code, _, rest = name.removeprefix("sentence_").removeprefix("text_").partition("_")
+    return code in LANGUAGES and (not rest or len(rest) in (2, 4))
 
 
 def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The records of a JSON file, in the forms that pandas, Hugging Face and people write them."""
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, TypeGuard
@@ -8,6 +7,7 @@ from typing import Any, TypeGuard
 from soldiom_ray.collect.documents.column_names import CONVERSATION_NAMES, NAMES
 from soldiom_ray.collect.documents.columns import guess_columns, split_from_name
 from soldiom_ray.collect.documents.dialects import usual_turns
+from soldiom_ray.collect.documents.lenient_json import DECODER
 from soldiom_ray.collect.documents.message_trees import holds_trees
 from soldiom_ray.collect.documents.turns import KNOWN_SPEAKERS, names_speakers, turns_in
 
@@ -18,7 +18,6 @@ _LISTS = (
 _SPEAKERS = {"role", "from"}
 _SPACE = re.compile(r"[\s,]*")
 _DESCRIPTIONS = ({"features", "splits"}, {"features", "citation"}, {"_data_files", "_fingerprint"})
-_DECODER = json.JSONDecoder()
 
 
 def records_of(value: Any) -> list[Any]:
@@ -149,7 +148,7 @@ def concatenated(text: str) -> list[Any]:
     position, values = _after_space(text, 0), []
     while position < len(text):
         try:
-            value, end = _DECODER.raw_decode(text, position)
+            value, end = DECODER.raw_decode(text, position)
         except (ValueError, RecursionError):
             return []
         values.append(value)

@@ -4,7 +4,7 @@ text, rankings, exports of chats. Nothing is done to records that have none of t
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from soldiom_ray.collect.documents.chat_exports import chatgpt, cohere, exchange, slack, with_rows_joined
+from soldiom_ray.collect.documents.chat_exports import chatgpt, cohere, exchange, response, slack, with_rows_joined
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
 from soldiom_ray.collect.documents.rankings import scored_list, verdict
 
@@ -142,6 +142,32 @@ def _of_question(question: Record, context: str, record: Record) -> FormedRecord
     )
 
 
+def _judged_steps(record: Record) -> FormedRecord | None:
+    """PRM800K: a problem and the steps that were taken, each chosen among several or written by a person, with what
+    people said of it."""
+    problem, steps = record["question"]["problem"], record["label"]["steps"]
+    formed = FormedRecord(record, form="solutions judged step by step").without("question", "label")
+    texts, are_right = [], []
+    for step in steps:
+        place = step.get("chosen_completion")
+        offered, written = step.get("completions") or [], step.get("human_completion")
+        taken = written if written and place is None else offered[place] if place is not None else None
+        if taken is None and len(offered) == 1:
+            (taken,) = offered
+        formed.notes += ["steps that were not taken"] * (len(offered) - any(taken is each for each in offered))
+        if taken is None:
+            break
+        texts.append(taken["text"] if isinstance(taken, Mapping) else str(taken))
+        rating = taken.get("rating") if isinstance(taken, Mapping) else None
+        are_right.append(rating is None or rating >= 0)
+    formed |= {"prompt": problem, "completions": texts, "labels": are_right}
+    if not texts:
+        formed.refused = ("bad_answer", "none of the steps that were offered was taken")
+    elif not all(are_right) or record["label"].get("finish_reason") in ("found_error", "give_up"):
+        formed.notes.append("solutions that were not finished")
+    return formed
+
+
 def _instances(record: Record) -> list[FormedRecord] | None:
     """Self-Instruct: one instruction with several inputs and outputs."""
     rows = record["instances"]
@@ -202,11 +228,13 @@ def _needing(*names: str) -> list[frozenset[str]]:
 
 _FORMS: tuple[tuple[list[frozenset[str]], Callable[[Record], _Formed]], ...] = (
     (_needing("mapping"), chatgpt),
-    (_needing("messages choices", "request response", "body"), exchange),
+    (_needing("messages choices", "request response", "body", "custom_id response", "choices object"), exchange),
+    (_needing("role content type"), response),
     (_needing("chat_history message"), cohere),
     (_needing("table paragraphs questions"), _questions_about_a_table),
     (_needing("questions answers"), _questions_about_a_text),
     (_needing("instances"), _instances),
+    (_needing("question label"), _judged_steps),
     (_needing("prompt reward_model"), _verifiable),
     (_needing("patterns responses"), _intents),
     (_needing("mc1_targets"), _true_among_choices),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.collect.documents.columns import Columns, choose_columns, fields_text
+from soldiom_ray.collect.documents.formed import FormedRecord
 from soldiom_ray.collect.documents.packs import pack
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.record_forms import formed
@@ -22,7 +23,7 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
     if all(role in ROLES for role in requested):
         values = formed(values)
     columns = _columns(values, requested)
-    if not all(isinstance(value, str) or known.by_role for value, known in zip(values, columns, strict=True)):
+    if not all(_is_known(value, known) for value, known in zip(values, columns, strict=True)):
         return _pack_values(values, metadata | _unrecognized(values))
     texts, blank, reading = [], 0, Reading()
     for number, (value, known) in enumerate(zip(values, columns, strict=True), 1):
@@ -42,6 +43,11 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
         for text in texts:
             text.metadata["blank_records"] = blank
     return refused_texts(texts, reading)
+
+
+def _is_known(value: Any, columns: Columns) -> bool:
+    is_refused = isinstance(value, FormedRecord) and value.refused is not None
+    return isinstance(value, str) or bool(columns.by_role) or is_refused
 
 
 def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[Columns]:

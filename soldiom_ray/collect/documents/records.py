@@ -20,10 +20,12 @@ from soldiom_ray.collect.documents.column_names import ANSWERING, RECORD_ROLES
 from soldiom_ray.collect.documents.columns import (
     Columns,
     split_from_name,
+    text_turns,
 )
 from soldiom_ray.collect.documents.formed import FormedRecord
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.tool_calls import parsed_json, read_calls, read_tools
+from soldiom_ray.collect.documents.transcripts import REMAINING_MARKS, answer_words, may_be_rendered
 from soldiom_ray.collect.documents.turns import (
     Conversation,
     content_text,
@@ -31,13 +33,14 @@ from soldiom_ray.collect.documents.turns import (
     read_messages,
     require_answer,
 )
+from soldiom_ray.collect.documents.written_calls import read_written_calls
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, USER, labelled_text, spoken
 
 CHOICES = {"choices", "choice_columns"}
 _MEDIA_COLUMNS = frozenset(name for kind in ("image", "audio", "video") for name in (kind, f"{kind}s", f"{kind}_path"))
-_NO_PLAIN_TEXT = ("\n\nHuman:", "[{", '{"text"', "{'text'")
-"""How the transcripts of HH-RLHF begin, and messages and SQuAD's answers in a cell of a table."""
+_NO_PLAIN_TEXT = ("[{", '{"text"', "{'text'")
+"""How messages and SQuAD's answers in a cell of a table begin."""
 _UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 MAX_NAMED = 100
@@ -119,9 +122,13 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
         if "checks" in columns.by_role:
             _show_a_check(conversation, record, columns)
         notes, text = conversation.notes, _conversation_text(conversation, columns)
+        if ("<|" in text or "INST]" in text) and any(mark in text for mark in REMAINING_MARKS):
+            notes.append("texts with marks of a chat template in them")
     else:
         parts = [part for role in columns.form if role not in CHOICES and (part := _role_text(record, columns, role))]
         text = ("" if "prefix" in columns.by_role else "\n\n").join(parts)
+        if text and columns.form == ("messages",):
+            notes = ["texts among conversations, read as texts"]
         if text and not {*ANSWERING}.isdisjoint(columns.form):
             notes = ["questions or answers that stand alone, read as texts"]
     if not text:
@@ -157,6 +164,8 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
     form, by_role = columns.form, columns.by_role
     if form == ("messages",):
         written = record.get(by_role["messages"])
+        if isinstance(written, str):
+            written = text_turns(written) or written
         conversation = read_conversation(written, columns.speakers)
         if conversation is None:
             if not isinstance(written, str):
@@ -183,21 +192,32 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
     _refuse_media(conversation, record)
     if thoughts := value_text(record.get(by_role["reasoning"])).strip() if "reasoning" in by_role else "":
         _last_answer(conversation).setdefault("reasoning_content", thoughts)
-    if tools := read_tools(record.get(by_role["tools"])) if "tools" in by_role else []:
-        conversation.messages[0]["tools"] = tools
+    tools = read_tools(record.get(by_role["tools"])) if "tools" in by_role else []
+    _add_tools(conversation, tools or conversation.tools)
     return conversation
+
+
+def _add_tools(conversation: Conversation, tools: list[dict[str, Any]]) -> None:
+    """Put the definitions of functions on the first message, and read calls that stand in answers as Python."""
+    messages = conversation.messages
+    told = messages[0]["content"] if messages[0]["role"] == SYSTEM else ""
+    if "[{" in told or any(each["role"] == ASSISTANT and each["content"].startswith("[") for each in messages):
+        tools = read_written_calls(messages, tools)
+        if told and messages[0]["content"] != told:
+            conversation.notes.append("definitions of functions in a system turn, read as tools")
+    if tools:
+        messages[0]["tools"] = tools
 
 
 def _plain_pair(values: Sequence[Any]) -> Conversation | None:
     """The question and answer of a record whose values are all texts, as most are: three times as fast."""
     if len(values) == 2 and type(values[0]) is type(values[1]) is str:
         question, answer = values[0].strip(), values[1].strip()
-        is_plain = not values[0].startswith(_NO_PLAIN_TEXT) and not values[1].startswith(_NO_PLAIN_TEXT)
-        if not question or not answer or not is_plain:
+        if not question or not answer or not _is_plain(question) or not _is_plain(answer):
             return None
         return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
     texts = [value if type(value) is str else value_text(value) if _is_text_list(value) else None for value in values]
-    if None in texts or type(values[-1]) is not str or any(text.startswith(_NO_PLAIN_TEXT) for text in texts if text):
+    if None in texts or type(values[-1]) is not str or not all(_is_plain(text) for text in texts if text):
         return None
     *parts, answer = [text.strip() for text in texts if text is not None]
     question = "\n\n".join(filter(None, parts))
@@ -206,13 +226,21 @@ def _plain_pair(values: Sequence[Any]) -> Conversation | None:
     return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
 
 
+def _is_plain(text: str) -> bool:
+    """Whether a text is no conversation, and no marks of a chat template stand around it."""
+    return not text.startswith(_NO_PLAIN_TEXT) and not may_be_rendered(text)
+
+
 def _is_text_list(value: Any) -> bool:
     return type(value) is list and all(type(part) is str for part in value)
 
 
 def _joined(first: Conversation, second: Conversation) -> Conversation:
     return Conversation(
-        [*first.messages, *second.messages], first.speakers | second.speakers, first.notes + second.notes
+        [*first.messages, *second.messages],
+        first.speakers | second.speakers,
+        first.notes + second.notes,
+        tools=first.tools or second.tools,
     )
 
 
@@ -223,17 +251,28 @@ def _question(record: Mapping[str, Any], columns: Columns) -> Conversation:
     roles = [role for role in columns.form if role not in (*ANSWERING, "rejected", "label", "suffix", "prefix")]
     for role in roles:
         prompt = read_messages(record.get(by_role[role]), columns.speakers)
-        if prompt is not None:
+        if prompt is not None and prompt.messages:
             for message in prompt.messages:
                 if message["role"] == ASSISTANT:
                     message["weight"] = 0
-            return prompt
+            others = [_role_text(record, columns, other) for other in roles if other not in (role, *CHOICES)]
+            return _with_texts(prompt, [text for text in others if text])
     texts = [_role_text(record, columns, role) for role in roles if role not in CHOICES]
     if not CHOICES.isdisjoint(roles):
         choices = choices_in(record, by_role)
         texts.append("\n".join(f"{label}. {text}" for label, text in choices))
     content = "\n\n".join(text for text in texts if text)
     return Conversation([{"role": USER, "content": content}] if content else [])
+
+
+def _with_texts(prompt: Conversation, texts: Sequence[str]) -> Conversation:
+    """A prompt with the texts of other columns in its last turn of the user."""
+    asked = next((message for message in reversed(prompt.messages) if message["role"] == USER), None)
+    if texts and asked is not None:
+        asked["content"] = "\n\n".join([asked["content"], *texts])
+    elif texts:
+        prompt.messages.append({"role": USER, "content": "\n\n".join(texts)})
+    return prompt
 
 
 def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
@@ -258,6 +297,7 @@ def _answer(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
         if conversation is not None:
             return conversation
         text = _role_text(record, columns, roles[-1])
+        text = answer_words(text) if may_be_rendered(text) else text
     if not text and (isinstance(value, (list, Mapping)) or "tools" in by_role):
         raise SkippedError("no_answer", f"{by_role[roles[-1]]} is empty")
     if not text:
@@ -338,9 +378,9 @@ def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Convers
     value = record.get(columns.by_role["rejected"])
     turns = read_messages(value, columns.speakers)
     if turns is None and (several := _texts_in(value)):
-        return {"rejected": several[0].strip()}
+        return {"rejected": answer_words(several[0])}
     if turns is None or not turns.messages:
-        return {"rejected": value_text(value).strip()}
+        return {"rejected": answer_words(value_text(value))}
     before, chosen = turns.messages[:-1], [m for m in conversation.messages[:-1] if m["role"] != SYSTEM]
     asked = [(m["role"], m["content"]) for m in before if m["role"] != SYSTEM]
     differs = bool(asked) and asked != [(m["role"], m["content"]) for m in chosen]

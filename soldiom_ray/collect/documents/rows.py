@@ -100,11 +100,12 @@ def lines_texts(name: str, rows: Sequence[Sequence[Any]], metadata: dict[str, An
 
 
 def cell_value(value: Any) -> Any:
-    """A value as JSON can hold it: times in ISO 8601, bytes as text where they are UTF-8, else by their length."""
+    """A value as JSON can hold it: NaN as none, times in ISO 8601, bytes as text where they are UTF-8, else by their
+    length."""
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return value if math.isfinite(value) else None if math.isnan(value) else str(value)
     if isinstance(value, (datetime, date, time)):
         return value.isoformat()
     if isinstance(value, (bytes, bytearray, memoryview)):

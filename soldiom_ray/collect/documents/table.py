@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,17 +16,21 @@ from soldiom_ray.collect.text import SkippedError
 MAX_FIELD_CHARACTERS = 16 << 20
 MAX_CLASSES = 30
 _END = "\x1eend of the table\x1e"
+_WRITTEN_DELIMITER = re.compile(r"[\"']?sep=([,;|\t])[\"']?\r?\n", re.IGNORECASE)
+"""The line before the header with which Excel is told the delimiter."""
 
 
 def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     """The rows as texts. Rows that are too short or too long are read, and counted in `ragged_rows`; quotes that are
     never closed in `unclosed_quotes`."""
     decoded = read_text(data)
-    delimiter = "\t" if name.lower().endswith(".tsv") else _delimiter(decoded.text)
+    written = _WRITTEN_DELIMITER.match(decoded.text)
+    table_text = decoded.text[written.end() :] if written else decoded.text
+    delimiter = written[1] if written else "\t" if name.lower().endswith(".tsv") else _delimiter(table_text)
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     faults: dict[str, int] = {}
     try:
-        lines = [line for line in _lines(decoded.text, delimiter, faults) if any(cell.strip() for cell in line)]
+        lines = [line for line in _lines(table_text, delimiter, faults) if any(cell.strip() for cell in line)]
     except csv.Error as error:
         if "field limit" in str(error):
             detail = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"

@@ -23,6 +23,7 @@ _WRITTEN_CALL = re.compile(
     r"<tool_call>\s*(\{.*?\})\s*</tool_call>|<functioncall>\s*(\{.*\})(?:\s*<\|endoftext\|>)?", re.DOTALL
 )
 _QUOTED_ARGUMENTS = re.compile(r"""("arguments":\s*)'(\{.*\})'(\s*\})""", re.DOTALL)
+_WRITTEN_RESPONSES = re.compile(r"<tool_response>(.*?)</tool_response>", re.DOTALL)
 _WRITTEN_RESPONSE = re.compile(r"<tool_response>(.*)</tool_response>", re.DOTALL)
 
 
@@ -68,6 +69,12 @@ def without_response_marks(text: str) -> str:
     """A tool's result without the marks that some put around it."""
     match = _WRITTEN_RESPONSE.fullmatch(text.strip())
     return match[1].strip() if match else text
+
+
+def results_in(text: str) -> list[str]:
+    """The results of tools that a turn of the user consists of, as Qwen's template writes them; [] for other texts."""
+    parts = _WRITTEN_RESPONSES.findall(text) if text.startswith("<tool_response>") else []
+    return [part.strip() for part in parts] if parts and not _WRITTEN_RESPONSES.sub("", text).strip() else []
 
 
 def read_tools(value: Any) -> list[dict[str, Any]]:

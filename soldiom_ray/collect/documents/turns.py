@@ -12,10 +12,12 @@ from soldiom_ray.collect.documents.tool_calls import (
     MARKS,
     parsed_json,
     read_calls,
+    read_tools,
+    results_in,
     without_calls,
     without_response_marks,
 )
-from soldiom_ray.collect.documents.transcripts import transcript_turns
+from soldiom_ray.collect.documents.transcripts import rendered_turns, without_end
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ASSISTANT, SYSTEM, TOOL, USER, is_taught
 
@@ -39,6 +41,8 @@ GUESSED_SPEAKERS = {
 }
 """Names that a speaker is likely to have; the mapping shows them as guesses."""
 
+ANSWERERS = frozenset(name for name, role in (KNOWN_SPEAKERS | GUESSED_SPEAKERS).items() if role in (ASSISTANT, CALL))
+
 _WRITTEN_ALIKE = {
     name: (role, "" if name == role else ASSISTANT if role == CALL else role) for name, role in KNOWN_SPEAKERS.items()
 }
@@ -60,7 +64,7 @@ _WEIGHT_FIELDS = (
 )
 _MASK_FIELDS = ("masked", "mask")
 """True where a turn is not learnt, as torchtune writes it."""
-_OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call")
+_OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call", "tools", "functions")
 _INNER_LISTS = ("messages", "conversations", "conversation", "turns")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _KINDLESS_PARTS = ("text", "functionCall", "function_call", "functionResponse", "function_response", "inlineData")
@@ -91,6 +95,8 @@ class Conversation:
     notes: list[str] = field(default_factory=list)
     thoughts: list[str] = field(default_factory=list)
     """Turns of the channel "analysis" (OpenAI's harmony), until their answer comes."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    """The functions that a turn brings, as a rule the first."""
 
 
 def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | None:
@@ -123,7 +129,7 @@ def read_messages(value: Any, named: Mapping[str, str]) -> Conversation | None:
     their speakers."""
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         value = parsed_json(value)
-    is_transcript = isinstance(value, str) and transcript_turns(value) is not None
+    is_transcript = isinstance(value, str) and rendered_turns(value) is not None
     is_conversation = is_transcript or names_speakers(value) or isinstance(value, dict)
     return read_conversation(value, named) if is_conversation else None
 
@@ -153,7 +159,7 @@ def require_answer(conversation: Conversation) -> None:
 def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
     """The turns of a value that is a conversation, each with a speaker's and a content field; None for other values."""
     if isinstance(value, str):
-        value = transcript_turns(value) or parsed_json(value)
+        value = rendered_turns(value) or parsed_json(value)
     if isinstance(value, dict):
         return _turns_of_object(value)
     if not isinstance(value, (list, tuple)) or not value:
@@ -225,10 +231,13 @@ def _add_turn(
     if len(turn) == 2 and role != CALL:  # most turns: three times as fast
         content = turn.get("content") or turn.get("value") or _field(turn, _CONTENT_FIELDS)
         text = content.strip() if type(content) is str else ""
-        if text and (role in (USER, SYSTEM) or "<" not in text or not any(mark in text for mark in MARKS)):
+        if text[-1:] == ">":
+            text = without_end(text)
+        if text and (role == SYSTEM or "<" not in text or not any(mark in text for mark in MARKS)):
             conversation.messages.append({"role": role, "content": text})
             return
     message: dict[str, Any] = {"role": ASSISTANT if role == CALL else role, "content": ""}
+    conversation.tools = conversation.tools or read_tools(turn.get("tools") or turn.get("functions"))
     content = _field(turn, _CONTENT_FIELDS) or turn.get("refusal")
     results: list[dict[str, Any]] = []
     calls = read_calls(turn["tool_calls"]) if turn.get("tool_calls") else []
@@ -241,6 +250,9 @@ def _add_turn(
         calls += read.calls
         if role == ASSISTANT and not calls and "<" in read.text:
             message["content"], calls = without_calls(read.text)
+        if role == USER and (said := results_in(read.text)):
+            conversation.messages += [{"role": TOOL, "content": text} for text in said]
+            return
         message |= {"reasoning_content": "\n".join(read.thoughts)} if any(read.thoughts) else {}
     is_damaged = role == CALL and not calls and str(content).lstrip().startswith("{")
     if is_damaged or ((turn.get("tool_calls") or turn.get("function_call")) and not calls):
@@ -280,7 +292,7 @@ def _think(conversation: Conversation, turn: Mapping[str, Any], message: dict[st
 
 def _refuse_empty(conversation: Conversation, role: str, number: int, count: int) -> None:
     if role == SYSTEM:
-        conversation.notes.append("empty system turns")
+        conversation.notes += [] if conversation.tools else ["empty system turns"]
     elif number == count and role != USER:
         raise SkippedError("no_answer", f"the last of {count} turns is empty")
     else:
