@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray import __version__
 from soldiom_ray.errors import DamagedError, NotFoundError
 from soldiom_ray.records import FileEntry, Manifest, Record, now
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import HOME_TENANT, Settings
 from soldiom_ray.storage import Storage
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Context:
     artifacts: "Artifacts"
     report: Report
     job_id: str = ""
-    tenant: str = "default"
+    tenant: str = HOME_TENANT
     recipe: str = ""
     notify: Callable[[list[str]], None] = lambda notes: None
     """Tells people what to know of a stage while it still runs, in sentences."""

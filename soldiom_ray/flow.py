@@ -20,7 +20,7 @@ from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, evaluations, jobs, models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.domains.access import HOME_TENANT, access_of_job, check_access
+from soldiom_ray.domains.access import access_of_job, check_access
 from soldiom_ray.domains.names import pin, with_bases
 from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe, with_absolute_paths
 from soldiom_ray.domains.schema import Recipe
@@ -29,7 +29,7 @@ from soldiom_ray.errors import CancelledError, InputError, SoldiomError, origin,
 from soldiom_ray.heartbeat import Heartbeat
 from soldiom_ray.launch import create_job
 from soldiom_ray.records import COMMAND_LINE, ENDED, Manifest, now
-from soldiom_ray.settings import NO_TOKEN, Settings, load_settings
+from soldiom_ray.settings import HOME_TENANT, NO_TOKEN, Settings, load_settings
 from soldiom_ray.storage import open_storage
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")

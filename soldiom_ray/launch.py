@@ -31,7 +31,7 @@ from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
 from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, application_name, now
 from soldiom_ray.services import applied
-from soldiom_ray.settings import Settings, job_environment, save_secrets
+from soldiom_ray.settings import HOME_TENANT, Settings, job_environment, save_secrets
 from soldiom_ray.storage import open_storage
 
 SILENT_SECONDS = 60.0
@@ -57,7 +57,7 @@ def launch_job(
     recipe: Recipe,
     *,
     kind: str,
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
     owner: str = "",
     idempotency_key: str | None = None,
 ) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def create_job(
     recipe: Recipe,
     *,
     kind: str,
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
     owner: str = "",
     idempotency_key: str | None = None,
 ) -> Job:
@@ -131,7 +131,7 @@ def create_job(
     )
 
 
-def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = "default") -> dict[str, Any] | None:
+def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = HOME_TENANT) -> dict[str, Any] | None:
     """The unfinished job of an equal recipe, or None."""
     reconcile(settings)
     recipe = hide_secrets(settings, recipe, tenant)

@@ -20,7 +20,7 @@ from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.licenses import Ingredient, check_compliance, compliance_of, judge
 from soldiom_ray.licenses.model_rules import RULES
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import HOME_TENANT, Settings
 
 CHAMPION = "champion"
 """Alias of the version that passed its gate last."""
@@ -37,7 +37,7 @@ MLFLOW_LIMITS = {
 
 def registered_name(family: str, name: str, tenant: str) -> str:
     """The name of a registered model in MLflow."""
-    return ".".join((*(() if tenant == "default" else (tenant,)), family, name))
+    return ".".join((*(() if tenant == HOME_TENANT else (tenant,)), family, name))
 
 
 def source_of(settings: Settings, artifact: str) -> str:

@@ -18,6 +18,9 @@ from urllib.parse import urlsplit
 
 from soldiom_ray.errors import InputError, Problem
 
+HOME_TENANT = "default"
+"""The tenant of whoever runs the server."""
+
 SECRET_VARIABLES = ("SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_ENCRYPTION_KEY", "SOLDIOM_DATABASE_URL")
 """Handed to jobs through an owner-only file, never through a job's visible environment. A database URL may hold a
 password."""
@@ -116,6 +119,11 @@ class Settings:
         return self.home / "keys"
 
     @property
+    def secrets_path(self) -> Path:
+        """Secrets of the environment, for the jobs of this home."""
+        return self.keys_folder / "secrets.json"
+
+    @property
     def ray_token_path(self) -> Path:
         """The token that every client of this home's Ray must show."""
         return self.keys_folder / "ray_token"
@@ -176,9 +184,9 @@ class _Variables:
     def __init__(self, environ: Mapping[str, str], home: Path) -> None:
         self.environ = environ
         self.home = home
-        self.addresses = _read_json(home / "run" / "addresses.json")
-        self.secrets = _read_json(home / "keys" / "secrets.json")
-        self.kept = _read_json(home / "run" / "environment.json")
+        self.addresses = read_json(home / "run" / "addresses.json")
+        self.secrets = read_json(home / "keys" / "secrets.json")
+        self.kept = read_json(home / "run" / "environment.json")
         self.problems: list[Problem] = []
 
     def text(self, name: str) -> str | None:
@@ -295,7 +303,7 @@ def keep_environment(settings: Settings, environ: Mapping[str, str] | None = Non
     """Write down what this environment sets for the home; what it does not set stays as an earlier one has."""
     environ = os.environ if environ is None else environ
     path = settings.run_folder / "environment.json"
-    kept = _read_json(path) | {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
+    kept = read_json(path) | {name: environ[name] for name in KEPT_VARIABLES if environ.get(name)}
     write_private(path, json.dumps(kept, indent=2))
 
 
@@ -311,31 +319,21 @@ def save_secrets(
     they are then. Those named in `forget` are dropped where this environment does not set them."""
     environ = os.environ if environ is None else environ
     secrets = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
-    _change_secrets(settings, lambda stored: {k: v for k, v in stored.items() if k not in forget} | secrets)
+    change_private_json(
+        settings.secrets_path, lambda stored: {k: v for k, v in stored.items() if k not in forget} | secrets
+    )
     return load_settings(environ)
 
 
-def save_connection_secrets(settings: Settings, secrets: Mapping[str, str]) -> None:
-    """Store secrets of collected databases and endpoints beside those of the environment, each under its reference."""
-    _change_secrets(settings, lambda stored: stored | {"connections": stored.get("connections", {}) | dict(secrets)})
-
-
-def connection_secret(settings: Settings, reference: str) -> str | None:
-    """The secret that was saved under a reference."""
-    value = _read_json(settings.keys_folder / "secrets.json").get("connections", {}).get(reference)
-    return value if isinstance(value, str) else None
-
-
-def _change_secrets(settings: Settings, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Change the stored secrets, one process of this machine at a time, so that no change is lost."""
-    path = settings.keys_folder / "secrets.json"
-    stored = _read_json(path)
+def change_private_json(path: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Change an owner-only JSON file, one process of this machine at a time, so that no change is lost."""
+    stored = read_json(path)
     if change(stored) == stored:
         return
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with os.fdopen(os.open(path.with_name(".secrets.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        write_private(path, json.dumps(change(_read_json(path))))
+        write_private(path, json.dumps(change(read_json(path))))
 
 
 def environment_value(name: str, environ: Mapping[str, str] | None = None) -> str:
@@ -372,7 +370,8 @@ def _key_bytes(text: str) -> bytes | None:
     return key if len(key) == 32 else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """An object in a file of the home; an empty one where there is no file."""
     try:
         value = json.loads(path.read_text())
     except FileNotFoundError:

@@ -17,7 +17,8 @@ from soldiom_ray.collect import collect
 from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.sources import FilesSource
-from soldiom_ray.settings import Settings
+from soldiom_ray.errors import InputError
+from soldiom_ray.settings import Settings, write_private
 from soldiom_ray.storage import open_storage
 
 SECRET = "hunter2-of-the-server"
@@ -329,8 +330,48 @@ def test_secrets_in_an_address_are_in_no_job_listing_or_error(
             assert answer.status_code in (422, 503) and "hunter2" not in answer.text, (call, body)
     listed = api.get("/api/training/jobs?limit=200").text
     assert "hunter2" not in listed and "example.org/a?token=&page=1" in listed
-    stored = (api_settings.keys_folder / "secrets.json").read_text()
-    assert stored.count("hunter2") == 4 and "bWU6aHVudGVyMg" in stored
+    stored = (api_settings.keys_folder / "connections.json").read_text()
+    assert stored.count("hunter2") == 4 and "bWU6aHVudGVyMg" in stored  # there is no encryption key
+
+
+def test_with_a_key_the_secrets_of_connections_are_in_no_file_and_no_row_and_old_ones_are_sealed_too(
+    api_settings: Settings, api_keys: dict[str, str]
+) -> None:
+    from soldiom_ray.db.tables import Table
+    from soldiom_ray.domains.connections import read_database_url
+    from soldiom_ray.domains.secrets import address_of, headers_of, password_of
+
+    settings = replace(api_settings, encryption_key=bytes(range(32)))
+    old = {"default mysql me@db.example:3306/old": "pw-of-old"}
+    stored = json.loads(settings.secrets_path.read_text()) if settings.secrets_path.exists() else {}
+    write_private(settings.secrets_path, json.dumps(stored | {"HF_TOKEN": "kept", "connections": old}))
+    former = read_database_url("mysql://me@db.example/old")[0]
+    assert password_of(settings, "default", former) == "pw-of-old"
+    sources = [
+        {"source": "url", "url": "https://a.example/x?token=tok-en-1", "headers": {"X-Key": "head-er-1"}},
+        {"source": "database", "url": "postgresql://me:pass-word-1@db.example/new"},
+    ]
+    for url in serve(settings):
+        headers = {"Authorization": f"Bearer {api_keys['admin']}"}
+        body = {"recipe": {"name": "sealed", "collect": sources}}
+        answer = httpx.post(f"{url}/api/training/jobs", json=body, headers=headers)
+        assert answer.status_code == 503, answer.text  # kept, and there is no Ray
+    secrets = ("tok-en-1", "head-er-1", "pass-word-1", "pw-of-old")
+    for path in settings.home.rglob("*"):
+        assert not path.is_file() or not [each for each in secrets if each.encode() in path.read_bytes()], path
+    with open_session(settings) as session:
+        for table in Table.metadata.sorted_tables:
+            rows = str(session.execute(text(f"SELECT * FROM {table.name}")).all())
+            assert not [each for each in secrets if each in rows], table.name
+    address = read_database_url("postgresql://me@db.example/new")[0]
+    assert password_of(settings, "default", address) == "pass-word-1"
+    assert password_of(settings, "default", former) == "pw-of-old"
+    assert address_of(settings, "default", "https://a.example/x?token=") == "https://a.example/x?token=tok-en-1"
+    assert headers_of(settings, "default", "https://a.example/", {"X-Key": ""}) == {"X-Key": "head-er-1"}
+    assert password_of(settings, "other", address) is None
+    assert json.loads(settings.secrets_path.read_text())["HF_TOKEN"] == "kept"
+    with pytest.raises(InputError, match="sealed with another key"):
+        password_of(replace(settings, encryption_key=bytes(32)), "default", address)
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_no_document_and_no_manifest_holds_the_password_or_the_user(
     manifest = collect(context, hidden.collect or ())
     assert "hunter2" not in manifest.model_dump_json()
     assert "hunter2" not in json.dumps(documents_of(context, manifest))
-    secrets = context.settings.keys_folder / "secrets.json"
+    secrets = context.settings.keys_folder / "connections.json"
     assert secrets.stat().st_mode & 0o777 == 0o600
 
 

@@ -207,7 +207,7 @@ def test_a_secret_header_is_sent_to_its_own_place_only_and_stored_nowhere(world:
     manifest = collect(context, hidden.collect or ())
     assert world.log[0][2]["x-key"] == "s3cret"
     stored = [path for path in context.settings.home.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
-    assert stored == [context.settings.keys_folder / "secrets.json"]
+    assert stored == [context.settings.keys_folder / "connections.json"]  # there is no encryption key
     assert "s3cret" not in manifest.model_dump_json()
     collected(context, f"{world.url}/moved", headers={"X-Key": ""})
     assert world.log[-2][2]["x-key"] == "s3cret" and "x-key" not in world.log[-1][2]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, print_items, print_json, print_table, say
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import HOME_TENANT, load_settings
 
 dataset_app = typer.Typer(help="Show documents, datasets and indexes.", no_args_is_help=True)
 
@@ -24,7 +24,7 @@ def list_datasets(json: Json = False) -> None:
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        rows, _ = datasets.list_datasets(session, "default", limit=200)
+        rows, _ = datasets.list_datasets(session, HOME_TENANT, limit=200)
         items = [datasets.as_dict(row) for row in rows]
     print_items(
         items,
@@ -109,7 +109,7 @@ def list_documents(
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        artifact = datasets.get(session, dataset, "default").artifact_id
+        artifact = datasets.get(session, dataset, HOME_TENANT).artifact_id
         rows, _ = documents.list_documents(session, artifact, license=license, kind=kind, sha256=sha256, limit=limit)
         items = [documents.as_dict(row) for row in rows]
     print_items(items, ["group", "path", "license", "kind", "sha256", "url", "rule"], json, "No document matches.")
@@ -133,6 +133,6 @@ def _open(dataset: str) -> tuple[Any, Any]:
 
     settings = load_settings()
     with open_session(settings) as session:
-        artifact = datasets.get(session, dataset, "default").artifact_id
+        artifact = datasets.get(session, dataset, HOME_TENANT).artifact_id
     artifacts = Artifacts(open_storage(settings))
     return artifacts.get(artifact), artifacts

@@ -7,7 +7,7 @@ import typer
 
 from soldiom_ray.cli.output import Json, note, print_json, print_table, say
 from soldiom_ray.errors import InputError, NotFoundError
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import HOME_TENANT, load_settings
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or a model's id or family/name.")]
 
@@ -95,7 +95,7 @@ def _evaluation(name: str) -> dict[str, Any]:
     from soldiom_ray.domains.names import find_run
 
     with open_session(load_settings()) as session:
-        return evaluations.as_dict(evaluations.of_run(session, find_run(session, name, "default"), "default"))
+        return evaluations.as_dict(evaluations.of_run(session, find_run(session, name, HOME_TENANT), HOME_TENANT))
 
 
 def _scores(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, follow, print_items, print_json, print_table, say
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import HOME_TENANT, load_settings
 
 jobs_app = typer.Typer(help="List, show, follow and cancel jobs.", no_args_is_help=True)
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -45,7 +45,7 @@ def list_jobs(
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        rows, _ = jobs.list_jobs(session, "default", status=status, limit=100)
+        rows, _ = jobs.list_jobs(session, HOME_TENANT, status=status, limit=100)
         items = [jobs.as_dict(row) for row in rows]
     print_items(
         items, ["id", "kind", "name", "status", "progress", "stage", "created_at", "error"], json, "No jobs yet."
@@ -57,7 +57,7 @@ def show_job(job_id: JobId, json: Json = False) -> None:
     """Show a job and its stages."""
     from soldiom_ray import launch
 
-    job = launch.show_job(load_settings(), job_id, "default")
+    job = launch.show_job(load_settings(), job_id, HOME_TENANT)
     if json:
         print_json(job)
         return
@@ -80,12 +80,12 @@ def show_logs(
 
     settings = load_settings()
     if json and not follow_log:
-        print_json({"id": job_id, "logs": launch.job_logs(settings, job_id, "default")})
+        print_json({"id": job_id, "logs": launch.job_logs(settings, job_id, HOME_TENANT)})
         return
     if follow_log:
-        pieces = launch.follow_logs(settings, job_id, "default")
+        pieces = launch.follow_logs(settings, job_id, HOME_TENANT)
     else:
-        pieces = iter([launch.job_logs(settings, job_id, "default")])
+        pieces = iter([launch.job_logs(settings, job_id, HOME_TENANT)])
     if json:
         for piece in pieces:
             say(piece, end="", flush=True)
@@ -100,6 +100,6 @@ def cancel_job(job_id: JobId, json: Json = False) -> None:
     from soldiom_ray import launch
 
     settings = load_settings()
-    launch.cancel_job(settings, job_id, "default")
+    launch.cancel_job(settings, job_id, HOME_TENANT)
     *_, job = launch.wait_for_job(settings, job_id)
     print_json(job) if json else say(f"Job {job_id} is {job['status']}.")

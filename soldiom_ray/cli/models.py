@@ -8,7 +8,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import HOME_TENANT, load_settings
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, family/name for its newest version, or a run's id.")]
@@ -32,7 +32,7 @@ def list_models(
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        rows, _ = models.list_models(session, "default", family=family, limit=200)
+        rows, _ = models.list_models(session, HOME_TENANT, family=family, limit=200)
         items = [models.as_dict(row) for row in rows]
     print_items(
         items,
@@ -153,7 +153,7 @@ def undeploy(model: Model, json: Json = False) -> None:
     from soldiom_ray import launch
 
     model_id = _get(model)["id"]
-    launch.undeploy(load_settings(), model_id, "default")
+    launch.undeploy(load_settings(), model_id, HOME_TENANT)
     print_json({"id": model_id, "deployed": False}) if json else say(f"Model {model_id} is no longer served.")
 
 
@@ -213,4 +213,4 @@ def _get(model: str) -> dict[str, Any]:
     from soldiom_ray.db.engine import open_session
 
     with open_session(load_settings()) as session:
-        return models.as_dict(models.get(session, model, "default"), with_card=True)
+        return models.as_dict(models.get(session, model, HOME_TENANT), with_card=True)

@@ -12,7 +12,7 @@ from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
 from soldiom_ray.errors import SoldiomError
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import HOME_TENANT, load_settings
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
 WORDS = {
@@ -89,7 +89,7 @@ def _base(name: str | None) -> str | None:
     from soldiom_ray.domains.names import base_of
 
     with open_session(load_settings()) as session:
-        return base_of(session, models.get(session, name, "default").id, "default")
+        return base_of(session, models.get(session, name, HOME_TENANT).id, HOME_TENANT)
 
 
 def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]:

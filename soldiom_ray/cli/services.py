@@ -9,7 +9,7 @@ import typer
 
 from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
-from soldiom_ray.settings import Settings, load_settings, save_secrets, write_private
+from soldiom_ray.settings import HOME_TENANT, Settings, load_settings, save_secrets, write_private
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -134,7 +134,7 @@ def audit(
 def create_key(
     role: Annotated[str, typer.Option(help="viewer, user, trainer or admin.")],
     name: Annotated[str, typer.Option(help="What or who the key is for.")] = "",
-    tenant: Annotated[str, typer.Option(help="Whose data the key sees.")] = "default",
+    tenant: Annotated[str, typer.Option(help="Whose data the key sees.")] = HOME_TENANT,
     json: Json = False,
 ) -> None:
     """Create a key. It is shown only this once."""
@@ -186,7 +186,7 @@ def _local_key(settings: Settings) -> str | None:
     with open_session(settings) as session:
         if settings.local_key_path.exists() and keys.find(session, settings.local_key_path.read_text().strip()):
             return None
-        row, key = keys.create(session, role="admin", name="local command line", tenant="default")
+        row, key = keys.create(session, role="admin", name="local command line", tenant=HOME_TENANT)
         _record_key(session, "up", row)
     write_private(settings.local_key_path, key)
     return key

@@ -15,6 +15,7 @@ from soldiom_ray.db.engine import AUDIT_HEAD
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import AuditRow
 from soldiom_ray.records import now
+from soldiom_ray.settings import HOME_TENANT
 
 AUDIT_LOCK = "audit"
 GENESIS_HASH = "0" * 64
@@ -27,7 +28,7 @@ def append(
     object: str,  # noqa: A002 - the column's name
     decision: str,
     details: dict[str, Any] | None = None,
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
 ) -> AuditRow:
     """Add one row; `decision` is "allow" or "deny". Writers wait for one another until their transactions end."""
     locks.hold(session, AUDIT_LOCK)

@@ -10,6 +10,7 @@ from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Dataset
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.records import Manifest
+from soldiom_ray.settings import HOME_TENANT
 
 
 def record(
@@ -20,7 +21,7 @@ def record(
     source: str,
     stage: str,
     data_type: str = "text",
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
 ) -> Dataset:
     """Record an artifact ("documents", "dataset" or "index") under a name; an artifact recorded before gets its row
     updated."""

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Evaluation
 from soldiom_ray.errors import NotFoundError
+from soldiom_ray.settings import HOME_TENANT
 
 
 def record(
@@ -17,7 +18,7 @@ def record(
     scores: dict[str, Any],
     scores_artifact: str | None = None,
     model_id: str | None = None,
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
 ) -> Evaluation:
     """Record the scores of a run; the same scores artifact is recorded once per tenant."""
     query = select(Evaluation).where(Evaluation.scores_artifact == scores_artifact, Evaluation.tenant == tenant)

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, defer
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import UserInput
 from soldiom_ray.errors import NotFoundError
+from soldiom_ray.settings import HOME_TENANT
 
 
 def add(
@@ -19,7 +20,7 @@ def add(
     sha256: str,
     size_bytes: int,
     metadata: dict[str, Any] | None = None,
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
     id: str | None = None,  # noqa: A002 - the column's name
 ) -> UserInput:
     """Add one input. `content` is the text or structured value itself, or the storage key of a file."""

@@ -11,6 +11,7 @@ from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Job, JobStage
 from soldiom_ray.errors import ConflictError, NotFoundError, SoldiomError
 from soldiom_ray.records import ENDED, now
+from soldiom_ray.settings import HOME_TENANT
 
 
 def create(
@@ -19,7 +20,7 @@ def create(
     name: str,
     kind: str,
     config: dict[str, Any],
-    tenant: str = "default",
+    tenant: str = HOME_TENANT,
     owner: str = "",
     base_model: str | None = None,
     training_method: str | None = None,

@@ -13,9 +13,10 @@ from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import ApiKey
 from soldiom_ray.errors import InputError, NotFoundError
 from soldiom_ray.records import ROLES, now
+from soldiom_ray.settings import HOME_TENANT
 
 
-def create(session: Session, role: str, name: str, tenant: str = "default") -> tuple[ApiKey, str]:
+def create(session: Session, role: str, name: str, tenant: str = HOME_TENANT) -> tuple[ApiKey, str]:
     """Create a key: its row, and the key itself, which is stored nowhere and cannot be shown again."""
     if role not in ROLES:
         raise InputError(f"No role {role!r}.", remedy=f"use one of {', '.join(ROLES)}")

@@ -10,9 +10,10 @@ from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Deployment, Model
 from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, suggestion
 from soldiom_ray.records import RUN_ID
+from soldiom_ray.settings import HOME_TENANT
 
 
-def create(session: Session, *, family: str, name: str, tenant: str = "default", **values: Any) -> Model:
+def create(session: Session, *, family: str, name: str, tenant: str = HOME_TENANT, **values: Any) -> Model:
     """Create the next version of `family/name`; `values` are columns of the table."""
     for _ in range(5):
         model = Model(
@@ -31,7 +32,7 @@ def create(session: Session, *, family: str, name: str, tenant: str = "default",
     raise BusyError(f"Many versions of {family}/{name} are being registered at once.", remedy="try again")
 
 
-def next_version(session: Session, *, family: str, name: str, tenant: str = "default") -> int:
+def next_version(session: Session, *, family: str, name: str, tenant: str = HOME_TENANT) -> int:
     """The number of the next version of `family/name`."""
     query = select(func.max(Model.version)).where(Model.tenant == tenant, Model.family == family, Model.name == name)
     return (session.scalar(query) or 0) + 1

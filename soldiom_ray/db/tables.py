@@ -23,6 +23,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from soldiom_ray.records import new_id, now
+from soldiom_ray.settings import HOME_TENANT
 
 LongText = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
 
@@ -72,7 +73,7 @@ class Job(Table):
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     owner: Mapped[str] = mapped_column(String(128), default="")
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(128))
@@ -121,7 +122,7 @@ class Dataset(Table):
     __table_args__ = (UniqueConstraint("tenant", "artifact_id"), Index(None, "tenant", "stage", "created_at"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     name: Mapped[str] = mapped_column(String(128))
     source: Mapped[str] = mapped_column(String(64))
     data_type: Mapped[str] = mapped_column(String(16), default="text")
@@ -141,7 +142,7 @@ class Model(Table):
     __table_args__ = (UniqueConstraint("tenant", "family", "name", "version"), Index(None, "tenant", "created_at"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     family: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(128))
     version: Mapped[int] = mapped_column(Integer)
@@ -171,7 +172,7 @@ class UserInput(Table):
     __table_args__ = (Index(None, "tenant", "user_id", "id"), Index(None, "sha256"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     user_id: Mapped[str] = mapped_column(String(128))
     input_type: Mapped[str] = mapped_column(String(16))
     content: Mapped[str] = mapped_column(LongText)
@@ -202,7 +203,7 @@ class Evaluation(Table):
     __tablename__ = "evaluations"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id", ondelete="SET NULL"))
     run_artifact: Mapped[str] = mapped_column(String(64), index=True)
     scores_artifact: Mapped[str | None] = mapped_column(String(64))
@@ -216,7 +217,7 @@ class ApiKey(Table):
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
-    tenant: Mapped[str] = mapped_column(String(64), default="default")
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     name: Mapped[str] = mapped_column(String(128))
     role: Mapped[str] = mapped_column(String(16))
     prefix: Mapped[str] = mapped_column(String(16), unique=True)

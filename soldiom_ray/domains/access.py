@@ -17,9 +17,8 @@ from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, UrlSource
 from soldiom_ray.errors import DeniedError, Problem
 from soldiom_ray.records import COMMAND_LINE
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import HOME_TENANT, Settings
 
-HOME_TENANT = "default"
 POCKETSPHINX = "pocketsphinx"
 
 Folders = tuple[Path, ...] | None

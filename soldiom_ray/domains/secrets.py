@@ -1,12 +1,14 @@
 """Secrets of the connections in a recipe: passwords in database URLs, values of HTTP headers, and what opens something
 in the address of an endpoint (`?token=`, `?sig=`, user and password).
 
-A secret never enters a stored recipe. It is kept in the home's owner-only secrets file under a reference that names
-tenant and destination, so that it is only ever sent to the destination it was given for, and only for that tenant.
+A secret never enters a stored recipe. It is kept in an owner-only file of the home, sealed when there is an encryption
+key, under a reference that names tenant and destination, so that it is only ever sent to the destination it was given
+for, and only for that tenant.
 """
 
 from base64 import b64encode
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, unquote
 
 from soldiom_ray.domains.connections import (
@@ -19,8 +21,14 @@ from soldiom_ray.domains.connections import (
 )
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import Source
-from soldiom_ray.errors import InputError
-from soldiom_ray.settings import Settings, connection_secret, save_connection_secrets
+from soldiom_ray.errors import DamagedError, InputError
+from soldiom_ray.sealing import SEALED_PREFIX, seal_text, unseal_text
+from soldiom_ray.settings import Settings, change_private_json, read_json
+
+FILE = "connections.json"
+"""Not the file of the environment's secrets, which holds the encryption key: a copy of this one alone opens nothing."""
+EARLIER_ENTRY = "connections"
+"""Where earlier versions kept these secrets in the file of the environment's, unsealed."""
 
 
 def hide_secrets(settings: Settings, recipe: Recipe, tenant: str) -> Recipe:
@@ -28,36 +36,64 @@ def hide_secrets(settings: Settings, recipe: Recipe, tenant: str) -> Recipe:
     secrets: dict[str, str] = {}
     sources = tuple(_move_secrets(source, tenant, secrets) for source in recipe.collect or ())
     if secrets:
-        save_connection_secrets(settings, secrets)
+        _save(settings, secrets)
     return recipe.model_copy(update={"collect": sources}) if recipe.collect else recipe
 
 
 def password_of(settings: Settings, tenant: str, address: DatabaseAddress) -> str | None:
     """The stored password of this database and tenant."""
-    return connection_secret(settings, _database_reference(tenant, address))
+    return _secret(settings, _database_reference(tenant, address))
 
 
 def headers_of(settings: Settings, tenant: str, url: str, names: Mapping[str, str]) -> dict[str, str]:
     """Headers with the values stored for this endpoint and tenant; a header without a value is left out."""
-    values = {
-        name: value or connection_secret(settings, _header_reference(tenant, url, name))
-        for name, value in names.items()
-    }
+    values = {name: value or _secret(settings, _header_reference(tenant, url, name)) for name, value in names.items()}
     return {name: value for name, value in values.items() if value}
 
 
 def address_of(settings: Settings, tenant: str, url: str) -> str:
     """An endpoint's URL with the values stored for its empty secret parameters and this tenant. InputError for one that
     has none: a parameter that is empty on purpose is left out of the address."""
-    values = {
-        name: connection_secret(settings, _parameter_reference(tenant, url, name)) for name in secret_parameters(url)
-    }
+    values = {name: _secret(settings, _parameter_reference(tenant, url, name)) for name in secret_parameters(url)}
     if missing := [name for name, value in values.items() if value is None]:
         raise InputError(
             f"No value is kept for the parameter {missing[0][:60]!r} of {origin_of(url)}.",
             remedy="give it in the address once; it is kept apart for this tenant",
         )
     return with_secrets(url, {name: value for name, value in values.items() if value})
+
+
+def _save(settings: Settings, secrets: Mapping[str, str]) -> None:
+    """Keep secrets under their references, and with them whatever is not sealed yet."""
+    earlier = dict(read_json(settings.secrets_path).get(EARLIER_ENTRY, {}))
+
+    def merged(stored: dict[str, Any]) -> dict[str, Any]:
+        unsealed = {key: value for key, value in stored.items() if not value.startswith(SEALED_PREFIX)}
+        plain = {key: value for key, value in earlier.items() if key not in stored} | unsealed | dict(secrets)
+        return stored | {
+            key: seal_text(value, _sealing_name(key), settings.encryption_key) for key, value in plain.items()
+        }
+
+    change_private_json(settings.keys_folder / FILE, merged)
+    change_private_json(settings.secrets_path, lambda stored: {k: v for k, v in stored.items() if k != EARLIER_ENTRY})
+
+
+def _secret(settings: Settings, reference: str) -> str | None:
+    """The secret that was saved under a reference."""
+    stored = read_json(settings.secrets_path).get(EARLIER_ENTRY, {}) | read_json(settings.keys_folder / FILE)
+    if not isinstance(value := stored.get(reference), str):
+        return None
+    try:
+        return unseal_text(value, _sealing_name(reference), settings.encryption_key)
+    except (DamagedError, InputError) as error:
+        raise InputError(
+            f"The secret that is kept for {reference.split(maxsplit=1)[1]} was sealed with another key.",
+            remedy="set the SOLDIOM_ENCRYPTION_KEY of that time, or give the secret in the recipe once more",
+        ) from error
+
+
+def _sealing_name(reference: str) -> str:
+    return f"connections/{reference}"
 
 
 def _move_secrets(source: Source, tenant: str, secrets: dict[str, str]) -> Source:

@@ -107,8 +107,8 @@ def _shared_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:
-    files = [settings.ray_token_path, settings.local_key_path, settings.keys_folder / "secrets.json"]
-    wrong = [path for path in files if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
+    files = [path for path in settings.keys_folder.glob("[!.]*") if path.is_file()]
+    wrong = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if settings.keys_folder.exists() and stat.S_IMODE(settings.keys_folder.stat().st_mode) & 0o077:
         wrong.append(settings.keys_folder)
     if wrong:

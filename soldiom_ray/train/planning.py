@@ -20,7 +20,7 @@ from soldiom_ray.models.planning.headers import model_description
 from soldiom_ray.models.planning.planner import wants_bfloat16
 from soldiom_ray.models.planning.report import plan_report
 from soldiom_ray.records import Manifest
-from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.settings import HOME_TENANT, Settings, load_settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train.data import tokenizer_hash
 from soldiom_ray.train.data_check import DataCheck, check_data
@@ -119,7 +119,7 @@ def _dataset(settings: Settings, artifacts: Artifacts, name: str) -> Manifest:
     from soldiom_ray.db.engine import open_session
 
     with open_session(settings) as session:
-        return artifacts.get(datasets.get(session, name, "default").artifact_id)
+        return artifacts.get(datasets.get(session, name, HOME_TENANT).artifact_id)
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import DeniedError
+from soldiom_ray.settings import HOME_TENANT
 
 router = APIRouter(route_class=GuardedRoute, tags=["keys"])
 
@@ -18,7 +19,7 @@ router = APIRouter(route_class=GuardedRoute, tags=["keys"])
 def create_key(body: KeyBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Create a key. `key` is shown only this once."""
     tenant = body.tenant or caller.tenant
-    if tenant != caller.tenant and caller.tenant != "default":
+    if tenant != caller.tenant and caller.tenant != HOME_TENANT:
         raise DeniedError("Keys of other tenants are made by an admin of the tenant 'default'.")
     with open_session(settings) as session:
         row, plain = keys.create(session, body.role, body.name, tenant)
