@@ -1,7 +1,8 @@
 """Tokens scored per second on two CPU cores: ours, and a plain loop of transformers over the same documents.
 
     python benchmarks/scoring.py                      # builtin/smollm2-135m-instruct
-    python benchmarks/scoring.py --base FOLDER --documents 120
+    python benchmarks/scoring.py --base 33M --documents 120   # the shape of training.py's Llama, random weights
+    python benchmarks/scoring.py --base FOLDER
 
 Documents: functions of installed packages as conversations (what `prepare: {pairs: docstrings}` makes), whose answers
 alone count, and the same as plain texts, of which every token counts. The plain loop reads eight documents at a time
@@ -16,21 +17,25 @@ import importlib.util
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from training_work import SHAPE
 
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.models.chat import Conversation, encode_chat, encode_samples
 from soldiom_ray.models.load import load_base
 from soldiom_ray.models.score import token_losses
 from soldiom_ray.prepare.docstrings import NoFunctionsError, function_pairs
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import Settings, load_settings
 
-BASE, SMALL = "builtin/smollm2-135m-instruct", "builtin/tiny"
+BASE, SMALL, SHAPED = "builtin/smollm2-135m-instruct", "builtin/tiny", "33M"
+PIECES = 50_257
+"""Of SHAPED's embedding; its tokenizer is that of SMALL, which has fewer."""
 PACKAGES = ("peft", "accelerate", "huggingface_hub")
 PLAIN_BATCH = 8
 Score = Callable[[Any, Sequence[Conversation]], tuple[float, int]]
@@ -137,12 +142,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="scoring-") as home:
         settings = load_settings({"SOLDIOM_HOME": str(options.home or home)})
         try:
-            with load_base(None, settings, options.base) as (model, tokenizer):
+            with opened(settings, options.base) as (model, tokenizer):
                 run(model, tokenizer, options)
         except UnavailableError as error:
             print(f"{error.what}; {SMALL} instead")
             with load_base(None, settings, SMALL) as (model, tokenizer):
                 run(model, tokenizer, options)
+
+
+@contextmanager
+def opened(settings: Settings, base: str) -> Iterator[tuple[Any, Any]]:
+    """(model, tokenizer) of a base, or of SHAPED."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with load_base(None, settings, SMALL if base == SHAPED else base) as (model, tokenizer):
+        if base == SHAPED:
+            torch.manual_seed(1)
+            model = LlamaForCausalLM(LlamaConfig(vocab_size=PIECES, **SHAPE)).to(model.dtype).eval()
+        yield model, tokenizer
 
 
 def run(model: Any, tokenizer: Any, options: argparse.Namespace) -> None:

