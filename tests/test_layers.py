@@ -30,6 +30,7 @@ ROWS = {
     "models": 4,
     "registry": 4,
     "sandbox": 4,
+    "specialists": 4,
     "vectors": 4,
     "collect": 5,
     "prepare": 5,
@@ -51,7 +52,7 @@ STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
     "flow": GROUND | CRAFT | STAGES | {"launch"},
-    "api": GROUND | {"domains", "examples", "metrics", "registry", "launch"},
+    "api": GROUND | {"domains", "examples", "metrics", "registry", "specialists", "launch"},
     "cli": GROUND | CRAFT | {"launch"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""

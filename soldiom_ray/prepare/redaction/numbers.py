@@ -11,22 +11,12 @@ from collections.abc import Iterator
 
 from soldiom_ray.prepare.redaction.national_numbers import ALONE, NATIONAL_NUMBERS, is_luhn
 from soldiom_ray.prepare.redaction.scan import Scan, Span, character_class
+from soldiom_ray.specialists.checksums import IBAN_LENGTHS, is_iban
 
 CARD = re.compile(
     r"(?<![\w.\-])(?:[2-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{2,4}|3\d{3}[ -]?\d{6}[ -]?\d{4,5})(?![\w\-]|\.\d)"
 )
 IBAN = re.compile(r"(?<![A-Za-z0-9_])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{4}){2,7}(?:[ -]?[A-Z0-9]{1,4})?(?!\w)")
-IBAN_LENGTHS = {
-    country: int(length)
-    for length, countries in {
-        "15": "NO", "16": "BE", "18": "DK FI FK FO GL NL SD", "19": "MK SI", "20": "AT BA EE KZ LT LU MN XK",
-        "21": "CH HR LI LV", "22": "BG BH CR DE GB GE IE ME RS VA", "23": "AE GI IL IQ OM SO TL", "24": "AD CZ ES MD PK"
-        " RO SA SE SK TN VG", "25": "LY PT ST", "26": "IS TR", "27": "BI DJ FR GR IT MC MR SM", "28": "AL AZ BY CY DO"
-        " GT HN HU LB NI PL SV", "29": "BR EG PS QA UA", "30": "JO KW MU YE", "31": "MT SC", "32": "LC", "33": "RU",
-    }.items()
-    for country in countries.split()
-}  # fmt: skip
-"""Characters of an IBAN by country (SWIFT's registry, ISO 13616)."""
 
 DIGIT = character_class("0123456789")
 UPPER = character_class("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -53,10 +43,9 @@ def find_ibans(scan: Scan) -> Iterator[Span]:
     for start in np.flatnonzero(upper[:-3] & upper[1:-2] & digit[2:-1] & digit[3:]).tolist():
         length = IBAN_LENGTHS.get(scan.text[start : start + 2], 0)
         match = IBAN.match(scan.text, start) if length else None
-        if match and (end := _end_of(match, length)):
-            account = re.sub("[ -]", "", scan.text[start:end])
-            if int("".join(str(int(c, 36)) for c in account[4:] + account[:4])) % 97 == 1:
-                yield start, end
+        end = _end_of(match, length) if match else 0
+        if end and is_iban(re.sub("[ -]", "", scan.text[start:end])):
+            yield start, end
 
 
 def find_national_numbers(scan: Scan) -> Iterator[Span]:

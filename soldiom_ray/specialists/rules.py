@@ -1,0 +1,10 @@
+"""The rules that a domain's pack names: the only table of them."""
+
+from collections.abc import Callable
+from typing import Any
+
+from soldiom_ray.specialists.evidence import extract_evidence
+
+RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "extract_evidence": extract_evidence,
+}
