@@ -23,7 +23,7 @@ from soldiom_ray.collect.documents.column_names import (
     SPEAKER_COLUMNS,
 )
 from soldiom_ray.collect.documents.transcripts import labelled_turns, rendered_turns
-from soldiom_ray.collect.documents.turns import ANSWERERS, turns_in
+from soldiom_ray.collect.documents.turns import ANSWERERS, names_speakers, turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
 
@@ -175,7 +175,7 @@ def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
 def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation whose turns name their speakers, whatever its name."""
     values = [value for record in examples if (value := record.get(name)) not in (None, "", [], {})]
-    turns = [turns_in(value) if isinstance(value, (list, dict)) else None for value in values]
+    turns = [turns_in(value) if isinstance(value, dict) or names_speakers(value) else None for value in values]
     return bool(values) and all(each and _has_answer(each) for each in turns)
 
 
