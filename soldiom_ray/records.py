@@ -99,7 +99,8 @@ class Sample(Record):
     """One row of a prepared dataset: a document that passed the filters, cleaned, with its split.
 
     `verdict` is the decision of the licence policy. `messages` is a conversation as JSON (see `domains.messages`), of
-    which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`; `label`, a string, or a
+    which `text` is the plain form; empty for other texts. `metadata` is JSON: `page_starts`; `infill`,
+    where a middle that is to be filled in begins and ends; `label`, a string, or a
     list of strings; `rejected`, the answer that the last of `messages` was preferred to; `checks`, Python that a
     program in the last of them passes; of a picture `width`, `height`
     and `format`. `image` is a picture as PNG or JPEG; a dataset without pictures has no such column."""

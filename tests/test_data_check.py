@@ -140,3 +140,10 @@ def test_runs_made_before_the_choice_are_found_again() -> None:
     assert "template_gaps" not in hash_input("train", Train())
     assert hash_input("train", Train(template_gaps="leave_out"))["template_gaps"] == "leave_out"
     assert "examples" not in hash_input("evaluate", Evaluate())
+
+
+def test_samples_to_fill_in_without_tokens_for_it_are_told(base: Path, tmp_path: Path) -> None:
+    context = context_in(tmp_path)
+    dataset = dataset_of(context, [{"text": "def f(): return 1", "metadata": json.dumps({"infill": [9, 16]})}] * 3)
+    notes = check_data(context.artifacts, dataset, Train(base_model=str(base)), base).notes
+    assert any(note.startswith("3 samples have a middle that is to be filled in") for note in notes)

@@ -11,6 +11,7 @@ from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.examples import Example
 from soldiom_ray.metrics.measurement import hash_order
 from soldiom_ray.models.chat import chat_text, encode_prompt
+from soldiom_ray.models.infill import InfillText, infill_prompt, infill_tokens, sample_text
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
 ANSWER_TOKENS = 96
@@ -48,14 +49,18 @@ def choose_questions(
     """At most `count` questions that fit into a model's context, the same for the same inputs, of as many groups as
     possible.
 
-    Conversations end before the assistant's last turn; where no sample is one, documents end after their beginning."""
+    Conversations end before the assistant's last turn; where no sample is one, documents end after their beginning, or
+    lack the middle that is to be filled in."""
     if not count:
         return []
     answered = [row for row in rows if _is_answered(_messages(row))]
     if answered:
         questions = (_conversation(row, tokenizer, context) for row in spread(answered, seed))
     else:
-        questions = (_beginning(row, tokenizer, context) for row in spread(rows, seed))
+        questions = (
+            _without_middle(row, tokenizer, context) or _beginning(row, tokenizer, context)
+            for row in spread(rows, seed)
+        )
     return list(islice((question for question in questions if question), count))
 
 
@@ -146,6 +151,18 @@ def _conversation(row: Mapping[str, Any], tokenizer: Any, context: int) -> Quest
     prompt = turns[0]["content"] if len(turns) == 1 else "\n".join(lines)
     checks = json.loads(row.get("metadata") or "{}").get("checks") or ""
     return Question(row["group"], row["id"], prompt, text, last["content"], checks=checks)
+
+
+def _without_middle(row: Mapping[str, Any], tokenizer: Any, context: int) -> Question | None:
+    """A text without its middle; None where it has none, the tokenizer has no tokens for it, or it is too long."""
+    text, tokens = sample_text(row), infill_tokens(tokenizer)
+    if not isinstance(text, InfillText) or tokens is None:
+        return None
+    prompt = infill_prompt(text, tokens)
+    if len(encode_prompt(tokenizer, prompt)) > min(MAX_PROMPT_TOKENS, context - answer_tokens(context)):
+        return None
+    prefix, middle, suffix = text.parts
+    return Question(row["group"], row["id"], f"{prefix}[...]{suffix}", prompt, middle)
 
 
 def _beginning(row: Mapping[str, Any], tokenizer: Any, context: int) -> Question | None:

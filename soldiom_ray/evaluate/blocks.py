@@ -104,12 +104,13 @@ def _blocks_of_group(
 ) -> Iterator[Block]:
     """A group's blocks in the order in which they are taken."""
     from soldiom_ray.models.chat import encode_samples
+    from soldiom_ray.models.infill import sample_text
 
     ordered = sorted(rows, key=lambda row: hash_order(seed, row["id"]))
     later: list[list[Block]] = []
     for first in range(0, len(ordered), 16):
         batch = ordered[first : first + 16]
-        samples = ((row["text"], json.loads(row.get("messages") or "[]")) for row in batch)
+        samples = ((sample_text(row), json.loads(row.get("messages") or "[]")) for row in batch)
         for row, sample in zip(batch, encode_samples(tokenizer, samples), strict=True):
             spans = [slice(start, start + block_tokens) for start in range(0, len(sample.ids), block_tokens)]
             candidates = [Block(group, row["id"], sample.ids[span], sample.loss_mask[span]) for span in spans]

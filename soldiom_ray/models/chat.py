@@ -9,6 +9,7 @@ from soldiom_ray.domains.builtin_models import TEXT_MODELS
 from soldiom_ray.domains.messages import ASSISTANT, Message, is_taught
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.expressible import as_template_takes, folded
+from soldiom_ray.models.infill import InfillText, infill_ids, infill_tokens
 from soldiom_ray.models.tokens import BATCH_TEXTS, encode_documents, terminator
 from soldiom_ray.records import PromptFormat
 
@@ -166,15 +167,21 @@ def _encode_fragment(tokenizer: Any, text: str) -> list[int]:
 
 def encode_samples(tokenizer: Any, samples: Iterable[tuple[str, Sequence[Message]]]) -> Iterator[Conversation]:
     """Each sample, (text, messages), as tokens: its conversation where it has messages, else its text, whose tokens all
-    count in the loss."""
+    count in the loss; a text whose middle is to be filled in with the tokenizer's tokens for that, if it has some."""
     import numpy as np
 
     remaining = iter(samples)
     while batch := list(islice(remaining, BATCH_TEXTS)):
-        texts = encode_documents(tokenizer, [text for text, messages in batch if not messages])
-        for _, messages in batch:
+        holes = any(isinstance(text, InfillText) for text, _ in batch)
+        infill = infill_tokens(tokenizer) if holes else None
+        plain = [text for text, messages in batch if not messages and not (infill and isinstance(text, InfillText))]
+        texts = encode_documents(tokenizer, plain)
+        for text, messages in batch:
             if messages:
                 yield encode_chat(tokenizer, messages)
+            elif infill and isinstance(text, InfillText):
+                filled = np.asarray(infill_ids(tokenizer, text, infill), np.int64)
+                yield Conversation(filled, np.ones(len(filled), np.bool_))
             else:
                 ids = next(texts)
                 yield Conversation(ids.astype(np.int64), np.ones(len(ids), np.bool_))

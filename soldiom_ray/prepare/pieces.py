@@ -20,21 +20,28 @@ class Pieces:
     pieces: tuple[str, ...]
     roles: tuple[str, ...] = ()
     is_paged: bool = False
+    is_infill: bool = False
     fields: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def of(cls, text: str, metadata: Mapping[str, Any]) -> "Pieces":
-        """By a document's metadata: `messages`, or `page_starts` (character offsets)."""
+        """By a document's metadata: `messages`, or character offsets, `page_starts` or `infill` (where the middle that
+        is to be filled in begins and ends)."""
         if messages := metadata.get("messages"):
             contents = tuple(str(message["content"]) for message in messages)
             fields = tuple({n: value for n, value in message.items() if n not in _PIECE} for message in messages)
             return cls(contents, tuple(str(message["role"]) for message in messages), fields=fields)
         if starts := metadata.get("page_starts"):
             return cls(tuple(_cut(text, starts)), is_paged=True)
+        if infill := metadata.get("infill"):
+            middle, suffix = infill
+            return cls((text[:middle], text[middle:suffix], text[suffix:]), is_infill=True)
         return cls((text,))
 
     def mapped(self, function: Callable[[str], str]) -> "Pieces":
         """The same pieces, each changed by `function`."""
+        if self.is_infill:
+            return replace(self, pieces=tuple(_within_spaces(piece, function) for piece in self.pieces))
         if not self.roles:
             return replace(self, pieces=tuple(map(function, self.pieces)))
 
@@ -50,6 +57,8 @@ class Pieces:
     def text(self) -> str:
         """The whole as one text. A question and its answer are joined without roles; a longer conversation, or one that
         begins with a system message, with them."""
+        if self.is_infill:
+            return "".join(self.pieces)
         if not self.roles:
             return PAGE_SEPARATOR.join(self.pieces)
         messages = self._messages()
@@ -67,7 +76,10 @@ class Pieces:
         return [{"role": role, "content": piece, **others} for role, piece, others in turns]
 
     def metadata(self) -> dict[str, Any]:
-        """Where the pages of `text()` begin, in characters; empty for other texts."""
+        """Where the pages of `text()`, or its middle and its suffix, begin, in characters; empty for other texts."""
+        if self.is_infill:
+            prefix, middle, _ = map(len, self.pieces)
+            return {"infill": [prefix, prefix + middle]}
         if not self.is_paged:
             return {}
         starts, start = [], 0
@@ -75,6 +87,15 @@ class Pieces:
             starts.append(start)
             start += len(piece) + len(PAGE_SEPARATOR)
         return {"page_starts": starts}
+
+
+def _within_spaces(piece: str, function: Callable[[str], str]) -> str:
+    """A part of a text that another follows at once, its blanks at both ends as they are."""
+    words = piece.strip()
+    if not words:
+        return piece
+    start = piece.index(words)
+    return piece[:start] + function(words).strip("\n") + piece[start + len(words) :]
 
 
 def _cut(text: str, starts: Sequence[int]) -> list[str]:

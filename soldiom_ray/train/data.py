@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.infill import sample_text
 from soldiom_ray.records import FileEntry, Manifest
 from soldiom_ray.train.splits import TRAIN, VALIDATION
 
@@ -22,7 +23,7 @@ REPORT_SECONDS = 0.5
 def samples(artifacts: Artifacts, dataset: Manifest, split: str) -> Iterator[tuple[str, list[dict[str, str]]]]:
     """(text, messages) of each sample; messages are empty where it is no conversation."""
     for row in artifacts.rows(dataset, f"{split}/"):
-        yield row["text"], json.loads(row["messages"]) if row.get("messages") else []
+        yield sample_text(row), json.loads(row["messages"]) if row.get("messages") else []
 
 
 def nothing_to_learn(dataset: Manifest, what: str) -> InputError:

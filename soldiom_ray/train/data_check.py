@@ -12,6 +12,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.messages import ASSISTANT, is_taught
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.infill import knows_infill
 from soldiom_ray.models.labels import labels_of
 from soldiom_ray.models.template_check import CHAT_TASKS, TemplateReport, check_conversations
 from soldiom_ray.records import Manifest
@@ -52,6 +53,8 @@ def check_data(artifacts: Artifacts, dataset: Manifest, declared: Train, folder:
         raise nothing_to_learn(dataset, needed)
     if usable < samples:
         notes.append(f"{samples - usable:,} of {samples:,} samples of the training side {lacking}.")
+    if declared.task == "causal_lm" and (note := _infill_note(artifacts, dataset, declared, folder)):
+        notes.append(note)
     if declared.task not in CHAT_TASKS:
         return DataCheck(notes)
     reports = [
@@ -60,6 +63,19 @@ def check_data(artifacts: Artifacts, dataset: Manifest, declared: Train, folder:
     ]
     template_notes, counts = _check_template(reports, usable, dataset, declared)
     return DataCheck(notes + template_notes, counts)
+
+
+def _infill_note(artifacts: Artifacts, dataset: Manifest, declared: Train, folder: Path) -> str:
+    """What to say where samples are to be filled in and the base has no tokens for it."""
+    rows = artifacts.rows(dataset, f"{TRAIN}/", ("metadata",))
+    count = sum('"infill"' in (row["metadata"] or "") for row in rows)
+    if not count or knows_infill(folder):
+        return ""
+    whose = f"the tokenizer of {declared.base_model}" if declared.base_model else "the new model's tokenizer"
+    return (
+        f"{count:,} samples have a middle that is to be filled in, for which {whose} has no tokens: each is learnt as"
+        " one text. A base whose tokenizer has some learns to fill in: StarCoder, Qwen 2.5 Coder, CodeLlama."
+    )
 
 
 def _check_labels(artifacts: Artifacts, dataset: Manifest, declared: Train) -> None:

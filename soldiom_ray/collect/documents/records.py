@@ -23,6 +23,8 @@ from soldiom_ray.collect.documents.columns import (
     text_turns,
 )
 from soldiom_ray.collect.documents.formed import FormedRecord
+from soldiom_ray.collect.documents.infill import HEADS as INFILL_HEADS
+from soldiom_ray.collect.documents.infill import infill_parts
 from soldiom_ray.collect.documents.parsed import ParsedText
 from soldiom_ray.collect.documents.tool_calls import parsed_json, read_calls, read_tools
 from soldiom_ray.collect.documents.transcripts import REMAINING_MARKS, answer_words, may_be_rendered
@@ -133,9 +135,30 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
             notes = ["questions or answers that stand alone, read as texts"]
     if not text:
         return None
+    infill = _infill(record, columns, conversation, text)
+    if infill:
+        conversation, text = None, "".join(infill)
     metadata, left = _metadata(record, columns, conversation)
+    metadata |= {"infill": [len(infill[0]), len(infill[0]) + len(infill[1])]} if infill else {}
     notes += [f"column {name}" for name in left]
     return ReadRecord(text, metadata, conversation.speakers if conversation else {}, notes)
+
+
+def _infill(
+    record: Mapping[str, Any], columns: Columns, conversation: Conversation | None, text: str
+) -> tuple[str, str, str] | None:
+    """Prefix, middle and suffix of a record that is to be filled in."""
+    if conversation is None and "middle" in columns.form:
+        prefix, middle, suffix = (
+            _role_text(record, columns, role) if role in columns.by_role else ""
+            for role in ("prefix", "middle", "suffix")
+        )
+        return (prefix, middle, suffix) if middle and (prefix or suffix) else None
+    messages = conversation.messages if conversation else []
+    told = messages[0]["content"] if messages else text
+    if not told.startswith(INFILL_HEADS) or len(messages) not in (0, 2):
+        return None
+    return infill_parts("".join(message["content"] for message in messages) if messages else text)
 
 
 def _show_a_check(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
+from soldiom_ray.collect.documents.infill import HEADS as INFILL_HEADS
 from soldiom_ray.collect.documents.tool_calls import parsed_json
 
 _HEADS = (
+    *INFILL_HEADS,
     *("\n\nHuman:", "Human:", "### Human", "### User", "### Instruction", "### System", "### Question", "### Prompt"),
     *(
         "[INST]",
