@@ -14,6 +14,7 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import access_through_api, check_access
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.schema import Recipe
+from soldiom_ray.domains.specialists import with_domain
 from soldiom_ray.errors import DeniedError, InputError, Problem
 from soldiom_ray.settings import Settings
 
@@ -53,7 +54,8 @@ def _check_access(settings: Settings, caller: Caller, recipe: Recipe, kind: str)
 
 def training_recipe(body: TrainingBody) -> Recipe:
     """The recipe that a training body stands for. InputError names the fields as they are in the body."""
-    content: dict[str, Any] = dict(body.recipe or {})
+    named, problems = with_domain(dict(body.recipe or {}))
+    content: dict[str, Any] = named if isinstance(named, dict) else {}
     train = dict(body.config or {})
     if body.base_model is not None:
         train["base_model"] = body.base_model
@@ -72,7 +74,7 @@ def training_recipe(body: TrainingBody) -> Recipe:
     if body.sweep is not None:
         content["sweep"] = body.sweep
     try:
-        return validate_recipe(content, "The body")
+        return validate_recipe(content, "The body", earlier=problems)
     except InputError as error:
         problems = _in_body(error.problems, body)
         raise InputError(error.what, remedy="correct the fields that `errors` names", problems=problems) from error

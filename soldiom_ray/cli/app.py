@@ -15,6 +15,7 @@ from soldiom_ray.cli import (
     planning,
     prepare,
     services,
+    specialists,
     sweep,
     training,
     workflow,
@@ -30,7 +31,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for module in (services, workflow, collect, prepare, datasets, planning, training, sweep, evaluation, jobs, models):
+for module in (
+    services,
+    workflow,
+    collect,
+    prepare,
+    datasets,
+    planning,
+    training,
+    sweep,
+    evaluation,
+    jobs,
+    models,
+    specialists,
+):
     module.add_commands(app)
 
 

@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from soldiom_ray.cli.output import Json, follow, note, print_json, say
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import load_settings
 
 recipe_app = typer.Typer(help="Check a recipe, or print it filled in.", no_args_is_help=True)
+PREFIX = "domain:"
+"""`soldiom run domain:NAME`: the workflow of a domain in place of a recipe's file."""
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe file (YAML).")]
 
 
@@ -20,11 +23,26 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def run(
-    recipe: RecipeFile,
+    recipe: Annotated[Path, typer.Argument(help="A recipe file (YAML), or domain:NAME for the workflow of a domain.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="domain: a folder or file to learn from, or MODEL=PATH for one model; may be repeated."),
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="domain: the base of its language models.")] = None,
+    model: Annotated[str | None, typer.Option(help="domain: make this model only.")] = None,
+    deploy: Annotated[bool, typer.Option(help="domain: serve what was made.")] = True,
     started: Annotated[float | None, typer.Option(hidden=True, help="Unix time at which the caller began.")] = None,
     json: Json = False,
 ) -> None:
-    """Run a whole workflow as one Ray job. Run again, it resumes where it stopped."""
+    """Run a whole workflow: a recipe as one Ray job, of a domain one job per model. Run again, it resumes where it
+    stopped."""
+    if str(recipe).startswith(PREFIX):
+        from soldiom_ray.cli.specialists import run_domain
+
+        run_domain(str(recipe).removeprefix(PREFIX), data or [], base, model, deploys=deploy, json=json)
+        return
+    if data or base or model:
+        raise InputError("--data, --base and --model belong to domain:NAME.", remedy="write them into the recipe")
     from soldiom_ray import launch
     from soldiom_ray.cli.summary import print_summary, scored_examples, try_model
     from soldiom_ray.domains.recipes import load_recipe, with_absolute_paths
