@@ -5,14 +5,17 @@ MLflow names hold no `/`, so `fine-tuned/legal` is `fine-tuned.legal` there. A v
 artifact is named by our own scheme, `soldiom:///<artifact>/weights`.
 """
 
+import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
+from sqlalchemy.orm import Session
+
 from soldiom_ray.artifacts import prefix_of
-from soldiom_ray.db import audit, models
+from soldiom_ray.db import audit, locks, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.base_catalog import CATALOG
@@ -68,13 +71,77 @@ def put_version(
         return str(version.version)
 
 
-def set_champion(settings: Settings, name: str, version: str) -> None:
-    """Point the alias `champion` at a version, and `previous` at the one that was champion before."""
-    with _client(settings) as client:
-        former = client.get_registered_model(name).aliases.get(CHAMPION)
-        if former is not None and str(former) != version:
-            client.set_registered_model_alias(name, PREVIOUS, str(former))
-        client.set_registered_model_alias(name, CHAMPION, version)
+class ChampionChange:
+    """A change of the champion of one name under way (see `changing_champion`). `details` go to the audit trail."""
+
+    def __init__(self, settings: Settings, session: Session, name: str) -> None:
+        self.session, self.details = session, dict[str, Any]()
+        self._settings, self._name = settings, name
+        self._former: dict[str, str] = {}
+        self._version = ""
+
+    def set(self, version: str) -> None:
+        """Point the alias `champion` at a version, and `previous` at the one that was champion before."""
+        with _client(self._settings) as client:
+            self._former = _aliases(client, self._name)
+            self._version = version
+            champion = self._former.get(CHAMPION)
+            if champion is not None and champion != version:
+                client.set_registered_model_alias(self._name, PREVIOUS, champion)
+            client.set_registered_model_alias(self._name, CHAMPION, version)
+
+    def undo(self) -> None:
+        """Put the aliases back, unless somebody has set them since."""
+        if not self._version:
+            return
+        with _client(self._settings) as client:
+            now = _aliases(client, self._name)
+            if now.get(CHAMPION) not in (self._version, self._former.get(CHAMPION)):
+                return
+            for alias in (CHAMPION, PREVIOUS):
+                if alias in self._former:
+                    client.set_registered_model_alias(self._name, alias, self._former[alias])
+                elif alias in now:
+                    client.delete_registered_model_alias(self._name, alias)
+
+
+@contextmanager
+def changing_champion(
+    settings: Settings, row: Model, action: str, actor: str, details: Mapping[str, Any]
+) -> Iterator[ChampionChange]:
+    """One change of the champion of a version's name at a time, in the database, in MLflow and in the audit trail:
+    whole or, after an error in the block, not at all. A refused one is in the trail as denied; one that failed, with
+    the name of its error."""
+    change = None
+    try:
+        with open_session(settings) as session:
+            name = row.mlflow_name or registered_name(row.family, row.name, row.tenant)
+            locks.hold(session, f"champion {hashlib.sha256(name.encode()).hexdigest()}")
+            change = ChampionChange(settings, session, name)
+            yield change
+            audit.append(session, actor, action, row.id, "allow", {**details, **change.details}, row.tenant)
+    except Exception as error:
+        told = {**details, **(change.details if change else {})}
+        refused = isinstance(error, (ConflictError, DeniedError, InputError))
+        try:
+            if change is not None:
+                change.undo()
+        except SoldiomError:
+            told["not_undone"] = True
+        with suppress(SoldiomError):  # the error that comes out is the first one
+            _audit_failure(settings, row, action, actor, told if refused else told | {"failed": type(error).__name__})
+        raise
+
+
+def _audit_failure(settings: Settings, row: Model, action: str, actor: str, details: dict[str, Any]) -> None:
+    decision = "allow" if "failed" in details else "deny"
+    with open_session(settings) as session:
+        audit.append(session, actor, action, row.id, decision, details, row.tenant)
+
+
+def _aliases(client: Any, name: str) -> dict[str, str]:
+    aliases = client.get_registered_model(name).aliases
+    return {alias: str(aliases[alias]) for alias in (CHAMPION, PREVIOUS) if alias in aliases}
 
 
 def log_metrics(settings: Settings, run_id: str, metrics: Mapping[str, float]) -> None:
@@ -97,8 +164,7 @@ def log_metrics(settings: Settings, run_id: str, metrics: Mapping[str, float]) -
 def champion(settings: Settings, name: str, alias: str = CHAMPION) -> str | None:
     """The version that the alias `champion` (or `previous`) points at, or None."""
     with _client(settings) as client:
-        aliases = client.get_registered_model(name).aliases
-        return str(aliases[alias]) if alias in aliases else None
+        return _aliases(client, name).get(alias)
 
 
 def rollback(settings: Settings, model_id: str, *, actor: str, tenant: str | None = None) -> dict[str, Any]:
@@ -107,25 +173,25 @@ def rollback(settings: Settings, model_id: str, *, actor: str, tenant: str | Non
     ConflictError when there is none, or when its licence forbids it by now. Done twice, all is as it was."""
     with open_session(settings) as session:
         row = models.get(session, model_id, tenant)
-    version = champion(settings, row.mlflow_name, PREVIOUS) if row.mlflow_name else None
-    with open_session(settings) as session:
-        former = models.of_mlflow_version(session, str(row.mlflow_name), version) if version else None
+    details = {"name": f"{row.family}/{row.name}"}
+    with changing_champion(settings, row, "rollback", actor, details) as change:
+        version = champion(settings, row.mlflow_name, PREVIOUS) if row.mlflow_name else None
+        former = models.of_mlflow_version(change.session, str(row.mlflow_name), version) if version else None
         if former is None:
             raise ConflictError(
                 f"{row.family}/{row.name} has no previous champion to go back to.",
                 remedy=f"promote a version of it: `soldiom models promote {row.family}/{row.name}@VERSION`",
             )
+        change.details |= {"champion": former.id, "version": former.version}
         check_compliance("promoted", former.name, former.lineage, former.license)
-        details = {"name": f"{row.family}/{row.name}", "version": former.version}
-        audit.append(session, actor, "rollback", former.id, "allow", details, former.tenant)
-    name, current = str(row.mlflow_name), champion(settings, str(row.mlflow_name))
-    set_champion(settings, name, str(version))
-    with open_session(settings) as session:
+        current = champion(settings, str(row.mlflow_name))
         # Comparisons with the champion before ask the rows: the one that went may not stand for it.
-        withdrawn = models.of_mlflow_version(session, name, current) if current and current != version else None
-        if withdrawn is not None:
-            models.update(session, withdrawn.id, gate=dict(withdrawn.gate) | {"promoted": False})
-        return models.as_dict(models.update(session, former.id, gate=dict(former.gate) | {"promoted": True}))
+        withdrawn = models.of_mlflow_version(change.session, str(row.mlflow_name), current) if current else None
+        if withdrawn is not None and current != version:
+            models.update(change.session, withdrawn.id, gate=dict(withdrawn.gate) | {"promoted": False})
+        models.update(change.session, former.id, gate=dict(former.gate) | {"promoted": True})
+        change.set(str(version))
+        return models.as_dict(former)
 
 
 def lineage(settings: Settings, model_id: str, tenant: str | None = None) -> dict[str, Any]:
@@ -174,19 +240,17 @@ def promote(
     """
     with open_session(settings) as session:
         row = models.get(session, model_id, tenant)
-    passed = bool(row.gate.get("passed"))
-    forced = force and not passed
-    try:
+    details = {"name": f"{row.family}/{row.name}", "version": row.version, "reason": reason[:2000]}
+    with changing_champion(settings, row, "promote", actor, details) as change:
+        row = models.get(change.session, row.id, tenant)
+        passed = bool(row.gate.get("passed"))
+        forced = force and not passed
+        change.details |= {"forced": forced, "verdict": str(row.gate.get("verdict") or "")[:2000]}
         _check_promotion(row, passed=passed, forced=forced, is_admin=is_admin, reason=reason)
-    except SoldiomError:
-        _audit_promotion(settings, row, actor, "deny", forced, reason)
-        raise
-    _audit_promotion(settings, row, actor, "allow", forced, reason)
-    set_champion(settings, str(row.mlflow_name), str(row.mlflow_version))
-    with open_session(settings) as session:
         override = {"forced": forced} | ({"reason": reason, "forced_by": actor} if forced else {})
-        gate = dict(row.gate) | {"promoted": True} | override
-        return models.as_dict(models.update(session, row.id, tenant, gate=gate))
+        row = models.update(change.session, row.id, tenant, gate=dict(row.gate) | {"promoted": True} | override)
+        change.set(str(row.mlflow_version))
+        return models.as_dict(row)
 
 
 def _check_promotion(row: Model, *, passed: bool, forced: bool, is_admin: bool, reason: str) -> None:
@@ -203,13 +267,6 @@ def _check_promotion(row: Model, *, passed: bool, forced: bool, is_admin: bool, 
     check_compliance("promoted", row.name, row.lineage, row.license)
     if row.mlflow_name is None or row.mlflow_version is None:
         raise ConflictError(f"Model {row.id} is not in MLflow yet.", remedy="run its workflow again, it goes on there")
-
-
-def _audit_promotion(settings: Settings, row: Model, actor: str, decision: str, forced: bool, reason: str) -> None:
-    details = {"forced": forced, "reason": reason[:2000], "verdict": str(row.gate.get("verdict") or "")[:2000]}
-    details |= {"name": f"{row.family}/{row.name}", "version": row.version}
-    with open_session(settings) as session:
-        audit.append(session, actor, "promote", row.id, decision, details, row.tenant)
 
 
 def check_deployment(row: Model, declared: Deploy) -> None:

@@ -405,7 +405,12 @@ def test_the_command_line_leaves_its_deeds_with_keys_in_the_trail_and_fails_on_a
     assert "\x1b" not in command("keys", "list")[1] and command("audit", "verify") == (0, "The chain is intact.\n")
     with open_session(api_settings) as session:
         session.execute(text("CREATE TABLE aside AS SELECT * FROM audit_log"))
-    for damage in ("DELETE FROM audit_log", "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)"):
+    for damage in (
+        "DELETE FROM audit_log",
+        "DELETE FROM audit_log WHERE seq = (SELECT max(seq) FROM audit_log)",
+        "UPDATE audit_log SET actor = 'somebody else' WHERE seq = (SELECT max(seq) FROM audit_log)",
+        "UPDATE audit_log SET details = '{}' WHERE action = 'keys create'",
+    ):
         with open_session(api_settings) as session:
             session.execute(text(damage))
         assert command("audit", "verify")[0] == command("audit")[0] == 1

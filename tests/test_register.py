@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -351,6 +352,58 @@ def test_a_rollback_brings_the_champion_before_back(context: Context, folders: d
     with pytest.raises(UnavailableError):
         rollback(down, first["model_id"], actor="key")
     assert champion(context.settings, name) == "1"
+    assert trail(context, "rollback", first["model_id"]) == [("allow", "UnavailableError"), ("deny", None)]
+
+
+def trail(context: Context, action: str, model_id: str) -> list[tuple[str, str | None]]:
+    """(decision, error) of a deed with a version, newest first."""
+    with open_session(context.settings) as session:
+        rows = audit.list_rows(session, None, limit=200)[0]
+    return [
+        (row.decision, row.details.get("failed")) for row in rows if row.action == action and row.object == model_id
+    ]
+
+
+def test_a_promotion_is_whole_or_not_at_all_one_at_a_time_and_in_the_trail_as_it_ended(
+    context: Context, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, scores, dataset = made(context, folders, "whole")
+    versions = [register(context, "whole", run, scores, dataset, Register()).details["model_id"]]
+    for groups in (4, 5):
+        other = small_scores(context, run, dataset, groups=groups)
+        versions.append(register(context, "whole", run, other, dataset, Register()).details["model_id"])
+    name, settings = "fine-tuned.whole", context.settings
+    assert trail(context, "promote", versions[2]) == [("allow", None)]
+
+    def state() -> tuple[object, ...]:
+        with open_session(settings) as session:
+            rows = [models.get(session, each).gate for each in versions]
+        return champion(settings, name), champion(settings, name, PREVIOUS), rows
+
+    rollback(settings, versions[0], actor="key")
+    before = state()
+    down = replace(settings, mlflow_url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(UnavailableError):
+        promote(down, versions[0], actor="key", is_admin=False)
+    with monkeypatch.context() as broken:
+        append = audit.append
+        broken.setattr(audit, "append", lambda *values: 1 / 0 if not values[5].get("failed") else append(*values))
+        with pytest.raises(ZeroDivisionError):  # after the aliases were set
+            promote(settings, versions[0], actor="key", is_admin=False)
+    assert state() == before
+    failed = [("allow", "ZeroDivisionError"), ("allow", "UnavailableError"), ("allow", None)]
+    assert trail(context, "promote", versions[0]) == failed
+
+    def ask(version: str) -> None:
+        promote(settings, version, actor="key", is_admin=False)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(ask, versions * 3))
+    with open_session(settings) as session:
+        newest = [row.object for row in audit.list_rows(session, None, limit=200)[0] if row.object in versions]
+        last, former = newest[0], next(each for each in newest if each != newest[0])
+        numbers = [str(models.get(session, each).mlflow_version) for each in (last, former)]
+    assert [champion(settings, name), champion(settings, name, PREVIOUS)] == numbers
 
 
 def test_lineage_goes_both_ways_and_a_base_of_others_is_not_deleted(context: Context, folders: dict[str, Path]) -> None:

@@ -9,7 +9,7 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.licenses import judge
 from soldiom_ray.models.chat import prompt_format_of_run
-from soldiom_ray.records import Manifest
+from soldiom_ray.records import COMMAND_LINE, Manifest
 from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.card import write_card
 from soldiom_ray.register.sources import collected_from, combined_license, data_sources, ingredients_of, licensed_use
@@ -38,6 +38,7 @@ def register_run(
     InputError for weights that may not be registered, UnavailableError when MLflow cannot be reached."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
+    from soldiom_ray.registry import changing_champion
 
     check_weights(run)
     sources = data_sources(context.artifacts, dataset)
@@ -76,10 +77,16 @@ def register_run(
     promotes = bool(gate.get("passed")) and not compliance.violations
     row = _write_row(context, declared.family, name, values, scores)
     context.report(0.7, "registering in MLflow")
-    mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate, promotes)
+    mlflow_name, mlflow_version = _put_in_mlflow(context, row, run, scores, dataset, gate)
     columns = {"mlflow_name": mlflow_name, "mlflow_version": mlflow_version, "gate": gate | {"promoted": promotes}}
-    with open_session(context.settings) as session:
-        row = models.update(session, row.id, context.tenant, **columns)
+    if promotes:
+        told = {"name": f"{row.family}/{row.name}", "version": row.version, "verdict": str(gate.get("verdict") or "")}
+        with changing_champion(context.settings, row, "promote", context.job_id or COMMAND_LINE, told) as change:
+            row = models.update(change.session, row.id, context.tenant, **columns)
+            change.set(mlflow_version)
+    else:
+        with open_session(context.settings) as session:
+            row = models.update(session, row.id, context.tenant, **columns)
     return {
         "model_id": row.id,
         "family": row.family,
@@ -181,9 +188,8 @@ def _put_in_mlflow(
     scores: Manifest | None,
     dataset: Manifest,
     gate: dict[str, Any],
-    promotes: bool,
 ) -> tuple[str, str]:
-    from soldiom_ray.registry import log_metrics, put_version, registered_name, set_champion, source_of
+    from soldiom_ray.registry import log_metrics, put_version, registered_name, source_of
 
     name = registered_name(row.family, row.name, context.tenant)
     failed = "not passed" if gate.get("measured", True) else "not measured"
@@ -210,8 +216,6 @@ def _put_in_mlflow(
     )
     if scores and run.details.get("mlflow_run_id"):
         log_metrics(context.settings, str(run.details["mlflow_run_id"]), _mlflow_metrics(scores.details))
-    if promotes:
-        set_champion(context.settings, name, version)
     return name, version
 
 
