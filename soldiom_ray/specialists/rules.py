@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from soldiom_ray.specialists.evidence import extract_evidence
+from soldiom_ray.specialists.timeline import reconstruct_timeline
 
 RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "extract_evidence": extract_evidence,
+    "reconstruct_timeline": reconstruct_timeline,
 }

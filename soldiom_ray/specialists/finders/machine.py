@@ -87,7 +87,9 @@ HOST_ACCOUNT = re.compile(
     r"(?<![\w.+%@/-])(?P<name>[A-Za-z_][\w.-]{0,31}+)@(?P<host>[0-9]{1,3}(?:\.[0-9]{1,3}){3}"
     r"|(?=[\w-]{1,63}:[~/$#])[\w-]{1,63})(?![\w.]\w)"
 )
-NOT_ACCOUNTS = words("name id the a an is was not unknown null none for by to and or in on of with agent from")
+NOT_ACCOUNTS = words(
+    "local domain name id the a an is was not unknown null none for by to and or in on of with agent from"
+)
 SID = re.compile(r"(?<![\w-])[sS]-1-(?:[0-9]{1,10}|0x[0-9a-fA-F]{12})(?:-[0-9]{1,10}){1,15}+(?![\w-])")
 PROCESS_ID = re.compile(
     r"(?i)(?<![\w])(?:p?pid|(?:new |parent |target |source |creator )?process[ _]?id(?:entifier)?)"
