@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from soldiom_ray.collect.documents import parse_bytes
-from soldiom_ray.collect.documents.parsed import ParsedText
+from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.text import SkippedError
 
 QUESTION, ANSWER, BAD, KIND = "Is it late today?", "It is noon, not late.", "Who knows, go away.", "Be kind."
@@ -189,3 +189,40 @@ def test_steps_that_people_judged_are_taught_up_to_the_first_wrong_one() -> None
     (text,) = texts = read(record)
     assert text.metadata["messages"] == [USER, {"role": "assistant", "content": "One.\nTwo."}]
     assert reading(texts)["notes"]["steps that were not taken"] == 2
+
+
+IOS = (
+    "[31/12/2023, 23:58:01] Support: \u200eMessages and calls are end-to-end encrypted.\n"
+    f"[31/12/2023, 23:59:07] Ann: {QUESTION}\nI wonder.\n[31/12/2023, 23:59:30] Support: {ANSWER}\n"
+    "\u200e[31/12/2023, 23:59:40] Ann: \u200eimage omitted\n[01/01/2024, 00:01:00] Ann: Happy new year\n"
+    "[01/01/2024, 00:01:10] Support: You too: be well <This message was edited>\n"
+)
+ANDROID = (
+    "12/31/23, 11:58\u202fPM - Messages and calls are end-to-end encrypted. Tap to learn more.\n"
+    f"12/31/23, 11:59\u202fPM - Ann: {QUESTION}\nI wonder.\n12/31/23, 11:59\u202fPM - Support: {ANSWER}\n"
+    "12/31/23, 11:59\u202fPM - Ann: <Media omitted>\n1/1/24, 12:01 AM - Ann: Happy new year\n"
+    "1/1/24, 12:01 AM - Support: You too: be well\n"
+)
+GERMAN = (
+    "31.12.23, 23:58 - Nachrichten und Anrufe sind Ende-zu-Ende-verschlüsselt.\n"
+    f"31.12.23, 23:59 - Ann: {QUESTION}\nI wonder.\n31.12.23, 23:59 - Support: {ANSWER}\n"
+    "31.12.23, 23:59 - Ann: <Medien ausgeschlossen>\n01.01.24, 00:01 - Ann: Happy new year\n"
+    "01.01.24, 00:01 - Support: You too: be well\n"
+)
+
+
+@pytest.mark.parametrize("export", [IOS, ANDROID, GERMAN])
+def test_a_chat_of_whatsapp_asks_who_answers_and_becomes_a_conversation_a_day(export: str) -> None:
+    with pytest.raises(SkippedError) as raised:
+        parse_bytes("WhatsApp Chat with Ann.txt", export.encode())
+    assert raised.value.reason == "unknown_role" and "--column" in raised.value.detail
+    texts = parse_bytes("a.txt", export.encode(), ParseOptions(columns={"user": "Ann", "assistant": "Support"}))
+    asked = {"role": "user", "content": f"{QUESTION}\nI wonder."}
+    assert [text.metadata["messages"][0] for text in texts] == [asked, {"role": "user", "content": "Happy new year"}]
+    assert [text.metadata["messages"][1]["content"] for text in texts] == [ANSWER, "You too: be well"]
+    assert reading(texts)["notes"] == {"messages that nobody said": 1, "media": 1}
+
+
+def test_a_log_and_a_diary_are_no_chats() -> None:
+    for text in ("2023-12-31, 23:59 - INFO: up\n2023-12-31, 23:59 - WARN: hot\n", "31/12/2023, 23:59 - Rain.\nMore.\n"):
+        assert parse_bytes("a.txt", text.encode())[0].text == text
