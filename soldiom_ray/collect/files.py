@@ -16,6 +16,7 @@ from typing import Any
 
 from soldiom_ray import licenses
 from soldiom_ray.artifacts import Context
+from soldiom_ray.collect.about_data import ABOUT_THE_DATA, WHY, about_data
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
 from soldiom_ray.collect.documents.pictures import metadata_from_path
 from soldiom_ray.collect.documents.sandbox import Sandbox
@@ -220,10 +221,16 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
         if not (path.is_file() or path.is_dir()):
             problems.append(Problem("collect.paths", f"{text!r} does not exist"))
             continue
-        for name, file in _named_files(path):
+        named = _named_files(path)
+        wanted = {name: file for name, file in named if is_included(name, declared.include or ("*",), declared.exclude)}
+        about = about_data(wanted if path.is_dir() else {}, context.folders, pictures=declared.pictures)
+        for name, file in named:
             if not is_within(file, context.folders):
                 result.skip("user", path.name, name, "leads_out", "a link out of the folder")
-            elif is_included(name, declared.include or ("*",), declared.exclude):
+            elif name in about.files:
+                result.skip("user", path.name, name, ABOUT_THE_DATA, WHY)
+                stats.append((name, file.stat().st_size, file.stat().st_mtime_ns))
+            elif name in wanted:
                 stat = file.stat()
                 files.append(
                     UserFile(
@@ -231,7 +238,7 @@ def plan(declared: FilesSource, context: Context, collected_at: datetime) -> Fil
                         file.as_uri(),
                         name,
                         file,
-                        license=license_,
+                        license=license_ or about.license_of(name),
                         size_bytes=stat.st_size,
                         folders=context.folders,
                     )

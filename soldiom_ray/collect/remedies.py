@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 _CAUSES: dict[str, tuple[str, str]] = {
     "not_included": ("match none of the patterns", "widen `include`, or take patterns out of `exclude`"),
+    "about_the_data": ("tell of the data beside them", "give files of data, or name these by themselves"),
     "other_kind": ("are of another kind than asked for", "name their kind in `kinds`, or name none"),
     "over_limit": ("lie beyond the limit", "raise the limit (`max_documents`, `max_repository_bytes`)"),
     "empty": ("hold no text", "give files with text in them"),

@@ -1,5 +1,5 @@
-"""Chats as WhatsApp exports them to .txt, from iOS and Android, whatever the order of its dates: a conversation for each
-day."""
+"""Chats as WhatsApp exports them to .txt, from iOS and Android, whatever the order of its dates: a conversation for
+each day."""
 
 import re
 from typing import Any
