@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, REQUEST_CHARACTERS, Mode
 from soldiom_ray.domains.messages import length_of_conversation
+from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.domains.schema import Method, Recipe, Register, Train
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record, Role
@@ -82,6 +83,9 @@ class Parameters(Record):
     top_p: float = Field(1.0, gt=0, le=1, description="probability mass of the tokens that are sampled from")
     seed: int | None = Field(None, ge=0, lt=2**63, description="makes sampling reproducible")
     stop: tuple[Stop, ...] = Field((), max_length=8, description="texts that end the output; one text is a list of one")
+    response_format: ResponseFormat | None = Field(
+        None, description="the form of the answer: free, or JSON by a schema"
+    )
 
     @field_validator("stop", mode="before")
     @classmethod

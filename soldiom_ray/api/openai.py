@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from soldiom_ray.api.bodies import Message, Stop, check_length
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.domains.messages import calls_in
+from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
@@ -88,6 +89,9 @@ class ChatBody(Sampling):
     top_logprobs: int | None = Field(None, ge=0, le=20, description="and those of so many alternatives")
     tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
     tool_choice: Literal["auto", "none"] | None = Field(None, description="none: call no function")
+    response_format: ResponseFormat | None = Field(
+        None, description="the form of the answer: free, or JSON by a schema"
+    )
 
     @model_validator(mode="after")
     def _is_short(self) -> "ChatBody":
@@ -105,6 +109,8 @@ class ChatBody(Sampling):
             parameters["max_tokens"] = self.max_completion_tokens
         if self.logprobs:
             parameters["logprobs"] = self.top_logprobs or 0
+        if self.response_format:
+            parameters["response_format"] = self.response_format.model_dump(exclude_none=True, by_alias=True)
         return {"messages": messages, "parameters": parameters}
 
 

@@ -15,6 +15,7 @@ from soldiom_ray.errors import InputError
 
 if TYPE_CHECKING:
     from soldiom_ray.models.decoding.answers import Generated, Options
+    from soldiom_ray.models.decoding.grammar import Grammar
 
 
 class ModelEndpoint:
@@ -62,7 +63,8 @@ class ModelEndpoint:
         """
         parsed = read_request(request)
         prompts = await self.reader.read(parsed)
-        options = [self._options(ids, parsed.parameters, index) for index, ids in enumerate(prompts)]
+        grammar = await self._grammar(parsed.parameters)
+        options = [self._options(ids, parsed.parameters, index, grammar) for index, ids in enumerate(prompts)]
         try:
             async with asyncio.TaskGroup() as group:
                 calls = [group.create_task(self.engine.generate(*pair)) for pair in zip(prompts, options, strict=True)]
@@ -80,7 +82,8 @@ class ModelEndpoint:
         prompts = await self.reader.read(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
-        pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0))
+        grammar = await self._grammar(parsed.parameters)
+        pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0, grammar))
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, str):
@@ -101,7 +104,14 @@ class ModelEndpoint:
             **self.engine.describe(),
         }
 
-    def _options(self, ids: Sequence[int], parameters: Parameters, index: int) -> "Options":
+    async def _grammar(self, parameters: Parameters) -> "Grammar | None":
+        """What answers obey; None where they are free."""
+        schema = parameters.response_format.answer_schema
+        return None if schema is None else await self.engine.grammar(schema)
+
+    def _options(
+        self, ids: Sequence[int], parameters: Parameters, index: int, grammar: "Grammar | None" = None
+    ) -> "Options":
         """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed
         of its own from the request's seed, so that the same request gives the same answers."""
         from soldiom_ray.models.decoding.answers import Options
@@ -114,9 +124,21 @@ class ModelEndpoint:
                 remedy=f"ask for at most {context} tokens",
             )
         max_new_tokens = min(parameters.max_tokens or DEFAULT_MAX_TOKENS, context - len(ids))
+        if grammar is not None and grammar.shortest_tokens > max_new_tokens:
+            raise InputError(
+                f"The shortest answer that obeys `response_format` takes {grammar.shortest_tokens} tokens; there is"
+                f" room for {max_new_tokens}.",
+                remedy="raise `max_tokens`, or shorten the prompt where the context is full",
+            )
         seed = None if parameters.seed is None else (parameters.seed + index) % 2**63
         return Options(
-            max_new_tokens, parameters.temperature, parameters.top_p, seed, parameters.stop, parameters.logprobs
+            max_new_tokens,
+            parameters.temperature,
+            parameters.top_p,
+            seed,
+            parameters.stop,
+            parameters.logprobs,
+            grammar,
         )
 
     def _output(self, generated: "Generated") -> dict[str, Any]:

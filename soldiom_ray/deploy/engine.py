@@ -8,13 +8,15 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from soldiom_ray.errors import BusyError, UnavailableError
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
+from soldiom_ray.models.decoding.grammar import Grammar
 from soldiom_ray.models.generate import Generator
 
 logger = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ class Engine(Protocol):
 
     def stream(self, ids: Sequence[int], options: Options) -> AsyncGenerator[str | Generated, None]:
         """Pieces of text, and last the whole answer. Leaving early ends its computation. Errors as of `generate`."""
+
+    async def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """What an answer obeys that is to obey a JSON Schema, for its options. InputError for one that cannot be
+        used."""
 
     def check(self) -> None:
         """UnavailableError when the engine does not work any more."""
@@ -72,6 +78,7 @@ class TransformersEngine:
         self._tokens = 0
         self._closed = False
         self._beat: float | None = None
+        self._compiler = ThreadPoolExecutor(1, "grammars")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -86,6 +93,13 @@ class TransformersEngine:
     def stream(self, ids: Sequence[int], options: Options) -> AsyncGenerator[str | Generated, None]:
         """See `Engine`."""
         return self._results(ids, options, streams=True)
+
+    async def grammar(self, schema: Mapping[str, Any]) -> Grammar:
+        """See `Engine`. Compiled by a thread of its own, one after the other."""
+        grammars = self.generator.grammars
+        if (grammar := grammars.cached(schema)) is not None:
+            return grammar
+        return await asyncio.get_running_loop().run_in_executor(self._compiler, grammars.compile, schema)
 
     def check(self) -> None:
         """UnavailableError when the thread has ended or a step does not."""

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.domains.messages import length_of_conversation, with_parsed_arguments
+from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
@@ -20,7 +21,8 @@ DEFAULT_MAX_TOKENS = 128
 
 class Parameters(Record):
     """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`;
-    `logprobs` asks for each token's log probability and those of so many alternatives."""
+    `logprobs` asks for each token's log probability and those of so many alternatives; an answer always obeys its
+    `response_format`."""
 
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
@@ -28,11 +30,14 @@ class Parameters(Record):
     seed: int | None = Field(default=None, ge=0, lt=2**63)
     stop: tuple[str, ...] = Field(default=(), max_length=8)
     logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: ResponseFormat = ResponseFormat(type="text")
 
     @model_validator(mode="after")
     def _stops_are_not_empty(self) -> "Parameters":
         if any(not text for text in self.stop):
             raise ValueError("an entry of `stop` is empty")
+        if self.stop and self.response_format.answer_schema is not None:
+            raise ValueError("`stop` could cut an answer that obeys `response_format`: leave it out")
         return self
 
 

@@ -4,6 +4,7 @@ Prompts are decoded together by `decoding/`, the same that endpoints use, so pla
 here as they do when deployed.
 """
 
+import copy
 from collections.abc import Generator as Stream
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from soldiom_ray.models.adapters import merged
 from soldiom_ray.models.chat import chat_text, encode_prompt
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
 from soldiom_ray.models.decoding.forward import Forward
+from soldiom_ray.models.decoding.grammar import Grammars
 from soldiom_ray.models.decoding.scheduler import SEQUENCES, Scheduler
 from soldiom_ray.models.decoding.select import forward_of
 from soldiom_ray.models.tokens import terminator
@@ -52,6 +54,7 @@ class Generator(Prompts):
         ends = getattr(advice, "eos_token_id", None)
         self.ends = frozenset({terminator(tokenizer), *([ends] if isinstance(ends, int) else ends or [])})
         self.scheduler = Scheduler(self.forward, penalty)
+        self.grammars = Grammars(copy.deepcopy(tokenizer), self.ends)
 
     @classmethod
     def taking_over(cls, model: Any, tokenizer: Any) -> "Generator":

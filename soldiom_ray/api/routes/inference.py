@@ -82,7 +82,7 @@ def deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
 
 
 def _request(parameters: Parameters) -> dict[str, Any]:
-    return {"parameters": parameters.model_dump(mode="json", exclude_none=True)}
+    return {"parameters": parameters.model_dump(mode="json", exclude_none=True, by_alias=True)}
 
 
 def _output(generated: dict[str, Any]) -> dict[str, Any]:

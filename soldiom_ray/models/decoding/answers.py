@@ -4,7 +4,11 @@ import random
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from soldiom_ray.models.decoding.constraint import Constraint
+    from soldiom_ray.models.decoding.grammar import Grammar
 
 REPLACEMENT = "\ufffd"
 """How a tokenizer shows bytes that are no whole character (yet)."""
@@ -13,7 +17,8 @@ REPLACEMENT = "\ufffd"
 @dataclass(frozen=True, slots=True)
 class Options:
     """How one prompt is continued. Temperature 0 takes the likeliest token each time; `logprobs` is the number of
-    alternatives whose log probabilities are recorded beside each token's, None for none at all."""
+    alternatives whose log probabilities are recorded beside each token's, None for none at all; `grammar` is what the
+    answer obeys, for which `max_new_tokens` must hold its shortest answer."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -21,6 +26,7 @@ class Options:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
+    grammar: "Grammar | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """An answer. `finish_reason` is "length" when the limit or the model's context ended it."""
+    """An answer. `finish_reason` is "length" when the limit or the model's context ended it; one that obeys a grammar
+    is whole then too, but shorter than the model would have it."""
 
     text: str
     prompt_tokens: int
@@ -101,6 +108,7 @@ class Answer:
         self.finish: Literal["stop", "length"] | None = None
         self.abandoned = False
         seed = self.options.seed
+        self.constraint: Constraint | None = None
         self.random = random.Random(secrets.randbits(63) if seed is None else seed)
 
     def add(self, token: int) -> None:
@@ -112,13 +120,16 @@ class Answer:
             self.end("stop")
         elif piece := self.detokenizer.add(token):
             self._append(piece)
+        if self.constraint is not None and self.constraint.is_complete:
+            self.end("stop")
 
     def end(self, reason: Literal["stop", "length"]) -> None:
         """Finish, once."""
         if self.finish:
             return
         self._append(self.detokenizer.flush())
-        self.finish = self.finish or reason
+        is_shortened = self.constraint is not None and self.constraint.is_shortened
+        self.finish = "length" if is_shortened else self.finish or reason
 
     def take(self) -> str:
         """Text not handed out yet, without an end that may become a stop text."""

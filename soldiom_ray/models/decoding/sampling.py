@@ -13,14 +13,20 @@ NUCLEUS_TOKENS = 512
 
 def choose(logits: Tensor, answers: Sequence[Answer], penalty: float) -> list[int]:
     """A token for each answer from its row of logits [answers, vocabulary] in float32, which may be changed. `penalty`
-    is the repetition penalty of the model (Keskar et al. 2019); log probabilities are recorded in the answers."""
+    is the repetition penalty of the model (Keskar et al. 2019); log probabilities are recorded in the answers, those of
+    the model also where a grammar leaves it fewer tokens."""
     logits = logits.cpu()
     if penalty != 1.0:
         logits = _penalised(logits, answers, penalty)
     tokens: list[int] = logits.argmax(-1).tolist()
     for row, answer in enumerate(answers):
+        scores = logits[row] if answer.constraint is None else answer.constraint.mask(logits[row])
         if answer.options.temperature > 0:
-            tokens[row] = _draw(logits[row], answer)
+            tokens[row] = _draw(scores, answer)
+        elif answer.constraint is not None:
+            tokens[row] = int(scores.argmax())
+        if answer.constraint is not None:
+            tokens[row] = answer.constraint.take(tokens[row])
         if answer.options.logprobs is not None:
             answer.logprobs.append(_logprob(logits[row], tokens[row], answer.options.logprobs))
     return tokens

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from soldiom_ray.models.decoding.answers import Answer
+from soldiom_ray.models.decoding.constraint import Constraint
 from soldiom_ray.models.decoding.forward import ROWS, Forward
 from soldiom_ray.models.decoding.passes import Pass, Read
 from soldiom_ray.models.decoding.pool import BLOCK, Range, block_names
@@ -93,6 +94,8 @@ class Scheduler:
             if taken is None:
                 return
             self.waiting.popleft()
+            if answer.options.grammar is not None:
+                answer.constraint = Constraint(answer.options.grammar, size - len(tokens))
             blocks = block_names(tokens) if self.forward.shares_prefixes else []
             self.prompts.append(_Sequence(answer, tokens, taken, blocks))
 
