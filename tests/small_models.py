@@ -84,6 +84,18 @@ def small_base(folder: Path, vocabulary: int = 320) -> Path:
     return folder
 
 
+def small_classifier(folder: Path) -> Path:
+    """The same with a head of random weights over two labels in place of words."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
+
+    small_base(folder)
+    config = LlamaConfig.from_pretrained(folder, id2label={0: "good", 1: "bad"}, label2id={"good": 0, "bad": 1})
+    config.problem_type = "single_label_classification"
+    config.pad_token_id = AutoTokenizer.from_pretrained(folder).pad_token_id
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    return folder
+
+
 def tuned(base: Path, folder: Path, steps: int = 60, rate: float = 1e-2) -> Path:
     """The same model after a few steps on text like the test's; `rate` below zero makes it worse."""
     import numpy as np

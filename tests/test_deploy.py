@@ -9,7 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import CONTEXT, code, small_base, small_context, small_dataset, small_run, small_settings, tuned
+from small_models import (
+    CONTEXT,
+    code,
+    small_base,
+    small_classifier,
+    small_context,
+    small_dataset,
+    small_run,
+    small_settings,
+    tuned,
+)
 
 from soldiom_ray import launch
 from soldiom_ray.artifacts import Context, prefix_of
@@ -102,6 +112,21 @@ def test_a_deployed_model_has_answered_and_is_written_down(
             "completion_tokens": expected.completion_tokens,
         }
     ]
+
+
+def test_a_classifier_is_deployed_and_answers_with_labels(context: Context, tmp_path: Path) -> None:
+    dataset = small_dataset(context, {"train": {"alpha": 1}})
+    details = {"task": "text_classification", "auto_class": "AutoModelForSequenceClassification"}
+    classifier = small_classifier(tmp_path / "classifier")
+    model_id = a_model(context, small_run(context, dataset, classifier, None, **details).id, "labels")
+    endpoint = deploy(context, model_id, Deploy())
+    assert endpoint["answer"]["text"] in ("good", "bad")
+    first, second = ask(model_id, "def read_rows", "a much longer text " * 90)
+    assert set(first["output"]["scores"]) == {"good", "bad"} and second["prompt_tokens"] == CONTEXT
+    with pytest.raises(Exception, match=r"(?s)text classifier.*parameters.max_tokens"):
+        ask(model_id, "x", max_tokens=4)
+    assert state_of(context, model_id)[0].status == "running"
+    launch.undeploy(context.settings, model_id, None)
 
 
 def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(

@@ -44,6 +44,7 @@ class TrainingBody(Record):
 
 
 METADATA_BYTES = 64 << 10
+Text = Annotated[str, Field(min_length=1, max_length=REQUEST_CHARACTERS)]
 Stop = Annotated[str, Field(max_length=1000)]
 """A text that ends an output; it is looked for after every token."""
 
@@ -120,10 +121,18 @@ def check_length(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
         raise ValueError(f"`messages` and `tools` hold more than {REQUEST_CHARACTERS} characters")
 
 
-class InferenceBody(Record):
-    """A text (`input`) or a conversation (`messages`) for one model."""
+def check_texts(texts: Sequence[str], name: str) -> None:
+    """ValueError for texts that are longer than any request may be."""
+    if sum(map(len, texts)) > REQUEST_CHARACTERS:
+        raise ValueError(f"`{name}` hold more than {REQUEST_CHARACTERS} characters")
 
-    input: str | None = Field(None, min_length=1, max_length=REQUEST_CHARACTERS, description="a text for the model")
+
+class InferenceBody(Record):
+    """A text (`input`), several of them, or a conversation (`messages`) for one model."""
+
+    input: Text | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="a text for the model; several are answered as by /batch"
+    )
     messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
     tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
     parameters: Parameters = Parameters()
@@ -135,6 +144,10 @@ class InferenceBody(Record):
         if (self.input is None) == (self.messages is None):
             raise ValueError("give either `input` or `messages`")
         check_length(self.messages or (), self.tools)
+        if isinstance(self.input, tuple):
+            check_texts(self.input, "input")
+            if self.stream:
+                raise ValueError("`stream` belongs to one `input`; ask for each on its own")
         if self.raw and self.messages is not None:
             raise ValueError("`raw` belongs to `input`: a conversation is always written by the chat template")
         if self.tools and self.messages is None:
@@ -151,8 +164,7 @@ class BatchBody(Record):
 
     @model_validator(mode="after")
     def _is_short(self) -> "BatchBody":
-        if sum(map(len, self.inputs)) > REQUEST_CHARACTERS:
-            raise ValueError(f"`inputs` hold more than {REQUEST_CHARACTERS} characters")
+        check_texts(self.inputs, "inputs")
         return self
 
 

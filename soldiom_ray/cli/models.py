@@ -7,7 +7,9 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, note, print_items, print_json, print_table, say
+from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
+from soldiom_ray.domains.schema import CHAT_TASKS
+from soldiom_ray.errors import InputError
 from soldiom_ray.settings import HOME_TENANT, load_settings
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
@@ -160,19 +162,22 @@ def undeploy(model: Model, json: Json = False) -> None:
 def infer(
     model: Model,
     text: Annotated[str, typer.Argument(help="The input; `-` reads it from standard input.")],
-    max_tokens: MaxTokens = 128,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="At most this many tokens in the answer; unset: 128.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(min=0.0, help="0, or unset: always the likeliest token.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask a deployed model once, the way it was trained: a model of conversations takes the text as the user's turn."""
+    """Ask a deployed model once, the way it was trained: a model of conversations takes the text as the user's turn, a
+    classifier names its label and the likeliest ones' probabilities."""
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
     content = sys.stdin.read() if text == "-" else text
     body = {"input": content, "raw": raw, "parameters": drop_unset(max_tokens=max_tokens, temperature=temperature)}
     answer = call(settings, "POST", f"/api/inference/{_get(model)['id']}", body)
-    print_json(answer) if json else say(answer["output"])
+    print_json(answer) if json else say(output_text(answer["output"]))
 
 
 def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
@@ -181,7 +186,13 @@ def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
     from soldiom_ray.cli.client import stream
 
     settings = load_settings()
-    model_id = _get(model)["id"]
+    record = _get(model)
+    model_id = record["id"]
+    if record["task"] is not None and record["task"] not in CHAT_TASKS:
+        raise InputError(
+            f"Model {model} was trained for {record['task']}; it holds no conversation.",
+            remedy=f"ask it with `soldiom infer {model} TEXT`",
+        )
     messages: list[dict[str, str]] = []
     if sys.stdin.isatty() and not json:
         note("Several lines, such as code, go between two lines of ```. An empty line ends the conversation.")

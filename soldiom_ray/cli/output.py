@@ -15,6 +15,7 @@ from soldiom_ray.settings import Settings
 if TYPE_CHECKING:
     from rich.table import Table
 
+SHOWN_SCORES = 5
 SILENT_SECONDS = 20.0
 """Where stderr is no terminal, which shows a bar that moves, a line tells how far a stage is after so long."""
 
@@ -43,6 +44,20 @@ def print_json(value: object) -> None:
     """Print the one document of a command on stdout; it can be looked at on a terminal, too."""
     document = json.dumps(value, indent=2, default=str, ensure_ascii=False)
     print(_COMMANDING.sub(lambda match: f"\\u{ord(match[0]):04x}", document))
+
+
+def output_text(output: object) -> str:
+    """A model's output as text for people: of a classifier its label, and below the likeliest ones' probabilities."""
+    if not isinstance(output, Mapping):
+        return str(output)
+    scores: dict[str, float] = output["scores"]
+    head = ", ".join(output["labels"]) or "(no label)" if "labels" in output else str(output["label"])
+    if output.get("abstained"):
+        head = f"(not sure enough to answer; the likeliest is {head})"
+    width = max(map(len, list(scores)[:SHOWN_SCORES]))
+    lines = [f"  {name:<{width}}  {share:.3f}" for name, share in list(scores.items())[:SHOWN_SCORES]]
+    more = [f"  and {len(scores) - SHOWN_SCORES} more"] if len(scores) > SHOWN_SCORES else []
+    return "\n".join([head, *lines, *more])
 
 
 def _spelled(match: re.Match[str]) -> str:

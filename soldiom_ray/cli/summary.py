@@ -6,8 +6,9 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.cli.client import call
-from soldiom_ray.cli.output import print_table, say
+from soldiom_ray.cli.output import output_text, print_table, say
 from soldiom_ray.domains.metrics import in_order, title_of
+from soldiom_ray.domains.schema import CAUSAL_LM, CHAT_TASKS
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the deployed model once, through the API: a held-out question, or to continue the start of a held-out
     text."""
     prompt = _prompt(settings, job["result"].get("dataset"))
-    body = {"input": prompt, "parameters": {"max_tokens": 48, "temperature": 0.0}}
+    body: dict[str, Any] = {"input": prompt}
+    if _task(job) in CHAT_TASKS:
+        body["parameters"] = {"max_tokens": 48, "temperature": 0.0}
     answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
     return {"input": prompt} | answer
 
@@ -145,7 +148,7 @@ def print_summary(
     print_table(seconds, ["stage", "seconds", "note"])
     if answer:
         question = shorten(answer["input"], QUESTION_CHARACTERS, QUESTION_LINES)
-        say(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(answer['output'])}")
+        say(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(output_text(answer['output']))}")
     say()
     addresses = {
         "API": settings.api_url,
@@ -166,10 +169,10 @@ def _next_steps(settings: Settings, job: Mapping[str, Any], asked: str) -> str:
     copy = "sed 's|PATH|{0}|' recipes/own-{1}.yaml > mine.yaml && soldiom run mine.yaml".format
     is_code = (job["config"].get("prepare") or {}).get("pairs") == "docstrings"
     beginning = next(iter(asked.strip().splitlines()), "")[:PROMPT_CHARACTERS]
-    question = (
-        "def area(r): return 3.14159 * r ** 2" if is_code else beginning or ("Hello" if is_chat else "import torch")
-    )
-    body = json.dumps({"input": question, "parameters": {"max_tokens": 40}})
+    generates = _task(job) in CHAT_TASKS
+    fallback = "Hello" if is_chat else "import torch" if generates else "A text"
+    question = "def area(r): return 3.14159 * r ** 2" if is_code else beginning or fallback
+    body = json.dumps({"input": question} | ({"parameters": {"max_tokens": 40}} if generates else {}))
     hints = {
         "ask it": f"soldiom chat {name}" if is_chat else f"soldiom infer {name} {quote(question)}",
         "every metric": f"soldiom report {name}" if job["metrics"] else "",
@@ -183,6 +186,12 @@ def _next_steps(settings: Settings, job: Mapping[str, Any], asked: str) -> str:
     lines = [f"  {number}. {what + ':':<18} {command}" for number, (what, command) in enumerate(shown, 1)]
     heading = "\nTry next (in this folder, after `source .venv/bin/activate`):"
     return "\n".join([heading, *lines, f"Ray's dashboard asks for a token: cat {settings.ray_token_path}"])
+
+
+def _task(job: Mapping[str, Any]) -> str | None:
+    """What the job's model was trained for; None where the job did not train it."""
+    declared = job["config"].get("train")
+    return declared.get("task", CAUSAL_LM) if declared else None
 
 
 def _is_own_data(job: Mapping[str, Any]) -> bool:

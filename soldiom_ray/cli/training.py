@@ -7,8 +7,8 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, say
+from soldiom_ray.domains.schema import CHAT_TASKS, SERVED_TASKS
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.settings import load_settings
 
 
@@ -68,9 +68,15 @@ def train(
         return
     _print_scores(job)
     say(_time_spent(stage_of(job, "train")))
-    generates = TASK_MODELS[job["config"]["train"]["task"]].generates
-    next_step = f" Next: soldiom deploy {result['model_id']}" if generates else ""
+    next_step = _next_step(job["config"]["train"]["task"], result["model_id"])
     say(f"Run {result['id']}, model {result['model_id']}.{next_step}")
+
+
+def _next_step(task: str, model: str) -> str:
+    if task not in SERVED_TASKS:
+        return ""
+    ask = f"soldiom chat {model}" if task in CHAT_TASKS else f'soldiom infer {model} "a text"'
+    return f" Next: soldiom deploy {model}, then {ask}"
 
 
 def evaluate(

@@ -152,6 +152,12 @@ def delete(session: Session, model_id: str, tenant: str | None = None) -> None:
     session.flush()
 
 
+def task_of(model: Model) -> str | None:
+    """What the model was trained for; None where the registration did not record it, as that of a base does not."""
+    task = model.lineage.get("task")
+    return str(task) if task else None
+
+
 def as_dict(model: Model, *, with_card: bool = False) -> dict[str, Any]:
     """The version as the API and the CLI show it; `with_card` adds card and lineage."""
     names = ["id", "family", "name", "version", "base_model", "base_model_id", "training_job_id", "dataset_id"]
@@ -159,5 +165,5 @@ def as_dict(model: Model, *, with_card: bool = False) -> dict[str, Any]:
     names += ["mlflow_name", "mlflow_version", "deployed"]
     if with_card:
         names += ["card", "lineage"]
-    shown = {name: getattr(model, name) for name in names}
+    shown = {name: getattr(model, name) for name in names} | {"task": task_of(model)}
     return shown | {"created_at": model.created_at.isoformat(), "updated_at": model.updated_at.isoformat()}

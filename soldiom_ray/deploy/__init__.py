@@ -4,13 +4,12 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.domains.schema import CAUSAL_LM, SERVED_TASKS, Deploy
 from soldiom_ray.errors import InputError, SoldiomError
 from soldiom_ray.licenses import check_compliance
-from soldiom_ray.models.task_models import TASK_MODELS
-from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
+from soldiom_ray.storage import open_storage
 
 if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
@@ -37,9 +36,7 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     with open_session(context.settings) as session:
         row = models.get(session, version_id, context.tenant)
     check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
-    endpoint = _endpoint(row, declared)
-    if endpoint.run:
-        _check_servable(context.artifacts.get(endpoint.run))
+    endpoint = _endpoint(context.artifacts, row, declared)
     was_serving = rollout.is_serving(row.id)
     config = declared.model_dump(mode="json")
     # A version never changes, so an endpoint of it with the same declaration is the requested one.
@@ -72,11 +69,12 @@ def restore(settings: Settings) -> dict[str, str]:
     """Deploy again what was deployed when the services stopped; {model id: "running" or what went wrong}."""
     from soldiom_ray.deploy import rollout
 
+    artifacts = Artifacts(open_storage(settings))
     endpoints: list[Endpoint] = []
     outcome: dict[str, str] = {}
     for row, declared in _previously_deployed(settings):
         try:
-            endpoint = _endpoint(row, declared)
+            endpoint = _endpoint(artifacts, row, declared)
             rollout.start(settings, endpoint)
             endpoints.append(endpoint)
         except SoldiomError as error:
@@ -92,21 +90,22 @@ def restore(settings: Settings) -> dict[str, str]:
     return outcome
 
 
-def _check_servable(run: Manifest) -> None:
-    """InputError for a run whose task is not to generate text, which is all that endpoints do."""
-    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
-        raise InputError(
-            f"The run {run.id} is a model for {run.details['task']}; endpoints serve causal language models so far.",
-            remedy=f"load it with transformers' {run.details['auto_class']} from the run's weights",
-        )
-
-
-def _endpoint(row: "Model", declared: Deploy) -> "Endpoint":
+def _endpoint(artifacts: Artifacts, row: "Model", declared: Deploy) -> "Endpoint":
+    """InputError for a run whose task is not served."""
     from soldiom_ray.deploy.rollout import Endpoint
 
     if not row.run_artifact and not row.base_model:
         raise InputError(f"Model {row.id} names neither a run nor a base model.", remedy="register it again")
-    return Endpoint(row.id, row.run_artifact, row.base_model, declared)
+    if not row.run_artifact:
+        return Endpoint(row.id, None, row.base_model, declared)
+    run = artifacts.get(row.run_artifact)
+    task = str(run.details.get("task", CAUSAL_LM))
+    if task not in SERVED_TASKS:
+        raise InputError(
+            f"The run {run.id} is a model for {task}; endpoints serve {', '.join(SERVED_TASKS)}.",
+            remedy=f"load it with transformers' {run.details['auto_class']} from the run's weights",
+        )
+    return Endpoint(row.id, run.id, row.base_model, declared, task)
 
 
 def _running_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
@@ -150,7 +149,8 @@ def _give_up(settings: Settings, row: "Model", was_serving: bool, error: BaseExc
         with open_session(settings) as session:
             deployment = deployments.get(session, row.id)
         if was_serving and deployment is not None and deployment.config:
-            rollout.start(settings, _endpoint(row, Deploy.model_validate(deployment.config)))
+            declared = Deploy.model_validate(deployment.config)
+            rollout.start(settings, _endpoint(Artifacts(open_storage(settings)), row, declared))
         elif not was_serving:
             rollout.stop(row.id)
         _record_state(settings, row.id, "failed", serving=was_serving, error=what)

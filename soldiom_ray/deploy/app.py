@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from soldiom_ray.models.decoding.answers import Generated, Options
     from soldiom_ray.models.decoding.grammar import Grammar
 
+PROBE = "def main():"
+
 
 class ModelEndpoint:
     """One replica. `run` is the artifact of a tuned model, `base` the name of a base model; one of them is given.
@@ -93,6 +95,11 @@ class ModelEndpoint:
                     usage = {key: output.pop(key) for key in ("prompt_tokens", "completion_tokens")}
                     del output["text"]
                     yield {"done": True, "usage": usage, **output}
+
+    async def probe(self) -> dict[str, str]:
+        """A first answer, to see that it works: {prompt, text}."""
+        answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 16}})
+        return {"prompt": PROBE, "text": answer["outputs"][0]["text"]}
 
     async def describe(self) -> dict[str, Any]:
         """What this replica is: model, context length, process, what its engine does."""

@@ -1,7 +1,7 @@
 """Requests to an endpoint, validated before they reach the model."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -11,6 +11,7 @@ from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
+Kind = TypeVar("Kind", bound=Record)
 MAX_INPUTS = 64
 """Inputs of one request; more belong into a batch job or several requests."""
 
@@ -83,9 +84,14 @@ class Request(Record):
 
 
 def read_request(request: Mapping[str, Any]) -> Request:
+    """The request as a record; errors as of `validated`."""
+    return validated(Request, request)
+
+
+def validated(kind: type[Kind], request: Mapping[str, Any]) -> Kind:
     """The request as a record. InputError with every mistake in it, which never repeats the user's text."""
     try:
-        return Request.model_validate(request)
+        return kind.model_validate(request)
     except ValidationError as error:
         problems = [
             Problem(".".join(str(part) for part in detail["loc"]), detail["msg"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray import compute
-from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.domains.schema import CAUSAL_LM, TEXT_CLASSIFICATION, Deploy
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment
@@ -20,18 +20,19 @@ TORCH_ENVIRONMENT = compute.QUIET_THREADS | {"GOMP_SPINCOUNT": "10000"}
 one that waits for ever steals the time of the API beside it. So OpenMP's threads spin for a fraction of a millisecond
 (with 1500 some still slept: one stream 25 tokens/s, with 10000 32, for the same seconds of the cores)."""
 
-WARM_PROMPT = "def main():"
 WARM_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A model of the registry to be served, by its run or its base, and the declared way."""
+    """A model of the registry to be served, by its run or its base, and the declared way. `task` is what it was trained
+    for."""
 
     model_id: str
     run: str | None
     base: str | None
     declared: Deploy
+    task: str = CAUSAL_LM
 
 
 def start(settings: Settings, endpoint: Endpoint) -> None:
@@ -71,17 +72,15 @@ def warm_up(endpoint: Endpoint) -> dict[str, Any]:
 
     handle = serve.get_app_handle(application_name(endpoint.model_id))
     started = time.monotonic()
-    request = {"inputs": [WARM_PROMPT], "parameters": {"max_tokens": 16}}
     try:
-        answer = handle.generate.remote(request).result(timeout_s=WARM_SECONDS)
+        answer: dict[str, Any] = handle.probe.remote().result(timeout_s=WARM_SECONDS)
     except Exception as error:
         known = compute.serve_error(error, f"endpoint of model {endpoint.model_id}", WARM_SECONDS)
         raise known or UnavailableError(
             f"Model {endpoint.model_id} was loaded but does not answer: {type(error).__name__}.",
             remedy="see the replica's log in the Ray dashboard",
         ) from error
-    seconds = round(time.monotonic() - started, 3)
-    return {"prompt": WARM_PROMPT, "text": answer["outputs"][0]["text"], "seconds": seconds}
+    return answer | {"seconds": round(time.monotonic() - started, 3)}
 
 
 def stop(model_id: str) -> None:
@@ -106,13 +105,13 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
     from ray.serve.config import BackpressureConfig
     from ray.serve.schema import LoggingConfig
 
-    from soldiom_ray.deploy.app import ModelEndpoint
-
     declared = endpoint.declared
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    threads = max(1, (os.cpu_count() or 1) // declared.replicas)
+    kind, arguments = _endpoint_class(endpoint, threads)
     deployment = serve.deployment(
-        ModelEndpoint,
-        name="ModelEndpoint",
+        kind,
+        name=kind.__name__,
         num_replicas=declared.replicas,
         ray_actor_options={
             "num_cpus": 0,
@@ -130,8 +129,18 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
         graceful_shutdown_timeout_s=30,
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),
     )
-    threads = max(1, (os.cpu_count() or 1) // declared.replicas)
-    return deployment.bind(endpoint.model_id, endpoint.run, endpoint.base, threads, declared.model_dump_json())
+    return deployment.bind(*arguments)
+
+
+def _endpoint_class(endpoint: Endpoint, threads: int) -> tuple[type, tuple[Any, ...]]:
+    """The class that serves the endpoint's task, and what its constructor takes."""
+    from soldiom_ray.deploy.app import ModelEndpoint
+    from soldiom_ray.deploy.classifiers import ClassifierEndpoint
+
+    revision = endpoint.declared.model_dump_json()
+    if endpoint.task == TEXT_CLASSIFICATION:
+        return ClassifierEndpoint, (endpoint.model_id, endpoint.run, threads, revision)
+    return ModelEndpoint, (endpoint.model_id, endpoint.run, endpoint.base, threads, revision)
 
 
 def _reason(application: Any) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from soldiom_ray import __version__
 from soldiom_ray.domains.metrics import in_order, title_of
-from soldiom_ray.domains.schema import Register
+from soldiom_ray.domains.schema import CAUSAL_LM, TEXT_CLASSIFICATION, Register
 from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import Compliance, obligations
 from soldiom_ray.models.chat import prompt_format_of_run
@@ -18,6 +18,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
 from soldiom_ray.register.sources import DataSource
 
+SHOWN_LABELS = 30
 SHOWN_SOURCES = 200
 """More are counted in one last line; the dataset's own card has them all."""
 
@@ -95,7 +96,10 @@ def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None
 
 
 def _how_to_ask(run: Manifest) -> list[str]:
-    if not TASK_MODELS[run.details.get("task", "causal_lm")].generates:
+    task = run.details.get("task", CAUSAL_LM)
+    if task == TEXT_CLASSIFICATION:
+        return [_how_to_ask_a_classifier(run)]
+    if not TASK_MODELS[task].generates:
         return []
     if prompt_format_of_run(run.details) == "chat":
         return [
@@ -104,6 +108,18 @@ def _how_to_ask(run: Manifest) -> list[str]:
             " continue a text as it is."
         ]
     return ["## How to ask it\n\nIt was trained on plain text: it continues what it is given as `input`."]
+
+
+def _how_to_ask_a_classifier(run: Manifest) -> str:
+    labels = list(run.details.get("configuration", {}).get("id2label", {}).values())
+    shown = ", ".join(f"`{_cell(label)}`" for label in labels[:SHOWN_LABELS])
+    more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
+    length = run.details.get("sequence_length")
+    return (
+        '## How to ask it\n\nA text sent as `{"input": "a text"}` is answered with its `label` and `scores`, the'
+        f" probability of each label{': ' + shown + more if shown else ''}. Of a text longer than {length} tokens it"
+        " reads the beginning and the last token. On the command line: `soldiom infer MODEL TEXT`."
+    )
 
 
 def _training(run: Manifest) -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import Register
+from soldiom_ray.domains.schema import CAUSAL_LM, Register
 from soldiom_ray.errors import InputError
 from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.licenses import judge
@@ -142,6 +142,7 @@ def _lineage(
         "documents": [dict(parent) for parent in collected_from(context.artifacts, dataset)],
         "base_model": run.details.get("base_model"),
         "method": run.details.get("method"),
+        "task": run.details.get("task", CAUSAL_LM),
         "prompt_format": prompt_format_of_run(run.details),
         "unknown_licenses": unknown,
     }

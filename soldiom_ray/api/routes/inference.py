@@ -1,7 +1,8 @@
 """Inference with deployed models. Responses have `watermark: null` until models watermark their text."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,7 +17,8 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.messages import calls_in
-from soldiom_ray.errors import ConflictError, InputError, SoldiomError, TooLargeError
+from soldiom_ray.domains.schema import CHAT_TASKS
+from soldiom_ray.errors import ConflictError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
 
@@ -29,19 +31,9 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 @router.post("/api/inference/{model_id:path}/batch", openapi_extra=needs("user"))
 async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Answers in the order of `inputs`; one that failed has an `error` in its place."""
-    if len(body.inputs) > BATCH:
-        raise TooLargeError(
-            f"A batch may hold {BATCH} inputs; this one holds {len(body.inputs)}.", remedy="send it in parts"
-        )
+    inputs = _few(body.inputs)
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
-    name, request = application_name(model), {**_request(body.parameters), "raw": body.raw}
-    try:
-        answer = await endpoints.call(name, "generate", request | {"inputs": list(body.inputs)})
-        outputs = [_output(output) for output in answer["outputs"]]
-    except InputError:
-        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in body.inputs]
-        outputs = list(await asyncio.gather(*tasks))
-    return {"outputs": outputs, "model": model, "usage": _total_usage(outputs), "watermark": None}
+    return await _answer_each(model, inputs, {**_request(body.parameters), "raw": body.raw})
 
 
 @router.post(
@@ -50,27 +42,56 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
 async def infer(
     model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
 ) -> dict[str, Any] | Response:
-    """One answer; with `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
+    """One answer, or of several texts those of /batch; of a classifier `output` is `{label, scores, abstained}`. With
+    `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
     Calls of `tools` in the answer are read into `tool_calls`; in a stream each is an event of its own, with its
     `index`, once it is complete."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
+    if isinstance(body.input, tuple):
+        return await _answer_each(model, _few(body.input), request | {"raw": body.raw})
     if body.messages is not None:
         messages = [message.model_dump(exclude_defaults=True, exclude_none=True) for message in body.messages]
         messages[0] |= {"tools": list(body.tools)} if body.tools else {}
         request["messages"] = messages
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
-    name = application_name(model)
-    if body.stream:
-        return respond(_event_stream(model, name, request, CallStream() if body.tools else None))
+    name = application_name(model.id)
+    if body.stream and model.streams:
+        return respond(_event_stream(model.id, name, request, CallStream() if body.tools else None))
+    request |= {"stream": True} if body.stream else {}
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
     calls = calls_in(outputs[0]["text"]) if body.tools else []
-    return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model, "watermark": None}
+    return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model.id, "watermark": None}
 
 
-def deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
-    """The id of the model; ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
+@dataclass(frozen=True, slots=True)
+class DeployedModel:
+    """`task` is what the model was trained for, where that is known."""
+
+    id: str
+    task: str | None
+
+    @property
+    def streams(self) -> bool:
+        """Whether it generates text token by token."""
+        return self.task is None or self.task in CHAT_TASKS
+
+
+def chat_model(settings: Settings, model_id: str, caller: Caller) -> str:
+    """The id of a deployed model that continues texts; InputError for another task, and errors of `deployed_model`."""
+    model = deployed_model(settings, model_id, caller)
+    if not model.streams:
+        raise InputError(
+            f"Model {model.id} was trained for {model.task}; it generates no text.",
+            remedy=f'ask it with `{{"input": ...}}`: POST /api/inference/{model.id}',
+            problems=[Problem("body.model", f"is a model for {model.task}")],
+        )
+    return model.id
+
+
+def deployed_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:
+    """ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         if not model.deployed:
@@ -78,14 +99,45 @@ def deployed_model(settings: Settings, model_id: str, caller: Caller) -> str:
                 f"Model {model.id} is not deployed.",
                 remedy=f"deploy it: POST /api/models/{model.id}/deploy or `soldiom deploy {model.id}`",
             )
-        return model.id
+        return DeployedModel(model.id, models.task_of(model))
+
+
+def _few(inputs: tuple[str, ...]) -> tuple[str, ...]:
+    if len(inputs) > BATCH:
+        raise TooLargeError(
+            f"A batch may hold {BATCH} inputs; this one holds {len(inputs)}.", remedy="send it in parts"
+        )
+    return inputs
+
+
+async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dict[str, Any]) -> dict[str, Any]:
+    """Answers in the order of the inputs, together with one call; where that is refused for one of them, each by
+    itself."""
+    name = application_name(model.id)
+    try:
+        answer = await endpoints.call(name, "generate", request | {"inputs": list(inputs)})
+        outputs = [_output(output) for output in answer["outputs"]]
+    except InputError:
+        if not model.streams and len(inputs) > 1:
+            raise  # a classifier has refused the request as a whole; inputs have errors of their own
+        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in inputs]
+        outputs = list(await asyncio.gather(*tasks))
+    return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": None}
 
 
 def _request(parameters: Parameters) -> dict[str, Any]:
-    return {"parameters": parameters.model_dump(mode="json", exclude_none=True, by_alias=True)}
+    """Only what the caller named: the rest is the endpoint's, whose task may know no such parameter."""
+    named = parameters.model_fields_set
+    return {"parameters": parameters.model_dump(mode="json", include=named, exclude_none=True, by_alias=True)}
 
 
 def _output(generated: dict[str, Any]) -> dict[str, Any]:
+    """An endpoint's answer as the API's: a text and why it ended, a classifier's decision, or an error."""
+    if "error" in generated:
+        return {"error": generated["error"]}
+    if "output" in generated:
+        truncated = {"truncated": True} if generated.get("truncated") else {}
+        return {"output": generated["output"], "usage": _usage(generated), **truncated}
     return {"output": generated["text"], "finish_reason": generated.get("finish_reason"), "usage": _usage(generated)}
 
 

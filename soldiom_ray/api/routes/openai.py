@@ -23,7 +23,7 @@ from soldiom_ray.api.openai import (
     tool_calls,
     usage,
 )
-from soldiom_ray.api.routes.inference import EVENTS, deployed_model
+from soldiom_ray.api.routes.inference import EVENTS, chat_model
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import NotFoundError
@@ -49,7 +49,7 @@ async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) ->
 @router.post("/v1/chat/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
 async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
-    name = application_name(await run_in_threadpool(deployed_model, settings, body.model, caller))
+    name = application_name(await run_in_threadpool(chat_model, settings, body.model, caller))
     reads_calls = bool(body.tools) and body.tool_choice != "none"
     if body.stream:
         return respond(_chat_events(name, body, reads_calls), openai=True)
@@ -63,7 +63,7 @@ async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> 
 @router.post("/v1/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
 async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
     """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
-    name = application_name(await run_in_threadpool(deployed_model, settings, body.model, caller))
+    name = application_name(await run_in_threadpool(chat_model, settings, body.model, caller))
     request, count = body.request(), body.n or 1
     if body.stream:
         return respond(_completion_events(name, body, request), openai=True)

@@ -1,0 +1,122 @@
+"""A trained classifier as it is asked, the same in evaluation and when it is deployed: texts or pictures become the
+probability of each label."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from soldiom_ray.errors import InputError
+from soldiom_ray.models.adapters import merged
+from soldiom_ray.models.tokens import encode_texts, truncate
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Numbers = npt.NDArray[np.float64]
+
+CHARACTERS_PER_TOKEN = 16
+"""Of a text that is longer than so many for each token that the model reads, only both ends are tokenized."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model reads of one input: token ids [tokens], or pixel values [channels, height, width]. `size` is what it
+    costs in positions; `truncated` says that the model does not see all of a text."""
+
+    values: "npt.NDArray[Any]"
+    size: int
+    truncated: bool = False
+
+
+class Classifier:
+    """A loaded model and its tokenizer or image processor. Inputs are texts, or pictures as encoded bytes where
+    `reads_pictures`; a text is cut to `length` tokens, as in training. `logits` may be called from several threads,
+    `read` from one at a time."""
+
+    def __init__(self, model: Any, processor: Any, length: int) -> None:
+        self.model, self.processor, self.length = model.eval(), processor, length
+        config = model.config
+        self.names: list[str] = [str(config.id2label[number]) for number in range(config.num_labels)]
+        self.multi_label: bool = config.problem_type == "multi_label_classification"
+        self.reads_pictures = not hasattr(processor, "pad_token_id")
+        self._pad = int(getattr(processor, "pad_token_id", None) or 0)
+
+    @classmethod
+    def taking_over(cls, model: Any, processor: Any, length: int) -> "Classifier":
+        """The fastest that computes with the model: its adapter is merged into it."""
+        return cls(merged(model), processor, length)
+
+    def read(self, inputs: Sequence[str | bytes]) -> list[Reading]:
+        """What the model reads of each input. InputError for a picture that cannot be decoded."""
+        if self.reads_pictures:
+            return [self._read_picture(each) for each in inputs if isinstance(each, bytes)]
+        texts = [each for each in inputs if isinstance(each, str)]
+        ends = [_ends_of(text, self.length) for text in texts]
+        encoded = list(encode_texts(self.processor, ends))
+        short = [
+            place for place, ids in enumerate(encoded) if ends[place] != texts[place] and len(ids) < 2 * self.length
+        ]
+        for place, ids in zip(short, encode_texts(self.processor, [texts[place] for place in short]), strict=True):
+            encoded[place] = ids  # a text of few tokens for its characters: only the whole of it says where to cut
+        cut = [truncate(ids, self.length, keep_last=True) for ids in encoded]
+        return [Reading(ids, len(ids), len(ids) < len(whole)) for ids, whole in zip(cut, encoded, strict=True)]
+
+    def logits(self, readings: Sequence[Reading]) -> "Numbers":
+        """[readings, labels]; those of about one length make the least padding."""
+        import numpy as np
+        import torch
+
+        with torch.inference_mode():
+            if self.reads_pictures:
+                pixels = torch.from_numpy(np.stack([reading.values for reading in readings]))
+                inputs = {"pixel_values": pixels.to(self.model.device, self.model.dtype)}
+            else:
+                rows = [torch.from_numpy(reading.values.astype(np.int64)) for reading in readings]
+                ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
+                mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]).long()
+                inputs = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+            logits: Numbers = self.model(**inputs).logits.double().cpu().numpy()
+        return logits
+
+    def _read_picture(self, encoded: bytes) -> Reading:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(encoded)) as picture:
+                pixels = self.processor(images=[picture.convert("RGB")], return_tensors="np")["pixel_values"][0]
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise InputError("The picture cannot be decoded.", remedy="send a PNG or JPEG file") from error
+        return Reading(pixels, pixels.shape[-1] * pixels.shape[-2])
+
+
+def probabilities(logits: "Numbers", *, multi_label: bool, temperature: float = 1.0) -> "Numbers":
+    """[samples, labels] from logits of that shape, which `temperature` divides: of each label by itself where a sample
+    may have several, else of one of them."""
+    import numpy as np
+
+    scaled = logits / temperature
+    if multi_label:
+        chances: Numbers = 1 / (1 + np.exp(-scaled))
+        return chances
+    powers = np.exp(scaled - scaled.max(1, keepdims=True))
+    shares: Numbers = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def decision(names: Sequence[str], chances: Sequence[float], *, multi_label: bool) -> dict[str, Any]:
+    """One sample's answer: `label`, the likeliest, and `scores`, each label's probability, the highest first. Where a
+    sample may have several labels also `labels`, those that are likelier than not; `label` is None where none is."""
+    order = sorted(range(len(names)), key=lambda place: -chances[place])
+    answer: dict[str, Any] = {"label": names[order[0]]}
+    if multi_label:
+        labels = [names[place] for place in order if chances[place] > 0.5]
+        answer = {"label": labels[0] if labels else None, "labels": labels}
+    return answer | {"scores": {names[place]: round(float(chances[place]), 6) for place in order}}
+
+
+def _ends_of(text: str, length: int) -> str:
+    """The text, or of a very long one its beginning and its end: what the model reads lies there."""
+    most = CHARACTERS_PER_TOKEN * length
+    return text if len(text) <= 2 * most else text[:most] + text[-most:]

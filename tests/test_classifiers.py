@@ -1,0 +1,222 @@
+"""Classifiers: trained, asked through the API and the command line, and deployed on a real Ray Serve."""
+
+import asyncio
+import json
+import random
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from api_server import problem
+from small_models import small_context
+from test_tasks import dataset_of, declared, encoder, sentences
+
+from soldiom_ray.api import endpoints
+from soldiom_ray.artifacts import Context
+from soldiom_ray.cli.models import chat
+from soldiom_ray.cli.output import output_text
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.deploy.batching import Batches
+from soldiom_ray.deploy.classifiers import ClassifierEndpoint
+from soldiom_ray.errors import BusyError, InputError
+from soldiom_ray.models.classifier import Classifier, decision, probabilities
+from soldiom_ray.models.load import load_run
+from soldiom_ray.records import Manifest
+from soldiom_ray.settings import Settings
+from soldiom_ray.train.driver import run_locally
+
+__all__ = ["encoder"]
+TEXTS = [text for text, _ in sentences(60, seed=9)]
+
+
+@pytest.fixture(scope="module")
+def context(api_settings: Settings) -> Context:
+    return small_context(api_settings)
+
+
+@pytest.fixture(scope="module")
+def run(context: Context, encoder: Path) -> Manifest:
+    """A small BERT that knows two labels."""
+    rows = [
+        {"text": text, "metadata": json.dumps({"label": "animal" if "animal" in has else "none"})}
+        for text, has in sentences(200)
+    ]
+    train = declared(encoder, task="text_classification", method="full", epochs=8)
+    return run_locally(context, dataset_of(context.artifacts, rows), train)
+
+
+@pytest.fixture(scope="module")
+def endpoint(context: Context, run: Manifest, model: str) -> Iterator[ClassifierEndpoint]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOLDIOM_HOME", str(context.settings.home))
+        made = ClassifierEndpoint(model, run.id, 2, "1")
+    yield made
+    made.batches.close()
+
+
+@pytest.fixture(scope="module")
+def model(context: Context, run: Manifest) -> str:
+    with open_session(context.settings) as session:
+        lineage = {"task": "text_classification"}
+        row = models.create(
+            session, family="fine-tuned", name="animals", run_artifact=run.id, deployed=True, lineage=lineage
+        )
+        return row.id
+
+
+@pytest.fixture
+def in_process(endpoint: ClassifierEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The API's calls to Ray Serve end at an endpoint in this process."""
+
+    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
+        return await getattr(endpoint, method)(request)
+
+    monkeypatch.setattr(endpoints, "call", call)
+
+
+def answers_of(endpoint: ClassifierEndpoint, *texts: str) -> list[dict[str, Any]]:
+    outputs: list[dict[str, Any]] = asyncio.run(endpoint.generate({"inputs": texts}))["outputs"]
+    return outputs
+
+
+def test_answers_are_those_of_transformers_alone_and_in_a_crowd(
+    context: Context, run: Manifest, endpoint: ClassifierEndpoint
+) -> None:
+    import torch
+
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        for text, answer in zip(TEXTS, answers_of(endpoint, *TEXTS), strict=True):
+            with torch.no_grad():
+                expected = model(**tokenizer([text], return_tensors="pt")).logits.float().softmax(-1)[0]
+            scores = answer["output"]["scores"]
+            assert answer["output"]["label"] == next(iter(scores)) and sum(scores.values()) == pytest.approx(1)
+            for number, name in model.config.id2label.items():
+                assert scores[name] == pytest.approx(float(expected[number]), abs=1e-4)
+            assert answers_of(endpoint, text)[0]["output"]["scores"] == pytest.approx(scores, abs=1e-4)
+            assert answer["output"]["abstained"] is False and answer["prompt_tokens"] == len(tokenizer(text).input_ids)
+
+
+def test_callers_share_batches_of_about_one_length(endpoint: ClassifierEndpoint) -> None:
+    endpoint.batches.sizes.clear()
+
+    async def ask() -> list[Any]:
+        return await asyncio.gather(*(endpoint.generate({"inputs": [text]}) for text in TEXTS))
+
+    together = asyncio.run(ask())
+    assert max(endpoint.batches.sizes) > 1 and sum(endpoint.batches.sizes.values()) < len(TEXTS)
+    alone = [answers_of(endpoint, text)[0] for text in TEXTS]
+    for one, answer in zip(alone, together, strict=True):
+        assert one["output"]["scores"] == pytest.approx(answer["outputs"][0]["output"]["scores"], abs=1e-4)
+
+
+def test_a_very_long_text_is_read_as_in_training(context: Context, run: Manifest) -> None:
+    rng = random.Random(4)
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        classifier = Classifier(model, tokenizer, 16)
+        for text in (
+            " ".join(rng.choices(["cat", "saw", "the", "zzz"], k=20_000)),
+            "x" * 50_000 + " cat saw",
+            "cat" + " " * 90_000 + "dog",
+            "the " * 20,
+        ):
+            whole = tokenizer(text).input_ids
+            (reading,) = classifier.read([text])
+            expected = whole if len(whole) <= 16 else [*whole[:15], whole[-1]]
+            assert reading.values.tolist() == expected and reading.truncated == (len(whole) > 16)
+
+
+def test_the_api_answers_a_text_several_and_a_batch(api: httpx.Client, model: str, in_process: None) -> None:
+    whole = api.post(f"/api/inference/{model}", json={"input": "the old horse sleeps"}).json()
+    assert set(whole) == {"output", "usage", "model", "watermark"} and whole["model"] == model
+    assert whole["output"]["label"] == "animal" and whole["output"]["scores"]["animal"] > 0.5
+    assert whole["usage"]["prompt_tokens"] == whole["usage"]["total_tokens"] == 6
+    inputs = ["the old horse sleeps", " ", "the big saw falls " * 40]
+    for path, body in (("", {"input": inputs}), ("/batch", {"inputs": inputs})):
+        answer = api.post(f"/api/inference/{model}{path}", json=body).json()
+        first, empty, long = answer["outputs"]
+        assert first["output"]["scores"] == pytest.approx(whole["output"]["scores"], abs=1e-4)
+        assert empty["error"]["status"] == 422 and "empty" in empty["error"]["detail"]
+        assert long["output"]["label"] == "none" and long["truncated"] and "truncated" not in first
+        assert answer["usage"]["prompt_tokens"] == 6 + 32
+    problem(api.post(f"/api/inference/{model}", json={"input": " "}), 422)
+    problem(api.post(f"/api/inference/{model}", json={"input": ["x"] * 65}), 413)
+    problem(api.post(f"/api/inference/{model}", json={"input": []}), 422)
+
+
+def test_what_does_not_apply_to_a_classifier_is_named_with_its_remedy(
+    api: httpx.Client, model: str, in_process: None
+) -> None:
+    body = {
+        "messages": [{"role": "user", "content": "x"}],
+        "stream": True,
+        "parameters": {"max_tokens": 5, "stop": "."},
+    }
+    refused = problem(api.post(f"/api/inference/{model}", json=body), 422)
+    assert {each["loc"] for each in refused["errors"]} == {
+        "messages", "stream", "parameters.max_tokens", "parameters.stop"
+    }  # fmt: skip
+    assert f"/api/inference/{model}" in refused["remedy"] and "text classifier" in refused["detail"]
+    problem(api.post(f"/api/inference/{model}/batch", json={"inputs": ["x", "y"], "raw": True}), 422)
+    for path, body in (
+        ("chat/completions", {"model": model, "messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ("completions", {"model": model, "prompt": "x"}),
+    ):
+        assert "generates no text" in problem(api.post(f"/v1/{path}", json=body), 422)["detail"]
+
+
+def test_people_read_the_label_and_the_likeliest_scores() -> None:
+    shares = {f"label {n}": (7 - n) / 28 for n in range(7)}
+    assert output_text("a text") == "a text"
+    text = output_text({"label": "label 0", "scores": shares, "abstained": False})
+    assert text.splitlines() == ["label 0", "  label 0  0.250", "  label 1  0.214", "  label 2  0.179",
+                                 "  label 3  0.143", "  label 4  0.107", "  and 2 more"]  # fmt: skip
+    assert output_text({"label": None, "labels": [], "scores": shares, "abstained": False}).startswith("(no label)")
+    assert "not sure" in output_text({"label": "label 0", "scores": shares, "abstained": True})
+
+
+def test_a_conversation_with_a_classifier_says_what_to_do(
+    context: Context, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("soldiom_ray.cli.models.load_settings", lambda: context.settings)
+    with pytest.raises(InputError, match="text_classification") as refused:
+        chat(model)
+    assert refused.value.remedy == f"ask it with `soldiom infer {model} TEXT`"
+
+
+def test_a_sample_of_several_labels_names_those_that_are_likely() -> None:
+    names = ["animal", "tool", "other"]
+    chances = probabilities(np.array([[2.0, 1.0, -3.0], [-1.0, -2.0, -3.0]]), multi_label=True)
+    both = decision(names, chances[0], multi_label=True)
+    assert both["label"] == "animal" and both["labels"] == ["animal", "tool"] and list(both["scores"]) == names
+    assert decision(names, chances[1], multi_label=True)["label"] is None
+    assert sum(decision(names, [0.2, 0.5, 0.3], multi_label=False)["scores"].values()) == pytest.approx(1)
+
+
+def test_an_item_that_fails_fails_alone_and_too_many_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def double(items: Sequence[int]) -> list[int]:
+        time.sleep(0.01)
+        if 3 in items:
+            raise InputError("three")
+        return [2 * item for item in items]
+
+    batches = Batches(double, 2)
+
+    async def ask() -> None:
+        results = await asyncio.gather(*(batches.run([(1, n)]) for n in range(8)), return_exceptions=True)
+        assert [each for each in results if not isinstance(each, Exception)] == [[2 * n] for n in range(8) if n != 3]
+        assert isinstance(results[3], InputError)
+        monkeypatch.setattr("soldiom_ray.deploy.batching.QUEUED_POSITIONS", 10)
+        first = asyncio.create_task(batches.run([(8, 1)]))
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError, match="takes 10"):
+            await batches.run([(8, 2)])
+        assert await first == [2] and await batches.run([(99, 2)]) == [4]
+
+    asyncio.run(ask())
+    batches.check()
+    batches.close()
