@@ -4,13 +4,16 @@ Ray reads its authentication from the process's environment alone, so `connect` 
 RAY_AUTH_TOKEN_PATH there: the one place that writes to `os.environ`, and it must happen before Ray is imported.
 """
 
+import fcntl
 import os
 import socket
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError, own_error
-from soldiom_ray.records import LOOPBACK
+from soldiom_ray.records import LOOPBACK, REPLICA_PORTS
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,20 +69,41 @@ def authenticate(settings: Settings) -> None:
         os.environ.update(LOOPBACK)
 
 
-def serve_on_loopback() -> None:
-    """In this process, a replica of Serve's, let the port on which replicas call each other by gRPC listen on loopback:
-    Serve binds it to every interface, asks for nothing there, and has no setting. Nothing changes on a cluster whose
-    nodes have other addresses, where replicas do call each other."""
+def bind_replica_port() -> None:
+    """In this process, a replica of Serve's, choose where the port listens on which replicas call each other by gRPC:
+    Serve binds any port of every interface, asks for nothing there, and has no setting. On a head of one machine it is
+    a port of loopback; on a cluster whose nodes have other addresses one of REPLICA_PORTS."""
     from ray.serve._private import replica
     from ray.util import get_node_ip_address
 
     bind = replica.add_port_to_grpc_server
+    is_local = get_node_ip_address().startswith("127.")
 
-    def bind_to_loopback(server: Any, address: str) -> int:
-        return int(bind(server, address.replace("[::]:", "127.0.0.1:")))
+    def bind_port(server: Any, address: str) -> int:
+        if is_local:
+            return int(bind(server, address.replace("[::]:", "127.0.0.1:")))
+        # gRPC shares its ports (SO_REUSEPORT): two replicas that bind the same one would answer each other's calls.
+        with (Path(tempfile.gettempdir()) / f"soldiom-replica-ports-{os.getuid()}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for port in REPLICA_PORTS:
+                if _is_free(port):
+                    return int(bind(server, f"[::]:{port}"))
+        raise UnavailableError(
+            f"No port from {REPLICA_PORTS[0]} to {REPLICA_PORTS[-1]} is free for a replica of Ray Serve.",
+            remedy="undeploy a model, or give the cluster another machine",
+        )
 
-    if get_node_ip_address().startswith("127."):
-        replica.add_port_to_grpc_server = bind_to_loopback
+    replica.add_port_to_grpc_server = bind_port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("::", port))
+        except OSError:
+            return False
+    return True
 
 
 def job_client(settings: Settings) -> "JobSubmissionClient":

@@ -34,6 +34,8 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Environment in which Ray takes 127.0.0.1 for its node, so that every port of its processes listens there alone (2.60;
 no option does that, `--node-ip-address 127.0.0.1` is replaced). Its clients need it too: they look for the node by its
 address. Other machines cannot join such a head; a cluster of several is started without it, see ray-cluster.yaml."""
+REPLICA_PORTS = range(19000, 19100)
+"""On each machine of a cluster of several, the ports on which replicas of Serve listen for one another."""
 SEARCH_APPLICATION = "search"
 """Name of the Serve application that embeds queries and searches."""
 

@@ -2,12 +2,17 @@
 
 import copy
 import os
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+
+from soldiom_ray.errors import UnavailableError
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "ray-cluster.yaml"
@@ -44,6 +49,55 @@ def test_every_start_command_asks_for_the_mounted_token(declared: dict[str, Any]
     assert "RAY_AUTH_MODE=token" in declared["initialization_commands"][0]
     [head] = [command for command in starts if "--head" in command]
     assert "--dashboard-host=127.0.0.1" in head
+
+
+def test_every_port_of_every_node_is_a_fixed_one(declared: dict[str, Any]) -> None:
+    starts = [*declared["head_start_ray_commands"], *declared["worker_start_ray_commands"]]
+    for command in [command for command in starts if "ray start" in command]:
+        options = dict(re.findall(r"--([\w-]+)=(\d+)", command))
+        ports = {
+            "node-manager",
+            "object-manager",
+            "dashboard-agent-listen",
+            "dashboard-agent-grpc",
+            "runtime-env-agent",
+        }
+        ports |= {"metrics-export", "min-worker", "max-worker"} | (
+            {"ray-client-server"} if "--head" in command else set()
+        )
+        numbers = [int(options[f"{name}-port"]) for name in sorted(ports)]
+        assert all(20000 <= number < 21000 for number in numbers) and len(set(numbers)) == len(numbers)
+
+
+def test_replicas_of_a_cluster_take_one_fixed_port_each_and_those_of_one_machine_any_of_loopback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import grpc
+    import ray.util
+    from ray.serve._private import replica
+
+    from soldiom_ray import compute
+
+    bind = replica.add_port_to_grpc_server
+    monkeypatch.setattr(replica, "add_port_to_grpc_server", bind)
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.5")
+    monkeypatch.setattr(compute, "REPLICA_PORTS", range(19970, 19972))
+    compute.bind_replica_port()
+    with ThreadPoolExecutor() as pool:
+        servers = [grpc.server(pool) for _ in range(3)]
+        assert [replica.add_port_to_grpc_server(server, "[::]:0") for server in servers[:2]] == [19970, 19971]
+        with pytest.raises(UnavailableError, match="No port from 19970 to 19971"):
+            replica.add_port_to_grpc_server(servers[2], "[::]:0")
+        monkeypatch.setattr(replica, "add_port_to_grpc_server", bind)
+        monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+        compute.bind_replica_port()
+        port = replica.add_port_to_grpc_server(servers[2], "[::]:0")
+        assert port not in (0, 19970, 19971)
+        listening = {each.laddr.ip for each in psutil.net_connections("tcp") if each.laddr.port == port}
+        assert listening and {address.removeprefix("::ffff:") for address in listening} == {"127.0.0.1"}
+        for server in servers:
+            server.start()
+            server.stop(None)
 
 
 @pytest.fixture

@@ -261,6 +261,12 @@ def test_a_service_placed_elsewhere_is_left_alone(folder: Path) -> None:
     assert service["state"] == "external" and service["url"] == elsewhere and "does not answer" in service["detail"]
 
 
+def test_doctor_names_the_ports_of_a_cluster_placed_elsewhere(tmp_path: Path) -> None:
+    settings = load_settings({"SOLDIOM_HOME": str(tmp_path), "RAY_ADDRESS": "10.0.0.5:6379"})
+    [finding] = [each for each in services.doctor(settings) if each["check"] == "ports of the cluster"]
+    assert "19000-19099 of every node and ask for no key" in finding["detail"]
+
+
 def test_two_homes_with_a_long_path_run_side_by_side_and_stop_apart(folder: Path) -> None:
     root = Path(tempfile.mkdtemp(prefix="sldm-", dir="/tmp"))
     other = root / ("long-name-" * 9) / "home"

@@ -52,7 +52,7 @@ def _deployment(settings: Settings) -> Any:
         from soldiom_ray.api.memory import return_freed_memory
 
         bound_bodies_in_replica()
-        compute.serve_on_loopback()
+        compute.bind_replica_port()
         return_freed_memory()
         start_logging()
         return make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))

@@ -43,7 +43,7 @@ class ClassifierEndpoint:
         from soldiom_ray.settings import load_settings
         from soldiom_ray.storage import open_storage
 
-        compute.serve_on_loopback()
+        compute.bind_replica_port()
         self.model_id = model_id
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))

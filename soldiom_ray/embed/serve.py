@@ -97,7 +97,7 @@ class ServedSearch(SearchService):
     """A replica. The encryption key does not travel through Serve: each replica reads it as every process does."""
 
     def __init__(self, settings: Settings) -> None:
-        compute.serve_on_loopback()
+        compute.bind_replica_port()
         key = load_settings().encryption_key or load_settings({"SOLDIOM_HOME": str(settings.home)}).encryption_key
         super().__init__(dataclasses.replace(settings, encryption_key=key))
 

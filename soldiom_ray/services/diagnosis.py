@@ -10,6 +10,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray.records import REPLICA_PORTS
 from soldiom_ray.services import processes
 from soldiom_ray.services.addresses import BLOCK, FIRST_BLOCK, LAST_BLOCK, Addresses, load_addresses
 from soldiom_ray.services.start import SERVICES, status
@@ -34,6 +35,7 @@ def doctor(settings: Settings) -> list[Finding]:
     """One finding per check: check, state (ok, warning, error), detail, remedy."""
     checks: tuple[Callable[[Settings], Iterable[Finding]], ...] = (
         _python, _packages, _disk, _memory, _shared_memory, _modes, _encryption, _clock, _services, _open_ports,
+        _cluster_ports,
     )  # fmt: skip
     return [finding for check in checks for finding in check(settings)]
 
@@ -173,6 +175,19 @@ def _open_ports(settings: Settings) -> Iterator[Finding]:
         "warning",
         f"reachable from other machines: {', '.join(map(str, sorted(exposed)))}",
         f"close them: iptables -A INPUT ! -i lo -p tcp -m multiport --dports {ports} -j DROP",
+    )
+
+
+def _cluster_ports(settings: Settings) -> Iterator[Finding]:
+    """On a cluster placed elsewhere, what its nodes have to reach of each other and nobody else may."""
+    if "ray" not in settings.external:
+        return
+    yield _finding(
+        "ports of the cluster",
+        "warning",
+        f"replicas of Ray Serve listen on {REPLICA_PORTS[0]}-{REPLICA_PORTS[-1]} of every node and ask for no key; Ray"
+        " on the ports that its nodes were started with (as in ray-cluster.yaml 6379 and 20000-20999), by its token",
+        "let the cluster's nodes alone reach them: a security group, or iptables with the nodes' addresses",
     )
 
 
