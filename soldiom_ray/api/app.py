@@ -15,7 +15,19 @@ from soldiom_ray.api.methods import MethodsMiddleware
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import RequestMiddleware
 from soldiom_ray.api.openapi import openapi_document
-from soldiom_ray.api.routes import collect, datasets, docs, evaluations, health, inference, jobs, keys, models, openai
+from soldiom_ray.api.routes import (
+    collect,
+    datasets,
+    docs,
+    evaluations,
+    health,
+    inference,
+    jobs,
+    keys,
+    models,
+    openai,
+    specialists,
+)
 from soldiom_ray.settings import Settings
 
 RECONCILE_SECONDS = 10.0
@@ -46,7 +58,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit)
     app.state.metrics = RequestMetrics()
-    for module in (collect, jobs, evaluations, models, inference, openai, datasets, keys, health, docs):
+    for module in (collect, jobs, evaluations, models, inference, openai, specialists, datasets, keys, health, docs):
         app.include_router(module.router)
     problems.install_handlers(app)
     app.add_middleware(MethodsMiddleware, routes=app.routes)

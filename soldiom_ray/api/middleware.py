@@ -21,7 +21,7 @@ HEADER_BYTES = 16 << 10
 CLIENT_GONE = 499
 """The status of a request whose client went away, in the metrics: nginx's number."""
 UPLOADS = ("/api/training/collect/user-input",)
-LARGE_JSON = (*UPLOADS, "/api/inference/", "/api/training/jobs", "/v1/")
+LARGE_JSON = (*UPLOADS, "/api/inference/", "/api/specialists/", "/api/training/jobs", "/v1/")
 """Paths (or their beginnings) that take JSON of JSON_BYTES: users' texts and recipes. Others take SMALL_JSON_BYTES."""
 
 STEERING_HEADERS = frozenset(

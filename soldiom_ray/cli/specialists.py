@@ -1,13 +1,17 @@
-"""`soldiom domains`, and the workflow of a domain: `soldiom run domain:NAME`."""
+"""`soldiom domains`, the workflow of a domain (`soldiom run domain:NAME`), and asking one: `soldiom ask`."""
 
+import json as json_module
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from soldiom_ray.cli.options import pairs
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table, say
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, NotFoundError, SoldiomError
 from soldiom_ray.settings import load_settings
 
 domains_app = typer.Typer(help="List and show the specialisations.", no_args_is_help=True)
@@ -16,6 +20,7 @@ domains_app = typer.Typer(help="List and show the specialisations.", no_args_is_
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
     app.add_typer(domains_app, name="domains")
+    app.command()(ask)
 
 
 @domains_app.command("list")
@@ -105,6 +110,97 @@ def run_domain(
         print_json({"id": pack.name, "items": items, "left_out": dict(planned.left_out), "notice": pack.notice})
     else:
         say(f"Ask it: soldiom domains show {pack.name}\n{pack.notice}")
+
+
+def ask(
+    domain: Annotated[str, typer.Argument(help="The domain's name, such as legal.")],
+    capability: Annotated[str, typer.Argument(help="What it is asked for; `soldiom domains show DOMAIN` lists them.")],
+    file: Annotated[
+        str, typer.Argument(help="A document of any format that is collected, or the input as JSON; `-`: stdin.")
+    ] = "-",
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Another field of the input; may be repeated."),
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Another model than the domain's newest that is deployed.")] = None,
+    json: Json = False,
+) -> None:
+    """Ask a specialist. Rules answer here, without services; models have to be deployed."""
+    from urllib.parse import quote, urlencode
+
+    from soldiom_ray.cli.client import call
+    from soldiom_ray.domains.specialist_answers import answer_by_rule, check_input
+    from soldiom_ray.domains.specialists import find_capability, find_pack
+
+    asked = find_capability(find_pack(domain), capability)
+    value = check_input(asked, _read_input(asked.input, file, pairs(field, "--set")), "input")
+    if asked.by.rule:
+        answer = json_module.loads(answer_by_rule(domain, capability, value))
+    else:
+        query = f"?{urlencode({'model': model})}" if model else ""
+        answer = call(load_settings(), "POST", f"/api/specialists/{quote(domain)}/{quote(capability)}{query}", value)
+    if json:
+        print_json(answer)
+        return
+    say(_shown(answer["output"]))
+    note(answer["notice"])
+
+
+def _read_input(schema: Mapping[str, Any], file: str, fields: Mapping[str, str]) -> object:
+    """The input: an object that a file of JSON holds, or the file's text in the longest text that the input takes, with
+    the fields that were given."""
+    properties = schema.get("properties", {})
+    values = {name: _typed(value, properties.get(name, {})) for name, value in fields.items()}
+    texts = [name for name in properties if properties[name].get("type") == "string" and name not in values]
+    longest = max(texts, key=lambda name: properties[name].get("maxLength", 0), default=None)
+    if not set(schema.get("required", ())) - values.keys() and file == "-":
+        return values
+    text = _read_text(file)
+    try:
+        content = json_module.loads(text) if text.lstrip().startswith(("{", "[")) else None
+    except ValueError:
+        content = None
+    if isinstance(content, dict) and content.keys() & properties.keys():
+        return content | values
+    lists = [name for name in properties if properties[name].get("type") == "array" and name not in values]
+    if isinstance(content, list) and lists:
+        return {lists[0]: content} | values
+    return ({longest: text} if longest else {}) | values
+
+
+def _typed(value: str, schema: Mapping[str, Any]) -> object:
+    if schema.get("type") in (None, "string"):
+        return value
+    try:
+        return json_module.loads(value)
+    except ValueError:
+        return value
+
+
+def _read_text(file: str) -> str:
+    """The text of standard input, of a text file, or of a document, which another process reads: this one knows no
+    stage."""
+    if file == "-":
+        return sys.stdin.read()
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {file!r}.", remedy="name a file, or - for standard input")
+    if path.suffix.lower() in (".json", ".txt", ".md", ".log", ".jsonl", ".csv", ".py", ""):
+        return path.read_bytes().decode("utf-8", errors="replace")
+    command = [sys.executable, "-W", "ignore", "-m", "soldiom_ray.collect.file_text", str(path)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    answer = json_module.loads(done.stdout) if done.stdout else {"error": {"what": f"{file!r} cannot be read."}}
+    if "error" in answer:
+        raise SoldiomError.from_dict(answer["error"])
+    return str(answer["text"])
+
+
+def _shown(output: Mapping[str, Any]) -> str:
+    """An answer for people: its one text as it is, anything else as JSON."""
+    texts = [value for value in output.values() if isinstance(value, str)]
+    if len(output) == 1 and texts:
+        return texts[0]
+    return json_module.dumps(output, ensure_ascii=False, indent=2)
 
 
 def _made(name: str, registered: str, job: Mapping[str, Any]) -> dict[str, Any]:

@@ -275,6 +275,11 @@ def _by_mistakes(pack: Pack, capability: Capability) -> Iterator[tuple[str, str]
     by = capability.by
     if by.model and by.model not in pack.models:
         yield by.kind, f"is {by.model!r}, no model of the pack; it makes: {', '.join(pack.models)}"
+    if by.rule:
+        from soldiom_ray.specialists.rules import RULES
+
+        if by.rule not in RULES:
+            yield "rule", f"is {by.rule!r}; known: {', '.join(RULES)}.{suggestion(by.rule, RULES)}"
     if by.model:
         fields = capability.input.get("properties", {})
         for field in placeholders(by.prompt):

@@ -115,7 +115,7 @@ def show_picture(dataset_id: str, name: str, caller: CurrentCaller, settings: Ap
 @router.post("/api/search", openapi_extra=needs("user"))
 async def search(body: SearchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """The passages that match a query best, by meaning, by words or both: `{id, text, score, metadata}`."""
-    index, artifact = await run_in_threadpool(_index, settings, body.index, caller)
+    index, artifact = await run_in_threadpool(find_index, settings, body.index, caller)
     items = await endpoints.call(SEARCH_APPLICATION, "search", body.query, body.k, artifact, body.filters, body.mode)
     return {"items": items, "next": None, "index": index}
 
@@ -127,8 +127,8 @@ def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Mani
     return artifacts.get(artifact), artifacts
 
 
-def _index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
-    """The id of an index, and the id of its artifact."""
+def find_index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
+    """The id of an index (unset: the tenant's newest), and the id of its artifact."""
     with open_session(settings) as session:
         row = datasets.get(session, index, caller.tenant) if index else datasets.latest_index(session, caller.tenant)
         if row is None:
