@@ -3,9 +3,9 @@
     python benchmarks/domains.py --data ../shared/data                 # all seven: hours on two cores
     python benchmarks/domains.py --data ../shared/data --only legal moderation
 
-Needs a home whose services run (`soldiom up`). Each domain is made by `soldiom run domain:NAME --data FOLDER --no-deploy`,
-and what was made before is reused. Two sets are brought into the form that a pack reads: the clauses of LegalBench's
-CUAD tasks with the kind that they are of, and NTREX's sentences in two kinds of Arabic.
+Needs a home whose services run (`soldiom up`). Each domain is made by `soldiom run domain:NAME --data FOLDER
+--no-deploy`, and what was made before is reused. Two sets are brought into the form that a pack reads:
+the clauses of LegalBench's CUAD tasks with the kind that they are of, and NTREX's sentences in two kinds of Arabic.
 """
 
 import argparse
