@@ -46,7 +46,7 @@ def obeys(value: Any, schema: Mapping[str, Any]) -> bool:
     if kinds and not any(_is_of(value, kind) for kind in ((kinds,) if isinstance(kinds, str) else kinds)):
         return False
     if isinstance(value, str):
-        return schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+        return bool(schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value)))
     if isinstance(value, bool) or value is None:
         return True
     if isinstance(value, int | float):
