@@ -3,10 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
+from soldiom_ray.specialists.citations import check_citations
 from soldiom_ray.specialists.evidence import extract_evidence
+from soldiom_ray.specialists.reports import check_report, write_report
 from soldiom_ray.specialists.timeline import reconstruct_timeline
 
 RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "extract_evidence": extract_evidence,
     "reconstruct_timeline": reconstruct_timeline,
+    "write_report": write_report,
+    "check_report": check_report,
+    "check_citations": check_citations,
 }
