@@ -56,7 +56,7 @@ class Numbering:
             at = int(match[1]) - 1
             other = levels.get(at, {})
             count = counts[at]
-            return _formatted(_start(other) if count is None else count, other.get("numFmt", "decimal"))
+            return formatted(_start(other) if count is None else count, other.get("numFmt", "decimal"))
 
         return re.sub(r"%([1-9])", digits, settings.get("lvlText", f"%{level + 1}."))[:40].strip()
 
@@ -65,7 +65,8 @@ def _start(settings: dict[str, str]) -> int:
     return int(settings["start"]) if settings.get("start", "").isdigit() else 1
 
 
-def _formatted(count: int, form: str) -> str:
+def formatted(count: int, form: str) -> str:
+    """A number as letters, Roman or plain digits."""
     if form in ("lowerLetter", "upperLetter") and count > 0:
         letters = chr(ord("a") + (count - 1) % 26) * min((count - 1) // 26 + 1, 10)
         return letters.upper() if form == "upperLetter" else letters

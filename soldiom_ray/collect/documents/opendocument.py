@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.odf_numbering import OdfNumbering
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
@@ -23,6 +24,7 @@ _LEFT_OUT = {
 }
 _THINGS = {"drawing:image": "pictures", "drawing:object-ole": "embedded_files", "drawing:plugin": "embedded_files"}
 _PARAGRAPH = re.compile(rb":(?:p|h)[ >]")
+_NUMBERED = re.compile(rb'style:num-format="[^"]')
 _PAGE_TEXTS = ("header", "header-left", "header-first", "footer", "footer-left", "footer-first")
 MAX_REPEATED_BLANKS = 80
 MAX_DEPTH = 200
@@ -41,13 +43,16 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
             raise SkippedError("encrypted", "an OpenDocument file with a password")
         if "content.xml" not in names:
             raise SkippedError("damaged", "an OpenDocument file without its content")
+        styles = zipped.read_member(archive, "styles.xml") if "styles.xml" in names else b""
         reader = _Reader(archive)
+        style_tree = zipped.parse_xml(styles) if _NUMBERED.search(styles) else None
+        if style_tree is not None:
+            reader.numbering.read(style_tree)
         blocks = reader.part("content.xml")
         blocks += [f"[comment {number}] {text}" for number, text in enumerate(reader.comments, 1)]
         metadata = _metadata(_tree(archive, "meta.xml"))
-        styles = zipped.read_member(archive, "styles.xml") if "styles.xml" in names else b""
         if _PARAGRAPH.search(styles.partition(b"master-page")[2]):
-            metadata |= reader.page_texts(zipped.parse_xml(styles))
+            metadata |= reader.page_texts(zipped.parse_xml(styles) if style_tree is None else style_tree)
         reader.count_unread(names)
     return [ParsedText("\n\n".join(blocks), metadata=metadata | skipped_entry(reader.skipped))]
 
@@ -74,6 +79,7 @@ class _Reader:
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.skipped: Counter[str] = Counter()
         self.comments: list[str] = []
+        self.numbering = OdfNumbering()
         self._archive = archive
         self._read = {"content.xml", "styles.xml", "meta.xml", "settings.xml"}
 
@@ -89,6 +95,8 @@ class _Reader:
             if _tag(child) == "office:body":
                 self._blocks(child, blocks, 0)
             else:
+                if _tag(child) == "office:automatic-styles":
+                    self.numbering.read(child)
                 self._leave_out(child, "styles")
         return blocks
 
@@ -130,12 +138,17 @@ class _Reader:
         inner: list[str] = []
         if tag == "text:h":
             level = next((int(v) for k, v in element.items() if k.endswith("outline-level") and v.isdigit()), 1)
-            blocks.extend([f"{'#' * min(level, 6)} {text}"] if (text := self._text(element)) else [])
+            mark = self.numbering.heading_mark(element, level)
+            text = self._text(element)
+            blocks.extend([" ".join(filter(None, ("#" * min(level, 6), mark, text)))] if text else [])
         elif tag == "text:p":
             blocks.extend([text] if (text := self._text(element)) else [])
+        elif tag == "text:list":
+            self.numbering.open_list(element)
+            self._blocks(element, blocks, depth + 1)
+            self.numbering.close_list()
         elif tag == "text:list-item":
-            self._blocks(element, inner, depth + 1)
-            blocks.extend(text if text.startswith("- ") else f"- {text}" for text in inner)
+            self._item(element, blocks, depth)
         elif tag == "table:table":
             blocks.extend([table] if (table := "\n".join(self._rows(element, depth + 1))) else [])
         elif tag == "presentation:notes":
@@ -143,6 +156,14 @@ class _Reader:
             blocks.extend([f"Notes: {text}"] if (text := "\n".join(inner)) else [])
         elif not self._set_aside(element, tag, blocks):
             self._blocks(element, blocks, depth + 1)
+
+    def _item(self, element: Any, blocks: list[str], depth: int) -> None:
+        """The texts of a list's item, its mark before the first that is no item of a list in it."""
+        mark = "" if _starts_with_list(element) else self.numbering.item_mark(element)
+        first = len(blocks)
+        self._blocks(element, blocks, depth + 1)
+        if mark and len(blocks) > first:
+            blocks[first] = f"{mark} {blocks[first]}"
 
     def _set_aside(self, element: Any, tag: str, boxes: list[str]) -> bool:
         """Whether an element is no text of its place: it is counted, a comment, or an object, whose texts go to
@@ -237,6 +258,11 @@ class _Reader:
                 pieces.append("\n" if tag in ("text:p", "text:h") else "")
             pieces.append(child.tail or "")
         return pieces
+
+
+def _starts_with_list(item: Any) -> bool:
+    """Whether an item holds nothing but the list in it, as deeper levels are written."""
+    return len(item) > 0 and _tag(item[0]) == "text:list"
 
 
 def _tag(element: Any) -> str:

@@ -47,12 +47,15 @@ _THINGS = (("xl/media/", "pictures"), ("xl/embeddings/", "embedded_files"))
 
 @dataclass
 class SheetMarkup:
-    """Cells by (row, column), counted from 0: `formatted` as they are shown, `formulas` without a value, and the
-    `formats` of those."""
+    """Cells by (row, column), counted from 0: `formatted` as they are shown, `formulas` without a value, the
+    `formats` of those, and `number_formats` of cells whose values are read elsewhere, and what
+    is `uncomputed` for good."""
 
     formatted: dict[tuple[int, int], str] = field(default_factory=dict)
     formulas: dict[tuple[int, int], str] = field(default_factory=dict)
     formats: dict[tuple[int, int], NumberFormat] = field(default_factory=dict)
+    number_formats: dict[tuple[int, int], NumberFormat] = field(default_factory=dict)
+    uncomputed: list[tuple[int, int]] = field(default_factory=list)
     hidden: dict[str, int] = field(default_factory=dict)
 
 

@@ -1,18 +1,21 @@
-"""Workbooks (XLSX, XLSM, XLSB, XLS, ODS) through calamine: the cells' values, in XLSX as their formats show them, and
-simple formulas computed where the file holds no value."""
+"""Workbooks (XLSX, XLSM, XLSB, XLS, ODS) through calamine: the cells' values, in all but XLSB as their formats show
+them, and simple formulas computed where the file holds no value."""
 
 import datetime
 import io
+import struct
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from soldiom_ray.collect.documents import ole, zipped
 from soldiom_ray.collect.documents.formulas import FormulaError, Formulas, column_letters
+from soldiom_ray.collect.documents.ods_markup import read_ods_markup
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.documents.rows import Table, cell_value, header_names, lines_texts, tables_texts
 from soldiom_ray.collect.documents.sheet_markup import SheetMarkup, read_markup
 from soldiom_ray.collect.documents.sheet_tables import Shown, sheet_tables
+from soldiom_ray.collect.documents.xls_formats import read_xls_formats
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import OLE_MAGIC
 
@@ -31,11 +34,11 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     markup: dict[str, SheetMarkup] = {}
     skipped: Counter[str] = Counter()
     if data.startswith(OLE_MAGIC):
-        ole.open_container(data)
+        markup, skipped = _read_old(ole.open_container(data))
     else:
         zipped.check_office_file(data)
         with zipped.open_zip(data) as archive:
-            markup, skipped = read_markup(archive)
+            markup, skipped = read_ods_markup(archive) if "content.xml" in archive.NameToInfo else read_markup(archive)
     missing: list[str] = []
     try:
         workbook = python_calamine.CalamineWorkbook.from_object(io.BytesIO(data))
@@ -60,6 +63,19 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     metadata = {"sheets": len(sheets)} | skipped_entry(skipped)
     metadata |= {"missing_values": missing[:MAX_NAMED_CELLS]} if missing else {}
     return _texts(sheets, options, metadata | ({"hidden": dict(+hidden)} if +hidden else {}))
+
+
+def _read_old(container: ole.Container) -> tuple[dict[str, SheetMarkup], Counter[str]]:
+    """The formats of an old workbook; none where its records contradict themselves."""
+    number = container.folder().get("Workbook")
+    try:
+        formats, beside = read_xls_formats(container.stream(number)) if number is not None else ({}, Counter())
+    except (struct.error, IndexError):
+        return {}, Counter()
+    sheets = {
+        name: SheetMarkup(number_formats=sheet.formats, uncomputed=sheet.uncomputed) for name, sheet in formats.items()
+    }
+    return sheets, beside
 
 
 def _texts(sheets: dict[str, list[list[Any]]], options: ParseOptions, metadata: dict[str, Any]) -> list[ParsedText]:
@@ -96,6 +112,10 @@ def _rows(workbook: Any, name: str, markup: SheetMarkup, missing: list[str]) -> 
         except FormulaError:
             missing.append(f"{name}!{column_letters(place[1])}{place[0] + 1}")
             grid[place] = ""
+    missing += [f"{name}!{column_letters(column)}{row + 1}" for row, column in markup.uncomputed]
+    for place, form in markup.number_formats.items():
+        if type(value := grid.get(*place)) in (int, float):
+            grid[place] = Shown(form.text(value))
     for place, text in markup.formatted.items():
         grid[place] = Shown(text)
     _fill_merged(grid, sheet.merged_cell_ranges or ())
