@@ -83,4 +83,4 @@ def _recipe(pack: Pack, name: str, sources: list[dict[str, Any]], base: str | No
         "collect": sources,
         **headings,
     }
-    return content | ({"deploy": served} if deploys and generates else {})
+    return content | ({"deploy": served} if deploys else {})

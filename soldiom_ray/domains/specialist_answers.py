@@ -3,7 +3,7 @@ rule, a model or a search brought into the output's schema and checked. Whoever 
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.domains.json_schemas import schema_problems
@@ -129,4 +129,23 @@ def _cites_sources(value: Mapping[str, Any], answer: Answer) -> str:
     return "" if answer.get("answer") == NOT_FOUND else "an answer was given that was not found"
 
 
-CHECKS: Mapping[CheckName, Any] = {"spans_match": _spans_match, "cites_sources": _cites_sources}
+def _counts_all(value: Mapping[str, Any], answer: Answer) -> str:
+    """Every record of a timeline is either dated or told to have no date."""
+    counts = answer["counts"]
+    lost = counts["records"] - len({event["record"] for event in answer["events"]}) - len(answer["undated"])
+    return f"{lost} records are lost" if lost else ""
+
+
+def _in_order(value: Mapping[str, Any], answer: Answer) -> str:
+    """The events of a timeline are in the order of time."""
+    times = [event["time"] for event in answer["events"]]
+    return "" if times == sorted(times) else "events are out of order"
+
+
+CHECKS: Mapping[CheckName, Callable[[Mapping[str, Any], Answer], str]] = {
+    "spans_match": _spans_match,
+    "cites_sources": _cites_sources,
+    "counts_all": _counts_all,
+    "in_order": _in_order,
+}
+"""What an answer must pass besides its schema: what is wrong with it, or ""."""

@@ -23,7 +23,7 @@ from soldiom_ray.records import Family, Record
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
-CheckName = Literal["spans_match", "cites_sources"]
+CheckName = Literal["spans_match", "cites_sources", "counts_all", "in_order"]
 Heading = dict[str, Any] | None
 
 
