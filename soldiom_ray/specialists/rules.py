@@ -6,6 +6,7 @@ from typing import Any
 from soldiom_ray.specialists.citations import check_citations
 from soldiom_ray.specialists.evidence import extract_evidence
 from soldiom_ray.specialists.reports import check_report, write_report
+from soldiom_ray.specialists.tables import answer_from_program, run_program
 from soldiom_ray.specialists.timeline import reconstruct_timeline
 
 RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -14,4 +15,6 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "write_report": write_report,
     "check_report": check_report,
     "check_citations": check_citations,
+    "run_program": run_program,
+    "answer_from_program": answer_from_program,
 }
