@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscop
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training methods first_step scoring serving
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test check endurance bench environment up down base-model clean help
+.PHONY: quickstart test check domains endurance bench environment up down base-model clean help
 
 quickstart: ## environment, services, the whole workflow on real input, a model you can call
 	@began=$$(date +%s); \
@@ -45,6 +45,10 @@ check: $(DEV) ## format, lint, types and every test that starts no service, but 
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(PYTEST) -m "not service and not long and not endurance" $(ARGS)
+
+domains: $(DEV) ## every domain made for real on DATA (default ../shared/data), and the table: hours on two cores
+	@$(BIN)/soldiom up
+	@$(BIN)/python benchmarks/domains.py $(if $(DATA),--data $(DATA)) $(ARGS)
 
 endurance: $(DEV) ## kills again and again, long soaks, losses of nodes at length: an hour and more
 	@$(BIN)/python -m pytest -m endurance $(ARGS)

@@ -38,8 +38,10 @@ def main() -> None:
         return
     folder = load_settings().home / "domain-data"
     gather(options.data, folder)
-    print("| model | held out | metric | best trivial | base | tuned | tuned - base, 95 % | gate | seconds |")
-    print("|---|---|---|---|---|---|---|---|---|", flush=True)
+    print(
+        "| model | held out | metric | best trivial | base | tuned | tuned - base, 95 % | tuned - trivial | gate | s |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for name in options.only:
         for line in make(name, folder, options):
             print(line, flush=True)
@@ -110,21 +112,27 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
             trivial.pop(model, None)
         pick = min if METRICS[metric].lower_is_better else max  # type: ignore[index]
         best = pick(trivial, key=trivial.__getitem__) if trivial else ""
-        difference = scores["difference"].get(metric)
-        gate = "passed" if scores["gate"]["passed"] else "not passed"
+        against = scores["comparisons"].get(best, {}).get(metric) if best else None
+        held_out = f"{scores['documents']} of {scores['groups']} groups"
         cells = [
             name if not lines else "",
-            f"{scores['units'][metric]['samples']} {scores['units'][metric]['unit']}s",
+            f"{scores['answers']} answers" if "answers" in METRICS[metric].parts else held_out,  # type: ignore[index]
             METRICS[metric].title,  # type: ignore[index]
             f"{best} {trivial[best]:.3f}" if best else "-",
             f"{scores['base'][metric]:.3f}" if metric in scores["base"] else "-",
             f"{scores['tuned'][metric]:.3f}",
-            "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference) if difference else "-",
-            gate if not lines else "",
+            interval(scores["difference"].get(metric)),
+            interval(against),
+            ("passed" if scores["gate"]["passed"] else "not passed") if not lines else "",
             f"{seconds:.0f}" if not lines else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def interval(difference: Mapping[str, float] | None) -> str:
+    """A difference with its 95 % interval."""
+    return "{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**difference) if difference else "-"
 
 
 if __name__ == "__main__":

@@ -218,6 +218,7 @@ GROUPS = {
     "test_prepare_nodes": "nodes",
     "test_collect_kills": "nodes",
     "test_workflow": "home",
+    "test_domains": "home",
     "test_two_nodes": "home",
 }
 """Files that share what is expensive to start run in one process, in this order; every other is a group of its own."""
