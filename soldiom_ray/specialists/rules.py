@@ -5,6 +5,7 @@ from typing import Any
 
 from soldiom_ray.specialists.citations import check_citations
 from soldiom_ray.specialists.evidence import extract_evidence
+from soldiom_ray.specialists.market import walk_forward
 from soldiom_ray.specialists.reports import check_report, write_report
 from soldiom_ray.specialists.tables import answer_from_program, run_program
 from soldiom_ray.specialists.timeline import reconstruct_timeline
@@ -16,5 +17,6 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "check_report": check_report,
     "check_citations": check_citations,
     "run_program": run_program,
+    "walk_forward": walk_forward,
     "answer_from_program": answer_from_program,
 }
