@@ -79,7 +79,7 @@ def answer_by_rule(domain: str, name: str, value: dict[str, Any]) -> str:
     pack = find_pack(domain)
     capability = find_capability(pack, name)
     answer = checked(capability, value, RULES[str(capability.by.rule)](value))
-    return json.dumps(envelope(pack, name, answer), ensure_ascii=False)
+    return json.dumps(envelope(pack, name, answer))
 
 
 def checked(capability: Capability, value: Mapping[str, Any], answer: Answer) -> Answer:

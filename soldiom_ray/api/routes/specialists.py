@@ -82,7 +82,7 @@ async def ask_specialist(
             given = envelope(pack, capability, checked(asked, value, answer))
         case _:
             given = await _ask_model(pack, capability, value, model, caller, settings)
-    return Response(json.dumps(given, ensure_ascii=False), media_type="application/json")
+    return Response(json.dumps(given), media_type="application/json")
 
 
 async def _ask_model(
