@@ -226,3 +226,43 @@ def test_a_chat_of_whatsapp_asks_who_answers_and_becomes_a_conversation_a_day(ex
 def test_a_log_and_a_diary_are_no_chats() -> None:
     for text in ("2023-12-31, 23:59 - INFO: up\n2023-12-31, 23:59 - WARN: hot\n", "31/12/2023, 23:59 - Rain.\nMore.\n"):
         assert parse_bytes("a.txt", text.encode())[0].text == text
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"system": "", "user": QUESTION, "assistant": ANSWER},
+        {"problem": QUESTION, "solution": ANSWER, "answer": "4"},
+        {"problem": QUESTION, "generated_solution": ANSWER, "is_correct": True},
+        {"question": QUESTION, "query": ANSWER, "db_id": "d"},
+        {"text": QUESTION, "summary": ANSWER},
+        {"translation": [{"lang": "en", "text": QUESTION}, {"lang": "de", "text": ANSWER}]},
+        {"turns": [{"speaker": "human_0:", "text": QUESTION}, {"speaker": "AI Assistant", "text": ANSWER}]},
+        {"whatever": {"messages": [USER, TOLD]}, "number": 1},
+    ],
+)  # fmt: skip
+def test_further_names_of_columns_and_speakers(record: dict[str, Any]) -> None:
+    assert read(record)[0].metadata["messages"] == [USER, TOLD]
+
+
+def test_a_system_column_beside_speakers_and_choices_beside_a_prompt_are_read() -> None:
+    (text,) = read({"system": KIND, "user": QUESTION, "assistant": ANSWER})
+    assert text.metadata["messages"] == [SYSTEM, USER, TOLD]
+    (choice,) = read({"prompt": QUESTION, "choices": ["night", "noon"], "answer": "noon"})
+    assert [m["content"] for m in choice.metadata["messages"]] == [f"{QUESTION}\n\nA. night\nB. noon", "B. noon"]
+
+
+@pytest.mark.parametrize("mark", [{"toxic": True}, {"rating": "thumbsDown"}, {"liked": False}])
+def test_an_answer_marked_as_bad_in_its_turn_is_not_taught(mark: dict[str, Any]) -> None:
+    texts = read({"messages": [USER, TOLD | {"content": BAD} | mark, USER, TOLD]})
+    assert [message.get("weight", 1) for message in texts[0].metadata["messages"]] == [1, 0, 1, 1]
+    assert reading(texts)["notes"]["answers that are marked as bad in their turn"] == 1
+
+
+def test_a_label_that_says_bad_is_a_mark_and_one_that_names_a_class_is_not() -> None:
+    pairs = ((ANSWER, "good"), (BAD, "bad"))
+    texts = read(*({"prompt": QUESTION, "completion": text, "label": word} for text, word in pairs))
+    assert [text.metadata["messages"][1]["content"] for text in texts] == [ANSWER]
+    assert reading(texts)["refused_counts"] == {"bad_answer": 1}
+    (moderated,) = read({"messages": [USER, TOLD], "label": "unsafe"})
+    assert moderated.metadata["label"] == "unsafe"

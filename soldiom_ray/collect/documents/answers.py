@@ -3,25 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from soldiom_ray.collect.documents.cell_values import as_number, plain
+from soldiom_ray.collect.documents.cell_values import BAD, as_number, plain
 from soldiom_ray.collect.documents.columns import Columns
 from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.documents.turns import content_text
 
-_BAD = (
-    "false",
-    "0",
-    "no",
-    "n",
-    "bad",
-    "down",
-    "thumbs_down",
-    "undesirable",
-    "rejected",
-    "incorrect",
-    "negative",
-    "poor",
-)
 _MARKED = ("true", "1", "1.0", "yes")
 _PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 
@@ -37,7 +23,7 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return f"{roles['rating']} is {why}"
     if "bad_mark" in roles and (mark := plain(record.get(roles["bad_mark"])).strip().lower()) in _MARKED:
         return f"{roles['bad_mark']} is {mark}"
-    if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in ("false", "0", "0.0"):
+    if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in BAD | {"0.0"}:
         return f"{roles['label']} is {plain(record[roles['label']])}"
     if "chosen" in roles and (why := _contrary_scores(record, roles)):
         return why
@@ -68,12 +54,12 @@ def good_steps(record: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[str
 
 def _is_wrong(mark: Any) -> bool:
     number = as_number(mark)
-    return mark is False or plain(mark).strip().lower() in _BAD or (number is not None and number < 0)
+    return mark is False or plain(mark).strip().lower() in BAD or (number is not None and number < 0)
 
 
 def _low_rating(value: Any, middle: float | None) -> str:
     number = as_number(value)
-    if value is False or (isinstance(value, str) and number is None and value.strip().lower() in _BAD):
+    if value is False or (isinstance(value, str) and number is None and value.strip().lower() in BAD):
         return str(value).strip().lower()
     if number is not None and (number < 0 or (middle is not None and number < middle)):
         return f"{number:g}" + (f", below {middle:g}" if middle is not None else "")

@@ -3,6 +3,44 @@
 import json
 from typing import Any
 
+BAD = frozenset(
+    (
+        *(
+            "false",
+            "0",
+            "no",
+            "n",
+            "bad",
+            "down",
+            "thumbs_down",
+            "thumbs-down",
+            "thumbsdown",
+            "undesirable",
+            "rejected",
+        ),
+        *(
+            "incorrect",
+            "negative",
+            "poor",
+            "wrong",
+            "dislike",
+            "disliked",
+            "unhelpful",
+            "harmful",
+            "unsafe",
+            "\U0001f44e",
+        ),
+    )
+)
+"""Words that say of an answer that it is not to be learnt."""
+VERDICTS = frozenset(
+    (
+        *("good", "bad", "desirable", "undesirable", "chosen", "rejected", "accepted", "like", "dislike", "liked"),
+        *("disliked", "helpful", "unhelpful", "thumbs_up", "thumbs_down", "\U0001f44d", "\U0001f44e"),
+    )
+)
+"""Words that as the label of an answer are a mark, and name no class of texts."""
+
 
 def plain(value: Any) -> str:
     """One value as text: strings as they are, nested ones as JSON."""

@@ -13,7 +13,18 @@ NAMES: dict[str, tuple[str, ...]] = {
     "instruction": ("instruction", "prompt"),
     "input": ("input", "inputs", "inputs_pretokenized", "input_text"),
     "output": ("output", "response", "completion", "output_text"),
-    "question": ("question", "query", "problem", "ctx", "question_stem", "stem", "goal", "faq", "user_input"),
+    "question": (
+        "question",
+        "query",
+        "problem",
+        "ctx",
+        "question_stem",
+        "stem",
+        "goal",
+        "faq",
+        "user_input",
+        "questions",
+    ),
     "context": (
         "context",
         "contexts",
@@ -37,6 +48,10 @@ NAMES: dict[str, tuple[str, ...]] = {
         "best_answer",
         "reply",
         "bot_response",
+        "generated_solution",
+        "generated_answer",
+        "sql",
+        "sql_query",
     ),
     "code": ("code",),
     "answer_key": ("answer_key", "answerkey", "correct_answer", "answer_idx", "answer_index", "correct_option", "cop"),
@@ -79,7 +94,19 @@ NAMES: dict[str, tuple[str, ...]] = {
     "premise": ("premise", "sentence1", "question1", "text1"),
     "hypothesis": ("hypothesis", "sentence2", "question2", "text2"),
     "reasoning": ("reasoning", "reasoning_content", "thinking", "chain_of_thought", "rationale", "cot"),
-    "text": ("text", "content", "body", "document", "passage", "article", "sentence", "tweet", "review"),
+    "text": (
+        "text",
+        "content",
+        "body",
+        "document",
+        "passage",
+        "article",
+        "sentence",
+        "tweet",
+        "review",
+        "comment",
+        "comment_text",
+    ),
     "correction": ("correction", "corrected", "corrected_answer"),
     "rating": (
         *("rating", "ratings", "stars", "thumbs_up", "thumbs", "thumb", "vote", "is_good", "desirable", "score"),
@@ -103,7 +130,7 @@ NAMES: dict[str, tuple[str, ...]] = {
         "doc",
     ),
     "license": ("license", "licence"),
-    "label": ("label", "labels", "class", "category"),
+    "label": ("label", "labels", "class", "category", "sentiment", "intent", "emotion"),
     "image": ("file_name", "filename", "image_file", "image_path", "image"),
     "split": (),
     "checks": ("test_list", "tests", "test", "test_code", "unit_tests", "unit_test", "asserts"),
@@ -124,6 +151,11 @@ FORMS = (
         f"question context? {choices} {answer}"
         for choices in ("choices", "choice_columns")
         for answer in ("answer", "answer_key", "label")
+    ),
+    *(
+        f"instruction {choices} {answer}"
+        for choices in ("choices", "choice_columns")
+        for answer in ("answer", "answer_key")
     ),
     "instruction steps step_labels",
     *(f"instruction input? context? {answer}" for answer in ("output", "answer", "target")),
@@ -176,6 +208,9 @@ LANGUAGES = (
     *("russian", "hindi", "japanese", "korean", "turkish", "polish", "swedish", "eng", "fra", "deu", "spa", "arb"),
 )
 """Names of columns that hold a text in that language."""
+
+SUMMARIES = ("summary", "highlights", "reference_summary", "simplified_text", "tldr")
+"""Names of a target whose source may be called `text`."""
 
 SPEAKER_COLUMNS = (
     ("user", "human", "patient", "customer", "q"),

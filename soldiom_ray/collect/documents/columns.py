@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
 
-from soldiom_ray.collect.documents.cell_values import as_number, plain
+from soldiom_ray.collect.documents.cell_values import VERDICTS, as_number, plain
 from soldiom_ray.collect.documents.checks import holds_checks
 from soldiom_ray.collect.documents.choices import first_place
 from soldiom_ray.collect.documents.column_names import (
@@ -21,12 +21,14 @@ from soldiom_ray.collect.documents.column_names import (
     NAMES,
     RECORD_ROLES,
     SPEAKER_COLUMNS,
+    SUMMARIES,
 )
 from soldiom_ray.collect.documents.transcripts import labelled_turns, rendered_turns
 from soldiom_ray.collect.documents.turns import ANSWERERS, names_speakers, turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
 
+_NO_SUMMARY = {"source", "question", "instruction", "input", "rating"}
 _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
 
@@ -108,6 +110,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
         del by_role["chosen"]  # a mark, and no answer
     if by_role.get("chosen") == by_role.get("rating", ""):
         del by_role["rating"]
+    _prefer_whole_answers(by_role, by_name)
     if "checks" not in by_role or not holds_checks([record.get(by_role["checks"]) for record in examples]):
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if columns := _choice_columns(by_name):
@@ -124,6 +127,17 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
     if "steps" in chosen:
         chosen.pop("label", None)
     return chosen
+
+
+def _prefer_whole_answers(by_role: dict[str, str], by_name: Mapping[str, str]) -> None:
+    """A solution rather than the number that it ends with, the SQL that a question became, the summary of a text."""
+    if {"problem", "solution", "answer"} <= by_name.keys():
+        by_role["answer"] = by_name["solution"]
+    if {"question", "query"} <= by_name.keys() and "answer" not in by_role and "output" not in by_role:
+        by_role["answer"] = by_name["query"]
+    summary = next((by_name[name] for name in SUMMARIES if name in by_name), None)
+    if summary is not None and "text" in by_name and not _NO_SUMMARY & by_role.keys():
+        by_role |= {"source": by_name["text"], "target": summary}
 
 
 def _choice_columns(by_name: Mapping[str, str]) -> str:
@@ -188,7 +202,14 @@ def _is_language(name: str) -> bool:
 def _speakers_as_columns(by_name: Mapping[str, str]) -> dict[str, str]:
     asker, answerer = (next((by_name[n] for n in names if n in by_name), "") for names in SPEAKER_COLUMNS)
     are_choices = "b" in by_name and answerer in ("a", "A")
-    return {"question": asker, "answer": answerer} if asker and answerer and not are_choices else {}
+    if not asker or not answerer or are_choices:
+        return {}
+    beside = {
+        role: name
+        for role in ("system", "tools", "history", "bad_mark", "rating", "label", *RECORD_ROLES)
+        if (name := next((by_name[usual] for usual in NAMES.get(role, ()) if usual in by_name), None)) is not None
+    }
+    return {"question": asker, "answer": answerer} | beside
 
 
 def _prompts(by_name: Mapping[str, str]) -> dict[str, str]:
@@ -267,7 +288,7 @@ def _label_is_mark(by_role: Mapping[str, str], records: Sequence[Mapping[str, An
     if "label" not in by_role or not MARKED & by_role.keys():
         return False
     labels = {plain(value).strip().lower() for record in records if (value := record.get(by_role["label"])) is not None}
-    return bool(labels) and labels <= {"true", "false", "1", "0", "1.0", "0.0"}
+    return bool(labels) and (labels <= {"true", "false", "1", "0", "1.0", "0.0"} or labels <= VERDICTS)
 
 
 @lru_cache(maxsize=256)

@@ -75,7 +75,12 @@ def _of_wrapper(value: Mapping[str, Any]) -> list[Any]:
         if all(isinstance(row, list) and len(row) == len(names) for row in value["data"]):
             return [dict(zip(names, row, strict=True)) for row in value["data"]]
     lists = [name for name, inner in value.items() if _is_records(inner)]
-    if len(lists) != 1 or "instruction" in value or (lists[0] not in _LISTS and len(value) > 1):
+    if (
+        len(lists) != 1
+        or "instruction" in value
+        or lists == ["translation"]
+        or (lists[0] not in _LISTS and len(value) > 1)
+    ):
         return []
     rows = value[lists[0]]
     if all(isinstance(row.get("row"), Mapping) for row in rows):

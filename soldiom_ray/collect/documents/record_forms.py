@@ -203,12 +203,18 @@ def _true_among_choices(record: Record) -> FormedRecord | None:
 def _translation(record: Record) -> FormedRecord | None:
     """{"translation": {"en": …, "fr": …}}: from the first language to the second."""
     texts = record["translation"]
+    if isinstance(texts, list) and len(texts) == 2:
+        texts = {_language(each): each["text"] for each in texts}
     if not isinstance(texts, Mapping) or len(texts) != 2 or not all(isinstance(text, str) for text in texts.values()):
         return None
     (first, source), (second, target) = texts.items()
     known = FormedRecord(record, form=f"translations from {first} to {second}").without("translation")
     known |= {"source": source, "target": target}
     return known
+
+
+def _language(text: Record) -> str:
+    return str(next(text[name] for name in ("lang", "language", "locale", "code") if name in text))
 
 
 def _spans(record: Record) -> FormedRecord | None:

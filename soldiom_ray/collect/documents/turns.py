@@ -3,10 +3,12 @@ given to another speaker silently: what cannot be kept whole is refused with its
 conversation that is kept is counted in its notes."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import BAD
 from soldiom_ray.collect.documents.dialects import exchanges, usual_turns
 from soldiom_ray.collect.documents.tool_calls import (
     MARKS,
@@ -38,10 +40,23 @@ GUESSED_SPEAKERS = {
     **dict.fromkeys(("agent", "doctor", "physician", "nurse", "support", "teacher", "tutor", "therapist"), ASSISTANT),
     **dict.fromkeys(("counselor", "advisor", "adviser", "helper", "operator", "expert", "representative"), ASSISTANT),
     **dict.fromkeys(("seller", "lawyer", "answer", "answerer", "robot", "response", "virtual_assistant"), ASSISTANT),
+    **dict.fromkeys(("q", "input", "prompt", "request", "shopper", "learner", "tourist", "seeker", "apprentice"), USER),
+    **dict.fromkeys(("end_user", "inquirer", "reporter", "employee", "pupil", "consumer"), USER),
+    **dict.fromkeys(
+        ("用户", "usuario", "benutzer", "nutzer", "utilisateur", "utente", "пользователь", "ユーザー"), USER
+    ),
+    **dict.fromkeys(("a", "output", "completion", "reply", "salesperson", "supporter", "guide", "wizard"), ASSISTANT),
+    **dict.fromkeys(("clinician", "concierge", "responder", "machine", "consultant", "librarian"), ASSISTANT),
+    **dict.fromkeys(("support_agent", "virtual_agent", "service_agent", "customer_service"), ASSISTANT),
+    **dict.fromkeys(("customer_support", "ai_assistant", "help_desk", "helpdesk", "receptionist"), ASSISTANT),
+    **dict.fromkeys(("助手", "asistente", "assistent", "assistente", "ассистент", "アシスタント"), ASSISTANT),
 }
 """Names that a speaker is likely to have; the mapping shows them as guesses."""
 
 ANSWERERS = frozenset(name for name, role in (KNOWN_SPEAKERS | GUESSED_SPEAKERS).items() if role in (ASSISTANT, CALL))
+
+_DECORATION = re.compile(r"^[<|\[(*#\s]+|[_\s-]?\d{0,2}[>|\])*:\s]*$")
+"""What some write around the name of a speaker: "User:", "<|user|>", "human_0"."""
 
 _WRITTEN_ALIKE = {
     name: (role, "" if name == role else ASSISTANT if role == CALL else role) for name, role in KNOWN_SPEAKERS.items()
@@ -64,6 +79,8 @@ _WEIGHT_FIELDS = (
 )
 _MASK_FIELDS = ("masked", "mask")
 """True where a turn is not learnt, as torchtune writes it."""
+_BAD_MARKS = ("toxic", "is_toxic", "flagged", "deleted", "is_deleted", "harmful", "spam", "unsafe", "rejected")
+_VOTES = ("rating", "thumbs", "feedback", "vote", "liked", "is_correct", "accepted", "helpful")
 _OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call", "tools", "functions")
 _INNER_LISTS = ("messages", "conversations", "conversation", "turns")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
@@ -266,7 +283,9 @@ def _add_turn(
             return
         weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
         is_masked = any(turn.get(name) in (True, 1) for name in _MASK_FIELDS)
-        message |= {"weight": 0} if 0 in weights or is_masked else {}
+        if is_bad := _is_bad(turn):
+            conversation.notes.append("answers that are marked as bad in their turn")
+        message |= {"weight": 0} if 0 in weights or is_masked or is_bad else {}
     _count_left_fields(conversation, turn)
     conversation.messages += results
     if results and not message["content"]:
@@ -275,6 +294,14 @@ def _add_turn(
         _refuse_empty(conversation, role, number, count)
         return
     conversation.messages.append(message)
+
+
+def _is_bad(turn: Mapping[str, Any]) -> bool:
+    """Whether an answer is marked as bad where it stands."""
+    if any(turn.get(name) in (True, 1, "true", "True") for name in _BAD_MARKS):
+        return True
+    votes = (turn.get(name) for name in _VOTES if name in turn)
+    return any(vote is False or (isinstance(vote, str) and vote.strip().lower() in BAD) for vote in votes)
 
 
 def _think(conversation: Conversation, turn: Mapping[str, Any], message: dict[str, Any]) -> bool:
@@ -310,6 +337,9 @@ def _role(conversation: Conversation, turn: Mapping[str, Any], number: int, name
         written = _field(written, ("role", "name"))
     name = str(written if written is not None else "").strip().lower()
     role = named.get(name) or KNOWN_SPEAKERS.get(name) or GUESSED_SPEAKERS.get(name)
+    if role is None:
+        plain = _DECORATION.sub("", name).replace(" ", "_").replace("-", "_")
+        role = named.get(plain) or KNOWN_SPEAKERS.get(plain) or GUESSED_SPEAKERS.get(plain)
     if role is None:
         what = f"turn {number} is by {str(written)[:60]!r}" if name else f"turn {number} names no speaker"
         raise SkippedError("unknown_role", f"{what}; say who that is: --column user={name or 'NAME'} (or assistant)")
