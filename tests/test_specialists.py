@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from soldiom_ray.api.bodies import TrainingBody
+from soldiom_ray.api.submit import training_recipe
 from soldiom_ray.cli.app import app
 from soldiom_ray.domains.pack_runs import plan_run
 from soldiom_ray.domains.recipes import parse_recipe, validate_recipe
@@ -107,6 +109,21 @@ def test_an_unknown_domain_is_a_mistake_of_the_recipe_like_others() -> None:
     assert [(problem.loc, problem.line) for problem in raised.value.problems] == [("domain", 2), ("train.rnak", 4)]
     assert 'Did you mean "legal"?' in raised.value.problems[0].msg
     assert "makes no model" in with_domain({"domain": "legal/x"})[1][0].msg
+
+
+def test_a_recipe_that_comes_through_the_api_has_the_defaults_of_its_domain_and_their_mistakes() -> None:
+    recipe = {"name": "mine", "domain": "legal", "dataset": "d", "evaluate": None, "register": {}}
+    made = training_recipe(TrainingBody(recipe=recipe, base_model="builtin/tiny", config={"rank": 2}))
+    assert made.train and (made.train.rank, made.train.epochs, made.train.base_model) == (2, 3, "builtin/tiny")
+    assert made.evaluate and made.register_ and made.register_.specialization == "legal"
+    with pytest.raises(InputError) as raised:
+        training_recipe(TrainingBody(recipe=recipe | {"domain": "legl"}, config={"rank": 2}))
+    assert [problem.loc for problem in raised.value.problems] == ["body.recipe.domain"]
+
+
+def test_options_of_a_domain_do_not_go_with_a_recipe(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "mine.yaml"), "--data", str(tmp_path)])
+    assert isinstance(done.exception, InputError) and "domain:NAME" in done.exception.what
 
 
 def test_a_stored_recipe_stays_as_it_was_written_whatever_its_domain() -> None:

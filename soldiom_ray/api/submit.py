@@ -54,8 +54,7 @@ def _check_access(settings: Settings, caller: Caller, recipe: Recipe, kind: str)
 
 def training_recipe(body: TrainingBody) -> Recipe:
     """The recipe that a training body stands for. InputError names the fields as they are in the body."""
-    named, problems = with_domain(dict(body.recipe or {}))
-    content: dict[str, Any] = named if isinstance(named, dict) else {}
+    content: dict[str, Any] = dict(body.recipe or {})
     train = dict(body.config or {})
     if body.base_model is not None:
         train["base_model"] = body.base_model
@@ -73,8 +72,9 @@ def training_recipe(body: TrainingBody) -> Recipe:
             content["register"] = _merged(content.get("register"), {"specialization": body.specialization})
     if body.sweep is not None:
         content["sweep"] = body.sweep
+    with_defaults, problems = with_domain(content)
     try:
-        return validate_recipe(content, "The body", earlier=problems)
+        return validate_recipe(with_defaults, "The body", earlier=problems)
     except InputError as error:
         problems = _in_body(error.problems, body)
         raise InputError(error.what, remedy="correct the fields that `errors` names", problems=problems) from error
