@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 from soldiom_ray.specialists.citations import check_citations
+from soldiom_ray.specialists.code_checks import find_defects
 from soldiom_ray.specialists.evidence import extract_evidence
 from soldiom_ray.specialists.market import walk_forward
+from soldiom_ray.specialists.mutants import make_mutants, run_tests
 from soldiom_ray.specialists.reports import check_report, write_report
 from soldiom_ray.specialists.tables import answer_from_program, run_program
 from soldiom_ray.specialists.timeline import reconstruct_timeline
@@ -18,5 +20,8 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "check_citations": check_citations,
     "run_program": run_program,
     "walk_forward": walk_forward,
+    "find_defects": find_defects,
+    "make_mutants": make_mutants,
+    "run_tests": run_tests,
     "answer_from_program": answer_from_program,
 }
