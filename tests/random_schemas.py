@@ -15,7 +15,15 @@ PROMPTS = (
     "x",
 )
 NAMES = ("name", "age", "größe", "tags", 'a"b', "x y", "items", "\\", "total", "id")
-PATTERNS = ("^[A-Z]{2}[0-9]{3}$", "^[a-z]+@[a-z]+\\.com$", "^(red|green|blue)+$", "^.{2,5}$", "b")
+PATTERNS = (
+    "^[A-Z]{2}[0-9]{3}$",
+    "^[a-z]+@[a-z]+\\.com$",
+    "^(red|green|blue)+$",
+    "^.{2,5}$",
+    "b",
+    "foo|ba+r",
+    "^\\S+ \\d+$",
+)
 FORMATS = ("date-time", "date", "time", "email", "uuid", "ipv4", "hostname", "uri", "duration", "ipv6")
 
 

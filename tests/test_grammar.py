@@ -72,8 +72,8 @@ def invalid_answers(endpoint: ModelEndpoint, seeds: Sequence[int]) -> tuple[int,
 
 
 def test_answers_to_hostile_prompts_obey_random_schemas(endpoint: ModelEndpoint) -> None:
-    count, invalid = invalid_answers(endpoint, range(40))
-    assert count >= 38 and not invalid, "\n".join(invalid)
+    count, invalid = invalid_answers(endpoint, range(24))
+    assert count >= 22 and not invalid, "\n".join(invalid)
 
 
 @pytest.mark.endurance

@@ -1,12 +1,14 @@
 """OpenAI's protocol, spoken by OpenAI's own client with a real model behind the API."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.db import models
@@ -99,6 +101,72 @@ def test_texts_are_continued_together_and_as_a_stream(client: openai.OpenAI, mod
     assert logprobs and logprobs.tokens and len(logprobs.tokens) == 8 and logprobs.text_offset[0] == 0  # type: ignore
     chunks = list(client.completions.create(**asked, prompt="import os", stream=True))
     assert "".join(chunk.choices[0].text for chunk in chunks) == alone[0]
+
+
+class Person(BaseModel):
+    name: str
+    age: int
+    tags: list[str]
+
+
+def test_answers_obey_the_schema_of_a_record_also_as_a_stream(client: openai.OpenAI, model: str, api_url: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": USER, "max_tokens": 120, "seed": 3}
+    parsed = client.chat.completions.parse(**asked, response_format=Person).choices[0]
+    assert isinstance(parsed.message.parsed, Person) and parsed.finish_reason == "stop"
+    form: Any = {"type": "json_schema", "json_schema": {"name": "person", "schema": Person.model_json_schema()}}
+    chunks = list(client.chat.completions.create(**asked, response_format=form, stream=True))
+    assert Person.model_validate_json("".join(each.choices[0].delta.content or "" for each in chunks))
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    body = {"input": "x", "parameters": {"max_tokens": 120, "response_format": form}}
+    answer = httpx.post(f"{api_url}/api/inference/{model}", json=body, headers=headers, timeout=60).json()
+    assert Person.model_validate_json(answer["output"])
+
+
+TOOL: Any = {
+    "type": "function",
+    "function": {
+        "name": "clock",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {"zone": {"enum": ["UTC", "CET"]}, "hours": {"type": "integer"}},
+            "required": ["zone", "hours"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def test_functions_are_called_whole_and_as_a_stream(client: openai.OpenAI, model: str) -> None:
+    asked: dict[str, Any] = {"model": model, "messages": USER, "max_tokens": 150, "temperature": 0, "tools": [TOOL]}
+    asked |= {"tool_choice": "required", "parallel_tool_calls": False}
+    choice = client.chat.completions.create(**asked).choices[0]
+    (call,) = choice.message.tool_calls or ()
+    arguments = json.loads(call.function.arguments)  # type: ignore[union-attr]
+    assert choice.finish_reason == "tool_calls" and choice.message.content is None
+    assert call.id.startswith("call_") and call.function.name == "clock"  # type: ignore[union-attr]
+    assert arguments["zone"] in ("UTC", "CET") and isinstance(arguments["hours"], int)
+    with client.chat.completions.stream(**asked) as stream:
+        final = stream.get_final_completion().choices[0]
+    (streamed,) = final.message.tool_calls or ()
+    assert streamed.function.arguments == call.function.arguments  # type: ignore[union-attr]
+    assert final.finish_reason == "tool_calls"
+    named = asked | {"tool_choice": {"type": "function", "function": {"name": "clock"}}}
+    assert client.chat.completions.create(**named).choices[0].message.tool_calls
+    free = client.chat.completions.create(**asked | {"tool_choice": "none", "max_tokens": 5}).choices[0]
+    assert not free.message.tool_calls and free.message.content
+    results = [*USER, choice.message.model_dump(exclude_none=True), {"role": "tool", "tool_call_id": call.id,
+               "content": "12:00"}]  # fmt: skip
+    auto = client.chat.completions.create(**asked | {"messages": results, "tool_choice": "auto", "max_tokens": 5})
+    assert auto.choices[0].message.content
+    with pytest.raises(openai.UnprocessableEntityError, match="tool_choice"):
+        client.chat.completions.create(**named | {"tool_choice": {"type": "function", "function": {"name": "x"}}})
+
+
+def test_a_schema_that_cannot_be_used_is_refused_with_its_keyword(client: openai.OpenAI, model: str) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}
+    with pytest.raises(openai.UnprocessableEntityError, match="not is not supported"):
+        client.chat.completions.create(model=model, messages=USER, response_format=form)  # type: ignore[arg-type]
 
 
 def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, model: str, api_url: str) -> None:

@@ -1,6 +1,5 @@
 """OpenAI's protocol: its bodies as requests to an endpoint, and an endpoint's answers in its shapes."""
 
-import json
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,6 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from soldiom_ray.api.bodies import Message, Stop, check_length
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
-from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
@@ -80,6 +78,19 @@ class ChatMessage(Message):
         return {**value, "content": content, "tool_calls": calls, "role": "system" if role == "developer" else role}
 
 
+class ToolName(Record):
+    """A function by its name."""
+
+    name: str = Field(min_length=1, max_length=256)
+
+
+class ToolChoice(Record):
+    """The function that is to be called."""
+
+    type: Literal["function"] = "function"
+    function: ToolName
+
+
 class ChatBody(Sampling):
     """A conversation whose next turn is asked for."""
 
@@ -88,7 +99,10 @@ class ChatBody(Sampling):
     logprobs: bool | None = Field(None, description="send each token's log probability")
     top_logprobs: int | None = Field(None, ge=0, le=20, description="and those of so many alternatives")
     tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
-    tool_choice: Literal["auto", "none"] | None = Field(None, description="none: call no function")
+    tool_choice: Literal["auto", "none", "required"] | ToolChoice | None = Field(
+        None, description="none: call no function; required: call one; or the function to call; unset: auto"
+    )
+    parallel_tool_calls: bool | None = Field(None, description="false: call at most one function")
     response_format: ResponseFormat | None = Field(
         None, description="the form of the answer: free, or JSON by a schema"
     )
@@ -105,6 +119,10 @@ class ChatBody(Sampling):
         if self.tools and self.tool_choice != "none":
             messages[0] |= {"tools": list(self.tools)}
         parameters = self.parameters(choice)
+        if self.tools:
+            named = self.tool_choice if isinstance(self.tool_choice, ToolChoice) else None
+            parameters["tool_choice"] = named.function.model_dump() if named else self.tool_choice or "auto"
+            parameters["parallel_tool_calls"] = self.parallel_tool_calls is not False
         if self.max_completion_tokens:
             parameters["max_tokens"] = self.max_completion_tokens
         if self.logprobs:
@@ -152,13 +170,14 @@ def new_answer(kind: str, model: str, *, chunk: bool = False) -> dict[str, Any]:
     return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
 
 
-def chat_choice(index: int, output: Mapping[str, Any], *, reads_calls: bool) -> dict[str, Any]:
+def chat_choice(index: int, output: Mapping[str, Any]) -> dict[str, Any]:
     """A whole answer of a chat."""
-    calls = tool_calls(output["text"]) if reads_calls else []
-    message: dict[str, Any] = {"role": "assistant", "content": None if calls else output["text"], "refusal": None}
-    finish = output["finish_reason"]
+    calls = [{"id": new_call(), "type": "function", "function": call} for call in output.get("tool_calls") or ()]
+    content = output["text"] or None if calls else output["text"]
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
     if calls:
-        message["tool_calls"], finish = calls, "tool_calls"
+        message["tool_calls"] = calls
+    finish = chat_finish(output["finish_reason"], calls=bool(calls))
     return {"index": index, "message": message, "finish_reason": finish, "logprobs": chat_logprobs(output)}
 
 
@@ -168,14 +187,22 @@ def completion_choice(index: int, output: Mapping[str, Any]) -> dict[str, Any]:
     return {**choice, "logprobs": completion_logprobs(output)}
 
 
-def tool_calls(text: str) -> list[dict[str, Any]]:
-    """Calls that a model wrote, with arguments as the JSON text that OpenAI's clients read."""
-    calls = []
-    for call in calls_in(text):
-        function = call["function"]
-        named = {"name": function["name"], "arguments": json.dumps(function["arguments"])}
-        calls.append({"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": named})
-    return calls
+def chat_finish(reason: str, *, calls: bool) -> str:
+    """Why a turn ended."""
+    return "tool_calls" if calls and reason == "stop" else reason
+
+
+def new_call() -> str:
+    """The id of a call, by which its result is sent."""
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def call_delta(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a call in a stream: its name, then its arguments piece by piece."""
+    if "name" in call:
+        function = {"name": call["name"], "arguments": ""}
+        return {"index": call["index"], "id": new_call(), "type": "function", "function": function}
+    return {"index": call["index"], "function": {"arguments": call["arguments"]}}
 
 
 def chat_logprobs(output: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, read_request
+from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, NamedTool, Parameters, Request, read_request
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.decoding.calls import CallReader, bound_calls, call_syntax, read_calls
 
 if TYPE_CHECKING:
     from soldiom_ray.models.decoding.answers import Generated, Options
@@ -49,6 +50,7 @@ class ModelEndpoint:
             )
             generator = Generator.taking_over(model, tokenizer)
         self.engine: Engine = TransformersEngine(generator, threads)
+        self.call_syntax = call_syntax(tokenizer)
         self.reader = PromptReader(tokenizer, self.engine.context, self.prompt_format)
         # What is loaded stays: looking through it for garbage took a tenth of the time between tokens.
         gc.collect()
@@ -65,18 +67,22 @@ class ModelEndpoint:
         """
         parsed = read_request(request)
         prompts = await self.reader.read(parsed)
-        grammar = await self._grammar(parsed.parameters)
+        grammar = await self._grammar(parsed)
         options = [self._options(ids, parsed.parameters, index, grammar) for index, ids in enumerate(prompts)]
         try:
             async with asyncio.TaskGroup() as group:
                 calls = [group.create_task(self.engine.generate(*pair)) for pair in zip(prompts, options, strict=True)]
         except ExceptionGroup as errors:  # the first that failed has ended the others
             raise errors.exceptions[0] from errors
-        return {"outputs": [self._output(call.result()) for call in calls]}
+        outputs = [self._output(call.result()) for call in calls]
+        if self._reads_calls(parsed):
+            for output in outputs:
+                output["text"], output["tool_calls"] = read_calls(output["text"], self.call_syntax)
+        return {"outputs": outputs}
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
-        """Answer in chunks: {"text": ...}, and last {"done": true, "usage": ..., "finish_reason": ...}, with
-        `logprobs` where they were asked for.
+        """Answer in chunks: {"text": ...}, {"tool_call": ...} as `CallReader` has them, and last {"done": true,
+        "usage": ..., "finish_reason": ...}, with `logprobs` where they were asked for.
 
         One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
@@ -84,13 +90,17 @@ class ModelEndpoint:
         prompts = await self.reader.read(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
-        grammar = await self._grammar(parsed.parameters)
+        grammar = await self._grammar(parsed)
+        reader = CallReader(self.call_syntax) if self._reads_calls(parsed) else None
         pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0, grammar))
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, str):
-                    yield {"text": piece}
+                    for part in reader.add(piece) if reader else ({"text": piece},):
+                        yield part
                 else:
+                    for part in reader.end() if reader else ():
+                        yield part
                     output = self._output(piece)
                     usage = {key: output.pop(key) for key in ("prompt_tokens", "completion_tokens")}
                     del output["text"]
@@ -111,10 +121,24 @@ class ModelEndpoint:
             **self.engine.describe(),
         }
 
-    async def _grammar(self, parameters: Parameters) -> "Grammar | None":
-        """What answers obey; None where they are free."""
+    @staticmethod
+    def _reads_calls(request: Request) -> bool:
+        parameters = request.parameters
+        calls = parameters.tool_choice not in (None, "none") and parameters.response_format.answer_schema is None
+        return calls and bool(request.tools)
+
+    async def _grammar(self, request: Request) -> "Grammar | None":
+        """What answers obey; None where they are free. A form that is asked for goes before calls that may come."""
+        parameters = request.parameters
         schema = parameters.response_format.answer_schema
-        return None if schema is None else await self.engine.grammar(schema)
+        if schema is not None:
+            return await self.engine.grammar(schema)
+        if not self._reads_calls(request):
+            return None
+        named = parameters.tool_choice
+        choice = {"name": named.name} if isinstance(named, NamedTool) else named or "auto"
+        calls = bound_calls(request.tools, choice, parallel=parameters.parallel_tool_calls, syntax=self.call_syntax)
+        return None if calls is None else await self.engine.call_grammar(calls)
 
     def _options(
         self, ids: Sequence[int], parameters: Parameters, index: int, grammar: "Grammar | None" = None

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from soldiom_ray.errors import BusyError, UnavailableError
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
+from soldiom_ray.models.decoding.calls import Calls
 from soldiom_ray.models.decoding.grammar import Grammar
 from soldiom_ray.models.generate import Generator
 
@@ -41,6 +42,9 @@ class Engine(Protocol):
     async def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """What an answer obeys that is to obey a JSON Schema, for its options. InputError for one that cannot be
         used."""
+
+    async def call_grammar(self, calls: Calls) -> Grammar:
+        """The same for an answer that may call functions."""
 
     def check(self) -> None:
         """UnavailableError when the engine does not work any more."""
@@ -100,6 +104,12 @@ class TransformersEngine:
         if (grammar := grammars.cached(schema)) is not None:
             return grammar
         return await asyncio.get_running_loop().run_in_executor(self._compiler, grammars.compile, schema)
+
+    async def call_grammar(self, calls: Calls) -> Grammar:
+        """See `Engine`."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._compiler, self.generator.grammars.compile_calls, calls
+        )
 
     def check(self) -> None:
         """UnavailableError when the thread has ended or a step does not."""

@@ -20,10 +20,17 @@ DEFAULT_MAX_TOKENS = 128
 """New tokens when a request names no number, or fewer where the context ends before."""
 
 
+class NamedTool(Record):
+    """The one function that is to be called."""
+
+    name: str
+
+
 class Parameters(Record):
     """How text is generated. `temperature` 0 takes the likeliest token each time, whatever `top_p` and `seed`;
     `logprobs` asks for each token's log probability and those of so many alternatives; an answer always obeys its
-    `response_format`."""
+    `response_format`. With a `tool_choice` calls of the conversation's `tools` obey their schemas and are read: one
+    comes at least where it is "required" or names one, and one at most unless they are parallel."""
 
     max_tokens: int | None = Field(default=None, ge=1)
     temperature: float = Field(default=0.0, ge=0, le=10, allow_inf_nan=False)
@@ -32,6 +39,8 @@ class Parameters(Record):
     stop: tuple[str, ...] = Field(default=(), max_length=8)
     logprobs: int | None = Field(default=None, ge=0, le=20)
     response_format: ResponseFormat = ResponseFormat(type="text")
+    tool_choice: Literal["auto", "none", "required"] | NamedTool | None = None
+    parallel_tool_calls: bool = True
 
     @model_validator(mode="after")
     def _stops_are_not_empty(self) -> "Parameters":
@@ -75,7 +84,15 @@ class Request(Record):
             raise ValueError("give either `inputs` (texts) or `messages` (a conversation)")
         if self.characters > REQUEST_CHARACTERS:
             raise ValueError(f"the request holds more than {REQUEST_CHARACTERS} characters")
+        bound = self.parameters.tool_choice not in (None, "none", "auto")
+        if bound and (self.parameters.stop or self.parameters.response_format.answer_schema is not None):
+            raise ValueError("`tool_choice` asks for a call: leave `stop` and `response_format` out")
         return self
+
+    @property
+    def tools(self) -> tuple[dict[str, Any], ...]:
+        """What the conversation may call."""
+        return next((message.tools for message in self.messages if message.tools), ())
 
     @property
     def characters(self) -> int:

@@ -15,12 +15,13 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.api.openai import (
     ChatBody,
     CompletionBody,
+    call_delta,
     chat_choice,
+    chat_finish,
     chat_logprobs,
     completion_choice,
     completion_logprobs,
     new_answer,
-    tool_calls,
     usage,
 )
 from soldiom_ray.api.routes.inference import EVENTS, chat_model
@@ -50,13 +51,12 @@ async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) ->
 async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
     name = application_name(await run_in_threadpool(chat_model, settings, body.model, caller))
-    reads_calls = bool(body.tools) and body.tool_choice != "none"
     if body.stream:
-        return respond(_chat_events(name, body, reads_calls), openai=True)
+        return respond(_chat_events(name, body), openai=True)
     count = body.n or 1
     answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
     outputs = [answer["outputs"][0] for answer in answers]
-    choices = [chat_choice(index, output, reads_calls=reads_calls) for index, output in enumerate(outputs)]
+    choices = [chat_choice(index, output) for index, output in enumerate(outputs)]
     return {**new_answer(CHAT, body.model), "choices": choices, "usage": usage(outputs, count)}
 
 
@@ -73,28 +73,25 @@ async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSet
     return {**new_answer(TEXT, body.model), "choices": choices, "usage": usage(outputs, count)}
 
 
-async def _chat_events(name: str, body: ChatBody, reads_calls: bool) -> AsyncIterator[bytes]:
-    """Chunks of a chat. Where functions may be called the text comes whole, since a call must not be shown as text."""
+async def _chat_events(name: str, body: ChatBody) -> AsyncIterator[bytes]:
+    """Chunks of a chat; of a call first its name, then its arguments piece by piece."""
     shared = new_answer(CHAT, body.model, chunk=True)
 
     def chunk(delta: Mapping[str, Any], finish: str | None = None, **more: Any) -> bytes:
         return event({**shared, "choices": [{"index": 0, "delta": dict(delta), "finish_reason": finish, **more}]})
 
     yield chunk({"role": "assistant", "content": ""})
-    texts: list[str] = []
+    calls = False
     async for part in endpoints.stream(name, "stream", body.request()):
-        if not part.get("done"):
-            texts.append(part["text"])
-            if not reads_calls:
-                yield chunk({"content": part["text"]})
+        if call := part.get("tool_call"):
+            calls = True
+            yield chunk({"tool_calls": [call_delta(call)]})
             continue
-        calls = tool_calls("".join(texts)) if reads_calls else []
-        if calls:
-            yield chunk({"tool_calls": [{"index": place, **call} for place, call in enumerate(calls)]})
-        elif reads_calls:
-            yield chunk({"content": "".join(texts)})
+        if not part.get("done"):
+            yield chunk({"content": part["text"]})
+            continue
         logprobs = {"logprobs": chat_logprobs(part)} if body.logprobs else {}
-        yield chunk({}, "tool_calls" if calls else part["finish_reason"], **logprobs)
+        yield chunk({}, chat_finish(part["finish_reason"], calls=calls), **logprobs)
         if body.stream_options and body.stream_options.include_usage:
             yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
     yield DONE

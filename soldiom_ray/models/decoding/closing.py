@@ -21,23 +21,33 @@ QUOTE, BACKSLASH = ord('"'), ord("\\")
 _OPENERS = {ord("{"): b"}", ord("["): b"]"}
 _CLOSERS = b"}]"
 _LITERALS = tuple(word[start:] for word in (b"true", b"false", b"null") for start in range(1, len(word)))
+CHOICES = 100
 _PREFERRED = b'"0aA1}],: .-/@_' + bytes(range(0x80, 0xC0)) + bytes(range(0x20, 0x7F)) + bytes(range(0xC2, 0xF5))
 _PLACE = {byte: place for place, byte in reversed(list(enumerate(_PREFERRED)))}
 
 
 @dataclass(slots=True)
 class Scanner:
-    """Where in a JSON text one is: brackets that are open, and the string or number that has begun."""
+    """Where in a JSON text one is: brackets that are open, and the string or number that has begun. With a `mark` the
+    text is free, quotes and all, up to each mark and again after the value that follows it."""
 
+    mark: bytes = b""
     open: bytearray = field(default_factory=bytearray)
     word: bytearray = field(default_factory=bytearray)
     in_string: bool = False
     escaped: bool = False
+    is_free: bool = True
 
     def feed(self, text: bytes) -> None:
         """Read on."""
         for byte in text:
-            if self.in_string:
+            if self.mark and self.is_free:
+                self.word.append(byte)
+                if self.word.endswith(self.mark):
+                    self.is_free = False
+                if not self.is_free or len(self.word) > len(self.mark):
+                    del self.word[: -len(self.mark) if self.is_free else None]
+            elif self.in_string:
                 self.word.append(byte)
                 ends = byte == QUOTE and not self.escaped
                 self.escaped = byte == BACKSLASH and not self.escaped
@@ -54,6 +64,7 @@ class Scanner:
                 self.word.clear()
                 if byte in _CLOSERS and self.open:
                     self.open.pop()
+                    self.is_free = not self.open
             else:
                 self.word.append(byte)
 
@@ -64,7 +75,7 @@ class Scanner:
 
     def copy(self) -> "Scanner":
         """One to read on with while this one stays."""
-        return Scanner(self.open[:], self.word[:], self.in_string, self.escaped)
+        return Scanner(self.mark, self.open[:], self.word[:], self.in_string, self.escaped, self.is_free)
 
 
 class Closer:
@@ -75,16 +86,23 @@ class Closer:
         self.names = tuple(name + b":" for name in pieces.names)
 
     def close(
-        self, matcher: "LLMatcher", scanner: Scanner, former: bytes = b"", seconds: float = float("inf")
+        self,
+        matcher: "LLMatcher",
+        scanner: Scanner,
+        former: bytes = b"",
+        *,
+        longest: int = MAX_BYTES,
+        seconds: float = float("inf"),
     ) -> bytes | None:
-        """A completion of a text, short but not always the shortest; None where none is found, or not within so many
-        `seconds` of this thread's work. `former` completed it before its last token came."""
+        """A completion of a text, short but not always the shortest; None where none is found that is not longer than
+        `longest`, or not within so many `seconds` of this thread's work. `former` completed it before its last token
+        came."""
         deadline = time.thread_time() + seconds
         matcher, scanner = matcher.deep_copy(), scanner.copy()
         uses: Counter[int] = Counter()
         named: Counter[bytes] = Counter()
         completion = b""
-        while len(completion) < MAX_BYTES and time.thread_time() < deadline:
+        while len(completion) <= longest and time.thread_time() < deadline:
             if matcher.is_accepting():
                 return completion
             if not scanner.in_string and (rest := _fitting_end(matcher, former)) is not None:
@@ -103,11 +121,14 @@ class Closer:
     def _options(self, scanner: Scanner, named: Counter[bytes]) -> Iterator[bytes]:
         """Pieces that may come next, those first that bring the end near; names that were used come last, since an
         object that takes any would take them for ever."""
+        if scanner.mark and scanner.is_free:
+            return
         if scanner.in_string:
             if not scanner.escaped:
                 yield b'"'
                 word = bytes(scanner.word)
                 yield from (text[len(word) :] for text in self.pieces.strings if text.startswith(word))
+                yield from (run for run in self.pieces.literals if not named[run])
             return
         if scanner.open:
             yield _OPENERS[scanner.open[-1]]
@@ -141,7 +162,7 @@ def _next_byte(matcher: "LLMatcher", uses: Counter[int]) -> bytes | None:
     before = matcher.compute_bitmask()
     allowed = sorted((byte for byte in range(END) if before[byte >> 3] >> (byte & 7) & 1), key=_preference)
     best: tuple[tuple[bool, bool, int], int] | None = None
-    for byte in allowed[:24]:
+    for byte in allowed[:CHOICES]:
         matcher.consume_token(byte)
         after = matcher.compute_bitmask()
         matcher.rollback(1)

@@ -26,7 +26,7 @@ class Constraint:
     def __init__(self, grammar: Grammar, limit: int) -> None:
         self.grammar, self.left = grammar, limit
         self.tokens, self.text = grammar.tokens.deep_copy(), grammar.text.deep_copy()
-        self.scanner = Scanner()
+        self.scanner = Scanner(grammar.mark)
         self.completion = grammar.shortest
         self.shares: list[int] = []
         self.is_shortened = False
@@ -91,7 +91,7 @@ class Constraint:
         del self.shares[self.scanner.depth :]
         while len(self.shares) < self.scanner.depth:
             self.shares.append(self._share(len(self.shares)))
-        self.is_complete = not self.completion and (self.text.is_stopped() or self.left == 0)
+        self.is_complete = not self.completion and self.text.is_stopped()
 
     def _completion_after(self, text: bytes, matcher: "LLMatcher", scanner: Scanner) -> bytes | None:
         """A completion after a token's text: what is left of the one before where that still fits."""
@@ -100,7 +100,8 @@ class Constraint:
         for former in (self.completion[len(text) :], self.completion):
             if scanner.in_string and completes(matcher, former):
                 return former
-        return self.grammar.closer.close(matcher, scanner, self.completion)
+        longest = self.left * self.grammar.vocabulary.longest
+        return self.grammar.closer.close(matcher, scanner, self.completion, longest=longest)
 
     def _fits(self, completion: bytes) -> bool:
         return len(completion) < self.left or self.grammar.vocabulary.count(completion) < self.left

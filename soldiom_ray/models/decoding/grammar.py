@@ -3,15 +3,16 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.models.decoding.calls import Calls
 from soldiom_ray.models.decoding.closing import END, Closer, Scanner, completes
-from soldiom_ray.models.decoding.schemas import Schema, checked, subschemas_of
-from soldiom_ray.models.decoding.shortest import pieces_of
+from soldiom_ray.models.decoding.schemas import Schema, checked
+from soldiom_ray.models.decoding.shortest import Pieces, joined, pieces_of
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -27,7 +28,7 @@ _NO_ANSWER = (
 @dataclass(frozen=True, slots=True, eq=False)
 class Grammar:
     """What answers may be: matchers of tokens and of bytes before their first, and the shortest answer that was found
-    with its number of tokens."""
+    with its number of tokens. Where text is free, JSON comes after each `mark`."""
 
     vocabulary: "Vocabulary"
     tokens: "LLMatcher"
@@ -35,6 +36,7 @@ class Grammar:
     closer: Closer
     shortest: bytes
     shortest_tokens: int
+    mark: bytes = b""
 
 
 class Grammars:
@@ -52,9 +54,19 @@ class Grammars:
 
     def compile(self, schema: Schema) -> Grammar:
         """The grammar of a schema. InputError for one that is invalid, not supported, or that no answer obeys."""
-        name = _name(schema)
+        return self._once(_name(schema), lambda: self._compile(schema))
+
+    def compile_calls(self, calls: Calls) -> Grammar:
+        """The grammar of answers that may call functions. InputError where no call obeys the schemas."""
+        written = calls.grammar
+        pieces = joined([pieces_of(schema) for schema in calls.functions.values()])
+        return self._once(
+            written, lambda: self._made(f"%llguidance {{}}\n{written}", pieces, calls.syntax.mark.encode())
+        )
+
+    def _once(self, name: str, compile_it: Callable[[], Grammar]) -> Grammar:
         with self._lock:
-            grammar = self._compiled.pop(name, None) or self._compile(schema)
+            grammar = self._compiled.pop(name, None) or compile_it()
             self._compiled[name] = grammar
             if len(self._compiled) > CACHED_GRAMMARS:
                 self._compiled.popitem(last=False)
@@ -66,26 +78,30 @@ class Grammars:
         return Vocabulary(self.tokenizer, self.ends)
 
     def _compile(self, schema: Schema) -> Grammar:
-        from llguidance import LLMatcher, LLParserLimits
+        from llguidance import LLMatcher
 
         tightened = checked(schema)
         written = LLMatcher.grammar_from_json_schema(tightened, overrides={"whitespace_flexible": False})
+        return self._made(written, pieces_of(tightened))
+
+    def _made(self, written: str, pieces: Pieces, mark: bytes = b"") -> Grammar:
+        from llguidance import LLMatcher, LLParserLimits
+
         limits = LLParserLimits(verbose_errors=False)
         text = LLMatcher(self.vocabulary.bytes_only, written, limits=limits, log_level=0)
         if text.is_error():
             raise _uncompiled(text.get_error())
-        pieces = pieces_of(tightened, [each for _, each in subschemas_of(tightened)])
         closer = Closer(pieces)
         shortest = pieces.whole
         if shortest is None or not completes(text, shortest):
-            shortest = closer.close(text, Scanner(), seconds=COMPILE_SECONDS)
+            shortest = closer.close(text, Scanner(mark), seconds=COMPILE_SECONDS)
         if shortest is None:
             raise _uncompiled(_limit_of(text) or _NO_ANSWER)
         count = self.vocabulary.count(shortest)
         tokens = LLMatcher(self.vocabulary.tokens, written, limits=limits, log_level=0)
         if tokens.is_error():
             raise _uncompiled(tokens.get_error())
-        return Grammar(self.vocabulary, tokens, text, closer, shortest, count)
+        return Grammar(self.vocabulary, tokens, text, closer, shortest, count, mark)
 
 
 class Vocabulary:

@@ -40,28 +40,31 @@ _ONE, _LIST, _NAMED = (
 _STRUCTURE = {"properties", "patternProperties", "additionalProperties", "required", "allOf", "anyOf", "oneOf"}
 
 Schema = Mapping[str, Any]
+_DEEPER: Schema = {}
 
 
-def checked(schema: Schema) -> dict[str, Any]:
+def checked(schema: Schema, place: str = "response_format.json_schema.schema") -> dict[str, Any]:
     """The schema as answers are made by: every answer that it allows is allowed by the original. Objects hold the
     properties that they name, unless the schema says otherwise, and numbers are bounded: small models do not end.
 
-    InputError naming each keyword that is invalid or that no grammar expresses."""
+    InputError naming each keyword that is invalid or that no grammar expresses, below its `place` in the request."""
     try:
         characters = len(json.dumps(schema, allow_nan=False))
     except (ValueError, RecursionError) as error:
-        raise _refused([Problem("", f"is no JSON: {type(error).__name__}")]) from None
+        raise refused([Problem("", f"is no JSON: {type(error).__name__}")], place) from None
     if characters > MAX_CHARACTERS:
-        raise _refused([Problem("", f"takes {characters} characters; at most {MAX_CHARACTERS}")], "shorten it")
+        raise refused([Problem("", f"takes {characters} characters; at most {MAX_CHARACTERS}")], place)
     subschemas = subschemas_of(schema)
+    if deep := [Problem(path, f"is nested deeper than {MAX_DEPTH}") for path, each in subschemas if each is _DEEPER]:
+        raise refused(deep, place, "use `$ref` for what repeats")
     problems = [problem for path, each in subschemas for problem in _problems(path, each, schema)]
     problems += _invalid(schema) if not problems else []
     if problems:
-        raise _refused(problems)
+        raise refused(problems, place)
     alone = not any("allOf" in each or ("$ref" in each and _STRUCTURE & each.keys()) for _, each in subschemas)
     result: dict[str, Any] = _tightened(schema, alone=alone)
     if problems := [problem for path, each in subschemas_of(result) for problem in _uncounted(path, each)]:
-        raise _refused(problems)
+        raise refused(problems, place)
     return result
 
 
@@ -70,17 +73,19 @@ def subschemas_of(schema: Schema) -> list[tuple[str, Schema]]:
     return list(_walk(schema, "", 0))
 
 
-def _refused(problems: list[Problem], remedy: str = "") -> InputError:
-    located = [Problem(f"response_format.json_schema.schema{each.loc}", each.msg) for each in problems[:20]]
-    return InputError("The schema cannot be used.", remedy=remedy or "correct the schema", problems=located)
+def refused(problems: list[Problem], place: str, remedy: str = "correct the schema") -> InputError:
+    """The error of a schema that stands at a place in the request."""
+    located = [Problem(f"{place}{each.loc}", each.msg) for each in problems[:20]]
+    return InputError("The schema cannot be used.", remedy=remedy, problems=located)
 
 
 def _walk(schema: Any, path: str, depth: int) -> Iterator[tuple[str, Schema]]:
-    """Every subschema that is an object, with its path. InputError for one that is nested too deep."""
+    """Every subschema that is an object, with its path; `_DEEPER` in the place of one that is nested too deep."""
     if not isinstance(schema, Mapping):
         return
     if depth > MAX_DEPTH:
-        raise _refused([Problem(path, f"is nested deeper than {MAX_DEPTH} schemas")], "use `$ref` for what repeats")
+        yield path, _DEEPER
+        return
     yield path, schema
     for key in _ONE:
         yield from _walk(schema.get(key), f"{path}.{key}", depth + 1)

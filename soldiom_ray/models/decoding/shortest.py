@@ -2,11 +2,13 @@
 grammar allows them is tried (`closing.py`)."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
-from soldiom_ray.models.decoding.schemas import Schema, resolved
+from soldiom_ray.models.decoding.schemas import Schema, resolved, subschemas_of
 
 MAX_CHARACTERS = 20_000
 """A longer shortest value is none: no answer is that long."""
@@ -23,16 +25,19 @@ _FORMATS = {
     "uuid": "00000000-0000-0000-0000-000000000000",
     "uri": "a:b",
 }
+_LITERAL = re.compile(r"(?<!\\)[^\W_]{2,}")
 _ANY = ("0", '""', "{}", "[]", "null", "true", "false")
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """Texts that a schema lets a completion hold, as JSON: names of properties, required ones first; values, shortest
-    first; and the shortest `whole` answer, where there is one."""
+    first; letters in a row of patterns, for strings that must hold them; and the shortest `whole` answer, where there
+    is one."""
 
     names: tuple[bytes, ...]
     values: tuple[bytes, ...]
+    literals: tuple[bytes, ...]
     whole: bytes | None
 
     @property
@@ -42,22 +47,36 @@ class Pieces:
         yield from (value for value in self.values if value.startswith(b'"'))
 
 
-def pieces_of(schema: Schema, subschemas: Iterable[Schema]) -> Pieces:
+def pieces_of(schema: Schema) -> Pieces:
     """The pieces for answers that obey a schema."""
     required: dict[str, None] = {}
     optional: dict[str, None] = {}
     values: set[str] = set(_ANY)
+    literals: dict[str, None] = {}
     finder = _Finder(schema)
-    for each in subschemas:
+    for _, each in subschemas_of(schema):
         required |= dict.fromkeys(name for name in each.get("required", ()) if isinstance(name, str))
         optional |= dict.fromkeys(each.get("properties", {}))
         values |= {written(value) for value in each.get("enum", ())}
+        literals |= dict.fromkeys(_LITERAL.findall(each.get("pattern", "")))
         if (shortest := finder.shortest(each)) is not None:
             values.add(shortest)
     names = [written(name).encode() for name in (required | optional)]
     by_length = sorted((value.encode() for value in values), key=lambda value: (len(value), value))
     whole = finder.shortest(schema)
-    return Pieces(tuple(names), tuple(by_length), None if whole is None else whole.encode())
+    runs = tuple(literal.encode() for literal in sorted(literals, key=len))
+    return Pieces(tuple(names), tuple(by_length), runs, None if whole is None else whole.encode())
+
+
+def joined(parts: Sequence[Pieces]) -> Pieces:
+    """The pieces for answers that hold values of several schemas."""
+
+    def all_of(texts: Iterable[tuple[bytes, ...]]) -> tuple[bytes, ...]:
+        return tuple(dict.fromkeys(chain.from_iterable(texts)))
+
+    values = sorted(all_of(each.values for each in parts), key=len)
+    names, literals = all_of(each.names for each in parts), all_of(each.literals for each in parts)
+    return Pieces(names, tuple(values), literals, None)
 
 
 def written(value: Any) -> str:
