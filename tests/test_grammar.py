@@ -12,6 +12,7 @@ from random_schemas import PROMPTS, random_schema
 
 from soldiom_ray.deploy.app import ModelEndpoint
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.decoding import scheduler
 from soldiom_ray.models.decoding.schemas import checked
 
 PERSON = {
@@ -111,6 +112,21 @@ def test_who_is_beside_an_answer_does_not_change_it(endpoint: ModelEndpoint) -> 
     alone = [ask(endpoint, each)[0] for each in (*free, *bound)]
     assert ask(endpoint, *free, *bound) == alone
     assert alone[2] != alone[3]
+
+
+def test_tokens_without_a_choice_are_read_together_and_change_nothing(
+    endpoint: ModelEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parameters = obeying(PERSON, max_tokens=60, temperature=1.0, seed=1)
+    counted = endpoint.engine.generator.scheduler.batches  # type: ignore[attr-defined]
+    counted.clear()
+    together = ask(endpoint, ("x", parameters))[0]
+    assert len(counted) < together["completion_tokens"] - 8
+    monkeypatch.setattr(scheduler, "FORCED", 1)
+    assert ask(endpoint, ("x", parameters))[0] == together
+    with_logprobs = ask(endpoint, ("x", parameters | {"logprobs": 0}))[0]
+    assert with_logprobs["text"] == together["text"]
+    assert len(with_logprobs["logprobs"]) == together["completion_tokens"]
 
 
 def test_an_object_is_asked_for_without_a_schema_and_logprobs_are_the_models_own(endpoint: ModelEndpoint) -> None:

@@ -63,6 +63,11 @@ class Constraint:
         self._commit(token, matcher, ending)
         return token
 
+    def take_forced(self) -> int | None:
+        """The token that comes where the grammar leaves no choice, which needs no scores; else None."""
+        forced = [] if self.tokens.is_error() else self.tokens.compute_ff_tokens()
+        return forced[0] if forced and self._follow(forced[0]) else None
+
     def _next_of_completion(self) -> int:
         vocabulary = self.grammar.vocabulary
         return vocabulary.first(self.completion) if self.completion else vocabulary.ends[0]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from soldiom_ray.models.decoding.answers import Answer, TokenLogprob
+from soldiom_ray.models.decoding.constraint import Constraint
 
 NUCLEUS_TOKENS = 512
 """The likeliest tokens that are sorted to find a nucleus; all are where it reaches further."""
@@ -20,16 +21,21 @@ def choose(logits: Tensor, answers: Sequence[Answer], penalty: float) -> list[in
         logits = _penalised(logits, answers, penalty)
     tokens: list[int] = logits.argmax(-1).tolist()
     for row, answer in enumerate(answers):
-        scores = logits[row] if answer.constraint is None else answer.constraint.mask(logits[row])
-        if answer.options.temperature > 0:
-            tokens[row] = _draw(scores, answer)
-        elif answer.constraint is not None:
-            tokens[row] = int(scores.argmax())
         if answer.constraint is not None:
-            tokens[row] = answer.constraint.take(tokens[row])
+            tokens[row] = _choose_bound(logits[row], answer, answer.constraint)
+        elif answer.options.temperature > 0:
+            tokens[row] = _draw(logits[row], answer)
         if answer.options.logprobs is not None:
             answer.logprobs.append(_logprob(logits[row], tokens[row], answer.options.logprobs))
     return tokens
+
+
+def _choose_bound(logits: Tensor, answer: Answer, constraint: Constraint) -> int:
+    """A token among those that a grammar allows."""
+    if (forced := constraint.take_forced()) is not None:
+        return forced
+    scores = constraint.mask(logits)
+    return constraint.take(_draw(scores, answer) if answer.options.temperature > 0 else int(scores.argmax()))
 
 
 def _penalised(logits: Tensor, answers: Sequence[Answer], penalty: float) -> Tensor:

@@ -7,7 +7,7 @@ own seed. So an answer is the same alone and in a crowd; `forward.ROWS` says wha
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from soldiom_ray.models.decoding.answers import Answer
@@ -19,20 +19,42 @@ from soldiom_ray.models.decoding.sampling import choose
 
 SEQUENCES = 64
 """Answers under way at most."""
+FORCED = 16
+"""Tokens of one answer that one step reads at most, where a grammar left no choice."""
 CHUNK = 128
 """Tokens of prompts that are read between two tokens of the others: 0.1 s of SmolLM2-135M on two cores."""
 
 
 @dataclass(eq=False, slots=True)
 class _Sequence:
-    """An answer with its range. `tokens` are those of the prompt, a tuned one's before them; `read` of them are in the
-    pool."""
+    """An answer with its range. `tokens` are those of the prompt, a tuned one's before them; `read` of them and of the
+    answer's own are in the pool."""
 
     answer: Answer
     tokens: list[int]
     range: Range
     blocks: list[bytes]
     read: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of prompt and answer."""
+        return len(self.tokens) + len(self.answer.tokens)
+
+
+def _in_groups(running: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
+    """Answers that are continued together: at most ROWS tokens."""
+    group: list[_Sequence] = []
+    rows = 0
+    for each in running:
+        count = each.length - each.read
+        if rows + count > ROWS:
+            yield group
+            group, rows = [], 0
+        group.append(each)
+        rows += count
+    if group:
+        yield group
 
 
 class Scheduler:
@@ -64,8 +86,8 @@ class Scheduler:
         self.waiting = deque(answer for answer in self.waiting if not answer.finish)
         if self.prompts:
             changed += self._read_prompts()
-        for start in range(0, len(self.running), ROWS):
-            changed += self._continue(self.running[start : start + ROWS])
+        for group in _in_groups(self.running):
+            changed += self._continue(group)
         self.running = [each for each in self.running if not each.answer.finish]
         return changed
 
@@ -150,15 +172,21 @@ class Scheduler:
         return Pass(tokens, positions, slots, reads, last), complete
 
     def _continue(self, running: list[_Sequence]) -> list[Answer]:
-        """One more token for each."""
-        tokens, positions, slots, reads = [], [], [], []
-        for row, each in enumerate(running):
-            position = len(each.tokens) + len(each.answer.tokens) - 1
-            tokens.append(each.answer.tokens[-1])
-            positions.append(position)
-            slots.append(each.range.start + position)
-            reads.append(Read(row, 1, each.range.start, position + 1))
-        logits = self.forward(Pass(tokens, positions, slots, reads, range(len(running))))
+        """One more token for each, after those that were not read yet: its last, and what a grammar forced."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        slots: list[int] = []
+        reads: list[Read] = []
+        last: list[int] = []
+        for each in running:
+            for position in range(each.read, each.length):
+                reads.append(Read(len(tokens), 1, each.range.start, position + 1))
+                tokens.append(each.answer.tokens[position - len(each.tokens)])
+                positions.append(position)
+                slots.append(each.range.start + position)
+            each.read = each.length
+            last.append(len(tokens) - 1)
+        logits = self.forward(Pass(tokens, positions, slots, reads, last))
         self.batches.append(len(running))
         self._give(running, logits)
         return [each.answer for each in running]
@@ -170,12 +198,20 @@ class Scheduler:
         answers = [each.answer for each in sequences]
         for each, token in zip(sequences, choose(logits, answers, self.penalty), strict=True):  # type: ignore[arg-type]
             answer = each.answer
-            answer.add(token)
-            full = len(answer.prompt) + len(answer.tokens) >= self.forward.context
-            if full or len(answer.tokens) >= answer.options.max_new_tokens:
-                answer.end("length")
+            self._add(answer, token)
+            if answer.constraint is not None and answer.options.logprobs is None:
+                while not answer.finish and each.length - each.read < FORCED:
+                    if (forced := answer.constraint.take_forced()) is None:
+                        break
+                    self._add(answer, forced)
             if answer.finish:
                 self._release(each)
+
+    def _add(self, answer: Answer, token: int) -> None:
+        answer.add(token)
+        full = len(answer.prompt) + len(answer.tokens) >= self.forward.context
+        if full or len(answer.tokens) >= answer.options.max_new_tokens:
+            answer.end("length")
 
     def _release(self, each: _Sequence) -> None:
         self.forward.release(each.range)
