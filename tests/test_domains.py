@@ -2,6 +2,7 @@
 the API."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -10,23 +11,24 @@ from conftest import Home
 from soldiom_ray.domains.json_schemas import schema_problems
 from soldiom_ray.domains.specialists import find_pack
 
-SUBJECTS = ("account", "content", "payment", "licence", "device", "data", "password", "profile")
-VERBS = ("terminate", "suspend", "change", "share", "review")
+WORDS = (
+    "the company user account may terminate suspend content payment licence device data without notice prior consent"
+    " third party share review change terms law court fee refund password profile email deliver remove report claim"
+).split()
 
 
 @pytest.fixture(scope="module")
 def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Passages with a plain sentence each, of eight documents."""
     folder = tmp_path_factory.mktemp("domain-data")
+    draw = random.Random(5)  # sentences of their own: near copies of the test side are not learnt
     rows = [
         {
-            "doc": f"Terms of {subject}",
-            "original_text": f"the company reserves the right to {verb} the {subject} of any user at its sole"
-            " discretion and without prior notice, and the user waives every claim that arises from it",
-            "reference_summary": f"they can {verb} your {subject} whenever they like",
+            "doc": f"Terms {number % 8}",
+            "original_text": " ".join(draw.choices(WORDS, k=30)),
+            "reference_summary": f"they can {' '.join(draw.choices(WORDS, k=6))}",
         }
-        for subject in SUBJECTS
-        for verb in VERBS
+        for number in range(48)
     ]
     (folder / "legal_plain_english").mkdir()
     text = "".join(json.dumps(row) + "\n" for row in rows)
