@@ -11,22 +11,22 @@ from conftest import Home
 from soldiom_ray.domains.json_schemas import schema_problems
 from soldiom_ray.domains.specialists import find_pack
 
-WORDS = (
+TEXT = (
     "the company user account may terminate suspend content payment licence device data without notice prior consent"
     " third party share review change terms law court fee refund password profile email deliver remove report claim"
-).split()
+)
 
 
 @pytest.fixture(scope="module")
 def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Passages with a plain sentence each, of eight documents."""
     folder = tmp_path_factory.mktemp("domain-data")
-    draw = random.Random(5)  # sentences of their own: near copies of the test side are not learnt
+    draw, words = random.Random(5), TEXT.split()  # sentences of their own: near copies of the test side are not learnt
     rows = [
         {
             "doc": f"Terms {number % 8}",
-            "original_text": " ".join(draw.choices(WORDS, k=30)),
-            "reference_summary": f"they can {' '.join(draw.choices(WORDS, k=6))}",
+            "original_text": " ".join(draw.choices(words, k=30)),
+            "reference_summary": f"they can {' '.join(draw.choices(words, k=6))}",
         }
         for number in range(48)
     ]
