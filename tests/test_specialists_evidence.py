@@ -92,6 +92,7 @@ def test_what_only_looks_like_evidence_is_not_found() -> None:
         (r"\\dc01\SYSVOL\x.bat", "windows_path", r"\\dc01\SYSVOL\x.bat"),
         (r"%APPDATA%\x\y.exe", "windows_path", r"%APPDATA%\x\y.exe"),
         (r"C:\Users\<user>\AppData\Local\Temp", "windows_path", r"C:\Users\<user>\AppData\Local\Temp"),
+        (r"C:\Windows\* as", "windows_path", r"C:\Windows\*"),
         (r"C:\Program Files\Common Files (see", "windows_path", r"C:\Program Files\Common Files"),
         (r"SOFTWARE\Microsoft\Windows\CurrentVersion", "registry_key", r"SOFTWARE\Microsoft\Windows\CurrentVersion"),
         ("192:abcABC+/abc:defDEFdef", "ssdeep", "192:abcABC+/abc:defDEFdef"),

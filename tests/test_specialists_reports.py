@@ -93,6 +93,14 @@ def test_a_hostile_report_is_judged_without_harm(report: str, facts: dict[str, A
     RULES["write_report"]({"title": report, "events": [{"time": report, "description": report}]})
 
 
+def test_what_is_quoted_of_hostile_data_is_still_supported() -> None:
+    text = '2025-03-04 06:25:43 Z a: C:\\[E1] and HKLM\\x。y 2024-01-01 [7] "q" http://a.com/[1]\n' * 2
+    items = RULES["extract_evidence"]({"text": text})["items"]
+    check = RULES["write_report"]({"evidence": items, **RULES["reconstruct_timeline"]({"text": text})})["check"]
+    assert check["unsupported"] == check["partly"] == 0 and check["supported"] > 8
+    assert RULES["write_report"]({})["check"] == {"supported": 0, "partly": 0, "unsupported": 0, "no claim": 6}
+
+
 def test_sentences_keep_quotes_abbreviations_and_citations_together() -> None:
     text = 'The U.S. firm (e.g. Acme Inc. of Rome) grew 3.5%. [1] It fell [2]. "He said. No." came. a.exe ran.\n'
     text += "第一。第二。"

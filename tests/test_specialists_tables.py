@@ -127,6 +127,12 @@ def test_a_number_of_the_text_beside_the_table_is_stated() -> None:
     assert run("44.1 + 9.99", text="Interest came to $9.99 million.")["answer"] == "54.09"
 
 
+@pytest.mark.parametrize("table", [[], [[]], [[], ["a"]], [["", ""], ["", ""]]])
+def test_an_empty_table_holds_nothing(table: Any) -> None:
+    result = RULES["run_program"]({"program": 'cell("a", "b")', "table": table})
+    assert not result["found"] and "there are: none" in result["problem"]
+
+
 def test_a_long_program_and_a_large_table_take_time_in_proportion() -> None:
     began = time.process_time()
     RULES["run_program"]({"program": "1+" * 1990 + "1", "table": [["a", "1"]] * 2_000})

@@ -62,6 +62,10 @@ class Facts:
                 self._words.setdefault(word, set()).add(place)
             self._fields.update({plain_text(str(event.get(field))) for field in ("host", "source") if event.get(field)})
 
+    def has(self, normalised: str) -> bool:
+        """Whether evidence or events have this address, file, account or the like."""
+        return _key(normalised) in self._entities or _key(normalised) in self._items
+
     def judge(self, statement: Statement) -> dict[str, Any]:
         """Status, events, evidence, what is missing and a note for one statement."""
         cited_events, cited_items, wrong = self._cited(statement.written)
@@ -147,10 +151,9 @@ class Facts:
         for _, normalised in dict.fromkeys(statement.entities):
             key = _key(normalised)
             claims.append((normalised, self._entities.get(key, set()), self._items.get(key, [])))
-        quotes = [match.span() for match in QUOTE.finditer(statement.bare)]
         for reading in statement.readings:
-            if any(start <= reading.start < end for start, end in quotes):
-                continue  # a quote is compared word for word
+            if is_quoted(statement.bare, reading.start):
+                continue
             moment = resolve(reading, UTC_ALWAYS)
             if isinstance(moment, str):
                 continue
@@ -197,7 +200,11 @@ class Facts:
         wrong = []
         for match in QUOTE.finditer(statement.bare):
             quote = plain_text(match["inside"]).rstrip("\u2026")
-            if quote and not any(quote in text for text in given or self._candidates(quote)):
+            if (
+                quote
+                and quote not in self._items
+                and not any(quote in text for text in given or self._candidates(quote))
+            ):
                 wrong.append(quote[:80])
         return wrong
 
@@ -223,6 +230,11 @@ _REPORTING = frozenset(
     content_words("event timeline item evidence record recorded list listed first last host source each hour")
 )
 """Stems of a report's own words."""
+
+
+def is_quoted(sentence: str, position: int) -> bool:
+    """Whether a place is inside a quote, which is compared word for word."""
+    return any(match.start() <= position < match.end() for match in QUOTE.finditer(sentence))
 
 
 def plain_text(text: str) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.evidence import extract_evidence, text_of
-from soldiom_ray.specialists.facts import CITATION, Facts, Statement, quotable
+from soldiom_ray.specialists.facts import CITATION, Facts, Statement, is_quoted, quotable
 from soldiom_ray.specialists.times import find_readings
 from soldiom_ray.specialists.wording import sentence_spans
 
 MAX_LISTED = 200
 """Events that a report lists one by one; of more it lists the first of each hour, and says so."""
 MAX_QUOTED = 300
+NOTHING_FOUND = "Nothing was found."
 MAX_SENTENCES = 20_000
 MAX_FACTS = 100_000
 
@@ -33,7 +34,8 @@ def check_report(document: dict[str, Any]) -> dict[str, Any]:
     `supported_share` is supported of all that claim something; null where nothing does."""
     report = text_of(document, "report")
     facts = Facts(_listed(document, "evidence"), _listed(document, "events"))
-    limits = {line[start:end] for line in _limits(document) for start, end in sentence_spans(line)}
+    own = [NOTHING_FOUND, *_limits(document)]
+    limits = {line[start:end] for line in own for start, end in sentence_spans(line)}
     sentences: list[dict[str, Any]] = []
     for start, end in sentence_spans(report):
         if len(sentences) == MAX_SENTENCES:
@@ -85,14 +87,18 @@ def _checked(report: str, start: int, end: int, facts: Facts) -> dict[str, Any]:
     written = report[start:end]
     sentence: dict[str, Any] = {"text": written, "start": start, "end": end}
     bare = CITATION.sub(" ", written)
-    entities = [(item["kind"], item["normalised"]) for item in extract_evidence({"text": bare})["items"]]
+    entities = [
+        (item["kind"], item["normalised"])
+        for item in extract_evidence({"text": bare})["items"]
+        if facts.has(item["normalised"]) or not is_quoted(bare, item["start"])
+    ]
     statement = Statement(written, bare, entities, find_readings(bare[:4000]))
     return sentence | facts.judge(statement)
 
 
 def _summary(evidence: list[dict[str, Any]], events: list[dict[str, Any]]) -> Iterator[str]:
     if not events and not evidence:
-        yield "Nothing was found."
+        yield NOTHING_FOUND
     if events:
         first, last = events[0], events[-1]
         yield f"The timeline has {len(events)} events {_range(1, len(events))}."

@@ -34,7 +34,7 @@ class Table:
     names of rows, and a name without values begins a section."""
 
     def __init__(self, rows: list[list[str]]) -> None:
-        width = max((len(row) for row in rows), default=0)
+        width = max((1, *map(len, rows)))
         self.rows = [[*row, *[""] * (width - len(row))] for row in rows]
         self._head = next((n for n, row in enumerate(self.rows) if _has_value(row)), len(self.rows))
         while (

@@ -212,7 +212,7 @@ def _follow(text: str, start: int, spaced: re.Pattern[str], bare: re.Pattern[str
     """Where the path that goes on at `start` ends; `start` where nothing goes on."""
     end = position = start
     for _ in range(MAX_SEGMENTS):
-        segment = spaced.match(text, position)
+        segment = spaced.match(text, position) or bare.match(text, position)
         if not segment:
             return end
         stop = segment.end()
@@ -259,6 +259,8 @@ def _end_of_name(text: str, start: int, bare_end: int, spaced_end: int) -> int:
             break
         if text[end - 1] == "}" and "{" in text[start:end]:
             break
+        if text[start:end] == "*":
+            break  # all files of the folder
         end -= 1
     return end
 
