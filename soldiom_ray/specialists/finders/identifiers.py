@@ -23,7 +23,10 @@ SSDEEP = re.compile(
     r"(?:,\"[^\"\r\n]{1,255}\")?(?![\w:+/])"
 )
 GUID = re.compile(r"(?<![\w-])\{?(?P<guid>[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})\}?(?![\w-])")
-CVE = re.compile(r"(?i)(?<![\w])CVE[-\u2010-\u2015 ](?P<year>[0-9]{4})[-\u2010-\u2015](?P<number>[0-9]{4,19})(?![\w])")
+CVE = re.compile(
+    r"(?:(?<![\w])(?i:CVE)|(?<=[a-z])CVE)[-\u2010-\u2015 ](?P<year>[0-9]{4})"
+    r"[-\u2010-\u2015](?P<number>[0-9]{4,19})(?![0-9a-z_])"
+)
 TECHNIQUE = re.compile(r"(?<![\w.\-/])T(?P<number>[01][0-9]{3})(?:[./](?P<sub>[0-9]{3}))?(?![\w]|[.\-][0-9])")
 TACTIC = re.compile(r"(?<![\w.\-])TA00[0-9]{2}(?![\w])")
 
@@ -73,7 +76,7 @@ def find_guids(text: str) -> Iterator[Finding]:
 
 
 def find_vulnerabilities(text: str) -> Iterator[Finding]:
-    """CVE numbers of the years that have some."""
+    """CVE numbers of the years that have some, also where a table's cells have run together (FrameworkCVE-...)."""
     for match in CVE.finditer(text):
         if 1999 <= int(match["year"]) <= 2099:
             yield Finding("cve", *match.span(), f"CVE-{match['year']}-{match['number']}")

@@ -9,7 +9,7 @@ from soldiom_ray.specialists.finders.names import FILE_ENDINGS, names_of, words
 WINDOWS_ROOT = re.compile(
     r"(?<![\w\\/%$])(?:[A-Za-z]:(?:\\\\|\\)(?!\\)|\\\\[?.]\\(?:[A-Za-z]:\\)?|\\\\(?=[\w.-]{1,64}\\)"
     r"|%[A-Za-z][\w()]{1,40}%\\{1,2}"
-    r"|\$env:[A-Za-z]\w{1,40}\\{1,2}|\\(?:SystemRoot|Device|Windows)\\)"
+    r"|\$(?:env:)?[A-Za-z]\w{1,40}\\{1,2}|\\(?:SystemRoot|Device|Windows)\\)"
 )
 HIVES = {
     "HKLM": "HKEY_LOCAL_MACHINE",
@@ -21,9 +21,8 @@ HIVES = {
 REGISTRY_ROOT = re.compile(
     r"(?i)(?<![\w\\])(?:(?P<hive>HKEY_(?:LOCAL_MACHINE|CURRENT_USER|CLASSES_ROOT|USERS|CURRENT_CONFIG)"
     r"|HK(?:LM|CU|CR|CC|U)):?"
-    r"(?:\\\\|[\\/])|\\REGISTRY\\(?P<kernel>MACHINE|USER)\\|(?P<bare>SOFTWARE|SYSTEM)\\{1,2}"
-    r"(?=Microsoft|Classes|Wow6432Node|Policies"
-    r"|CurrentControlSet|ControlSet00))"
+    r"(?:\\\\|[\\/])|\\REGISTRY\\(?P<kernel>MACHINE|USER)\\"
+    r"|\\?(?P<bare>SOFTWARE(?=\\{1,2}\w{2})|SYSTEM(?=\\{1,2}(?:CurrentControlSet|ControlSet00)))\\{1,2})"
 )
 PLACEHOLDER = r"<[\w -]{1,40}>"
 SEGMENT = re.compile(rf"(?:[^\\/:*?\"<>|\x00-\x1f\u201c\u201d\u2018;,\[\]=]|{PLACEHOLDER}){{1,200}}+")
