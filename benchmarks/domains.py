@@ -116,7 +116,7 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
         held_out = f"{scores['documents']} of {scores['groups']} groups"
         cells = [
             name if not lines else "",
-            f"{scores['answers']} answers" if "answers" in METRICS[metric].parts else held_out,  # type: ignore[index]
+            f"{scores['answers']['count']} answers" if "answers" in METRICS[metric].parts else held_out,  # type: ignore[index]
             METRICS[metric].title,  # type: ignore[index]
             f"{best} {trivial[best]:.3f}" if best else "-",
             f"{scores['base'][metric]:.3f}" if metric in scores["base"] else "-",
