@@ -45,6 +45,11 @@ JUDGED = {
     "installed distributions; editable ones are judged by their folder": ("LocalSource.packages",),
     "numbers and single words (Train._describes_only)": ("Train.architecture",),
     "refers to parts of itself only (Evaluate._schema_refers_to_itself)": ("Evaluate.answer_schema",),
+    "refers to parts of itself only (models/decoding/schemas.py, resolved)": ("JsonSchema.schema",),
+    "names of the domains that come with Soldiom and of their capabilities": ("path domain", "path capability"),
+    "a capability's input, checked against its schema; texts for rules and models": (
+        "post /api/specialists/{domain}/{capability}",
+    ),
     "values of settings of `train`; those that name a model are not searched (test below)": ("Sweep.space",),
     "become a recipe, which is judged": (
         "TrainingBody.recipe", "TrainingBody.config", "TrainingBody.base_model", "TrainingBody.dataset_id",
@@ -61,10 +66,12 @@ JUDGED = {
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
         "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
-        "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model", "path model",
+        "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model", "path model", "query model",
         "post /api/training/collect/user-input.user_id",
     ),
-    "read by nobody: OpenAI's clients may send it": ("ChatBody.user", "CompletionBody.user"),
+    "read by nobody: OpenAI's clients may send it": (
+        "ChatBody.user", "CompletionBody.user", "JsonSchema.name", "JsonSchema.description",
+    ),
     "compared with the files of a manifest": ("path name",),
 }  # fmt: skip
 """Free texts that name nothing on the server or elsewhere, by what becomes of them."""
@@ -248,6 +255,7 @@ def test_folders_opened_to_the_api_are_absolute_and_not_everything(tmp_path: Pat
 def test_a_schema_of_answers_names_nothing_that_would_be_fetched(tmp_path: Path) -> None:
     from soldiom_ray.metrics.answers import json_validity
     from soldiom_ray.metrics.measurement import AnswerOutcome
+    from soldiom_ray.models.decoding.schemas import checked
 
     def evaluate(schema: dict[str, Any]) -> Recipe:
         return recipe_of(run="r", evaluate={"answer_schema": schema})
@@ -258,6 +266,8 @@ def test_a_schema_of_answers_names_nothing_that_would_be_fetched(tmp_path: Path)
         for schema in ({"$ref": target}, {"properties": {"a": {"anyOf": [{"$dynamicRef": target}]}}}):
             with pytest.raises(InputError, match="answer_schema"):
                 evaluate(schema)
+            with pytest.raises(InputError, match="(?i)ref"):  # that of a request to an endpoint
+                checked(schema | {"type": "object"})
     with pytest.raises(Exception, match="secret"):  # and were it not refused, nothing would be opened
         json_validity(AnswerOutcome(("{}",), ("{}",), {"$ref": f"file://{tmp_path}/secret.json"}))
 
