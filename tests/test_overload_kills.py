@@ -5,12 +5,17 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 from api_server import UPLOAD
 from conftest import Home
+
+from soldiom_ray.services.processes import service_processes
+from soldiom_ray.settings import load_settings
 
 pytestmark = [pytest.mark.service, pytest.mark.endurance]
 KILLS = 10
@@ -106,3 +111,92 @@ def test_postgresql_killed_ten_times_under_load_loses_nothing_and_comes_back(hom
             break
         time.sleep(0.2)
     assert set(clients.written) <= listed
+
+
+def serve_processes(home: Home, name: str) -> list[psutil.Process]:
+    """Processes of this home's Ray Serve whose title begins so."""
+    settings = load_settings(home.environ)
+    processes = [psutil.Process(pid) for pid in service_processes(settings, "ray")]
+    return [each for each in processes if (each.cmdline() or [""])[0].startswith(name)]
+
+
+@pytest.fixture
+def generous(home: Home) -> Iterator[Home]:
+    """The home with a rate limit that these tests do not reach."""
+    home.run("up", SOLDIOM_RATE_LIMIT="100000/minute")
+    yield home
+    home.run("up", SOLDIOM_RATE_LIMIT="600/minute")
+
+
+@pytest.mark.parametrize(
+    ("title", "allowed"), [("ray::ServeReplica:api", {200, 503}), ("ray::ProxyActor", {200, 503, "refused"})]
+)
+def test_a_killed_process_of_the_api_costs_seconds_and_neither_a_500_nor_a_429(
+    generous: Home, title: str, allowed: set[int | str]
+) -> None:
+    statuses: Counter[int | str] = Counter()
+    stop = threading.Event()
+
+    def ask(path: str) -> None:
+        with httpx.Client(base_url=generous.api_url, headers={"Authorization": f"Bearer {generous.key}"}) as client:
+            while not stop.is_set():
+                try:
+                    answer = client.get(path, timeout=60)
+                except httpx.TransportError:
+                    statuses["refused"] += 1
+                    time.sleep(0.1)
+                    continue
+                statuses[answer.status_code] += 1
+                time.sleep(int(answer.headers["retry-after"]) if answer.status_code == 503 else 0.05)
+
+    threads = [threading.Thread(target=ask, args=(path,)) for path in ("/healthz", *["/api/models"] * 4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        time.sleep(3)
+        for process in serve_processes(generous, title):
+            process.kill()
+        time.sleep(12)
+        before = statuses[200]
+        time.sleep(1)
+        assert statuses[200] > before, "nothing is answered 12 s after a kill"
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(title, dict(statuses))
+    assert set(statuses) <= allowed
+    assert statuses[503] <= 15
+
+
+def test_ten_thousand_small_uploads_are_all_listed_in_bounded_pages_and_cost_little_memory(generous: Home) -> None:
+    uploads, statuses, written = 10_000, Counter[int](), list[str]()
+    [replica] = serve_processes(generous, "ray::ServeReplica:api")
+    before = replica.memory_info().rss
+
+    def write(numbers: range) -> None:
+        with httpx.Client(base_url=generous.api_url, headers={"Authorization": f"Bearer {generous.key}"}) as client:
+            for number in numbers:
+                text = f"note {number} " * 20
+                if number % 2:
+                    body = {"user_id": "many", "input_type": "text", "content": text}
+                    answer = client.post(UPLOAD, json=body, timeout=60)
+                else:
+                    files = {"file": (f"{number}.txt", text.encode())}
+                    answer = client.post(UPLOAD, files=files, data={"user_id": "many"}, timeout=60)
+                statuses[answer.status_code] += 1
+                if answer.status_code == 201:
+                    written.append(answer.json()["id"])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, [range(first, uploads, 8) for first in range(8)]))
+    grown = replica.memory_info().rss - before
+    print(dict(statuses), f"the replica grew by {grown >> 20} MiB from {before >> 20}")
+    assert len(written) == uploads and grown < 100 << 20
+    listed, params = set[str](), {"limit": "200", "user_id": "many"}
+    headers = {"Authorization": f"Bearer {generous.key}"}
+    while "cursor" not in params or params["cursor"]:
+        answer = httpx.get(generous.api_url + UPLOAD, params=params, headers=headers, timeout=60)
+        assert len(answer.content) < 4 << 20
+        listed |= {item["id"] for item in answer.json()["items"]}
+        params["cursor"] = answer.json()["next"] or ""
+    assert set(written) <= listed

@@ -174,7 +174,9 @@ def test_up_repairs_services_that_were_killed(folder: Path) -> None:
     supervision.stop(settings_of(folder))
     for name in names:
         os.kill(pid_of(folder, name), signal.SIGKILL)
-    time.sleep(0.2)
+    deadline = time.monotonic() + 20
+    while "running" in [states(folder)[name] for name in names] and time.monotonic() < deadline:
+        time.sleep(0.1)
     for name in names:
         service = services.status(settings_of(folder))[name]
         assert service["state"] == "failed" and "soldiom up" in service["detail"]
