@@ -59,14 +59,15 @@ JUDGED = {
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
         "Message.tool_call_id", "Message.name", "Parameters.stop", "SearchBody.query",
         "ChatBody.stop", "ChatBody.tools", "ChatMessage.content", "ChatMessage.name", "ChatMessage.tool_call_id",
-        "ChatMessage.tool_calls", "CompletionBody.prompt", "CompletionBody.stop",
+        "ChatMessage.tool_calls", "ToolName.name", "CompletionBody.prompt", "CompletionBody.stop",
         "post /api/training/collect/user-input.content", "post /api/training/collect/user-input.metadata",
         "post /api/training/collect/user-input.file",
     ),
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
         "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
-        "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model", "path model", "query model",
+        "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model",
+        "path model", "query model",
         "post /api/training/collect/user-input.user_id",
     ),
     "read by nobody: OpenAI's clients may send it": (
@@ -266,7 +267,7 @@ def test_a_schema_of_answers_names_nothing_that_would_be_fetched(tmp_path: Path)
         for schema in ({"$ref": target}, {"properties": {"a": {"anyOf": [{"$dynamicRef": target}]}}}):
             with pytest.raises(InputError, match="answer_schema"):
                 evaluate(schema)
-            with pytest.raises(InputError, match="(?i)ref"):  # that of a request to an endpoint
+            with pytest.raises(InputError, match=r"[$][a-zA-Z]*[rR]ef"):  # that of a request to an endpoint
                 checked(schema | {"type": "object"})
     with pytest.raises(Exception, match="secret"):  # and were it not refused, nothing would be opened
         json_validity(AnswerOutcome(("{}",), ("{}",), {"$ref": f"file://{tmp_path}/secret.json"}))
