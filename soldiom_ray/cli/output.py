@@ -133,7 +133,7 @@ def follow(
                     share, text = stage["progress"] or 0, printable(stage["message"] or "")
                     progress.update(bar, description=stage["stage"], completed=share, message=text)
                     if not console.is_terminal and time.monotonic() - spoke >= SILENT_SECONDS:
-                        lines.append(f"{stage['stage']:<9} {100 * share:.0f} %: {text}")
+                        lines.append(f"{stage['stage']:<9} {100 * share:.0f} %: {text or 'starting'}")
                 elif stage["status"] == "completed" and lines:
                     progress.reset(bar, message="")
                 for line in lines:
