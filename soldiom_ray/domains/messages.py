@@ -55,7 +55,8 @@ def length_of_conversation(messages: Sequence[Turn], tools: Sequence[Mapping[str
 
 def labelled_text(messages: Sequence[Message]) -> str:
     """The conversation as one text, each turn after its role."""
-    return "\n\n".join(f"{message['role']}: {spoken(message)}" for message in messages)
+    # Two fields are its role and its content; asked of millions of messages.
+    return "\n\n".join([f"{each['role']}: {each['content'] if len(each) == 2 else spoken(each)}" for each in messages])
 
 
 def tools_of(messages: Sequence[Message]) -> list[Any]:

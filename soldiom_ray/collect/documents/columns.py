@@ -3,7 +3,7 @@ the user. What a record says by them is read in `records`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents.cell_values import VERDICTS, as_number, plain
@@ -28,6 +28,8 @@ from soldiom_ray.collect.documents.turns import ANSWERERS, names_speakers, turns
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
 
+SEARCHED_VALUES = 200
+"""Of a column whose texts may be rendered by a chat template so many are looked at: half of them have to be."""
 _NO_SUMMARY = {"source", "question", "instruction", "input", "rating"}
 _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
@@ -115,7 +117,7 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if columns := _choice_columns(by_name):
         by_role["choice_columns"] = columns
-    form = next((form for form in FORMS if set(_required(form)) <= by_role.keys()), None)
+    form = next((form for form in FORMS if _required(form) <= by_role.keys()), None)
     if form is None:
         return _other_form(by_name, examples)
     if form == "text" and _holds_transcripts(by_role["text"], examples):
@@ -169,11 +171,14 @@ def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]
 
 def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation with an answer, written as one text."""
-    values = [record[name] for record in examples if record.get(name) not in (None, "")]
-    if not values or not all(isinstance(value, str) for value in values):
+    values = [value for record in examples if (value := record.get(name)) is not None and value != ""]
+    if not values or not isinstance(values[0], str):
         return False
-    rendered = sum(_has_answer(rendered_turns(value)) for value in values)
-    return 2 * rendered >= len(values) or all(_has_answer(labelled_turns(value)) for value in values)
+    some = values[:: len(values) // SEARCHED_VALUES + 1]
+    rendered = sum(isinstance(value, str) and _has_answer(rendered_turns(value)) for value in some)
+    if 2 * rendered < len(some):
+        return all(isinstance(value, str) and _has_answer(labelled_turns(value)) for value in values)
+    return all(isinstance(value, str) for value in values)
 
 
 def text_turns(text: str) -> list[dict[str, Any]] | None:
@@ -188,9 +193,12 @@ def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
 
 def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation whose turns name their speakers, whatever its name."""
-    values = [value for record in examples if (value := record.get(name)) not in (None, "", [], {})]
-    turns = [turns_in(value) if isinstance(value, dict) or names_speakers(value) else None for value in values]
-    return bool(values) and all(each and _has_answer(each) for each in turns)
+    values = [value for record in examples if (value := record.get(name))]
+    if not values or not isinstance(values[0], (list, dict)):
+        return False
+    return all(
+        _has_answer(turns_in(value) if isinstance(value, dict) or names_speakers(value) else None) for value in values
+    )
 
 
 def _is_language(name: str) -> bool:
@@ -294,7 +302,7 @@ def _label_is_mark(by_role: Mapping[str, str], records: Sequence[Mapping[str, An
 @lru_cache(maxsize=256)
 def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     """The roles that make a record's text, in their order."""
-    form = next((form for form in FORMS if set(_required(form)) <= set(roles)), None)
+    form = next((form for form in FORMS if _required(form) <= set(roles)), None)
     if form is None:
         chosen = tuple(role for role in roles if role not in CONVERSATION_ROLES)
     else:
@@ -306,8 +314,9 @@ def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(role for role in chosen if role not in METADATA_ROLES) or (("image",) if "image" in roles else ())
 
 
-def _required(form: str) -> tuple[str, ...]:
-    return tuple(role for role in form.split() if not role.endswith("?"))
+@cache
+def _required(form: str) -> frozenset[str]:
+    return frozenset(role for role in form.split() if not role.endswith("?"))
 
 
 def split_from_name(name: str) -> str:

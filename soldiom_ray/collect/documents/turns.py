@@ -175,6 +175,8 @@ def require_answer(conversation: Conversation) -> None:
 
 def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
     """The turns of a value that is a conversation, each with a speaker's and a content field; None for other values."""
+    if type(value) is list and value and all(map(_is_usual_turn, value)):  # most are: twice as fast
+        return value
     if isinstance(value, str):
         value = rendered_turns(value) or parsed_json(value)
     if isinstance(value, dict):
@@ -193,6 +195,10 @@ def turns_in(value: Any) -> list[Mapping[str, Any]] | None:
     if _field(turns[0], _SPEAKER_FIELDS) is not None:
         return turns
     return _exchanges(value) or exchanges(value)
+
+
+def _is_usual_turn(turn: Any) -> bool:
+    return type(turn) is dict and (type(turn.get("role")) is str or type(turn.get("from")) is str)
 
 
 def _turns_of_object(value: Mapping[str, Any]) -> list[Mapping[str, Any]] | None:
