@@ -23,7 +23,7 @@ from soldiom_ray.collect.documents.column_names import (
     SPEAKER_COLUMNS,
     SUMMARIES,
 )
-from soldiom_ray.collect.documents.transcripts import labelled_turns, rendered_turns
+from soldiom_ray.collect.documents.transcripts import TURN_MARKS, labelled_turns, rendered_turns
 from soldiom_ray.collect.documents.turns import ANSWERERS, names_speakers, turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
@@ -174,8 +174,10 @@ def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool
     values = [value for record in examples if (value := record.get(name)) is not None and value != ""]
     if not values or not isinstance(values[0], str):
         return False
-    some = values[:: len(values) // SEARCHED_VALUES + 1]
-    rendered = sum(isinstance(value, str) and _has_answer(rendered_turns(value)) for value in some)
+    some = [value for value in values[:: len(values) // SEARCHED_VALUES + 1] if isinstance(value, str)]
+    joined = "\n".join(some)
+    are_marked = any(mark in joined for mark in TURN_MARKS)
+    rendered = sum([_has_answer(rendered_turns(value)) for value in some]) if are_marked else 0
     if 2 * rendered < len(some):
         return all(isinstance(value, str) and _has_answer(labelled_turns(value)) for value in values)
     return all(isinstance(value, str) for value in values)

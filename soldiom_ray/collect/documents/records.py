@@ -178,7 +178,7 @@ def _conversation_text(conversation: Conversation, columns: Columns) -> str:
 
 
 def _is_blank(record: Mapping[str, Any], columns: Columns) -> bool:
-    return all(record.get(columns.by_role[role]) in (None, "", [], {}) for role in columns.form)
+    return all(record.get(name) in (None, "", [], {}) for name in columns.form_columns)
 
 
 def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
@@ -224,7 +224,7 @@ def _add_tools(conversation: Conversation, tools: list[dict[str, Any]]) -> None:
     """Put the definitions of functions on the first message, and read calls that stand in answers as Python."""
     messages = conversation.messages
     told = messages[0]["content"] if messages[0]["role"] == SYSTEM else ""
-    if "[{" in told or any(each["role"] == ASSISTANT and each["content"].startswith("[") for each in messages):
+    if tools or conversation.has_results or "[{" in told:
         tools = read_written_calls(messages, tools)
         if told and messages[0]["content"] != told:
             conversation.notes.append("definitions of functions in a system turn, read as tools")
@@ -264,6 +264,7 @@ def _joined(first: Conversation, second: Conversation) -> Conversation:
         first.speakers | second.speakers,
         first.notes + second.notes,
         tools=first.tools or second.tools,
+        has_results=first.has_results or second.has_results,
     )
 
 

@@ -57,6 +57,9 @@ REMAINING_MARKS = (
 )
 """What none of a conversation's texts should hold; it is counted where one does."""
 
+TURN_MARKS = (*("<|", "<｜", "INST]", "###", "_of_turn>", "[|", "ssistant:", "SSISTANT:", "GPT:", "GPT4 ", "Output:"),)
+"""One of them stands in every transcript that is rendered."""
+
 _HUMAN = re.compile(r"(?:^|\n\n)(Human|Assistant|System):")
 """The form of the HH-RLHF pairs (Bai et al. 2022)."""
 _HASHES = re.compile(

@@ -114,6 +114,8 @@ class Conversation:
     """Turns of the channel "analysis" (OpenAI's harmony), until their answer comes."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     """The functions that a turn brings, as a rule the first."""
+    has_results: bool = False
+    """Whether a tool speaks."""
 
 
 def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | None:
@@ -132,7 +134,10 @@ def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | No
 
 def _read_system_as_answering(conversation: Conversation) -> None:
     """Where nobody but a system answers, as in dialogues for booking, it is who the model speaks as."""
-    roles = [message["role"] for message in conversation.messages]
+    messages = conversation.messages
+    if not messages or messages[-1]["role"] == ASSISTANT or messages[0]["role"] != USER:
+        return
+    roles = [message["role"] for message in messages]
     if ASSISTANT in roles or roles[:1] != [USER] or SYSTEM not in roles:
         return
     conversation.speakers["system"] = f"{ASSISTANT} (a guess)"
@@ -254,6 +259,7 @@ def _add_turn(
     if len(turn) == 2 and role != CALL:  # most turns: three times as fast
         content = turn.get("content") or turn.get("value") or _field(turn, _CONTENT_FIELDS)
         text = content.strip() if type(content) is str else ""
+        conversation.has_results |= role == TOOL
         if text[-1:] == ">":
             text = without_end(text)
         if text and (role == SYSTEM or "<" not in text or not any(mark in text for mark in MARKS)):
@@ -275,12 +281,14 @@ def _add_turn(
             message["content"], calls = without_calls(read.text)
         if role == USER and (said := results_in(read.text)):
             conversation.messages += [{"role": TOOL, "content": text} for text in said]
+            conversation.has_results = True
             return
         message |= {"reasoning_content": "\n".join(read.thoughts)} if any(read.thoughts) else {}
     is_damaged = role == CALL and not calls and str(content).lstrip().startswith("{")
     if is_damaged or ((turn.get("tool_calls") or turn.get("function_call")) and not calls):
         raise SkippedError("damaged_call", f"turn {number} of {count} has a call that cannot be read")
     if role == TOOL:
+        conversation.has_results = True
         message["content"] = without_response_marks(message["content"])
     message |= {"tool_calls": calls} if calls else {}
     message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
@@ -294,6 +302,7 @@ def _add_turn(
         message |= {"weight": 0} if 0 in weights or is_masked or is_bad else {}
     _count_left_fields(conversation, turn)
     conversation.messages += results
+    conversation.has_results |= bool(results)
     if results and not message["content"]:
         return
     if not message["content"].strip() and not calls and role != TOOL:
