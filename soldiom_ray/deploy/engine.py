@@ -83,6 +83,7 @@ class TransformersEngine:
         self._closed = False
         self._beat: float | None = None
         self._compiler = ThreadPoolExecutor(1, "grammars")
+        self._compiler.submit(generator.grammars.prepare)
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
