@@ -1,6 +1,7 @@
 """Classifiers: trained, asked through the API and the command line, and deployed on a real Ray Serve."""
 
 import asyncio
+import base64
 import json
 import random
 import time
@@ -12,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 from api_server import problem
-from small_models import small_context
-from test_tasks import dataset_of, declared, encoder, sentences
+from test_tasks import dataset_of, declared, encoder, sentences, viewer
+from training import context_in
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.artifacts import Context
@@ -23,20 +24,25 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.batching import Batches
 from soldiom_ray.deploy.classifiers import ClassifierEndpoint
+from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import BusyError, InputError
+from soldiom_ray.evaluate import evaluate
+from soldiom_ray.metrics.calibration import abstention_threshold, fit_temperature
+from soldiom_ray.metrics.measurement import UNCALIBRATED
 from soldiom_ray.models.classifier import Classifier, decision, probabilities
 from soldiom_ray.models.load import load_run
-from soldiom_ray.records import Manifest
+from soldiom_ray.records import Manifest, new_id
 from soldiom_ray.settings import Settings
 from soldiom_ray.train.driver import run_locally
 
-__all__ = ["encoder"]
+__all__ = ["encoder", "viewer"]
+MODEL = new_id()
 TEXTS = [text for text, _ in sentences(60, seed=9)]
 
 
 @pytest.fixture(scope="module")
-def context(api_settings: Settings) -> Context:
-    return small_context(api_settings)
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    return context_in(tmp_path_factory.mktemp("classifiers"))
 
 
 @pytest.fixture(scope="module")
@@ -51,22 +57,19 @@ def run(context: Context, encoder: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def endpoint(context: Context, run: Manifest, model: str) -> Iterator[ClassifierEndpoint]:
+def endpoint(context: Context, run: Manifest) -> Iterator[ClassifierEndpoint]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOLDIOM_HOME", str(context.settings.home))
-        made = ClassifierEndpoint(model, run.id, 2, "1")
+        made = ClassifierEndpoint(MODEL, run.id, None, 2, "1")
     yield made
     made.batches.close()
 
 
 @pytest.fixture(scope="module")
-def model(context: Context, run: Manifest) -> str:
-    with open_session(context.settings) as session:
+def model(api_settings: Settings) -> str:
+    with open_session(api_settings) as session:
         lineage = {"task": "text_classification"}
-        row = models.create(
-            session, family="fine-tuned", name="animals", run_artifact=run.id, deployed=True, lineage=lineage
-        )
-        return row.id
+        return models.create(session, id=MODEL, family="fine-tuned", name="animals", deployed=True, lineage=lineage).id
 
 
 @pytest.fixture
@@ -180,12 +183,104 @@ def test_people_read_the_label_and_the_likeliest_scores() -> None:
 
 
 def test_a_conversation_with_a_classifier_says_what_to_do(
-    context: Context, model: str, monkeypatch: pytest.MonkeyPatch
+    api_settings: Settings, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soldiom_ray.cli.models.load_settings", lambda: context.settings)
+    monkeypatch.setattr("soldiom_ray.cli.models.load_settings", lambda: api_settings)
     with pytest.raises(InputError, match="text_classification") as refused:
         chat(model)
     assert refused.value.remedy == f"ask it with `soldiom infer {model} TEXT`"
+
+
+def test_calibration_and_abstention_are_fitted_on_the_validation_side_and_served(
+    context: Context, run: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = context.artifacts.get(run.parents[0])
+    scores = evaluate(context, run, dataset, Evaluate(max_error=0.02))
+    content = json.loads(context.artifacts.read(scores, "scores.json"))
+    fitted = content["calibration"]
+    assert scores.details["calibration"] == fitted and fitted["validation"]["samples"] == 40
+    assert 0.05 < fitted["temperature"] < 20 and 0 <= fitted["threshold"] <= 1
+    assert fitted["validation"]["coverage"] == 0 or fitted["validation"]["answered_error"] <= 0.02
+    before, after = (content["system_intervals"]["calibration_error"][name] for name in (UNCALIBRATED, "tuned"))
+    assert before["low"] <= before["mean"] <= before["high"] and after["low"] <= after["mean"] <= after["high"]
+    assert content["systems"][UNCALIBRATED].keys() == {"loss", "calibration_error"}
+    assert content["intervals"]["coverage"]["mean"] == fitted["validation"]["coverage"]  # the test side is the same
+    report = context.artifacts.read(scores, "report.md").decode()
+    assert "Probabilities are calibrated" in report and "It abstains where" in report
+    monkeypatch.setenv("SOLDIOM_HOME", str(context.settings.home))
+    endpoint = ClassifierEndpoint(MODEL, run.id, fitted | {"threshold": 0.9}, 1, "1")
+    outputs = [answer["output"] for answer in answers_of(endpoint, *TEXTS[:30])]
+    endpoint.batches.close()
+    with load_run(context.artifacts, context.settings, run) as (classifier, tokenizer):
+        (reading,) = Classifier(classifier, tokenizer, 32).read(TEXTS[:1])
+        logits = Classifier(classifier, tokenizer, 32).logits([reading])
+    shares = probabilities(logits, multi_label=False, temperature=fitted["temperature"])[0]
+    assert outputs[0]["scores"] == pytest.approx(dict(zip(["animal", "none"], shares, strict=True)), abs=1e-4)
+    assert {output["abstained"] for output in outputs} <= {True, False}
+    assert all(output["abstained"] == (max(output["scores"].values()) <= 0.9) for output in outputs)
+    unset = evaluate(context, run, dataset, Evaluate())
+    assert unset.details["calibration"]["threshold"] == 0 and "coverage" not in unset.details["tuned"]
+
+
+def test_pictures_are_classified_through_the_api(
+    api: httpx.Client,
+    api_settings: Settings,
+    viewer: tuple[Context, Manifest, Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context, dataset, run = viewer
+    monkeypatch.setenv("SOLDIOM_HOME", str(context.settings.home))
+    with open_session(api_settings) as session:
+        lineage = {"task": "image_classification"}
+        model = models.create(session, family="specialized", name="halves", deployed=True, lineage=lineage).id
+    endpoint = ClassifierEndpoint(model, run.id, None, 1, "1")
+
+    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
+        return await endpoint.generate(request)
+
+    monkeypatch.setattr(endpoints, "call", call)
+    path, right = f"/api/inference/{model}", 0
+    rows = list(context.artifacts.rows(dataset, "test/"))[:12]
+    for row in rows:
+        data = base64.b64encode(row["image"]).decode()
+        output = api.post(path, json={"image": data}).json()["output"]
+        assert api.post(path, json={"image": f"data:image/png;base64,{data}"}).json()["output"] == output
+        right += output["label"] == json.loads(row["metadata"])["label"]
+    assert right > 8 and sum(output["scores"].values()) == pytest.approx(1)
+    for body, words in (
+        ({"image": "?"}, "is not base64"),
+        ({"image": base64.b64encode(b"GIF89a").decode()}, "cannot be decoded"),
+        ({"input": "a text"}, "reads a picture"),
+        ({"input": "a text", "image": data}, "give either"),
+    ):
+        assert words in json.dumps(problem(api.post(path, json=body), 422))
+    assert asyncio.run(endpoint.probe())["text"] in endpoint.classifier.names
+    endpoint.batches.close()
+
+
+def test_a_temperature_undoes_overconfidence_and_is_finite_where_all_is_right() -> None:
+    rng = np.random.default_rng(5)
+    logits = rng.normal(size=(4000, 3))
+    shares = probabilities(logits, multi_label=False)
+    targets = np.eye(3, dtype=bool)[[rng.choice(3, p=share) for share in shares]]
+    for factor in (0.3, 1.0, 4.0):
+        assert fit_temperature(logits * factor, targets, multi_label=False) == pytest.approx(factor, rel=0.1)
+    chances = probabilities(logits, multi_label=True)
+    several = rng.random(chances.shape) < chances
+    assert fit_temperature(logits * 2, several, multi_label=True) == pytest.approx(2, rel=0.1)
+    right = np.eye(2, dtype=bool)[[0, 1] * 15]
+    sure = probabilities(np.where(right, 3.0, -3.0), multi_label=False,
+                         temperature=fit_temperature(np.where(right, 3.0, -3.0), right, multi_label=False))  # fmt: skip
+    assert 0.9 < sure.max() < 0.99
+
+
+def test_the_threshold_is_the_least_that_keeps_the_error() -> None:
+    confidence = np.array([0.9, 0.8, 0.7, 0.7, 0.6, 0.5])
+    right = np.array([True, True, True, False, True, False])
+    assert abstention_threshold(confidence, right, 0.01) == 0.7  # of two that are equally sure one is wrong
+    assert abstention_threshold(confidence, right, 0.2) == 0.5
+    assert abstention_threshold(confidence, right, 0.4) == 0.0
+    assert abstention_threshold(confidence, ~right, 0.1) == 1.0
 
 
 def test_a_sample_of_several_labels_names_those_that_are_likely() -> None:

@@ -353,7 +353,7 @@ def test_a_model_of_pictures_is_adapted(viewer: tuple[Context, Manifest, Manifes
 def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_path: Path) -> None:
     import numpy as np
 
-    from soldiom_ray.evaluate.score_samples import _model_inputs
+    from soldiom_ray.models.classifier import read_texts, text_inputs
     from soldiom_ray.models.load import load_tokenizer
     from soldiom_ray.train.tasks import task_of
 
@@ -364,6 +364,6 @@ def test_evaluation_reads_and_cuts_texts_as_training_does(encoder: Path, tmp_pat
     tokens = task.tokenize(context.artifacts, dataset, tokenizer, "t", train, context.report)
     with task.open(context.artifacts, tokens, 12, tokenizer) as (_, held_out):
         ids, mask, _ = held_out.batch(np.arange(len(held_out)))
-    test = [{"text": row["text"], "image": None} for row in context.artifacts.rows(dataset, "test/")]
-    given = _model_inputs(tokenizer, test, 12)
+    test = [row["text"] for row in context.artifacts.rows(dataset, "test/")]
+    given = text_inputs(read_texts(tokenizer, test, 12), int(tokenizer.pad_token_id))
     assert (given["input_ids"].numpy() == ids).all() and (given["attention_mask"].numpy() == mask).all()

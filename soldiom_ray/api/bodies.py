@@ -1,10 +1,12 @@
 """Bodies of requests. What a field of a recipe means, and its default, stands in the recipe's schema."""
 
+import base64
+import binascii
 import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, REQUEST_CHARACTERS, Mode
 from soldiom_ray.domains.messages import length_of_conversation
@@ -44,6 +46,24 @@ class TrainingBody(Record):
 
 
 METADATA_BYTES = 64 << 10
+IMAGE_BYTES = 7 << 20
+"""In base64 a little less than the largest body."""
+
+
+def _decoded(value: Any) -> Any:
+    """The bytes of a text in base64, which may be a data URL."""
+    if not isinstance(value, str):
+        return value
+    head, mark, data = value.partition(";base64,")
+    try:
+        return base64.b64decode(data if mark and head.startswith("data:") else value, validate=True)
+    except (binascii.Error, ValueError):
+        raise ValueError("is not base64") from None
+
+
+Picture = Annotated[
+    bytes, BeforeValidator(_decoded, json_schema_input_type=str), Field(min_length=1, max_length=IMAGE_BYTES)
+]
 Text = Annotated[str, Field(min_length=1, max_length=REQUEST_CHARACTERS)]
 Stop = Annotated[str, Field(max_length=1000)]
 """A text that ends an output; it is looked for after every token."""
@@ -133,6 +153,7 @@ class InferenceBody(Record):
     input: Text | Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
         None, description="a text for the model; several are answered as by /batch"
     )
+    image: Picture | None = Field(None, description="a PNG or JPEG file in base64, for an image classifier")
     messages: tuple[Message, ...] | None = Field(None, min_length=1, max_length=1000, description="a conversation")
     tools: tuple[dict[str, Any], ...] = Field((), max_length=128, description="functions that the model may call")
     parameters: Parameters = Parameters()
@@ -141,8 +162,8 @@ class InferenceBody(Record):
 
     @model_validator(mode="after")
     def _asks_once(self) -> "InferenceBody":
-        if (self.input is None) == (self.messages is None):
-            raise ValueError("give either `input` or `messages`")
+        if [self.input, self.messages, self.image].count(None) != 2:
+            raise ValueError("give either `input` or `messages`, or `image`")
         check_length(self.messages or (), self.tools)
         if isinstance(self.input, tuple):
             check_texts(self.input, "input")

@@ -1,6 +1,8 @@
 """`soldiom models`, and commands that serve a model and ask it: deploy, undeploy, infer, chat."""
 
+import base64
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +10,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
-from soldiom_ray.domains.schema import CHAT_TASKS
+from soldiom_ray.domains.schema import CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import HOME_TENANT, load_settings
 
@@ -161,7 +163,10 @@ def undeploy(model: Model, json: Json = False) -> None:
 
 def infer(
     model: Model,
-    text: Annotated[str, typer.Argument(help="The input; `-` reads it from standard input.")],
+    text: Annotated[
+        str,
+        typer.Argument(help="The input; `-` reads it from standard input. For an image classifier: a picture's file."),
+    ],
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="At most this many tokens in the answer; unset: 128.")
     ] = None,
@@ -174,10 +179,23 @@ def infer(
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
-    content = sys.stdin.read() if text == "-" else text
-    body = {"input": content, "raw": raw, "parameters": drop_unset(max_tokens=max_tokens, temperature=temperature)}
-    answer = call(settings, "POST", f"/api/inference/{_get(model)['id']}", body)
+    record = _get(model)
+    asked = _picture(text) if record["task"] == IMAGE_CLASSIFICATION else _text(text)
+    parameters = drop_unset(max_tokens=max_tokens, temperature=temperature)
+    body = asked | {"raw": raw, "parameters": parameters}
+    answer = call(settings, "POST", f"/api/inference/{record['id']}", body)
     print_json(answer) if json else say(output_text(answer["output"]))
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"input": sys.stdin.read() if text == "-" else text}
+
+
+def _picture(name: str) -> dict[str, str]:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise InputError(f"{name!r} is no file.", remedy="name a PNG or JPEG file: this model classifies pictures")
+    return {"image": base64.b64encode(path.read_bytes()).decode()}
 
 
 def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:

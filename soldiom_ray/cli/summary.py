@@ -1,5 +1,6 @@
 """Summary that a workflow prints at its end: scores, seconds per stage, addresses, and what to try next."""
 
+import base64
 import json
 from collections.abc import Mapping, Sequence
 from shlex import quote
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.cli.client import call
 from soldiom_ray.cli.output import output_text, print_table, say
 from soldiom_ray.domains.metrics import in_order, title_of
-from soldiom_ray.domains.schema import CAUSAL_LM, CHAT_TASKS
+from soldiom_ray.domains.schema import CAUSAL_LM, CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
@@ -89,12 +90,24 @@ def print_examples(examples: "Sequence[Example]") -> None:
 def try_model(settings: Settings, job: Mapping[str, Any]) -> dict[str, Any]:
     """Ask the deployed model once, through the API: a held-out question, or to continue the start of a held-out
     text."""
-    prompt = _prompt(settings, job["result"].get("dataset"))
-    body: dict[str, Any] = {"input": prompt}
+    is_picture = _task(job) == IMAGE_CLASSIFICATION
+    prompt = "a held-out picture" if is_picture else _prompt(settings, job["result"].get("dataset"))
+    body: dict[str, Any] = {"image": _picture(settings, job["result"]["dataset"])} if is_picture else {"input": prompt}
     if _task(job) in CHAT_TASKS:
         body["parameters"] = {"max_tokens": 48, "temperature": 0.0}
     answer: dict[str, Any] = call(settings, "POST", f"/api/inference/{job['result']['model_id']}", body)
     return {"input": prompt} | answer
+
+
+def _picture(settings: Settings, dataset: str) -> str:
+    """A held-out picture in base64, or one that it learnt from where none was held out."""
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+
+    artifacts = Artifacts(open_storage(settings))
+    manifest = artifacts.get(dataset)
+    sides = (artifacts.rows(manifest, f"{side}/", ["image"]) for side in ("test", "validation", "train"))
+    return base64.b64encode(next(row["image"] for rows in sides for row in rows if row["image"])).decode()
 
 
 def _prompt(settings: Settings, dataset: str | None) -> str:

@@ -7,7 +7,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, say
-from soldiom_ray.domains.schema import CHAT_TASKS, SERVED_TASKS
+from soldiom_ray.domains.schema import CHAT_TASKS, IMAGE_CLASSIFICATION, SERVED_TASKS
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import load_settings
 
@@ -75,7 +75,8 @@ def train(
 def _next_step(task: str, model: str) -> str:
     if task not in SERVED_TASKS:
         return ""
-    ask = f"soldiom chat {model}" if task in CHAT_TASKS else f'soldiom infer {model} "a text"'
+    question = "picture.png" if task == IMAGE_CLASSIFICATION else '"a text"'
+    ask = f"soldiom chat {model}" if task in CHAT_TASKS else f"soldiom infer {model} {question}"
     return f" Next: soldiom deploy {model}, then {ask}"
 
 

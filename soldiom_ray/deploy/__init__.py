@@ -105,7 +105,9 @@ def _endpoint(artifacts: Artifacts, row: "Model", declared: Deploy) -> "Endpoint
             f"The run {run.id} is a model for {task}; endpoints serve {', '.join(SERVED_TASKS)}.",
             remedy=f"load it with transformers' {run.details['auto_class']} from the run's weights",
         )
-    return Endpoint(row.id, run.id, row.base_model, declared, task)
+    scores = artifacts.find(row.scores_artifact) if row.scores_artifact else None
+    calibration = scores.details.get("calibration") if scores else None
+    return Endpoint(row.id, run.id, row.base_model, declared, task, calibration)
 
 
 def _running_config(settings: Settings, model_id: str) -> dict[str, Any] | None:

@@ -1,12 +1,14 @@
-"""The endpoint of a classifier: a Ray Serve deployment that answers texts with a label and each label's probability."""
+"""The endpoint of a classifier: a Ray Serve deployment that answers texts or pictures with a label and each label's
+probability."""
 
 import asyncio
+import io
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from soldiom_ray.deploy.batching import Batches
 from soldiom_ray.deploy.requests import MAX_INPUTS, validated
@@ -17,34 +19,50 @@ from soldiom_ray.records import Record
 if TYPE_CHECKING:
     from soldiom_ray.models.classifier import Reading
 
-PROBE = "A first text."
 NOT_FOR_CLASSIFIERS = {
-    "messages": "a classifier reads texts, not conversations",
+    "messages": "a classifier holds no conversation",
     "stream": "a classifier has nothing to stream: its answer comes at once",
-    "raw": "a classifier reads every text as it is",
+    "raw": "a classifier reads every input as it is",
 }
 
 
-class ClassifierRequest(Record):
-    """Texts, each classified by itself."""
+TEXT_KIND = "a text classifier", '{"input": "a text"}', "TEXT"
+PICTURE_KIND = "an image classifier", '{"image": "a PNG or JPEG file in base64"}', "FILE"
+"""What a classifier is called, how it is asked through the API, and the argument on the command line."""
 
-    inputs: tuple[str, ...] = Field(min_length=1, max_length=MAX_INPUTS)
+
+class ClassifierRequest(Record):
+    """Texts, or pictures as the bytes of PNG or JPEG files, each classified by itself."""
+
+    inputs: tuple[str, ...] = Field(default=(), max_length=MAX_INPUTS)
+    images: tuple[bytes, ...] = Field(default=(), max_length=MAX_INPUTS)
+
+    @model_validator(mode="after")
+    def _has_some(self) -> "ClassifierRequest":
+        if not self.inputs and not self.images:
+            raise ValueError("give an input")
+        return self
 
 
 class ClassifierEndpoint:
-    """One replica. `run` is the artifact of a trained classifier. `revision` is not read: another one makes Serve start
-    new replicas."""
+    """One replica. `run` is the artifact of a trained classifier, `calibration` what its evaluation fitted:
+    `temperature` and `threshold`. `revision` is not read: another one makes Serve start new replicas."""
 
-    def __init__(self, model_id: str, run: str, threads: int, revision: str) -> None:
+    def __init__(
+        self, model_id: str, run: str, calibration: Mapping[str, Any] | None, threads: int, revision: str
+    ) -> None:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
-        from soldiom_ray.models.classifier import Classifier
+        from soldiom_ray.models.classifier import Calibration, Classifier
         from soldiom_ray.models.load import load_run
         from soldiom_ray.settings import load_settings
         from soldiom_ray.storage import open_storage
 
         compute.bind_replica_port()
         self.model_id = model_id
+        self.is_calibrated = calibration is not None
+        fitted = {name: calibration[name] for name in ("temperature", "threshold")} if calibration else {}
+        self.calibration = Calibration.model_validate(fitted)
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))
         manifest = artifacts.get(run)
@@ -60,21 +78,23 @@ class ClassifierEndpoint:
         self.batches.check()
 
     async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Classify texts: {"outputs": [{output: {label, scores, abstained}, prompt_tokens, completion_tokens}]}.
+        """Classify texts or pictures: {"outputs": [{output: {label, scores, abstained}, prompt_tokens,
+        completion_tokens}]}.
 
         InputError for a request that cannot be used, or whose only input cannot; among several inputs that one has an
         `error` in its place."""
         inputs = self._inputs(request)
-        errors = [None if text.strip() else _empty() for text in inputs]
+        errors = [None if each.strip() else _empty() for each in inputs]
         if len(inputs) == 1 and errors[0]:
             raise errors[0]
-        answers = iter(await self._classified([text for text, error in zip(inputs, errors, strict=True) if not error]))
+        answers = iter(await self._classified([each for each, error in zip(inputs, errors, strict=True) if not error]))
         return {"outputs": [{"error": error.to_problem()} if error else next(answers) for error in errors]}
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""
-        (answer,) = await self._classified([PROBE])
-        return {"prompt": PROBE, "text": str(answer["output"]["label"])}
+        prompt = "a gray picture" if self.classifier.reads_pictures else "A first text."
+        (answer,) = await self._classified([_gray_picture() if self.classifier.reads_pictures else prompt])
+        return {"prompt": prompt, "text": str(answer["output"]["label"])}
 
     async def describe(self) -> dict[str, Any]:
         """What this replica is: model, labels, tokens that it reads of a text, process, sizes of its batches."""
@@ -82,42 +102,61 @@ class ClassifierEndpoint:
             "model_id": self.model_id,
             "context_length": self.classifier.length,
             "labels": self.classifier.names,
+            "calibration": self.calibration.model_dump() if self.is_calibrated else None,
             "pid": os.getpid(),
             "engine": "batches",
             "batches": dict(sorted(self.batches.sizes.items())),
         }
 
-    def _inputs(self, request: Mapping[str, Any]) -> tuple[str, ...]:
-        """The request's texts. InputError with everything in it that does not apply to classifiers."""
+    def _inputs(self, request: Mapping[str, Any]) -> Sequence[str | bytes]:
+        """The request's texts or pictures. InputError with everything in it that does not apply to this classifier."""
+        reads_pictures = self.classifier.reads_pictures
         problems = [Problem(name, why) for name, why in NOT_FOR_CLASSIFIERS.items() if request.get(name)]
+        if reads_pictures and request.get("inputs"):
+            problems.append(Problem("input", "an image classifier reads a picture (`image`), not a text"))
+        if not reads_pictures and request.get("images"):
+            problems.append(Problem("image", "a text classifier reads a text (`input`), not a picture"))
         for name in request.get("parameters") or ():
             problems.append(Problem(f"parameters.{name}", "does not apply: a classifier generates no text"))
         if problems:
+            kind, body, argument = TEXT_KIND if not reads_pictures else PICTURE_KIND
             raise InputError(
-                f"Model {self.model_id} is a text classifier; it cannot be asked like this.",
-                remedy=f'ask it with `{{"input": "a text"}}` alone: POST /api/inference/{self.model_id}, or'
-                f" `soldiom infer {self.model_id} TEXT`",
+                f"Model {self.model_id} is {kind}; it cannot be asked like this.",
+                remedy=f"ask it with `{body}` alone: POST /api/inference/{self.model_id}, or `soldiom infer"
+                f" {self.model_id} {argument}`",
                 problems=problems,
             )
-        parsed = validated(ClassifierRequest, {"inputs": request.get("inputs") or ()})
+        asked = {name: request[name] for name in ("inputs", "images") if request.get(name)}
+        parsed = validated(ClassifierRequest, asked)
         if sum(map(len, parsed.inputs)) > REQUEST_CHARACTERS:
             raise InputError(f"The request holds more than {REQUEST_CHARACTERS} characters.", remedy="send it in parts")
-        return parsed.inputs
+        return parsed.images if reads_pictures else parsed.inputs
 
-    async def _classified(self, texts: Sequence[str]) -> list[dict[str, Any]]:
+    async def _classified(self, inputs: Sequence[str | bytes]) -> list[dict[str, Any]]:
         from soldiom_ray.models.classifier import decision, probabilities
 
         classifier = self.classifier
-        readings = await asyncio.get_running_loop().run_in_executor(self._reader, classifier.read, texts)
+        readings = await asyncio.get_running_loop().run_in_executor(self._reader, classifier.read, inputs)
         logits = await self.batches.run([(reading.size, reading) for reading in readings])
         answers = []
         for reading, row in zip(readings, logits, strict=True):
-            chances = probabilities(row[None], multi_label=classifier.multi_label)[0]
-            output = decision(classifier.names, chances, multi_label=classifier.multi_label) | {"abstained": False}
+            multi_label, temperature = classifier.multi_label, self.calibration.temperature
+            chances = probabilities(row[None], multi_label=multi_label, temperature=temperature)[0]
+            output = decision(classifier.names, chances, multi_label=multi_label)
+            output["abstained"] = not multi_label and bool(chances.max() <= self.calibration.threshold)
             truncated = {"truncated": True} if reading.truncated else {}
-            answers.append({"output": output, "prompt_tokens": reading.size, "completion_tokens": 0, **truncated})
+            tokens = 0 if classifier.reads_pictures else reading.size
+            answers.append({"output": output, "prompt_tokens": tokens, "completion_tokens": 0, **truncated})
         return answers
 
 
 def _empty() -> SoldiomError:
     return InputError("The input is empty.", remedy="send a text", problems=[Problem("input", "holds no text")])
+
+
+def _gray_picture() -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("L", (32, 32), 128).save(file, "PNG")
+    return file.getvalue()

@@ -2,12 +2,12 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray import compute
-from soldiom_ray.domains.schema import CAUSAL_LM, TEXT_CLASSIFICATION, Deploy
+from soldiom_ray.domains.schema import CAUSAL_LM, CLASSIFICATIONS, Deploy
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment
@@ -26,13 +26,14 @@ WARM_SECONDS = 300.0
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A model of the registry to be served, by its run or its base, and the declared way. `task` is what it was trained
-    for."""
+    for; `calibration` what its evaluation fitted, of a classifier."""
 
     model_id: str
     run: str | None
     base: str | None
     declared: Deploy
     task: str = CAUSAL_LM
+    calibration: Mapping[str, Any] | None = None
 
 
 def start(settings: Settings, endpoint: Endpoint) -> None:
@@ -138,8 +139,8 @@ def _endpoint_class(endpoint: Endpoint, threads: int) -> tuple[type, tuple[Any, 
     from soldiom_ray.deploy.classifiers import ClassifierEndpoint
 
     revision = endpoint.declared.model_dump_json()
-    if endpoint.task == TEXT_CLASSIFICATION:
-        return ClassifierEndpoint, (endpoint.model_id, endpoint.run, threads, revision)
+    if endpoint.task in CLASSIFICATIONS:
+        return ClassifierEndpoint, (endpoint.model_id, endpoint.run, endpoint.calibration, threads, revision)
     return ModelEndpoint, (endpoint.model_id, endpoint.run, endpoint.base, threads, revision)
 
 

@@ -11,7 +11,7 @@ of the tokens of general text, which is not of the dataset."""
 
 MetricName = Literal[
     "loss", "perplexity", "token_accuracy",
-    "accuracy", "macro_f1", "micro_f1", "auroc", "average_precision", "calibration_error",
+    "accuracy", "macro_f1", "micro_f1", "auroc", "average_precision", "calibration_error", "coverage", "answered_error",
     "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity", "pass_at_1",
     "general_loss",
 ]  # fmt: skip
@@ -38,6 +38,8 @@ METRICS: Mapping[MetricName, Metric] = {
     "auroc": Metric("AUROC", ("labels",), False, "mean over labels, each against the rest"),
     "average_precision": Metric("average precision", ("labels",), False, "mean over labels, each against the rest"),
     "calibration_error": Metric("calibration error", ("labels",), True, "confidence off the share right, 15 bins"),
+    "coverage": Metric("coverage", ("labels",), False, "share of samples answered; the others are abstained from"),
+    "answered_error": Metric("error of answers", ("labels",), True, "share wrong of the samples answered"),
     "exact_match": Metric("exact match", ("answers",), False, "share of answers equal to the author's, normalised"),
     "token_f1": Metric("token F1", ("answers",), False, "words shared with the author's answer (SQuAD)"),
     "rouge_l": Metric("ROUGE-L", ("answers",), False, "longest common subsequence of words, F1", "rouge-score"),

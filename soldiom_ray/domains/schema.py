@@ -107,10 +107,11 @@ class Embed(Record):
 
 
 Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]
-CAUSAL_LM, TEXT_CLASSIFICATION = "causal_lm", "text_classification"
+CAUSAL_LM, TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION = "causal_lm", "text_classification", "image_classification"
 CHAT_TASKS = (CAUSAL_LM, "preference")
 """Tasks whose models continue texts and conversations, token by token."""
-SERVED_TASKS = (*CHAT_TASKS, TEXT_CLASSIFICATION)
+CLASSIFICATIONS = (TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION)
+SERVED_TASKS = (*CHAT_TASKS, *CLASSIFICATIONS)
 Method = Literal["full", "lora", "prompt"]
 Strategy = Literal["auto", "single", "ddp", "fsdp", "zero2", "zero3"]
 DEFAULT_BASES: Mapping[str, str] = {
@@ -303,6 +304,13 @@ class Evaluate(Record):
         " fifth of `max_tokens`, prompts included, at most 200",
     )
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema that answers have to obey")
+    max_error: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="a classifier of one label abstains where it is too unsure: it answers from the probability on"
+        " where at most this share of its answers on the validation side is wrong; unset: always",
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
     seed: int = Field(17, description="seed of the choice of tokens and examples, and of the bootstrap")
@@ -416,7 +424,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
     "train": ("template_gaps",),
-    "evaluate": ("examples", "answers", "answer_schema"),
+    "evaluate": ("examples", "answers", "answer_schema", "max_error"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""

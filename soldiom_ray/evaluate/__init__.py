@@ -4,11 +4,14 @@ import json
 from typing import Any
 
 from soldiom_ray.artifacts import Context, Draft
-from soldiom_ray.domains.schema import Evaluate, hash_input
+from soldiom_ray.domains.schema import CAUSAL_LM, Evaluate, hash_input
+from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 
 STAGE_VERSION = 3
 """Raised when the same inputs would give other scores than before."""
+LABELS_VERSION = 4
+"""The same of classifications."""
 
 
 def evaluate(
@@ -25,7 +28,7 @@ def evaluate(
         "declared": hash_input("evaluate", declared),
         "run": run.id,
         "dataset": dataset.id,
-        "code": STAGE_VERSION,
+        "code": LABELS_VERSION if TASK_MODELS[run.details.get("task", CAUSAL_LM)].head else STAGE_VERSION,
     }
     if previous is not None:
         made_from["previous"] = previous.id

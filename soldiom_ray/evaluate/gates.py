@@ -6,7 +6,7 @@ from typing import Any
 from soldiom_ray.domains.metrics import METRICS, Metric, MetricName
 from soldiom_ray.domains.schema import Condition, Gate
 from soldiom_ray.metrics.compare import HEADLINES, Comparison, Score
-from soldiom_ray.metrics.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNIFORM, Measurement
+from soldiom_ray.metrics.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNCALIBRATED, UNIFORM, Measurement
 from soldiom_ray.metrics.resampling import Interval, bootstrap_p, holm, interval_of, needed_units
 
 MIN_UNITS = 5
@@ -107,7 +107,8 @@ def _systems(condition: Condition, measurement: Measurement, score: Score) -> li
     if condition.beat != "baseline":
         return [condition.beat] if condition.beat in score.differences else []
     stands_in = measurement.base in (UNIFORM, PRIOR)
-    return [name for name in score.differences if name != PREVIOUS and (name != BASE or stands_in)]
+    models = {PREVIOUS, UNCALIBRATED} | (set() if stands_in else {BASE})
+    return [name for name in score.differences if name not in models]
 
 
 def _find(score: Score, metric: Metric, system: str, condition: Condition, name: str) -> Finding:

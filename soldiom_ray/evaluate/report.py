@@ -8,7 +8,7 @@ from typing import Any
 from soldiom_ray.domains.metrics import METRICS, MetricName, title_of
 from soldiom_ray.evaluate.pictures import ANSWERS, CALIBRATION, CONFUSION, SLICES, SYSTEMS
 from soldiom_ray.examples import Example, example_blocks, examples_markdown
-from soldiom_ray.metrics.measurement import PRIOR, UNIFORM
+from soldiom_ray.metrics.measurement import PRIOR, TUNED, UNCALIBRATED, UNIFORM
 from soldiom_ray.records import Manifest
 
 CURVES = "curves.png"
@@ -38,6 +38,7 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         "## Labels" if content.get("labels") else "",
         picture(CONFUSION, "Confusion matrix: rows are the true labels"),
         picture(CALIBRATION, "Share that is right over confidence"),
+        _calibration(content),
         _slices(content),
         picture(SLICES, "Differences by slice"),
         _groups(content),
@@ -195,6 +196,41 @@ def _groups(content: Mapping[str, Any]) -> str:
 
 
 SHOWN_GROUPS = 40
+
+
+def _calibration(content: Mapping[str, Any]) -> str:
+    """What was fitted on the validation side, and what it does on the held-out one."""
+    fitted = content.get("calibration")
+    if not fitted:
+        return ""
+    validation, intervals = fitted["validation"], content["system_intervals"]
+    text = (
+        f"Probabilities are calibrated: logits are divided by {fitted['temperature']:.3f}, fitted on"
+        f" {validation['samples']} samples of the validation side."
+    )
+    if "calibration_error" in intervals:
+        after, before = (intervals["calibration_error"][system] for system in (TUNED, UNCALIBRATED))
+        text += (
+            f" The expected calibration error on held-out data is {after['mean']:.4f} {_range(after)};"
+            f" it was {before['mean']:.4f} {_range(before)} before."
+        )
+    if fitted["max_error"] is None:
+        return text
+    text += (
+        f"\n\nIt abstains where the likeliest label has a probability of at most {fitted['threshold']:.4f}: above that"
+        f" at most {fitted['max_error']:g} of its answers on the validation side were wrong."
+    )
+    if validation["answered_error"] is None:
+        return text + " No threshold reaches that, so it abstains always."
+    answered, wrong = (intervals.get(name, {}).get(TUNED) for name in ("coverage", "answered_error"))
+    if answered:
+        text += f" On held-out data it answers {answered['mean']:.4f} {_range(answered)} of the samples"
+        text += f", {wrong['mean']:.4f} {_range(wrong)} of these answers are wrong." if wrong else "."
+    return text
+
+
+def _range(interval: Mapping[str, float]) -> str:
+    return f"[{interval['low']:.4f}, {interval['high']:.4f}]"
 
 
 def _slices(content: Mapping[str, Any]) -> str:

@@ -4,12 +4,9 @@ A classification is measured against trivial baselines, first of all the labels'
 sequence to sequence against its base model, or a guess where there is none.
 """
 
-import io
 import json
 import math
-from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +14,29 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
-from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines, linear_baseline
+from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines
+from soldiom_ray.evaluate.score_labels import (
+    Measuring,
+    Results,
+    is_multi_label,
+    joined,
+    linear,
+    measure_labels,
+    prior,
+    validation_samples,
+)
 from soldiom_ray.evaluate.slices import facts_of
+from soldiom_ray.metrics.calibration import MIN_SAMPLES
 from soldiom_ray.metrics.measurement import (
     BASE,
     PREVIOUS,
     PRIOR,
     TUNED,
+    UNCALIBRATED,
     UNIFORM,
     AnswerOutcome,
     Event,
     HeldOutSample,
-    LabelOutcome,
     Measurement,
     NothingToScoreError,
     Outcome,
@@ -43,22 +51,10 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
     import torch
 
 BATCH = 32
-UNSEEN_LOSS = 10.0
-"""Nats above a uniform guess that a label costs which training never saw, and which no model can predict."""
-
-
-@dataclass(frozen=True, slots=True)
-class Results:
-    """What one model did on the samples. `names` are the labels that it knows."""
-
-    outcome: Outcome
-    answers: Sequence[str | None]
-    names: Sequence[str] = ()
 
 
 def score_samples(
@@ -70,38 +66,25 @@ def score_samples(
     previous: Manifest | None = None,
 ) -> Iterator[Event]:
     """As `score.score_run`: progress, and the `Measurement` last."""
-    from soldiom_ray.models.load import load_base, load_run
+    from soldiom_ray.models.load import load_run
 
     rows = _test_samples(artifacts, dataset, run, declared)
     pairs = run.details["task"] == "seq2seq_lm"
     asked = list(islice(spread(rows, declared.seed), _answer_count(declared) if pairs else declared.examples))
-    results: dict[str, Results] = {}
+    fitted_on = [] if pairs else validation_samples(artifacts, dataset, run, declared)
+
+    def measure(model: Any, processor: Any, name: str, start: float, end: float) -> Measuring:
+        if pairs:
+            return _measure(model, processor, rows, asked, run, name, start, end)
+        return measure_labels(model, processor, rows, fitted_on, asked, run, declared, name, start, end)
+
     missing: dict[str, str] = {}
-    end = 0.5 if previous is None else 0.35
-    yield 0.02, f"loading the tuned model of {run.id}"
-    with load_run(artifacts, settings, run) as (model, processor):
-        results[TUNED] = yield from _measure(model, processor, rows, asked, run, "tuned model", 0.05, end)
-        vocabulary = int(getattr(model.config, "vocab_size", 0))
-        if pairs and run.details["method"] != "full":
-            with without_adapter(model) as plain:
-                results[BASE] = yield from _measure(plain, processor, rows, asked, run, "base model", end, 0.65)
-        del model
-    name = run.details.get("base_model")
-    if not pairs:
-        results[BASE] = _prior(artifacts, dataset, rows, asked, results[TUNED])
-        name = PRIOR
-    elif BASE not in results and name and name != run.id:
-        yield end, f"loading the base model {name}"
-        with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
-            results[BASE] = yield from _measure(model, processor, rows, asked, run, "base model", end + 0.02, 0.65)
-            del model
-    elif BASE not in results:
-        name, results[BASE] = UNIFORM, _uniform(results[TUNED].outcome, vocabulary, len(asked))
+    base, results = yield from _tuned_and_base(settings, artifacts, run, dataset, rows, asked, measure, previous)
     if previous is not None:
         yield 0.65, f"loading the version before, of {previous.id}"
         try:
             with load_run(artifacts, settings, previous) as (model, processor):
-                before = yield from _measure(model, processor, rows, asked, run, "version before", 0.67, 0.94)
+                before = yield from measure(model, processor, "version before", 0.67, 0.94)
                 del model
             if before.names == results[TUNED].names:
                 results[PREVIOUS] = before
@@ -112,9 +95,13 @@ def score_samples(
     facts = facts_of(rows)
     samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in rows)
     outcomes = {system: each.outcome for system, each in results.items()}
+    if (uncalibrated := results[TUNED].uncalibrated) is not None:
+        outcomes[UNCALIBRATED] = uncalibrated
+    elif not pairs:
+        missing["calibration"] = f"the validation split has {len(fitted_on)} labelled samples, {MIN_SAMPLES} are needed"
     if run.details["task"] == "text_classification":
         try:
-            outcomes[LINEAR] = _linear(artifacts, dataset, rows, results[TUNED])
+            outcomes[LINEAR] = linear(artifacts, dataset, rows, results[TUNED])
         except NotMeasurableError as error:
             missing[LINEAR] = str(error)
     parts = [PartOutcome("tokens" if pairs else "labels", samples, outcomes)]
@@ -126,12 +113,51 @@ def score_samples(
     yield Measurement(
         parts=tuple(parts),
         examples=to_examples([_question(row) for row in asked], results[BASE].answers, _texts(results[TUNED])),
-        base=str(name),
+        base=base,
         tokens=int(tokens),
         blocks=len(rows),
         block_tokens=int(run.details["sequence_length"]),
+        calibration=results[TUNED].calibration,
         missing=missing,
     )
+
+
+def _tuned_and_base(
+    settings: Settings,
+    artifacts: Artifacts,
+    run: Manifest,
+    dataset: Manifest,
+    rows: Sequence[dict[str, Any]],
+    asked: Sequence[dict[str, Any]],
+    measure: "Callable[[Any, Any, str, float, float], Measuring]",
+    previous: Manifest | None,
+) -> Generator[tuple[float, str], None, tuple[str, dict[str, Results]]]:
+    """Progress; returns the name of the base, or of what stands in for it, and what it and the tuned model did."""
+    from soldiom_ray.models.load import load_base, load_run
+
+    pairs = run.details["task"] == "seq2seq_lm"
+    results: dict[str, Results] = {}
+    end = 0.5 if previous is None else 0.35
+    yield 0.02, f"loading the tuned model of {run.id}"
+    with load_run(artifacts, settings, run) as (model, processor):
+        results[TUNED] = yield from measure(model, processor, "tuned model", 0.05, end)
+        vocabulary = int(getattr(model.config, "vocab_size", 0))
+        if pairs and run.details["method"] != "full":
+            with without_adapter(model) as plain:
+                results[BASE] = yield from measure(plain, processor, "base model", end, 0.65)
+        del model
+    name = run.details.get("base_model")
+    if not pairs:
+        results[BASE] = prior(artifacts, dataset, rows, asked, results[TUNED])
+        name = PRIOR
+    elif BASE not in results and name and name != run.id:
+        yield end, f"loading the base model {name}"
+        with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
+            results[BASE] = yield from measure(model, processor, "base model", end + 0.02, 0.65)
+            del model
+    elif BASE not in results:
+        name, results[BASE] = UNIFORM, _uniform(results[TUNED].outcome, vocabulary, len(asked))
+    return str(name), results
 
 
 def _answer_count(declared: Evaluate) -> int:
@@ -166,7 +192,7 @@ def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declar
     """Held-out samples that the task can score, at most `max_tokens` of them, in an order by hash."""
     from soldiom_ray.models.sequence_pairs import source_and_target
 
-    pairs, multi_label = run.details["task"] == "seq2seq_lm", _is_multi_label(run)
+    pairs, multi_label = run.details["task"] == "seq2seq_lm", is_multi_label(run)
     samples = []
     for row in artifacts.rows(dataset, "test/"):
         common = {name: row[name] for name in ("id", "group", "language", "source")}
@@ -184,10 +210,6 @@ def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declar
     return samples[: declared.max_tokens]
 
 
-def _is_multi_label(run: Manifest) -> bool:
-    return bool(run.details.get("configuration", {}).get("problem_type") == "multi_label_classification")
-
-
 def _measure(
     model: Any,
     processor: Any,
@@ -198,108 +220,24 @@ def _measure(
     start: float,
     end: float,
 ) -> Generator[tuple[float, str], None, Results]:
-    """Progress; returns what one model did. Samples of about one length are read together."""
+    """Progress; returns what one model of pairs did. Samples of about one length are read together."""
     import numpy as np
     import torch
 
     length = int(run.details["sequence_length"])
-    sizes = [len(row["text"] or "") for row in rows]
-    order = sorted(range(len(rows)), key=sizes.__getitem__)
-    pairs = "question" in rows[0]
-    score = _score_pairs if pairs else _label_logits
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["text"] or ""))
     scored: dict[int, npt.NDArray[np.float64]] = {}
     with torch.no_grad():
         for first in range(0, len(order), BATCH):
             indices = order[first : first + BATCH]
-            values = score(model, processor, [rows[index] for index in indices], length).double().numpy()
+            values = _score_pairs(model, processor, [rows[index] for index in indices], length).double().numpy()
             scored |= dict(zip(indices, values, strict=True))
             yield start + (end - start) * len(scored) / len(rows), f"{name}: {len(scored)} of {len(rows)} samples"
-        values = np.stack([scored[index] for index in range(len(rows))])
-        if pairs:
-            answers: list[str | None] = []
-            for first in range(0, len(asked), BATCH):
-                answers += _generated(model, processor, asked[first : first + BATCH], length)
-                yield end, f"{name}: {len(answers)} of {len(asked)} answers"
-            return Results(TokenOutcome(*values.T), answers)
-    names = [model.config.id2label[number] for number in range(model.config.num_labels)]
-    multi_label = model.config.problem_type == "multi_label_classification"
-    outcome = _label_outcome(values, names, rows, multi_label=multi_label)
-    places = {row["id"]: place for place, row in enumerate(rows)}
-    decided = outcome.predicted
-    labels = [_decided(outcome, decided[places[row["id"]]]) for row in asked]
-    return Results(outcome, labels, names)
-
-
-def _decided(outcome: LabelOutcome, predicted: "npt.NDArray[np.bool_]") -> str:
-    return _joined([name for name, yes in zip(outcome.classes, predicted, strict=True) if yes])
-
-
-def _label_logits(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "torch.Tensor":
-    """[rows, labels] in float32."""
-    inputs = {name: tensor.to(model.device) for name, tensor in _model_inputs(processor, rows, length).items()}
-    logits: torch.Tensor = model(**inputs).logits.float().cpu()
-    return logits
-
-
-def _label_outcome(
-    logits: "npt.NDArray[np.float64]", names: Sequence[str], rows: Sequence[Mapping[str, Any]], *, multi_label: bool
-) -> LabelOutcome:
-    """From logits [samples, labels known to the model]: probabilities and losses, labels that occur in the samples only
-    with probability 0."""
-    import numpy as np
-
-    if multi_label:
-        probabilities = 1 / (1 + np.exp(-logits))
-    else:
-        shifted = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities = shifted / shifted.sum(1, keepdims=True)
-    return _outcome_of(probabilities, names, rows, multi_label=multi_label)
-
-
-def _outcome_of(
-    probabilities: "npt.NDArray[np.float64]",
-    names: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    multi_label: bool,
-) -> LabelOutcome:
-    import numpy as np
-
-    unseen = sorted({label for row in rows for label in row["labels"]} - set(names))
-    classes = (*names, *unseen)
-    targets = np.array(
-        [[name in labels for name in classes] for labels in (_own_labels(row, multi_label) for row in rows)]
-    )
-    known = targets[:, : len(names)]
-    if multi_label:
-        clipped = probabilities.clip(1e-12, 1 - 1e-12)
-        losses = -np.where(known, np.log(clipped), np.log(1 - clipped)).mean(1)
-    else:
-        chance = (probabilities * known).sum(1)
-        losses = np.where(known.any(1), -np.log(chance.clip(1e-300)), math.log(len(names)) + UNSEEN_LOSS)
-    padded = np.concatenate([probabilities, np.zeros((len(rows), len(unseen)))], axis=1)
-    return LabelOutcome(classes, targets, padded, losses, multi_label)
-
-
-def _own_labels(row: Mapping[str, Any], multi_label: bool) -> Sequence[str]:
-    """A sample's labels; where only one is predicted, its first."""
-    labels: list[str] = row["labels"]
-    return labels if multi_label else labels[:1]
-
-
-def _model_inputs(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":
-    """Tensors by the name of the model's argument, [rows, ...], made as in its training."""
-    if rows[0]["image"]:
-        from PIL import Image
-
-        images = [Image.open(io.BytesIO(row["image"])).convert("RGB") for row in rows]
-        return dict(processor(images=images, return_tensors="pt"))
-    from soldiom_ray.models.tokens import encode_texts
-
-    ids, mask = _padded(
-        encode_texts(processor, [row["text"] for row in rows]), length, int(processor.pad_token_id or 0)
-    )
-    return {"input_ids": ids, "attention_mask": mask}
+        answers: list[str | None] = []
+        for first in range(0, len(asked), BATCH):
+            answers += _generated(model, processor, asked[first : first + BATCH], length)
+            yield end, f"{name}: {len(answers)} of {len(asked)} answers"
+    return Results(TokenOutcome(*np.stack([scored[index] for index in range(len(rows))]).T), answers)
 
 
 def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "torch.Tensor":
@@ -342,39 +280,6 @@ def _padded(
     return ids, (torch.arange(ids.shape[1]) < lengths[:, None]).long()
 
 
-def _prior(
-    artifacts: Artifacts,
-    dataset: Manifest,
-    rows: Sequence[Mapping[str, Any]],
-    asked: Sequence[Mapping[str, Any]],
-    tuned: Results,
-) -> Results:
-    """The baseline that says of every sample how often each label occurs in the training split, and decides for the
-    most frequent."""
-    import numpy as np
-
-    multi_label = isinstance(tuned.outcome, LabelOutcome) and tuned.outcome.multi_label
-    counts: Counter[str] = Counter()
-    samples = 0
-    for sample in artifacts.rows(dataset, "train/", ("metadata",)):
-        labels = labels_of(sample["metadata"])
-        samples += bool(labels) or multi_label
-        counts.update(labels)
-    shares = np.array([(counts[name] + 0.5) / (samples + 1) for name in tuned.names])
-    if not multi_label:
-        shares /= shares.sum()
-    outcome = _outcome_of(np.tile(shares, (len(rows), 1)), tuned.names, rows, multi_label=multi_label)
-    return Results(outcome, [_decided(outcome, outcome.predicted[0])] * len(asked), tuned.names)
-
-
-def _linear(artifacts: Artifacts, dataset: Manifest, rows: Sequence[Mapping[str, Any]], tuned: Results) -> LabelOutcome:
-    """The trivial baseline of texts."""
-    multi_label = isinstance(tuned.outcome, LabelOutcome) and tuned.outcome.multi_label
-    texts = [row["text"] for row in rows]
-    chances = linear_baseline(artifacts, dataset, texts, tuned.names, multi_label=multi_label)
-    return _outcome_of(chances, tuned.names, rows, multi_label=multi_label)
-
-
 def _uniform(tuned: Outcome, vocabulary: int, asked: int) -> Results:
     """The guess that holds every token equally likely."""
     if not isinstance(tuned, TokenOutcome):
@@ -386,12 +291,8 @@ def _uniform(tuned: Outcome, vocabulary: int, asked: int) -> Results:
 def _question(row: Mapping[str, Any]) -> Question:
     """A sample as an example shows it: a picture by its text, or by its id."""
     prompt = row["text"] or f"picture {row['id']}"
-    reference = row["target"] if "target" in row else _joined(row["labels"])
+    reference = row["target"] if "target" in row else joined(row["labels"])
     return Question(row["group"], row["id"], prompt, prompt, reference)
-
-
-def _joined(labels: Sequence[str]) -> str:
-    return ", ".join(labels) or "(no label)"
 
 
 def _generated(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[str]:

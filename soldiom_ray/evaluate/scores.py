@@ -38,6 +38,7 @@ def as_summary(
             for system in systems
             if system != TUNED
         },
+        "calibration": measurement.calibration,
         "missing": comparison.missing,
         "previous": previous.id if previous else None,
         "answers": {name: answers[name] for name in ("metric", "count", "better", "worse", "same")}

@@ -7,12 +7,13 @@ interval over whole groups is given beside; that one is rough, and the report sa
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from soldiom_ray.domains.metrics import METRICS, MetricName, Part
 from soldiom_ray.metrics.computations import COMPUTATIONS
-from soldiom_ray.metrics.measurement import BASE, TUNED, Measurement, PartOutcome
+from soldiom_ray.metrics.measurement import BASE, TUNED, UNCALIBRATED, Measurement, PartOutcome
 from soldiom_ray.metrics.resampling import (
     Interval,
     bootstrap_p,
@@ -35,6 +36,9 @@ ENOUGH_GROUPS = 20
 
 UNDEFINED_SHARE = 0.05
 """A metric that more of the resamples do not define has no interval worth the name."""
+
+CALIBRATED_METRICS = ("loss", "calibration_error")
+"""Those that a temperature changes: of one label each, the order of the labels and so all decisions stay."""
 
 HEADLINES: Mapping[Part, MetricName] = {
     "tokens": "loss", "labels": "accuracy", "answers": "rouge_l", "general": "general_loss"
@@ -190,6 +194,8 @@ def _statistics(part: PartOutcome, name: MetricName) -> dict[str, Statistics]:
 
     statistics = {}
     for system, outcome in part.outcomes.items():
+        if system == UNCALIBRATED and name not in CALIBRATED_METRICS:
+            continue
         try:
             each = COMPUTATIONS[name].statistics(outcome)
             numbers = each.rows.data if sparse.issparse(each.rows) else each.rows
@@ -299,8 +305,8 @@ def _by_group(part: PartOutcome, metrics: Sequence[str]) -> list[dict[str, Any]]
     ]
     for metric in metrics:
         values = {}
-        for system in (BASE, TUNED):
-            if system in part.outcomes:
+        for system in part.outcomes.keys() & {BASE, TUNED}:
+            with suppress(NotMeasurableError):
                 each = COMPUTATIONS[cast(MetricName, metric)].statistics(part.outcomes[system])
                 if not sparse.issparse(each.rows):
                     values[system] = each.value(indicator @ each.rows)

@@ -62,6 +62,8 @@ COMPUTATIONS: Mapping[MetricName, Computation] = {
     "auroc": Computation(labels.auroc),
     "average_precision": Computation(labels.average_precision),
     "calibration_error": Computation(labels.calibration_error),
+    "coverage": Computation(labels.coverage),
+    "answered_error": Computation(labels.answered_error),
     "exact_match": Computation(answers.exact_match, hits=True),
     "token_f1": Computation(answers.token_f1),
     "rouge_l": Computation(answers.rouge_l),

@@ -103,6 +103,27 @@ def average_precision(outcome: LabelOutcome) -> Statistics:
     return _ranked(outcome, of_histogram)
 
 
+def coverage(outcome: LabelOutcome) -> Statistics:
+    """The share of samples that are answered."""
+    return mean_of(_answered(outcome))
+
+
+def answered_error(outcome: LabelOutcome) -> Statistics:
+    """The share of wrong answers among those given."""
+    import numpy as np
+
+    answered = _answered(outcome)
+    wrong = answered & (outcome.predicted != outcome.targets).any(1)
+    return Statistics(np.stack([wrong, answered], axis=1).astype(np.float64), ratio)
+
+
+def _answered(outcome: LabelOutcome) -> "NDArray[np.bool_]":
+    if outcome.threshold is None:
+        raise NotApplicableError("the classifier answers every sample (`evaluate.max_error` is not set)")
+    answered: NDArray[np.bool_] = outcome.probabilities.max(1) > outcome.threshold
+    return answered
+
+
 def confusion_matrix(outcome: LabelOutcome) -> "NDArray[np.int64]":
     """[classes, classes]: row the true label, column the predicted one. For one label per sample."""
     import numpy as np

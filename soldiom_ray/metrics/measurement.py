@@ -26,6 +26,10 @@ PRIOR = "label frequencies"
 """Baseline of a classification, whose base model does not know the labels: their frequencies in the training split."""
 
 
+UNCALIBRATED = "not calibrated"
+"""The tuned model with its probabilities as they come, beside those that it is served with."""
+
+
 @dataclass(frozen=True, slots=True)
 class TokenOutcome:
     """Sums over the predicted tokens of each sample, [samples]: losses are in nats, `correct` counts tokens that
@@ -50,6 +54,8 @@ class LabelOutcome:
     probabilities: "Numbers"
     losses: "Numbers"
     multi_label: bool = False
+    threshold: float | None = None
+    """Samples whose likeliest label has at most this probability are not answered; None: all are."""
 
     def subset(self, places: "NDArray[np.int64]") -> "LabelOutcome":
         """The outcome on some of the samples."""
@@ -124,6 +130,8 @@ class Measurement:
     blocks: int
     block_tokens: int
     seconds: float = 0.0
+    calibration: Mapping[str, Any] | None = None
+    """What was fitted on the validation side, and what it did there."""
     missing: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import merged
 from soldiom_ray.models.tokens import encode_texts, truncate
+from soldiom_ray.records import Record
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
     Numbers = npt.NDArray[np.float64]
 
 CHARACTERS_PER_TOKEN = 16
 """Of a text that is longer than so many for each token that the model reads, only both ends are tokenized."""
+
+
+PICTURE_FORMATS, MAX_PIXELS = ("PNG", "JPEG"), 40_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,14 @@ class Reading:
     values: "npt.NDArray[Any]"
     size: int
     truncated: bool = False
+
+
+class Calibration(Record):
+    """What was fitted on the validation side. `temperature` divides the logits; a sample whose likeliest label has a
+    probability of at most `threshold` is not answered."""
+
+    temperature: float = 1.0
+    threshold: float = 0.0
 
 
 class Classifier:
@@ -52,16 +65,7 @@ class Classifier:
         """What the model reads of each input. InputError for a picture that cannot be decoded."""
         if self.reads_pictures:
             return [self._read_picture(each) for each in inputs if isinstance(each, bytes)]
-        texts = [each for each in inputs if isinstance(each, str)]
-        ends = [_ends_of(text, self.length) for text in texts]
-        encoded = list(encode_texts(self.processor, ends))
-        short = [
-            place for place, ids in enumerate(encoded) if ends[place] != texts[place] and len(ids) < 2 * self.length
-        ]
-        for place, ids in zip(short, encode_texts(self.processor, [texts[place] for place in short]), strict=True):
-            encoded[place] = ids  # a text of few tokens for its characters: only the whole of it says where to cut
-        cut = [truncate(ids, self.length, keep_last=True) for ids in encoded]
-        return [Reading(ids, len(ids), len(ids) < len(whole)) for ids, whole in zip(cut, encoded, strict=True)]
+        return read_texts(self.processor, [each for each in inputs if isinstance(each, str)], self.length)
 
     def logits(self, readings: Sequence[Reading]) -> "Numbers":
         """[readings, labels]; those of about one length make the least padding."""
@@ -73,10 +77,9 @@ class Classifier:
                 pixels = torch.from_numpy(np.stack([reading.values for reading in readings]))
                 inputs = {"pixel_values": pixels.to(self.model.device, self.model.dtype)}
             else:
-                rows = [torch.from_numpy(reading.values.astype(np.int64)) for reading in readings]
-                ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._pad)
-                mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]).long()
-                inputs = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+                inputs = {
+                    name: tensor.to(self.model.device) for name, tensor in text_inputs(readings, self._pad).items()
+                }
             logits: Numbers = self.model(**inputs).logits.double().cpu().numpy()
         return logits
 
@@ -84,11 +87,39 @@ class Classifier:
         from PIL import Image
 
         try:
-            with Image.open(io.BytesIO(encoded)) as picture:
+            with Image.open(io.BytesIO(encoded), formats=PICTURE_FORMATS) as picture:
+                if picture.width * picture.height > MAX_PIXELS:
+                    raise InputError(f"The picture has more than {MAX_PIXELS} pixels.", remedy="send it smaller")
                 pixels = self.processor(images=[picture.convert("RGB")], return_tensors="np")["pixel_values"][0]
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise InputError("The picture cannot be decoded.", remedy="send a PNG or JPEG file") from error
-        return Reading(pixels, pixels.shape[-1] * pixels.shape[-2])
+        return Reading(pixels, self._patches(pixels.shape[-1]))
+
+    def _patches(self, width: int) -> int:
+        """Positions of a picture of `width` pixels: its patches, or about as many in a model that has none."""
+        patch = getattr(self.model.config, "patch_size", None)
+        return (width // (patch if isinstance(patch, int) else 16)) ** 2 + 1
+
+
+def read_texts(tokenizer: Any, texts: Sequence[str], length: int) -> list[Reading]:
+    """The tokens of each text, cut to `length` as in training."""
+    ends = [_ends_of(text, length) for text in texts]
+    encoded = list(encode_texts(tokenizer, ends))
+    short = [place for place, ids in enumerate(encoded) if ends[place] != texts[place] and len(ids) < 2 * length]
+    for place, ids in zip(short, encode_texts(tokenizer, [texts[place] for place in short]), strict=True):
+        encoded[place] = ids  # a text of few tokens for its characters: only the whole of it says where to cut
+    cut = [truncate(ids, length, keep_last=True) for ids in encoded]
+    return [Reading(ids, len(ids), len(ids) < len(whole)) for ids, whole in zip(cut, encoded, strict=True)]
+
+
+def text_inputs(readings: Sequence[Reading], pad: int) -> "dict[str, torch.Tensor]":
+    """ids and attention mask by the names of the model's arguments, both [readings, longest] in int64."""
+    import torch
+
+    rows = [torch.from_numpy(reading.values.astype("int64")) for reading in readings]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=pad)
+    mask = (torch.arange(ids.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]).long()
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def probabilities(logits: "Numbers", *, multi_label: bool, temperature: float = 1.0) -> "Numbers":

@@ -9,7 +9,7 @@ from typing import Any
 
 from soldiom_ray import __version__
 from soldiom_ray.domains.metrics import in_order, title_of
-from soldiom_ray.domains.schema import CAUSAL_LM, TEXT_CLASSIFICATION, Register
+from soldiom_ray.domains.schema import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION, Register
 from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import Compliance, obligations
 from soldiom_ray.models.chat import prompt_format_of_run
@@ -52,6 +52,7 @@ def write_card(
         _training(run),
         _data(dataset, sources),
         _evaluation(scores),
+        _calibration(scores),
         examples_markdown(examples),
         _licenses(license_, unknown, base, sources),
         *_compliance(compliance),
@@ -97,7 +98,7 @@ def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None
 
 def _how_to_ask(run: Manifest) -> list[str]:
     task = run.details.get("task", CAUSAL_LM)
-    if task == TEXT_CLASSIFICATION:
+    if task in CLASSIFICATIONS:
         return [_how_to_ask_a_classifier(run)]
     if not TASK_MODELS[task].generates:
         return []
@@ -114,11 +115,18 @@ def _how_to_ask_a_classifier(run: Manifest) -> str:
     labels = list(run.details.get("configuration", {}).get("id2label", {}).values())
     shown = ", ".join(f"`{_cell(label)}`" for label in labels[:SHOWN_LABELS])
     more = f" and {len(labels) - SHOWN_LABELS} more" if len(labels) > SHOWN_LABELS else ""
-    length = run.details.get("sequence_length")
+    answered = (
+        f"is answered with its `label` and `scores`, each label's probability{': ' + shown + more if shown else ''}"
+    )
+    if run.details.get("task") == IMAGE_CLASSIFICATION:
+        return (
+            f'## How to ask it\n\nA PNG or JPEG file sent as `{{"image": "base64 of it"}}` {answered}. On the command'
+            " line: `soldiom infer MODEL FILE`."
+        )
     return (
-        '## How to ask it\n\nA text sent as `{"input": "a text"}` is answered with its `label` and `scores`, the'
-        f" probability of each label{': ' + shown + more if shown else ''}. Of a text longer than {length} tokens it"
-        " reads the beginning and the last token. On the command line: `soldiom infer MODEL TEXT`."
+        f'## How to ask it\n\nA text sent as `{{"input": "a text"}}` {answered}. Of a text longer than'
+        f" {run.details.get('sequence_length')} tokens it reads the beginning and the last token. On the command line:"
+        " `soldiom infer MODEL TEXT`."
     )
 
 
@@ -202,6 +210,23 @@ def _evaluation(scores: Manifest | None) -> str:
     lines.append(f"\nThe whole report: `soldiom report {scores.made_from.get('run')}`, or `GET {report}`.")
     lines += [f"\nNot measurable: {title_of(name)}: {reason}." for name, reason in details.get("missing", {}).items()]
     return "\n".join(lines)
+
+
+def _calibration(scores: Manifest | None) -> str:
+    """How far a classifier's probabilities can be believed, and when it abstains."""
+    fitted = scores.details.get("calibration") if scores else None
+    if scores is None or not fitted:
+        return ""
+    error, answered = (scores.details["tuned"].get(name) for name in ("calibration_error", "coverage"))
+    text = f"Its probabilities are calibrated (temperature {fitted['temperature']:.3f}"
+    text += f"; expected calibration error {error:.4f})." if error is not None else ")."
+    if fitted["max_error"] is not None:
+        text += (
+            f" It abstains where the likeliest label has a probability of at most {fitted['threshold']:.4f}, so that at"
+            f" most {fitted['max_error']:g} of its answers were wrong on the validation side"
+        )
+        text += f"; on held-out data it answers {100 * answered:.1f} %." if answered is not None else "."
+    return text
 
 
 def _licenses(license_: str, unknown: Sequence[str], base: RegisteredBase | None, sources: Sequence[DataSource]) -> str:

@@ -54,6 +54,8 @@ async def infer(
         messages = [message.model_dump(exclude_defaults=True, exclude_none=True) for message in body.messages]
         messages[0] |= {"tools": list(body.tools)} if body.tools else {}
         request["messages"] = messages
+    elif body.image is not None:
+        request |= {"images": [_picture_for(model, body.image)], "raw": body.raw}
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
     name = application_name(model.id)
@@ -123,6 +125,17 @@ async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dic
         tasks = [_generate_one(name, request | {"inputs": [text]}) for text in inputs]
         outputs = list(await asyncio.gather(*tasks))
     return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": None}
+
+
+def _picture_for(model: DeployedModel, image: bytes) -> bytes:
+    """The picture; InputError for a model that is known to read none."""
+    if model.task in (None, *CHAT_TASKS):
+        raise InputError(
+            f"Model {model.id} generates text; it reads no picture.",
+            remedy='ask it with `{"input": "a text"}`',
+            problems=[Problem("body.image", "does not apply")],
+        )
+    return image
 
 
 def _request(parameters: Parameters) -> dict[str, Any]:
