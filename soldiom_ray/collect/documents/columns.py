@@ -157,7 +157,7 @@ def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]
     their speakers, or texts in two languages."""
     if by_role := _speakers_as_columns(by_name) or _prompts(by_name):
         return by_role
-    transcripts = [name for name in by_name.values() if _holds_transcripts(name, examples)]
+    transcripts = [name for name in by_name.values() if examples and _holds_transcripts(name, examples)]
     if len(transcripts) == 1:
         return {"messages": transcripts[0]}
     conversations = [name for name in by_name.values() if _holds_named_turns(name, examples)]

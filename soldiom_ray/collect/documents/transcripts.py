@@ -150,6 +150,8 @@ def may_be_rendered(text: str) -> bool:
 def labelled_turns(text: str) -> Turns | None:
     """The turns of a transcript whose speakers are only named, each at the beginning of a line: "User: ...", "Q: ...".
     For texts that nothing else is known of: in a prompt such lines are what it shows."""
+    if ":" not in text or "\n" not in text:
+        return None
     for number, (pattern, asking, answering) in enumerate(_named_patterns()):
         if not (pattern.match(text) if number else pattern.search(text)):
             continue
