@@ -128,7 +128,7 @@ class Closer:
                 yield b'"'
                 word = bytes(scanner.word)
                 yield from (text[len(word) :] for text in self.pieces.strings if text.startswith(word))
-                yield from (run for run in self.pieces.literals if not named[run])
+                yield from (run for run in self.pieces.literals if run not in word)
             return
         if scanner.open:
             yield _OPENERS[scanner.open[-1]]
@@ -161,13 +161,13 @@ def _next_byte(matcher: "LLMatcher", uses: Counter[int]) -> bytes | None:
     may end, or at least something else may come than before; else the one that was used least."""
     before = matcher.compute_bitmask()
     allowed = sorted((byte for byte in range(END) if before[byte >> 3] >> (byte & 7) & 1), key=_preference)
-    best: tuple[tuple[bool, bool, int], int] | None = None
+    best: tuple[tuple[bool, bool, bool, int], int] | None = None
     for byte in allowed[:CHOICES]:
         matcher.consume_token(byte)
         after = matcher.compute_bitmask()
         matcher.rollback(1)
         ends = bool(after[QUOTE >> 3] >> (QUOTE & 7) & 1)
-        rank = (not ends, after == before, uses[byte])
+        rank = (byte == BACKSLASH, not ends, after == before, uses[byte])  # an escape leads on, but nowhere new
         if best is None or rank < best[0]:
             best = rank, byte
     return None if best is None else bytes([best[1]])
