@@ -55,6 +55,7 @@ JUDGED = {
         "TrainingBody.recipe", "TrainingBody.config", "TrainingBody.base_model", "TrainingBody.dataset_id",
         "TrainingBody.sweep", "EvaluationBody.run", "EvaluationBody.dataset_id", "EvaluationBody.config",
     ),
+    "the bytes of a picture for a model, decoded as PNG or JPEG": ("InferenceBody.image",),
     "texts for a model, stored or answered": (
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
         "Message.tool_call_id", "Message.name", "Parameters.stop", "SearchBody.query",
