@@ -10,7 +10,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
-from soldiom_ray.domains.schema import CHAT_TASKS, IMAGE_CLASSIFICATION
+from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import HOME_TENANT, load_settings
 

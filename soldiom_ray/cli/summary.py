@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from soldiom_ray.cli.client import call
 from soldiom_ray.cli.output import output_text, print_table, say
 from soldiom_ray.domains.metrics import in_order, title_of
-from soldiom_ray.domains.schema import CAUSAL_LM, CHAT_TASKS, IMAGE_CLASSIFICATION
+from soldiom_ray.domains.tasks import CAUSAL_LM, CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:

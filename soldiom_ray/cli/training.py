@@ -7,7 +7,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, say
-from soldiom_ray.domains.schema import CHAT_TASKS, IMAGE_CLASSIFICATION, SERVED_TASKS
+from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION, SERVED_TASKS
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import load_settings
 

@@ -5,7 +5,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.domains.schema import CAUSAL_LM, SERVED_TASKS, Deploy
+from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.domains.tasks import CAUSAL_LM, SERVED_TASKS
 from soldiom_ray.errors import InputError, SoldiomError
 from soldiom_ray.licenses import check_compliance
 from soldiom_ray.settings import Settings

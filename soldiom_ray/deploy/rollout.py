@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from soldiom_ray import compute
-from soldiom_ray.domains.schema import CAUSAL_LM, CLASSIFICATIONS, Deploy
+from soldiom_ray.domains.schema import Deploy
+from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment

@@ -107,11 +107,6 @@ class Embed(Record):
 
 
 Task = Literal["causal_lm", "preference", "seq2seq_lm", "text_classification", "image_classification"]
-CAUSAL_LM, TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION = "causal_lm", "text_classification", "image_classification"
-CHAT_TASKS = (CAUSAL_LM, "preference")
-"""Tasks whose models continue texts and conversations, token by token."""
-CLASSIFICATIONS = (TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION)
-SERVED_TASKS = (*CHAT_TASKS, *CLASSIFICATIONS)
 Method = Literal["full", "lora", "prompt"]
 Strategy = Literal["auto", "single", "ddp", "fsdp", "zero2", "zero3"]
 DEFAULT_BASES: Mapping[str, str] = {

@@ -4,7 +4,8 @@ import json
 from typing import Any
 
 from soldiom_ray.artifacts import Context, Draft
-from soldiom_ray.domains.schema import CAUSAL_LM, Evaluate, hash_input
+from soldiom_ray.domains.schema import Evaluate, hash_input
+from soldiom_ray.domains.tasks import CAUSAL_LM
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 

@@ -15,8 +15,6 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text
 from soldiom_ray.models.expressible import folded, template_gaps
 
-CHAT_TASKS = ("causal_lm", "preference")
-"""Tasks whose conversations are written by the base's chat template."""
 MAX_SHAPES = 2000
 """Of the conversations with the same roles in the same order one is rendered, and at most so many shapes are."""
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from soldiom_ray import __version__
 from soldiom_ray.domains.metrics import in_order, title_of
-from soldiom_ray.domains.schema import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION, Register
+from soldiom_ray.domains.schema import Register
+from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION
 from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import Compliance, obligations
 from soldiom_ray.models.chat import prompt_format_of_run

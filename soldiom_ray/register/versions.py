@@ -4,7 +4,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.domains.schema import CAUSAL_LM, Register
+from soldiom_ray.domains.schema import Register
+from soldiom_ray.domains.tasks import CAUSAL_LM
 from soldiom_ray.errors import InputError
 from soldiom_ray.examples import Example, read_examples
 from soldiom_ray.licenses import judge

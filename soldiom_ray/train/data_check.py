@@ -11,10 +11,11 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.messages import ASSISTANT, is_taught
 from soldiom_ray.domains.schema import Train
+from soldiom_ray.domains.tasks import CHAT_TASKS
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.infill import knows_infill
 from soldiom_ray.models.labels import labels_of
-from soldiom_ray.models.template_check import CHAT_TASKS, TemplateReport, check_conversations
+from soldiom_ray.models.template_check import TemplateReport, check_conversations
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.data import nothing_to_learn
 from soldiom_ray.train.labels import label_names

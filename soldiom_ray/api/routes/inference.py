@@ -17,7 +17,7 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.messages import calls_in
-from soldiom_ray.domains.schema import CHAT_TASKS
+from soldiom_ray.domains.tasks import CHAT_TASKS
 from soldiom_ray.errors import ConflictError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings

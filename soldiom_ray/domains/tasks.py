@@ -1,0 +1,7 @@
+"""The tasks that models are trained for, by name. It imports nothing, so that the command line can begin at once."""
+
+CAUSAL_LM, TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION = "causal_lm", "text_classification", "image_classification"
+CHAT_TASKS = (CAUSAL_LM, "preference")
+"""Tasks whose models continue texts and conversations, token by token."""
+CLASSIFICATIONS = (TEXT_CLASSIFICATION, IMAGE_CLASSIFICATION)
+SERVED_TASKS = (*CHAT_TASKS, *CLASSIFICATIONS)
