@@ -53,6 +53,8 @@ class WorkflowState:
     index: Manifest | None = None
     run: Manifest | None = None
     sweep: Manifest | None = None
+    reasons: list[str] = field(default_factory=list)
+    """Why the training has the settings that it has."""
     scores: Manifest | None = None
     version: Manifest | None = None
     model_id: str | None = None
@@ -223,13 +225,15 @@ def _embed(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
 
 
 def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
-    from soldiom_ray.train import sweep, train
+    from soldiom_ray.train import sweep, train, train_auto
 
     dataset, declared = _require(state.dataset, "dataset"), _require(recipe.train, "train")
-    if recipe.sweep is None:
-        state.run = train(context, dataset, declared)
-    else:
+    if recipe.auto is not None:
+        state.run, state.sweep, state.reasons = train_auto(context, dataset, declared, recipe.auto)
+    elif recipe.sweep is not None:
         state.run, state.sweep = sweep(context, dataset, declared, recipe.sweep)
+    else:
+        state.run = train(context, dataset, declared)
     return state.run
 
 
@@ -266,7 +270,7 @@ def _register(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
     declared = _require(recipe.register_, "register")
     name = declared.name or recipe.name
     run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
-    state.version = register(context, name, run, state.scores, dataset, declared)
+    state.version = register(context, name, run, state.scores, dataset, declared, state.reasons)
     state.model_id = str(state.version.details["model_id"])
     return state.version
 
@@ -331,6 +335,7 @@ def _stage_details(stage: str, manifest: Manifest | None, state: WorkflowState) 
     }
     if stage == "train" and state.sweep is not None:
         small |= {"sweep": state.sweep.id, "trials": state.sweep.details["trials"]}
+        small["notes"] = [*small.get("notes", ()), *state.reasons]
     return {"counts": manifest.counts, **small}
 
 

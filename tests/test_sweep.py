@@ -14,7 +14,7 @@ from test_train_tracking import client_at
 from training import context_in, dataset_in, declared, two_layer_model
 
 from soldiom_ray.domains.recipes import validate_recipe
-from soldiom_ray.domains.search import Sweep, draw_trials, read_domain
+from soldiom_ray.domains.search import Auto, Sweep, draw_trials, read_domain
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
@@ -164,3 +164,25 @@ def test_a_sweep_whose_trials_all_fail_says_why(ray_here: None, tmp_path: Path) 
     train = declared(two_layer_model(tmp_path / "base"), validations=None)
     with pytest.raises(SoldiomError, match=r"None of the 1 trials came to an end \(trial 1: .*loss is"):
         sweep(context, dataset_in(context.artifacts), train, Sweep(space={"learning_rate": [1e30]}, trials=1))
+
+
+@pytest.mark.service
+def test_settings_are_chosen_within_a_time_and_the_defaults_stay_where_nothing_is_better(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soldiom_ray.train import train_auto
+    from soldiom_ray.train.sweeps import auto
+
+    monkeypatch.setattr(auto, "CANDIDATES", 2)
+    context = context_in(tmp_path)
+    dataset = dataset_in(context.artifacts)
+    train = declared(two_layer_model(tmp_path / "base"), validations=None, learning_rate=None)
+    usual, measured, reasons = train_auto(context, dataset, train, Auto(minutes=0.001))
+    assert usual.id == measured.details["best_run"] and " 0 s were left, too little" in reasons[-1]
+    run, search, why = train_auto(context, dataset, train, Auto(minutes=30))
+    trials = search.details["trials"]
+    assert trials[0]["settings"] == {} and len(trials) == 3 and why[0] == reasons[0]
+    assert "2 other settings were tried" in why[-2] and ("the defaults stay" in why[-1]) == (run.id == usual.id)
+    assert run.details["best_validation_loss"] <= usual.details["best_validation_loss"]
+    assert run.details["validation_tokens"] == usual.details["validation_tokens"]
+    assert train_auto(context, dataset, train, Auto(minutes=30)) == (run, search, why)

@@ -1,6 +1,5 @@
 """`soldiom sweep`: several trainings with different settings, the best of them registered."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +7,9 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, print_json, print_table, say, table_of
+from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.cli.training import read_settings
+from soldiom_ray.cli.trials import live_table, trial_columns, trial_rows
 from soldiom_ray.errors import InputError
 
 SPACE_HELP = (
@@ -56,7 +56,7 @@ def sweep(
     content = _content(source, shared, given)
     if name is not None:
         content["name"] = name
-    job = run_job(content, "workflow" if "collect" in content or "prepare" in content else "train", _live_table)
+    job = run_job(content, "workflow" if "collect" in content or "prepare" in content else "train", live_table)
     details = stage_of(job, "train")["details"]
     result = {
         "id": details.get("sweep"),
@@ -69,7 +69,7 @@ def sweep(
     if json:
         print_json(result)
         return
-    print_table(_rows(result["trials"]), _columns(result["trials"]))
+    print_table(trial_rows(result["trials"]), trial_columns(result["trials"]))
     if job["metrics"]:
         from soldiom_ray.cli.summary import print_scores
 
@@ -102,22 +102,3 @@ def _read_space(texts: list[str]) -> dict[str, Any]:
             raise InputError(f"--space {text!r} has no values.", remedy="write NAME=VALUES, such as rank=8,16")
         space[name.strip().replace("-", "_")] = values.strip()
     return space
-
-
-def _live_table(job: Mapping[str, Any]) -> Any:
-    trials = next(
-        (stage["details"].get("trials") for stage in job.get("stages", ()) if stage["stage"] == "train"), None
-    )
-    return table_of(_rows(trials), _columns(trials)) if trials else None
-
-
-def _rows(trials: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{**trial, **trial["settings"]} for trial in trials]
-
-
-def _columns(trials: list[dict[str, Any]]) -> list[str]:
-    """The settings that differ stand after the trial's number."""
-    if not trials:
-        return ["trial"]
-    names = [name for name in trials[0] if name not in ("trial", "settings", "start_seconds")]
-    return ["trial", *trials[0]["settings"], *names]

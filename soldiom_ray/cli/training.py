@@ -7,6 +7,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, say
+from soldiom_ray.cli.trials import live_table
 from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION, SERVED_TASKS
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import load_settings
@@ -33,6 +34,10 @@ def train(
     workers: Annotated[int | None, recipe_option("train.workers")] = None,
     strategy: Annotated[str | None, recipe_option("train.strategy")] = None,
     template_gaps: Annotated[str | None, recipe_option("train.template_gaps")] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Choose the settings by trials within --minutes, and write down why.")
+    ] = False,
+    minutes: Annotated[float | None, recipe_option("auto.minutes", scope="with --auto:")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of `train` in a recipe; may be repeated."),
@@ -55,7 +60,12 @@ def train(
         template_gaps=template_gaps,
     )
     heading = read_settings(settings or []) | options
-    job = run_job({"name": name, "dataset": data, "train": heading, "evaluate": {}, "register": {}}, "train")
+    if auto != (minutes is not None):
+        raise InputError("--auto and --minutes go together.", remedy="for example: --auto --minutes 20")
+    content = {"name": name, "dataset": data, "train": heading, "evaluate": {}, "register": {}}
+    if auto:
+        content["auto"] = {"minutes": minutes}
+    job = run_job(content, "train", live_table if auto else None)
     result = {
         "id": job["result"]["run"],
         "model_id": job["result"]["model_id"],

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
 from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
-from soldiom_ray.domains.search import Sweep, mistakes_in
+from soldiom_ray.domains.search import Auto, Sweep, mistakes_in
 from soldiom_ray.domains.sources import Source
 from soldiom_ray.records import Family, Record
 
@@ -370,6 +370,7 @@ class Recipe(Record):
     embed: Embed | None = None
     train: Train | None = None
     sweep: Sweep | None = Field(None, description="`train` becomes several trainings, of which the best is taken")
+    auto: Auto | None = Field(None, description="the settings of `train` are chosen within a time, by validation loss")
     run: str | None = Field(
         None, description="a training run, or the model made of one, instead of `train`", json_schema_extra=RUN
     )
@@ -397,6 +398,8 @@ class Recipe(Record):
                 raise ValueError(f"`{stage}` needs `{before}` before it (or the id of what it makes)")
         if self.sweep is not None and self.train is None:
             raise ValueError("`sweep` needs `train` beside it: what all trials share")
+        if self.auto is not None and (self.train is None or self.sweep is not None):
+            raise ValueError("`auto` needs `train` beside it, and no `sweep`")
         if self.sweep is not None and self.train is not None and (mistakes := mistakes_in(self.sweep, self.train)):
             raise ValueError("; ".join(f"sweep: {mistake}" for mistake in mistakes))
         if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:

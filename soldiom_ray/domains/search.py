@@ -37,6 +37,12 @@ LARGE_RATIO = 10
 _RANGE = re.compile(r"\s*([^\s.]\S*?)\s*\.\.\s*(\S+)\s*")
 
 
+class Auto(Record):
+    """The settings of `train` are chosen, starting from those that are declared."""
+
+    minutes: float = Field(gt=0, allow_inf_nan=False, description="how long choosing and training may take together")
+
+
 @dataclass(frozen=True)
 class Domain:
     """The values that one setting may take: `choices`, or all between `low` and `high`."""

@@ -1,5 +1,6 @@
 """register: a run becomes a version in the registry, in our database and in MLflow."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from soldiom_ray.artifacts import Context
@@ -11,9 +12,16 @@ STAGE_VERSION = 1
 
 
 def register(
-    context: Context, name: str, run: Manifest, scores: Manifest | None, dataset: Manifest, declared: Register
+    context: Context,
+    name: str,
+    run: Manifest,
+    scores: Manifest | None,
+    dataset: Manifest,
+    declared: Register,
+    reasons: Sequence[str] = (),
 ) -> Manifest:
-    """Register a run's model, and its base model when that is not known yet.
+    """Register a run's model, and its base model when that is not known yet. `reasons`, for its card, say why it has
+    the settings that it has.
 
     The same inputs give the same version. Registering does not promote a model whose gate did not pass: the alias
     `champion` in MLflow stays where it is. UnavailableError when the database or MLflow cannot be reached; run again,
@@ -40,7 +48,7 @@ def register(
     context.report(0.1, "registering the base model")
     base = ensure_base(context, run)
     context.report(0.4, f"registering {declared.family}/{name}")
-    details: dict[str, Any] = register_run(context, name, run, scores, dataset, declared, base)
+    details: dict[str, Any] = register_run(context, name, run, scores, dataset, declared, base, reasons)
     draft.write("card.md", str(details.pop("card")).encode())
     context.report(1.0, f"{declared.family}/{name} version {details['version']}")
     return draft.commit(details=details)

@@ -42,6 +42,7 @@ def write_card(
     unknown: Sequence[str],
     examples: Sequence[Example] = (),
     compliance: Compliance | None = None,
+    reasons: Sequence[str] = (),
 ) -> str:
     """The card as Markdown, with the examples of the scores. `license_` is the expression that holds for the model
     (SPDX), `unknown` names the parts without a known licence."""
@@ -51,6 +52,7 @@ def write_card(
         _intended_use(run, declared, base),
         *_how_to_ask(run),
         _training(run),
+        _choice(reasons),
         _data(dataset, sources),
         _evaluation(scores),
         _calibration(scores),
@@ -151,6 +153,11 @@ def _training(run: Manifest) -> str:
         if details.get(key) is not None:
             lines.append(f"| {key} | {_cell(details[key])} |")
     return "\n".join([*lines, *_template_gaps(details.get("template_gaps") or {})])
+
+
+def _choice(reasons: Sequence[str]) -> str:
+    """Why it has the settings that it has, where they were chosen by trials."""
+    return "\n".join(["## How the settings were chosen\n", *(f"- {reason}" for reason in reasons)]) if reasons else ""
 
 
 def _template_gaps(gaps: Mapping[str, Any]) -> list[str]:

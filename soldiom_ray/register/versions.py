@@ -1,5 +1,6 @@
 """A run's row in our database and its version in MLflow."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def register_run(
     dataset: Manifest,
     declared: Register,
     base: RegisteredBase | None,
+    reasons: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Create or reuse the row and the MLflow version; returns the version artifact's details, with `card`.
 
@@ -71,6 +73,7 @@ def register_run(
             unknown,
             _examples(context, scores),
             compliance,
+            reasons,
         ),
         "lineage": _lineage(context, run, scores, dataset, unknown)
         | {"use": use, "ingredients": [each.as_dict() for each in ingredients]},

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the loop in this package needs torch, transformers and peft alone
     from soldiom_ray.artifacts import Context
     from soldiom_ray.domains.schema import Train
-    from soldiom_ray.domains.search import Sweep
+    from soldiom_ray.domains.search import Auto, Sweep
     from soldiom_ray.records import Manifest
 
 
@@ -26,3 +26,12 @@ def sweep(context: "Context", dataset: "Manifest", declared: "Train", search: "S
     from soldiom_ray.train.sweeps.driver import run_sweep
 
     return run_sweep(context, dataset, declared, search)
+
+
+def train_auto(
+    context: "Context", dataset: "Manifest", declared: "Train", auto: "Auto"
+) -> tuple["Manifest", "Manifest", list[str]]:
+    """(the run, the sweep that found it, why) with settings that are chosen within a time; see `sweeps.auto`."""
+    from soldiom_ray.train.sweeps.auto import train_auto as choose
+
+    return choose(context, dataset, declared, auto)

@@ -6,19 +6,23 @@ import os
 import secrets
 import shutil
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from soldiom_ray.artifacts import Context, Draft, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.domains.search import Sweep, draw_trials
+from soldiom_ray.domains.training_size import tokens_to_read, validations
 from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.driver import run_on_ray
 from soldiom_ray.train.ray_train import Placement, placement_of, release_placements
+from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.sweeps.search import RecordedSearch, Watch, scheduler_for
 from soldiom_ray.train.sweeps.tracking import settle_trials
 from soldiom_ray.train.sweeps.trial import TrialSetup, declared_with, run_trial
-from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER, TrialBook, settings_text
+from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER, Trial, TrialBook, settings_text
 from soldiom_ray.train.tracking import Origin, Tracker
 from soldiom_ray.train.work import prepare_work
 
@@ -26,6 +30,8 @@ log = logging.getLogger(__name__)
 STAGE_VERSION = 1
 VALIDATIONS = 8
 """How often each trial is validated where that is left open: at each of them it can be stopped."""
+LEAST_VALIDATION_TOKENS = 8192
+"""Trials are compared by so much of the validation side at least, more than a single short training spends on it."""
 MARKS = 1 << 16
 CPUS_PER_TRIAL = 4
 """Beyond these, more threads make one training of a small model little faster, and another trial runs beside it."""
@@ -33,15 +39,23 @@ RESTARTS = 3
 """How often trials whose actor was lost are started again."""
 
 
-def run_sweep(context: Context, dataset: Manifest, declared: Train, search: Sweep) -> tuple[Manifest, Manifest]:
+def run_sweep(
+    context: Context,
+    dataset: Manifest,
+    declared: Train,
+    search: Sweep,
+    candidates: Sequence[dict[str, Any]] = (),
+    known: Trial | None = None,
+) -> tuple[Manifest, Manifest]:
     """Run the trials on the connected Ray: (the run of the best one, the sweep's own artifact, whose details have the
     trials). A sweep made before is returned at once.
 
+    `candidates` are tried instead of settings drawn from the space, after `known`, a trial that was completed before.
     Killed or cancelled, a second call goes on: trials that have ended stay as they are, the one that was running goes
     on from its newest checkpoint. `context.show` gets the trials whenever one changes. Raises what a training
     with the common settings would raise before it starts, and SoldiomError when every trial fails."""
     declared = declared if declared.validations else declared.model_copy(update={"validations": VALIDATIONS})
-    run_draft, _ = prepare_work(context, dataset, declared)  # tokenised once, and refused once
+    run_draft, work = prepare_work(context, dataset, declared)  # tokenised once, and refused once
     made_from = {
         "code": STAGE_VERSION,
         "declared": hash_input("train", declared),
@@ -49,20 +63,47 @@ def run_sweep(context: Context, dataset: Manifest, declared: Train, search: Swee
         "dataset": dataset.id,
         "base": run_draft.made_from["base"],
     }
+    if candidates:
+        made_from["candidates"] = list(candidates)
     draft = context.artifacts.draft("sweep", made_from, parents=[dataset.id])
     if (made := draft.finished()) is not None:
         return context.artifacts.get(made.details["best_run"]), made
-    return _Search(context, dataset, declared, search, draft).run()
+    counts = context.artifacts.get(work.tokens).counts if work is not None else {}
+    declared = _validated_alike(declared, counts.get(TRAIN))
+    return _Search(context, dataset, declared, search, draft, candidates, known).run()
+
+
+def _validated_alike(declared: Train, epoch_tokens: float | None) -> Train:
+    """The shared settings with the same part of the validation side for all trials: left open, it would follow from
+    each one's number of passes, and their losses would not compare."""
+    if declared.validation_tokens is not None:
+        return declared
+    run_tokens = tokens_to_read(declared, epoch_tokens) or 0
+    tokens = max(LEAST_VALIDATION_TOKENS, validations(declared, run_tokens)[1])
+    return declared.model_copy(update={"validation_tokens": tokens})
 
 
 class _Search:
     """One call of `run_sweep` that has something to do."""
 
-    def __init__(self, context: Context, dataset: Manifest, declared: Train, search: Sweep, draft: Draft) -> None:
+    def __init__(
+        self,
+        context: Context,
+        dataset: Manifest,
+        declared: Train,
+        search: Sweep,
+        draft: Draft,
+        candidates: Sequence[dict[str, Any]],
+        known: Trial | None,
+    ) -> None:
         self.context, self.dataset, self.declared, self.search = context, dataset, declared, search
         self.draft = draft
         self.book = TrialBook(context.artifacts.storage, draft.id, search.metric)
         self.drawn = draw_trials(search) if search.searcher == "random" else None
+        if candidates:
+            self.drawn = ([known.settings] if known else []) + list(candidates)
+        if known is not None and known.number not in self.book.trials:
+            self.book.put(known)
         self.most = len(self.drawn) if self.drawn is not None else search.most_trials
         self.spent = sum(trial.seconds for trial in self.book.ended())
         self.began = time.monotonic()
