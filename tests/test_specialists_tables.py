@@ -11,7 +11,7 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.quantities import Quantity, read_quantity, scale_in
 from soldiom_ray.specialists.rules import RULES
 
-TATQA = Path("/work/shared/data/financial_tatqa/tatqa_dataset_dev.json")
+TATQA = Path(__file__).parents[2] / "shared/data/financial_tatqa/tatqa_dataset_dev.json"
 TABLE = [
     ["", "Years Ended September 30,", "", ""],
     ["", "2019", "2018", "Change"],

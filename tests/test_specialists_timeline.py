@@ -12,7 +12,7 @@ from soldiom_ray.specialists import timeline
 from soldiom_ray.specialists.rules import RULES
 from soldiom_ray.specialists.times import write_instant
 
-TIMESKETCH = Path("/work/shared/data/forensic_timesketch")
+TIMESKETCH = Path(__file__).parents[2] / "shared/data/forensic_timesketch"
 AUTH_LOG = """<38>Dec 31 23:59:59 web sshd[1234]: Failed password for root
 Jan  1 00:00:01 web CRON[3]: (root) CMD (x)
 \tcontinued
