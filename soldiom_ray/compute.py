@@ -5,6 +5,8 @@ RAY_AUTH_TOKEN_PATH there: the one place that writes to `os.environ`, and it mus
 """
 
 import fcntl
+import functools
+import inspect
 import os
 import socket
 import tempfile
@@ -76,9 +78,10 @@ def bind_replica_port() -> None:
     from ray.serve._private import replica
     from ray.util import get_node_ip_address
 
-    bind = replica.add_port_to_grpc_server
+    bind = inspect.unwrap(replica.add_port_to_grpc_server)  # called twice in a process it would wait for itself
     is_local = get_node_ip_address().startswith("127.")
 
+    @functools.wraps(bind)
     def bind_port(server: Any, address: str) -> int:
         if is_local:
             return int(bind(server, address.replace("[::]:", "127.0.0.1:")))

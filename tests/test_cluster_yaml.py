@@ -83,6 +83,7 @@ def test_replicas_of_a_cluster_take_one_fixed_port_each_and_those_of_one_machine
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "10.0.0.5")
     monkeypatch.setattr(compute, "REPLICA_PORTS", range(19970, 19972))
     compute.bind_replica_port()
+    compute.bind_replica_port()  # as where one process holds two replicas
     with ThreadPoolExecutor() as pool:
         servers = [grpc.server(pool) for _ in range(3)]
         assert [replica.add_port_to_grpc_server(server, "[::]:0") for server in servers[:2]] == [19970, 19971]
