@@ -28,6 +28,9 @@ from soldiom_ray.train.work import prepare_work
 
 pytestmark = pytest.mark.service
 STEPS, INTERVAL = 500, 50
+MOST_REPEATED = 2 * INTERVAL
+"""A checkpoint is written beside the steps that follow it, and the next one waits for it: what is lost meanwhile goes
+back to the one before."""
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +172,7 @@ def test_a_worker_the_controller_and_a_node_may_be_lost_in_one_training(
     ]
     watch = Watch(losses)
     run = train_under(watch, tmp_path, long(base))
-    assert killed == [1, 1] and not losses and watch.repeated <= INTERVAL
+    assert killed == [1, 1] and not losses and watch.repeated < MOST_REPEATED
     assert same_end(run, undisturbed)
 
 
@@ -181,7 +184,7 @@ def test_workers_lost_at_random_steps_cost_one_interval_each(
     places = sorted(dice.uniform(0.1, 0.8) for _ in range(3))
     watch = Watch([(at, lambda: killed.append(nodes.kill("RayTrainWorker"))) for at in places])
     run = train_under(watch, tmp_path, long(base))
-    assert killed == [1, 1, 1] and watch.repeated <= INTERVAL
+    assert killed == [1, 1, 1] and watch.repeated < MOST_REPEATED
     assert same_end(run, undisturbed)
 
 
@@ -190,7 +193,7 @@ def test_ray_trains_controller_may_be_lost(nodes: Nodes, base: Path, undisturbed
     killed: list[int] = []
     watch = Watch([(0.4, lambda: killed.append(nodes.kill("TrainController")))])
     run = train_under(watch, tmp_path, long(base))
-    assert killed == [1] and watch.repeated <= INTERVAL
+    assert killed == [1] and watch.repeated < MOST_REPEATED
     assert same_end(run, undisturbed)
 
 
@@ -199,7 +202,7 @@ def test_the_node_that_trains_may_be_lost(nodes: Nodes, base: Path, undisturbed:
     watch = Watch([(0.4, lambda: nodes.lose(nodes.training()[0]))])
     run = train_under(watch, tmp_path, long(base))
     nodes.add()
-    assert watch.repeated <= INTERVAL and same_end(run, undisturbed)
+    assert watch.repeated < MOST_REPEATED and same_end(run, undisturbed)
 
 
 def drain(node: Any, seconds: float) -> None:
