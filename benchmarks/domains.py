@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from results import best_trivial
+
 from soldiom_ray.domains.metrics import METRICS
 from soldiom_ray.domains.specialists import packs
-from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED
 from soldiom_ray.settings import load_settings
 
 SHOWN = ("loss", "rouge_l", "chrf", "token_f1", "pass_at_1", "accuracy", "macro_f1", "calibration_error")
@@ -107,11 +108,7 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
     """A row per metric that is shown; the first has the gate's verdict and the seconds."""
     lines = []
     for metric in (each for each in SHOWN if each in scores["tuned"]):
-        trivial = {system: values[metric] for system, values in scores["systems"].items() if metric in values}
-        for model in (BASE, TUNED, PREVIOUS):
-            trivial.pop(model, None)
-        pick = min if METRICS[metric].lower_is_better else max  # type: ignore[index]
-        best = pick(trivial, key=trivial.__getitem__) if trivial else ""
+        trivial, best = best_trivial(scores, metric)
         against = scores["comparisons"].get(best, {}).get(metric) if best else None
         held_out = f"{scores['documents']} of {scores['groups']} groups"
         cells = [

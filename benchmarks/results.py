@@ -98,11 +98,7 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
     """A row per metric that is shown; the first has the gate's verdict and the seconds."""
     lines = []
     for metric in (each for each in SHOWN if each in scores["tuned"]):
-        trivial = {system: values[metric] for system, values in scores["systems"].items() if metric in values}
-        for model in (BASE, TUNED, PREVIOUS):
-            trivial.pop(model, None)
-        pick = min if METRICS[metric].lower_is_better else max  # type: ignore[index]
-        best = pick(trivial, key=trivial.__getitem__) if trivial else ""
+        trivial, best = best_trivial(scores, metric)
         difference = scores["difference"].get(metric)
         gate = "passed" if scores["gate"]["passed"] else "not passed"
         cells = [
@@ -118,6 +114,15 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def best_trivial(scores: Mapping[str, Any], metric: str) -> tuple[dict[str, float], str]:
+    """The trivial baselines' values of a metric, and the name of the best one ("" without any)."""
+    trivial = {system: values[metric] for system, values in scores["systems"].items() if metric in values}
+    for model in (BASE, TUNED, PREVIOUS):
+        trivial.pop(model, None)
+    pick = min if METRICS[metric].lower_is_better else max  # type: ignore[index]
+    return trivial, pick(trivial, key=trivial.__getitem__) if trivial else ""
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""Check digits and checksums of identifiers: card and device numbers, bank accounts, wallet addresses."""
+"""Check digits, checksums and assigned prefixes of identifiers: card and device numbers, bank accounts, telephone
+numbers, wallet addresses."""
 
 import hashlib
 from functools import lru_cache
+
+from soldiom_ray.specialists.finders.names import words
 
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 BECH32 = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
@@ -18,6 +21,18 @@ IBAN_LENGTHS = {
     for country in countries.split()
 }  # fmt: skip
 """Characters of an IBAN by country (SWIFT's registry, ISO 13616)."""
+CALLING_CODES = words(
+    """
+    1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86
+    90 91 92 93 94 95 98 211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237
+    238 239 240 241 242 243 244 245 246 247 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266
+    267 268 269 290 291 297 298 299 350 351 352 353 354 355 356 357 358 359 370 371 372 373 374 375 376 377 378 380
+    381 382 383 385 386 387 389 420 421 423 500 501 502 503 504 505 506 507 508 509 590 591 592 593 594 595 596 597
+    598 599 670 672 673 674 675 676 677 678 679 680 681 682 683 685 686 687 688 689 690 691 692 800 850 852 853 855
+    856 870 880 886 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 979 992 993 994 995 996 998
+    """
+)
+"""Assigned country codes (ITU-T E.164, list of 2016 with its amendments)."""
 
 _KECCAK_ROUNDS = 24
 _LANES = (1 << 64) - 1
@@ -27,6 +42,11 @@ def is_luhn(digits: str) -> bool:
     """Whether the last of these ASCII digits is the check digit of ISO/IEC 7812."""
     doubled = [int(digit) * (1 + position % 2) for position, digit in enumerate(reversed(digits))]
     return sum(value - 9 * (value > 9) for value in doubled) % 10 == 0
+
+
+def has_calling_code(digits: str) -> bool:
+    """Whether the digits of an international telephone number begin with an assigned country code."""
+    return any(digits[:length] in CALLING_CODES for length in (1, 2, 3))
 
 
 def is_iban(account: str) -> bool:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator
 
 from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, word_table
+from soldiom_ray.specialists.checksums import has_calling_code
 
 LATIN = r"A-Za-z0-9\u00c0-\u024f"
 DOMAIN = re.compile(rf"@((?:[{LATIN}](?:[{LATIN}-]{{0,62}}[{LATIN}])?\.)+([A-Za-z]{{2,24}}))(?![A-Za-z0-9_(\[-])")
@@ -66,18 +67,6 @@ PHONE_LITERALS = Literals(
         *("t\u00e9l\u00e9phone", "tel\u00e9fono", "whatsapp"),
     )
 )
-CALLING_CODES = frozenset(
-    word_table("""
-    1 7 20 27 30 31 32 33 34 36 39 40 41 43 44 45 46 47 48 49 51 52 53 54 55 56 57 58 60 61 62 63 64 65 66 81 82 84 86
-    90 91 92 93 94 95 98 211 212 213 216 218 220 221 222 223 224 225 226 227 228 229 230 231 232 233 234 235 236 237
-    238 239 240 241 242 243 244 245 246 247 248 249 250 251 252 253 254 255 256 257 258 260 261 262 263 264 265 266
-    267 268 269 290 291 297 298 299 350 351 352 353 354 355 356 357 358 359 370 371 372 373 374 375 376 377 378 380
-    381 382 383 385 386 387 389 420 421 423 500 501 502 503 504 505 506 507 508 509 590 591 592 593 594 595 596 597
-    598 599 670 672 673 674 675 676 677 678 679 680 681 682 683 685 686 687 688 689 690 691 692 800 850 852 853 855
-    856 870 880 886 960 961 962 963 964 965 966 967 968 970 971 972 973 974 975 976 977 979 992 993 994 995 996 998
-    """)
-)
-"""Assigned country codes (ITU-T E.164, list of 2016 with its amendments)."""
 
 
 def find_emails(scan: Scan) -> Iterator[Span]:
@@ -171,7 +160,7 @@ def _is_international(number: str) -> bool:
     digits = "".join(filter(str.isdigit, number))
     if digits[0] == "1":
         return len(digits) == 11 and digits[1] >= "2" and digits[4] >= "2"
-    return any(digits[:length] in CALLING_CODES for length in (1, 2, 3))
+    return has_calling_code(digits)
 
 
 def _is_matrix_product(left: str, right: str) -> bool:

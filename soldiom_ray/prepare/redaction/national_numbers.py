@@ -14,6 +14,7 @@ from functools import cache
 from importlib import import_module
 
 from soldiom_ray.prepare.redaction.scan import Literals, word_table
+from soldiom_ray.specialists.checksums import is_luhn
 
 BEFORE, AFTER = r"(?<![\w.\-])", r"(?![\w\-]|\.\d)"
 
@@ -28,11 +29,6 @@ class NationalNumber:
     check: Check
     words: re.Pattern[str]
     alone: re.Pattern[str] | None = None
-
-
-def is_luhn(digits: str) -> bool:
-    """Whether the check digit of ISO/IEC 7812-1 is right."""
-    return _validator("luhn")(digits)
 
 
 def _valid(*modules: str) -> Check:

@@ -9,9 +9,9 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.national_numbers import ALONE, NATIONAL_NUMBERS, is_luhn
+from soldiom_ray.prepare.redaction.national_numbers import ALONE, NATIONAL_NUMBERS
 from soldiom_ray.prepare.redaction.scan import Scan, Span, character_class
-from soldiom_ray.specialists.checksums import IBAN_LENGTHS, is_iban
+from soldiom_ray.specialists.checksums import IBAN_LENGTHS, is_iban, is_luhn
 
 CARD = re.compile(
     r"(?<![\w.\-])(?:[2-6]\d{3}[ -]?\d{4}[ -]?\d{4}[ -]?\d{2,4}|3\d{3}[ -]?\d{6}[ -]?\d{4,5})(?![\w\-]|\.\d)"
