@@ -1,5 +1,6 @@
 """A home under load whose services are killed again and again: what was acknowledged stays, and clients come back."""
 
+import hashlib
 import os
 import signal
 import threading
@@ -13,9 +14,14 @@ import psutil
 import pytest
 from api_server import UPLOAD
 from conftest import Home
+from sqlalchemy import select
 
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import UserInput
+from soldiom_ray.sealing import unseal_text
 from soldiom_ray.services.processes import service_processes
 from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import open_storage
 
 pytestmark = [pytest.mark.service, pytest.mark.endurance]
 KILLS = 10
@@ -168,8 +174,10 @@ def test_a_killed_process_of_the_api_costs_seconds_and_neither_a_500_nor_a_429(
     assert statuses[503] <= 15
 
 
-def test_ten_thousand_small_uploads_are_all_listed_in_bounded_pages_and_cost_little_memory(generous: Home) -> None:
-    uploads, statuses, written = 10_000, Counter[int](), list[str]()
+def test_ten_thousand_small_uploads_come_back_byte_for_byte_in_bounded_pages_and_cost_little_memory(
+    generous: Home,
+) -> None:
+    uploads, statuses, written = 10_000, Counter[int](), dict[str, str]()
     [replica] = serve_processes(generous, "ray::ServeReplica:api")
     before = replica.memory_info().rss
 
@@ -185,18 +193,34 @@ def test_ten_thousand_small_uploads_are_all_listed_in_bounded_pages_and_cost_lit
                     answer = client.post(UPLOAD, files=files, data={"user_id": "many"}, timeout=60)
                 statuses[answer.status_code] += 1
                 if answer.status_code == 201:
-                    written.append(answer.json()["id"])
+                    made = answer.json() if number % 2 else answer.json()["items"][0]
+                    written[made["id"]] = text
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, [range(first, uploads, 8) for first in range(8)]))
     grown = replica.memory_info().rss - before
     print(dict(statuses), f"the replica grew by {grown >> 20} MiB from {before >> 20}")
     assert len(written) == uploads and grown < 100 << 20
-    listed, params = set[str](), {"limit": "200", "user_id": "many"}
+    listed, params = dict[str, str](), {"limit": "200", "user_id": "many"}
     headers = {"Authorization": f"Bearer {generous.key}"}
     while "cursor" not in params or params["cursor"]:
         answer = httpx.get(generous.api_url + UPLOAD, params=params, headers=headers, timeout=60)
         assert len(answer.content) < 4 << 20
-        listed |= {item["id"] for item in answer.json()["items"]}
+        listed |= {item["id"]: item["sha256"] for item in answer.json()["items"]}
         params["cursor"] = answer.json()["next"] or ""
-    assert set(written) <= listed
+    assert listed == {key: hashlib.sha256(text.encode()).hexdigest() for key, text in written.items()}
+    assert stored_texts(generous, "many") == written
+
+
+def stored_texts(home: Home, user: str) -> dict[str, str]:
+    """What the database and the storage hold of a user's inputs, opened with the home's key."""
+    settings = load_settings(home.environ)
+    storage = open_storage(settings)
+    with open_session(settings) as session:
+        rows = session.scalars(select(UserInput).where(UserInput.user_id == user)).all()
+        return {
+            row.id: storage.read(row.content).decode()
+            if row.input_type == "file"
+            else unseal_text(row.content, f"user_inputs/{row.id}", settings.encryption_key)
+            for row in rows
+        }
