@@ -27,7 +27,7 @@ PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscop
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training methods first_step scoring classification serving
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test check domains endurance bench environment up down base-model clean help
+.PHONY: quickstart test check domains endurance bench console environment up down base-model clean help
 
 quickstart: ## environment, services, the whole workflow on real input, a model you can call
 	@began=$$(date +%s); \
@@ -56,6 +56,9 @@ endurance: $(DEV) ## kills again and again, long soaks, losses of nodes at lengt
 bench: $(DEV) ## every benchmark in its short form, without peers (benchmarks/README.md has the long ones)
 	@for name in $(BENCHMARKS); do \
 	  echo "== $$name"; $(BIN)/python benchmarks/$$name.py --quick || exit; done
+
+console: $(DEV) ## build the console from console/ into the package (ARGS=--check: only compare); Node comes from a wheel
+	@$(BIN)/python console/build.py $(ARGS)
 
 environment: $(RUNTIME) ## only the environment, in .venv
 

@@ -17,6 +17,7 @@ from soldiom_ray.api.middleware import RequestMiddleware
 from soldiom_ray.api.openapi import openapi_document
 from soldiom_ray.api.routes import (
     collect,
+    console,
     datasets,
     docs,
     evaluations,
@@ -61,6 +62,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     for module in (collect, jobs, evaluations, models, inference, openai, specialists, datasets, keys, health, docs):
         app.include_router(module.router)
     problems.install_handlers(app)
+    app.include_router(console.router)
     app.add_middleware(MethodsMiddleware, routes=app.routes)
     app.add_middleware(
         RequestMiddleware,

@@ -40,6 +40,33 @@ class HostCheck:
                 return problems.protocol_response(403, "Pages of other sites may not call this server.")
         return None
 
+    def cross_origin_headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        """What lets a page of a listed name read the response (CORS). Keys come in a header that such a page sets
+        itself, so no credentials are allowed, and no page reads with those that a browser keeps."""
+        values = {name.lower(): value for name, value in scope["headers"]}
+        origin = values.get(b"origin")
+        if origin is None or not self._is_listed_origin(origin.decode("latin-1")):
+            return []
+        headers = [
+            (b"access-control-allow-origin", origin),
+            (b"access-control-expose-headers", b"Location, Retry-After"),
+            (b"vary", b"Origin"),
+        ]
+        if scope["method"] == "OPTIONS" and b"access-control-request-method" in values:
+            headers += [
+                (b"access-control-allow-methods", b"GET, POST, DELETE"),
+                (b"access-control-allow-headers", b"Authorization, Content-Type, Idempotency-Key"),
+                (b"access-control-max-age", b"600"),
+            ]
+        return headers
+
+    def _is_listed_origin(self, origin: str) -> bool:
+        try:
+            parts = urlsplit(origin)
+            return parts.scheme in ("http", "https") and _matches(parts.hostname or "", self.listed)
+        except ValueError:
+            return False
+
     def _is_own_origin(self, origin: str, hosts: Sequence[str]) -> bool:
         try:
             parts = urlsplit(origin)

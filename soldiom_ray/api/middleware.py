@@ -63,7 +63,8 @@ class RequestMiddleware:
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
                 added = [*self.headers, (b"cache-control", b"no-store")]
-                message["headers"] = [*message["headers"], *(pair for pair in added if pair[0] not in names)]
+                missing = (pair for pair in added if pair[0] not in names)
+                message["headers"] = [*message["headers"], *missing, *self.hosts.cross_origin_headers(scope)]
             await send(message)
 
         try:

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.responses import Response
 
 from soldiom_ray import launch
+from soldiom_ray.api import planner
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.db import audit
@@ -39,6 +40,16 @@ def start(
         raise type(error)(error.what, remedy=error.remedy, problems=_in_body(error.problems, body)) from error
     response.headers["Location"] = f"/api/training/jobs/{job['id']}"
     return job
+
+
+def plan_request(settings: Settings, caller: Caller, body: TrainingBody) -> dict[str, Any]:
+    """What the planner is asked for a training of this body; errors as of `start`."""
+    recipe = training_recipe(body)
+    try:
+        _check_access(settings, caller, recipe, "plan")
+        return planner.planner_request(settings, recipe, caller.tenant)
+    except (DeniedError, InputError) as error:
+        raise type(error)(error.what, remedy=error.remedy, problems=_in_body(error.problems, body)) from error
 
 
 def _check_access(settings: Settings, caller: Caller, recipe: Recipe, kind: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 
 from soldiom_ray.api.auth import ANYONE, GuardedRoute, needs
 
@@ -49,12 +49,6 @@ START = """SwaggerUIBundle({
 });
 """
 """The key that a reader enters stays in the page's memory: `persistAuthorization` is off by default."""
-
-
-@router.get("/", include_in_schema=False, openapi_extra=needs(ANYONE))
-async def root() -> Response:
-    """Lead a browser to the pages."""
-    return RedirectResponse("docs", 307)
 
 
 @router.get("/openapi.json", response_model=dict[str, Any], openapi_extra=needs(ANYONE))

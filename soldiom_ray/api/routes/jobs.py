@@ -1,4 +1,4 @@
-"""Training jobs: start, list, show, stop, logs, curves."""
+"""Training jobs: plan, start, list, show, stop, logs, curves."""
 
 import json
 import sys
@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import anyio
 from fastapi import APIRouter, Header, Query
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse, Response
 
 from soldiom_ray import launch
-from soldiom_ray.api import submit
+from soldiom_ray.api import planner, submit
 from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import TrainingBody
 from soldiom_ray.api.events import event, respond
@@ -45,6 +46,14 @@ def create_job(
     """Train on a dataset, or run a whole recipe. The same `Idempotency-Key` gives the same job."""
     kind = "train" if body.dataset_id is not None else "workflow"
     return submit.start(settings, caller, submit.training_recipe(body), kind, idempotency_key, response, body)
+
+
+@router.post("/api/training/plan", openapi_extra=needs("trainer"))
+async def plan_training(body: TrainingBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """What a training needs before it is started: memory, time, strategy, whether it fits, what is cut. The body is
+    that of the training; of a recipe that makes its own dataset the plan says nothing of samples and time."""
+    request = await run_in_threadpool(submit.plan_request, settings, caller, body)
+    return await planner.make_plan(request)
 
 
 @router.get("/api/training/jobs", openapi_extra=needs("viewer"))

@@ -1,4 +1,4 @@
-"""Keys and the audit trail, for admins."""
+"""Keys and the audit trail, for admins; and whose key a call is made with, for everybody."""
 
 from typing import Any
 
@@ -24,6 +24,12 @@ def create_key(body: KeyBody, caller: CurrentCaller, settings: AppSettings) -> d
     with open_session(settings) as session:
         row, plain = keys.create(session, body.role, body.name, tenant)
         return keys.as_dict(row) | {"key": plain}
+
+
+@router.get("/api/keys/current", openapi_extra=needs("viewer"))
+def show_current_key(caller: CurrentCaller) -> dict[str, Any]:
+    """The key that the call is made with: its name, role and tenant."""
+    return {"id": caller.key_id, "name": caller.name, "role": caller.role, "tenant": caller.tenant}
 
 
 @router.get("/api/keys", openapi_extra=needs("admin"))

@@ -1,0 +1,99 @@
+/** Every call that the console makes. The paths are the API's own; their parameters and bodies are checked against its
+ * OpenAPI document when this is compiled. */
+import { events, request, respond } from "./client";
+import type {
+  AuditRow, BaseModel, Caller, Dataset, DatasetDetails, Evaluation, Example, Job, JobMetrics, JobStatus, Key, Model,
+  ModelDetails, Pack, Page, Plan, Readiness, Role, UserInput,
+} from "./shapes";
+import type { components } from "./schema";
+
+type Body<N extends keyof components["schemas"]> = components["schemas"][N];
+type Signal = AbortSignal | undefined;
+
+export const whoAmI = (key: string) => request<Caller>()("get", "/api/keys/current", { key });
+export const readiness = async (signal?: Signal): Promise<Readiness> => {
+  try {
+    return await request<Readiness>()("get", "/readyz", { signal });
+  } catch (error) {
+    if (error instanceof Error && "status" in error && error.status === 503) return { status: "not ready", services: {} };
+    throw error;
+  }
+};
+
+export const listJobs = (status?: JobStatus, cursor?: string, limit = 20, signal?: Signal) =>
+  request<Page<Job>>()("get", "/api/training/jobs", { query: { status, cursor, limit }, signal });
+export const showJob = (job_id: string, signal?: Signal) =>
+  request<Job>()("get", "/api/training/jobs/{job_id}", { path: { job_id }, signal });
+export const cancelJob = (job_id: string) => request<Job>()("delete", "/api/training/jobs/{job_id}", { path: { job_id } });
+export const jobMetrics = (job_id: string, signal?: Signal) =>
+  request<JobMetrics>()("get", "/api/training/jobs/{job_id}/metrics", { path: { job_id }, signal });
+export async function* followLog(job_id: string, signal: AbortSignal): AsyncGenerator<string> {
+  const response = await respond("get", "/api/training/jobs/{job_id}/logs", { path: { job_id }, query: { follow: true }, signal });
+  for await (const event of events<{ text: string }>(response)) yield event.text;
+}
+export const planTraining = (body: Body<"TrainingBody">, signal?: Signal) =>
+  request<Plan>()("post", "/api/training/plan", { body, signal });
+export const startJob = (body: Body<"TrainingBody">, once: string) =>
+  request<Job>()("post", "/api/training/jobs", { body, once });
+
+export const listInputs = (cursor?: string, limit = 50, signal?: Signal) =>
+  request<Page<UserInput>>()("get", "/api/training/collect/user-input", { query: { cursor, limit }, signal });
+export const deleteInput = (input_id: string) =>
+  request<null>()("delete", "/api/training/collect/user-input/{input_id}", { path: { input_id } });
+export const collectFiles = (body: Body<"FilesSource">, once: string) =>
+  request<Job>()("post", "/api/training/collect/files", { body, once });
+export const listDatasets = (stage?: Dataset["stage"], cursor?: string, limit = 50, signal?: Signal) =>
+  request<Page<Dataset>>()("get", "/api/datasets", { query: { stage, cursor, limit }, signal });
+export const showDataset = (dataset_id: string, signal?: Signal) =>
+  request<DatasetDetails>()("get", "/api/datasets/{dataset_id}", { path: { dataset_id }, signal });
+export const previewDataset = (dataset_id: string, split: "train" | "validation" | "test", limit: number, signal?: Signal) =>
+  request<Page<Record<string, unknown>>>()("get", "/api/datasets/{dataset_id}/preview", {
+    path: { dataset_id }, query: { split, limit }, signal,
+  });
+export const listDropped = (dataset_id: string, reason: string | undefined, limit: number, signal?: Signal) =>
+  request<Page<Record<string, unknown>>>()("get", "/api/datasets/{dataset_id}/dropped", {
+    path: { dataset_id }, query: { reason, limit }, signal,
+  });
+
+export const listModels = (cursor?: string, limit = 50, signal?: Signal) =>
+  request<Page<Model>>()("get", "/api/models", { query: { cursor, limit }, signal });
+export const listBases = (signal?: Signal) => request<{ items: BaseModel[] }>()("get", "/api/models/catalog", { signal });
+export const showModel = (model_id: string, signal?: Signal) =>
+  request<ModelDetails>()("get", "/api/models/{model_id}", { path: { model_id }, signal });
+export const modelMetrics = (model_id: string, signal?: Signal) =>
+  request<{ examples: Example[]; evaluations: Evaluation[] }>()("get", "/api/models/{model_id}/metrics", {
+    path: { model_id }, signal,
+  });
+export const deployModel = (model_id: string, once: string) =>
+  request<Job>()("post", "/api/models/{model_id}/deploy", { path: { model_id }, once });
+export const undeployModel = (model_id: string) =>
+  request<{ deployed: boolean }>()("delete", "/api/models/{model_id}/deploy", { path: { model_id } });
+export const promoteModel = (model_id: string) =>
+  request<Model>()("post", "/api/models/{model_id}/promote", { path: { model_id } });
+
+export async function* chat(
+  model_id: string, messages: { role: "user" | "assistant"; content: string }[], max_tokens: number, temperature: number,
+  signal: AbortSignal,
+): AsyncGenerator<{ text?: string; finish_reason?: string; usage?: { completion_tokens: number } }> {
+  const body: Body<"InferenceBody"> = { messages, stream: true, parameters: { max_tokens, temperature } };
+  yield* events(await respond("post", "/api/inference/{model_id}", { path: { model_id }, body, signal }));
+}
+export const classify = (model_id: string, input: string, signal?: Signal) =>
+  request<{ output: unknown }>()("post", "/api/inference/{model_id}", { path: { model_id }, body: { input }, signal });
+
+export const listSpecialists = (signal?: Signal) => request<Page<Pack>>()("get", "/api/specialists", { signal });
+export const askSpecialist = (domain: string, capability: string, body: Record<string, unknown>, signal?: Signal) =>
+  request<{ output: Record<string, unknown>; notice: string; model?: string }>()(
+    "post", "/api/specialists/{domain}/{capability}", { path: { domain, capability }, body, signal },
+  );
+
+export const listKeys = (cursor?: string, signal?: Signal) =>
+  request<Page<Key>>()("get", "/api/keys", { query: { cursor, limit: 50 }, signal });
+export const createKey = (name: string, role: Role) =>
+  request<Key & { key: string }>()("post", "/api/keys", { body: { name, role } });
+export const revokeKey = (key_id: string) => request<null>()("delete", "/api/keys/{key_id}", { path: { key_id } });
+export const listAudit = (cursor?: string, signal?: Signal) =>
+  request<Page<AuditRow>>()("get", "/api/audit", { query: { cursor, limit: 50 }, signal });
+export const verifyAudit = () => request<{ holds: boolean; first_bad: number | null }>()("get", "/api/audit/verify");
+export const metricsText = async (signal?: Signal): Promise<string> =>
+  (await respond("get", "/metrics", { signal })).text();

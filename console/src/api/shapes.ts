@@ -1,0 +1,262 @@
+/** What the API answers, as far as the console shows it. Its OpenAPI document types requests; answers are open objects. */
+
+export interface Page<T> {
+  items: T[];
+  next: string | null;
+}
+
+export type Role = "viewer" | "user" | "trainer" | "admin";
+
+export interface Caller {
+  id: string;
+  name: string;
+  role: Role;
+  tenant: string;
+}
+
+export type JobStatus = "pending" | "running" | "completed" | "failed" | "cancelled";
+
+export interface Stage {
+  stage: string;
+  status: string;
+  artifact_id: string | null;
+  reused: boolean;
+  seconds: number | null;
+  progress: number;
+  message: string;
+  details: Record<string, unknown>;
+}
+
+export interface Job {
+  id: string;
+  name: string;
+  kind: string;
+  base_model: string | null;
+  training_method: string | null;
+  status: JobStatus;
+  progress: number;
+  stage: string | null;
+  message: string;
+  dataset_id: string | null;
+  metrics: Partial<Scores>;
+  config: Record<string, unknown>;
+  result: Partial<JobResult>;
+  cancel_requested: boolean;
+  created_at: string;
+  started_at: string | null;
+  completed_at: string | null;
+  error?: string;
+  problem?: { detail: string; remedy?: string; errors?: { loc: string; msg: string }[] };
+  stages?: Stage[];
+}
+
+export interface JobResult {
+  documents: string[];
+  dataset: string | null;
+  index: string | null;
+  run: string | null;
+  scores: string | null;
+  version: string | null;
+  model_id: string | null;
+}
+
+export interface Plan {
+  fits: boolean;
+  bytes: Partial<Record<string, number>>;
+  seconds: number | null;
+  parameters: number;
+  trainable_parameters: number;
+  tokens: number | null;
+  steps: number | null;
+  device: string;
+  precision: string;
+  samples: { samples?: number; cut_samples?: number };
+  refusal: string | null;
+  advice: string | null;
+  notes?: string[];
+}
+
+export interface Interval {
+  mean: number;
+  low: number;
+  high: number;
+  corrected_p?: number | null;
+}
+
+export interface Gate {
+  passed?: boolean;
+  reason?: string;
+  [name: string]: unknown;
+}
+
+export interface Scores {
+  base_model: string;
+  base: Record<string, number | null>;
+  tuned: Record<string, number | null>;
+  difference: Record<string, Interval>;
+  intervals: Record<string, Interval>;
+  comparisons: Record<string, Record<string, Interval>>;
+  missing: Record<string, string>;
+  answers: { metric: string; count: number; better: number; worse: number; same: number } | null;
+  tokens: number;
+  documents: number;
+  groups: number;
+  gate: Gate | null;
+}
+
+export interface Example {
+  group: string;
+  prompt: string;
+  reference: string | null;
+  base: string | null;
+  tuned: string;
+}
+
+export type CurvePoint = Record<string, number | null>;
+
+export interface JobMetrics {
+  metrics: Partial<Scores>;
+  examples: Example[];
+  curves: CurvePoint[];
+}
+
+export interface Dataset {
+  id: string;
+  name: string;
+  source: string;
+  data_type: string;
+  stage: "documents" | "dataset" | "index";
+  artifact_id: string;
+  size_bytes: number;
+  num_samples: number;
+  counts: Record<string, number>;
+  parents: string[];
+  created_at: string;
+}
+
+export interface DatasetDetails extends Dataset {
+  details: Record<string, unknown>;
+  card: string | null;
+}
+
+export interface UserInput {
+  id: string;
+  user_id: string;
+  input_type: string;
+  metadata: { filename?: string };
+  size_bytes: number;
+  created_at: string;
+}
+
+export interface Model {
+  id: string;
+  family: string;
+  name: string;
+  version: number | string;
+  base_model: string;
+  training_job_id: string | null;
+  dataset_id: string | null;
+  scores_artifact: string | null;
+  specialization: string | null;
+  performance_metrics: Partial<Scores>;
+  gate: Gate | null;
+  license: string | null;
+  deployed: boolean;
+  task: string | null;
+  created_at: string;
+}
+
+export interface ModelDetails extends Model {
+  card: string | null;
+  notices: string[];
+  versions: { id: string; version: number | string; deployed: boolean }[];
+  deployment: { status: string; replicas: number; error?: string } | null;
+}
+
+export interface BaseModel {
+  name: string;
+  model: string;
+  license: string;
+  parameters: string;
+  tasks: string[];
+  gated: boolean;
+}
+
+export interface Evaluation {
+  id: string;
+  model_id: string | null;
+  run_artifact: string | null;
+  scores: Partial<Scores>;
+  created_at: string;
+}
+
+export interface Schema {
+  type?: string | string[];
+  title?: string;
+  description?: string;
+  properties?: Record<string, Schema>;
+  required?: string[];
+  items?: Schema;
+  enum?: unknown[];
+  minLength?: number;
+  maxLength?: number;
+  minimum?: number;
+  maximum?: number;
+  default?: unknown;
+}
+
+export interface Capability {
+  description: string;
+  input: Schema;
+  output: Schema;
+  by: { rule?: string; classify?: string; generate?: string; retrieve?: boolean };
+  example?: Record<string, unknown>;
+}
+
+export interface PackModel {
+  description: string;
+  family: string;
+  name: string;
+  data: { paths?: string[]; columns?: Record<string, string>; pictures?: boolean };
+  collect?: unknown[];
+  bases?: string[];
+  train?: Record<string, unknown>;
+  versions: number;
+  deployed: string | null;
+}
+
+export interface Pack {
+  id: string;
+  title: string;
+  description: string;
+  notice: string;
+  not_for: string[];
+  models: Record<string, PackModel>;
+  capabilities: Record<string, Capability>;
+}
+
+export interface Key {
+  id: string;
+  name: string;
+  role: Role;
+  prefix: string;
+  tenant: string;
+  created_at: string;
+  revoked_at: string | null;
+  last_used_at: string | null;
+}
+
+export interface AuditRow {
+  seq: number;
+  at: string;
+  actor: string;
+  action: string;
+  object: string;
+  decision: string;
+  details: Record<string, unknown>;
+}
+
+export interface Readiness {
+  status: string;
+  services: Record<string, { state: string }>;
+}

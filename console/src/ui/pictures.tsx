@@ -1,0 +1,64 @@
+/** Pictures of numbers, drawn as SVG: curves of a training, intervals of a comparison. */
+import type { CurvePoint, Interval as Values } from "../api/shapes";
+import { metric, number, signed } from "../format";
+import { words } from "../state";
+
+const WIDTH = 640, HEIGHT = 220, LEFT = 46, BOTTOM = 26, TOP = 10, RIGHT = 12;
+
+/** Losses over steps; one is better when it falls. */
+export function Curves({ points }: { points: readonly CurvePoint[] }) {
+  const w = words();
+  const series = (name: string) =>
+    points.flatMap((point) => {
+      const value = point[name];
+      return typeof value === "number" && Number.isFinite(value) ? [[point.step ?? 0, value] as const] : [];
+    });
+  const train = series("train_loss"), validation = series("validation_loss");
+  const all = [...train, ...validation];
+  if (all.length < 2) return null;
+  const lastStep = Math.max(1, ...all.map(([step]) => step));
+  const low = Math.min(...all.map(([, value]) => value)), high = Math.max(...all.map(([, value]) => value));
+  const x = (step: number) => LEFT + (step / lastStep) * (WIDTH - LEFT - RIGHT);
+  const y = (value: number) => TOP + ((high - value) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
+  const path = (line: readonly (readonly [number, number])[]) =>
+    line.map(([step, value], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+  const ticks = [0, 1, 2, 3].map((part) => low + ((high - low) * part) / 3);
+  const last = validation.at(-1) ?? train.at(-1);
+  return (
+    <figure class="value">
+      <ul class="legend"><li>{w.job.trainLoss}</li><li class="second">{w.job.validationLoss}</li></ul>
+      <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={w.job.curvesLabel(number(lastStep), metric(last?.[1]))}>
+        {ticks.map((tick) => (
+          <g key={tick}>
+            <line class="axis" x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />
+            <text x={LEFT - 6} y={y(tick) + 4} text-anchor="end">{metric(tick)}</text>
+          </g>
+        ))}
+        <text x={LEFT} y={HEIGHT - 6}>0</text>
+        <text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{number(lastStep)}</text>
+        <path class="train" d={path(train)} />
+        <path class="validation" d={path(validation)} />
+        {validation.map(([step, value]) => <circle key={step} class="dot" cx={x(step)} cy={y(value)} r="3" />)}
+      </svg>
+    </figure>
+  );
+}
+
+const LOWER_IS_BETTER = /loss|perplexity|error|brier|calibration/;
+export const lowerIsBetter = (name: string): boolean => LOWER_IS_BETTER.test(name);
+
+/** A difference with its 95 % interval against zero, on a scale that the interval itself sets. */
+export function Interval({ name, values }: { name: string; values: Values }) {
+  const reach = Math.max(Math.abs(values.low), Math.abs(values.high)) * 1.12 || 1;
+  const x = (value: number) => 110 + (value / reach) * 104;
+  const certain = values.low > 0 || values.high < 0;
+  const better = certain && values.mean < 0 === lowerIsBetter(name);
+  return (
+    <svg class={`interval ${certain ? (better ? "better" : "worse") : ""}`} viewBox="0 0 220 22" role="img"
+      aria-label={words().evaluation.interval(signed(values.mean), signed(values.low), signed(values.high))}>
+      <line class="zero" x1="110" x2="110" y1="2" y2="20" />
+      <line class="span" x1={x(values.low)} x2={x(values.high)} y1="11" y2="11" />
+      <circle class="mean" cx={x(values.mean)} cy="11" r="4.5" />
+    </svg>
+  );
+}

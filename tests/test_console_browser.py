@@ -1,0 +1,137 @@
+"""A person's way through the console in Debian's Chromium, on the real services: from an upload to an answer, the first
+half in English, the second in Arabic, and every page without barriers that axe-core finds."""
+
+import shutil
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from conftest import Home
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
+JOB_MILLISECONDS = 200_000
+PLACES = ("home", "data", "train", "models", "try", "specialists", "monitor", "access")
+TOPICS = ("rent", "deposit", "notice", "repair", "garden", "parking", "heating", "water", "pets", "noise")
+
+pytestmark = [
+    pytest.mark.service,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed (Debian: apt-get install chromium)"),
+]
+playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+
+
+@pytest.fixture
+def page(home: Home) -> Iterator[Any]:
+    """A page of a new browser; what its console complains of fails the test."""
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        made = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-GB")
+        complaints: list[str] = []
+        made.on("pageerror", lambda error: complaints.append(str(error)))
+        made.on(
+            "console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None
+        )
+        made.set_default_timeout(30_000)
+        yield made
+        browser.close()
+        assert complaints == []
+
+
+def barriers(page: Any) -> list[tuple[str, str]]:
+    """(rule, place) of what axe-core finds on the page by the rules of WCAG 2.1 AA."""
+    if page.evaluate("typeof window.axe") == "undefined":
+        page.evaluate((files("axe_playwright_python") / "axe.min.js").read_text())
+    tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]
+    result = page.evaluate("tags => axe.run(document, {runOnly: {type: 'tag', values: tags}})", tags)
+    return [(each["id"], node["html"][:200]) for each in result["violations"] for node in each["nodes"]]
+
+
+def table() -> bytes:
+    rows = [
+        f'"What does clause {number} say about the {topic}?","The tenant settles the {topic} by day {number}."'
+        for topic in TOPICS
+        for number in range(1, 7)
+    ]
+    return "\n".join(["ask,reply", *rows]).encode()
+
+
+def open_place(page: Any, home: Home, place: str) -> None:
+    page.goto(f"{home.api_url}/soldiom/#/{place}")
+    page.get_by_role("heading", level=1).wait_for()
+    playwright.expect(page.locator(".waiting")).to_have_count(0)
+
+
+def see_every_page(page: Any, home: Home) -> None:
+    for place in PLACES:
+        open_place(page, home, place)
+        assert barriers(page) == [], place
+        for width in (380, 1280):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, (place, width)
+
+
+def test_a_person_uploads_trains_and_asks_in_both_languages(home: Home, page: Any) -> None:
+    page.goto(home.api_url + "/")
+    assert page.url == f"{home.api_url}/soldiom/"
+    assert barriers(page) == []
+    page.get_by_label("Key").fill("sld_00000000_unknown")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_text("unknown or has been revoked").wait_for()
+    page.get_by_label("Key").fill(home.key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Home").wait_for()
+    assert page.evaluate("Object.keys(localStorage).length") == 0 and "sld_" not in page.url
+
+    page.get_by_role("link", name="Data", exact=True).click()
+    clauses = {"name": "clauses.csv", "mimeType": "text/csv", "buffer": table()}
+    page.locator("input[type=file]").set_input_files(clauses)
+    page.get_by_text("Uploaded", exact=True).wait_for()
+    page.get_by_role("button", name="Read 1 file").click()
+    page.get_by_role("link", name="See the documents").click(timeout=JOB_MILLISECONDS)
+    page.get_by_label("Question", exact=True).wait_for()
+    assert page.get_by_label("Question", exact=True).input_value() == "ask"
+    assert page.get_by_label("Answer", exact=True).input_value() == "reply"
+    assert barriers(page) == []
+    page.get_by_label("Name of the dataset").fill("clauses")
+    page.get_by_label("Make it searchable").uncheck()
+    page.get_by_role("button", name="Make the dataset").click()
+    page.get_by_role("link", name="See the dataset").click(timeout=JOB_MILLISECONDS)
+    page.get_by_role("link", name="Train on it").click()
+
+    page.get_by_role("button", name="العربية").click()
+    assert page.evaluate("document.documentElement.dir") == "rtl"
+    page.get_by_label("اسم النموذج").fill("clauses")
+    page.get_by_label("النموذج الأساسي").select_option("builtin/tiny")
+    page.get_by_label("عدد الرموز في المتتالية").fill("64")
+    page.get_by_role("button", name="التالي").click()
+    page.get_by_text("يتسع له هذا الجهاز").wait_for(timeout=JOB_MILLISECONDS)
+    assert barriers(page) == []
+    page.get_by_role("button", name="ابدأ التدريب").click()
+    page.get_by_role("link", name="جرّبه").click(timeout=JOB_MILLISECONDS)
+    page.get_by_label("سؤالك").fill("What does clause 2 say about the rent?")
+    page.get_by_role("button", name="أرسل").click()
+    page.get_by_text("رمزًا في").wait_for()
+    assert len(page.locator(".turn.assistant").inner_text()) > 20
+    assert barriers(page) == []
+
+    see_every_page(page, home)
+    page.get_by_role("button", name="English").click()
+    see_every_page(page, home)
+
+
+def test_a_specialist_answers_through_a_form_made_from_its_schema(home: Home, page: Any) -> None:
+    page.goto(f"{home.api_url}/soldiom/")
+    page.get_by_label("Key").fill(home.key)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Home").wait_for()
+    page.goto(f"{home.api_url}/soldiom/#/specialists/forensic/evidence")
+    page.get_by_role("button", name="Use the example").click()
+    page.get_by_role("button", name="Ask", exact=True).click()
+    page.locator("mark").first.wait_for()
+    assert "CVE-2021-44228" in page.locator(".marked").inner_text()
+    assert barriers(page) == []
+    page.get_by_role("button", name="Sign out").click()
+    page.get_by_role("heading", name="Sign in").wait_for()
+    assert page.evaluate("sessionStorage.length") == 0
