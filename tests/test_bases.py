@@ -212,6 +212,9 @@ def test_a_model_that_counts_positions_from_its_padding_reads_texts_to_its_last_
     run = run_locally(context, dataset, Train.model_validate(declared | {"batch_tokens": 64, "max_tokens": 256}))
     positions = 34 - 1 - tokenizer.pad_token_id
     assert run.details["sequence_length"] == positions
+    edit("config.json", pad_token_id=(named := tokenizer.pad_token_id + 3))(copy)  # and the tokenizer pads with another
+    run = run_locally(context, dataset, Train.model_validate(declared | {"batch_tokens": 64, "max_tokens": 256}))
+    assert run.details["sequence_length"] == (positions := 34 - 1 - named)
     assert f"sequence_length 512 was lowered to the model's {positions}" in run.details["notice"]
 
 

@@ -19,7 +19,7 @@ from soldiom_ray.models.folder_check import check_folder, check_no_adapter
 from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
 from soldiom_ray.models.minilm import minilm_folder
-from soldiom_ray.models.padding import padding_override
+from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.smollm2 import smollm2_folder
 from soldiom_ray.models.task_models import CAUSAL_CLASS, TASK_MODELS
@@ -124,7 +124,7 @@ def load_model(
     if auto_class in NEW_HEADS:
         configuration["ignore_mismatched_sizes"] = True
         logging.set_verbosity_error()  # it would report the new head at length
-    configuration = padding_override(_json(folder / "config.json")) | configuration
+    configuration = with_padding(_json(folder / "config.json"), configuration)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     torch_dtype: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray.models.positions import OFFSET_POSITIONS
+
 
 def padding_token(folder: Path, config: Mapping[str, Any], words: int) -> tuple[int | None, str]:
     """(id, a sentence that says so where the configuration names none or one outside of the `words` rows of the
@@ -35,9 +37,14 @@ def _tokenizer_padding(folder: Path) -> int | None:
     return number if name else None
 
 
-def padding_override(config: Mapping[str, Any]) -> dict[str, None]:
-    """What a configuration must hold besides for its model to be made: no padding token, where the one that it names is
-    no row of its embedding (which torch refuses)."""
+def with_padding(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings`, which a model's configuration is to hold besides, so that its padding token is a possible one: none
+    where the one that the configuration names is no row of the embedding (which torch refuses), and no other than its
+    own where positions are counted from behind that one."""
     stated, words = config.get("pad_token_id"), config.get("vocab_size")
-    outside = isinstance(stated, int) and isinstance(words, int) and not -words <= stated < words
-    return {"pad_token_id": None} if outside else {}
+    if not isinstance(stated, int) or not isinstance(words, int):
+        return dict(settings)
+    if not -words <= stated < words:
+        return {"pad_token_id": None} | dict(settings)
+    counted_from = config.get("model_type") in OFFSET_POSITIONS
+    return {name: value for name, value in settings.items() if not (counted_from and name == "pad_token_id")}

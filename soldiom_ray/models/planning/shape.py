@@ -10,7 +10,7 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
-from soldiom_ray.models.padding import padding_override
+from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.task_models import TASK_MODELS
 
@@ -137,7 +137,7 @@ def shape_of(
             config = from_scratch(processor or _PlannedProcessor(declared), declared, **overrides).config
     else:
         try:
-            overrides = padding_override(json.loads((folder / "config.json").read_text(encoding="utf-8"))) | overrides
+            overrides = with_padding(json.loads((folder / "config.json").read_text(encoding="utf-8")), overrides)
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **overrides)
             supported = type(config) in getattr(transformers, auto_class)._model_mapping
         except (ValueError, OSError, KeyError) as error:
