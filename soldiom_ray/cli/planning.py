@@ -3,6 +3,8 @@
 import json as document
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,27 +55,28 @@ def plan(
     json: Json = False,
 ) -> None:
     """Say what a training needs, whether and how it fits, and how long it takes, before it is started."""
-    options = drop_unset(
-        base_model=_base(base),
-        method=method,
-        task=task,
-        sequence_length=sequence_length,
-        batch_tokens=batch_tokens,
-        max_tokens=max_tokens,
-        rank=rank,
-        quantization=quantization,
-        strategy=strategy,
-        workers=workers,
-        activation_checkpointing=activation_checkpointing,
-        offload=offload,
-        template_gaps=template_gaps,
-    )
-    request = {
-        "train": _train_heading(recipe, options),
-        "dataset": data,
-        "cluster": drop_unset(gpus=gpus, gpu_memory=gpu_memory, nodes=nodes, memory=memory),
-    }
-    result = _run_planner(request)
+    with _planner() as planner:
+        options = drop_unset(
+            base_model=_base(base),
+            method=method,
+            task=task,
+            sequence_length=sequence_length,
+            batch_tokens=batch_tokens,
+            max_tokens=max_tokens,
+            rank=rank,
+            quantization=quantization,
+            strategy=strategy,
+            workers=workers,
+            activation_checkpointing=activation_checkpointing,
+            offload=offload,
+            template_gaps=template_gaps,
+        )
+        request = {
+            "train": _train_heading(recipe, options),
+            "dataset": data,
+            "cluster": drop_unset(gpus=gpus, gpu_memory=gpu_memory, nodes=nodes, memory=memory),
+        }
+        result = _answer(planner, request)
     print_json(result) if json else _print_plan(result)
 
 
@@ -107,17 +110,27 @@ def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]
     return checked.train.model_dump(mode="json") if checked.train else {}
 
 
-def _run_planner(request: dict[str, Any]) -> dict[str, Any]:
-    """The plan, made by another process, because the planner loads torch. Raises the error that it reports."""
-    process = subprocess.run(
+@contextmanager
+def _planner() -> Iterator["subprocess.Popen[str]"]:
+    """The process that makes the plan, another one because it loads torch: which it does while the request is read."""
+    process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-m", "soldiom_ray.train.planning"],
-        input=document.dumps(request),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        check=False,
     )
     try:
-        answer: dict[str, Any] = document.loads(process.stdout)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answer(planner: "subprocess.Popen[str]", request: dict[str, Any]) -> dict[str, Any]:
+    """The plan. Raises the error that the planner reports."""
+    out, _ = planner.communicate(document.dumps(request))
+    try:
+        answer: dict[str, Any] = document.loads(out)
     except ValueError as error:
         raise SoldiomError("The planner ended without an answer.", remedy="read its messages above") from error
     if "error" in answer:

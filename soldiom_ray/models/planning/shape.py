@@ -229,9 +229,12 @@ def _batch(shape: Shape, units: int) -> tuple[Any, ...]:
 def _meta_model(shape: Shape, config: Any) -> Any:
     """The model on torch's meta device with the adapter that its method trains: frozen weights in the dtype that they
     are loaded in, trained ones in float32."""
+    from copy import deepcopy
+
     import torch
     import transformers
 
+    config = deepcopy(config)  # which this changes; what is found out about a model is kept by its configuration
     frozen = shape.declared.method != "full" and shape.bfloat16
     auto: Any = getattr(transformers, TASK_MODELS[shape.declared.task].auto_class)
     with torch.device("meta"):
