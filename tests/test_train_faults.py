@@ -387,6 +387,18 @@ def test_a_machine_that_is_taken_away_is_left_with_the_state_kept(
     assert newest is not None and newest[0].step == 2
 
 
+def test_the_last_checkpoint_leaves_out_what_only_further_steps_need(base: Path, tmp_path: Path) -> None:
+    from soldiom_ray.train.blocks import Blocks
+
+    for _ in range(2):  # the second finds the first one's end
+        loop, checkpoints = a_loop(tmp_path, base, Blocks, report=quiet)
+        loop.schedule = replace(loop.schedule, positions_at_once=64 * 50)
+        assert loop.run().steps == 4
+        (_, weights, state_at_end), (_, _, state_halfway) = checkpoints.read(4), checkpoints.read(2)
+        assert set(state_at_end) == {"step"} and len(state_halfway) == 1 + 2 * len(weights)
+        assert same(weights, loop.strategy.weights())
+
+
 def test_stopped_at_any_place_a_training_ends_as_if_undisturbed(
     base: Path,
     tmp_path: Path,

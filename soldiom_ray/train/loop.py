@@ -148,7 +148,7 @@ class Loop:
         self._validate_when_due()
         losses: list[tuple[float, int]] = []
         every, last_point = max(1, self.schedule.steps // CURVE_POINTS), self.position
-        while self.position.step < self.schedule.steps and self.position.bad_validations < self.schedule.patience:
+        while not self._has_ended():
             if self._poll_driver():
                 self._save()
             step = self.position.step + 1
@@ -165,6 +165,9 @@ class Loop:
             if self._validate_when_due():
                 last_point = replace(last_point, seconds=time.monotonic() - started)
                 self._save()
+
+    def _has_ended(self) -> bool:
+        return self.position.step >= self.schedule.steps or self.position.bad_validations >= self.schedule.patience
 
     def _step(self, number: int) -> tuple[float, int, int]:
         """One optimiser step over this rank's share of its units; (summed loss, labels, positions) of all ranks."""
@@ -249,13 +252,17 @@ class Loop:
             self.observe(point)
 
     def _save(self) -> None:
-        """Write a checkpoint, unless the last one holds this very position."""
+        """Write a checkpoint, unless the last one holds this very position. The optimizer's state, two thirds of method
+        full's bytes, is at the end that before the first step: no step needs it any more."""
+        import torch
+
         self._saved_at = time.monotonic()
         if self._saved == self.position:
             return
         self.laps.end("steps")
         self._saved = self.position
-        weights, optimizer_state = self.strategy.weights(), self.strategy.optimizer_state()
+        weights = self.strategy.weights()
+        optimizer_state = {"step": torch.zeros(())} if self._has_ended() else self.strategy.optimizer_state()
         if self.rank == 0:
             position = replace(self.position, curves=tuple(self.curves))
             self.saver.save(position, weights, optimizer_state, shared=self.strategy.device.type == "cpu")
