@@ -116,6 +116,19 @@ def test_token_losses_are_those_of_the_whole_logits(base: Path, prompt_tuned: Pa
             assert result.correct.tolist() == (logits.argmax(-1) == ids[0, 1:]).tolist()
 
 
+def test_of_equal_logits_the_first_is_the_likeliest() -> None:
+    import torch
+
+    from soldiom_ray.models.loss import _score_logits
+
+    torch.manual_seed(2)
+    logits = torch.randint(0, 5, (40, 30)).bfloat16()
+    targets = torch.randint(0, 6, (40,))
+    losses, correct = _score_logits(logits, targets)
+    assert torch.equal(correct, logits.float().argmax(-1) == targets) and 0 < int(correct.sum()) < 40
+    torch.testing.assert_close(losses, torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none"))
+
+
 def test_what_blocks_begin_with_is_read_once_and_only_counted_tokens_are_scored(base: Path, prompt_tuned: Path) -> None:
     import torch
 

@@ -4,6 +4,7 @@ The logits of a small model are its largest tensor. Here the hidden states of th
 thousand positions at a time, and the gradients of that last step are made in the same pass.
 """
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -121,12 +122,17 @@ def _score_logits(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     losses, hits = [], []
     at_once = FLOAT_ROWS if logits.device.type == "cpu" else len(logits)
     for rows, aims in zip(torch.split(logits, at_once), torch.split(targets, at_once), strict=True):
-        wide = rows.float()
-        targets_at = wide.gather(1, aims[:, None])[:, 0]
-        top, likeliest = wide.max(-1)
-        # Step by step: logsumexp took 20 ms for 16 rows of 49,152 where this takes 1.3 (one core).
-        losses.append(wide.sub_(top[:, None]).exp_().sum(-1).log_().add_(top).sub_(targets_at))
-        hits.append(likeliest == aims)
+        wide, at = rows.float(), aims[:, None]
+        targets_at = wide.gather(1, at)[:, 0]
+        # The largest of the others instead of the place of the largest, which takes three times as long to find.
+        others = wide.scatter_(1, at, -math.inf).amax(-1)
+        top, is_hit = torch.maximum(targets_at, others), targets_at > others
+        for row in (targets_at == others).nonzero()[:, 0].tolist():  # the first of equal ones is the likeliest
+            is_hit[row] = aims[row] < wide[row].argmax()
+        # Step by step: logsumexp took 20 ms for 16 rows of 49,152 where this takes 1.1 (one core).
+        sums = wide.sub_(top[:, None]).exp_().sum(-1).add_((targets_at - top).exp_())
+        losses.append(sums.log_().add_(top).sub_(targets_at))
+        hits.append(is_hit)
     return torch.cat(losses), torch.cat(hits)
 
 
