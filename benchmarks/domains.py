@@ -4,8 +4,9 @@
     python benchmarks/domains.py --data ../shared/data --only legal moderation
 
 Needs a home whose services run (`soldiom up`). Each domain is made by `soldiom run domain:NAME --data FOLDER
---no-deploy`, and what was made before is reused. Two sets are brought into the form that a pack reads:
-the clauses of LegalBench's CUAD tasks with the kind that they are of, and NTREX's sentences in two kinds of Arabic.
+--no-deploy`, and what was made before is reused. Four sets are brought into the form that a pack reads:
+the clauses of LegalBench's CUAD tasks with the kind that they are of, two of its other tasks, and
+sentences in six languages and varieties.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +51,17 @@ def main() -> None:
 
 
 def gather(data: Path, folder: Path) -> None:
-    """A folder with links to the sets, and the two that are made of them."""
+    """A folder with links to the sets, and those that are made of them."""
     folder.mkdir(parents=True, exist_ok=True)
     for source in data.iterdir():
         link = folder / source.name
         if not link.is_symlink():
             link.symlink_to(source.absolute())
     write(folder / "legal_clauses.jsonl", clauses(data / "legal_legalbench" / "tasks.jsonl"))
-    write(folder / "arabic_dialects.jsonl", dialects(data / "translation_ntrex" / "train.jsonl"))
+    tasks = data / "legal_legalbench" / "tasks.jsonl"
+    write(folder / "legal_unfair_terms.jsonl", task_of(tasks, "unfair_tos"))
+    write(folder / "legal_overruling.jsonl", task_of(tasks, "overruling"))
+    write(folder / "language_varieties.jsonl", varieties(data))
 
 
 def clauses(path: Path) -> Iterator[dict[str, str]]:
@@ -69,11 +74,25 @@ def clauses(path: Path) -> Iterator[dict[str, str]]:
             yield {"text": row["text"], "label": kind, "group": row.get("document_name") or row["text"][:60]}
 
 
-def dialects(path: Path) -> Iterator[dict[str, str]]:
-    """Each sentence twice, in Modern Standard Arabic and in Hassaniya, by the document that it is from."""
+def task_of(path: Path, task: str) -> Iterator[dict[str, str]]:
+    """Texts and answers of a task of LegalBench, each once; none names the document that it is from."""
+    seen = set()
     for row in rows(path):
-        for name in ("arb", "mey"):
+        if row["task"] == task and (text := row["text"].strip()) not in seen:
+            seen.add(text)
+            yield {"text": text, "label": row["answer"], "group": text[:80]}
+
+
+def varieties(data: Path) -> Iterator[dict[str, str]]:
+    """The sentences of NTREX in each of its languages, by the document that they are from; and as many in Moroccan
+    Arabic in Latin script, by twenty that follow one another."""
+    count = 0
+    for row in rows(data / "translation_ntrex" / "train.jsonl"):
+        count += 1
+        for name in ("arb", "mey", "eng", "fra", "deu"):
             yield {"text": row[name], "label": name, "group": row["document"]}
+    for number, row in enumerate(islice(rows(data / "translation_darija" / "train.jsonl"), count)):
+        yield {"text": row["darija"], "label": "ary", "group": f"darija {number // 20}"}
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:

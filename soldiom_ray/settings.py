@@ -134,10 +134,16 @@ class Settings:
         return self.keys_folder / "admin_key"
 
 
+def home_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of this home, whether it exists or not."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("SOLDIOM_HOME") or "~/.soldiom").expanduser().absolute()
+
+
 def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read every setting; raise one `InputError` that names each wrong variable, its value and what it may be."""
     environ = os.environ if environ is None else environ
-    home = Path(environ.get("SOLDIOM_HOME") or "~/.soldiom").expanduser().absolute()
+    home = home_folder(environ)
     variables = _Variables(environ, home)
     addresses = variables.addresses
     urls = variables.service_urls()

@@ -24,7 +24,7 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.batching import Batches
 from soldiom_ray.deploy.classifiers import ClassifierEndpoint
-from soldiom_ray.domains.schema import Evaluate
+from soldiom_ray.domains.schema import Evaluate, Train
 from soldiom_ray.errors import BusyError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.metrics.calibration import abstention_threshold, fit_temperature
@@ -222,6 +222,26 @@ def test_calibration_and_abstention_are_fitted_on_the_validation_side_and_served
     assert unset.details["calibration"]["threshold"] == 0 and "coverage" not in unset.details["tuned"]
 
 
+def test_a_linear_head_is_fitted_saved_and_asked(encoder: Path, tmp_path: Path) -> None:
+    """Rare labels that a word names are told apart at once."""
+    context, draw = context_in(tmp_path), random.Random(3)
+    words, rows = ["cat", "dog", "red", "blue", "tree", "river"], []
+    for _ in range(240):
+        word = words[min(int(draw.expovariate(0.7)), 5)]
+        text = " ".join([*draw.choices(["the", "of", "file", "was", "seen"], k=5), word])
+        rows.append({"text": text, "metadata": json.dumps({"label": word})})
+    train = Train(base_model=str(encoder), task="text_classification", head="linear", sequence_length=32)
+    run = run_locally(context, dataset_of(context.artifacts, rows), train)
+    assert train.method == "full" and run.details["best_validation"]["validation_accuracy"] > 0.9
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        classifier = Classifier.taking_over(model, tokenizer, 32)
+        logits = classifier.logits(classifier.read(["the file was river", "cat of seen", "?"]))
+    assert [classifier.names[place] for place in logits[:2].argmax(1)] == ["river", "cat"] and np.isfinite(logits).all()
+    for wrong in ({"method": "lora"}, {"multi_label": True}, {"workers": 2}, {"task": "causal_lm"}):
+        with pytest.raises(ValueError, match="head: linear"):
+            Train.model_validate({"task": "text_classification", "head": "linear", **wrong})
+
+
 def test_pictures_are_classified_through_the_api(
     api: httpx.Client,
     api_settings: Settings,
@@ -254,6 +274,14 @@ def test_pictures_are_classified_through_the_api(
         ({"input": "a text", "image": data}, "give either"),
     ):
         assert words in json.dumps(problem(api.post(path, json=body), 422))
+    where: dict[str, list[float]] = {"left": [], "right": []}
+    for row in rows:
+        request = {"images": [row["image"]], "heat_map": True}
+        output = asyncio.run(endpoint.generate(request))["outputs"][0]["output"]
+        heat = np.array(output["heat_map"])
+        assert heat.shape == (7, 7) and np.abs(heat).max() <= 1
+        where[output["label"]].append(float(heat[:, :3].mean() - heat[:, 4:].mean()))
+    assert np.mean(where["left"]) > 0 > np.mean(where["right"])  # the brighter half is what decides
     assert asyncio.run(endpoint.probe())["text"] in endpoint.classifier.names
     endpoint.batches.close()
 

@@ -36,6 +36,21 @@ def passages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_team_makes_a_domain_of_its_own_documents(home: Home, tmp_path: Path) -> None:
+    draw, words = random.Random(7), TEXT.split()
+    rows = [
+        {"question": f"{' '.join(draw.choices(words, k=12))}?", "answer": " ".join(draw.choices(words, k=5))}
+        for _ in range(60)
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = home.json("new-domain", "helpdesk", "--from", str(tmp_path), "--base", "builtin/tiny")
+    assert made["use"] == "answer" and any("pairs of question and answer" in each for each in made["missing"])
+    assert made["items"][0]["registered_as"] == "fine-tuned/helpdesk" and Path(made["pack"]).is_file()
+    assert "helpdesk" in [item["id"] for item in home.call("GET", "/api/specialists").json()["items"]]
+    answer = home.call("POST", "/api/specialists/helpdesk/answer", json={"question": "who may terminate the account?"})
+    assert answer.status_code == 200 and set(answer.json()["output"]) == {"answer"}, answer.text
+
+
 def test_a_domain_is_made_by_one_command_and_asked_with_hostile_texts(home: Home, passages: Path) -> None:
     made = home.json("run", "domain:legal", "--data", str(passages), "--base", "builtin/tiny")
     (item,) = made["items"]

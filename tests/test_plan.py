@@ -81,6 +81,18 @@ def test_every_kind_of_model_is_planned(task: str) -> None:
     assert planner.shape.unit == {"seq2seq_lm": 128, "text_classification": 64, "image_classification": 17}[task]
 
 
+def test_a_network_of_stages_is_planned_whole() -> None:
+    peaks = []
+    for depths in ([1, 1, 1], [4, 4, 4]):
+        shape = {"model_type": "convnext", "image_size": 28, "patch_size": 2, "num_stages": 3, "depths": depths}
+        shape |= {"hidden_sizes": [8, 16, 32]}
+        declared = Train.model_validate({"task": "image_classification", "method": "full", "architecture": shape})
+        planner = planner_for(None, declared, cluster(8))
+        assert planner.shape.unit == 197 and planner.choose().fits
+        peaks.append(planner.shape.peak(4, activation_checkpointing=False).parts["activations"])
+    assert peaks[1] > 2 * peaks[0]
+
+
 def test_the_planner_and_the_tasks_mean_the_same_models() -> None:
     from soldiom_ray.train.tasks import task_of
 

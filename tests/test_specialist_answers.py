@@ -27,6 +27,7 @@ from soldiom_ray.domains.specialist_answers import (
     check_input,
     checked,
     only_text,
+    picture_of,
     prompt_of,
 )
 from soldiom_ray.domains.specialists import Capability, find_pack, packs
@@ -63,7 +64,13 @@ def test_every_capability_takes_or_refuses_every_text_and_its_answer_obeys_its_s
         except InputError as refused:
             assert text not in str(refused)
             continue
-        if capability.by.kind == "rule":
+        if capability.by.picture:
+            with pytest.raises(InputError, match="not base64"):
+                picture_of(capability, value)
+            answer = answer_of_label(
+                {"label": "0", "scores": {"0": 0.75, "1": 0.25}, "heat_map": [[0.5] * 7] * 7}, capability.by.labels
+            )
+        elif capability.by.kind == "rule":
             answer = json.loads(answer_by_rule(domain, name, value))["output"]
         elif capability.by.kind == "generate" and only_text(capability) is not None:
             assert prompt_of(capability, value).count(text) >= 1
@@ -112,6 +119,15 @@ def test_the_quick_check_of_a_schema_never_lets_through_what_jsonschema_refuses(
                 assert Draft202012Validator(schema).is_valid(item), (item, schema)
             else:  # 1.0 is an integer for jsonschema
                 assert not Draft202012Validator(schema).is_valid(item) or "." in repr(item), (item, schema)
+
+
+def test_a_picture_is_asked_in_base64_and_its_labels_have_names() -> None:
+    capability = find_pack("medical").capabilities["classify-xray"]
+    encoded = capability.example["image"]
+    assert picture_of(capability, {"image": encoded})[1:4] == b"PNG"
+    assert picture_of(capability, {"image": f"data:image/png;base64,{encoded}"})[1:4] == b"PNG"
+    answer = answer_of_label({"label": "1", "scores": {"1": 0.9, "0": 0.1}, "abstained": False}, capability.by.labels)
+    assert answer == {"label": "pneumonia", "scores": {"pneumonia": 0.9, "normal": 0.1}, "abstained": False}
 
 
 def test_the_text_of_a_document_does_not_become_a_place_of_the_prompt() -> None:

@@ -337,6 +337,29 @@ def test_pictures_are_classified(viewer: tuple[Context, Manifest, Manifest]) -> 
     assert scores["tuned"]["accuracy"] > 0.75 > scores["base"]["accuracy"]
 
 
+def test_a_convolutional_network_learns_pictures_that_are_varied(
+    viewer: tuple[Context, Manifest, Manifest], tmp_path: Path
+) -> None:
+    import numpy as np
+
+    from soldiom_ray.train.tasks import task_of
+
+    context, dataset, _ = viewer
+    small = {"model_type": "convnext", "image_size": 16, "patch_size": 2, "num_stages": 2, "hidden_sizes": [16, 32]}
+    small |= {"depths": [1, 1], "layer_scale_init_value": 0.1}
+    train = declared(tmp_path, **PICTURES | {"batch_tokens": 780}, method="full", augment=True, architecture=small)
+    run = run_locally(context, dataset, train)
+    assert points(context, run, "validation_accuracy")[-1] > 0.85
+    task, artifacts = task_of("image_classification"), context.artifacts
+    tokens = task.tokenize(artifacts, dataset, task.new_processor(train), "t", train, context.report)
+    with task.open(artifacts, tokens, 8, task.new_processor(train)) as (units, _):
+        place = np.array([0])
+        plain, varied = units.batch(place)[0], task.varied(units, train).batch(place)[0]
+    assert plain.shape == varied.shape and not np.allclose(plain, varied)
+    with pytest.raises(ValueError, match="belongs to `task: image_classification`"):
+        declared(tmp_path, augment=True)
+
+
 def test_a_model_of_pictures_is_adapted(viewer: tuple[Context, Manifest, Manifest], tmp_path: Path) -> None:
     import io
 

@@ -12,6 +12,7 @@ from soldiom_ray.cli import (
     evaluation,
     jobs,
     models,
+    new_domain,
     planning,
     prepare,
     services,
@@ -43,6 +44,7 @@ for module in (
     evaluation,
     jobs,
     models,
+    new_domain,
     specialists,
 ):
     module.add_commands(app)

@@ -1,5 +1,6 @@
 """`soldiom domains`, the workflow of a domain (`soldiom run domain:NAME`), and asking one: `soldiom ask`."""
 
+import base64
 import json as json_module
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from soldiom_ray.cli.options import pairs
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table, say
 from soldiom_ray.errors import InputError, NotFoundError, SoldiomError
 from soldiom_ray.settings import load_settings
+
+PICTURES = (".png", ".jpg", ".jpeg")
 
 domains_app = typer.Typer(help="List and show the specialisations.", no_args_is_help=True)
 
@@ -79,7 +82,25 @@ def run_domain(
     deploys: bool,
     json: bool,
 ) -> None:
-    """Make the models of a domain, one job after the other; run again, it resumes where it stopped."""
+    """`soldiom run domain:NAME`."""
+    from soldiom_ray.domains.pack_runs import plan_run
+    from soldiom_ray.domains.specialists import find_pack
+
+    items = make_models(domain, data, base, model, deploys=deploys, quiet=json)
+    notice = find_pack(domain).notice
+    if json:
+        folder, data_of = _read_data(data)
+        left_out = dict(plan_run(find_pack(domain), folder, data_of, model=model).left_out)
+        print_json({"id": domain, "items": items, "left_out": left_out, "notice": notice})
+    else:
+        say(f"Ask it: soldiom domains show {domain}\n{notice}")
+
+
+def make_models(
+    domain: str, data: Sequence[str], base: str | None, model: str | None, *, deploys: bool, quiet: bool
+) -> list[dict[str, Any]]:
+    """Make the models of a domain, one job after the other: what became of each. Run again, it resumes where it
+    stopped."""
     from soldiom_ray import launch
     from soldiom_ray.cli.summary import print_scores
     from soldiom_ray.domains.pack_runs import plan_run
@@ -103,13 +124,10 @@ def run_domain(
         job = job or launch.launch_job(settings, recipe, kind="workflow", owner=COMMAND_LINE)
         job = follow(settings, job)
         items.append(_made(name, pack.models[name].registered, job))
-        if not json:
+        if not quiet:
             print_scores(job["metrics"])
             say(f"Model {items[-1]['model_id']} is {items[-1]['registered_as']}.\n")
-    if json:
-        print_json({"id": pack.name, "items": items, "left_out": dict(planned.left_out), "notice": pack.notice})
-    else:
-        say(f"Ask it: soldiom domains show {pack.name}\n{pack.notice}")
+    return items
 
 
 def ask(
@@ -133,7 +151,11 @@ def ask(
     from soldiom_ray.domains.specialists import find_capability, find_pack
 
     asked = find_capability(find_pack(domain), capability)
-    value = check_input(asked, _read_input(asked.input, file, pairs(field, "--set")), "input")
+    fields = pairs(field, "--set")
+    if asked.by.picture and Path(file).suffix.lower() in PICTURES:
+        fields |= {asked.by.picture: base64.b64encode(_existing(file).read_bytes()).decode()}
+        file = "-"
+    value = check_input(asked, _read_input(asked.input, file, fields), "input")
     if asked.by.rule:
         answer = json_module.loads(answer_by_rule(domain, capability, value))
     else:
@@ -182,9 +204,7 @@ def _read_text(file: str) -> str:
     stage."""
     if file == "-":
         return sys.stdin.read()
-    path = Path(file).expanduser()
-    if not path.is_file():
-        raise NotFoundError(f"There is no file {file!r}.", remedy="name a file, or - for standard input")
+    path = _existing(file)
     if path.suffix.lower() in (".json", ".txt", ".md", ".log", ".jsonl", ".csv", ".py", ""):
         return path.read_bytes().decode("utf-8", errors="replace")
     command = [sys.executable, "-W", "ignore", "-m", "soldiom_ray.collect.file_text", str(path)]
@@ -193,6 +213,13 @@ def _read_text(file: str) -> str:
     if "error" in answer:
         raise SoldiomError.from_dict(answer["error"])
     return str(answer["text"])
+
+
+def _existing(file: str) -> Path:
+    path = Path(file).expanduser()
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {file!r}.", remedy="name a file, or - for standard input")
+    return path
 
 
 def _shown(output: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ class ClassifierEndpoint:
 
     async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Classify texts or pictures: {"outputs": [{output: {label, scores, abstained}, prompt_tokens,
-        completion_tokens}]}.
+        completion_tokens}]}. With `heat_map` the output for a picture has one (`Classifier.heat_map`).
 
         InputError for a request that cannot be used, or whose only input cannot; among several inputs that one has an
         `error` in its place."""
@@ -87,7 +87,8 @@ class ClassifierEndpoint:
         errors = [None if each.strip() else _empty() for each in inputs]
         if len(inputs) == 1 and errors[0]:
             raise errors[0]
-        answers = iter(await self._classified([each for each, error in zip(inputs, errors, strict=True) if not error]))
+        asked = [each for each, error in zip(inputs, errors, strict=True) if not error]
+        answers = iter(await self._classified(asked, heat_map=bool(request.get("heat_map"))))
         return {"outputs": [{"error": error.to_problem()} if error else next(answers) for error in errors]}
 
     async def probe(self) -> dict[str, str]:
@@ -132,11 +133,12 @@ class ClassifierEndpoint:
             raise InputError(f"The request holds more than {REQUEST_CHARACTERS} characters.", remedy="send it in parts")
         return parsed.images if reads_pictures else parsed.inputs
 
-    async def _classified(self, inputs: Sequence[str | bytes]) -> list[dict[str, Any]]:
+    async def _classified(self, inputs: Sequence[str | bytes], *, heat_map: bool = False) -> list[dict[str, Any]]:
         from soldiom_ray.models.classifier import decision, probabilities
 
         classifier = self.classifier
-        readings = await asyncio.get_running_loop().run_in_executor(self._reader, classifier.read, inputs)
+        loop = asyncio.get_running_loop()
+        readings = await loop.run_in_executor(self._reader, classifier.read, inputs)
         logits = await self.batches.run([(reading.size, reading) for reading in readings])
         answers = []
         for reading, row in zip(readings, logits, strict=True):
@@ -144,6 +146,9 @@ class ClassifierEndpoint:
             chances = probabilities(row[None], multi_label=multi_label, temperature=temperature)[0]
             output = decision(classifier.names, chances, multi_label=multi_label)
             output["abstained"] = not multi_label and bool(chances.max() <= self.calibration.threshold)
+            if heat_map and classifier.reads_pictures:
+                draw, place = classifier.heat_map, int(chances.argmax())
+                output["heat_map"] = await loop.run_in_executor(self._reader, draw, reading, place, temperature)
             truncated = {"truncated": True} if reading.truncated else {}
             tokens = 0 if classifier.reads_pictures else reading.size
             answers.append({"output": output, "prompt_tokens": tokens, "completion_tokens": 0, **truncated})

@@ -135,7 +135,7 @@ class Train(Record):
         description="what is learnt; preference: DPO on chosen and rejected answers; classification: the labels",
     )
     architecture: dict[str, Any] | None = Field(
-        None, description="configuration of a model from scratch; its `model_type` is llama, t5, bert or vit"
+        None, description="configuration of a model from scratch; its `model_type` is llama, t5, bert, vit or convnext"
     )
     vocabulary_size: int = Field(4096, ge=300, description="only with `architecture`")
     method: Method = Field("lora", description="what is trained: all weights, low-rank adapters, or a soft prompt")
@@ -148,6 +148,16 @@ class Train(Record):
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, base weights in 4 bits, GPU only")
     virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
     multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
+    head: Literal["network", "linear"] = Field(
+        "network",
+        description="text_classification: linear fits a logistic regression on the base's vectors and the text's tokens"
+        " (TF-IDF), and leaves the base as it is: seconds, and better where some thousand samples have many labels",
+    )
+    augment: bool = Field(
+        False,
+        description="image_classification: every time a picture is read it is a little turned, moved, scaled, and"
+        " changed in brightness and contrast; never mirrored",
+    )
     template_gaps: Literal["fold", "leave_out"] = Field(
         "fold",
         description="conversations that the base's chat template cannot express (tools, calls and their results,"
@@ -198,6 +208,28 @@ class Train(Record):
             return {**values, "base_model": DEFAULT_BASES.get(task, "") if isinstance(task, str) else ""}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _method_of_a_linear_head(cls, values: Any) -> Any:
+        """The run holds the base as it is, whole."""
+        if isinstance(values, Mapping) and values.get("head") == "linear" and "method" not in values:
+            return {**values, "method": "full"}
+        return values
+
+    @model_validator(mode="after")
+    def _has_what_a_linear_head_reads(self) -> "Train":
+        if self.head == "linear" and (
+            self.task != "text_classification" or self.multi_label or self.architecture is not None
+        ):
+            raise ValueError("`head: linear` belongs to `task: text_classification` of one label with a `base_model`")
+        if self.head == "linear" and (
+            self.method != "full" or self.workers > 1 or self.strategy not in ("auto", "single")
+        ):
+            raise ValueError(
+                "`head: linear` has one worker, and no `method` or `strategy`: nothing is trained by steps"
+            )
+        return self
+
     @model_validator(mode="after")
     def _describes_only(self) -> "Train":
         """An architecture is described by numbers and single words: neither names what would be loaded."""
@@ -229,6 +261,8 @@ class Train(Record):
             raise ValueError("`dora`, `rslora` and `quantization` belong to `method: lora`")
         if self.task == "image_classification" and self.method == "prompt":
             raise ValueError("`method: prompt` tunes word embeddings, which pictures do not have; use lora or full")
+        if self.augment and self.task != "image_classification":
+            raise ValueError("`augment` belongs to `task: image_classification`")
         if self.multi_label and self.task != "text_classification":
             raise ValueError("`multi_label` belongs to `task: text_classification`")
         if self.architecture is not None and self.method != "full":
@@ -421,7 +455,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
-    "train": ("template_gaps",),
+    "train": ("template_gaps", "augment", "head"),
     "evaluate": ("examples", "answers", "answer_schema", "max_error"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,

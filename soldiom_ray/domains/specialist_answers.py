@@ -1,14 +1,16 @@
 """What a capability is asked and what it answers, as values: the input checked, the prompt filled in, the answer of a
 rule, a model or a search brought into the output's schema and checked. Whoever calls asks the models."""
 
+import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from soldiom_ray.domains.json_schemas import schema_problems
 from soldiom_ray.domains.specialists import Capability, CheckName, Pack, find_capability, find_pack
-from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.errors import InputError, Problem, SoldiomError
 
 NOT_FOUND = "not found"
 Answer = dict[str, Any]
@@ -50,10 +52,28 @@ def answer_of_text(capability: Capability, text: str) -> Answer:
         ) from error
 
 
-def answer_of_label(label: Mapping[str, Any]) -> Answer:
-    """A classifier's decision as the output; a label is null where the model abstains."""
+def answer_of_label(label: Mapping[str, Any], names: Mapping[str, str] = MappingProxyType({})) -> Answer:
+    """A classifier's decision as the output, with a heat map if it drew one; a label is null where it abstains. `names`
+    are what the answer calls labels."""
     abstained = bool(label.get("abstained", False))
-    return {"label": None if abstained else label["label"], "scores": dict(label["scores"]), "abstained": abstained}
+    scores = {names.get(name, name): score for name, score in label["scores"].items()}
+    decided = None if abstained else names.get(label["label"], label["label"])
+    heat = {"heat_map": label["heat_map"]} if "heat_map" in label else {}
+    return {"label": decided, "scores": scores, "abstained": abstained, **heat}
+
+
+def picture_of(capability: Capability, value: Mapping[str, Any]) -> bytes:
+    """The bytes of the picture that the input holds in base64, a data URL allowed. InputError where they are none."""
+    field = capability.by.picture
+    text = str(value[field])
+    encoded = text.partition(",")[2] if text.startswith("data:") else text
+    try:
+        return base64.b64decode(encoded, validate=True)
+    except ValueError as error:
+        message = f"`{field}` is not base64"
+        raise InputError(
+            f"{message}.", remedy="send a PNG or JPEG file in base64", problems=[Problem(f"body.{field}", message)]
+        ) from error
 
 
 def answer_of_passages(capability: Capability, passages: Sequence[Mapping[str, Any]]) -> Answer:

@@ -1,14 +1,16 @@
-"""The specialisations: one YAML file per domain in packs/, read into closed records.
+"""The specialisations: one YAML file per domain, in packs/ and in the home's folder `domains`, read into records.
 
 A pack names the models that its workflow makes, each with the headings of a recipe, and the capabilities that rules
 and these models have. A capability takes and gives JSON that obeys its schemas. The headings of a pack and of its
 models say only what differs from the schema's defaults.
 """
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -20,11 +22,14 @@ from soldiom_ray.domains.sources import Source
 from soldiom_ray.domains.yaml_text import Lines, problem_of, read_yaml
 from soldiom_ray.errors import InputError, NotFoundError, Problem, format_location, suggestion
 from soldiom_ray.records import Family, Record
+from soldiom_ray.settings import home_folder
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
 CheckName = Literal["spans_match", "cites_sources", "counts_all", "in_order"]
 Heading = dict[str, Any] | None
+
+logger = logging.getLogger(__name__)
 
 
 class OpenDataset(Record):
@@ -73,6 +78,13 @@ class By(Record):
 
     rule: str | None = Field(None, description="name of a function in specialists/rules.py")
     classify: str | None = Field(None, description="one of the pack's models: its label and the scores of all labels")
+    picture: str = Field(
+        "",
+        description="classify: the field of the input that holds a picture in base64, for a model that reads pictures",
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="classify: what the answer calls the model's labels; unset: as they are"
+    )
     generate: str | None = Field(None, description="one of the pack's models: an answer to the prompt")
     retrieve: bool = Field(False, description="passages of an index, each with its source, or the words not found")
     prompt: str = Field(
@@ -167,8 +179,14 @@ def read_pack(text: str, name: str) -> Pack:
     return pack
 
 
-@lru_cache(maxsize=1)
 def packs() -> Mapping[str, Pack]:
+    """The packs that come with Soldiom and those of this home, by name. One of the home with mistakes is left out, and
+    the log names it."""
+    return {**_own_packs(own_folder(), _own_stamps()), **built_in_packs()}
+
+
+@lru_cache(maxsize=1)
+def built_in_packs() -> Mapping[str, Pack]:
     """The packs that come with Soldiom, by name."""
     folder = files("soldiom_ray.domains").joinpath("packs")
     texts = sorted(
@@ -177,15 +195,40 @@ def packs() -> Mapping[str, Pack]:
     return {pack.name: pack for pack in (read_pack(text, name) for name, text in texts)}
 
 
+def own_folder() -> Path:
+    """Where the packs of this home are, `NAME.yaml` each: what `soldiom new-domain` writes and people edit."""
+    return home_folder() / "domains"
+
+
+def _own_stamps() -> tuple[tuple[str, int], ...]:
+    """Name and time of each pack of this home: what tells that one has changed."""
+    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(own_folder().glob("*.yaml")))
+
+
+@lru_cache(maxsize=4)
+def _own_packs(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Mapping[str, Pack]:
+    read = {}
+    for name, _ in stamps:
+        try:
+            pack = read_pack((folder / name).read_text(encoding="utf-8"), name)
+        except (OSError, UnicodeDecodeError, InputError) as error:
+            logger.warning("a domain of this home is left out", extra={"data": {"file": name, "error": str(error)}})
+            continue
+        read[pack.name] = pack
+    return read
+
+
 def find_pack(name: str) -> Pack:
     """A pack by its name; NotFoundError names those that are near."""
-    try:
-        return packs()[name]
-    except KeyError:
-        raise NotFoundError(
-            f"No domain {name[:60]!r}; known: {', '.join(packs())}.{suggestion(name, packs())}",
-            remedy="`soldiom domains list` shows them",
-        ) from None
+    known = packs()
+    if name in known:
+        return known[name]
+    if (own := own_folder() / f"{name}.yaml").is_file() and re.fullmatch(NAME, name):
+        return read_pack(own.read_text(encoding="utf-8"), own.name)  # raises what is wrong with it
+    raise NotFoundError(
+        f"No domain {name[:60]!r}; known: {', '.join(known)}.{suggestion(name, known)}",
+        remedy="`soldiom domains list` shows them",
+    )
 
 
 def find_capability(pack: Pack, name: str) -> Capability:
@@ -280,9 +323,11 @@ def _by_mistakes(pack: Pack, capability: Capability) -> Iterator[tuple[str, str]
 
         if by.rule not in RULES:
             yield "rule", f"is {by.rule!r}; known: {', '.join(RULES)}.{suggestion(by.rule, RULES)}"
+    if by.picture and by.picture not in capability.input.get("properties", {}):
+        yield "picture", f"is {by.picture!r}, which is no field of the input"
     if by.model:
         fields = capability.input.get("properties", {})
-        for field in placeholders(by.prompt):
+        for field in () if by.picture else placeholders(by.prompt):
             if field not in fields:
                 yield "prompt", f"names {{{field}}}, which is no field of the input; it has: {', '.join(fields)}"
 

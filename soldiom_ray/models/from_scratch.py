@@ -34,15 +34,14 @@ def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
 
 _COMMON = {
     "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size", "d_model",
-    "d_ff", "d_kv", "num_layers", "num_heads", "image_size", "patch_size", "num_channels"
+    "d_ff", "d_kv", "num_layers", "num_heads", "image_size", "patch_size", "num_channels", "hidden_sizes", "depths"
 }  # fmt: skip
 
 
 def _defaults(model_type: str, processor: Any, declared: Train) -> dict[str, Any]:
     """What follows from the tokenizer and the declared sequence length, or from the size of the images."""
-    if model_type == "vit":
-        size = processor.size
-        return {"image_size": int(size["height"])}
+    if model_type in ("vit", "convnext"):
+        return {"image_size": int(processor.size["height"])}
     tokens = {
         "vocab_size": len(processor),
         "bos_token_id": processor.bos_token_id,

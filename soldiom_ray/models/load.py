@@ -18,6 +18,7 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.models.folder_check import check_folder, check_no_adapter
 from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
+from soldiom_ray.models.linear_head import load_linear_head
 from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
@@ -188,12 +189,15 @@ def load_base(
 def load_run(
     artifacts: Artifacts, settings: Settings, run: Manifest, *, dtype: str = "auto", device: str | None = None
 ) -> Iterator[tuple[Any, Any]]:
-    """(model, tokenizer) of a run: its whole weights, or its base model with the run's adapter."""
+    """(model, tokenizer) of a run: its whole weights, with `linear_head`, the one that was fitted on it or None; or its
+    base model with the run's adapter."""
     options = {"auto_class": run.details.get("auto_class", CAUSAL_CLASS), "dtype": dtype, "device": device}
     with ExitStack() as stack:
         weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
         if run.details["method"] == "full":
-            yield load_model(weights, **options)
+            model, processor = load_model(weights, **options)
+            model.linear_head = load_linear_head(weights)
+            yield model, processor
             return
         base = stack.enter_context(model_folder(settings, artifacts, run.details["base_model"]))
         yield load_model(base, adapter=weights, **options, **run.details.get("configuration", {}))

@@ -30,5 +30,5 @@ TASK_MODELS = {
     "preference": TaskModel(CAUSAL_CLASS, "CAUSAL_LM", ("llama",)),
     "seq2seq_lm": TaskModel("AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", ("t5",)),
     "text_classification": TaskModel("AutoModelForSequenceClassification", "SEQ_CLS", ("bert",), HEADS),
-    "image_classification": TaskModel("AutoModelForImageClassification", None, ("vit",), HEADS),
+    "image_classification": TaskModel("AutoModelForImageClassification", None, ("vit", "convnext"), HEADS),
 }

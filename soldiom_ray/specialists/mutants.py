@@ -62,12 +62,12 @@ def make_mutants(document: dict[str, Any]) -> dict[str, Any]:
     if isinstance(source, str):
         return {"parsed": False, "mutants": [], "possible": 0, "problem": source}
     try:
-        edits = list(dict.fromkeys(_edits(source)))
+        edits = list(dict.fromkeys(edits_of(source)))
     except RecursionError:
         return {"parsed": False, "mutants": [], "possible": 0, "problem": "it is nested too deeply"}
     tests = document.get("tests")
     drawn = _drawn(edits, most, random.Random(seed))
-    mutants = [_mutant(source, edit) for edit in drawn if _is_program(source, edit)]
+    mutants = [_mutant(source, edit) for edit in drawn if is_program(source, edit)]
     if isinstance(tests, str) and tests:
         for mutant in mutants:
             outcome = run_program(mutant["code"], tests, TEST_LIMITS)
@@ -88,7 +88,8 @@ def run_tests(document: dict[str, Any]) -> dict[str, Any]:
     return {"passed": passed, "status": outcome.status, "detail": outcome.detail, "output": outcome.output}
 
 
-def _edits(source: Source) -> Iterator[Edit]:
+def edits_of(source: Source) -> Iterator[Edit]:
+    """Every small change of the source that a mutant may have."""
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             yield from _comparison(source, node)
@@ -189,7 +190,7 @@ def _drawn(edits: list[Edit], most: int, rng: random.Random) -> list[Edit]:
     return sorted(chosen, key=lambda edit: (edit.start, edit.end, edit.written))
 
 
-def _is_program(source: Source, edit: Edit) -> bool:
+def is_program(source: Source, edit: Edit) -> bool:
     """Whether the statement of the module that an edit is in still parses with it."""
     for node in source.tree.body:
         start, end = source.span(node)

@@ -12,11 +12,13 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read, validations
+from soldiom_ray.models.linear_head import LinearHead
 from soldiom_ray.models.load import context_length, has_bfloat16
 from soldiom_ray.models.planning.machine import current_cluster, free_bytes
 from soldiom_ray.models.planning.memory import SHARDED
 from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, reduce_to_memory
 from soldiom_ray.models.planning.shape import enable_activation_checkpointing
+from soldiom_ray.models.pooling import read_pooling
 from soldiom_ray.records import FileEntry
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
@@ -63,24 +65,31 @@ def run_worker(
         if not sharded:  # the fast layers hold on to weights that sharding takes away and brings back
             stack.enter_context(task.reading(model))
         train, validation = stack.enter_context(task.open(artifacts, tokens, length, processor))
-        train, validation = (task.measure(model, units) for units in (train, validation))
+        train, validation = (task.measure(model, units) for units in (task.varied(train, declared), validation))
         schedule = schedule_of(declared, train, min_over_ranks(setup.positions), planner.shape.virtual_positions)
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
         sizes = _sizes(model)  # before a strategy shards it
-        strategy = open_strategy(setup.strategy, task.objective(model, tokens, declared), optimization)
-        stack.callback(strategy.close)
-        train, validation = (
-            task.with_reference_logprobs(strategy, units, schedule.positions_at_once) for units in (train, validation)
-        )
+        head: LinearHead | None = None
+        world, weights = 1, dict[str, Any]()
         steps_report = part_of(report, TOKENISING_SHARE, 1.0)
-        loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
-        laps.end("load")
-        outcome = loop.run()
-        weights = strategy.weights() if sharded else {}
-        if loop.rank:
-            return
+        if declared.head == "linear":
+            laps.end("load")
+            head, outcome = _fit_head(model, train, validation, folder, declared, steps_report, observe)
+        else:
+            strategy = open_strategy(setup.strategy, task.objective(model, tokens, declared), optimization)
+            stack.callback(strategy.close)
+            train, validation = (
+                task.with_reference_logprobs(strategy, units, schedule.positions_at_once)
+                for units in (train, validation)
+            )
+            loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
+            laps.end("load")
+            outcome = loop.run()
+            weights, world = strategy.weights() if sharded else {}, strategy.world
+            if loop.rank:
+                return
         details = {
             "auto_class": task.auto_class,
             "configuration": configuration,
@@ -88,13 +97,13 @@ def run_worker(
             "sequence_length": length,
             "cuts": task.cuts(artifacts, tokens, length),
             "precision": "bfloat16" if bfloat16 else "float32",
-            "workers": strategy.world,
+            "workers": world,
         }
         details |= _run_details(declared, setup, schedule, outcome) | _process_usage() | sizes
         if sharded:
             model = with_weights(build(device="cpu"), weights)
         saving = Laps()
-        entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, bfloat16)]
+        entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, head, bfloat16)]
         saving.end("save")
         details["seconds_by_part"] = {**work.seconds, **laps.seconds, **outcome.seconds_by_part, **saving.seconds}
         checkpoints.put_result({"details": details, "curves": outcome.curves, "files": entries})
@@ -126,6 +135,25 @@ def schedule_of(declared: Train, train: Source, positions: int, virtual_position
         checkpoint_seconds=declared.checkpoint_seconds,
         virtual_positions=virtual_positions,
     )
+
+
+def _fit_head(
+    model: Any,
+    train: Source,
+    validation: Source,
+    folder: Path | None,
+    declared: Train,
+    report: Report,
+    observe: Callable[[Metrics], None],
+) -> tuple[LinearHead, Outcome]:
+    """`train.head: linear`."""
+    from soldiom_ray.train.linear import fit_linear_head
+    from soldiom_ray.train.tasks.classification import Texts
+
+    if not isinstance(train, Texts) or not isinstance(validation, Texts):
+        raise TypeError(f"a linear head reads Texts, not {type(train).__name__}")
+    pooling = read_pooling(folder, declared.base_model).mode if folder else "mean"
+    return fit_linear_head(model, train, validation, pooling, declared.seed, report, observe)
 
 
 def _run_details(declared: Train, setup: TrainingSetup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
@@ -176,7 +204,7 @@ def _process_usage() -> dict[str, float]:
 
 
 def _store_weights(
-    artifacts: Artifacts, work: Work, model: Any, processor: Any, bfloat16: bool
+    artifacts: Artifacts, work: Work, model: Any, processor: Any, head: LinearHead | None, bfloat16: bool
 ) -> tuple[FileEntry, ...]:
     draft = Draft(artifacts, "run", work.run, {}, ())
     with tempfile.TemporaryDirectory(prefix="soldiom-") as name:
@@ -184,6 +212,8 @@ def _store_weights(
         methods.save(model, processor, folder, method=work.declared.method, bfloat16=bfloat16)
         if work.declared.method != "full":
             _name_base_as_declared(folder, work.declared.base_model)
+        if head is not None:
+            head.save(folder)
         draft.write_folder(folder, "weights")
     return tuple(draft.files.values())
 

@@ -24,6 +24,7 @@ from soldiom_ray.domains.specialist_answers import (
     checked,
     envelope,
     only_text,
+    picture_of,
     prompt_of,
 )
 from soldiom_ray.domains.specialists import Capability, Pack, find_capability, find_pack, packs
@@ -91,6 +92,8 @@ async def _ask_model(
     asked = pack.capabilities[name]
     model_id, notices = await run_in_threadpool(_model, settings, pack, asked, model, caller)
     request: dict[str, Any] = {"inputs": [prompt_of(asked, value)]}
+    if asked.by.picture:
+        request = {"images": [picture_of(asked, value)], "heat_map": "heat_map" in asked.output["properties"]}
     if asked.by.kind == "generate":
         messages = [{"role": "system", "content": asked.by.system}] if asked.by.system else []
         if messages:
@@ -100,7 +103,11 @@ async def _ask_model(
             schema = {"name": name, "schema": asked.output, "strict": True}
             request["parameters"]["response_format"] = {"type": "json_schema", "json_schema": schema}
     output = (await endpoints.call(application_name(model_id), "generate", request))["outputs"][0]
-    answer = answer_of_text(asked, output["text"]) if "text" in output else answer_of_label(output["output"])
+    answer = (
+        answer_of_text(asked, output["text"])
+        if "text" in output
+        else answer_of_label(output["output"], asked.by.labels)
+    )
     given = envelope(pack, name, checked(asked, value, answer), model_id, notices)
     cut = output.get("finish_reason") == "length" or bool(output.get("truncated"))
     return given | ({"cut_off": True} if cut else {})

@@ -107,7 +107,7 @@ class Shape:
         depths = {name: int(getattr(self.config, name, 0) or 0) for name in DEPTHS}
         depths = {name: depth for name, depth in depths.items() if depth}
         deepest = max(depths.values(), default=0)
-        if deepest <= SHALLOW[1]:
+        if deepest <= SHALLOW[1] or getattr(self.config, "depths", None):  # stages differ: none stands for another
             return largest(traced(self.config))
         few, more = (traced(_with_depth(self.config, depths, layers)) for layers in SHALLOW)
         return extrapolate(few, more, (deepest - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0]))

@@ -74,6 +74,10 @@ class Task:
         """The units with their size as the model's configuration defines it."""
         return units
 
+    def varied(self, units: "Source", declared: "Train") -> "Source":
+        """The training units as they are seen, a little different every time where the declaration asks for that."""
+        return units
+
     def with_reference_logprobs(self, strategy: "Strategy", units: "Source", positions: int) -> "Source":
         """The units with their log-probabilities under the untrained model, where the task compares with those.
 

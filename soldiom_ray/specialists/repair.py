@@ -1,0 +1,110 @@
+"""Repair of Python code that fails its tests: every single small change is tried in the sandbox until the tests pass
+(generate and validate: Weimer and others 2009; the changes are the mistakes of `mutants`, made backwards).
+
+It finds bugs of one place: a wrong comparison, operator, constant, bound or variable. A change that passes the tests
+given may still be wrong where they are few: whoever takes it reads it.
+"""
+
+import ast
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from soldiom_ray.errors import InputError
+from soldiom_ray.sandbox.run import Limits, run_program
+from soldiom_ray.specialists.evidence import text_of
+from soldiom_ray.specialists.mutants import Edit, edits_of, is_program
+from soldiom_ray.specialists.source_text import Source, parse_source
+
+MOST_TRIED, MOST_SECONDS = 400, 50.0
+"""Changes that are run at most, and for how long."""
+LIMITS = Limits(wall_seconds=3.0, cpu_seconds=2, memory_bytes=256 << 20)
+KINDS = (
+    "comparison",
+    "constant",
+    "range",
+    "operator",
+    "logic",
+    "variable",
+    "arguments",
+    "function",
+    "negation",
+    "loop",
+)
+"""In the order in which they are tried: what people get wrong most first."""
+
+
+def repair_code(document: dict[str, Any]) -> dict[str, Any]:
+    """`{"code": Python source, "tests": source or list of assertions}` -> `{"found", "code", "line", "before", "after",
+    "tried", "possible", "problem"}`.
+
+    `found` says that `code` passes the tests; `line`, `before` and `after` are its one changed line, null and "" where
+    it passed as it was. Not found, `code` is "" and `problem` says why."""
+    tests, code = _tests(document), text_of(document, "code")
+    source = parse_source(code)
+    if isinstance(source, str):
+        return _answer(problem=f"this is no Python: {source}")
+    began = time.monotonic()
+    first = run_program(code, tests, LIMITS)
+    if first.status == "passed":
+        return _answer(code=code, problem="the tests pass as it is")
+    try:
+        changes = list(dict.fromkeys([*edits_of(source), *_other_variables(source)]))
+    except RecursionError:
+        return _answer(problem="it is nested too deeply")
+    changes.sort(key=lambda edit: KINDS.index(edit.kind) if edit.kind in KINDS else len(KINDS))
+    tried = 0
+    for edit in changes:
+        if tried >= MOST_TRIED or time.monotonic() - began > MOST_SECONDS:
+            return _answer(tried=tried, possible=len(changes), problem="none of the changes tried passes the tests")
+        if not is_program(source, edit):
+            continue
+        tried += 1
+        changed = source.replaced(edit.start, edit.end, edit.written)
+        if run_program(changed, tests, LIMITS).status == "passed":
+            line = source.data.count(b"\n", 0, edit.start)
+            lines = (text.split("\n")[line] for text in (source.data.decode(errors="replace"), changed))
+            before, after = lines
+            return _answer(code=changed, line=line + 1, before=before, after=after, tried=tried, possible=len(changes))
+    detail = (first.detail.strip().splitlines() or [first.status])[-1][:200]
+    return _answer(tried=tried, possible=len(changes), problem=f"no single change passes the tests ({detail})")
+
+
+def _answer(
+    code: str = "", line: int | None = None, before: str = "", after: str = "", tried: int = 0, possible: int = 0,
+    problem: str = "",
+) -> dict[str, Any]:  # fmt: skip
+    return {
+        "found": bool(code),
+        "code": code,
+        "line": line,
+        "before": before,
+        "after": after,
+        "tried": tried,
+        "possible": possible,
+        "problem": problem,
+    }
+
+
+def _tests(document: dict[str, Any]) -> str:
+    tests = document.get("tests")
+    if isinstance(tests, list) and all(isinstance(test, str) for test in tests):
+        tests = "\n".join(tests)
+    if not isinstance(tests, str) or not tests.strip():
+        raise InputError('"tests" is neither a text nor a list of texts', remedy="send assertions that the code fails")
+    return tests
+
+
+def _other_variables(source: Source) -> Iterator[Edit]:
+    """Every variable of a function read in the place of every other one."""
+    for function in ast.walk(source.tree):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        inside = list(ast.walk(function))
+        bound = {node.id for node in inside if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+        arguments = function.args
+        bound |= {argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)}
+        for node in inside:
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in bound:
+                for other in sorted(bound - {node.id, "self", "cls"}):
+                    yield Edit("variable", *source.span(node), other)

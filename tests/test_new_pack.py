@@ -1,0 +1,57 @@
+"""A pack made of a team's own documents: what they allow for, and what is missing."""
+
+from typing import Any
+
+import pytest
+
+from soldiom_ray.domains.new_pack import new_pack
+from soldiom_ray.domains.pack_runs import plan_run
+from soldiom_ray.domains.recipes import validate_recipe
+from soldiom_ray.domains.specialists import find_pack, own_folder, packs, read_pack
+from soldiom_ray.errors import InputError
+
+LABELS = {"fault": {"train": 40, "test": 10}, "praise": {"train": 9, "test": 2}}
+
+
+def counts(kept: int, **more: int) -> dict[str, int]:
+    return {"kept": kept, "train": kept - 12, "validation": 0, "test": 12, **more}
+
+
+@pytest.mark.parametrize(
+    ("counted", "details", "pairs", "use", "capabilities", "missing"),
+    [
+        (counts(61), {"labels": LABELS}, 0, "classify_texts", ["classify"], "praise (9)"),
+        (counts(61, pictures=61), {"labels": LABELS}, 0, "classify_pictures", ["classify"], "12 held-out samples"),
+        (counts(61), {"labels": {}}, 49, "answer", ["answer"], "49 pairs of question and answer"),
+        (counts(61), {"labels": {}}, 3, "search", ["find-passages", "continue"], "Nothing to learn a task from"),
+    ],
+)
+def test_documents_become_the_pack_that_they_allow_for(
+    counted: dict[str, int], details: dict[str, Any], pairs: int, use: str, capabilities: list[str], missing: str
+) -> None:
+    details |= {"languages": {"en": 20, "de": 41}, "licenses": {"unknown": 61}, "warnings": ["A warning."]}
+    made = new_pack("depot", "", "/srv/depot", counted, details, pairs)
+    pack = read_pack(made.text, "depot.yaml")
+    assert made.use == use and list(pack.capabilities) == capabilities and pack.title == "Depot"
+    text = " ".join(made.missing)
+    assert missing in text and "A warning." in text and "placeholders" in text and "61 of 61 samples name no" in text
+    assert ("41 of 61 samples are not in English" in text) == (use != "classify_pictures")
+    planned = plan_run(pack, None, {})
+    recipe = validate_recipe({**planned.recipes["first"], "domain": None})
+    assert recipe.collect and recipe.train and (recipe.embed is not None) == (use == "search")
+
+
+def test_the_packs_of_a_home_stand_beside_those_that_come_with_soldiom(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOLDIOM_HOME", str(tmp_path))
+    assert "depot" not in packs() and "legal" in packs()
+    own_folder().mkdir()
+    made = new_pack("depot", "Depot", "/srv/depot", counts(61), {"labels": LABELS}, 0)
+    (own_folder() / "depot.yaml").write_text(made.text)
+    (own_folder() / "broken.yaml").write_text("name: broken\n")
+    assert find_pack("depot").models["first"].registered == "fine-tuned/depot" and "legal" in packs()
+    with pytest.raises(InputError, match=r"broken\.yaml has"):
+        find_pack("broken")
+    (own_folder() / "depot.yaml").write_text(made.text.replace("title: Depot", "title: Night depot"))
+    assert find_pack("depot").title == "Night depot"
