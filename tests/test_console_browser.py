@@ -1,5 +1,5 @@
-"""A person's way through the console in Debian's Chromium, on the real services: from an upload to an answer, the first
-half in English, the second in Arabic, and every page without barriers that axe-core finds."""
+"""A person's way through the console in Debian's Chromium, on the real services: from an upload to a rated answer, the
+first half in English, the second in Arabic, and every page without barriers that axe-core finds."""
 
 import shutil
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from conftest import Home
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
-JOB_MILLISECONDS = 200_000
+JOB_MILLISECONDS = 240_000
 PLACES = ("home", "data", "train", "models", "try", "specialists", "monitor", "access")
 TOPICS = ("rent", "deposit", "notice", "repair", "garden", "parking", "heating", "water", "pets", "noise")
 
@@ -72,7 +72,7 @@ def see_every_page(page: Any, home: Home) -> None:
             assert page.evaluate("document.documentElement.scrollWidth") <= width, (place, width)
 
 
-def test_a_person_uploads_trains_and_asks_in_both_languages(home: Home, page: Any) -> None:
+def test_a_person_uploads_trains_asks_and_rates_in_both_languages(home: Home, page: Any) -> None:
     page.goto(home.api_url + "/")
     assert page.url == f"{home.api_url}/soldiom/"
     assert barriers(page) == []
@@ -114,6 +114,12 @@ def test_a_person_uploads_trains_and_asks_in_both_languages(home: Home, page: An
     page.get_by_role("button", name="أرسل").click()
     page.get_by_text("رمزًا في").wait_for()
     assert len(page.locator(".turn.assistant").inner_text()) > 20
+    page.get_by_role("button", name="سيئ").click()
+    page.get_by_label("ماذا كان ينبغي أن يقول؟").fill("The tenant settles the rent by day 2.")
+    page.get_by_role("button", name="أرسل التصحيح").click()
+    page.get_by_text("سيراجعه مدرِّب").wait_for()
+    [noted] = home.call("GET", "/api/feedback").json()["items"][:1]
+    assert (noted["rating"], noted["status"]) == ("down", "new")
     assert barriers(page) == []
 
     see_every_page(page, home)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -12,9 +13,9 @@ from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.errors import BusyError, DeniedError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import RUN_ID
-from soldiom_ray.settings import HOME_TENANT, Settings
+from soldiom_ray.settings import HOME_TENANT, Settings, job_environment
 
-PLAN_SECONDS = 120.0
+PLAN_SECONDS = 300.0
 PLANS_AT_ONCE = 1
 """Each loads torch, some 500 MB."""
 PLANS_WAITING = 8
@@ -42,7 +43,7 @@ def planner_request(settings: Settings, recipe: Recipe, tenant: str) -> dict[str
     return {"train": train.model_dump(mode="json"), "dataset": dataset, "cluster": {}}
 
 
-async def make_plan(request: dict[str, Any]) -> dict[str, Any]:
+async def make_plan(settings: Settings, request: dict[str, Any]) -> dict[str, Any]:
     """The planner's answer. BusyError where several wait for theirs, TooLargeError where it takes too long."""
     if len(_waiting) >= PLANS_WAITING:
         raise BusyError(f"{PLANS_WAITING} plans are being made already.", retry_after_seconds=20)
@@ -51,7 +52,7 @@ async def make_plan(request: dict[str, Any]) -> dict[str, Any]:
     _waiting.append(1)
     try:
         async with _slots[0]:
-            answer = await _ask_planner(json.dumps(request).encode())
+            answer = await _ask_planner(settings, json.dumps(request).encode())
     finally:
         _waiting.pop()
     if "error" in answer:
@@ -59,12 +60,13 @@ async def make_plan(request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
-async def _ask_planner(request: bytes) -> dict[str, Any]:
+async def _ask_planner(settings: Settings, request: bytes) -> dict[str, Any]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-m", "soldiom_ray.train.planning"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, **job_environment(settings)},
     )
     try:
         async with asyncio.timeout(PLAN_SECONDS):

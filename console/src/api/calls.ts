@@ -11,14 +11,7 @@ type Body<N extends keyof components["schemas"]> = components["schemas"][N];
 type Signal = AbortSignal | undefined;
 
 export const whoAmI = (key: string) => request<Caller>()("get", "/api/keys/current", { key });
-export const readiness = async (signal?: Signal): Promise<Readiness> => {
-  try {
-    return await request<Readiness>()("get", "/readyz", { signal });
-  } catch (error) {
-    if (error instanceof Error && "status" in error && error.status === 503) return { status: "not ready", services: {} };
-    throw error;
-  }
-};
+export const readiness = (signal?: Signal) => request<Readiness>()("get", "/readyz", { signal, accepts: 503 });
 
 export const listJobs = (status?: JobStatus, cursor?: string, limit = 20, signal?: Signal) =>
   request<Page<Job>>()("get", "/api/training/jobs", { query: { status, cursor, limit }, signal });
@@ -74,10 +67,12 @@ export const promoteModel = (model_id: string) =>
 export async function* chat(
   model_id: string, messages: { role: "user" | "assistant"; content: string }[], max_tokens: number, temperature: number,
   signal: AbortSignal,
-): AsyncGenerator<{ text?: string; finish_reason?: string; usage?: { completion_tokens: number } }> {
+): AsyncGenerator<{ text?: string; finish_reason?: string; usage?: { completion_tokens: number }; id?: string | null }> {
   const body: Body<"InferenceBody"> = { messages, stream: true, parameters: { max_tokens, temperature } };
   yield* events(await respond("post", "/api/inference/{model_id}", { path: { model_id }, body, signal }));
 }
+export const rateAnswer = (answer_id: string, rating: "up" | "down", correction: string) =>
+  request<{ id: string; status: string }>()("post", "/api/feedback", { body: { answer_id, rating, correction, reason: "" } });
 export const classify = (model_id: string, input: string, signal?: Signal) =>
   request<{ output: unknown }>()("post", "/api/inference/{model_id}", { path: { model_id }, body: { input }, signal });
 

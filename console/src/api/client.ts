@@ -59,6 +59,8 @@ export interface Options<P extends Path, M extends Method> {
   once?: string;
   signal?: AbortSignal | undefined;
   key?: string;
+  /** A status that is an answer, too. */
+  accepts?: number;
 }
 
 function address(path: string, parameters: unknown, query: unknown): string {
@@ -93,7 +95,7 @@ export async function respond<P extends Path, M extends Method>(
     if (options.signal?.aborted) throw error;
     throw new Problem(0, "");
   }
-  if (response.ok) return response;
+  if (response.ok || response.status === options.accepts) return response;
   const problem = problemOf(response.status, await response.text());
   if (response.status === 401 && options.key === undefined) onRefusedKey.call();
   throw problem;

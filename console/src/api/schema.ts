@@ -100,6 +100,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/feedback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["list_feedback_api_feedback_get"];
+        put?: never;
+        post: operations["give_feedback_api_feedback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/inference/{model_id}": {
         parameters: {
             query?: never;
@@ -461,9 +477,20 @@ export interface components {
             max_concurrent?: number;
             /** @default 128 */
             max_queued?: number;
+            only?: "promoted" | null;
             /** @default 1 */
             replicas?: number;
             use?: ("any" | "commercial") | null;
+        };
+        FeedbackBody: {
+            answer_id: string;
+            /** @default  */
+            correction?: string;
+            /** @enum {string} */
+            rating: "up" | "down";
+            /** @default  */
+            reason?: string;
+            user_id?: string | null;
         };
         FilesSource: {
             columns?: {
@@ -513,6 +540,7 @@ export interface components {
             tools?: {
                 [key: string]: unknown;
             }[];
+            user_id?: string | null;
         };
         JsonSchema: {
             description?: string | null;
@@ -776,6 +804,73 @@ export interface operations {
         requestBody?: never;
         responses: {
             200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_feedback_api_feedback_get: {
+        parameters: {
+            query?: {
+                model?: string | null;
+                status?: ("new" | "accepted" | "rejected") | null;
+                cursor?: string | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    give_feedback_api_feedback_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["FeedbackBody"];
+            };
+        };
+        responses: {
+            201: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -56,7 +56,7 @@ function Keys() {
             <Table label={w.access.keys} rows={page.items} id={(key) => key.id} columns={[
               { title: w.data.name, cell: (key) => <bdi>{key.name}</bdi> },
               { title: w.access.role, cell: (key) => w.roles[key.role] },
-              { title: w.access.prefix, cell: (key) => <code dir="ltr">{key.prefix}…</code> },
+              { title: w.access.prefix, cell: (key) => <code dir="ltr">sld_{key.prefix}_…</code> },
               { title: w.access.used, cell: (key) => (key.last_used_at ? ago(key.last_used_at) : w.access.never) },
               {
                 title: w.access.revoke,

@@ -26,7 +26,7 @@ function Details({ data }: { data: DatasetDetails }) {
     <>
       <a class="crumb" href={link("data")}>{w.data.title}</a>
       <Head title={data.name} intro={`${w.data.stages[data.stage]}, ${moment(data.created_at)}`}>
-        {isDataset && may("trainer") && <LinkButton kind="primary" href={link("train", "new", "dataset", data.artifact_id)}>{w.data.trainOn}</LinkButton>}
+        {isDataset && may("trainer") && <LinkButton kind="primary" href={link("train", "new", "dataset", data.artifact_id, data.name)}>{w.data.trainOn}</LinkButton>}
       </Head>
       <div class="stack">
         {warnings.map((text) => <Notice key={text} kind="warn"><span dir="auto">{text}</span></Notice>)}

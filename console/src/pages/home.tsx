@@ -28,7 +28,6 @@ export function Home() {
           const failed = jobs.filter((job) => job.status === "failed").slice(0, 4);
           const held = models.filter((model) => model.gate?.passed === false).slice(0, 4);
           const away = Object.entries(services.data?.services ?? {}).filter(([, service]) => service.state !== "running");
-          const notReady = services.data?.status === "not ready" && away.length === 0;
           const deployed = models.filter((model) => model.deployed);
           return (
             <div class="stack">
@@ -38,10 +37,9 @@ export function Home() {
                   {running.length === 0 ? <p class="muted">{w.home.nothingRuns}</p> : <ul class="list">{running.map((job) => <Running key={job.id} job={job} />)}</ul>}
                 </Card>
                 <Card title={w.home.attention}>
-                  {failed.length + held.length + away.length === 0 && !notReady ? <p class="muted">{w.home.allWell}</p> : (
+                  {failed.length + held.length + away.length === 0 ? <p class="muted">{w.home.allWell}</p> : (
                     <ul class="list">
-                      {notReady && <li><span>{w.home.notReady}</span><Badge tone="bad">{w.monitor.away}</Badge></li>}
-                      {away.map(([name, service]) => <li key={name}><span>{name}</span><Badge tone="bad">{service.state}</Badge></li>)}
+                      {away.map(([name, service]) => <li key={name}><span>{w.serviceNames[name] ?? name}</span><Badge tone="bad">{service.state}</Badge></li>)}
                       {failed.map((job) => (
                         <li key={job.id}>
                           <span><a href={link("train", job.id)}>{job.name}</a><span class="muted" dir="auto">{job.problem?.detail ?? job.error}</span></span>
@@ -111,7 +109,7 @@ function Next({ data, prepared, deployed }: { data: boolean; prepared: boolean; 
     { show: true, href: link("monitor"), ...w.home.do.monitor },
   ];
   return (
-    <nav class="grid" aria-label={w.home.next}>
+    <nav class="todos" aria-label={w.home.next}>
       {all.filter((each) => each.show).slice(0, 3).map((each) => (
         <a key={each.title} class="card todo" href={each.href}><strong>{each.title}</strong><span class="muted">{each.text}</span></a>
       ))}

@@ -54,7 +54,7 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
           ]} />
         </Card>
         {model.notices.length > 0 && <Card title={w.models.notices}><ul>{model.notices.map((text) => <li key={text} dir="auto">{text}</li>)}</ul></Card>}
-        {model.performance_metrics.tuned && <ScoresView scores={model.performance_metrics} />}
+        {model.performance_metrics.tuned && <ScoresView scores={{ ...model.performance_metrics, gate: model.gate }} />}
         {(metrics.data?.examples.length ?? 0) > 0 && <Examples examples={metrics.data?.examples ?? []} />}
         {model.card && (
           <Card title={w.models.card}>

@@ -51,7 +51,7 @@ export function Monitor() {
       <div class="stack">
         <Card title={w.monitor.services}>
           <Show of={services}>
-            {(ready) => Object.keys(ready.services).length === 0 ? <p>{w.home.notReady}</p> : (
+            {(ready) => (
               <ul class="list">
                 {Object.entries(ready.services).map(([name, service]) => (
                   <li key={name}><bdi>{w.serviceNames[name] ?? name}</bdi><Badge tone={service.state === "running" ? "good" : "bad"}>{service.state === "running" ? w.monitor.runs : service.state}</Badge></li>

@@ -53,9 +53,9 @@ export function Examples({ examples }: { examples: readonly Example[] }) {
         <div class="example" key={index}>
           <p class="prompt" dir="auto"><strong>{w.evaluation.asked} </strong>{example.prompt}</p>
           <div class="answers">
-            {example.reference !== null && <div dir="auto"><h3>{w.evaluation.reference}</h3>{example.reference}</div>}
-            {example.base !== null && <div dir="auto"><h3>{w.evaluation.before}</h3>{example.base || w.evaluation.nothing}</div>}
-            <div dir="auto"><h3>{w.evaluation.after}</h3>{example.tuned || w.evaluation.nothing}</div>
+            {example.reference !== null && <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.reference}</h3>{example.reference}</div>}
+            {example.base !== null && <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.before}</h3>{example.base || w.evaluation.nothing}</div>}
+            <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.after}</h3>{example.tuned || w.evaluation.nothing}</div>
           </div>
         </div>
       ))}

@@ -15,7 +15,7 @@ export function Specialists() {
           <div class="stack">
             {page.items.map((pack) => (
               <Card key={pack.id} title={<span lang="en" dir="ltr">{pack.title}</span>} note={<span lang="en" dir="auto">{pack.description}</span>}
-                actions={may("trainer") && Object.keys(pack.models).length > 0 && <LinkButton small href={link("train", "new", "pack", pack.id, Object.keys(pack.models)[0] ?? "")}>{w.specialists.make}</LinkButton>}>
+                actions={may("trainer") && Object.keys(pack.models).length > 0 && <LinkButton small href={link("train", "new", "pack", pack.id, Object.keys(pack.models)[0] ?? "", Object.values(pack.models)[0]?.name ?? "")}>{w.specialists.make}</LinkButton>}>
                 <ul class="list">
                   {Object.entries(pack.capabilities).map(([name, capability]) => {
                     const by = capability.by.classify ?? capability.by.generate;

@@ -53,10 +53,10 @@ interface Choice {
 /** From a dataset or a domain pack in three steps; the plan before the start. */
 function NewTraining({ path }: { path: string[] }) {
   const w = words();
-  const [step, setStep] = useState(path[1] ? 1 : 0);
+  const [step, setStep] = useState(path[0] === "dataset" && path[1] ? 1 : 0);
   const [choice, setChoice] = useState<Choice>({
-    from: path[0] === "pack" ? "pack" : "dataset", dataset: path[0] === "dataset" ? path[1] ?? "" : "", pack: path[0] === "pack" ? path[1] ?? "" : "", model: path[2] ?? "",
-    inputs: [], base: "builtin/smollm2-135m-instruct", method: "lora", name: "my-model", epochs: 1, length: 512, deploy: true,
+    from: path[0] === "pack" ? "pack" : "dataset", dataset: path[0] === "dataset" ? path[1] ?? "" : "", pack: path[0] === "pack" ? path[1] ?? "" : "", model: path[0] === "pack" ? path[2] ?? "" : "",
+    inputs: [], base: "builtin/smollm2-135m-instruct", method: "lora", name: (path[0] === "pack" ? path[3] : path[2]) ?? "my-model", epochs: 1, length: 512, deploy: true,
   });
   const change = (values: Partial<Choice>) => setChoice({ ...choice, ...values });
   if (!may("trainer")) return <Notice kind="warn">{w.errors.role("trainer")}</Notice>;

@@ -1,5 +1,5 @@
 import { useRef, useState } from "preact/hooks";
-import { chat, classify, listModels } from "../api/calls";
+import { chat, classify, listModels, rateAnswer } from "../api/calls";
 import { apiRoot } from "../api/client";
 import type { Model } from "../api/shapes";
 import { metric, percent } from "../format";
@@ -40,6 +40,8 @@ interface Turn {
   role: "user" | "assistant";
   content: string;
   note?: string;
+  /** By which the answer is rated; null where it is not stored. */
+  id?: string | null;
 }
 
 function Talk({ model }: { model: Model }) {
@@ -60,12 +62,14 @@ function Talk({ model }: { model: Model }) {
     const { signal } = stop.current;
     asking.run(async () => {
       let answer = "", note = "";
-      const show = () => setTurns([...before, { role: "assistant", content: answer, note }]);
+      let id: string | null = null;
+      const show = () => setTurns([...before, { role: "assistant", content: answer, note, id }]);
       const began = performance.now();
       try {
         const messages = before.map(({ role, content }) => ({ role, content }));
         for await (const event of chat(model.id, messages, length, temperature, signal)) {
           answer += event.text ?? "";
+          id = event.id ?? id;
           if (event.usage) {
             const seconds = (performance.now() - began) / 1000;
             note = w.try.took(event.usage.completion_tokens, metric(seconds), event.finish_reason === "length");
@@ -96,6 +100,7 @@ function Talk({ model }: { model: Model }) {
             <span class="by">{turn.role === "user" ? w.try.you : <bdi>{model.name}</bdi>}</span>
             <span dir="auto">{turn.content || (asking.busy && number === turns.length - 1 ? "…" : w.evaluation.nothing)}</span>
             {turn.note && <span class="by">{turn.note}</span>}
+            {turn.id && <Rating key={turn.id} answer={turn.id} />}
           </li>
         ))}
       </ol>
@@ -119,6 +124,44 @@ function Talk({ model }: { model: Model }) {
         </div>
       </details>
     </Card>
+  );
+}
+
+/** Whether an answer is good, and what it should have been: documents for the next round, once a trainer accepts them. */
+function Rating({ answer }: { answer: string }) {
+  const w = words();
+  const [rated, setRated] = useState<"up" | "down" | null>(null);
+  const [correction, setCorrection] = useState("");
+  const [sent, setSent] = useState(false);
+  const act = useAction();
+  const rate = (rating: "up" | "down") => act.run(async () => {
+    await rateAnswer(answer, rating, "");
+    setRated(rating);
+  });
+  const correct = (event: Event) => {
+    event.preventDefault();
+    act.run(async () => {
+      await rateAnswer(answer, "down", correction.trim());
+      setSent(true);
+    });
+  };
+  return (
+    <>
+      <span class="rate" role="group" aria-label={w.try.rate}>
+        <Button small aria-pressed={rated === "up"} disabled={act.busy} onClick={() => rate("up")}>{w.try.good}</Button>
+        <Button small aria-pressed={rated === "down"} disabled={act.busy} onClick={() => rate("down")}>{w.try.bad}</Button>
+        {rated && <span class="muted small" role="status">{sent ? w.try.corrected : w.try.rated}</span>}
+      </span>
+      <ErrorBox error={act.error} />
+      {rated === "down" && !sent && (
+        <form class="form" onSubmit={correct}>
+          <Field label={w.try.correction} hint={w.try.correctionHint}>
+            <textarea dir="auto" required rows={3} value={correction} onInput={(event) => setCorrection(event.currentTarget.value)} />
+          </Field>
+          <div class="actions"><Button type="submit" small busy={act.busy}>{w.try.correct}</Button></div>
+        </form>
+      )}
+    </>
   );
 }
 

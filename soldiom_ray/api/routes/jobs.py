@@ -53,7 +53,7 @@ async def plan_training(body: TrainingBody, caller: CurrentCaller, settings: App
     """What a training needs before it is started: memory, time, strategy, whether it fits, what is cut. The body is
     that of the training; of a recipe that makes its own dataset the plan says nothing of samples and time."""
     request = await run_in_threadpool(submit.plan_request, settings, caller, body)
-    return await planner.make_plan(request)
+    return await planner.make_plan(settings, request)
 
 
 @router.get("/api/training/jobs", openapi_extra=needs("viewer"))
