@@ -26,7 +26,19 @@ from soldiom_ray.domains.metrics import METRICS
 from soldiom_ray.domains.specialists import packs
 from soldiom_ray.settings import load_settings
 
-SHOWN = ("loss", "rouge_l", "chrf", "token_f1", "pass_at_1", "accuracy", "macro_f1", "calibration_error")
+SHOWN = (
+    "loss",
+    "rouge_l",
+    "chrf",
+    "token_f1",
+    "pass_at_1",
+    "accuracy",
+    "macro_f1",
+    "auroc",
+    "calibration_error",
+    "coverage",
+    "answered_error",
+)
 
 
 def main() -> None:
