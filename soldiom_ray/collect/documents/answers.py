@@ -9,7 +9,6 @@ from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.documents.turns import content_text
 
 _MARKED = ("true", "1", "1.0", "yes")
-_PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 
 
 def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
@@ -25,7 +24,7 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return f"{roles['bad_mark']} is {mark}"
     if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in BAD | {"0.0"}:
         return f"{roles['label']} is {plain(record[roles['label']])}"
-    if "chosen" in roles and (why := _contrary_scores(record, roles)):
+    if columns.pair_scores and (why := _contrary_scores(record, columns)):
         return why
     if "step_labels" in roles:
         marks = record.get(roles["step_labels"])
@@ -34,12 +33,13 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
     return ""
 
 
-def _contrary_scores(record: Mapping[str, Any], roles: Mapping[str, str]) -> str:
-    """What a pair's scores say where they prefer the rejected answer: score_chosen, chosen_score, chosen-rating."""
-    for pattern in _PAIR_SCORES:
-        chosen, rejected = (as_number(record.get(pattern.format(roles.get(end)))) for end in ("chosen", "rejected"))
-        if chosen is not None and rejected is not None and chosen < rejected:
-            return f"the chosen answer has the score {chosen:g}, the rejected one {rejected:g}"
+def _contrary_scores(record: Mapping[str, Any], columns: Columns) -> str:
+    """What a pair's scores say where they prefer the rejected answer."""
+    for names in columns.pair_scores:
+        if names[0] in record and names[1] in record:
+            chosen, rejected = (as_number(record[name]) for name in names)
+            if chosen is not None and rejected is not None and chosen < rejected:
+                return f"the chosen answer has the score {chosen:g}, the rejected one {rejected:g}"
     return ""
 
 

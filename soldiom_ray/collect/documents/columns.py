@@ -31,6 +31,16 @@ from soldiom_ray.domains.messages import ROLES
 SEARCHED_VALUES = 200
 """Of a column whose texts may be rendered by a chat template so many are looked at: half of them have to be."""
 _NO_SUMMARY = {"source", "question", "instruction", "input", "rating"}
+_ROLES_IN_ORDER = (*NAMES,)
+_ROLES_BY_NAME = {
+    name: [(place, NAMES[role].index(name)) for place, role in enumerate(_ROLES_IN_ORDER) if name in NAMES[role]]
+    for usual_names in NAMES.values()
+    for name in usual_names
+}
+"""Usual name -> (place of a role, how good the name is for it) for each role that it may have."""
+_CHOICE_NAMES = frozenset(f"{prefix}{label}" for prefix in CHOICE_PREFIXES for label in "abcdefgh12345678")
+_PAIR_ANSWERS = ("answer", "output", "target", "chosen")
+_PAIR_SCORES = ("score_{}", "{}_score", "{}_rating", "{}-rating", "rating_{}")
 _SURE_LISTS = ("messages", "conversations", "conversation")
 """Names that hold a conversation; the others of that role do where a value is one."""
 
@@ -61,16 +71,37 @@ class Columns:
 
     @cached_property
     def is_plain_pair(self) -> bool:
-        """Whether a record is a question and its answer, with nothing beside them that belongs to the conversation."""
-        others = {*CONVERSATION_ROLES, "correction", "choices", "choice_columns", "chosen", "steps"}
-        return (
-            len(self.form) > 1 and self.form[-1] in ("answer", "output", "target") and others.isdisjoint(self.by_role)
-        )
+        """Whether a record is a question and its answer, with nothing beside them that belongs to the conversation but
+        an answer that was rejected."""
+        others = {*CONVERSATION_ROLES, "messages", "correction", "choices", "choice_columns", "steps"}
+        roles = self._pair_roles
+        return len(roles) > 1 and roles[-1] in _PAIR_ANSWERS and others.isdisjoint(self.by_role)
+
+    @cached_property
+    def _pair_roles(self) -> tuple[str, ...]:
+        return tuple(role for role in self.form if role != "rejected")
+
+    @cached_property
+    def pair_columns(self) -> tuple[str, ...]:
+        """The columns of a question's parts and its answer."""
+        return tuple(self.by_role[role] for role in self._pair_roles)
 
     @cached_property
     def form_columns(self) -> tuple[str, ...]:
         """The columns of `form`."""
         return tuple(self.by_role[role] for role in self.form)
+
+    @cached_property
+    def is_accompanied(self) -> bool:
+        """Whether columns beside a conversation belong to it."""
+        return not {*CONVERSATION_ROLES}.isdisjoint(self.by_role)
+
+    @cached_property
+    def pair_scores(self) -> tuple[tuple[str, str], ...]:
+        """Columns that may hold the scores of the chosen and the rejected answer: score_chosen, chosen_score,
+        chosen-rating."""
+        ends = [self.by_role.get(end) for end in ("chosen", "rejected")]
+        return tuple((each.format(ends[0]), each.format(ends[1])) for each in _PAIR_SCORES) if all(ends) else ()
 
     @cached_property
     def has_marks(self) -> bool:
@@ -99,15 +130,23 @@ class Columns:
 def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = ()) -> dict[str, str]:
     """Role -> column for the first form that the columns fill, and for what accompanies it; empty when they fill none.
     `examples` are records: names that may hold a conversation are looked at."""
-    names = list(names)
-    by_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
+    names = tuple(names)
+    return _guess(names, examples) if examples else dict(_guess_by_names(names))
+
+
+@lru_cache(maxsize=1024)
+def _guess_by_names(names: tuple[str, ...]) -> dict[str, str]:
+    return _guess(names, ())
+
+
+def _guess(names: tuple[str, ...], examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    by_name, usual_columns, choice_columns = _named(names)
     by_role: dict[str, str] = {}
-    for role, usual_names in NAMES.items():
-        known = (by_name[name] for name in usual_names if name in by_name)
+    for role, known in usual_columns:
         if role == "messages":
-            known = (name for name in known if _holds_conversations(name, examples))
-        if (name := next(known, None)) is not None:
-            by_role[role] = name
+            known = [name for name in known if _holds_conversations(name, examples)]
+        if known:
+            by_role[role] = known[0]
     if by_role.get("chosen", "").strip().lower() == "accepted" and "rejected" not in by_role:
         del by_role["chosen"]  # a mark, and no answer
     if by_role.get("chosen") == by_role.get("rating", ""):
@@ -115,8 +154,8 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
     _prefer_whole_answers(by_role, by_name)
     if "checks" not in by_role or not holds_checks([record.get(by_role["checks"]) for record in examples]):
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
-    if columns := _choice_columns(by_name):
-        by_role["choice_columns"] = columns
+    if choice_columns:
+        by_role["choice_columns"] = choice_columns
     form = next((form for form in FORMS if _required(form) <= by_role.keys()), None)
     if form is None:
         return _other_form(by_name, examples)
@@ -129,6 +168,24 @@ def guess_columns(names: Iterable[str], examples: Sequence[Mapping[str, Any]] = 
     if "steps" in chosen:
         chosen.pop("label", None)
     return chosen
+
+
+@lru_cache(maxsize=1024)
+def _named(names: tuple[str, ...]) -> tuple[dict[str, str], list[tuple[str, list[str]]], str]:
+    """What the names alone say of columns, for the files of a folder, which have the same: the columns by their plain
+    names, the columns of each role, and those of choices."""
+    by_name = {name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
+    return by_name, _usual_columns(by_name), _choice_columns(by_name)
+
+
+def _usual_columns(by_name: Mapping[str, str]) -> list[tuple[str, list[str]]]:
+    """(role, its columns, best first) for the roles that have some, in the order of `NAMES`. Looked up by the columns'
+    names: a table has fewer of them than roles have usual names."""
+    ranked = sorted((place, rank, by_name[name]) for name in by_name for place, rank in _ROLES_BY_NAME.get(name, ()))
+    columns: dict[int, list[str]] = {}
+    for place, _, column in ranked:
+        columns.setdefault(place, []).append(column)
+    return [(_ROLES_IN_ORDER[place], known) for place, known in columns.items()]
 
 
 def _prefer_whole_answers(by_role: dict[str, str], by_name: Mapping[str, str]) -> None:
@@ -144,6 +201,8 @@ def _prefer_whole_answers(by_role: dict[str, str], by_name: Mapping[str, str]) -
 
 def _choice_columns(by_name: Mapping[str, str]) -> str:
     """The columns of a question's choices where each has its own: a, b, c, d; opa, opb, ...; option_1, option_2, ..."""
+    if len(_CHOICE_NAMES & by_name.keys()) < 2:
+        return ""
     for prefix in CHOICE_PREFIXES:
         for labels in ("abcdefgh", "12345678"):
             names = [by_name[f"{prefix}{label}"] for label in labels if f"{prefix}{label}" in by_name]
@@ -157,23 +216,34 @@ def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]
     their speakers, or texts in two languages."""
     if by_role := _speakers_as_columns(by_name) or _prompts(by_name):
         return by_role
-    transcripts = [name for name in by_name.values() if examples and _holds_transcripts(name, examples)]
+    names = by_name.values() if _may_hold_transcripts(examples) else ()
+    transcripts = [name for name in names if _holds_transcripts(name, examples)]
     if len(transcripts) == 1:
         return {"messages": transcripts[0]}
     conversations = [name for name in by_name.values() if _holds_named_turns(name, examples)]
     if len(conversations) == 1:
         return {"messages": conversations[0]}
-    languages = [by_name[name] for name in reversed(list(by_name)) if _is_language(name)]
+    languages = [by_name[name] for name in reversed(by_name) if _is_language(name)]
     if len(languages) > 2:  # a number of the row rather than Indonesian
         languages = [name for name in languages if name.strip().lower() not in ("id", "no")]
     return {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}
 
 
+def _may_hold_transcripts(examples: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any column can hold transcripts. Few records are searched at once: most tables are small, and to look at
+    each of their columns takes as long as to read them."""
+    if len(examples) > SEARCHED_VALUES:
+        return True
+    joined = "\0".join([value for record in examples for value in record.values() if isinstance(value, str)])
+    return "\n" in joined or any(mark in joined for mark in TURN_MARKS)
+
+
 def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation with an answer, written as one text."""
-    values = [value for record in examples if (value := record.get(name)) is not None and value != ""]
-    if not values or not isinstance(values[0], str):
+    first = next((value for record in examples if (value := record.get(name)) is not None and value != ""), None)
+    if not isinstance(first, str):
         return False
+    values = [value for record in examples if (value := record.get(name)) is not None and value != ""]
     some = [value for value in values[:: len(values) // SEARCHED_VALUES + 1] if isinstance(value, str)]
     joined = "\n".join(some)
     are_marked = any(mark in joined for mark in TURN_MARKS)
@@ -195,14 +265,16 @@ def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
 
 def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
     """Whether every value of a column is a conversation whose turns name their speakers, whatever its name."""
-    values = [value for record in examples if (value := record.get(name))]
-    if not values or not isinstance(values[0], (list, dict)):
+    first = next((value for record in examples if (value := record.get(name))), None)
+    if not isinstance(first, (list, dict)):
         return False
+    values = [value for record in examples if (value := record.get(name))]
     return all(
         _has_answer(turns_in(value) if isinstance(value, dict) or names_speakers(value) else None) for value in values
     )
 
 
+@lru_cache(maxsize=4096)
 def _is_language(name: str) -> bool:
     """Whether a column is named after a language: en, en_US, eng_Latn, sentence_eng_Latn."""
     code, _, rest = name.removeprefix("sentence_").removeprefix("text_").partition("_")

@@ -23,7 +23,7 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
     if all(role in ROLES for role in requested):
         values = formed(values)
     columns = _columns(values, requested)
-    if not all(_is_known(value, known) for value, known in zip(values, columns, strict=True)):
+    if not all(known.by_role or _is_known(value) for value, known in zip(values, columns, strict=True)):
         return _pack_values(values, metadata | _unrecognized(values))
     texts, blank, reading = [], 0, Reading()
     for number, (value, known) in enumerate(zip(values, columns, strict=True), 1):
@@ -45,9 +45,9 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
     return refused_texts(texts, reading)
 
 
-def _is_known(value: Any, columns: Columns) -> bool:
-    is_refused = isinstance(value, FormedRecord) and value.refused is not None
-    return isinstance(value, str) or bool(columns.by_role) or is_refused
+def _is_known(value: Any) -> bool:
+    """Whether a value without known columns is a text, or refused already."""
+    return isinstance(value, str) or (isinstance(value, FormedRecord) and value.refused is not None)
 
 
 def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[Columns]:

@@ -111,19 +111,21 @@ class Reading:
 def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | None:
     """The text and metadata of a record; None when it has no text. Raises SkippedError with the reason why nothing may
     be learnt from it."""
-    conversation, notes, text = None, [], ""
-    if columns.is_plain_pair and (pair := _plain_pair([record.get(name) for name in columns.form_columns])):
+    conversation, pair, notes, text = None, None, [], ""
+    if columns.is_plain_pair and (pair := _plain_pair([record.get(name) for name in columns.pair_columns])):
         conversation = pair
+        _refuse_media(conversation, record)
         if columns.has_marks and (why := bad_answer(record, columns)):
             raise SkippedError("bad_answer", why)
     elif columns.may_converse and not _is_blank(record, columns):
-        if why := bad_answer(record, columns):
+        if columns.has_marks and (why := bad_answer(record, columns)):
             raise SkippedError("bad_answer", why)
         conversation = _conversation(record, columns)
     if conversation:
         if "checks" in columns.by_role:
             _show_a_check(conversation, record, columns)
-        notes, text = conversation.notes, _conversation_text(conversation, columns)
+        notes = conversation.notes
+        text = "\n\n".join([m["content"] for m in pair.messages]) if pair else _conversation_text(conversation, columns)
         if ("<|" in text or "INST]" in text) and any(mark in text for mark in REMAINING_MARKS):
             notes.append("texts with marks of a chat template in them")
     else:
@@ -135,7 +137,7 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
             notes = ["questions or answers that stand alone, read as texts"]
     if not text:
         return None
-    infill = _infill(record, columns, conversation, text)
+    infill = None if pair else _infill(record, columns, conversation, text)
     if infill:
         conversation, text = None, "".join(infill)
     metadata, left = _metadata(record, columns, conversation)
@@ -208,15 +210,23 @@ def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation |
         conversation = answer if is_whole else _joined(question, answer)
         if not is_whole and not question.messages:
             return None
-    if "history" in by_role and (history := read_conversation(record.get(by_role["history"]), columns.speakers)):
-        conversation = _joined(history, conversation)
-    _add_system(conversation, record, columns)
+    if columns.is_accompanied:
+        conversation = _accompanied(conversation, record, columns)
     require_answer(conversation)
     _refuse_media(conversation, record)
     if thoughts := value_text(record.get(by_role["reasoning"])).strip() if "reasoning" in by_role else "":
         _last_answer(conversation).setdefault("reasoning_content", thoughts)
     tools = read_tools(record.get(by_role["tools"])) if "tools" in by_role else []
     _add_tools(conversation, tools or conversation.tools)
+    return conversation
+
+
+def _accompanied(conversation: Conversation, record: Mapping[str, Any], columns: Columns) -> Conversation:
+    """A conversation with what columns beside it say before it: its history and the system's turn."""
+    if "history" in columns.by_role:
+        history = read_conversation(record.get(columns.by_role["history"]), columns.speakers)
+        conversation = _joined(history, conversation) if history else conversation
+    _add_system(conversation, record, columns)
     return conversation
 
 
@@ -335,7 +345,9 @@ def _last_answer(conversation: Conversation) -> dict[str, Any]:
 
 def _refuse_media(conversation: Conversation, record: Mapping[str, Any]) -> None:
     """Raise SkippedError (part_not_text) where a turn names a picture or sound that stands in a column beside it."""
-    for kind in ("image", "audio", "video") if not _MEDIA_COLUMNS.isdisjoint(record) else ():
+    if _MEDIA_COLUMNS.isdisjoint(record):
+        return
+    for kind in ("image", "audio", "video"):
         if any(f"<{kind}>" in message["content"] for message in conversation.messages):
             column = next((name for name in (kind, f"{kind}s", f"{kind}_path") if record.get(name)), None)
             if column:
@@ -388,8 +400,9 @@ def _metadata(
             value = split_from_name(value)
         if value:
             metadata[role] = value
-    further = "rejected" in by_role and len(_texts_in(record.get(by_role["rejected"]))) > 1
-    unread = [f"{by_role['rejected']}, all but the first"] if further else []
+    unread = []
+    if "rejected" in by_role and len(_texts_in(record.get(by_role["rejected"]))) > 1:
+        unread = [f"{by_role['rejected']}, all but the first"]
     if record.keys() <= columns.in_text:
         return metadata, unread
     others, left = other_fields(record, columns)
@@ -400,6 +413,8 @@ def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Convers
     """`rejected`, the last message of the conversation that was not chosen; `other_prompt` where the messages before it
     differ from those before the chosen answer."""
     value = record.get(columns.by_role["rejected"])
+    if type(value) is str and (text := value.strip()) and _is_plain(text):
+        return {"rejected": answer_words(text) if "<" in text else text}
     turns = read_messages(value, columns.speakers)
     if turns is None and (several := _texts_in(value)):
         return {"rejected": answer_words(several[0])}

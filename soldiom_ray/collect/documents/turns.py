@@ -82,6 +82,11 @@ _MASK_FIELDS = ("masked", "mask")
 _BAD_MARKS = ("toxic", "is_toxic", "flagged", "deleted", "is_deleted", "harmful", "spam", "unsafe", "rejected")
 _VOTES = ("rating", "thumbs", "feedback", "vote", "liked", "is_correct", "accepted", "helpful")
 _OTHER_FIELDS = (*_THOUGHT_FIELDS, "channel", "refusal", "tool_calls", "function_call", "tools", "functions")
+_USED_FIELDS = frozenset(
+    (*_SPEAKER_FIELDS, *_CONTENT_FIELDS, *_KEPT_FIELDS, *_WEIGHT_FIELDS, *_MASK_FIELDS, *_OTHER_FIELDS)
+)
+_UNJUDGED_FIELDS = frozenset(("role", "from", "content", "value", "tool_calls", "function_call", *_KEPT_FIELDS))
+"""Fields that neither mark an answer as bad nor say what was thought before it: most turns have no others."""
 _INNER_LISTS = ("messages", "conversations", "conversation", "turns")
 _TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
 _KINDLESS_PARTS = ("text", "functionCall", "function_call", "functionResponse", "function_response", "inlineData")
@@ -121,6 +126,9 @@ class Conversation:
 def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | None:
     """The conversation that a value holds, or None when it holds none. `named` gives roles to speakers by their names
     in lower case. Raises SkippedError: unknown_role, empty_turn, part_not_text, damaged_call, no_answer."""
+    if type(value) is list and not named and (plain := _plain_conversation(value)):
+        _read_system_as_answering(plain)
+        return plain
     turns = turns_in(value)
     if turns is None:
         return None
@@ -130,6 +138,26 @@ def read_conversation(value: Any, named: Mapping[str, str]) -> Conversation | No
     conversation.notes += ["thoughts without an answer"] * len(conversation.thoughts)
     _read_system_as_answering(conversation)
     return conversation
+
+
+def _plain_conversation(turns: Sequence[Any]) -> Conversation | None:
+    """The conversation of turns that each say a usual speaker and a text without marks, and nothing else, as most do:
+    four times as fast. None for others."""
+    messages: list[dict[str, Any]] = []
+    speakers: dict[str, str] = {}
+    for turn in turns:
+        if type(turn) is not dict or len(turn) != 2:
+            return None
+        written = turn.get("role") or turn.get("from")
+        own = _WRITTEN_ALIKE.get(written) if type(written) is str else None
+        content = turn.get("content") or turn.get("value")
+        text = content.strip() if type(content) is str else ""
+        if own is None or own[0] in (CALL, TOOL) or not text or "<" in text:
+            return None
+        if own[1]:
+            speakers[written] = own[1]
+        messages.append({"role": own[0], "content": text})
+    return Conversation(messages, speakers) if messages else None
 
 
 def _read_system_as_answering(conversation: Conversation) -> None:
@@ -170,6 +198,8 @@ def _usual(value: Sequence[Any]) -> list[Any]:
 def require_answer(conversation: Conversation) -> None:
     """Raise SkippedError (no_answer, nothing_taught) for a conversation that nothing can be learnt from."""
     messages = conversation.messages
+    if messages and messages[-1]["role"] == ASSISTANT and "weight" not in messages[-1]:
+        return
     if not any(map(is_taught, messages)):
         if any(message["role"] == ASSISTANT for message in messages):
             raise SkippedError("nothing_taught", "every answer has weight 0")
@@ -292,7 +322,7 @@ def _add_turn(
         message["content"] = without_response_marks(message["content"])
     message |= {"tool_calls": calls} if calls else {}
     message |= {name: turn[name] for name in _KEPT_FIELDS if turn.get(name)}
-    if role in (ASSISTANT, CALL):
+    if role in (ASSISTANT, CALL) and (conversation.thoughts or not turn.keys() <= _UNJUDGED_FIELDS):
         if _think(conversation, turn, message):
             return
         weights = [turn[name] for name in _WEIGHT_FIELDS if isinstance(turn.get(name), (bool, int, float))]
@@ -434,9 +464,10 @@ def _add_part(read: _Content, part: Any) -> None:
 
 
 def _count_left_fields(conversation: Conversation, turn: Mapping[str, Any]) -> None:
-    used = {*_SPEAKER_FIELDS, *_CONTENT_FIELDS, *_KEPT_FIELDS, *_WEIGHT_FIELDS, *_MASK_FIELDS, *_OTHER_FIELDS}
     for name, value in turn.items():
+        if name in _USED_FIELDS:
+            continue
         if name in ("images", "image", "audio", "audios", "videos", "video") and value:
             raise SkippedError("part_not_text", f"a turn with {name}")
-        if name not in used and value not in (None, "", [], {}):
+        if value not in (None, "", [], {}):
             conversation.notes.append(f"field {name} of turns")
