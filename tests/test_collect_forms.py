@@ -252,6 +252,7 @@ def test_questions_about_one_text_keep_it_and_follow_one_another() -> None:
         ([{"sentence": QUESTION, "option1": BAD, "option2": ANSWER, "answer": "2"}], "2."),
         ([{"question": QUESTION, "answerA": BAD, "answerB": ANSWER, "answerC": "c", "label": n} for n in "23"], "B."),
         ([{"question": QUESTION, "choices": [BAD, ANSWER, "1"], "answer": n} for n in (1, 0)], "B."),
+        ([{"question": QUESTION, "choices": [BAD, ANSWER, "1"], "answer": n} for n in ("1", "0")], "B."),
         ([{"question": NESTED, "answerKey": "B"}], "B."),
         ([{"question": QUESTION, "mc1_targets": {"choices": [ANSWER, BAD], "labels": [1, 0]}}], "A."),
         ([{"premise": "", "question": QUESTION, "choice1": ANSWER, "choice2": BAD, "label": n} for n in (0, 1)], "1."),

@@ -173,7 +173,8 @@ def test_functions_and_results_within_turns_are_tools_and_results() -> None:
 def test_answers_without_their_request_are_refused_with_what_to_do() -> None:
     body = {"choices": [{"message": TOLD}], "object": "chat.completion"}
     alone = {"type": "message", "role": "assistant", "content": [{"type": "text", "text": ANSWER}]}
-    for record in ({"custom_id": "1", "response": {"body": body}, "error": None}, body, alone):
+    batch = {"custom_id": "1", "response": {"body": body}, "error": None}
+    for record in (batch, body, {"choices": body["choices"]}, alone):
         with pytest.raises(SkippedError) as raised:
             read(record)
         assert raised.value.reason == "no_question" and "custom_id" in raised.value.detail

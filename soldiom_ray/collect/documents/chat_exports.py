@@ -3,6 +3,7 @@ turns, and the messages of a channel."""
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
@@ -101,6 +102,17 @@ def exchange(record: Record) -> FormedRecord | None:
     return formed
 
 
+def choices_alone(record: Record) -> FormedRecord | None:
+    """The choices of a response of OpenAI's without anything that was asked; None for those of a question."""
+    choices = record["choices"]
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if "messages" in record or not isinstance(first, Mapping) or not isinstance(first.get("message"), Mapping):
+        return None
+    formed = FormedRecord(record, form="responses without their requests")
+    formed.refused = ("no_question", NO_REQUEST)
+    return formed
+
+
 def response(record: Record) -> FormedRecord | None:
     """A response of Anthropic's alone."""
     if record["type"] != "message" or record["role"] != "assistant" or not isinstance(record["content"], list):
@@ -147,11 +159,7 @@ def slack(records: list[Any]) -> list[Any]:
 def with_rows_joined(records: list[Any]) -> list[Any]:
     """Rows that are turns, with the name of their conversation, as conversations; other records unchanged."""
     first = records[0] if records and isinstance(records[0], Mapping) else {}
-    by_name = {str(name).strip().lower().replace(" ", "_"): name for name in first}
-    key, speaker, text = (
-        next((by_name[name] for name in names if name in by_name), None)
-        for names in (_CONVERSATION_IDS, _SPEAKERS, _TEXTS)
-    )
+    key, speaker, text, order = _columns_of_turns(tuple(first))
     if key is None or speaker is None or text is None or len(records) < 2:
         return records
     if not all(isinstance(record, Mapping) and record.get(key) not in (None, "") for record in records):
@@ -163,8 +171,15 @@ def with_rows_joined(records: list[Any]) -> list[Any]:
         conversations.setdefault(str(record[key]), []).append(record)
     if len(conversations) == len(records):
         return records
-    order = next((by_name[name] for name in _ORDERS if name in by_name), None)
     return [_joined(rows, key, speaker, text, order) for rows in conversations.values()]
+
+
+@lru_cache(maxsize=1024)
+def _columns_of_turns(names: tuple[Any, ...]) -> list[Any]:
+    """The columns of a conversation's id, who speaks, what is said, and in which order; None for those that lack."""
+    by_name = {str(name).strip().lower().replace(" ", "_"): name for name in names}
+    wanted = (_CONVERSATION_IDS, _SPEAKERS, _TEXTS, _ORDERS)
+    return [next((by_name[name] for name in usual if name in by_name), None) for usual in wanted]
 
 
 def _joined(rows: Sequence[Record], key: str, speaker: str, text: str, order: str | None) -> FormedRecord:

@@ -57,12 +57,12 @@ def right_choice(choices: list[tuple[str, str]], key: Any, first: int | None = N
 
 def first_place(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> int | None:
     """0 or 1 where the keys of all records are places among their choices, counted from there; None where they are
-    labels or texts. From 1 on they count where one is the number of its choices, or 0 is none of them and the choices
-    are numbered themselves."""
+    labels, or most of them texts. From 1 on they count where one is the number of its choices, or 0 is none of them and
+    the choices are numbered themselves."""
     role = next((role for role in ("answer", "answer_key", "label") if role in by_role), None)
     if role is None or {"choices", "choice_columns"}.isdisjoint(by_role):
         return None
-    places, is_last, are_numbered = [], False, True
+    places, texts_among, is_last, are_numbered = [], 0, False, True
     for record in records:
         key = record.get(by_role[role])
         (key,) = key if isinstance(key, list) and len(key) == 1 else (key,)
@@ -70,12 +70,12 @@ def first_place(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]
             continue
         choices = choices_in(record, by_role)
         texts = [text.strip() for _, text in choices]
-        is_text = isinstance(key, str) and key.strip() in texts
-        if isinstance(key, bool) or not plain(key).strip().isdigit() or is_text or int(key) > len(choices):
+        texts_among += isinstance(key, str) and key.strip() in texts
+        if isinstance(key, bool) or not plain(key).strip().isdigit() or int(key) > len(choices):
             return None
         places.append(int(key))
         is_last |= int(key) == len(choices)
         are_numbered &= all(label.isdigit() for label, _ in choices)
-    if not places:
+    if not places or 2 * texts_among > len(places):
         return None
     return 1 if 0 not in places and (is_last or are_numbered) else 0

@@ -78,7 +78,7 @@ def _of_wrapper(value: Mapping[str, Any]) -> list[Any]:
     if (
         len(lists) != 1
         or "instruction" in value
-        or lists == ["translation"]
+        or lists in (["translation"], ["choices"])
         or (lists[0] not in _LISTS and len(value) > 1)
     ):
         return []

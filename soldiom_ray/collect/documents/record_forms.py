@@ -2,9 +2,18 @@
 text, rankings, exports of chats. Nothing is done to records that have none of these forms."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from soldiom_ray.collect.documents.chat_exports import chatgpt, cohere, exchange, response, slack, with_rows_joined
+from soldiom_ray.collect.documents.chat_exports import (
+    chatgpt,
+    choices_alone,
+    cohere,
+    exchange,
+    response,
+    slack,
+    with_rows_joined,
+)
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
 from soldiom_ray.collect.documents.rankings import scored_list, verdict
 
@@ -14,19 +23,22 @@ _Formed = FormedRecord | list[FormedRecord] | None
 def formed(records: Sequence[Any]) -> list[Any]:
     """The records, those of a form that is known brought to the usual columns."""
     joined = _better_and_worse(with_rows_joined(slack(list(records))))
-    forms: dict[tuple[Any, ...], list[Callable[[Record], _Formed]]] = {}
     result: list[Any] = []
     for record in joined:
         if not isinstance(record, Mapping) or isinstance(record, FormedRecord):
             result.append(record)
             continue
-        names = tuple(record)
-        if names not in forms:
-            known = frozenset(map(str, names))
-            paired = [verdict] if len(known) > 2 and any(name[-1:].lower() in "ab012" for name in known if name) else []
-            forms[names] = paired + [form for needed, form in _FORMS if any(some <= known for some in needed)]
-        result += _of_record(record, forms[names]) if forms[names] else [record]
+        forms = _forms_of(tuple(record))
+        result += _of_record(record, forms) if forms else [record]
     return result
+
+
+@lru_cache(maxsize=1024)
+def _forms_of(names: tuple[Any, ...]) -> list[Callable[[Record], _Formed]]:
+    """The forms that a record with these names may have."""
+    known = frozenset(map(str, names))
+    paired = [verdict] if len(known) > 2 and any(name[-1:].lower() in "ab012" for name in known if name) else []
+    return paired + [form for needed, form in _FORMS if any(some <= known for some in needed)]
 
 
 def _of_record(record: Record, forms: Sequence[Callable[[Record], _Formed]]) -> list[Any]:
@@ -235,6 +247,7 @@ def _needing(*names: str) -> list[frozenset[str]]:
 _FORMS: tuple[tuple[list[frozenset[str]], Callable[[Record], _Formed]], ...] = (
     (_needing("mapping"), chatgpt),
     (_needing("messages choices", "request response", "body", "custom_id response", "choices object"), exchange),
+    (_needing("choices"), choices_alone),
     (_needing("role content type"), response),
     (_needing("chat_history message"), cohere),
     (_needing("table paragraphs questions"), _questions_about_a_table),
