@@ -89,6 +89,18 @@ def test_labels_that_a_side_lacks_are_named() -> None:
     )
 
 
+def test_sides_that_the_set_itself_names_are_not_blamed_on_the_settings() -> None:
+    sides = {"train": side(20), "validation": side(1), "test": side(60)}
+    warnings = check_sides(sides, {"a": {"train": 1}, "b": {"test": 2}}, SplitRule(), {"train", "validation", "test"})
+    assert len(warnings) == 5 and all("--column split" in warning for warning in warnings)
+    assert not any("prepare.split" in warning for warning in warnings)
+
+
+def test_a_single_label_is_named() -> None:
+    text = warnings_of(side(8), side(2), side(2), labels={"spam": {"train": 8, "validation": 2, "test": 2}})
+    assert text == "Every label is 'spam': a classifier needs two."
+
+
 def test_card_manifest_and_output_show_each_side_and_its_warnings(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

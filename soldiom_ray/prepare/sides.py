@@ -1,6 +1,6 @@
 """What each side of a split holds, and warnings where a side is no basis for training or for scores."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from soldiom_ray.domains.schema import SplitRule
@@ -20,6 +20,9 @@ SINGLE_DOCUMENT = (
     f"All samples are of a single document, which is not divided, so {CONSEQUENCES['validation']}, and"
     f" {CONSEQUENCES['test']}: collect more documents."
 )
+
+DRAW_SIDES = "leave out the column that divides the set (`--column split=…`), so that its sides are drawn"
+"""What to do about sides that the set itself names."""
 
 LabelCounts = Mapping[str, Mapping[str, int]]
 """Label -> split -> samples."""
@@ -41,28 +44,29 @@ def describe_sides(
     return sides
 
 
-def check_sides(sides: Mapping[str, Mapping[str, int]], labels: LabelCounts, rule: SplitRule) -> list[str]:
-    """Warnings, each a sentence that says what is wrong and what to set."""
+def check_sides(
+    sides: Mapping[str, Mapping[str, int]], labels: LabelCounts, rule: SplitRule, own: Collection[str] = ()
+) -> list[str]:
+    """Warnings, each a sentence that says what is wrong and what to set. `own` are the sides that the set itself
+    names."""
     if sum(side["documents"] for side in sides.values()) == 1:
         warnings = [SINGLE_DOCUMENT]
     else:
-        warnings = [_of_size(split, sides[split], rule) for split in SPLITS]
+        warnings = [_of_size(split, sides[split], rule, split in own) for split in SPLITS]
     train, test = sides["train"], sides["test"]
     larger = next((unit for unit in ("samples", "characters") if test[unit] > train[unit] > 0), None)
     if larger:
-        remedy = (
-            "name fewer groups in prepare.split.test_groups"
-            if rule.test_groups
-            else f"lower prepare.split.test, or set prepare.split.by to {_other_unit(rule)}"
-        )
+        remedy = f"lower prepare.split.test, or set prepare.split.by to {_other_unit(rule)}"
+        if "test" in own or rule.test_groups:
+            remedy = DRAW_SIDES if "test" in own else "name fewer groups in prepare.split.test_groups"
         warnings.append(
             f"The test side is larger than the training side ({test[larger]:,} {larger} against {train[larger]:,}):"
             f" {remedy}."
         )
-    return [warning for warning in warnings if warning] + _of_labels(sides, labels, rule)
+    return [warning for warning in warnings if warning] + _of_labels(sides, labels, rule, own)
 
 
-def _of_size(split: Split, side: Mapping[str, int], rule: SplitRule) -> str:
+def _of_size(split: Split, side: Mapping[str, int], rule: SplitRule, is_own: bool) -> str:
     if side["samples"] and side["documents"] > 1:
         return ""
     if split == "train":
@@ -72,32 +76,37 @@ def _of_size(split: Split, side: Mapping[str, int], rule: SplitRule) -> str:
     if split == "test":
         settings += ", name groups in prepare.split.test_groups"
     settings += f", set prepare.split.by to {_other_unit(rule)}, or collect more documents"
+    if is_own:
+        settings = f"{DRAW_SIDES}, or collect more documents"
     if side["samples"]:
         return f"The {split} side is a single document, which stands for no other: {settings}."
     cause = f" (prepare.split.{split} is 0)" if own_choice else ""
     return f"The {split} side is empty{cause}, so {CONSEQUENCES[split]}: {settings}."
 
 
-def _of_labels(sides: Mapping[str, Mapping[str, int]], labels: LabelCounts, rule: SplitRule) -> list[str]:
-    """A warning for each side that has samples but not every label."""
-    warnings = []
+def _of_labels(
+    sides: Mapping[str, Mapping[str, int]], labels: LabelCounts, rule: SplitRule, own: Collection[str]
+) -> list[str]:
+    """A warning for each side that has samples but not every label, and for a set that has only one."""
+    warnings = [f"Every label is {next(iter(labels))!r}: a classifier needs two."] if len(labels) == 1 else []
     for split in SPLITS:
         missing = [label for label in sorted(labels) if split not in labels[label]]
         if not missing or not sides[split]["samples"]:
             continue
+        them = "it" if len(missing) == 1 else "them"
         if split == "train":
-            warnings.append(
-                f"{_name(missing)} in no sample of the training side, so the model cannot learn"
-                f" {'it' if len(missing) == 1 else 'them'}: set prepare.split.by to {_other_unit(rule)},"
-                f" {_hold_out_less(rule)}, or collect more samples of {'it' if len(missing) == 1 else 'them'}."
-            )
+            settings = f"set prepare.split.by to {_other_unit(rule)}, {_hold_out_less(rule)}"
+            consequence = f"the model cannot learn {them}"
         else:
-            what = "measured" if split == "test" else "validated"
-            warnings.append(
-                f"{_name(missing)} in no sample of the {split} side, so nothing is {what} of"
-                f" {'it' if len(missing) == 1 else 'them'}: raise prepare.split.{split}, set prepare.split.by to"
-                f" {_other_unit(rule)}, or choose another prepare.split.seed."
-            )
+            settings = f"raise prepare.split.{split}, set prepare.split.by to {_other_unit(rule)}"
+            consequence = f"nothing is {'measured' if split == 'test' else 'validated'} of {them}"
+        remedy = DRAW_SIDES if own else settings
+        last = "choose another prepare.split.seed" if split not in own and split != "train" else ""
+        last = last or f"collect more samples of {them}"
+        warnings.append(
+            f"{_name(missing)} in no sample of the {'training' if split == 'train' else split} side, so {consequence}:"
+            f" {remedy}, or {last}."
+        )
     return warnings
 
 

@@ -60,7 +60,7 @@ def counts_and_details(
         "characters": {split: int(document_table.characters[positions].sum()) for split, positions in members.items()},
         "sides": sides,
         "warnings": [
-            *check_sides(sides, labels, declared.split),
+            *check_sides(sides, labels, declared.split, set(document_table.column("own_split", remaining)) - {""}),
             *warnings_of_copies(drops["near_duplicate"], len(document_table)),
         ],
     }
