@@ -9,7 +9,7 @@ from typing import Any
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.equations import local_name
 from soldiom_ray.collect.documents.numbering import LEVELS, Numbering
-from soldiom_ray.collect.documents.ooxml import OfficeReader, count_unread, part_root
+from soldiom_ray.collect.documents.ooxml import OfficeReader, part_root
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
@@ -33,7 +33,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         reader = _WordReader(document.part)
         parts = reader.part_blocks(document.part) + _notes(document.part, reader)
         metadata = _metadata(document, reader)
-        count_unread(reader, document.part.package.iter_parts(), _UNREAD_PARTS)
+        reader.count_unread(document.part.package.iter_parts(), _UNREAD_PARTS)
     except (
         OpcError,
         LxmlError,
@@ -52,6 +52,8 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 class _WordReader(OfficeReader):
     """Marks headings by the names of their styles, and lists by their numbers."""
+
+    described = "docPr"
 
     def __init__(self, part: Any) -> None:
         super().__init__()
@@ -124,8 +126,7 @@ def _notes(document_part: Any, reader: OfficeReader) -> list[str]:
     texts = []
     for element, part_name in _NOTE_PARTS:
         for part in _all_related(document_part, part_name):
-            reader.parts_read.add(str(part.partname))
-            for note in part_root(part).iter(f"{_W}{element}"):
+            for note in reader.open_part(part).iter(f"{_W}{element}"):
                 text = " ".join(" ".join(reader.blocks(note, part)).split())
                 if text:
                     texts.append(f"[{element} {note.get(f'{_W}id')}] {text}")

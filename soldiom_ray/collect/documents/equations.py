@@ -2,6 +2,17 @@
 
 from typing import Any
 
+_ARGUMENTS = {
+    "f": {"num", "den", "fPr"},
+    "sSup": {"e", "sup", "sSupPr"},
+    "sSub": {"e", "sub", "sSubPr"},
+    "sSubSup": {"e", "sub", "sup", "sSubSupPr"},
+    "rad": {"deg", "e", "radPr"},
+    "nary": {"e", "sub", "sup", "naryPr"},
+    "d": {"e", "dPr"},
+}
+"""What is written by its structure -> its parts."""
+
 
 def equation_text(element: Any) -> str:
     """An equation, or a part of one: fractions as (a)/(b), powers as a^b, indices as a_b, roots as √(a)."""
@@ -12,7 +23,11 @@ def _piece(element: Any) -> str:
     name = local_name(element)
     if name in ("t", "delText"):
         return element.text or ""
-    arguments = {local_name(child): equation_text(child) for child in element}
+    arguments: dict[str, str] = {}
+    for child in element:
+        arguments[local_name(child)] = arguments.get(local_name(child), "") + equation_text(child)
+    if not arguments.keys() <= _ARGUMENTS.get(name, set()):
+        return equation_text(element)  # not as the standard has it: nothing of it may be lost
     base, below, above = arguments.get("e", ""), arguments.get("sub", ""), arguments.get("sup", "")
     if name == "f":
         return f"{_grouped(arguments.get('num', ''))}/{_grouped(arguments.get('den', ''))}"

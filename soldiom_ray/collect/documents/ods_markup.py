@@ -18,10 +18,14 @@ _PARAGRAPH = re.compile(rb"<text:p\b[^>]*?(?<!/)>(.*?)</text:p>", re.DOTALL)
 _BLANK = re.compile(rb"<text:s\b[^>]*/>")
 _MARK = re.compile(rb"<[^>]*>")
 _WORDS = re.compile(rb">\s*[^<\s]")
+_CELL = re.compile(
+    rb"<table:(?:covered-)?table-cell\b[^>]*?(?:/>|(?<!/)>.*?</table:(?:covered-)?table-cell>)", re.DOTALL
+)
+_DELETIONS = re.compile(rb"<table:tracked-changes\b.*?</table:tracked-changes>", re.DOTALL)
 _SHAPE = re.compile(rb"<draw:(?:frame|custom-shape|rect|ellipse|line|caption)\b.*?</draw:\w[\w-]*>", re.DOTALL)
 _SAYS_MORE = re.compile(
     rb'office:value-type="(?:percentage|currency)"|office:value-type="float"[^>]*>\s*<text:p\b[^>]*>[^<]*'
-    rb"(?:(?<=>)0\d|[^\d\s.,<-])|table:formula="
+    rb"(?:(?<=>)0\d|[^\d\s.,<-])|table:formula=|<table:table-cell\b(?![^>]*office:value-type)[^>]*(?<!/)>\s*<text:"
 )
 """What a sheet has to hold for its cells to be looked at one by one."""
 _NUMBER = re.compile(r"^([^\d]*?)(-?\d[\d.,'\s\u00a0\u202f]*)(.*)$", re.DOTALL)
@@ -38,14 +42,23 @@ def read_ods_markup(archive: zipfile.ZipFile) -> tuple[dict[str, SheetMarkup], C
         return {}, beside
     source = zipped.read_member(archive, "content.xml")
     if b"<office:annotation" in source:
-        beside["comments"] = len(_ANNOTATION.findall(source))
+        beside["comments"] = sum(len(_WORDS.findall(comment)) for comment in _ANNOTATION.findall(source))
         source = _ANNOTATION.sub(b"", source)
-    if b"<draw:" in source:
-        beside["drawings"] = sum(bool(_WORDS.search(shape)) for shape in _SHAPE.findall(source))
+    if b"<table:tracked-changes" in source:
+        beside["deletions"] = sum(len(_WORDS.findall(change)) for change in _DELETIONS.findall(source))
+        source = _DELETIONS.sub(b"", source)
+    for name in names:
+        if name.endswith("/content.xml"):  # a chart or an equation
+            beside["drawings"] += len(_WORDS.findall(zipped.read_member(archive, name)))
+    outside = _CELL.sub(b"", source.partition(b"<office:body")[2])
+    if b"<draw:" in outside:  # those in a cell are read as its text
+        beside["drawings"] += sum(bool(_WORDS.search(shape)) for shape in _SHAPE.findall(outside))
+        outside = _SHAPE.sub(b"", outside)
+    beside["other_texts"] = len(_WORDS.findall(outside))
     beside["pictures"] = sum(name.startswith("Pictures/") for name in names)
     if "styles.xml" in names:
         masters = zipped.read_member(archive, "styles.xml").partition(b"<office:master-styles")[2]
-        beside["headers_footers"] = len(re.findall(rb"<text:p\b[^>]*>\s*[^<\s]", masters))
+        beside["headers_footers"] = len(_WORDS.findall(masters))
     return (_sheets(source) if _SAYS_MORE.search(source) else {}), beside
 
 
@@ -62,7 +75,7 @@ def _sheets(source: bytes) -> dict[str, SheetMarkup]:
             rows = _count(row_attributes, b"table:number-rows-repeated")
         else:
             columns = _count(cell, b"table:number-columns-repeated")
-            if b"office:value" in cell or b"table:formula" in cell:
+            if b"office:value" in cell or b"table:formula" in cell or not closed:
                 end = _CELL_END.search(source, match.end()) if not closed else None
                 content = source[match.end() : end.start()] if end else b""
                 for place in (
@@ -84,11 +97,18 @@ def _read_cell(markup: SheetMarkup, place: tuple[int, int], attributes: bytes, c
     try:
         number = float(value)
     except ValueError:
+        if not kind and (text := _shown(content)):  # it is a text, and calamine leaves it out
+            markup.formatted[place] = text
         return
-    paragraphs = [_BLANK.sub(b" ", paragraph) for paragraph in _PARAGRAPH.findall(content)]
-    shown = html.unescape(_MARK.sub(b"", b" ".join(paragraphs)).decode("utf-8", "replace")).strip()
+    shown = _shown(content)
     if (text := shown_number(kind, number, shown)) is not None:
         markup.formatted[place] = text
+
+
+def _shown(content: bytes) -> str:
+    """The paragraphs of a cell."""
+    paragraphs = [_BLANK.sub(b" ", paragraph) for paragraph in _PARAGRAPH.findall(content)]
+    return html.unescape(_MARK.sub(b"", b" ".join(paragraphs)).decode("utf-8", "replace")).strip()
 
 
 def shown_number(kind: str, number: float, shown: str) -> str | None:

@@ -25,11 +25,14 @@ _CODE_PAGE, _INTERNET_CODE_PAGE = 0x3FFD, 0x3FDE
 _SUBJECT, _BODY, _HTML, _COMPRESSED_RTF, _TRANSPORT_HEADERS = 0x37, 0x1000, 0x1013, 0x1009, 0x7D
 _SENDERS = ((0x42, (0x5D02, 0x65)), (0x0C1A, (0x5D01, 0x0C1F)))
 """(name, addresses): on whose behalf, then who sent it."""
-_RECIPIENT_TYPE, _RECIPIENTS = 0x0C15, {1: "to", 2: "cc"}
+_RECIPIENT_TYPE, _RECIPIENTS = 0x0C15, {1: "to", 2: "cc", 3: "bcc"}
 _DISPLAYED_RECIPIENTS = {"to": 0x0E04, "cc": 0x0E03}
 _TIMES = (0x39, 0x0E06)
 _ATTACHED, _ATTACHED_TYPE, _ATTACHED_NAMES = 0x3701, 0x370E, (0x3707, 0x3704, 0x3001)
 _PROPERTIES, _STREAM = "__properties_version1.0", "__substg1.0_"
+_WIDE_KINDS = ("001F", "101F-")
+_TEXT_KINDS = (*_WIDE_KINDS, "001E", "101E-")
+"""Endings of the names of streams that hold a text, or one of several (categories, keywords)."""
 _MAX_TECHNICAL = 4
 """Characters of texts that are not counted when they are left out: types of addresses, prefixes."""
 
@@ -108,8 +111,9 @@ class _Item:
         """The texts that were not asked for."""
         for name, place in self._places.items():
             digits = name.removeprefix(_STREAM.upper())
-            if digits != name and digits[4:] in ("001F", "001E") and int(digits[:4], 16) not in self._read:
-                yield " ".join(self._decoded(place, int(digits[4:], 16)).split())
+            if digits != name and digits[4:].startswith(_TEXT_KINDS) and int(digits[:4], 16) not in self._read:
+                kind = _UNICODE if digits[4:].startswith(_WIDE_KINDS) else _BYTES_TEXT
+                yield " ".join(self._decoded(place, kind).split())
 
     def _decoded(self, place: int, kind: int) -> str:
         content = self.container.stream(place)
@@ -128,7 +132,7 @@ def decoded(content: bytes, codec: str) -> str:
 def _headers(message: _Item) -> dict[str, str]:
     transport: Any = email.message_from_string(message.text(_TRANSPORT_HEADERS), policy=email.policy.default)
     sender = next((shown for name, addresses in _SENDERS if (shown := _person(message, name, addresses))), "")
-    headers = {"subject": message.text(_SUBJECT), "from": sender, "to": "", "cc": "", "date": _date(message)}
+    headers = {"subject": message.text(_SUBJECT), "from": sender, "to": "", "cc": "", "bcc": "", "date": _date(message)}
     for place in message.folders("__recip_"):
         recipient = _Item(message.container, place, 8, message.codec)
         if kind := _RECIPIENTS.get(recipient.number(_RECIPIENT_TYPE)):

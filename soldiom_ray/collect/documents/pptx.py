@@ -7,7 +7,7 @@ from typing import Any
 
 from soldiom_ray.collect.documents import zipped
 from soldiom_ray.collect.documents.equations import local_name
-from soldiom_ray.collect.documents.ooxml import OfficeReader, count_unread, part_root
+from soldiom_ray.collect.documents.ooxml import OfficeReader
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
 
@@ -35,7 +35,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
         slides = [_slide(number, slide, reader) for number, slide in enumerate(show.slides, 1)]
         hidden = sum(slide._element.get("show") in ("0", "false") for slide in show.slides)
         title = str(show.core_properties.title or "").strip()
-        count_unread(reader, show.part.package.iter_parts(), _UNREAD_PARTS)
+        reader.count_unread(show.part.package.iter_parts(), _UNREAD_PARTS)
     except (
         PythonPptxError,
         LxmlError,
@@ -55,6 +55,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 
 def _slide(number: int, slide: Any, reader: OfficeReader) -> str:
+    reader.open_part(slide.part)
     title = slide.shapes.title
     heading = "" if title is None else " ".join(" ".join(reader.blocks(title._element, slide.part)).split())
     parts = reader.part_blocks(slide.part, None if title is None else title._element)
@@ -67,7 +68,7 @@ def _slide(number: int, slide: Any, reader: OfficeReader) -> str:
 
 def _notes(page: Any, reader: OfficeReader) -> str:
     """The text of a page of notes, without the picture of the slide, date and number."""
-    reader.parts_read.add(str(page.part.partname))
+    reader.open_part(page.part)
     texts: list[str] = []
     for shape in page.shapes:
         if shape.is_placeholder and getattr(shape.placeholder_format.type, "name", "") in _FURNITURE:
@@ -83,7 +84,7 @@ def _comments(slide_part: Any, reader: OfficeReader) -> list[str]:
     for relation in slide_part.rels.values():
         if not relation.is_external and relation.reltype.endswith("/comments"):
             part = relation.target_part
-            root = part_root(part)
+            root = reader.open_part(part)
             old = [" ".join(node.text.split()) for node in root.iter() if local_name(node) == "text" and node.text]
             texts += [text for text in old if text] + reader.part_blocks(part)
     return texts

@@ -32,7 +32,14 @@ _PREFIX = re.compile(rb"<(\w{1,20}:)worksheet[ >]")
 _ERROR = re.compile(rb' t="e"[^>]{0,300}>')
 _PAGE_TEXT = re.compile(rb"<(?:odd|even|first)(?:Header|Footer)>[^<]")
 _TEXT = re.compile(rb"<(?:\w{1,20}:)?(?:t|text)(?: [^>]{0,200})?>\s*[^\s<]")
+_CAPTION = re.compile(rb"<(?:div|font|span)\b[^>]{0,300}>\s*[^\s<]", re.IGNORECASE)
+_READING = re.compile(rb"<(?:\w{1,20}:)?rPh[ >]")
+_CACHED = re.compile(rb"<(?:\w{1,20}:)?v>\s*[^\s<]")
 _BESIDE = (
+    ("xl/sharedStrings.xml", "readings", _READING),
+    ("xl/externalLinks/", "other_files", _CACHED),
+    ("xl/chartsheets/", "headers_footers", _PAGE_TEXT),
+    ("xl/drawings/vmlDrawing", "drawings", _CAPTION),
     ("xl/comments", "comments", _TEXT),
     ("xl/threadedComments/", "comments", _TEXT),
     ("xl/drawings/", "drawings", _TEXT),
@@ -72,7 +79,7 @@ def read_markup(archive: zipfile.ZipFile) -> tuple[dict[str, SheetMarkup], Count
     markup: dict[str, SheetMarkup] = {}
     for part in sorted(names):
         beside.update(reason for folder, reason in _THINGS if part.startswith(folder))
-        if not part.endswith(".xml") or not part.startswith((*(folder for folder, *_ in _BESIDE), *sheets)):
+        if not part.endswith((".xml", ".vml")) or not part.startswith((*(folder for folder, *_ in _BESIDE), *sheets)):
             continue
         source = zipped.read_member(archive, part)
         if part in sheets or part.startswith("xl/worksheets/"):

@@ -9,12 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from soldiom_ray.collect.documents import ole, zipped
+from soldiom_ray.collect.documents.columns import guess_columns
 from soldiom_ray.collect.documents.formulas import FormulaError, Formulas, column_letters
 from soldiom_ray.collect.documents.ods_markup import read_ods_markup
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.documents.rows import Table, cell_value, header_names, lines_texts, tables_texts
 from soldiom_ray.collect.documents.sheet_markup import SheetMarkup, read_markup
-from soldiom_ray.collect.documents.sheet_tables import Shown, sheet_tables
+from soldiom_ray.collect.documents.sheet_tables import SheetTable, Shown, sheet_tables
 from soldiom_ray.collect.documents.xls_formats import read_xls_formats
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.signatures import OLE_MAGIC
@@ -67,11 +68,13 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 
 def _read_old(container: ole.Container) -> tuple[dict[str, SheetMarkup], Counter[str]]:
     """The formats of an old workbook; none where its records contradict themselves."""
-    number = container.folder().get("Workbook")
+    folder = container.folder()
+    number = folder.get("Workbook") or folder.get("Book")
     try:
         formats, beside = read_xls_formats(container.stream(number)) if number is not None else ({}, Counter())
     except (struct.error, IndexError):
         return {}, Counter()
+    beside["embedded_files"] += sum(name.startswith("MBD") for name in folder)
     sheets = {
         name: SheetMarkup(number_formats=sheet.formats, uncomputed=sheet.uncomputed) for name, sheet in formats.items()
     }
@@ -79,7 +82,7 @@ def _read_old(container: ole.Container) -> tuple[dict[str, SheetMarkup], Counter
 
 
 def _texts(sheets: dict[str, list[list[Any]]], options: ParseOptions, metadata: dict[str, Any]) -> list[ParsedText]:
-    tables, texts = [], []
+    tables, texts, unused = [], [], 0
     for name, rows in sheets.items():
         for number, table in enumerate(sheet_tables(rows), 1):
             table_name = name if len(sheets) > 1 else ""
@@ -87,10 +90,23 @@ def _texts(sheets: dict[str, list[list[Any]]], options: ParseOptions, metadata: 
                 table_name = f"{name} {number}"
             if table.header is not None:
                 width = max(map(len, [table.header, *table.rows]))
-                tables.append(Table(table_name, header_names(table.header, width), table.rows, table.titles))
+                names = header_names(table.header, width)
+                if len(table.rows) == 1 or guess_columns(names):  # else they are named as unrecognized
+                    unused += sum(_is_unused(place, table) for place in range(len(table.header)))
+                tables.append(Table(table_name, names, table.rows, table.titles))
             else:
                 texts += lines_texts(table_name, table.rows, metadata)
+    if unused:
+        metadata["skipped"] = metadata.get("skipped", {}) | {"names_of_empty_columns": unused}
     return tables_texts(tables, options.columns, metadata) + texts
+
+
+def _is_unused(place: int, table: SheetTable) -> bool:
+    """Whether a column has a name and no values."""
+    header = table.header or []
+    return header[place] not in ("", None) and not any(
+        len(row) > place and row[place] not in ("", None) for row in table.rows
+    )
 
 
 def _rows(workbook: Any, name: str, markup: SheetMarkup, missing: list[str]) -> list[list[Any]]:

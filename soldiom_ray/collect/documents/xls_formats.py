@@ -11,6 +11,7 @@ from soldiom_ray.collect.documents.number_formats import BUILT_IN, NumberFormat,
 _BOF, _EOF, _SHEET, _FORMAT, _STYLE = 0x809, 0x0A, 0x85, 0x41E, 0xE0
 _FORMULA, _NUMBER, _RK, _MANY_RK = 0x06, 0x203, 0x27E, 0xBD
 _NOTE, _TEXT_OBJECT, _HEADER, _FOOTER, _ERROR = 0x1C, 0x1B6, 0x14, 0x15, 0x205
+_CHART_TEXT = 0x100D
 _BIFF8 = 0x600
 _MAX_STYLES = 4096
 
@@ -38,7 +39,7 @@ def read_xls_formats(stream: bytes) -> tuple[dict[str, SheetFormats], Counter[st
     beside: Counter[str] = Counter()
     for kind, record in _records(stream, 0):
         if kind == _BOF and record[:2] != struct.pack("<H", _BIFF8):
-            return {}, beside
+            return {}, _beside_old(stream)
         if kind == _FORMAT and len(record) > 5:
             codes[_short(record, 0)] = _text(record, 2, 2)
         elif kind == _STYLE and len(record) > 4 and len(styles) < _MAX_STYLES:
@@ -47,6 +48,19 @@ def read_xls_formats(stream: bytes) -> tuple[dict[str, SheetFormats], Counter[st
             sheets.append((struct.unpack_from("<I", record)[0], _text(record, 6, 1)))
     formats = [number_format(codes.get(style, "")) for style in styles]
     return {name: _cells(stream, start, formats, beside) for start, name in sheets}, beside
+
+
+def _beside_old(stream: bytes) -> Counter[str]:
+    """What stands beside the values of a workbook of Excel 5 or 95."""
+    beside: Counter[str] = Counter()
+    start = 0
+    while start + 4 <= len(stream):
+        kind, size = struct.unpack_from("<HH", stream, start)
+        beside["comments"] += kind == _NOTE
+        beside["headers_footers"] += kind in (_HEADER, _FOOTER) and size > 1
+        beside["drawings"] += kind == _CHART_TEXT
+        start += 4 + size
+    return beside
 
 
 def _cells(stream: bytes, start: int, formats: list[NumberFormat | None], beside: Counter[str]) -> SheetFormats:
@@ -67,6 +81,7 @@ def _cells(stream: bytes, start: int, formats: list[NumberFormat | None], beside
             for number in range((len(record) - 6) // 6):
                 note(row, column + number, _short(record, 4 + 6 * number))
         comments += kind == _NOTE
+        beside["drawings"] += kind == _CHART_TEXT
         texts += kind == _TEXT_OBJECT and len(record) > 11 and _short(record, 10) > 0
         beside["headers_footers"] += kind in (_HEADER, _FOOTER) and len(record) > 2
         beside["error_values"] += kind == _ERROR and len(record) > 7 and record[7] == 1
