@@ -223,7 +223,7 @@ def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]
     conversations = [name for name in by_name.values() if _holds_named_turns(name, examples)]
     if len(conversations) == 1:
         return {"messages": conversations[0]}
-    languages = [by_name[name] for name in reversed(by_name) if _is_language(name)]
+    languages = [by_name[name] for name in reversed(list(by_name)) if _is_language(name)]
     if len(languages) > 2:  # a number of the row rather than Indonesian
         languages = [name for name in languages if name.strip().lower() not in ("id", "no")]
     return {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}

@@ -97,8 +97,8 @@ def _read_cell(markup: SheetMarkup, place: tuple[int, int], attributes: bytes, c
     try:
         number = float(value)
     except ValueError:
-        if not kind and (text := _shown(content)):  # it is a text, and calamine leaves it out
-            markup.formatted[place] = text
+        if not kind and (words := _shown(content)):  # it is a text, and calamine leaves it out
+            markup.formatted[place] = words
         return
     shown = _shown(content)
     if (text := shown_number(kind, number, shown)) is not None:

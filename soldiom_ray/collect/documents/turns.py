@@ -155,7 +155,7 @@ def _plain_conversation(turns: Sequence[Any]) -> Conversation | None:
         if own is None or own[0] in (CALL, TOOL) or not text or "<" in text:
             return None
         if own[1]:
-            speakers[written] = own[1]
+            speakers[str(written)] = own[1]
         messages.append({"role": own[0], "content": text})
     return Conversation(messages, speakers) if messages else None
 
