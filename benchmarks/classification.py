@@ -5,7 +5,7 @@
 
 The model is all-MiniLM-L6-v2 with a head of random weights over four labels; texts are cut to 128 tokens by both. The
 pipeline runs as people write it: in float32, text by text, and in batches of 32 in the texts' order. Ours is what a
-replica computes (`models.classifier` behind `deploy.batching`), for one caller that waits for each answer and for 64
+replica computes (`models.classifier` behind `models.batching`), for one caller that waits for each answer and for 64
 at once, in the dtype that training stores on this processor. Each has the same threads; they take turns, the best
 round counts. Seconds are those of the processor, user and system, of all threads.
 """
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from scoring import conversations
 
-from soldiom_ray.deploy.batching import Batches
+from soldiom_ray.models.batching import Batches
 from soldiom_ray.models.classifier import Classifier, Reading
 from soldiom_ray.models.load import has_bfloat16, load_model
 from soldiom_ray.models.minilm import minilm_folder

@@ -14,6 +14,10 @@ from soldiom_ray.api import endpoints
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.app import ModelEndpoint
+from soldiom_ray.domains.builtin_models import MINILM
+from soldiom_ray.embed.serve import SearchService
+from soldiom_ray.models.embedder import Embedder
+from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 
 USER = [{"role": "user", "content": "def read(path):"}]
@@ -28,10 +32,11 @@ def endpoint() -> ModelEndpoint:
 def client(
     api_settings: Settings, api_url: str, api_keys: dict[str, str], endpoint: ModelEndpoint, monkeypatch: Any
 ) -> Iterator[openai.OpenAI]:
-    """A client, for an API whose calls to Ray Serve end at a model in this process."""
+    """A client, for an API whose calls to Ray Serve end at models in this process."""
+    search = SearchService(api_settings)
 
-    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
-        return await getattr(endpoint, method)(request)
+    async def call(name: str, method: str, request: Any) -> Any:
+        return await getattr(search if name == SEARCH_APPLICATION else endpoint, method)(request)
 
     async def stream(name: str, method: str, request: dict[str, Any]) -> AsyncIterator[Any]:
         async for part in endpoint.stream(request):
@@ -184,3 +189,51 @@ def test_errors_are_those_that_the_client_knows(client: openai.OpenAI, model: st
         list(client.completions.create(model=model, prompt="x", max_tokens=9999, stream=True))
     plain = httpx.get(f"{api_url}/v1/models").json()
     assert plain["status"] == 401 and plain["error"]["type"] == "authentication_error" and plain["detail"]
+
+
+def test_texts_are_embedded_as_for_an_index(client: openai.OpenAI, api_settings: Settings) -> None:
+    texts = ["A cat sits on the mat.", "A kitten lies on the rug.", "Rates rose by two percent."]
+    answer = client.embeddings.create(model=MINILM, input=texts)
+    rows = [each.embedding for each in answer.data]
+    expected = Embedder(api_settings).encode(texts)
+    assert [each.index for each in answer.data] == [0, 1, 2] and len(rows[0]) == 384
+    assert (
+        max(abs(a - b) for row, other in zip(rows, expected, strict=True) for a, b in zip(row, other, strict=True))
+        < 1e-2
+    )
+    cosines = [sum(a * b for a, b in zip(rows[0], row, strict=True)) for row in rows]
+    assert abs(cosines[0] - 1) < 1e-3 and cosines[1] > 0.5 > cosines[2]
+    floats = client.embeddings.create(model=f"sentence-transformers/{MINILM}", input=texts, encoding_format="float")
+    assert max(abs(a - b) for a, b in zip(floats.data[2].embedding, rows[2], strict=True)) < 1e-2
+    assert answer.usage.total_tokens == floats.usage.prompt_tokens > 20
+    (alone,) = client.embeddings.create(model=MINILM, input=texts[0], dimensions=384).data
+    assert max(abs(a - b) for a, b in zip(alone.embedding, rows[0], strict=True)) < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "words"),
+    [
+        ({"input": "x", "dimensions": 64}, openai.UnprocessableEntityError, "the vectors have 384"),
+        ({"input": ["x", "long " * 300]}, openai.UnprocessableEntityError, r"input\[1\]: has more than the 256 tokens"),
+        ({"input": [[1, 2, 3]]}, openai.UnprocessableEntityError, "send texts"),
+        ({"input": ["x", " "]}, openai.UnprocessableEntityError, "empty"),
+        ({"input": "x", "model": "text-embedding-3-small"}, openai.NotFoundError, MINILM),
+    ],
+)
+def test_what_cannot_be_embedded_is_refused(
+    client: openai.OpenAI, asked: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        client.embeddings.create(**{"model": MINILM} | asked)
+
+
+def test_texts_of_several_callers_are_embedded_together(api_settings: Settings) -> None:
+    service = SearchService(api_settings)
+
+    async def ask_all() -> list[Any]:
+        await service.embed(["first"])
+        return await asyncio.gather(*(service.embed([f"text {number}"]) for number in range(60)))
+
+    answers = asyncio.run(ask_all())
+    assert service._batches and max(service._batches[1].sizes) > 8
+    assert len({answer["vectors"][0] for answer in answers}) == 60

@@ -2,18 +2,21 @@
 
 import time
 import uuid
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from struct import unpack
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from soldiom_ray.api.bodies import Message, Stop, check_length
+from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.records import Record
 
-MAX_PROMPTS, MAX_CHOICES = 64, 16
+MAX_PROMPTS, MAX_CHOICES, MAX_EMBEDDED = 64, 16, 2048
 
 
 class StreamOptions(Record):
@@ -161,6 +164,47 @@ class CompletionBody(Sampling):
         if self.logprobs is not None:
             parameters["logprobs"] = self.logprobs
         return {"inputs": list(self.prompt), "raw": True, "parameters": parameters}
+
+
+class EmbeddingsBody(Record):
+    """Texts whose vectors are asked for."""
+
+    model: str = Field(min_length=1, max_length=512, description=f"the model that embeds: {MINILM}")
+    input: tuple[str, ...] = Field(min_length=1, max_length=MAX_EMBEDDED, description="a text, or several")
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="base64: each vector as the bytes of little-endian float32"
+    )
+    dimensions: int | None = Field(None, ge=1, description="only what the model gives: its vectors cannot be shortened")
+    user: str | None = Field(None, max_length=512, description="not used")
+
+    @field_validator("input", mode="before")
+    @classmethod
+    def _one_text_is_a_list(cls, value: Any) -> Any:
+        if isinstance(value, list) and value and all(isinstance(each, (int, list)) for each in value):
+            raise ValueError("tokens of another tokenizer cannot be read: send texts")
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _is_short(self) -> "EmbeddingsBody":
+        if sum(map(len, self.input)) > REQUEST_CHARACTERS:
+            raise ValueError(f"`input` holds more than {REQUEST_CHARACTERS} characters")
+        return self
+
+
+def embeddings_answer(body: EmbeddingsBody, vectors: Sequence[bytes], tokens: Sequence[int]) -> dict[str, Any]:
+    """The vectors in the order of the texts. InputError where other dimensions were asked for."""
+    size = len(vectors[0]) // 4
+    if body.dimensions not in (None, size):
+        raise InputError(
+            f"Vectors of {body.model} cannot be shortened.",
+            remedy=f"leave out `dimensions`, or give {size}",
+            problems=[Problem("body.dimensions", f"is {body.dimensions}; the vectors have {size}")],
+        )
+    is_text = body.encoding_format == "base64"
+    written = [b64encode(row).decode() if is_text else list(unpack(f"<{size}f", row)) for row in vectors]
+    data = [{"object": "embedding", "index": index, "embedding": each} for index, each in enumerate(written)]
+    counts = {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)}
+    return {"object": "list", "data": data, "model": body.model, "usage": counts}
 
 
 def new_answer(kind: str, model: str, *, chunk: bool = False) -> dict[str, Any]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from soldiom_ray.deploy.batching import Batches
 from soldiom_ray.deploy.requests import MAX_INPUTS, validated
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.errors import InputError, Problem, SoldiomError
+from soldiom_ray.models.batching import Batches
 from soldiom_ray.records import Record
 
 if TYPE_CHECKING:

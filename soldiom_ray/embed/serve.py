@@ -9,13 +9,13 @@ from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.door_defaults import MODE, PASSAGES, Mode
 from soldiom_ray.embed.search import Hits, Searcher, check_query, fuse, fusion_depth
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.models.batching import Batches
 from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
 
 MAX_CHARACTERS = 10_000
-MAX_TEXTS = 256
 MAX_OPEN_INDEXES = 4
 
 
@@ -30,6 +30,8 @@ class SearchService:
         self._embedders: dict[str, Any] = {}
         self._loading = asyncio.Lock()
         self._searchers: dict[str, Searcher] = {}
+        self._batches: tuple[Any, Batches[Any]] | None = None
+        """The embedder whose texts they are, and its batches."""
 
     async def search(
         self,
@@ -44,7 +46,11 @@ class SearchService:
         score is a cosine similarity (dense), BM25 (lexical) or a sum of reciprocal ranks (hybrid)."""
         if not index:
             raise InputError("No index is named.", remedy="make one first: a recipe with `embed:`")
-        _check_texts([query])
+        if len(query) > MAX_CHARACTERS:
+            raise InputError(
+                f"The text has {len(query)} characters; at most {MAX_CHARACTERS} are taken.", remedy="shorten it"
+            )
+        _check_not_blank([query])
         required = dict(filters or {})
         check_query(mode, k, required)
         searcher = await asyncio.to_thread(self._searcher, index)
@@ -73,13 +79,30 @@ class SearchService:
             self._searchers.pop(next(iter(self._searchers)), None)
         return searcher
 
-    async def embed(self, texts: Sequence[str], model: str | None = None) -> list[list[float]]:
-        """The vectors of up to MAX_TEXTS texts, each a list [dimension]."""
-        _check_texts(texts)
+    async def embed(self, texts: Sequence[str], model: str | None = None) -> dict[str, list[Any]]:
+        """{vectors, tokens}: of each text its vector as the bytes of little-endian float32, and how many tokens it has.
+        Texts of all callers are computed together. InputError for texts that are blank or longer than the model
+        reads."""
+        _check_not_blank(texts)
         embedder = await self._embedder(model)
-        embeddings = await asyncio.to_thread(embedder.encode, list(texts))
-        rows: list[list[float]] = embeddings.tolist()
-        return rows
+        batches = self._batches_of(embedder)
+        tokens = await asyncio.to_thread(embedder.tokens, texts, embedder.max_tokens + 1)
+        problems = [
+            Problem(f"body.input[{place}]", f"has more than the {embedder.max_tokens} tokens that the model reads")
+            for place, ids in enumerate(tokens)
+            if len(ids) > embedder.max_tokens
+        ]
+        if problems:
+            raise InputError("Texts are too long for the model.", remedy="send them in parts", problems=problems)
+        rows = await batches.run([(len(ids), ids) for ids in tokens])
+        return {"vectors": [row.astype("<f4").tobytes() for row in rows], "tokens": [len(ids) for ids in tokens]}
+
+    def _batches_of(self, embedder: Any) -> Batches[Any]:
+        if self._batches is None or self._batches[0] is not embedder:
+            if self._batches is not None:
+                self._batches[1].close()
+            self._batches = embedder, Batches(lambda tokens: list(embedder.encode_tokens(tokens)), embedder.threads)
+        return self._batches[1]
 
     async def _embedder(self, name: str | None) -> Any:
         from soldiom_ray.domains.builtin_models import MINILM
@@ -114,7 +137,7 @@ def serve_search(settings: Settings) -> None:
         ServedSearch,
         name="SearchService",
         num_replicas=1,
-        max_ongoing_requests=4,
+        max_ongoing_requests=16,
         max_queued_requests=64,
         max_surge_percent=100,
         ray_actor_options={"num_cpus": 0},
@@ -125,11 +148,6 @@ def serve_search(settings: Settings) -> None:
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _check_texts(texts: Sequence[str]) -> None:
-    if not 1 <= len(texts) <= MAX_TEXTS:
-        raise InputError(f"{len(texts)} texts were given; it must be 1 to {MAX_TEXTS}.", remedy="split the request")
-    longest = max(map(len, texts))
-    if longest > MAX_CHARACTERS:
-        raise InputError(f"A text has {longest} characters; at most {MAX_CHARACTERS} are taken.", remedy="shorten it")
-    if not all(text.strip() for text in texts):
+def _check_not_blank(texts: Sequence[str]) -> None:
+    if not texts or not all(text.strip() for text in texts):
         raise InputError("A text is empty.", remedy="ask something")

@@ -60,6 +60,8 @@ class Embedder:
         self._model.to(self._device)
         self._tokenizing = threading.Lock()
         self._pool = _batch_threads(self._device)
+        self.threads = 1 if self._device != "cpu" else torch.get_num_threads()
+        """Threads that may call `encode_tokens` at once, each on a core of its own."""
         self.dimension = int(self._model.config.hidden_size)
         self.max_tokens = self._context_length()
 
@@ -76,19 +78,23 @@ class Embedder:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         if not texts:
             return vectors
-        prompt = self._pooling.prompt(query=query)
-        with self._tokenizing:  # setting the length limit changes the tokenizer
-            tokens = self._tokenizer(
-                [prompt + text for text in texts], truncation=True, max_length=min(max_tokens, self.max_tokens)
-            )["input_ids"]
+        tokens = self.tokens(texts, min(max_tokens, self.max_tokens), query=query)
         batches = length_batches([len(ids) for ids in tokens], batch, BATCH_TOKENS)
         work = ([tokens[index] for index in indices] for indices in batches)
-        for indices, encoded in zip(batches, self._pool.map(self._encode_batch, work), strict=True):
+        for indices, encoded in zip(batches, self._pool.map(self.encode_tokens, work), strict=True):
             vectors[indices] = encoded
         return vectors
 
-    def _encode_batch(self, tokens: list[list[int]]) -> Any:
-        """Vectors [texts, dimension] of one batch of token ids, in float32."""
+    def tokens(self, texts: Sequence[str], max_tokens: int, *, query: bool = False) -> list[list[int]]:
+        """The token ids of each text, cut after `max_tokens`."""
+        prompt = self._pooling.prompt(query=query)
+        with self._tokenizing:  # setting the length limit changes the tokenizer
+            encoded = self._tokenizer([prompt + text for text in texts], truncation=True, max_length=max_tokens)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+    def encode_tokens(self, tokens: Sequence[Sequence[int]]) -> Any:
+        """Vectors [texts, dimension] of one batch of token ids, in float32, on the calling thread."""
         import torch
 
         longest = max(1, *map(len, tokens))

@@ -15,24 +15,28 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.api.openai import (
     ChatBody,
     CompletionBody,
+    EmbeddingsBody,
     call_delta,
     chat_choice,
     chat_finish,
     chat_logprobs,
     completion_choice,
     completion_logprobs,
+    embeddings_answer,
     new_answer,
     usage,
 )
 from soldiom_ray.api.routes.inference import EVENTS, chat_model
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.errors import NotFoundError
-from soldiom_ray.records import application_name
+from soldiom_ray.records import SEARCH_APPLICATION, application_name
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["openai"])
 CHAT, TEXT = "chat.completion", "text_completion"
+EMBEDDERS = (MINILM, f"sentence-transformers/{MINILM}")
 
 
 @router.get("/v1/models", openapi_extra=needs("viewer"))
@@ -71,6 +75,15 @@ async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSet
     outputs = [answer["outputs"][place] for place in range(len(body.prompt)) for answer in answers]
     choices = [completion_choice(index, output) for index, output in enumerate(outputs)]
     return {**new_answer(TEXT, body.model), "choices": choices, "usage": usage(outputs, count)}
+
+
+@router.post("/v1/embeddings", response_model=dict[str, Any], openapi_extra=needs("user"))
+async def embed(body: EmbeddingsBody) -> dict[str, Any]:
+    """Vectors of length one of the model that indexes are made with, by their cosines."""
+    if body.model not in EMBEDDERS:
+        raise NotFoundError(f"No model {body.model!r} embeds texts here.", remedy=f"ask for {MINILM}")
+    answer = await endpoints.call(SEARCH_APPLICATION, "embed", body.input)
+    return embeddings_answer(body, answer["vectors"], answer["tokens"])
 
 
 async def _chat_events(name: str, body: ChatBody) -> AsyncIterator[bytes]:
