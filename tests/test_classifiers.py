@@ -22,13 +22,13 @@ from soldiom_ray.cli.models import chat
 from soldiom_ray.cli.output import output_text
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.deploy.batching import Batches
 from soldiom_ray.deploy.classifiers import ClassifierEndpoint
 from soldiom_ray.domains.schema import Evaluate, Train
 from soldiom_ray.errors import BusyError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.metrics.calibration import abstention_threshold, fit_temperature
 from soldiom_ray.metrics.measurement import UNCALIBRATED
+from soldiom_ray.models.batching import Batches
 from soldiom_ray.models.classifier import Classifier, decision, probabilities
 from soldiom_ray.models.load import load_run
 from soldiom_ray.records import Manifest, new_id
@@ -265,6 +265,7 @@ def test_pictures_are_classified_through_the_api(
         data = base64.b64encode(row["image"]).decode()
         output = api.post(path, json={"image": data}).json()["output"]
         assert api.post(path, json={"image": f"data:image/png;base64,{data}"}).json()["output"] == output
+        assert api.post(path, files={"image": ("a.png", row["image"])}).json()["output"] == output
         right += output["label"] == json.loads(row["metadata"])["label"]
     assert right > 8 and sum(output["scores"].values()) == pytest.approx(1)
     for body, words in (
@@ -282,6 +283,13 @@ def test_pictures_are_classified_through_the_api(
         assert heat.shape == (7, 7) and np.abs(heat).max() <= 1
         where[output["label"]].append(float(heat[:, :3].mean() - heat[:, 4:].mean()))
     assert np.mean(where["left"]) > 0 > np.mean(where["right"])  # the brighter half is what decides
+    for files, fields, words in (
+        ({"file": b"x"}, {}, "one file, `image`"),
+        ({"image": rows[0]["image"]}, {"raw": "true"}, "one file, `image`"),
+        ({"image": b"GIF89a"}, {}, "cannot be decoded"),
+        ({"image": b""}, {}, "at least 1 byte"),
+    ):
+        assert words in json.dumps(problem(api.post(path, files=files, data=fields), 422))
     assert asyncio.run(endpoint.probe())["text"] in endpoint.classifier.names
     endpoint.batches.close()
 
@@ -333,7 +341,7 @@ def test_an_item_that_fails_fails_alone_and_too_many_are_refused(monkeypatch: py
         results = await asyncio.gather(*(batches.run([(1, n)]) for n in range(8)), return_exceptions=True)
         assert [each for each in results if not isinstance(each, Exception)] == [[2 * n] for n in range(8) if n != 3]
         assert isinstance(results[3], InputError)
-        monkeypatch.setattr("soldiom_ray.deploy.batching.QUEUED_POSITIONS", 10)
+        monkeypatch.setattr("soldiom_ray.models.batching.QUEUED_POSITIONS", 10)
         first = asyncio.create_task(batches.run([(8, 1)]))
         await asyncio.sleep(0)
         with pytest.raises(BusyError, match="takes 10"):

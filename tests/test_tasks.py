@@ -1,20 +1,32 @@
 """The tasks besides the next token: classification, sequence to sequence, preferences, pictures."""
 
+import asyncio
+import base64
 import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import torch
 from training import context_in
 
+from soldiom_ray.api import endpoints
 from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.deploy.sequences import SequenceEndpoint
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.metrics.measurement import UNCALIBRATED
+from soldiom_ray.models.decoding.answers import Options
 from soldiom_ray.models.load import load_run
+from soldiom_ray.models.sequence_writer import SequenceWriter
+from soldiom_ray.models.tokens import encode_documents
 from soldiom_ray.records import Manifest, Sample
+from soldiom_ray.settings import Settings
 from soldiom_ray.train.driver import run_locally
 
 ANIMALS, TOOLS = ("cat", "dog", "horse", "mouse"), ("saw", "hammer", "drill", "file")
@@ -215,6 +227,14 @@ def translator(tmp_path_factory: pytest.TempPathFactory) -> tuple[Context, Manif
     return context, dataset, run_locally(context, dataset, declared(folder, **scratch, epochs=12))
 
 
+def written_by_transformers(model: Any, tokenizer: Any, text: str, tokens: int) -> str:
+    """The greedy target of a source that is encoded as in training."""
+    (ids,) = encode_documents(tokenizer, [text])
+    source = torch.from_numpy(ids.astype("int64"))[None]
+    written = model.generate(input_ids=source, attention_mask=torch.ones_like(source), max_new_tokens=tokens)
+    return str(tokenizer.decode(written[0], skip_special_tokens=True))
+
+
 def test_a_sequence_to_sequence_model_learns_to_translate(translator: tuple[Context, Manifest, Manifest]) -> None:
     context, _, base = translator
     assert points(context, base, "validation_token_accuracy")[-1] > 0.6
@@ -233,7 +253,81 @@ def test_a_sequence_to_sequence_model_is_trained_further(
     below = scored(context, tuned)["base"]["loss"]
     assert below == pytest.approx(scored(context, base)["tuned"]["loss"], abs=0.02)
     with load_run(context.artifacts, context.settings, tuned) as (model, tokenizer):
-        assert model.generate(**tokenizer(["one two"], return_tensors="pt"), max_new_tokens=4).shape[0] == 1
+        text = written_by_transformers(model, tokenizer, "one two", 4)
+        writer = SequenceWriter(model, tokenizer, 32)
+    (answer,) = writer.write([(writer.read(["one two"])[0], Options(4))])
+    assert answer.text == text
+
+
+def test_a_sequence_to_sequence_model_is_served_in_batches(
+    translator: tuple[Context, Manifest, Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, _, base = translator
+    monkeypatch.setenv("SOLDIOM_HOME", str(context.settings.home))
+    endpoint = SequenceEndpoint("numbers", base.id, 1, "1")
+    texts = ["one two three", "four", "two two", "three one four two", "one"] * 5
+    with load_run(context.artifacts, context.settings, base) as (model, tokenizer):
+        expected = [written_by_transformers(model, tokenizer, text, 8) for text in texts[:5]]
+
+    async def ask(**request: Any) -> list[dict[str, Any]]:
+        return list((await endpoint.generate(request))["outputs"])
+
+    async def crowd() -> list[list[dict[str, Any]]]:
+        return await asyncio.gather(*(ask(inputs=[text], parameters={"max_tokens": 8}) for text in texts))
+
+    answers = [output for (output,) in asyncio.run(crowd())]
+    assert [answer["text"] for answer in answers[:5]] == expected and answers[:5] * 5 == answers
+    assert max(endpoint.batches.sizes) > 1 and {answer["finish_reason"] for answer in answers} <= {"stop", "length"}
+    drawn = {"max_tokens": 8, "temperature": 1.5, "seed": 3}
+    several = asyncio.run(ask(inputs=texts[:3], parameters=drawn))
+    assert several == asyncio.run(ask(inputs=texts[:3], parameters=drawn))
+    empty, filled = asyncio.run(ask(inputs=[" ", "one"]))
+    assert empty["error"]["detail"] and filled["text"]
+    (said,) = asyncio.run(ask(messages=[{"role": "user", "content": "one"}], parameters={"max_tokens": 8}))
+    assert said["text"] == expected[4]
+    (long,) = asyncio.run(ask(inputs=["one " * 500], parameters={"max_tokens": 2}))
+    assert long["truncated"] and long["prompt_tokens"] == base.details["sequence_length"]
+    assert long["finish_reason"] == "length" and long["completion_tokens"] == 2
+    for request in ({"inputs": ["x"], "stream": True}, {"inputs": ["x"], "parameters": {"logprobs": 1}}):
+        with pytest.raises(InputError, match="cannot be asked like this"):
+            asyncio.run(ask(**request))
+    assert asyncio.run(endpoint.probe())["prompt"] and asyncio.run(endpoint.describe())["engine"] == "batches"
+    endpoint.batches.close()
+
+
+def test_the_api_answers_with_target_texts(
+    api: httpx.Client,
+    api_settings: Settings,
+    translator: tuple[Context, Manifest, Manifest],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    context, _, base = translator
+    monkeypatch.setenv("SOLDIOM_HOME", str(context.settings.home))
+    with open_session(api_settings) as session:
+        lineage = {"task": "seq2seq_lm"}
+        model = models.create(session, family="specialized", name="numbers", deployed=True, lineage=lineage).id
+    endpoint = SequenceEndpoint(model, base.id, 1, "1")
+
+    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
+        return await endpoint.generate(request)
+
+    monkeypatch.setattr(endpoints, "call", call)
+    path = f"/api/inference/{model}"
+    answer = api.post(path, json={"input": "one two", "parameters": {"max_tokens": 6}}).json()
+    assert answer["output"] and answer["finish_reason"] in ("stop", "length")
+    assert answer["usage"]["completion_tokens"] <= 6 and "truncated" not in answer
+    several = api.post(path, json={"input": ["one two", " "], "parameters": {"max_tokens": 6}}).json()["outputs"]
+    assert several[0]["output"] == answer["output"] and several[1]["error"]["status"] == 422
+    for body, words in (
+        ({"input": "x", "stream": True}, "a target text comes whole"),
+        ({"image": base64.b64encode(b"x").decode()}, "reads no picture"),
+        ({"input": " "}, "empty"),
+    ):
+        refused = api.post(path, json=body)
+        assert refused.status_code == 422 and words in refused.text
+    chat = {"model": model, "messages": [{"role": "user", "content": "one"}]}
+    assert "was trained for seq2seq_lm" in api.post("/v1/chat/completions", json=chat).text
+    endpoint.batches.close()
 
 
 def preferences(count: int) -> list[dict[str, Any]]:

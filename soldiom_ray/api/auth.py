@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Depends
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,7 +21,7 @@ from starlette.responses import Response
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import BusyError, DeniedError, UnauthenticatedError
+from soldiom_ray.errors import BusyError, DeniedError, InputError, Problem, UnauthenticatedError
 from soldiom_ray.records import ROLES
 from soldiom_ray.settings import Settings
 
@@ -28,6 +29,7 @@ ANYONE = "anyone"
 LOCAL_OR_ADMIN = "local or admin"
 ROLE = "x-role"
 MULTIPART = "x-multipart"
+"""Of a route that takes forms: true where it reads them itself, or the field whose file becomes part of the body."""
 LARGE_BODY_BYTES = 64 << 10
 SECONDS = {"second": 1.0, "minute": 60.0, "hour": 3600.0}
 
@@ -77,13 +79,13 @@ class GuardedRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
         extra = self.openapi_extra or {}
-        role, takes_multipart = extra.get(ROLE, ""), MULTIPART in extra
+        role, multipart = extra.get(ROLE, ""), extra.get(MULTIPART, False)
         takes_body = bool(self.body_field) or "requestBody" in extra
 
         async def guarded(request: Request) -> Response:
             await _admit(request, role)
             if takes_body:
-                await _read_body(request, takes_multipart)
+                await _read_body(request, multipart)
             return await handle(request)
 
         return guarded
@@ -130,9 +132,11 @@ def _audit(request: Request, caller: Caller, decision: str, required_role: str) 
         )
 
 
-async def _read_body(request: Request, takes_multipart: bool) -> None:
+async def _read_body(request: Request, multipart: bool | str) -> None:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if takes_multipart and media_type == "multipart/form-data":
+    if multipart and media_type == "multipart/form-data":
+        if isinstance(multipart, str):
+            await _read_form(request, multipart)
         return
     body = await request.body()
     if not body:
@@ -143,6 +147,21 @@ async def _read_body(request: Request, takes_multipart: bool) -> None:
         request._json = await to_thread.run_sync(strict_json, body, limiter=_large_bodies)
     else:
         request._json = strict_json(body)
+
+
+async def _read_form(request: Request, field: str) -> None:
+    """Read a form of one file as the JSON body that has the file's bytes as this member."""
+    async with request.form(max_files=1, max_fields=1) as form:
+        (name, file), *others = form.multi_items() or [("", "")]
+        if others or name != field or not isinstance(file, UploadFile):
+            problem = Problem(f"body.{name or field}", "is not the file that is read")
+            raise InputError(f"The form has to hold one file, `{field}`.", problems=[problem])
+        request._json = {field: await file.read()}
+    request._body = b"{}"  # what FastAPI looks at before it takes the value above
+    request.scope["headers"] = [
+        (key, b"application/json" if key == b"content-type" else value) for key, value in request.scope["headers"]
+    ]
+    del request._headers
 
 
 def is_local(request: Request) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray import compute
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS
+from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, SEQ2SEQ
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment
@@ -138,10 +138,13 @@ def _endpoint_class(endpoint: Endpoint, threads: int) -> tuple[type, tuple[Any, 
     """The class that serves the endpoint's task, and what its constructor takes."""
     from soldiom_ray.deploy.app import ModelEndpoint
     from soldiom_ray.deploy.classifiers import ClassifierEndpoint
+    from soldiom_ray.deploy.sequences import SequenceEndpoint
 
     revision = endpoint.declared.model_dump_json()
     if endpoint.task in CLASSIFICATIONS:
         return ClassifierEndpoint, (endpoint.model_id, endpoint.run, endpoint.calibration, threads, revision)
+    if endpoint.task == SEQ2SEQ:
+        return SequenceEndpoint, (endpoint.model_id, endpoint.run, threads, revision)
     return ModelEndpoint, (endpoint.model_id, endpoint.run, endpoint.base, threads, revision)
 
 

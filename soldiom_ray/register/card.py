@@ -10,7 +10,7 @@ from typing import Any
 from soldiom_ray import __version__
 from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.domains.schema import Register
-from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION
+from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION, SEQ2SEQ
 from soldiom_ray.examples import Example, examples_markdown
 from soldiom_ray.licenses import Compliance, obligations
 from soldiom_ray.models.chat import prompt_format_of_run
@@ -103,6 +103,11 @@ def _how_to_ask(run: Manifest) -> list[str]:
     task = run.details.get("task", CAUSAL_LM)
     if task in CLASSIFICATIONS:
         return [_how_to_ask_a_classifier(run)]
+    if task == SEQ2SEQ:
+        return [
+            "## How to ask it\n\nA text sent as `input` is its source, as in training; the answer is the target. Of a"
+            f" source it reads {int(run.details['sequence_length'])} tokens."
+        ]
     if not TASK_MODELS[task].generates:
         return []
     if prompt_format_of_run(run.details) == "chat":

@@ -10,14 +10,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
-from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.call_stream import CallStream
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.messages import calls_in
-from soldiom_ray.domains.tasks import CHAT_TASKS
+from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ
 from soldiom_ray.errors import ConflictError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
@@ -25,6 +25,17 @@ from soldiom_ray.settings import Settings
 router = APIRouter(route_class=GuardedRoute, tags=["inference"])
 
 BATCH = 64
+PICTURE_FORM = {
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "string", "format": "binary"}},
+            }
+        }
+    }
+}
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
@@ -37,7 +48,10 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
 
 
 @router.post(
-    "/api/inference/{model_id:path}", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user")
+    "/api/inference/{model_id:path}",
+    response_model=dict[str, Any],
+    responses=EVENTS,
+    openapi_extra=needs("user", requestBody=PICTURE_FORM, **{MULTIPART: "image"}),
 )
 async def infer(
     model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
@@ -121,7 +135,7 @@ async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dic
         outputs = [_output(output) for output in answer["outputs"]]
     except InputError:
         if not model.streams and len(inputs) > 1:
-            raise  # a classifier has refused the request as a whole; inputs have errors of their own
+            raise  # the endpoint has refused the request as a whole; inputs have errors of their own
         tasks = [_generate_one(name, request | {"inputs": [text]}) for text in inputs]
         outputs = list(await asyncio.gather(*tasks))
     return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": None}
@@ -129,7 +143,7 @@ async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dic
 
 def _picture_for(model: DeployedModel, image: bytes) -> bytes:
     """The picture; InputError for a model that is known to read none."""
-    if model.task in (None, *CHAT_TASKS):
+    if model.task in (None, *CHAT_TASKS, SEQ2SEQ):
         raise InputError(
             f"Model {model.id} generates text; it reads no picture.",
             remedy='ask it with `{"input": "a text"}`',
@@ -148,10 +162,11 @@ def _output(generated: dict[str, Any]) -> dict[str, Any]:
     """An endpoint's answer as the API's: a text and why it ended, a classifier's decision, or an error."""
     if "error" in generated:
         return {"error": generated["error"]}
+    truncated = {"truncated": True} if generated.get("truncated") else {}
     if "output" in generated:
-        truncated = {"truncated": True} if generated.get("truncated") else {}
         return {"output": generated["output"], "usage": _usage(generated), **truncated}
-    return {"output": generated["text"], "finish_reason": generated.get("finish_reason"), "usage": _usage(generated)}
+    answer = {"output": generated["text"], "finish_reason": generated.get("finish_reason")}
+    return answer | {"usage": _usage(generated), **truncated}
 
 
 def _usage(counts: dict[str, Any]) -> dict[str, int]:
