@@ -13,7 +13,7 @@ import typer
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
-from soldiom_ray.errors import SoldiomError
+from soldiom_ray.errors import SoldiomError, UnavailableError
 from soldiom_ray.settings import HOME_TENANT, load_settings
 
 PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "exchange", "allocator", "process")
@@ -57,7 +57,7 @@ def plan(
     """Say what a training needs, whether and how it fits, and how long it takes, before it is started."""
     with _planner() as planner:
         options = drop_unset(
-            base_model=_base(base),
+            base_model=base,
             method=method,
             task=task,
             sequence_length=sequence_length,
@@ -80,19 +80,28 @@ def plan(
     print_json(result) if json else _print_plan(result)
 
 
-def _base(name: str | None) -> str | None:
-    """The base by a name that the planner's process can load: a model of the registry as what holds its weights."""
-    from soldiom_ray.domains.recipes import absolute_model
-    from soldiom_ray.records import FAMILIES
-
-    if name is None or name.partition("/")[0] not in FAMILIES:
-        return absolute_model(name) if name else None
+def _base(name: str) -> str:
+    """The base by a name that the planner's process can load: a model of the registry, by whatever names it, as what
+    holds its weights. Only names that can be nothing else need the database."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
     from soldiom_ray.domains.names import base_of
+    from soldiom_ray.domains.recipes import absolute_model
+    from soldiom_ray.domains.references import is_local_path
+    from soldiom_ray.records import FAMILIES, RUN_ID
 
-    with open_session(load_settings()) as session:
-        return base_of(session, models.get(session, name, HOME_TENANT).id, HOME_TENANT)
+    local = absolute_model(name)
+    if local != name or is_local_path(name) or name.startswith("builtin/") or RUN_ID.fullmatch(name):
+        return local
+    registered = name.partition("/")[0] in FAMILIES
+    try:
+        with open_session(load_settings()) as session:
+            asked = models.get(session, name, HOME_TENANT).id if registered else name
+            return base_of(session, asked, HOME_TENANT)
+    except UnavailableError:
+        if registered:
+            raise
+        return name
 
 
 def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -107,7 +116,8 @@ def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]
         if train and train.base_model == DEFAULT_BASES.get(train.task):
             del heading["base_model"]  # another task may be planned, which has another default
     checked = validate_recipe({"name": "plan", "dataset": "none", "train": heading | options}, "soldiom plan")
-    return checked.train.model_dump(mode="json") if checked.train else {}
+    filled: dict[str, Any] = checked.train.model_dump(mode="json") if checked.train else {}
+    return filled | ({"base_model": _base(filled["base_model"])} if filled.get("base_model") else {})
 
 
 @contextmanager
