@@ -278,8 +278,17 @@ def _register(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
 def _deploy(context: Context, recipe: Recipe, state: WorkflowState) -> None:
     from soldiom_ray.deploy import deploy
 
-    state.endpoint = dict(deploy(context, _require(state.model_id, "version"), _require(recipe.deploy, "deploy")))
+    declared, model_id = _require(recipe.deploy, "deploy"), _require(state.model_id, "version")
+    if declared.only == "promoted":
+        with open_session(context.settings) as session:
+            gate = models.get(session, model_id, context.tenant).gate
+        if not gate.get("promoted"):
+            state.endpoint = {"model_id": model_id, "deployed": False, "notes": [NOT_PROMOTED]}
+            return
+    state.endpoint = dict(deploy(context, model_id, declared.model_copy(update={"only": None})))
 
+
+NOT_PROMOTED = "the version is not served: its gate did not pass"
 
 RUN: dict[str, Callable[[Context, Recipe, WorkflowState], Manifest | None]] = {
     "collect": _collect,

@@ -40,6 +40,7 @@ JOB_VARIABLES = (
     "SOLDIOM_API_HOSTS",
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
+    "SOLDIOM_ANSWER_DAYS",
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
 
@@ -53,6 +54,7 @@ KEPT_VARIABLES = (
     "SOLDIOM_API_HOSTS",
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
+    "SOLDIOM_ANSWER_DAYS",
     "SOLDIOM_RATE_LIMIT",
 )
 """Those that `soldiom up` writes down for this home until `soldiom down`: they hold in other shells, too."""
@@ -63,6 +65,7 @@ which may be private ones."""
 
 UPLOAD_MAX_BYTES = 512 << 20
 UPLOAD_QUOTA_BYTES = 20 << 30
+ANSWER_DAYS = 30
 GITHUB_API_URL = "https://api.github.com"
 HF_ENDPOINT = "https://huggingface.co"
 
@@ -99,6 +102,8 @@ class Settings:
     """Of one upload, all its files together."""
     upload_quota_bytes: int
     """Of all uploads that a tenant keeps."""
+    answer_days: int
+    """How long the API stores answers that nobody rated, with their questions; 0: it stores none."""
     external: frozenset[str]
     """Names of the services (postgres, chroma, mlflow, ray) that the environment places elsewhere."""
 
@@ -171,6 +176,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         api_folders=variables.folders("SOLDIOM_API_FOLDERS"),
         upload_max_bytes=variables.size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES),
         upload_quota_bytes=variables.size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES),
+        answer_days=variables.days("SOLDIOM_ANSWER_DAYS", ANSWER_DAYS),
         external=frozenset(name for name, url in urls.items() if url and url not in set(addresses.values())),
     )
     problems = variables.problems
@@ -263,6 +269,14 @@ class _Variables:
         if value.isdecimal() and len(value) < 19 and int(value):
             return int(value)
         self._add(name, f"is {value!r}; it must be a number of bytes, such as {default}")
+        return default
+
+    def days(self, name: str, default: int) -> int:
+        """A number of days, perhaps 0."""
+        value = self.text(name) or str(default)
+        if value.isdecimal() and len(value) < 6:
+            return int(value)
+        self._add(name, f"is {value!r}; it must be a number of days, such as {default}, or 0")
         return default
 
     def encryption_key(self) -> bytes | None:

@@ -59,6 +59,13 @@ def delete_collection(settings: Settings, name: str) -> bool:
     return True
 
 
+def delete_collections(settings: Settings, index: str) -> int:
+    """Remove the collections of an index, under whatever encryption key they were made; returns how many."""
+    with _errors(settings):
+        names = [each.name for each in _client(_url(settings)).list_collections(limit=None)]
+    return sum(delete_collection(settings, name) for name in names if name == index or name.startswith(f"{index}-"))
+
+
 def add(
     collection: Any, ids: Sequence[str], embeddings: Any, metadatas: Sequence[Mapping[str, str | int | float | bool]]
 ) -> int:

@@ -135,7 +135,7 @@ def test_a_very_long_text_is_read_as_in_training(context: Context, run: Manifest
 
 def test_the_api_answers_a_text_several_and_a_batch(api: httpx.Client, model: str, in_process: None) -> None:
     whole = api.post(f"/api/inference/{model}", json={"input": "the old horse sleeps"}).json()
-    assert set(whole) == {"output", "usage", "model", "watermark"} and whole["model"] == model
+    assert set(whole) == {"id", "output", "usage", "model", "watermark"} and whole["model"] == model
     assert whole["output"]["label"] == "animal" and whole["output"]["scores"]["animal"] > 0.5
     assert whole["usage"]["prompt_tokens"] == whole["usage"]["total_tokens"] == 6
     inputs = ["the old horse sleeps", " ", "the big saw falls " * 40]

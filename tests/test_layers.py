@@ -31,6 +31,7 @@ ROWS = {
     "registry": 4,
     "sandbox": 4,
     "specialists": 4,
+    "users": 4,
     "vectors": 4,
     "collect": 5,
     "prepare": 5,
@@ -52,7 +53,7 @@ STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
     "flow": GROUND | CRAFT | STAGES | {"launch"},
-    "api": GROUND | {"domains", "examples", "metrics", "registry", "specialists", "launch"},
+    "api": GROUND | {"domains", "examples", "metrics", "registry", "specialists", "users", "launch"},
     "cli": GROUND | CRAFT | {"launch"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""

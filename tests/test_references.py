@@ -63,16 +63,18 @@ JUDGED = {
         "ChatMessage.tool_calls", "ToolName.name", "CompletionBody.prompt", "CompletionBody.stop",
         "post /api/training/collect/user-input.content", "post /api/training/collect/user-input.metadata",
         "post /api/training/collect/user-input.file",
+        "FeedbackBody.correction", "FeedbackBody.reason", "AcceptanceBody.correction",
     ),
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
         "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
         "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model",
-        "path model", "query model",
+        "path model", "query model", "path feedback_id", "path user_id", "FeedbackBody.answer_id",
+        "InferenceBody.user_id", "BatchBody.user_id", "FeedbackBody.user_id", "ChatBody.user", "CompletionBody.user",
         "post /api/training/collect/user-input.user_id",
     ),
     "read by nobody: OpenAI's clients may send it": (
-        "ChatBody.user", "CompletionBody.user", "JsonSchema.name", "JsonSchema.description",
+        "JsonSchema.name", "JsonSchema.description",
     ),
     "compared with the files of a manifest": ("path name",),
 }  # fmt: skip

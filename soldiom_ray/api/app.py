@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +22,7 @@ from soldiom_ray.api.routes import (
     datasets,
     docs,
     evaluations,
+    feedback,
     health,
     inference,
     jobs,
@@ -28,10 +30,14 @@ from soldiom_ray.api.routes import (
     models,
     openai,
     specialists,
+    users,
 )
+from soldiom_ray.db import answers
+from soldiom_ray.db.engine import open_session
 from soldiom_ray.settings import Settings
 
 RECONCILE_SECONDS = 10.0
+REMOVAL_SECONDS = 3600.0
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,21 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit)
     app.state.metrics = RequestMetrics()
-    for module in (collect, jobs, evaluations, models, inference, openai, specialists, datasets, keys, health, docs):
+    for module in (
+        collect,
+        jobs,
+        evaluations,
+        models,
+        inference,
+        openai,
+        specialists,
+        datasets,
+        feedback,
+        users,
+        keys,
+        health,
+        docs,
+    ):
         app.include_router(module.router)
     problems.install_handlers(app)
     app.include_router(console.router)
@@ -76,11 +96,16 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
 
 
 def _reconcile(settings: Settings, stop: threading.Event) -> None:
-    """Until stopped: end the rows of jobs whose processes are gone, and store the logs of those that ended. A failure
-    is logged by its type and tried again."""
+    """Until stopped: end the rows of jobs whose processes are gone, store the logs of those that ended, and remove
+    answers that are too old. A failure is logged by its type and tried again."""
+    removed = 0.0
     while not stop.wait(RECONCILE_SECONDS):
         try:
             launch.reconcile(settings)
             launch.store_logs(settings)
+            if time.monotonic() - removed > REMOVAL_SECONDS:
+                with open_session(settings) as session:
+                    answers.remove_older(session, settings.answer_days)
+                removed = time.monotonic()
         except Exception as error:
             logger.warning("reconciliation failed", extra={"data": {"type": type(error).__name__}})

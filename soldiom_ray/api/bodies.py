@@ -130,6 +130,7 @@ class Message(Record):
         return self
 
 
+UserId = Annotated[str | None, Field(min_length=1, max_length=128, description="who asks; unset: the name of the key")]
 RAW: Any = Field(
     False, description="continue the text as it is, without the chat template that the model was trained with"
 )
@@ -159,6 +160,7 @@ class InferenceBody(Record):
     parameters: Parameters = Parameters()
     stream: bool = Field(False, description="send server-sent events while the model generates")
     raw: bool = RAW
+    user_id: UserId = None
 
     @model_validator(mode="after")
     def _asks_once(self) -> "InferenceBody":
@@ -182,11 +184,36 @@ class BatchBody(Record):
     inputs: tuple[str, ...] = Field(min_length=1, description="texts, each answered by itself")
     raw: bool = RAW
     parameters: Parameters = Parameters()
+    user_id: UserId = None
 
     @model_validator(mode="after")
     def _is_short(self) -> "BatchBody":
         check_texts(self.inputs, "inputs")
         return self
+
+
+class FeedbackBody(Record):
+    """What a user thinks of an answer."""
+
+    answer_id: str = Field(min_length=1, max_length=64, description="the `id` of the answer")
+    rating: Literal["up", "down"] = Field(description="whether the answer is good")
+    correction: str = Field("", max_length=100_000, description="what the answer should have been; a label of a class")
+    reason: str = Field("", max_length=2000, description="why")
+    user_id: str | None = Field(None, min_length=1, max_length=128, description="who rates; unset: who asked")
+
+
+class AcceptanceBody(Record):
+    """How a feedback is accepted."""
+
+    correction: str = Field("", max_length=100_000, description="the reviewer's own correction, in place of the user's")
+
+
+class RetrainingBody(Record):
+    """How a model learns from feedback."""
+
+    method: Literal["sft", "dpo"] = Field(
+        "sft", description="sft: corrections as examples beside the former data; dpo: preferred to what they correct"
+    )
 
 
 class PromotionBody(Record):

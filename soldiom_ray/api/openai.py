@@ -14,7 +14,7 @@ from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.domains.door_defaults import REQUEST_CHARACTERS
 from soldiom_ray.domains.response_format import ResponseFormat
 from soldiom_ray.errors import InputError, Problem
-from soldiom_ray.records import Record
+from soldiom_ray.records import Record, new_id
 
 MAX_PROMPTS, MAX_CHOICES, MAX_EMBEDDED = 64, 16, 2048
 
@@ -26,7 +26,7 @@ class StreamOptions(Record):
 
 
 class Sampling(Record):
-    """What chats and completions have in common. Members that only name the caller are taken and not used."""
+    """What chats and completions have in common. `user` goes to the stored answer."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
@@ -41,7 +41,7 @@ class Sampling(Record):
     stream_options: StreamOptions | None = Field(None, description="what a stream has besides text")
     frequency_penalty: Literal[0] | None = Field(None, description="not supported: 0")
     presence_penalty: Literal[0] | None = Field(None, description="not supported: 0")
-    user: str | None = Field(None, max_length=512, description="not used")
+    user: str | None = Field(None, max_length=512, description="who asks; unset: the name of the key")
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -211,7 +211,7 @@ def new_answer(kind: str, model: str, *, chunk: bool = False) -> dict[str, Any]:
     """The members that all parts of one answer share; `kind` is "chat.completion" or "text_completion"."""
     prefix = "chatcmpl" if kind == "chat.completion" else "cmpl"
     name = f"{kind}.chunk" if chunk and kind == "chat.completion" else kind
-    return {"id": f"{prefix}-{uuid.uuid4().hex}", "object": name, "created": int(time.time()), "model": model}
+    return {"id": f"{prefix}-{new_id()}", "object": name, "created": int(time.time()), "model": model}
 
 
 def chat_choice(index: int, output: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def store_uploads(
         for upload in uploads:
             _write(storage, upload)
         with open_session(settings) as session:
-            for lock in sorted({_lock_of(key) for key in keys}):
+            for lock in sorted({locks.of_content(key) for key in keys}):
                 locks.hold(session, lock)
             locks.hold(session, f"uploads/{tenant}")
             previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
@@ -84,7 +84,7 @@ def remove_unreferenced(settings: Settings, keys: Sequence[str]) -> None:
     storage = open_storage(settings)
     for key in keys:
         with open_session(settings) as session:
-            locks.hold(session, _lock_of(key))
+            locks.hold(session, locks.of_content(key))
             if not inputs.is_referenced(session, key):
                 storage.remove(key)
 
@@ -126,11 +126,6 @@ def _write(storage: Storage, upload: Upload) -> None:
     if not storage.exists(upload.key):
         upload.file.seek(0)
         storage.write_stream(upload.key, _chunks(upload.file))
-
-
-def _lock_of(key: str) -> str:
-    """One of 4096 locks, by the start of the hash: rows of locks are never removed."""
-    return f"content/{key.rpartition('/')[2][:3]}"
 
 
 def _chunks(file: IO[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from soldiom_ray.cli import (
     collect,
     datasets,
     evaluation,
+    feedback,
     jobs,
     models,
     new_domain,
@@ -19,6 +20,7 @@ from soldiom_ray.cli import (
     specialists,
     sweep,
     training,
+    users,
     workflow,
 )
 from soldiom_ray.cli.output import say
@@ -45,6 +47,8 @@ for module in (
     jobs,
     models,
     new_domain,
+    feedback,
+    users,
     specialists,
 ):
     module.add_commands(app)

@@ -179,7 +179,7 @@ def infer(
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
-    record = _get(model)
+    record = _get(model, served=True)
     asked = _picture(text) if record["task"] == IMAGE_CLASSIFICATION else _text(text)
     parameters = drop_unset(max_tokens=max_tokens, temperature=temperature)
     body = asked | {"raw": raw, "parameters": parameters}
@@ -204,7 +204,7 @@ def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
     from soldiom_ray.cli.client import stream
 
     settings = load_settings()
-    record = _get(model)
+    record = _get(model, served=True)
     model_id = record["id"]
     if record["task"] is not None and record["task"] not in CHAT_TASKS:
         raise InputError(
@@ -237,9 +237,11 @@ def _read_turn(quiet: bool) -> str:
     return "\n".join(lines).strip()
 
 
-def _get(model: str) -> dict[str, Any]:
+def _get(model: str, *, served: bool = False) -> dict[str, Any]:
+    """The model; with `served`, of a name the newest version that is deployed."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
 
+    find = models.get_served if served else models.get
     with open_session(load_settings()) as session:
-        return models.as_dict(models.get(session, model, HOME_TENANT), with_card=True)
+        return models.as_dict(find(session, model, HOME_TENANT), with_card=True)

@@ -156,6 +156,15 @@ def has_artifact(session: Session, artifact: str, tenant: str | None) -> bool:
     return session.scalars(query.limit(1)).first() is not None
 
 
+def maker_of(session: Session, artifact: str, stage: str, tenant: str | None) -> Job | None:
+    """The first job whose stage made this artifact, or reused it where the maker is gone."""
+    query = select(Job).join(JobStage, JobStage.job_id == Job.id)
+    query = query.where(JobStage.artifact_id == artifact, JobStage.stage == stage)
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
+    return session.scalars(query.order_by(JobStage.reused, Job.id).limit(1)).first()
+
+
 def runs(session: Session, tenant: str, limit: int = 200) -> list[str]:
     """Ids of the newest runs that jobs of this tenant made or reused."""
     query = select(JobStage.artifact_id).join(Job, JobStage.job_id == Job.id)

@@ -17,3 +17,8 @@ def hold(session: Session, name: str) -> None:
         session.execute(
             text("INSERT INTO locks (name) VALUES (:name) ON DUPLICATE KEY UPDATE name = :name"), {"name": name}
         )
+
+
+def of_content(key: str) -> str:
+    """The lock of stored bytes by their key, one of 4096, by the start of the hash: rows of locks are never removed."""
+    return f"content/{key.rpartition('/')[2][:3]}"

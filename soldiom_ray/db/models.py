@@ -60,6 +60,17 @@ def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
     return model
 
 
+def get_served(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
+    """The model that answers under an id or a name: of a name without a version the newest version that is deployed;
+    else as `get`."""
+    model = get(session, id_or_name, tenant)
+    if model.deployed or id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
+        return model
+    same = (Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
+    served = select(Model).where(*same, Model.deployed.is_(True)).order_by(Model.version.desc()).limit(1)
+    return session.scalars(served).first() or model
+
+
 def known_names(session: Session, tenant: str) -> list[str]:
     """What a tenant's models may be called: `family/name` and `name`, those of the newest versions."""
     query = select(Model.family, Model.name).where(Model.tenant == tenant).order_by(Model.id.desc()).limit(500)

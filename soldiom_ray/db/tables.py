@@ -197,6 +197,55 @@ class Deployment(Table):
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
 
+class Answer(Table):
+    """What a deployed model answered. `question` (JSON: what was asked) and `output` are sealed with the home's key."""
+
+    __tablename__ = "answers"
+    __table_args__ = (
+        Index(None, "tenant", "user_id", "id"),
+        Index(None, "model_id", "created_at"),
+        Index(None, "created_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    owner: Mapped[str] = mapped_column(String(128))
+    user_id: Mapped[str] = mapped_column(String(128))
+    question: Mapped[str] = mapped_column(LongText)
+    output: Mapped[str] = mapped_column(LongText)
+    prompt_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    completion_tokens: Mapped[int] = mapped_column(Integer, default=0)
+    seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Feedback(Table):
+    """What a user thinks of an answer, at most once per user. `correction` and `reason` are sealed as the answer is;
+    an accepted one has its example as an input of the user (`input_id`)."""
+
+    __tablename__ = "feedback"
+    __table_args__ = (
+        UniqueConstraint("answer_id", "user_id"),
+        Index(None, "tenant", "status", "id"),
+        Index(None, "model_id", "id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
+    answer_id: Mapped[str] = mapped_column(ForeignKey("answers.id", ondelete="CASCADE"))
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
+    user_id: Mapped[str] = mapped_column(String(128))
+    rating: Mapped[str] = mapped_column(String(8))
+    correction: Mapped[str] = mapped_column(LongText, default="")
+    reason: Mapped[str] = mapped_column(LongText, default="")
+    status: Mapped[str] = mapped_column(String(16), default="new")
+    reviewer: Mapped[str | None] = mapped_column(String(128))
+    reviewed_at: Mapped[datetime | None]
+    input_id: Mapped[str | None] = mapped_column(ForeignKey("user_inputs.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime] = mapped_column(default=now)
+
+
 class Evaluation(Table):
     """Scores of one run."""
 

@@ -39,7 +39,7 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
     endpoint = _endpoint(context.artifacts, row, declared)
     was_serving = rollout.is_serving(row.id)
-    config = declared.model_dump(mode="json")
+    config = declared.model_dump(mode="json", exclude={"only"})
     # A version never changes, so an endpoint of it with the same declaration is the requested one.
     reused = was_serving and _running_config(context.settings, row.id) == config
     try:

@@ -381,6 +381,9 @@ class Deploy(Record):
     replicas: int = Field(1, ge=1, le=64, description="processes that serve the model")
     max_concurrent: int = Field(64, ge=1, description="requests that one replica works on at a time")
     max_queued: int = Field(128, ge=1, description="requests that may wait; more are refused with status 429")
+    only: Literal["promoted"] | None = Field(
+        None, description="promoted: leave what is served as it is when the version's gate did not pass"
+    )
     use: Literal["any", "commercial"] | None = Field(
         None,
         description="what the model is served for; licences that forbid it refuse the deployment; unset: the use that"

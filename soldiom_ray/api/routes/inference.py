@@ -1,7 +1,8 @@
-"""Inference with deployed models. Responses have `watermark: null` until models watermark their text."""
+"""Inference with deployed models. Responses have `watermark: null` until models watermark their text, and the `id` by
+which feedback names the answer, null for one that is not stored."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
+from soldiom_ray.api.answers import Asked
 from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.call_stream import CallStream
@@ -17,7 +19,7 @@ from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.messages import calls_in
-from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ
+from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ, TEXT_CLASSIFICATION
 from soldiom_ray.errors import ConflictError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
@@ -44,7 +46,8 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
     """Answers in the order of `inputs`; one that failed has an `error` in its place."""
     inputs = _few(body.inputs)
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
-    return await _answer_each(model, inputs, {**_request(body.parameters), "raw": body.raw})
+    asked = Asked(settings, caller, model.id, model.form(raw=body.raw), body.user_id)
+    return await _answer_each(model, asked, inputs, {**_request(body.parameters), "raw": body.raw})
 
 
 @router.post(
@@ -62,8 +65,9 @@ async def infer(
     `index`, once it is complete."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
+    asked = Asked(settings, caller, model.id, model.form(raw=body.raw) if body.image is None else None, body.user_id)
     if isinstance(body.input, tuple):
-        return await _answer_each(model, _few(body.input), request | {"raw": body.raw})
+        return await _answer_each(model, asked, _few(body.input), request | {"raw": body.raw})
     if body.messages is not None:
         messages = [message.model_dump(exclude_defaults=True, exclude_none=True) for message in body.messages]
         messages[0] |= {"tools": list(body.tools)} if body.tools else {}
@@ -72,30 +76,56 @@ async def infer(
         request |= {"images": [_picture_for(model, body.image)], "raw": body.raw}
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
+    question = question_of(asked.form, request)
     name = application_name(model.id)
     if body.stream and model.streams:
-        return respond(_event_stream(model.id, name, request, CallStream() if body.tools else None))
+        return respond(_event_stream(asked, question, name, request, CallStream() if body.tools else None))
     request |= {"stream": True} if body.stream else {}
     outputs = (await endpoints.call(name, "generate", request))["outputs"]
     calls = calls_in(outputs[0]["text"]) if body.tools else []
-    return {**_output(outputs[0]), **({"tool_calls": calls} if calls else {}), "model": model.id, "watermark": None}
+    output = _output(outputs[0])
+    [answer_id] = await asked.store([question], [output])
+    return {
+        **output,
+        **({"tool_calls": calls} if calls else {}),
+        "id": answer_id,
+        "model": model.id,
+        "watermark": None,
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
-    """`task` is what the model was trained for, where that is known."""
+    """`task` is what the model was trained for, `prompt_format` how it is asked, where that is known."""
 
     id: str
     task: str | None
+    prompt_format: str | None = None
 
     @property
     def streams(self) -> bool:
         """Whether it generates text token by token."""
         return self.task is None or self.task in CHAT_TASKS
 
+    def form(self, *, raw: bool) -> str | None:
+        """In which form its questions are stored; None for those that are not: pictures."""
+        if not self.streams:
+            return "label" if self.task == TEXT_CLASSIFICATION else None
+        return "text" if raw or self.prompt_format == "text" else "chat"
 
-def chat_model(settings: Settings, model_id: str, caller: Caller) -> str:
-    """The id of a deployed model that continues texts; InputError for another task, and errors of `deployed_model`."""
+
+def question_of(form: str | None, request: Mapping[str, Any], place: int = 0) -> dict[str, Any]:
+    """What a request asks, in this form, or the one of its inputs that stands at a place."""
+    if "messages" in request:
+        return {"messages": request["messages"]}
+    if form not in ("chat", "text", "label"):
+        return {}
+    text = request["inputs"][place]
+    return {"messages": [{"role": "user", "content": text}]} if form == "chat" else {"input": text}
+
+
+def chat_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:
+    """A deployed model that continues texts; InputError for another task, and errors of `deployed_model`."""
     model = deployed_model(settings, model_id, caller)
     if not model.streams:
         raise InputError(
@@ -103,19 +133,19 @@ def chat_model(settings: Settings, model_id: str, caller: Caller) -> str:
             remedy=f'ask it with `{{"input": ...}}`: POST /api/inference/{model.id}',
             problems=[Problem("body.model", f"is a model for {model.task}")],
         )
-    return model.id
+    return model
 
 
 def deployed_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:
     """ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
     with open_session(settings) as session:
-        model = models.get(session, model_id, caller.tenant)
+        model = models.get_served(session, model_id, caller.tenant)
         if not model.deployed:
             raise ConflictError(
                 f"Model {model.id} is not deployed.",
                 remedy=f"deploy it: POST /api/models/{model.id}/deploy or `soldiom deploy {model.id}`",
             )
-        return DeployedModel(model.id, models.task_of(model))
+        return DeployedModel(model.id, models.task_of(model), model.lineage.get("prompt_format"))
 
 
 def _few(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -126,7 +156,9 @@ def _few(inputs: tuple[str, ...]) -> tuple[str, ...]:
     return inputs
 
 
-async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dict[str, Any]) -> dict[str, Any]:
+async def _answer_each(
+    model: DeployedModel, asked: Asked, inputs: Sequence[str], request: dict[str, Any]
+) -> dict[str, Any]:
     """Answers in the order of the inputs, together with one call; where that is refused for one of them, each by
     itself."""
     name = application_name(model.id)
@@ -138,6 +170,9 @@ async def _answer_each(model: DeployedModel, inputs: Sequence[str], request: dic
             raise  # the endpoint has refused the request as a whole; inputs have errors of their own
         tasks = [_generate_one(name, request | {"inputs": [text]}) for text in inputs]
         outputs = list(await asyncio.gather(*tasks))
+    questions = [question_of(asked.form, {"inputs": inputs}, place) for place in range(len(inputs))]
+    ids = await asked.store(questions, outputs)
+    outputs = [output | {"id": answer_id} for output, answer_id in zip(outputs, ids, strict=True)]
     return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": None}
 
 
@@ -187,16 +222,19 @@ def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
 
 
 async def _event_stream(
-    model_id: str, name: str, request: dict[str, Any], calls: CallStream | None = None
+    asked: Asked, question: Mapping[str, Any], name: str, request: dict[str, Any], calls: CallStream | None = None
 ) -> AsyncIterator[bytes]:
     """The endpoint's chunks as events, with `calls` the calls in their text as events of their own. The last one, with
-    the counts, also gets the model and the total."""
+    the counts, also gets the model, the answer's id and the total."""
+    texts: list[str] = []
     async for chunk in endpoints.stream(name, "stream", request):
+        texts.append(str(chunk.get("text", "")))
         if chunk.get("done"):
             for last in calls.end() if calls else ():
                 yield event(last)
             closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
-            yield event({**closing, "model": model_id, "watermark": None})
+            [answer_id] = await asked.store([question], [{"output": "".join(texts), "usage": closing["usage"]}])
+            yield event({**closing, "id": answer_id, "model": asked.model_id, "watermark": None})
         elif calls and "text" in chunk:
             for part in calls.add(chunk["text"]):
                 yield event(part)

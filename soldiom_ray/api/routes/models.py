@@ -8,17 +8,19 @@ from starlette.responses import Response
 from soldiom_ray import launch, registry
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import PromotionBody
+from soldiom_ray.api.bodies import PromotionBody, RetrainingBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import deployments, evaluations, models
+from soldiom_ray.db import answers, deployments, evaluations, feedback, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.domains.schema import Deploy, Recipe
 from soldiom_ray.examples import examples_as_dicts, read_examples
 from soldiom_ray.records import Family
 from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["models"])
+MOST_VERSIONS = 50
 
 
 @router.get("/api/models", openapi_extra=needs("viewer"))
@@ -46,14 +48,20 @@ def list_base_models(caller: CurrentCaller) -> dict[str, Any]:
 
 @router.get("/api/models/{model_id:path}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after."""
+    """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after; of a served
+    one its traffic by day, and how satisfied the raters of each version of its name are."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
         scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
         examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), model.scores_artifact))
         metrics = {"metrics": model.performance_metrics, "gate": model.gate, "examples": examples}
-        return {"id": model.id, **metrics, "evaluations": scored}
+        versions = [
+            {"id": row.id, "version": row.version, **feedback.satisfaction(session, row.id)}
+            for row in feedback.versions_of(session, model)[:MOST_VERSIONS]
+        ]
+        served = {"traffic": answers.traffic(session, model.id), "satisfaction": versions}
+        return {"id": model.id, **metrics, "evaluations": scored, **served}
 
 
 @router.post("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
@@ -71,6 +79,22 @@ def deploy_model(
     registry.check_deployment(model, body or Deploy())
     recipe = Recipe.model_validate({"name": model.name, "version": model.id, "deploy": body or {}})
     return submit.start(settings, caller, recipe, "deploy", idempotency_key, response)
+
+
+@router.post("/api/models/{model_id:path}/retrain", status_code=202, openapi_extra=needs("trainer"))
+def retrain_model(
+    model_id: str,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    body: RetrainingBody | None = None,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> dict[str, Any]:
+    """Make the next version from accepted feedback, as one job: trained as before on the former data and the examples,
+    promoted and served if it beats the version before. 409 without accepted feedback."""
+    with open_session(settings) as session:
+        recipe = retraining(session, model_id, caller.tenant, (body or RetrainingBody()).method)
+    return submit.start(settings, caller, recipe, RETRAIN, idempotency_key, response)
 
 
 @router.post("/api/models/{model_id:path}/promote", openapi_extra=needs("trainer"))

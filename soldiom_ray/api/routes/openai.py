@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
+from soldiom_ray.api.answers import Asked
 from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.api.openai import (
@@ -26,7 +27,7 @@ from soldiom_ray.api.openai import (
     new_answer,
     usage,
 )
-from soldiom_ray.api.routes.inference import EVENTS, chat_model
+from soldiom_ray.api.routes.inference import EVENTS, chat_model, question_of
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.builtin_models import MINILM
@@ -54,27 +55,33 @@ async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) ->
 @router.post("/v1/chat/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
 async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
-    name = application_name(await run_in_threadpool(chat_model, settings, body.model, caller))
+    model = await run_in_threadpool(chat_model, settings, body.model, caller)
+    name, count = application_name(model.id), body.n or 1
+    asked = Asked(settings, caller, model.id, "chat" if count == 1 else None, body.user)
     if body.stream:
-        return respond(_chat_events(name, body), openai=True)
-    count = body.n or 1
+        return respond(_chat_events(asked, name, body), openai=True)
     answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
     outputs = [answer["outputs"][0] for answer in answers]
     choices = [chat_choice(index, output) for index, output in enumerate(outputs)]
-    return {**new_answer(CHAT, body.model), "choices": choices, "usage": usage(outputs, count)}
+    shared, used = new_answer(CHAT, body.model), usage(outputs, count)
+    await _store(asked, shared, body.request(), outputs[0]["text"], used)
+    return {**shared, "choices": choices, "usage": used}
 
 
 @router.post("/v1/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
 async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
     """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
-    name = application_name(await run_in_threadpool(chat_model, settings, body.model, caller))
-    request, count = body.request(), body.n or 1
+    model = await run_in_threadpool(chat_model, settings, body.model, caller)
+    name, request, count = application_name(model.id), body.request(), body.n or 1
+    asked = Asked(settings, caller, model.id, "text" if count == len(body.prompt) == 1 else None, body.user)
     if body.stream:
-        return respond(_completion_events(name, body, request), openai=True)
+        return respond(_completion_events(asked, name, body, request), openai=True)
     answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
     outputs = [answer["outputs"][place] for place in range(len(body.prompt)) for answer in answers]
     choices = [completion_choice(index, output) for index, output in enumerate(outputs)]
-    return {**new_answer(TEXT, body.model), "choices": choices, "usage": usage(outputs, count)}
+    shared, used = new_answer(TEXT, body.model), usage(outputs, count)
+    await _store(asked, shared, request, outputs[0]["text"], used)
+    return {**shared, "choices": choices, "usage": used}
 
 
 @router.post("/v1/embeddings", response_model=dict[str, Any], openapi_extra=needs("user"))
@@ -86,7 +93,15 @@ async def embed(body: EmbeddingsBody) -> dict[str, Any]:
     return embeddings_answer(body, answer["vectors"], answer["tokens"])
 
 
-async def _chat_events(name: str, body: ChatBody) -> AsyncIterator[bytes]:
+async def _store(
+    asked: Asked, shared: Mapping[str, Any], request: Mapping[str, Any], text: str, used: Mapping[str, Any]
+) -> None:
+    """Store an answer under the id that its client sees. Several choices share one id, so they are not stored."""
+    answer_id = str(shared["id"]).partition("-")[2]
+    await asked.store([question_of(asked.form, request)], [{"output": text, "usage": used}], answer_id)
+
+
+async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator[bytes]:
     """Chunks of a chat; of a call first its name, then its arguments piece by piece."""
     shared = new_answer(CHAT, body.model, chunk=True)
 
@@ -94,15 +109,17 @@ async def _chat_events(name: str, body: ChatBody) -> AsyncIterator[bytes]:
         return event({**shared, "choices": [{"index": 0, "delta": dict(delta), "finish_reason": finish, **more}]})
 
     yield chunk({"role": "assistant", "content": ""})
-    calls = False
-    async for part in endpoints.stream(name, "stream", body.request()):
+    calls, texts, request = False, list[str](), body.request()
+    async for part in endpoints.stream(name, "stream", request):
         if call := part.get("tool_call"):
             calls = True
             yield chunk({"tool_calls": [call_delta(call)]})
             continue
         if not part.get("done"):
+            texts.append(part["text"])
             yield chunk({"content": part["text"]})
             continue
+        await _store(asked, shared, request, "".join(texts), usage([part["usage"]]))
         logprobs = {"logprobs": chat_logprobs(part)} if body.logprobs else {}
         yield chunk({}, chat_finish(part["finish_reason"], calls=calls), **logprobs)
         if body.stream_options and body.stream_options.include_usage:
@@ -110,7 +127,9 @@ async def _chat_events(name: str, body: ChatBody) -> AsyncIterator[bytes]:
     yield DONE
 
 
-async def _completion_events(name: str, body: CompletionBody, request: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _completion_events(
+    asked: Asked, name: str, body: CompletionBody, request: dict[str, Any]
+) -> AsyncIterator[bytes]:
     """Chunks of a continuation."""
     shared = new_answer(TEXT, body.model)
 
@@ -118,10 +137,13 @@ async def _completion_events(name: str, body: CompletionBody, request: dict[str,
         choice = {"index": 0, "text": text, "finish_reason": finish, "logprobs": logprobs}
         return event({**shared, "choices": [choice]})
 
+    texts: list[str] = []
     async for part in endpoints.stream(name, "stream", request):
         if not part.get("done"):
+            texts.append(part["text"])
             yield chunk(part["text"])
             continue
+        await _store(asked, shared, request, "".join(texts), usage([part["usage"]]))
         yield chunk("", part["finish_reason"], completion_logprobs(part))
         if body.stream_options and body.stream_options.include_usage:
             yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
@@ -141,7 +163,7 @@ def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
 
 def _model(settings: Settings, model: str, caller: Caller) -> dict[str, Any]:
     with open_session(settings) as session:
-        row = models.get(session, model, caller.tenant)
+        row = models.get_served(session, model, caller.tenant)
         if not row.deployed:
             raise NotFoundError(f"Model {row.id} is not deployed.", remedy=f"run `soldiom deploy {row.id}`")
         return _described(row)

@@ -1,0 +1,88 @@
+"""The answers that the API gives, stored with their questions so that feedback can be joined to them."""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+
+from soldiom_ray.api.auth import Caller
+from soldiom_ray.db import answers
+from soldiom_ray.db.answers import Exchange
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.errors import SoldiomError
+from soldiom_ray.records import new_id
+from soldiom_ray.settings import Settings
+
+STORED_CHARACTERS = 100_000
+"""Of a question and of its answer; longer ones are not stored."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Who asked which model, and when. `form` is the one of `db.answers.Exchange`; None where nothing is stored."""
+
+    settings: Settings
+    caller: Caller
+    model_id: str
+    form: str | None
+    user_id: str | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    async def store(
+        self, questions: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], answer_id: str | None = None
+    ) -> list[str | None]:
+        """Ids of the answers, each to the question at its place, None for one that is not stored: an error, a long
+        one, or a time of storing of 0 days. `answer_id` is the first one's. Outputs are those of the API."""
+        if self.form is None or not self.settings.answer_days:
+            return [None] * len(outputs)
+        seconds = time.monotonic() - self.began
+        ids = [answer_id or new_id(), *(new_id() for _ in outputs[1:])]
+        try:
+            return await run_in_threadpool(self._write, ids, questions, outputs, seconds)
+        except SoldiomError as error:  # the answer is there, and more than what may be said of it
+            logger.warning("an answer was not stored", extra={"data": {"type": type(error).__name__}})
+            return [None] * len(outputs)
+
+    def _write(
+        self,
+        ids: Sequence[str],
+        questions: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> list[str | None]:
+        stored: list[str | None] = []
+        with open_session(self.settings) as session:
+            for answer_id, question, output in zip(ids, questions, outputs, strict=True):
+                text = _text(output)
+                if text is None or len(text) > STORED_CHARACTERS or len(str(question)) > STORED_CHARACTERS:
+                    stored.append(None)
+                    continue
+                usage = output.get("usage") or {}
+                answers.add(
+                    session,
+                    Exchange({"form": self.form, **question}, text),
+                    self.settings.encryption_key,
+                    id=answer_id,
+                    tenant=self.caller.tenant,
+                    model_id=self.model_id,
+                    owner=self.caller.key_id,
+                    user_id=(self.user_id or self.caller.name)[:128],
+                    prompt_tokens=int(usage.get("prompt_tokens", 0)),
+                    completion_tokens=int(usage.get("completion_tokens", 0)),
+                    seconds=seconds,
+                )
+                stored.append(answer_id)
+        return stored
+
+
+def _text(output: Mapping[str, Any]) -> str | None:
+    value = output.get("output")
+    if isinstance(value, Mapping):
+        label = value.get("label")
+        return label if isinstance(label, str) else None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,214 @@
+"""What is stored of one user of a tenant (`user_id` of inputs, questions and feedback): handed out, and erased.
+
+Artifacts never change, so erasing removes every artifact that holds a text of the user: documents that were collected
+from an input, and the datasets, indexes with their vectors, token files and scores made of them. They can be made anew
+from the sources that remain. Weights stay: which models learnt from the user is told, for a person to decide.
+"""
+
+import json
+import zipfile
+from collections.abc import Iterator, Sequence
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from sqlalchemy import delete, or_, select
+from sqlalchemy.orm import Session
+
+from soldiom_ray import vectors
+from soldiom_ray.artifacts import MANIFEST, Artifacts
+from soldiom_ray.db import answers, audit, feedback, inputs, locks
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
+from soldiom_ray.errors import NotFoundError
+from soldiom_ray.records import Manifest
+from soldiom_ray.sealing import unseal_text
+from soldiom_ray.settings import Settings
+from soldiom_ray.storage import Storage, open_storage, raw_key
+
+TEXT_KINDS = ("documents", "dataset", "index", "tokens", "scores")
+"""Kinds of artifacts that hold texts of documents."""
+PARSED = "kept/parsed"
+"""Where texts of parsed files are cached, under names that do not tell whose they are."""
+
+
+def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) -> dict[str, int]:
+    """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback and the models that
+    learnt from them, and the uploaded files; returns how many of each. NotFoundError where nothing is stored."""
+    storage, key = open_storage(settings), settings.encryption_key
+    with open_session(settings) as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        rows = _inputs(session, tenant, user_id)
+        record: dict[str, Any] = {"user_id": user_id, "inputs": []}
+        for row in rows:
+            shown = inputs.as_dict(row)
+            if row.input_type == "file":
+                name = PurePosixPath(str((row.metadata_ or {}).get("filename") or "file")).name
+                shown["file"] = f"inputs/{row.id}/{name}"
+                with archive.open(shown["file"], "w", force_zip64=True) as target:
+                    for chunk in storage.read_stream(row.content):
+                        target.write(chunk)
+            else:
+                shown["content"] = unseal_text(row.content, f"user_inputs/{row.id}", key)
+            record["inputs"].append(shown)
+        record["answers"] = [_answer(row, settings) for row in _answers(session, tenant, user_id)]
+        record["feedback"] = [feedback.as_dict(session, row, key) for row in _feedback(session, tenant, user_id)]
+        if not any(record[name] for name in ("inputs", "answers", "feedback")):
+            raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
+        affected = _affected(Artifacts(storage), session, [row.id for row in rows])
+        record["models"] = _learnt(session, tenant, affected)
+        archive.writestr("user.json", json.dumps(record, ensure_ascii=False, indent=1))
+        return {name: len(record[name]) for name in ("inputs", "answers", "feedback", "models")}
+
+
+def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dict[str, Any]:
+    """Erase what is stored of a user: rows, uploaded bytes that nobody else uploaded, and every artifact that holds one
+    of the user's texts, with its vectors. Returns counts, the `artifacts` that were removed and the `models` that
+    learnt from them, which stay. Called again after a failure it goes on. NotFoundError where nothing is stored."""
+    artifacts = Artifacts(open_storage(settings))
+    with open_session(settings) as session:
+        rows = _inputs(session, tenant, user_id)
+        rows += _examples_about(session, tenant, user_id)
+        counts = {
+            "inputs": len({row.id for row in rows}),
+            "answers": len(_answers(session, tenant, user_id)),
+            "feedback": len(_feedback(session, tenant, user_id)),
+        }
+        if not any(counts.values()):
+            raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
+        ids = [row.id for row in rows]
+        affected = _affected(artifacts, session, ids)
+        learnt = _learnt(session, tenant, affected)
+        removed = sorted((name for name in affected if kind_of(name) in TEXT_KINDS), key=_from_below)
+        raw = {row.sha256 for row in rows} | _raw_of(artifacts, affected, set(ids))
+    # From below, bytes before the documents that name them, rows last: what was interrupted finds again what is left.
+    _remove_bytes(settings, artifacts.storage, raw, ids, removed)
+    for name in removed:
+        if kind_of(name) == "index":
+            vectors.delete_collections(settings, name)
+        artifacts.delete(name)
+    artifacts.storage.remove(PARSED)
+    with open_session(settings) as session:
+        _remove_rows(session, tenant, user_id, ids, removed)
+        details = counts | {"artifacts": len(removed), "models": [model["id"] for model in learnt][:100]}
+        audit.append(session, actor, "erase user", user_id, "allow", details, tenant)
+    return {"user_id": user_id, **counts, "artifacts": sorted(removed), "models": learnt}
+
+
+def kind_of(artifact: str) -> str:
+    """The kind of an artifact by its id."""
+    return artifact.rpartition("-")[0]
+
+
+def _from_below(artifact: str) -> tuple[int, str]:
+    """The order of removal: what was made of others before those."""
+    return -TEXT_KINDS.index(kind_of(artifact)), artifact
+
+
+def _remove_bytes(
+    settings: Settings, storage: Storage, raw: set[str], input_ids: Sequence[str], removed: Sequence[str]
+) -> None:
+    """Remove raw bytes that, besides these inputs and artifacts, nothing refers to."""
+    for sha256 in sorted(raw):
+        with open_session(settings) as session:
+            locks.hold(session, locks.of_content(raw_key(sha256)))
+            if not _is_needed(session, sha256, input_ids, removed):
+                storage.remove(raw_key(sha256))
+
+
+def _is_needed(session: Session, sha256: str, input_ids: Sequence[str], removed: Sequence[str]) -> bool:
+    """Whether an input or a collected document of anybody, other than these, refers to raw bytes."""
+    same = UserInput.sha256 == sha256, UserInput.id.not_in(input_ids)
+    documents = CollectedDocument.sha256 == sha256, CollectedDocument.artifact_id.not_in(removed)
+    queries = (select(UserInput.id).where(*same), select(CollectedDocument.id).where(*documents))
+    return any(session.scalars(query.limit(1)).first() is not None for query in queries)
+
+
+def _inputs(session: Session, tenant: str, user_id: str) -> list[UserInput]:
+    query = select(UserInput).where(UserInput.tenant == tenant, UserInput.user_id == user_id)
+    return list(session.scalars(query.order_by(UserInput.id)))
+
+
+def _answers(session: Session, tenant: str, user_id: str) -> list[Answer]:
+    query = select(Answer).where(Answer.tenant == tenant, Answer.user_id == user_id)
+    return list(session.scalars(query.order_by(Answer.id)))
+
+
+def _feedback(session: Session, tenant: str, user_id: str) -> list[Feedback]:
+    """What the user said of answers, and what others said of answers to the user."""
+    own = select(Answer.id).where(Answer.tenant == tenant, Answer.user_id == user_id)
+    about = or_(Feedback.user_id == user_id, Feedback.answer_id.in_(own))
+    return list(session.scalars(select(Feedback).where(Feedback.tenant == tenant, about).order_by(Feedback.id)))
+
+
+def _examples_about(session: Session, tenant: str, user_id: str) -> list[UserInput]:
+    """Examples of others' feedback that hold the user's questions."""
+    ids = [row.input_id for row in _feedback(session, tenant, user_id) if row.input_id and row.user_id != user_id]
+    return list(session.scalars(select(UserInput).where(UserInput.id.in_(ids))))
+
+
+def _documents_of(input_ids: Sequence[str]) -> Iterator[Any]:
+    """Conditions that choose documents collected from inputs: their addresses are `input:ID` and `input:ID#part`."""
+    for input_id in input_ids:
+        url = CollectedDocument.url
+        yield or_(url == f"input:{input_id}", url.like(f"input:{input_id}#%"))
+
+
+def _affected(artifacts: Artifacts, session: Session, input_ids: Sequence[str]) -> list[str]:
+    """The artifacts that were made of documents from these inputs, down to runs and what was made of those: by what
+    their manifests say, and the rows of those that an interrupted erasure has removed."""
+    found = {
+        str(name)
+        for condition in _documents_of(input_ids)
+        for name in session.scalars(select(CollectedDocument.artifact_id).where(condition).distinct())
+    }
+    if not found:
+        return []
+    kinds = (*TEXT_KINDS, "run", "sweep", "version")
+    keys = (key for kind in kinds for key in artifacts.storage.keys(kind) if key.endswith(f"/{MANIFEST}"))
+    manifests = (Manifest.model_validate_json(artifacts.storage.read(key)) for key in keys)
+    parents = {row.artifact_id: set(row.parents) for row in session.scalars(select(Dataset))}
+    parents |= {manifest.id: set(manifest.parents) for manifest in manifests}
+    grown = found
+    while grown:
+        grown = {name for name, above in parents.items() if name not in found and above & found}
+        found |= grown
+    return sorted(found)
+
+
+def _learnt(session: Session, tenant: str, affected: Sequence[str]) -> list[dict[str, Any]]:
+    runs = [name for name in affected if kind_of(name) == "run"]
+    query = select(Model).where(Model.tenant == tenant, Model.run_artifact.in_(runs)).order_by(Model.id)
+    return [
+        {"id": row.id, "name": f"{row.family}/{row.name}", "version": row.version, "deployed": row.deployed}
+        for row in session.scalars(query)
+    ]
+
+
+def _raw_of(artifacts: Artifacts, affected: Sequence[str], input_ids: set[str]) -> set[str]:
+    """Hashes of the raw bytes that were stored when these inputs were collected: files, and what they had attached."""
+    hashes: set[str] = set()
+    for name in affected:
+        manifest = artifacts.find(name) if kind_of(name) == "documents" else None
+        if manifest is None:
+            continue
+        for row in artifacts.rows(manifest, "documents/", ("url", "sha256", "metadata")):
+            if row["url"].partition("#")[0].removeprefix("input:") in input_ids:
+                metadata = json.loads(row["metadata"] or "{}")
+                attached = (each["sha256"] for each in metadata.get("attachments") or ())
+                hashes |= {row["sha256"], metadata.get("file_sha256") or row["sha256"], *attached}
+    return hashes
+
+
+def _remove_rows(session: Session, tenant: str, user_id: str, input_ids: Sequence[str], removed: Sequence[str]) -> None:
+    for row in _feedback(session, tenant, user_id):
+        session.delete(row)
+    session.flush()
+    session.execute(delete(Answer).where(Answer.tenant == tenant, Answer.user_id == user_id))
+    session.execute(delete(UserInput).where(UserInput.id.in_(input_ids)))
+    session.execute(delete(CollectedDocument).where(CollectedDocument.artifact_id.in_(removed)))
+    session.execute(delete(Dataset).where(Dataset.artifact_id.in_(removed)))
+
+
+def _answer(row: Answer, settings: Settings) -> dict[str, Any]:
+    exchange = answers.exchange_of(row, settings.encryption_key)
+    shown = {"id": row.id, "model_id": row.model_id, "created_at": row.created_at.isoformat()}
+    return shown | {"question": exchange.question, "answer": exchange.output}
