@@ -159,6 +159,9 @@ def test_a_key_over_its_rate_is_told_when_to_come_back_whatever_address_it_claim
     for number in range(8):
         headers = {"Authorization": f"Bearer {api_keys['viewer']}", "X-Forwarded-For": f"10.0.0.{number}"}
         answer = httpx.get(url + "/api/models", headers=headers)
+        assert answer.headers["ratelimit-policy"] == '"requests";q=5;w=60'
+        left, seconds = answer.headers["ratelimit"].removeprefix('"requests";r=').split(";t=")
+        assert int(left) == max(0, 4 - number) and 0 < int(seconds) <= 60
         if number < 5:
             assert answer.status_code == 200
         else:

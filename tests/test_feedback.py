@@ -302,6 +302,24 @@ def test_retraining_is_a_recipe_of_the_former_data_and_the_examples_that_are_acc
     assert "full" in problem(trainer.post(path, json={"method": "dpo"}), 422)["detail"]
 
 
+def test_dpo_begins_at_the_weights_of_the_version_and_is_measured_against_it(
+    client: httpx.Client, trainer: httpx.Client, sealed_settings: Settings, tales: str
+) -> None:
+    given = rate(client, ask(client, tales)["id"], correction="Better.").json()["id"]
+    trainer.post(f"/api/feedback/{given}/accept")
+    with open_session(sealed_settings) as session:
+        run = models.get(session, tales).run_artifact
+        assert run is not None
+        job = jobs.maker_of(session, run, "train", "default")
+        assert job is not None
+        job.config = RECIPE | {"train": {"base_model": "builtin/tiny", "method": "full", "sequence_length": 64}}
+        session.flush()
+        recipe = as_dict(retraining(session, tales, "default", "dpo"))
+    train = recipe["train"]
+    assert (train["task"], train["method"], train["base_model"]) == ("preference", "full", run)
+    assert train["sequence_length"] == 64 and recipe["evaluate"]["gate"]["beat"] == "base"
+
+
 def test_a_name_means_the_newest_version_that_is_deployed(
     client: httpx.Client, sealed_settings: Settings, tales: str
 ) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from ipaddress import ip_address
+from math import ceil
 from typing import Annotated, Any
 
 from anyio import CapacityLimiter, to_thread
@@ -98,7 +99,9 @@ async def _admit(request: Request, role: str) -> None:
     caller = await run_in_threadpool(_caller, settings_of(request), request.headers.get("authorization", ""))
     request.state.caller = caller
     limit: RateLimit = request.app.state.rate_limit
-    limit.take(caller.key_id)
+    standing = limit.take(caller.key_id)
+    request.state.headers = standing.headers()
+    standing.check()
     allowed = required_role in ROLES and caller.may(required_role)
     changes = request.method not in ("GET", "HEAD") and required_role in ("trainer", "admin")
     if changes or not allowed:
@@ -174,6 +177,32 @@ def is_local(request: Request) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a key stands within its window of `seconds`: how many of `count` requests it may still make, -1 when one
+    was refused, and in how many seconds there is room for one more."""
+
+    count: int
+    seconds: float
+    remaining: int
+    until_next: float
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What every response tells of it (draft-ietf-httpapi-ratelimit-headers-10)."""
+        policy = f'"requests";q={self.count};w={self.seconds:.0f}'
+        left = f'"requests";r={max(0, self.remaining)};t={max(1, ceil(self.until_next))}'
+        return [(b"ratelimit-policy", policy.encode()), (b"ratelimit", left.encode())]
+
+    def check(self) -> None:
+        """BusyError when the window is full."""
+        if self.remaining < 0:
+            raise BusyError(
+                f"This key may make {self.count} requests in {self.seconds:.0f} s.",
+                remedy="wait, or raise SOLDIOM_RATE_LIMIT",
+                retry_after_seconds=self.until_next,
+            )
+
+
 class RateLimit:
     """At most `count` requests per key within a sliding window, counted in this process."""
 
@@ -183,17 +212,15 @@ class RateLimit:
         self._times: dict[str, deque[float]] = {}
         self._lock = threading.Lock()
 
-    def take(self, key_id: str) -> None:
-        """Count one request; BusyError when the window is full. Refused requests do not count."""
+    def take(self, key_id: str) -> Standing:
+        """Count one request, unless the window is full, and tell how the key stands now."""
         now = time.monotonic()
         with self._lock:
             times = self._times.setdefault(key_id, deque())
             while times and times[0] <= now - self.seconds:
                 times.popleft()
-            if len(times) >= self.count:
-                raise BusyError(
-                    f"This key may make {self.count} requests in {self.seconds:.0f} s.",
-                    remedy="wait, or raise SOLDIOM_RATE_LIMIT",
-                    retry_after_seconds=times[0] + self.seconds - now,
-                )
-            times.append(now)
+            admitted = len(times) < self.count
+            if admitted:
+                times.append(now)
+            remaining = self.count - len(times) if admitted else -1
+            return Standing(self.count, self.seconds, remaining, times[0] + self.seconds - now)

@@ -56,13 +56,14 @@ class RequestMiddleware:
             await send({"type": "websocket.close", "code": 1008})
             return
         started, status = time.perf_counter(), 0
+        state = scope.setdefault("state", {})  # of the request; `headers` are those that its route adds
 
         async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
-                added = [*self.headers, (b"cache-control", b"no-store")]
+                added = [*self.headers, (b"cache-control", b"no-store"), *state.get("headers", ())]
                 missing = (pair for pair in added if pair[0] not in names)
                 message["headers"] = [*message["headers"], *missing, *self.hosts.cross_origin_headers(scope)]
             await send(message)
