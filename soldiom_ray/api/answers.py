@@ -9,6 +9,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api.auth import Caller
+from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.db import answers
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
@@ -27,20 +28,26 @@ class Asked:
     """Who asked which model, and when. `form` is the one of `db.answers.Exchange`; None where nothing is stored."""
 
     settings: Settings
+    metrics: RequestMetrics
     caller: Caller
     model_id: str
     form: str | None
     user_id: str | None = None
     began: float = field(default_factory=time.monotonic)
 
+    def note_first_text(self) -> None:
+        """Count how long the first text of a stream took."""
+        self.metrics.began(self.model_id, time.monotonic() - self.began)
+
     async def store(
         self, questions: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], answer_id: str | None = None
     ) -> list[str | None]:
         """Ids of the answers, each to the question at its place, None for one that is not stored: an error, a long
         one, or a time of storing of 0 days. `answer_id` is the first one's. Outputs are those of the API."""
+        seconds = time.monotonic() - self.began
+        self.metrics.answered(self.model_id, seconds, [output.get("usage") or {} for output in outputs])
         if self.form is None or not self.settings.answer_days:
             return [None] * len(outputs)
-        seconds = time.monotonic() - self.began
         ids = [answer_id or new_id(), *(new_id() for _ in outputs[1:])]
         try:
             return await run_in_threadpool(self._write, ids, questions, outputs, seconds)

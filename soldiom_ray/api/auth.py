@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
@@ -64,6 +65,12 @@ def settings_of(request: Request) -> Settings:
     return settings
 
 
+def metrics_of(request: Request) -> RequestMetrics:
+    """What the application counts."""
+    metrics: RequestMetrics = request.app.state.metrics
+    return metrics
+
+
 def caller_of(request: Request) -> Caller:
     """The caller of a request to a route that needs a role."""
     caller: Caller = request.state.caller
@@ -71,6 +78,7 @@ def caller_of(request: Request) -> Caller:
 
 
 AppSettings = Annotated[Settings, Depends(settings_of)]
+AppMetrics = Annotated[RequestMetrics, Depends(metrics_of)]
 CurrentCaller = Annotated[Caller, Depends(caller_of)]
 
 

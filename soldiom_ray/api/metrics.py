@@ -1,47 +1,104 @@
-"""Request counts and durations for Prometheus (text exposition format 0.0.4)."""
+"""Counts and durations for Prometheus (text exposition format 0.0.4): of requests, and of the answers of models."""
 
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
+METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
+
+
+class Histogram:
+    """Seconds by labels, cumulative by bucket."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+        self._within: defaultdict[str, list[int]] = defaultdict(lambda: [0] * (len(BUCKETS) + 1))
+        self._sums: defaultdict[str, float] = defaultdict(float)
+
+    def observe(self, labels: Mapping[str, object], seconds: float) -> None:
+        """Count one duration."""
+        key = _labels(labels)
+        for place, bound in enumerate((*BUCKETS, float("inf"))):
+            self._within[key][place] += seconds <= bound
+        self._sums[key] += seconds
+
+    def lines(self) -> Iterator[str]:
+        """In the exposition format."""
+        yield from _head(self.name, self.text, "histogram")
+        for key, counts in sorted(self._within.items()):
+            for bound, count in zip((*map(str, BUCKETS), "+Inf"), counts, strict=True):
+                yield f'{self.name}_bucket{{{key},le="{bound}"}} {count}'
+            yield f"{self.name}_sum{{{key}}} {self._sums[key]:.6f}"
+            yield f"{self.name}_count{{{key}}} {counts[-1]}"
+
+
+class Count:
+    """A number by labels that only grows."""
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name, self.text = name, text
+        self._counts: Counter[str] = Counter()
+
+    def add(self, labels: Mapping[str, object], number: int = 1) -> None:
+        """Count so many."""
+        self._counts[_labels(labels)] += number
+
+    def lines(self) -> Iterator[str]:
+        """In the exposition format."""
+        yield from _head(self.name, self.text, "counter")
+        yield from (f"{self.name}{{{key}}} {count}" for key, count in sorted(self._counts.items()))
 
 
 class RequestMetrics:
-    """Requests by method, route and status, and durations by route. Routes are templates, so there are few series."""
+    """Requests by method, route and status (routes are templates, so there are few series), and answers by the model's
+    id: there are as many as models are deployed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, str, int]] = Counter()
-        self._within: Counter[tuple[str, float]] = Counter()
-        self._seconds: Counter[str] = Counter()
-        self._count: Counter[str] = Counter()
+        self._requests = Count("soldiom_requests_total", "Requests answered.")
+        self._seconds = Histogram("soldiom_request_seconds", "Duration of requests.")
+        self._answers = Histogram("soldiom_answer_seconds", "Duration of whole answers of models.")
+        self._first_tokens = Histogram("soldiom_first_token_seconds", "Time to the first text of a streamed answer.")
+        self._tokens = Count("soldiom_tokens_total", "Tokens of prompts and completions.")
+        self._feedback = Count("soldiom_feedback_total", "Ratings of answers, each change of one anew.")
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one answered request."""
-        label = method if method in ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS") else "other"
+        label = method if method in METHODS else "other"
         with self._lock:
-            self._requests[label, route, status] += 1
-            self._count[route] += 1
-            self._seconds[route] += seconds  # type: ignore[assignment]
-            for bound in BUCKETS:
-                self._within[route, bound] += seconds <= bound
+            self._requests.add({"method": label, "route": route, "status": status})
+            self._seconds.observe({"route": route}, seconds)
+
+    def answered(self, model_id: str, seconds: float, usages: Sequence[Mapping[str, int]]) -> None:
+        """Count the answers that one request got from a model, by what each used."""
+        with self._lock:
+            self._answers.observe({"model": model_id}, seconds)
+            for usage in usages:
+                for kind in ("prompt", "completion"):
+                    self._tokens.add({"model": model_id, "kind": kind}, int(usage.get(f"{kind}_tokens", 0)))
+
+    def began(self, model_id: str, seconds: float) -> None:
+        """Count how long a streamed answer took to its first text."""
+        with self._lock:
+            self._first_tokens.observe({"model": model_id}, seconds)
+
+    def rated(self, model_id: str, rating: str) -> None:
+        """Count what a user said of an answer."""
+        with self._lock:
+            self._feedback.add({"model": model_id, "rating": rating})
 
     def text(self) -> str:
         """All metrics in the exposition format."""
-        lines = ["# HELP soldiom_requests_total Requests answered.", "# TYPE soldiom_requests_total counter"]
+        parts = (self._requests, self._seconds, self._answers, self._first_tokens, self._tokens, self._feedback)
         with self._lock:
-            for (method, route, status), count in sorted(self._requests.items()):
-                labels = f'method="{method}",route="{route}",status="{status}"'
-                lines.append(f"soldiom_requests_total{{{labels}}} {count}")
-            lines += [
-                "# HELP soldiom_request_seconds Duration of requests.",
-                "# TYPE soldiom_request_seconds histogram",
-            ]
-            for route in sorted(self._count):
-                for bound in BUCKETS:
-                    labels = f'route="{route}",le="{bound}"'
-                    lines.append(f"soldiom_request_seconds_bucket{{{labels}}} {self._within[route, bound]}")
-                lines.append(f'soldiom_request_seconds_bucket{{route="{route}",le="+Inf"}} {self._count[route]}')
-                lines.append(f'soldiom_request_seconds_sum{{route="{route}"}} {self._seconds[route]:.6f}')
-                lines.append(f'soldiom_request_seconds_count{{route="{route}"}} {self._count[route]}')
-        return "\n".join(lines) + "\n"
+            return "\n".join(line for part in parts for line in part.lines()) + "\n"
+
+
+def _head(name: str, text: str, kind: str) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+
+
+def _labels(labels: Mapping[str, object]) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in labels.items())

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 
-from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.auth import AppMetrics, AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import AcceptanceBody, FeedbackBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.db import answers, feedback, models
@@ -16,7 +16,9 @@ Model = Annotated[str | None, Query(max_length=256, description="a model's id or
 
 
 @router.post("/api/feedback", status_code=201, openapi_extra=needs("user"))
-def give_feedback(body: FeedbackBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+def give_feedback(
+    body: FeedbackBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
+) -> dict[str, Any]:
     """Say whether an answer is good, what it should have been, and why. Said again by the same user, it replaces what
     was said before, until that is reviewed (409). A key of the role `user` rates the answers that it asked for."""
     with open_session(settings) as session:
@@ -32,6 +34,7 @@ def give_feedback(body: FeedbackBody, caller: CurrentCaller, settings: AppSettin
             reason=body.reason,
             encryption_key=settings.encryption_key,
         )
+        metrics.rated(row.model_id, row.rating)
         names = ("id", "answer_id", "model_id", "user_id", "rating", "status")
         return {**{name: getattr(row, name) for name in names}, "created_at": row.created_at.isoformat()}
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.answers import Asked
-from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.auth import MULTIPART, AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
 from soldiom_ray.api.call_stream import CallStream
 from soldiom_ray.api.events import DONE, event, respond
@@ -42,11 +42,13 @@ EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json":
 
 
 @router.post("/api/inference/{model_id:path}/batch", openapi_extra=needs("user"))
-async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+async def infer_batch(
+    model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
+) -> dict[str, Any]:
     """Answers in the order of `inputs`; one that failed has an `error` in its place."""
     inputs = _few(body.inputs)
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
-    asked = Asked(settings, caller, model.id, model.form(raw=body.raw), body.user_id)
+    asked = Asked(settings, metrics, caller, model.id, model.form(raw=body.raw), body.user_id)
     return await _answer_each(model, asked, inputs, {**_request(body.parameters), "raw": body.raw})
 
 
@@ -57,7 +59,7 @@ async def infer_batch(model_id: str, body: BatchBody, caller: CurrentCaller, set
     openapi_extra=needs("user", requestBody=PICTURE_FORM, **{MULTIPART: "image"}),
 )
 async def infer(
-    model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings
+    model_id: str, body: InferenceBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
 ) -> dict[str, Any] | Response:
     """One answer, or of several texts those of /batch; of a classifier `output` is `{label, scores, abstained}`. With
     `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
@@ -65,7 +67,9 @@ async def infer(
     `index`, once it is complete."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
-    asked = Asked(settings, caller, model.id, model.form(raw=body.raw) if body.image is None else None, body.user_id)
+    form = model.form(raw=body.raw) if body.image is None else None
+    form = "chat" if form and body.messages is not None else form
+    asked = Asked(settings, metrics, caller, model.id, form, body.user_id)
     if isinstance(body.input, tuple):
         return await _answer_each(model, asked, _few(body.input), request | {"raw": body.raw})
     if body.messages is not None:
@@ -228,7 +232,10 @@ async def _event_stream(
     the counts, also gets the model, the answer's id and the total."""
     texts: list[str] = []
     async for chunk in endpoints.stream(name, "stream", request):
-        texts.append(str(chunk.get("text", "")))
+        if chunk.get("text"):
+            if not texts:
+                asked.note_first_text()
+            texts.append(str(chunk["text"]))
         if chunk.get("done"):
             for last in calls.end() if calls else ():
                 yield event(last)

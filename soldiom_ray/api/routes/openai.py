@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.answers import Asked
-from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.auth import AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.api.openai import (
     ChatBody,
@@ -53,11 +53,13 @@ async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) ->
 
 
 @router.post("/v1/chat/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
-async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
+async def chat(
+    body: ChatBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
+) -> dict[str, Any] | Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
     name, count = application_name(model.id), body.n or 1
-    asked = Asked(settings, caller, model.id, "chat" if count == 1 else None, body.user)
+    asked = Asked(settings, metrics, caller, model.id, "chat" if count == 1 else None, body.user)
     if body.stream:
         return respond(_chat_events(asked, name, body), openai=True)
     answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
@@ -69,11 +71,13 @@ async def chat(body: ChatBody, caller: CurrentCaller, settings: AppSettings) -> 
 
 
 @router.post("/v1/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
-async def complete(body: CompletionBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any] | Response:
+async def complete(
+    body: CompletionBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
+) -> dict[str, Any] | Response:
     """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
     name, request, count = application_name(model.id), body.request(), body.n or 1
-    asked = Asked(settings, caller, model.id, "text" if count == len(body.prompt) == 1 else None, body.user)
+    asked = Asked(settings, metrics, caller, model.id, "text" if count == len(body.prompt) == 1 else None, body.user)
     if body.stream:
         return respond(_completion_events(asked, name, body, request), openai=True)
     answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
@@ -116,6 +120,8 @@ async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator
             yield chunk({"tool_calls": [call_delta(call)]})
             continue
         if not part.get("done"):
+            if not texts:
+                asked.note_first_text()
             texts.append(part["text"])
             yield chunk({"content": part["text"]})
             continue
@@ -140,6 +146,8 @@ async def _completion_events(
     texts: list[str] = []
     async for part in endpoints.stream(name, "stream", request):
         if not part.get("done"):
+            if not texts:
+                asked.note_first_text()
             texts.append(part["text"])
             yield chunk(part["text"])
             continue

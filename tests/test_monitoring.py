@@ -1,0 +1,73 @@
+"""What Prometheus reads: the API's own counts after requests, and the alert rules, judged by Prometheus's own tool."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from soldiom_ray.api.metrics import BUCKETS, RequestMetrics
+
+RULES = ROOT / "cluster" / "prometheus" / "alerts.yml"
+
+
+def filled() -> RequestMetrics:
+    metrics = RequestMetrics()
+    metrics.observe("GET", "/api/models", 200, 0.02)
+    metrics.observe("BREW", "/api/models", 405, 0.002)
+    metrics.answered("m1", 3.0, [{"prompt_tokens": 5, "completion_tokens": 7}, {}, {"completion_tokens": 1}])
+    metrics.began("m1", 0.3)
+    metrics.rated("m1", "down")
+    return metrics
+
+
+def test_answers_are_counted_by_model_with_seconds_tokens_first_text_and_ratings() -> None:
+    lines = filled().text().splitlines()
+    for expected in (
+        'soldiom_requests_total{method="other",route="/api/models",status="405"} 1',
+        'soldiom_request_seconds_bucket{route="/api/models",le="0.005"} 1',
+        'soldiom_request_seconds_count{route="/api/models"} 2',
+        'soldiom_answer_seconds_bucket{model="m1",le="2.5"} 0',
+        'soldiom_answer_seconds_bucket{model="m1",le="10.0"} 1',
+        'soldiom_answer_seconds_sum{model="m1"} 3.000000',
+        'soldiom_first_token_seconds_bucket{model="m1",le="0.5"} 1',
+        'soldiom_tokens_total{model="m1",kind="prompt"} 5',
+        'soldiom_tokens_total{model="m1",kind="completion"} 8',
+        'soldiom_feedback_total{model="m1",rating="down"} 1',
+    ):
+        assert expected in lines
+    counts = [int(line.split()[-1]) for line in lines if line.startswith("soldiom_answer_seconds_bucket")]
+    assert counts == sorted(counts) and len(counts) == len(BUCKETS) + 1
+
+
+def test_the_alert_rules_ask_for_metrics_that_the_api_has() -> None:
+    known = set(re.findall(r"# TYPE (\w+)", filled().text()))
+    asked = set(re.findall(r"soldiom_\w+", RULES.read_text()))
+    assert asked and {re.sub("_(bucket|sum|count)$", "", name) for name in asked} <= known
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics_and_the_rules(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    checked = subprocess.run([promtool, "check", "metrics"], input=filled().text(), capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    config = RULES.with_name("prometheus.yml")
+    rules = subprocess.run([promtool, "check", "config", str(config)], capture_output=True, text=True)
+    assert rules.returncode == 0, rules.stdout + rules.stderr
+    model = {"series": 'soldiom_feedback_total{model="m",rating="down"}', "values": "0+1x1440"}
+    other = {"series": 'soldiom_feedback_total{model="m",rating="up"}', "values": "0+0.5x1440"}
+    summary = "66.67% of a day's ratings of model m are down."
+    alert = {"exp_labels": {"severity": "ticket", "model": "m"}, "exp_annotations": {"summary": summary}}
+    case = {
+        "interval": "1m",
+        "input_series": [model, other],
+        "alert_rule_test": [{"eval_time": "1d", "alertname": "UsersDissatisfied", "exp_alerts": [alert]}],
+    }
+    test = tmp_path / "test.json"  # JSON is YAML
+    test.write_text(json.dumps({"rule_files": [str(RULES)], "tests": [case]}))
+    tried = subprocess.run([promtool, "test", "rules", str(test)], capture_output=True, text=True)
+    assert tried.returncode == 0, tried.stdout + tried.stderr
