@@ -10,6 +10,7 @@ export const ar: Words = {
   signOut: "تسجيل الخروج",
   appearance: "المظهر",
   appearances: { system: "كإعداد النظام", light: "فاتح", dark: "داكن" },
+  comma: "، ",
   loading: "جارٍ التحميل…",
   again: "أعد المحاولة",
   yes: "نعم",

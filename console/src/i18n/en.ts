@@ -8,6 +8,7 @@ export const en = {
   signOut: "Sign out",
   appearance: "Appearance",
   appearances: { system: "As the system", light: "Light", dark: "Dark" },
+  comma: ", ",
   loading: "Loading…",
   again: "Try again",
   yes: "Yes",

@@ -25,7 +25,7 @@ function Details({ data }: { data: DatasetDetails }) {
   return (
     <>
       <a class="crumb" href={link("data")}>{w.data.title}</a>
-      <Head title={data.name} intro={`${w.data.stages[data.stage]}, ${moment(data.created_at)}`}>
+      <Head title={data.name} intro={`${w.data.stages[data.stage]}${w.comma}${moment(data.created_at)}`}>
         {isDataset && may("trainer") && <LinkButton kind="primary" href={link("train", "new", "dataset", data.artifact_id, data.name)}>{w.data.trainOn}</LinkButton>}
       </Head>
       <div class="stack">
@@ -192,7 +192,7 @@ function Sample({ sample }: { sample: Record<string, unknown> }) {
       {typeof picture === "string" && <img src={picture} alt={String(sample.path ?? "")} />}
       {turns.length > 0
         ? turns.map((turn, number) => (
-            <p key={number} class={turn.role === "assistant" ? "prompt taught" : "prompt"} dir="auto"><strong>{w.data.turns[String(turn.role)] ?? String(turn.role)}: </strong>{String(turn.content ?? "")}</p>
+            <p key={number} class={turn.role === "assistant" ? "prompt taught" : "prompt"}><strong>{w.data.turns[String(turn.role)] ?? String(turn.role)}: </strong><bdi>{String(turn.content ?? "")}</bdi></p>
           ))
         : <p class="prompt" dir="auto">{String(sample.text ?? "").slice(0, 1200)}</p>}
     </div>

@@ -72,7 +72,7 @@ export function Home() {
                     <ul class="list">
                       {jobs.slice(0, 5).map((job) => (
                         <li key={job.id}>
-                          <span><a href={link("train", job.id)}>{job.name}</a><span class="muted">{w.kinds[job.kind] ?? job.kind}, {ago(job.created_at)}</span></span>
+                          <span><a href={link("train", job.id)}>{job.name}</a><span class="muted">{w.kinds[job.kind] ?? job.kind}{w.comma}{ago(job.created_at)}</span></span>
                           <StatusBadge status={job.status} />
                         </li>
                       ))}

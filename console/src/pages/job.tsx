@@ -28,7 +28,7 @@ function JobView({ job, onChange }: { job: JobShape; onChange: () => void }) {
   return (
     <>
       <a class="crumb" href={link("train")}>{w.train.title}</a>
-      <Head title={job.name} intro={`${w.kinds[job.kind] ?? job.kind}, ${moment(job.created_at)}`}>
+      <Head title={job.name} intro={`${w.kinds[job.kind] ?? job.kind}${w.comma}${moment(job.created_at)}`}>
         <StatusBadge status={job.status} />
         {!ended && may("trainer") && (job.cancel_requested ? <span class="muted">{w.job.cancelling}</span> : (
           <Confirm label={w.job.cancel} question={w.job.cancelQuestion} onYes={() => cancel.run(async () => {

@@ -33,7 +33,7 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
   return (
     <>
       <a class="crumb" href={link("models")}>{w.models.title}</a>
-      <Head title={`${model.family}/${model.name}`} intro={`${w.models.version} ${model.version}, ${moment(model.created_at)}`}>
+      <Head title={`${model.family}/${model.name}`} intro={`${w.models.version} ${model.version}${w.comma}${moment(model.created_at)}`}>
         {model.deployed ? <Badge tone="deployed">{w.models.deployed}</Badge> : null}
         {model.deployed && may("user") && <LinkButton kind="primary" href={link("try", model.id)}>{w.models.try}</LinkButton>}
         {may("trainer") && !model.deployed && <Button kind="primary" busy={act.busy} onClick={deploy}>{w.models.deploy}</Button>}

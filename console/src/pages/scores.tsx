@@ -51,14 +51,18 @@ export function Examples({ examples }: { examples: readonly Example[] }) {
     <Card title={w.evaluation.examples} note={w.evaluation.examplesNote}>
       {examples.map((example, index) => (
         <div class="example" key={index}>
-          <p class="prompt" dir="auto"><strong>{w.evaluation.asked} </strong>{example.prompt}</p>
+          <p class="prompt"><strong>{w.evaluation.asked} </strong><bdi>{example.prompt}</bdi></p>
           <div class="answers">
-            {example.reference !== null && <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.reference}</h3>{example.reference}</div>}
-            {example.base !== null && <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.before}</h3>{example.base || w.evaluation.nothing}</div>}
-            <div dir="auto" tabIndex={0} role="group"><h3>{w.evaluation.after}</h3>{example.tuned || w.evaluation.nothing}</div>
+            {example.reference !== null && <Side title={w.evaluation.reference} text={example.reference} />}
+            {example.base !== null && <Side title={w.evaluation.before} text={example.base} />}
+            <Side title={w.evaluation.after} text={example.tuned} />
           </div>
         </div>
       ))}
     </Card>
   );
 }
+
+const Side = ({ title, text }: { title: string; text: string }) => (
+  <div tabIndex={0} role="group" aria-label={title}><h3>{title}</h3><div dir="auto">{text || words().evaluation.nothing}</div></div>
+);

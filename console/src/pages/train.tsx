@@ -94,7 +94,7 @@ function What({ choice, change, onNext }: StepProps) {
                 {page.items.map((each) => (
                   <label key={each.id} class="choice">
                     <input type="radio" name="dataset" checked={choice.dataset === each.artifact_id} onChange={() => change({ dataset: each.artifact_id, name: each.name })} />
-                    <span><strong><bdi>{each.name}</bdi></strong><span class="muted">{w.train.samples(number(each.counts.train ?? each.num_samples))}, {ago(each.created_at)}</span></span>
+                    <span><strong><bdi>{each.name}</bdi></strong><span class="muted">{w.train.samples(number(each.counts.train ?? each.num_samples))}{w.comma}{ago(each.created_at)}</span></span>
                   </label>
                 ))}
               </fieldset>

@@ -137,7 +137,7 @@ export function Table<T>({ rows, columns, label, id }: {
 }) {
   return (
     <div class="table-box" role="region" aria-label={label} tabIndex={0}>
-      <table>
+      <table class="stacking">
         <caption class="unseen">{label}</caption>
         <thead>
           <tr>{columns.map((column) => <th key={column.title} scope="col" class={column.numeric ? "numeric" : ""}>{column.title}</th>)}</tr>
