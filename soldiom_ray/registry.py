@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from soldiom_ray.artifacts import prefix_of
+from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.db import audit, locks, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
@@ -22,8 +22,10 @@ from soldiom_ray.domains.base_catalog import CATALOG
 from soldiom_ray.domains.schema import Deploy
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, SoldiomError, UnavailableError
 from soldiom_ray.licenses import Ingredient, check_compliance, compliance_of, judge
+from soldiom_ray.licenses.bill_of_materials import bill_of_materials
 from soldiom_ray.licenses.model_rules import RULES
 from soldiom_ray.settings import HOME_TENANT, Settings
+from soldiom_ray.storage import open_storage
 
 CHAMPION = "champion"
 """Alias of the version that passed its gate last."""
@@ -199,22 +201,35 @@ def lineage(settings: Settings, model_id: str, tenant: str | None = None) -> dic
     the first, and the models that were built on it."""
     with open_session(settings) as session:
         row = models.get(session, model_id, tenant)
-        bases: list[Model] = []
-        above = row.base_model_id
-        while above is not None and len(bases) < MOST_BASES:
-            bases.append(models.get(session, above, row.tenant))
-            above = bases[-1].base_model_id
         built = models.built_on(session, row.id)
         return {
             "model": _named(row),
             "made_from": {name: row.lineage.get(name) for name in ("run", "scores", "dataset", "documents")},
             "ingredients": row.lineage.get("ingredients") or [],
-            "built_on": [_named(base) for base in bases],
+            "built_on": [_named(base) for base in _bases(session, row)],
             "bases_of": [_named(each) for each in built],
         }
 
 
+def materials(settings: Settings, model_id: str, tenant: str | None = None) -> dict[str, Any]:
+    """A version's bill of materials: CycloneDX 1.6 as JSON."""
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
+        run = Artifacts(open_storage(settings)).find(row.run_artifact) if row.run_artifact else None
+        return bill_of_materials(row, _bases(session, row), run)
+
+
 MOST_BASES = 100
+
+
+def _bases(session: Session, row: Model) -> list[Model]:
+    """The models that a version was built on, the nearest first."""
+    bases: list[Model] = []
+    above = row.base_model_id
+    while above is not None and len(bases) < MOST_BASES:
+        bases.append(models.get(session, above, row.tenant))
+        above = bases[-1].base_model_id
+    return bases
 
 
 def _named(row: Model) -> dict[str, Any]:

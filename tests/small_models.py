@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.models.signing import SIGNATURE, sign_weights
 from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage
@@ -128,6 +129,7 @@ def small_run(context: Context, dataset: Manifest, weights: Path, base: Path | N
     if (done := draft.finished()) is not None:
         return done
     draft.write_folder(weights, "weights")
+    draft.write(SIGNATURE, sign_weights(context.settings, context.artifacts, draft.id, weights))
     return draft.commit(details=values)
 
 

@@ -30,7 +30,7 @@ from soldiom_ray.records import Manifest
 from soldiom_ray.register import register
 from soldiom_ray.register.bases import base_name
 from soldiom_ray.register.sources import combined_license, data_sources
-from soldiom_ray.registry import PREVIOUS, champion, lineage, promote, remove, rollback
+from soldiom_ray.registry import PREVIOUS, champion, lineage, materials, promote, remove, rollback
 
 GROUPS = {"train": {"alpha": 3}, "validation": {"beta": 1}, "test": {"gamma": 2}}
 EXAMPLE = Example(group="gamma", prompt="How many?", reference="Seven.", base="How many?", tuned="Seven!")
@@ -409,12 +409,20 @@ def test_a_promotion_is_whole_or_not_at_all_one_at_a_time_and_in_the_trail_as_it
 def test_lineage_goes_both_ways_and_a_base_of_others_is_not_deleted(context: Context, folders: dict[str, Path]) -> None:
     run, scores, dataset = made(context, folders, "ancestor")
     details = register(context, "ancestor", run, scores, dataset, Register()).details
-    built = small_run(context, dataset, folders["tuned"], None, base_model=run.id, rank="descendant")
+    made_with = {"base_model": run.id, "software": {"torch": "2.13.0"}}
+    built = small_run(context, dataset, folders["tuned"], None, rank="descendant", **made_with)
     later = register(context, "descendant", built, None, dataset, Register()).details
     upward = lineage(context.settings, later["model_id"])
     assert upward["made_from"]["dataset"] == dataset.id and upward["built_on"][0]["id"] == details["model_id"]
     assert [each["license"] for each in upward["ingredients"]] == ["Apache-2.0", "MIT", "MIT"]
     assert [each["id"] for each in lineage(context.settings, details["model_id"])["bases_of"]] == [later["model_id"]]
+    parts = materials(context.settings, later["model_id"])
+    assert parts["specVersion"] == "1.6" and parts == materials(context.settings, later["model_id"])
+    weights = {each["name"]: each["hashes"] for each in parts["metadata"]["component"]["components"]}
+    assert weights["weights/model.safetensors"][0]["alg"] == "SHA-256"
+    kinds = [(each["type"], each["name"]) for each in parts["components"]]
+    assert ("machine-learning-model", "fine-tuned/ancestor") in kinds and ("data", f"{dataset.id}: MIT") in kinds
+    assert ("library", "torch") in kinds
     with pytest.raises(ConflictError, match="fine-tuned/descendant@1 is built on it"):
         remove(context.settings, details["model_id"])
     remove(context.settings, later["model_id"])

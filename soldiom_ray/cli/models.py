@@ -3,7 +3,7 @@
 import base64
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,11 @@ from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
 from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
-from soldiom_ray.settings import HOME_TENANT, load_settings
+from soldiom_ray.records import RUN_ID
+from soldiom_ray.settings import HOME_TENANT, Settings, load_settings
+
+if TYPE_CHECKING:
+    from soldiom_ray.artifacts import Artifacts
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, family/name for its newest version, or a run's id.")]
@@ -127,6 +131,36 @@ def lineage(model: Model, json: Json = False) -> None:
     print_table(rows, ["what", "value"])
 
 
+@models_app.command("sbom")
+def sbom(model: Model) -> None:
+    """Print a model's bill of materials (CycloneDX 1.6, JSON): weights, bases, data by licence, libraries."""
+    from soldiom_ray.registry import materials
+
+    print_json(materials(load_settings(), _get(model)["id"]))
+
+
+@models_app.command("verify")
+def verify(model: Model, json: Json = False) -> None:
+    """Check that a model's weights are those that this home, or a signer it trusts, has signed. Exit code 1: they are
+    not."""
+    from soldiom_ray.models.signing import verify_run
+
+    run, (settings, artifacts) = _run_of(model), _artifacts()
+    signer = verify_run(settings, artifacts, run)
+    result = {"id": model, "run": run, "signed": True, "signer": signer}
+    print_json(result) if json else say(f"The weights of {run} are as they were signed (key {signer[:16]}).")
+
+
+@models_app.command("sign")
+def sign(model: Model, json: Json = False) -> None:
+    """Sign the weights of a model or run as they are now: of one that was brought here from elsewhere."""
+    from soldiom_ray.models.signing import sign_run
+
+    run, (settings, artifacts) = _run_of(model), _artifacts()
+    sign_run(settings, artifacts, run)
+    print_json({"id": model, "run": run, "signed": True}) if json else say(f"The weights of {run} are signed.")
+
+
 @models_app.command("delete")
 def delete(model: Model, json: Json = False) -> None:
     """Delete a version. Refused while it is deployed or another model is built on it."""
@@ -235,6 +269,25 @@ def _read_turn(quiet: bool) -> str:
         except EOFError:
             break
     return "\n".join(lines).strip()
+
+
+def _run_of(model: str) -> str:
+    """The run that a model was made by; a run's id is its own. InputError for a base model, which no run has made."""
+    if RUN_ID.fullmatch(model):
+        return model
+    if run := _get(model)["run_artifact"]:
+        return str(run)
+    raise InputError(
+        f"{model} is a base model: no run of this home has made it.", remedy="name a model that was trained"
+    )
+
+
+def _artifacts() -> "tuple[Settings, Artifacts]":
+    from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.storage import open_storage
+
+    settings = load_settings()
+    return settings, Artifacts(open_storage(settings))
 
 
 def _get(model: str, *, served: bool = False) -> dict[str, Any]:

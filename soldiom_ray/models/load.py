@@ -1,8 +1,9 @@
 """Loading a model by its name: `builtin/<name>`, a folder, a GGUF file, the id of a run, or a repository of the Hugging
 Face Hub.
 
-Only safetensors weights, GGUF files and plain JSON are read. Pickled weights are refused. Code that a model brings is
-never run: where transformers has the architecture itself, its own class is used, and other models are refused.
+Only safetensors weights, GGUF files and plain JSON are read, and of a run only what was signed. Pickled weights are
+refused. Code that a model brings is never run: where transformers has the architecture itself, its own class is used,
+and other models are refused.
 """
 
 import json
@@ -11,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from soldiom_ray.artifacts import Artifacts, prefix_of
+from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER, MINILM, SMOLLM2, builtin_names
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import InputError
@@ -22,6 +23,7 @@ from soldiom_ray.models.linear_head import load_linear_head
 from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
+from soldiom_ray.models.signing import verified_weights
 from soldiom_ray.models.smollm2 import smollm2_folder
 from soldiom_ray.models.task_models import CAUSAL_CLASS, TASK_MODELS
 from soldiom_ray.records import Manifest
@@ -40,7 +42,7 @@ def model_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> 
         if name.startswith("builtin/"):
             folder = _builtin_folder(settings, name)
         elif name.startswith("run-"):
-            folder = stack.enter_context(_run_folder(artifacts, name))
+            folder = stack.enter_context(_run_folder(settings, artifacts, name))
         else:
             path = Path(name).expanduser()
             is_local = is_local_path(name) and (path.is_dir() or (is_gguf(name) and path.is_file()))
@@ -193,7 +195,7 @@ def load_run(
     base model with the run's adapter."""
     options = {"auto_class": run.details.get("auto_class", CAUSAL_CLASS), "dtype": dtype, "device": device}
     with ExitStack() as stack:
-        weights = stack.enter_context(artifacts.storage.local_folder(f"{prefix_of(run.id)}/weights"))
+        weights = stack.enter_context(verified_weights(settings, artifacts, run.id))
         if run.details["method"] == "full":
             model, processor = load_model(weights, **options)
             model.linear_head = load_linear_head(weights)
@@ -221,7 +223,7 @@ def context_length(model: Any) -> int:
 
 
 @contextmanager
-def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
+def _run_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> Iterator[Path]:
     if artifacts is None:
         raise InputError(f"The run {name!r} cannot be found without the storage that holds it.", remedy=MODEL_NAMES)
     run = artifacts.find(name)
@@ -232,7 +234,7 @@ def _run_folder(artifacts: Artifacts | None, name: str) -> Iterator[Path]:
             f"The run {name!r} holds an adapter ({run.details.get('method')}), not a whole model.",
             remedy=f"train on its base {run.details.get('base_model')!r}, or make a run with `method: full`",
         )
-    with artifacts.storage.local_folder(f"{prefix_of(name)}/weights") as folder:
+    with verified_weights(settings, artifacts, name) as folder:
         yield folder
 
 

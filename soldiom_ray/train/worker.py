@@ -4,7 +4,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from soldiom_ray.models.planning.memory import SHARDED
 from soldiom_ray.models.planning.planner import TrainingSetup, planner_for, reduce_to_memory
 from soldiom_ray.models.planning.shape import enable_activation_checkpointing
 from soldiom_ray.models.pooling import read_pooling
+from soldiom_ray.models.signing import SIGNATURE, sign_weights
 from soldiom_ray.records import FileEntry
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
@@ -98,6 +99,7 @@ def run_worker(
             "cuts": task.cuts(artifacts, tokens, length),
             "precision": "bfloat16" if bfloat16 else "float32",
             "workers": world,
+            "software": _software(),
         }
         details |= _run_details(declared, setup, schedule, outcome) | _process_usage() | sizes
         if sharded:
@@ -192,6 +194,17 @@ def _best_validation(outcome: Outcome) -> Metrics:
     return {key: value for point in points for key, value in point.items() if key.startswith("validation_")}
 
 
+def _software() -> dict[str, str]:
+    """Versions of the installed libraries that had a part in the weights."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for name in ("accelerate", "numpy", "peft", "ray", "safetensors", "soldiom", "tokenizers", "torch", "transformers"):
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
+
+
 def _process_usage() -> dict[str, float]:
     """CPU seconds and peak memory of this process so far."""
     import resource
@@ -215,6 +228,7 @@ def _store_weights(
         if head is not None:
             head.save(folder)
         draft.write_folder(folder, "weights")
+        draft.write(SIGNATURE, sign_weights(work.settings, artifacts, work.run, folder))
     return tuple(draft.files.values())
 
 

@@ -127,6 +127,12 @@ def show_lineage(model_id: str, caller: CurrentCaller, settings: AppSettings) ->
     return registry.lineage(settings, model_id, caller.tenant)
 
 
+@router.get("/api/models/{model_id:path}/sbom", openapi_extra=needs("viewer"))
+def show_bill_of_materials(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """The version's bill of materials (CycloneDX 1.6): weights with their hashes, bases, data by licence, libraries."""
+    return registry.materials(settings, model_id, caller.tenant)
+
+
 @router.delete("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Stop serving the model."""
