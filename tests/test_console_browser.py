@@ -90,9 +90,12 @@ def test_a_person_uploads_trains_asks_and_rates_in_both_languages(home: Home, pa
     page.get_by_text("Uploaded", exact=True).wait_for()
     page.get_by_role("button", name="Read 1 file").click()
     page.get_by_role("link", name="See the documents").click(timeout=JOB_MILLISECONDS)
-    page.get_by_label("Question", exact=True).wait_for()
-    assert page.get_by_label("Question", exact=True).input_value() == "ask"
-    assert page.get_by_label("Answer", exact=True).input_value() == "reply"
+    page.get_by_role("combobox", name="Question", exact=True).select_option("ask")
+    page.get_by_role("combobox", name="Answer", exact=True).select_option("reply")
+    page.get_by_role("button", name="Read again with these columns").click()
+    page.get_by_role("link", name="See the documents").click(timeout=JOB_MILLISECONDS)
+    playwright.expect(page.get_by_role("combobox", name="Question", exact=True)).to_have_value("ask")
+    playwright.expect(page.get_by_role("combobox", name="Answer", exact=True)).to_have_value("reply")
     assert barriers(page) == []
     page.get_by_label("Name of the dataset").fill("clauses")
     page.get_by_label("Make it searchable").uncheck()

@@ -902,6 +902,10 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["InferenceBody"];
+                "multipart/form-data": {
+                    /** Format: binary */
+                    image: string;
+                };
             };
         };
         responses: {
