@@ -55,7 +55,9 @@ JUDGED = {
         "TrainingBody.recipe", "TrainingBody.config", "TrainingBody.base_model", "TrainingBody.dataset_id",
         "TrainingBody.sweep", "EvaluationBody.run", "EvaluationBody.dataset_id", "EvaluationBody.config",
     ),
-    "the bytes of a picture for a model, decoded as PNG or JPEG": ("InferenceBody.image",),
+    "the bytes of a picture for a model, decoded as PNG or JPEG": (
+        "InferenceBody.image", "post /api/inference/{model_id}.image",
+    ),
     "texts for a model, stored or answered": (
         "InferenceBody.input", "InferenceBody.tools", "BatchBody.inputs", "Message.content", "Message.tool_calls",
         "Message.tool_call_id", "Message.name", "Parameters.stop", "SearchBody.query",
@@ -63,18 +65,19 @@ JUDGED = {
         "ChatMessage.tool_calls", "ToolName.name", "CompletionBody.prompt", "CompletionBody.stop",
         "post /api/training/collect/user-input.content", "post /api/training/collect/user-input.metadata",
         "post /api/training/collect/user-input.file",
-        "FeedbackBody.correction", "FeedbackBody.reason", "AcceptanceBody.correction",
+        "EmbeddingsBody.input", "FeedbackBody.correction", "FeedbackBody.reason", "AcceptanceBody.correction",
     ),
     "ids and names, compared in the database": (
         "header idempotency-key", "query user_id", "query cursor", "query sha256", "path input_id", "path job_id",
         "path model_id", "path dataset_id", "path key_id", "path evaluation_id",
         "SearchBody.index", "KeyBody.name", "KeyBody.tenant", "ChatBody.model", "CompletionBody.model",
+        "EmbeddingsBody.model",
         "path model", "query model", "path feedback_id", "path user_id", "FeedbackBody.answer_id",
         "InferenceBody.user_id", "BatchBody.user_id", "FeedbackBody.user_id", "ChatBody.user", "CompletionBody.user",
         "post /api/training/collect/user-input.user_id",
     ),
     "read by nobody: OpenAI's clients may send it": (
-        "JsonSchema.name", "JsonSchema.description",
+        "EmbeddingsBody.user", "JsonSchema.name", "JsonSchema.description",
     ),
     "compared with the files of a manifest": ("path name",),
 }  # fmt: skip
