@@ -12,7 +12,6 @@ from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
 from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
-from soldiom_ray.records import RUN_ID
 from soldiom_ray.settings import HOME_TENANT, Settings, load_settings
 
 if TYPE_CHECKING:
@@ -273,6 +272,8 @@ def _read_turn(quiet: bool) -> str:
 
 def _run_of(model: str) -> str:
     """The run that a model was made by; a run's id is its own. InputError for a base model, which no run has made."""
+    from soldiom_ray.records import RUN_ID
+
     if RUN_ID.fullmatch(model):
         return model
     if run := _get(model)["run_artifact"]:
