@@ -81,6 +81,8 @@ def test_all_mistakes_of_a_pack_are_told_together_with_their_lines() -> None:
         )
     with pytest.raises(InputError, match="exactly one"):
         read_pack(SMALL.replace("generate: cook", "generate: cook, retrieve: true"), "kitchen.yaml")
+    with pytest.raises(InputError, match="names 'a question' and says nothing of it"):
+        read_pack(SMALL.replace("type: string", "type: string, description: a dish, a question", 1), "kitchen.yaml")
 
 
 def test_the_headings_of_a_model_lie_over_those_of_its_pack() -> None:

@@ -24,6 +24,20 @@ def schema_mistakes(schema: dict[str, Any]) -> Iterator[str]:
         yield f"requires {sorted(unknown)[0]!r}, which is none of its properties"
     if "$ref" in json.dumps(schema):
         yield "refers to another schema (`$ref`); write it out"
+    for name in _without_value(schema):
+        yield f"names {name!r} and says nothing of it: in braces a text with a comma needs quotes"
+
+
+def _without_value(schema: Any) -> Iterator[str]:
+    """Members that stand alone, of a schema and those in it; a value that is listed (`enum`, `const`) may be null."""
+    if isinstance(schema, dict):
+        for name, value in schema.items():
+            if value is None and name not in ("const", "default"):
+                yield name
+            yield from _without_value(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from _without_value(value)
 
 
 def schema_problems(value: object, schema: Mapping[str, Any], where: str) -> list[Problem]:
