@@ -114,7 +114,9 @@ class Storage:
 
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted: those that start with `prefix/`."""
-        return sorted(self.backend.keys(prefix.rstrip("/") + "/"))
+        below = prefix.rstrip("/")
+        _check_key(below)
+        return sorted(self.backend.keys(f"{below}/"))
 
     def remove(self, prefix: str) -> int:
         """Remove one object, or all below a prefix; returns how many there were."""

@@ -8,6 +8,7 @@ from the sources that remain. Weights stay: which models learnt from the user is
 import json
 import zipfile
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import IO, Any
 
@@ -16,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import MANIFEST, Artifacts
-from soldiom_ray.db import answers, audit, feedback, inputs, locks
+from soldiom_ray.db import answers, audit, feedback, inputs, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
-from soldiom_ray.errors import NotFoundError
-from soldiom_ray.records import Manifest
+from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.records import Manifest, now
 from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage, raw_key
@@ -33,10 +34,13 @@ PARSED = "kept/parsed"
 
 def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) -> dict[str, int]:
     """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback and the models that
-    learnt from them, and the uploaded files; returns how many of each. NotFoundError where nothing is stored."""
+    learnt from them, and the uploaded files; returns how many of each. What others asked and were answered is left out
+    where the user rated it. NotFoundError where nothing is stored."""
     storage, key = open_storage(settings), settings.encryption_key
     with open_session(settings) as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         rows = _inputs(session, tenant, user_id)
+        said = _feedback(session, tenant, user_id)
+        others = _about_others(session, said, user_id)
         record: dict[str, Any] = {"user_id": user_id, "inputs": []}
         for row in rows:
             shown = inputs.as_dict(row)
@@ -46,11 +50,12 @@ def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) 
                 with archive.open(shown["file"], "w", force_zip64=True) as target:
                     for chunk in storage.read_stream(row.content):
                         target.write(chunk)
-            else:
+            elif row.id not in others:
                 shown["content"] = unseal_text(row.content, f"user_inputs/{row.id}", key)
             record["inputs"].append(shown)
         record["answers"] = [_answer(row, settings) for row in _answers(session, tenant, user_id)]
-        record["feedback"] = [feedback.as_dict(session, row, key) for row in _feedback(session, tenant, user_id)]
+        given = [feedback.as_dict(session, row, key) for row in said]
+        record["feedback"] = [item if item["id"] not in others else _without_exchange(item) for item in given]
         if not any(record[name] for name in ("inputs", "answers", "feedback")):
             raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
         affected = _affected(Artifacts(storage), session, [row.id for row in rows])
@@ -62,8 +67,9 @@ def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) 
 def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dict[str, Any]:
     """Erase what is stored of a user: rows, uploaded bytes that nobody else uploaded, and every artifact that holds one
     of the user's texts, with its vectors. Returns counts, the `artifacts` that were removed and the `models` that
-    learnt from them, which stay. Called again after a failure it goes on. NotFoundError where nothing is stored."""
-    artifacts = Artifacts(open_storage(settings))
+    learnt from them, which stay. Called again after a failure it goes on. NotFoundError where nothing is stored,
+    ConflictError while jobs of the tenant run: what they are making may hold the user's texts."""
+    artifacts, began = Artifacts(open_storage(settings)), now()
     with open_session(settings) as session:
         rows = _inputs(session, tenant, user_id)
         rows += _examples_about(session, tenant, user_id)
@@ -74,6 +80,7 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
         }
         if not any(counts.values()):
             raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
+        _refuse_during_jobs(session, tenant, began)
         ids = [row.id for row in rows]
         affected = _affected(artifacts, session, ids)
         learnt = _learnt(session, tenant, affected)
@@ -87,10 +94,19 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
         artifacts.delete(name)
     artifacts.storage.remove(PARSED)
     with open_session(settings) as session:
+        _refuse_during_jobs(session, tenant, began)  # the rows stay, so that another call finds what was made meanwhile
         _remove_rows(session, tenant, user_id, ids, removed)
         details = counts | {"artifacts": len(removed), "models": [model["id"] for model in learnt][:100]}
         audit.append(session, actor, "erase user", user_id, "allow", details, tenant)
     return {"user_id": user_id, **counts, "artifacts": sorted(removed), "models": learnt}
+
+
+def _refuse_during_jobs(session: Session, tenant: str, since: datetime) -> None:
+    if running := jobs.unfinished(session, tenant, since):
+        raise ConflictError(
+            f"{len(running)} jobs run, {running[0]} among them; what they make may hold texts of the user.",
+            remedy="erase the user once they have ended; `soldiom jobs cancel` stops one",
+        )
 
 
 def kind_of(artifact: str) -> str:
@@ -137,6 +153,17 @@ def _feedback(session: Session, tenant: str, user_id: str) -> list[Feedback]:
     own = select(Answer.id).where(Answer.tenant == tenant, Answer.user_id == user_id)
     about = or_(Feedback.user_id == user_id, Feedback.answer_id.in_(own))
     return list(session.scalars(select(Feedback).where(Feedback.tenant == tenant, about).order_by(Feedback.id)))
+
+
+def _about_others(session: Session, rows: Sequence[Feedback], user_id: str) -> set[str]:
+    """Ids of feedback on answers to others, and of the examples made of it, which hold what those asked."""
+    asked = select(Answer.id).where(Answer.id.in_({row.answer_id for row in rows}), Answer.user_id == user_id)
+    own = set(session.scalars(asked))
+    return {name for row in rows if row.answer_id not in own for name in (row.id, row.input_id) if name}
+
+
+def _without_exchange(item: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in item.items() if name not in ("question", "answer")}
 
 
 def _examples_about(session: Session, tenant: str, user_id: str) -> list[UserInput]:

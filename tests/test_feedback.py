@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -125,6 +126,7 @@ def test_feedback_is_reviewed_and_an_accepted_correction_becomes_an_example(
     assert (item["answer"], item["correction"]) == (" a poor answer", "The right answer.")
     accepted = trainer.post(f"/api/feedback/{feedback_id}/accept")
     assert accepted.status_code == 200 and accepted.json()["status"] == "accepted"
+    assert trainer.post(f"/api/feedback/{feedback_id}/accept").json() == accepted.json()
     problem(rate(client, answered["id"], "up"), 409)
     turns = [{"role": "user", "content": "What is it?"}]
     assert stored_example(sealed_settings, accepted.json()["input_id"]) == {
@@ -136,6 +138,26 @@ def test_feedback_is_reviewed_and_an_accepted_correction_becomes_an_example(
     with open_session(sealed_settings) as session:
         assert session.get(UserInput, accepted.json()["input_id"]) is None
         assert feedback.accepted_inputs(session, "default", [model_ids["chat"]]) == []
+
+
+def test_the_same_said_many_times_at_once_is_one_feedback(client: httpx.Client, model_ids: dict[str, str]) -> None:
+    answer_id = ask(client, model_ids["chat"])["id"]
+    with ThreadPoolExecutor(8) as pool:
+        given = list(pool.map(lambda _: rate(client, answer_id, "up"), range(16)))
+    assert {each.status_code for each in given} == {201}
+    assert len({each.json()["id"] for each in given}) == 1
+
+
+def test_a_page_of_feedback_is_no_larger_than_a_response_and_the_next_goes_on(
+    client: httpx.Client, trainer: httpx.Client, model_ids: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [ask(client, model_ids["chat"], input=letter * 3000)["id"] for letter in "abc"]
+    newest = [rate(client, answer_id, "up").json()["id"] for answer_id in asked][::-1]
+    monkeypatch.setattr(feedback, "PAGE_BYTES", 8000)
+    page = trainer.get("/api/feedback").json()
+    assert [item["id"] for item in page["items"]] == newest[:2]
+    following = trainer.get("/api/feedback", params={"cursor": page["next"]}).json()
+    assert following["items"][0]["id"] == newest[2]
 
 
 def test_what_a_model_may_learn_depends_on_how_it_was_asked_and_rated(

@@ -5,11 +5,15 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
+from starlette.requests import Request
 
+from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import BUCKETS, RequestMetrics
+from soldiom_ray.api.routes import health
 
 RULES = ROOT / "cluster" / "prometheus" / "alerts.yml"
 
@@ -41,6 +45,15 @@ def test_answers_are_counted_by_model_with_seconds_tokens_first_text_and_ratings
         assert expected in lines
     counts = [int(line.split()[-1]) for line in lines if line.startswith("soldiom_answer_seconds_bucket")]
     assert counts == sorted(counts) and len(counts) == len(BUCKETS) + 1
+
+
+def test_an_admin_of_one_tenant_sees_no_model_of_another() -> None:
+    metrics = filled()
+    app = SimpleNamespace(state=SimpleNamespace(metrics=metrics))
+    for tenant, sees_models in ((None, True), ("default", True), ("other", False)):
+        state = {"caller": Caller("k", "k", "admin", tenant)} if tenant else {}
+        shown = health.metrics(Request({"type": "http", "app": app, "state": state})).body.decode()
+        assert ("m1" in shown) is sees_models and "soldiom_requests_total" in shown
 
 
 def test_the_alert_rules_ask_for_metrics_that_the_api_has() -> None:

@@ -61,8 +61,9 @@ def test_the_verbs_agree_on_what_is_there(storage: Storage) -> None:
 
 @pytest.mark.parametrize("key", ["", "/etc/passwd", "a/../../b", "a//b", "a/\0"])
 def test_a_key_that_leaves_the_storage_is_refused(storage: Storage, key: str) -> None:
-    with pytest.raises(InputError):
-        storage.write(key, b"x")
+    for verb in (storage.keys, storage.remove, lambda key: storage.write(key, b"x")):
+        with pytest.raises(InputError):
+            verb(key)
 
 
 @pytest.mark.parametrize("harm", ["flip", "swap", "cut", "wrong key", "no key"])

@@ -16,7 +16,7 @@ from real_chroma import Chroma
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
-from soldiom_ray.db import answers, audit, datasets, documents, feedback, models
+from soldiom_ray.db import answers, audit, datasets, documents, feedback, jobs, models
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Table
@@ -115,6 +115,9 @@ def test_a_user_is_handed_out_whole_and_erased_everywhere_and_the_others_keep_wh
     assert archive.read(record["inputs"][1]["file"]).decode() == f"{PLANTED} In a file."
     assert all(".." not in name for name in archive.namelist())
     assert len(traces(private, PLANTED)) > 8
+    archive = zipfile.ZipFile(io.BytesIO(admin.get("/api/users/bob/export").content))
+    assert [item["correction"] for item in json.loads(archive.read("user.json"))["feedback"]] == ["No."]
+    assert not any(PLANTED.encode() in archive.read(name) for name in archive.namelist())  # what bob rated is ada's
     with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {api_keys['other']}"}) as other:
         problem(other.get("/api/users/ada/export"), 404)
         problem(other.delete("/api/users/ada"), 404)
@@ -147,6 +150,32 @@ def test_an_erasure_that_was_interrupted_goes_on(
     monkeypatch.undo()
     assert admin.delete("/api/users/ada").status_code == 200
     assert all(name.startswith("run/") for name in traces(private, PLANTED))  # weights stay
+
+
+def test_nobody_is_erased_while_a_job_may_still_write_what_it_has_read(
+    private: Settings, admin: httpx.Client, stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(private) as session:
+        job = jobs.create(session, name="x", kind="collect", config={}).id
+    assert job in problem(admin.delete("/api/users/ada"), 409)["detail"]
+    assert len(traces(private, PLANTED)) > 8
+    with open_session(private) as session:
+        jobs.update(session, job, status="completed")
+        meanwhile = jobs.create(session, name="y", kind="collect", config={}, tenant="other").id
+    delete_collections = vectors.delete_collections
+
+    def delete_as_a_job_ends(settings: Settings, index: str) -> int:
+        with open_session(private) as session:
+            jobs.update(session, jobs.create(session, name="z", kind="collect", config={}).id, status="completed")
+        return delete_collections(settings, index)
+
+    monkeypatch.setattr(vectors, "delete_collections", delete_as_a_job_ends)
+    problem(admin.delete("/api/users/ada"), 409)
+    monkeypatch.undo()
+    assert admin.delete("/api/users/ada").status_code == 200
+    assert all(name.startswith("run/") for name in traces(private, PLANTED))  # weights stay
+    with open_session(private) as session:
+        jobs.update(session, meanwhile, status="completed")
 
 
 def test_the_command_writes_an_archive_for_its_owner_alone_and_no_other_file(tmp_path: Path) -> None:

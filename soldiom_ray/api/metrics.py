@@ -88,9 +88,11 @@ class RequestMetrics:
         with self._lock:
             self._feedback.add({"model": model_id, "rating": rating})
 
-    def text(self) -> str:
-        """All metrics in the exposition format."""
-        parts = (self._requests, self._seconds, self._answers, self._first_tokens, self._tokens, self._feedback)
+    def text(self, *, of_models: bool = True) -> str:
+        """The metrics in the exposition format: all, or only those of requests."""
+        parts: tuple[Count | Histogram, ...] = (self._requests, self._seconds)
+        if of_models:
+            parts += (self._answers, self._first_tokens, self._tokens, self._feedback)
         with self._lock:
             return "\n".join(line for part in parts for line in part.lines()) + "\n"
 

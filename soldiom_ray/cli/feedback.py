@@ -111,8 +111,13 @@ def _list(model: str | None, status: str | None) -> list[dict[str, Any]]:
         ids = None
         if model is not None:
             ids = [row.id for row in feedback.versions_of(session, models.get(session, model, HOME_TENANT))]
-        rows, _ = feedback.list_feedback(session, HOME_TENANT, model_ids=ids, status=status, limit=200)
-        return [feedback.as_dict(session, row, settings.encryption_key) for row in rows]
+        items: list[dict[str, Any]] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            chosen = {"model_ids": ids, "status": status, "cursor": cursor, "limit": 200}
+            page, cursor = feedback.list_as_dicts(session, HOME_TENANT, settings.encryption_key, **chosen)
+            items += page
+        return items
 
 
 def _decide(feedback_id: str, accepts: bool, correction: str = "") -> dict[str, Any]:

@@ -29,13 +29,13 @@ def export(
 
     if output.exists():
         raise InputError(f"{str(output)!r} exists already.", remedy="name another file with --output")
-    try:
-        with output.open("xb") as file:
+    with output.open("xb") as file:
+        try:
             output.chmod(0o600)
             counts = export_user(load_settings(), HOME_TENANT, user, file)
-    except BaseException:
-        output.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            output.unlink(missing_ok=True)
+            raise
     print_json({"id": user, "path": str(output), **counts}) if json else say(f"Written: {output} ({counts})")
 
 

@@ -48,11 +48,14 @@ def get(session: Session, answer_id: str, tenant: str | None) -> Answer:
         plain = plain.removeprefix(prefix)
     row = session.get(Answer, plain)
     if row is None or (tenant is not None and row.tenant != tenant):
-        raise NotFoundError(
-            f"No answer {answer_id[:100]!r} is stored.",
-            remedy="name the `id` of an answer; answers are stored for SOLDIOM_ANSWER_DAYS",
-        )
+        raise _not_stored(answer_id)
     return row
+
+
+def lock(session: Session, answer_id: str) -> None:
+    """Let other transactions wait that would change an answer; NotFoundError when it has been removed meanwhile."""
+    if session.scalars(select(Answer.id).where(Answer.id == answer_id).with_for_update()).first() is None:
+        raise _not_stored(answer_id)
 
 
 def exchange_of(row: Answer, encryption_key: bytes | None) -> Exchange:
@@ -91,6 +94,13 @@ def _sums(values: Any) -> dict[str, Any]:
         "completion_tokens": int(completion_tokens or 0),
         "mean_seconds": round(float(seconds), 3) if seconds is not None else None,
     }
+
+
+def _not_stored(answer_id: str) -> NotFoundError:
+    return NotFoundError(
+        f"No answer {answer_id[:100]!r} is stored.",
+        remedy="name the `id` of an answer; answers are stored for SOLDIOM_ANSWER_DAYS",
+    )
 
 
 def _name(answer_id: str) -> str:

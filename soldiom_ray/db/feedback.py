@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from soldiom_ray.db import answers, inputs
 from soldiom_ray.db.answers import Exchange
-from soldiom_ray.db.pages import newest_first
+from soldiom_ray.db.pages import PAGE_BYTES, newest_first
 from soldiom_ray.db.tables import Answer, Feedback, Model, UserInput
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, Problem
 from soldiom_ray.records import new_id, now
@@ -35,6 +35,7 @@ def give(
 ) -> Feedback:
     """Store what a user thinks of an answer; said again, it replaces what the same user said before. ConflictError once
     that was reviewed."""
+    answers.lock(session, answer.id)  # said twice at once, it is one feedback
     known = select(Feedback).where(Feedback.answer_id == answer.id, Feedback.user_id == user_id)
     row = session.scalars(known.with_for_update()).one_or_none()
     if row is not None and row.status != NEW:
@@ -77,12 +78,31 @@ def list_feedback(
     return newest_first(session, query, Feedback.id, cursor or None, limit)
 
 
+def list_as_dicts(
+    session: Session, tenant: str, encryption_key: bytes | None, **chosen: Any
+) -> tuple[list[dict[str, Any]], str | None]:
+    """A page of `list_feedback` as `as_dict` shows it, no longer than fits into one response, but at least one."""
+    rows, following = list_feedback(session, tenant, **chosen)
+    items: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        item = as_dict(session, row, encryption_key)
+        size += len(json.dumps(item))
+        if items and size > PAGE_BYTES:
+            return items, str(items[-1]["id"])
+        items.append(item)
+    return items, following
+
+
 def accept(
     session: Session, feedback_id: str, tenant: str, *, reviewer: str, correction: str, encryption_key: bytes | None
 ) -> Feedback:
-    """Let a model learn from a feedback; `correction` is the reviewer's own, in place of the user's. InputError where
+    """Let a model learn from a feedback; `correction` is the reviewer's own, in place of the user's. Accepted again
+    without one it stays as it is, and so does the id that a running training knows its example by. InputError where
     there is nothing to learn: an answer that is bad and that nobody has corrected."""
     row = _to_review(session, feedback_id, tenant)
+    if row.status == ACCEPTED and row.input_id is not None and not correction:
+        return row
     if correction:
         row.correction = _seal(row, "correction", correction, encryption_key)
     exchange = answers.exchange_of(_answer(session, row), encryption_key)

@@ -1,9 +1,9 @@
 """Jobs and their stages. A job that has ended keeps its status, whatever is written later."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -146,6 +146,12 @@ def active(
         query = query.where(Job.tenant == tenant)
     candidates = session.scalars(query.order_by(Job.id.desc()))
     return next((job for job in candidates if config is None or job.config == config), None)
+
+
+def unfinished(session: Session, tenant: str, since: datetime) -> list[str]:
+    """Ids of a tenant's jobs that have not ended, or that ended since, oldest first."""
+    query = select(Job.id).where(Job.tenant == tenant, or_(Job.status.not_in(ENDED), Job.completed_at >= since))
+    return list(session.scalars(query.order_by(Job.id)))
 
 
 def has_artifact(session: Session, artifact: str, tenant: str | None) -> bool:

@@ -53,10 +53,9 @@ def list_feedback(
         ids = None
         if model is not None:
             ids = [row.id for row in feedback.versions_of(session, models.get(session, model, caller.tenant))]
-        rows, following = feedback.list_feedback(
-            session, caller.tenant, model_ids=ids, status=status, cursor=cursor, limit=limit
-        )
-        return {"items": [feedback.as_dict(session, row, settings.encryption_key) for row in rows], "next": following}
+        chosen = {"model_ids": ids, "status": status, "cursor": cursor, "limit": limit}
+        items, following = feedback.list_as_dicts(session, caller.tenant, settings.encryption_key, **chosen)
+        return {"items": items, "next": following}
 
 
 @router.get("/api/feedback/{feedback_id}", openapi_extra=needs("trainer"))

@@ -13,7 +13,7 @@ from soldiom_ray.api.problems import RETRY_SECONDS
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import HOME_TENANT, Settings
 from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["health"])
@@ -46,8 +46,10 @@ def readyz(settings: AppSettings) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=needs(LOCAL_OR_ADMIN))
 def metrics(request: Request) -> Response:
-    """Metrics for Prometheus."""
-    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+    """Metrics for Prometheus; those of models, which are of every tenant, for admins of the tenant `default` only."""
+    caller = getattr(request.state, "caller", None)  # None: from this machine
+    text = request.app.state.metrics.text(of_models=caller is None or caller.tenant == HOME_TENANT)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 def _database(settings: Settings) -> str:

@@ -40,7 +40,7 @@ def erase_user(user_id: str, caller: CurrentCaller, settings: AppSettings) -> di
     """Erase what is stored of a user: inputs, questions, answers, feedback, uploaded bytes that nobody else uploaded,
     and every documents, dataset, index, tokens and scores artifact that holds one of the user's texts, with its
     vectors. The answer has counts, the `artifacts` that are gone, and the `models` that learnt from them, which
-    stay."""
+    stay. 409 while jobs of the tenant run: what they are making may hold the user's texts."""
     return users.erase_user(settings, caller.tenant, user_id, actor=caller.key_id)
 
 
