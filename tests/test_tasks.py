@@ -291,6 +291,9 @@ def test_a_sequence_to_sequence_model_is_served_in_batches(
     for request in ({"inputs": ["x"], "stream": True}, {"inputs": ["x"], "parameters": {"logprobs": 1}}):
         with pytest.raises(InputError, match="cannot be asked like this"):
             asyncio.run(ask(**request))
+    pairs = [(source, Options(8)) for source in endpoint.writer.read(texts[:3])]
+    left = endpoint.writer.write(pairs, lambda: {1})
+    assert [each.text for each in left[::2]] == [expected[0], expected[2]] and left[1].completion_tokens == 1
     assert asyncio.run(endpoint.probe())["prompt"] and asyncio.run(endpoint.describe())["engine"] == "batches"
     endpoint.batches.close()
 

@@ -11,7 +11,7 @@ from soldiom_ray.errors import InputError, Problem, SoldiomError
 from soldiom_ray.models.batching import Batches
 
 if TYPE_CHECKING:
-    from soldiom_ray.models.decoding.answers import Options
+    from soldiom_ray.models.decoding.answers import Generated, Options
     from soldiom_ray.models.sequence_writer import Source
 
 NOT_FOR_SEQUENCES = {
@@ -42,7 +42,7 @@ class SequenceEndpoint:
         with load_run(artifacts, settings, manifest) as (model, tokenizer):
             self.writer = SequenceWriter(model, tokenizer, int(manifest.details["sequence_length"]))
         threads = threads if self.writer.device == "cpu" else 1
-        self.batches: Batches[tuple[Source, Options]] = Batches(self.writer.write, threads)
+        self.batches: Batches[tuple[Source, Options]] = Batches(self._write, threads)
         self._reader = ThreadPoolExecutor(1, "read")
 
     async def check_health(self) -> None:
@@ -95,6 +95,9 @@ class SequenceEndpoint:
         if parsed.tools:
             raise InputError("A sequence-to-sequence model calls no functions.", remedy="leave out `tools`")
         return parsed
+
+    def _write(self, asked: "Sequence[tuple[Source, Options]]") -> "list[Generated]":
+        return self.writer.write(asked, self.batches.given_up)
 
     async def _written(self, texts: Sequence[tuple[int, str]], parameters: Parameters) -> list[dict[str, Any]]:
         loop, limit = asyncio.get_running_loop(), self.writer.context

@@ -85,7 +85,6 @@ class SearchService:
         reads."""
         _check_not_blank(texts)
         embedder = await self._embedder(model)
-        batches = self._batches_of(embedder)
         tokens = await asyncio.to_thread(embedder.tokens, texts, embedder.max_tokens + 1)
         problems = [
             Problem(f"body.input[{place}]", f"has more than the {embedder.max_tokens} tokens that the model reads")
@@ -94,7 +93,7 @@ class SearchService:
         ]
         if problems:
             raise InputError("Texts are too long for the model.", remedy="send them in parts", problems=problems)
-        rows = await batches.run([(len(ids), ids) for ids in tokens])
+        rows = await self._batches_of(embedder).run([(len(ids), ids) for ids in tokens])
         return {"vectors": [row.astype("<f4").tobytes() for row in rows], "tokens": [len(ids) for ids in tokens]}
 
     def _batches_of(self, embedder: Any) -> Batches[Any]:

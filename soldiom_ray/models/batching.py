@@ -47,6 +47,7 @@ class Batches(Generic[Item]):
         self._positions = 0
         self._closed = False
         self._began: dict[int, float] = {}
+        self._running: dict[int, Sequence[_Waiting[Item]]] = {}
         self.sizes: Counter[int] = Counter()
         """How many batches there were of each number of items."""
         self._threads = [threading.Thread(target=self._run, name=f"batches-{n}", daemon=True) for n in range(threads)]
@@ -89,8 +90,15 @@ class Batches(Generic[Item]):
         if taken > WEDGED_SECONDS:
             raise UnavailableError(f"A batch has taken {taken:.0f} s.", remedy="the replica is started again")
 
+    def given_up(self) -> set[int]:
+        """For a long `compute`, which calls it now and then in its own thread: the places of its items for which nobody
+        waits any more. It also says that the batch goes on."""
+        own = threading.get_ident()
+        self._began[own] = time.monotonic()
+        return {place for place, each in enumerate(self._running[own]) if each.future.cancelled()}
+
     def close(self) -> None:
-        """End the threads; what waits stays unanswered."""
+        """End the threads once they have computed what waits; nothing more is to be asked."""
         with self._wakeup:
             self._closed = True
             self._wakeup.notify_all()
@@ -102,25 +110,26 @@ class Batches(Generic[Item]):
         own = threading.get_ident()
         while True:
             with self._wakeup:
-                while not (self._waiting or self._closed):
+                while not self._waiting:
+                    if self._closed:
+                        return
                     self._wakeup.wait()
-                if self._closed:
-                    return
                 batch = self._take()
             if not batch:
                 continue
             self._began[own] = time.monotonic()
-            results = self._results([each.item for each in batch])
-            del self._began[own]
+            results = self._results(batch)
+            del self._began[own], self._running[own]
             _hand_out(batch, results)
 
-    def _results(self, items: Sequence[Item]) -> Sequence[Any]:
+    def _results(self, batch: Sequence[_Waiting[Item]]) -> Sequence[Any]:
         """A result or an error for each; what fails in a batch is tried alone, so that no item fails for another."""
+        self._running[threading.get_ident()] = batch
         try:
-            return self._compute(items)
+            return self._compute([each.item for each in batch])
         except Exception as error:
-            logger.exception("a batch failed", extra={"data": {"items": len(items)}})
-            return [error] if len(items) == 1 else [self._results([item])[0] for item in items]
+            logger.exception("a batch failed", extra={"data": {"items": len(batch)}})
+            return [error] if len(batch) == 1 else [self._results([each])[0] for each in batch]
 
     def _take(self) -> list[_Waiting[Item]]:
         """The one that waits longest, with others of about its length; those that nobody waits for are left out."""

@@ -1,6 +1,6 @@
 """A trained sequence-to-sequence model as it is asked: source texts become target texts, many together."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,11 @@ class SequenceWriter:
         cut = [truncate(ids, self.length, keep_last=True) for ids in whole]
         return [Source(tuple(ids.tolist()), len(ids) < len(all_ids)) for ids, all_ids in zip(cut, whole, strict=True)]
 
-    def write(self, asked: Sequence[tuple[Source, Options]]) -> list[Generated]:
-        """The target of each source, in their order. A row that has ended leaves the batch."""
+    def write(
+        self, asked: Sequence[tuple[Source, Options]], given_up: Callable[[], Collection[int]] = tuple
+    ) -> list[Generated]:
+        """The target of each source, in their order. A row that has ended leaves the batch; so do, after each token,
+        those at the places that `given_up` names, whose targets stay unfinished."""
         import torch
         from transformers.cache_utils import DynamicCache, EncoderDecoderCache
         from transformers.modeling_outputs import BaseModelOutput
@@ -80,6 +83,8 @@ class SequenceWriter:
                     answer.add(token)
                     if len(answer.tokens) >= answer.options.max_new_tokens:
                         answer.end("length")
+                for place in given_up():
+                    answers[place].end("length")
                 rows = torch.tensor([row for row, answer in enumerate(running) if not answer.finish], dtype=torch.long)
                 if len(rows) < len(running):
                     kept = rows.to(states.device)
