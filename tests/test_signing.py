@@ -16,6 +16,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.cli.app import app
 from soldiom_ray.errors import DamagedError
 from soldiom_ray.models.load import load_run, model_folder
+from soldiom_ray.models.package_model import package_run
 from soldiom_ray.models.signing import PRIVATE_KEY, PUBLIC_KEY, SIGNATURE, TRUSTED
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.work import prepare_work
@@ -101,6 +102,20 @@ def test_weights_that_are_not_what_was_signed_are_not_loaded(
         pass
 
 
+def test_weights_that_were_changed_are_not_packaged(
+    context: Context, folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOLDIOM_HOME", str(context.settings.home))
+    monkeypatch.setattr("soldiom_ray.models.package_model.BUILTIN_FOLDER", tmp_path)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    run = run_in(context, folders)
+    flip(stored(context, run) / "weights" / "model.safetensors")
+    with pytest.raises(DamagedError, match="changed"):
+        package_run(context.artifacts, run.id)
+    assert (tmp_path / "tiny" / "config.json").read_text() == "{}"
+
+
 def test_a_file_that_a_killed_write_left_behind_hurts_nothing(context: Context, folders: dict[str, Path]) -> None:
     run = run_in(context, folders)
     (stored(context, run) / "weights" / ".draft-x7").write_bytes(b"half")
@@ -114,9 +129,12 @@ def test_what_was_trained_before_there_were_signatures_is_signed_once(
     gone = run_in(context, folders, rank="without-weights")
     shutil.rmtree(stored(context, gone) / "weights")
     (stored(context, run) / SIGNATURE).unlink()
+    signed = run_in(context, folders, rank="signed by another")
     for name in (PRIVATE_KEY, PUBLIC_KEY):
         (context.settings.keys_folder / name).unlink()
     load(context, run)
+    with pytest.raises(DamagedError, match="a key that this home does not know"):
+        load(context, signed)
     assert (context.settings.keys_folder / PRIVATE_KEY).stat().st_mode & 0o777 == 0o600
     (stored(context, run) / SIGNATURE).unlink()
     with pytest.raises(DamagedError, match="not signed"):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soldiom_ray.artifacts import Artifacts, prefix_of
+from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, SoldiomError
 from soldiom_ray.models.folder_check import check_folder
+from soldiom_ray.models.signing import verified_weights
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
@@ -42,7 +43,8 @@ def package_run(
 ) -> Path:
     """Replace `builtin/<name>` by the weights of a full run. `licenses` stands in for those the dataset recorded.
 
-    InputError when the run holds an adapter or is larger than the package allows."""
+    InputError when the run holds an adapter or is larger than the package allows, DamagedError when its weights are not
+    what was signed."""
     run = artifacts.get(run_id)
     size = sum(entry.size_bytes for entry in run.files if entry.name.startswith("weights/"))
     if run.details.get("method") != "full" or size > MAX_BYTES:
@@ -51,10 +53,10 @@ def package_run(
             remedy=f"package a run with `method: full` of at most {MAX_BYTES:,} bytes",
         )
     target = BUILTIN_FOLDER / name
-    target.mkdir(parents=True, exist_ok=True)
-    for old in target.iterdir():
-        old.unlink()
-    with artifacts.storage.local_folder(f"{prefix_of(run_id)}/weights") as folder:
+    with verified_weights(load_settings(), artifacts, run_id) as folder:
+        target.mkdir(parents=True, exist_ok=True)
+        for old in target.iterdir():
+            old.unlink()
         for path in folder.iterdir():
             (target / path.name).write_bytes(path.read_bytes())
     advice = target / "generation_config.json"
@@ -150,7 +152,7 @@ def main() -> None:
                 Artifacts(open_storage(load_settings())), arguments[0], arguments[1] if arguments[1:] else "tiny"
             )
         )
-    except InputError as error:
+    except SoldiomError as error:
         raise SystemExit(str(error)) from error
 
 

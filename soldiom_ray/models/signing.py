@@ -127,8 +127,8 @@ def _trusted(settings: Settings) -> list[Path]:
 
 
 def _private_key(settings: Settings, artifacts: Artifacts) -> Path:
-    """This home's key. It's made on first use, and what was trained until then is signed with it: a home that was made
-    by an earlier version goes on."""
+    """This home's key. It's made on first use, and what has no signature by then is signed with it, so that a home that
+    was made by an earlier version goes on."""
     path = settings.keys_folder / PRIVATE_KEY
     if path.is_file():
         return path
@@ -140,10 +140,11 @@ def _private_key(settings: Settings, artifacts: Artifacts) -> Path:
             private, public = _new_key()
             write_private(draft, private)
             write_private(path.with_name(PUBLIC_KEY), public)
-            for key in artifacts.storage.keys("run"):
-                if key.endswith(f"/{MANIFEST}"):
+            keys = set(artifacts.storage.keys("run"))
+            for run in (key.split("/")[1] for key in keys if key.endswith(f"/{MANIFEST}")):
+                if f"{prefix_of(run)}/{SIGNATURE}" not in keys:  # what somebody else has signed is theirs to vouch for
                     with suppress(NotFoundError):  # one that lost its weights
-                        _put_signature(artifacts, key.split("/")[1], draft)
+                        _put_signature(artifacts, run, draft)
             draft.replace(path)
     return path
 
