@@ -1,9 +1,12 @@
 """Repair of code by trying single changes in the sandbox."""
 
+import asyncio
+
 import pytest
 
+from soldiom_ray.api.routes import specialists
 from soldiom_ray.errors import InputError
-from soldiom_ray.specialists.repair import repair_code
+from soldiom_ray.specialists.repair import MOST_POSSIBLE, repair_code
 
 TESTS = "assert total([1, 2, 3]) == 6\nassert total([]) == 0\nassert total([5]) == 5"
 CODE = """def total(values):
@@ -39,3 +42,24 @@ def test_what_is_not_repaired_says_why() -> None:
     assert not far["found"] and far["code"] == "" and "no single change" in far["problem"]
     with pytest.raises(InputError, match="tests"):
         repair_code({"code": CODE, "tests": " "})
+
+
+def test_a_text_of_many_variables_is_looked_at_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soldiom_ray.specialists.repair.MOST_TRIED", 2)
+    names = [f"v{number}" for number in range(500)]
+    code = f"def total({', '.join(names)}):\n    return {' + '.join(names)}\n"
+    answer = repair_code({"code": code, "tests": "assert total(*range(500)) == 7"})
+    assert not answer["found"] and answer["tried"] == 2 and answer["possible"] <= MOST_POSSIBLE
+
+
+def test_the_api_runs_no_repair_beside_its_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = []
+
+    async def run_apart(*arguments: object) -> str:
+        apart.append(arguments)
+        return "{}"
+
+    monkeypatch.setattr(specialists, "_run_apart", run_apart)
+    value = {"code": CODE, "tests": TESTS}
+    asyncio.run(specialists.ask_specialist("code", "repair", value, None, None))  # type: ignore[arg-type]
+    assert apart == [("code", "repair", value)]

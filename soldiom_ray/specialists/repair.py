@@ -8,6 +8,7 @@ given may still be wrong where they are few: whoever takes it reads it.
 import ast
 import time
 from collections.abc import Iterator
+from itertools import chain, islice
 from typing import Any
 
 from soldiom_ray.errors import InputError
@@ -16,8 +17,10 @@ from soldiom_ray.specialists.evidence import text_of
 from soldiom_ray.specialists.mutants import Edit, edits_of, is_program
 from soldiom_ray.specialists.source_text import Source, parse_source
 
-MOST_TRIED, MOST_SECONDS = 400, 50.0
-"""Changes that are run at most, and for how long."""
+MOST_TRIED, MOST_SECONDS = 400, 40.0
+"""Changes that are run at most, and for how long: with the last one, less than the API waits for a rule."""
+MOST_POSSIBLE = 100_000
+"""Changes that are looked at: a long text with many variables has millions."""
 LIMITS = Limits(wall_seconds=3.0, cpu_seconds=2, memory_bytes=256 << 20)
 KINDS = (
     "comparison",
@@ -49,7 +52,8 @@ def repair_code(document: dict[str, Any]) -> dict[str, Any]:
     if first.status == "passed":
         return _answer(code=code, problem="the tests pass as it is")
     try:
-        changes = list(dict.fromkeys([*edits_of(source), *_other_variables(source)]))
+        edits = chain(edits_of(source), _other_variables(source))
+        changes = list(dict.fromkeys(islice(edits, MOST_POSSIBLE)))
     except RecursionError:
         return _answer(problem="it is nested too deeply")
     changes.sort(key=lambda edit: KINDS.index(edit.kind) if edit.kind in KINDS else len(KINDS))

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 SHORT_CHARACTERS = 50_000
 """A rule reads so much in some milliseconds; longer inputs go to a process of their own."""
 RULE_SECONDS = 60.0
+RUN_PROGRAMS = frozenset({"repair_code"})
+"""Rules that run programs in the sandbox, which takes long however short the input is."""
 RULES_AT_ONCE = 2
 RULES_WAITING = 16
 
@@ -77,7 +79,8 @@ async def ask_specialist(
     value = await run_in_threadpool(check_input, asked, body)
     match asked.by.kind:
         case "rule":
-            return Response(await _answer_by_rule(domain, capability, value), media_type="application/json")
+            answered = await _answer_by_rule(domain, capability, value, apart=asked.by.rule in RUN_PROGRAMS)
+            return Response(answered, media_type="application/json")
         case "retrieve":
             answer = await _retrieve(asked, value, caller, settings)
             given = envelope(pack, capability, checked(asked, value, answer))
@@ -155,13 +158,13 @@ async def _retrieve(
     return answer_of_passages(capability, passages)
 
 
-async def _answer_by_rule(domain: str, capability: str, value: dict[str, Any]) -> str:
-    """The rule's answer as JSON. A short input is read by a thread; a long one by another process, so that neither the
-    interpreter's lock nor the time that it takes is the API's. BusyError where many wait for that."""
+async def _answer_by_rule(domain: str, capability: str, value: dict[str, Any], *, apart: bool = False) -> str:
+    """The rule's answer as JSON. A short input is read by a thread; a long one, and each with `apart`, by another
+    process, so that neither the interpreter's lock nor the time that it takes is the API's. BusyError where many wait
+    for that."""
     arguments = (domain, capability, value)
-    if sum(len(text) for text in value.values() if isinstance(text, str)) <= SHORT_CHARACTERS and not any(
-        isinstance(each, list | dict) for each in value.values()
-    ):
+    short = sum(len(text) for text in value.values() if isinstance(text, str)) <= SHORT_CHARACTERS
+    if short and not apart and not any(isinstance(each, list | dict) for each in value.values()):
         return await run_in_threadpool(answer_by_rule, *arguments)
     if len(_waiting) >= RULES_WAITING:
         raise BusyError(f"{RULES_WAITING} long texts are being read already.", retry_after_seconds=10)
