@@ -3,12 +3,14 @@
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from soldiom_ray.cli.app import app
 from soldiom_ray.domains.new_pack import new_pack
 from soldiom_ray.domains.pack_runs import plan_run
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.specialists import find_pack, own_folder, packs, read_pack
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, NotFoundError
 
 LABELS = {"fault": {"train": 40, "test": 10}, "praise": {"train": 9, "test": 2}}
 
@@ -53,5 +55,31 @@ def test_the_packs_of_a_home_stand_beside_those_that_come_with_soldiom(
     assert find_pack("depot").models["first"].registered == "fine-tuned/depot" and "legal" in packs()
     with pytest.raises(InputError, match=r"broken\.yaml has"):
         find_pack("broken")
+    (own_folder() / "gone.yaml").symlink_to(tmp_path / "nowhere")
+    for name in ("gone", "a" * 300, "../domains/depot", "depot\x00"):
+        with pytest.raises(NotFoundError, match="No domain"):
+            find_pack(name)
     (own_folder() / "depot.yaml").write_text(made.text.replace("title: Depot", "title: Night depot"))
     assert find_pack("depot").title == "Night depot"
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("legal", "comes with Soldiom"),
+        ("../depot", "small letters"),
+        ("/etc/depot", "small letters"),
+        ("", "small letters"),
+        ("d" * 300, "small letters"),
+        ("spam-filter", "a model of the domain moderation"),
+        ("depot", "There is a domain 'depot' already"),
+    ],
+)
+def test_a_name_that_is_taken_or_is_none_is_refused_before_anything_is_read(
+    name: str, why: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOLDIOM_HOME", str(tmp_path))
+    own_folder().mkdir()
+    (own_folder() / "depot.yaml").write_text("name: depot\n")
+    result = CliRunner().invoke(app, ["new-domain", name, "--from", str(tmp_path), "--json"])
+    assert isinstance(result.exception, InputError) and why in str(result.exception)

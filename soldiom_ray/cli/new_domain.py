@@ -47,14 +47,18 @@ def new_domain(
 
 
 def _pack_file(name: str) -> Path:
-    """Where the new pack goes. InputError for a name that no domain can have, or that one has."""
+    """Where the new pack goes. InputError for a name that no domain can have, or that one has, or a model of one."""
     from soldiom_ray.domains.specialists import NAME, built_in_packs, own_folder
 
+    others = {model.registered: pack.name for pack in built_in_packs().values() for model in pack.models.values()}
+    registered = f"fine-tuned/{name}"
     why = (
         "a domain of this name comes with Soldiom"
         if name in built_in_packs()
         else "a name has small letters, digits and hyphens, and begins with a letter"
         if not re.fullmatch(NAME, name)
+        else f"its model would be the next version of {registered}, a model of the domain {others[registered]}"
+        if registered in others
         else ""
     )
     if why:

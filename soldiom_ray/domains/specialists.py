@@ -202,7 +202,8 @@ def own_folder() -> Path:
 
 def _own_stamps() -> tuple[tuple[str, int], ...]:
     """Name and time of each pack of this home: what tells that one has changed."""
-    return tuple((path.name, path.stat().st_mtime_ns) for path in sorted(own_folder().glob("*.yaml")))
+    paths = (path for path in sorted(own_folder().glob("*.yaml")) if path.is_file())
+    return tuple((path.name, path.stat().st_mtime_ns) for path in paths)
 
 
 @lru_cache(maxsize=4)
@@ -223,7 +224,7 @@ def find_pack(name: str) -> Pack:
     known = packs()
     if name in known:
         return known[name]
-    if (own := own_folder() / f"{name}.yaml").is_file() and re.fullmatch(NAME, name):
+    if re.fullmatch(NAME, name) and (own := own_folder() / f"{name}.yaml").is_file():
         return read_pack(own.read_text(encoding="utf-8"), own.name)  # raises what is wrong with it
     raise NotFoundError(
         f"No domain {name[:60]!r}; known: {', '.join(known)}.{suggestion(name, known)}",
