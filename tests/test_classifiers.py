@@ -24,7 +24,7 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.classifiers import ClassifierEndpoint
 from soldiom_ray.domains.schema import Evaluate, Train
-from soldiom_ray.errors import BusyError, InputError
+from soldiom_ray.errors import BusyError, DamagedError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.metrics.calibration import abstention_threshold, fit_temperature
 from soldiom_ray.metrics.measurement import UNCALIBRATED
@@ -237,7 +237,14 @@ def test_a_linear_head_is_fitted_saved_and_asked(encoder: Path, tmp_path: Path) 
         classifier = Classifier.taking_over(model, tokenizer, 32)
         logits = classifier.logits(classifier.read(["the file was river", "cat of seen", "?"]))
     assert [classifier.names[place] for place in logits[:2].argmax(1)] == ["river", "cat"] and np.isfinite(logits).all()
-    for wrong in ({"method": "lora"}, {"multi_label": True}, {"workers": 2}, {"task": "causal_lm"}):
+    with pytest.raises(InputError, match="train on its base"):
+        run_locally(context, context.artifacts.get(run.parents[0]), train.model_copy(update={"base_model": run.id}))
+    stored = context.settings.home / "storage" / "run" / run.id / "weights" / "linear_head.safetensors"
+    stored.write_bytes(stored.read_bytes()[:-1] + b"!")
+    with pytest.raises(DamagedError, match=r"linear_head\.safetensors changed"):  # noqa: SIM117
+        with load_run(context.artifacts, context.settings, run):
+            pass
+    for wrong in ({"method": "lora"}, {"multi_label": True}, {"workers": 2}, {"task": "causal_lm"}, {"offload": True}):
         with pytest.raises(ValueError, match="head: linear"):
             Train.model_validate({"task": "text_classification", "head": "linear", **wrong})
 
@@ -350,4 +357,45 @@ def test_an_item_that_fails_fails_alone_and_too_many_are_refused(monkeypatch: py
 
     asyncio.run(ask())
     batches.check()
+    batches.close()
+
+
+def test_batches_that_are_closed_compute_what_waits() -> None:
+    batches = Batches(lambda items: time.sleep(0.05) or items, 1)  # type: ignore[func-returns-value]
+
+    async def ask() -> list[list[int]]:
+        first = asyncio.create_task(batches.run([(4000, 1)]))
+        second = asyncio.create_task(batches.run([(4000, 2)]))
+        await asyncio.sleep(0.01)
+        batches.close()
+        return await asyncio.wait_for(asyncio.gather(first, second), 10)
+
+    assert asyncio.run(ask()) == [[1], [2]]
+
+
+def test_a_long_batch_hears_who_has_gone_and_is_alive_while_it_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("soldiom_ray.models.batching.WEDGED_SECONDS", 0.3)
+    heard: set[int] = set()
+
+    def long(items: Sequence[str]) -> Sequence[str]:
+        until = time.monotonic() + 1
+        while items != ["first"] and time.monotonic() < until:
+            heard.update(batches.given_up())
+            time.sleep(0.01)
+        return items
+
+    batches = Batches(long, 1)
+
+    async def ask() -> None:
+        await batches.run([(1, "first")])
+        stays = asyncio.create_task(batches.run([(1, "stays")]))
+        await asyncio.sleep(0.6)
+        batches.check()
+        goes = [asyncio.create_task(batches.run([(1, name)])) for name in ("goes", "stays")]
+        assert await stays == ["stays"] and not heard
+        await asyncio.sleep(0.1)
+        goes[0].cancel()
+        assert await goes[1] == ["stays"] and len(heard) == 1
+
+    asyncio.run(ask())
     batches.close()

@@ -223,10 +223,10 @@ class Train(Record):
         ):
             raise ValueError("`head: linear` belongs to `task: text_classification` of one label with a `base_model`")
         if self.head == "linear" and (
-            self.method != "full" or self.workers > 1 or self.strategy not in ("auto", "single")
+            self.method != "full" or self.workers > 1 or self.strategy not in ("auto", "single") or self.offload
         ):
             raise ValueError(
-                "`head: linear` has one worker, and no `method` or `strategy`: nothing is trained by steps"
+                "`head: linear` has one worker, and no `method`, `strategy` or `offload`: nothing is trained by steps"
             )
         return self
 

@@ -16,6 +16,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError, SoldiomError
 from soldiom_ray.models.architectures import known_model_types
+from soldiom_ray.models.linear_head import FILE as LINEAR_HEAD
 from soldiom_ray.models.load import load_tokenizer, model_folder
 from soldiom_ray.models.padding import padding_token
 from soldiom_ray.models.positions import positions_of
@@ -47,6 +48,12 @@ def check_base(folder: Path, declared: Train) -> list[str]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise InputError(f"config.json of the model {name!r} is no JSON object.", remedy="download the model again")
+    if (folder / LINEAR_HEAD).is_file():
+        raise InputError(
+            f"The model {name!r} has a head that was fitted (`head: linear`), from which a training cannot go on; its"
+            " body is that of its base.",
+            remedy="train on its base instead",
+        )
     _check_architecture(config, name)
     _check_not_quantized(folder, config, name)
     if declared.task == "image_classification":
