@@ -140,6 +140,15 @@ def test_feedback_is_reviewed_and_an_accepted_correction_becomes_an_example(
         assert feedback.accepted_inputs(session, "default", [model_ids["chat"]]) == []
 
 
+def test_an_answer_to_a_user_whose_name_is_too_long_to_be_found_again_is_not_stored(
+    client: httpx.Client, model_ids: dict[str, str]
+) -> None:
+    body = {"model": model_ids["chat"], "messages": [{"role": "user", "content": "What is it?"}]}
+    for length, status in ((128, 201), (129, 404)):
+        answered = client.post("/v1/chat/completions", json=body | {"user": "u" * length}).json()
+        assert rate(client, answered["id"], "up").status_code == status
+
+
 def test_the_same_said_many_times_at_once_is_one_feedback(client: httpx.Client, model_ids: dict[str, str]) -> None:
     answer_id = ask(client, model_ids["chat"])["id"]
     with ThreadPoolExecutor(8) as pool:
@@ -296,6 +305,7 @@ def tales(sealed_settings: Settings) -> str:
             run_artifact=run,
             dataset_id=stages["prepare"],
             lineage={"task": "causal_lm", "documents": [{"id": again}, {"id": first}]},
+            gate={"passed": True, "promoted": True},
         )
         deployments.set_state(session, model.id, "running", replicas=2, config={"replicas": 2})
         return model.id
@@ -322,6 +332,13 @@ def test_retraining_is_a_recipe_of_the_former_data_and_the_examples_that_are_acc
     assert recipe["register"]["name"] == recipe["name"] == "tales"
     assert (recipe["deploy"]["replicas"], recipe["deploy"]["only"]) == (2, "promoted")
     assert "full" in problem(trainer.post(path, json={"method": "dpo"}), 422)["detail"]
+    with open_session(sealed_settings) as session:
+        for version in feedback.versions_of(session, models.get(session, tales)):
+            version.gate = {"passed": False, "promoted": False}
+        session.flush()
+        unbeaten = as_dict(retraining(session, "fine-tuned/tales", "default"))
+        assert unbeaten["evaluate"]["gate"]["beat"] == "base"  # a version without a champion has nothing else to beat
+        session.rollback()
 
 
 def test_dpo_begins_at_the_weights_of_the_version_and_is_measured_against_it(

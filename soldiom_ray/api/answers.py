@@ -19,6 +19,8 @@ from soldiom_ray.settings import Settings
 
 STORED_CHARACTERS = 100_000
 """Of a question and of its answer; longer ones are not stored."""
+USER_CHARACTERS = 128
+"""Of the name of who asks, as its column has them."""
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +45,12 @@ class Asked:
         self, questions: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], answer_id: str | None = None
     ) -> list[str | None]:
         """Ids of the answers, each to the question at its place, None for one that is not stored: an error, a long
-        one, or a time of storing of 0 days. `answer_id` is the first one's. Outputs are those of the API."""
+        one, one for a user of a long name, or a time of storing of 0 days. `answer_id` is the first one's. Outputs are
+        those of the API."""
         seconds = time.monotonic() - self.began
         self.metrics.answered(self.model_id, seconds, [output.get("usage") or {} for output in outputs])
-        if self.form is None or not self.settings.answer_days:
+        nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
+        if self.form is None or nameless or not self.settings.answer_days:
             return [None] * len(outputs)
         ids = [answer_id or new_id(), *(new_id() for _ in outputs[1:])]
         try:
@@ -78,7 +82,7 @@ class Asked:
                     tenant=self.caller.tenant,
                     model_id=self.model_id,
                     owner=self.caller.key_id,
-                    user_id=(self.user_id or self.caller.name)[:128],
+                    user_id=self.user_id or self.caller.name,
                     prompt_tokens=int(usage.get("prompt_tokens", 0)),
                     completion_tokens=int(usage.get("completion_tokens", 0)),
                     seconds=seconds,

@@ -26,7 +26,8 @@ class StreamOptions(Record):
 
 
 class Sampling(Record):
-    """What chats and completions have in common. `user` goes to the stored answer."""
+    """What chats and completions have in common. `user` goes to the stored answer; none is stored for a longer name
+    than `user_id` may be elsewhere."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 

@@ -18,7 +18,8 @@ Learning = Literal["sft", "dpo"]
 def retraining(session: Session, id_or_name: str, tenant: str, learning: Learning = "sft") -> Recipe:
     """The recipe of the next version of a model: its former documents, prepared and trained as they were (`sft`), or
     its full weights moved towards corrections and away from what they correct (`dpo`), with the accepted feedback on
-    all versions of its name; it is promoted and served if it beats the version before on held-out samples.
+    all versions of its name; it is promoted and served if it beats the champion on held-out samples, or, where no
+    version of the name is one, if it passes the gate that the version had.
 
     ConflictError without accepted feedback, or where it is not known how the version was made; InputError where DPO
     cannot be done."""
@@ -33,7 +34,8 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
         )
     trained, prepared = _makers(session, model, tenant)
     train, evaluate = dict(trained["train"]), dict(trained.get("evaluate") or {})
-    evaluate["gate"] = {"beat": "previous"}
+    if models.champion_before(session, tenant, model.family, model.name, "") is not None:
+        evaluate["gate"] = {"beat": "previous"}  # which passes where there is none
     if learning == "dpo":
         train = _preference(session, model, train)
         evaluate = {"gate": {"beat": "base"}}
