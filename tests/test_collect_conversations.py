@@ -182,6 +182,12 @@ def test_a_multiple_choice_is_asked_with_its_choices_and_answered_with_the_right
     assert (question["content"], answer["content"]) == ("Which?\n\nA. red\nB. blue", "B. blue")
 
 
+@pytest.mark.parametrize("answer", ["²", "9" * 5000])
+def test_a_choice_of_digits_that_are_no_place_is_found_by_its_text(answer: str) -> None:
+    record = {"question": "Which?", "choices": ["x", answer], "answer": answer}
+    assert messages(record)[1]["content"] == f"B. {answer}"
+
+
 def test_labels_that_name_classes_are_no_marks() -> None:
     rows = [{"prompt": f"Question {n}", "completion": f"Answer {n}", "label": n} for n in range(3)]
     assert [text.metadata["label"] for text in read(rows)] == ["0", "1", "2"]

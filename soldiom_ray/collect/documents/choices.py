@@ -44,7 +44,7 @@ def right_choice(choices: list[tuple[str, str]], key: Any, first: int | None = N
     if isinstance(key, list) and len(key) == 1:
         (key,) = key
     written = plain(key).strip()
-    if first is not None and written.isdigit() and 0 <= int(written) - first < len(choices):
+    if first is not None and _is_place(written) and 0 <= int(written) - first < len(choices):
         return "{}. {}".format(*choices[int(written) - first])
     for label, text in choices if first is None else ():
         if (written and written in (label, text.strip())) or written.lower() == f"{label}. {text}".lower():
@@ -53,6 +53,11 @@ def right_choice(choices: list[tuple[str, str]], key: Any, first: int | None = N
         if written.lower().strip("().") == label.lower():
             return f"{label}. {text}"
     raise SkippedError("unmatched_choice", f"the answer {written[:60]!r} is none of {len(choices)} choices")
+
+
+def _is_place(written: str) -> bool:
+    """Whether a key can be the place of a choice: "²" is a digit and no number."""
+    return written.isdecimal() and len(written) < 10
 
 
 def first_place(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]) -> int | None:
@@ -71,7 +76,7 @@ def first_place(by_role: Mapping[str, str], records: Sequence[Mapping[str, Any]]
         choices = choices_in(record, by_role)
         texts = [text.strip() for _, text in choices]
         texts_among += isinstance(key, str) and key.strip() in texts
-        if isinstance(key, bool) or not plain(key).strip().isdigit() or int(key) > len(choices):
+        if isinstance(key, bool) or not _is_place(plain(key).strip()) or int(key) > len(choices):
             return None
         places.append(int(key))
         is_last |= int(key) == len(choices)

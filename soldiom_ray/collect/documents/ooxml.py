@@ -349,7 +349,8 @@ def _form_field(data: Any) -> str:
         if local_name(field) == "ddList":
             entries = [value_of(child) for child in field if local_name(child) == "listEntry"]
             place = settings.get("result") or settings.get("default") or "0"
-            return entries[int(place)] if place.isdigit() and int(place) < len(entries) else ""
+            is_place = place.isdecimal() and len(place) < 10
+            return entries[int(place)] if is_place and int(place) < len(entries) else ""
         if local_name(field) == "checkBox":
             checked = settings.get("checked", settings.get("default", "0"))
             return "☐" if checked in _OFF else "☒"
