@@ -1,16 +1,20 @@
 """A pack made of a team's own documents: what they allow for, and what is missing."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from soldiom_ray.api.routes import specialists
 from soldiom_ray.cli.app import app
 from soldiom_ray.domains.new_pack import new_pack
 from soldiom_ray.domains.pack_runs import plan_run
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.specialists import find_pack, own_folder, packs, read_pack
 from soldiom_ray.errors import InputError, NotFoundError
+from soldiom_ray.settings import load_settings
 
 LABELS = {"fault": {"train": 40, "test": 10}, "praise": {"train": 9, "test": 2}}
 
@@ -83,3 +87,16 @@ def test_a_name_that_is_taken_or_is_none_is_refused_before_anything_is_read(
     (own_folder() / "depot.yaml").write_text("name: depot\n")
     result = CliRunner().invoke(app, ["new-domain", name, "--from", str(tmp_path), "--json"])
     assert isinstance(result.exception, InputError) and why in str(result.exception)
+
+
+def test_the_api_names_no_folder_that_a_domain_was_made_from(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOLDIOM_HOME", str(tmp_path))
+    own_folder().mkdir()
+    made = new_pack("depot", "Depot", "/srv/private/depot", counts(61), {"labels": LABELS}, 0)
+    (own_folder() / "depot.yaml").write_text(made.text)
+    monkeypatch.setattr(specialists, "open_session", lambda settings: nullcontext())
+    monkeypatch.setattr(specialists.models, "list_models", lambda *arguments, **options: ([], None))
+    caller: Any = SimpleNamespace(tenant="another")
+    listed = specialists.list_specialists(caller, load_settings())
+    assert "/srv/private/depot" in made.text and "depot" in [item["id"] for item in listed["items"]]
+    assert "/srv/private" not in str(listed)

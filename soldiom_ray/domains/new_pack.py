@@ -3,6 +3,7 @@ from, and what is still missing for a model that one can rely on."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -41,7 +42,7 @@ def new_pack(
     content: dict[str, Any] = {
         "name": name,
         "title": title or name.replace("-", " ").capitalize(),
-        "description": f"Made from the documents in {folder}.",
+        "description": f"Made from the documents in the folder {Path(folder).name!r}.",
         "notice": NOTICE,
         "not_for": ["decisions that nobody checks who knows the subject"],
         "models": {"first": _model(use, name, folder)},

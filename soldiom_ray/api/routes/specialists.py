@@ -53,7 +53,8 @@ def list_specialists(caller: CurrentCaller, settings: AppSettings) -> dict[str, 
     items = []
     with open_session(settings) as session:
         for pack in packs().values():
-            shown = pack.model_dump(mode="json", by_alias=True, exclude_none=True)
+            sources = {"models": {"__all__": {"collect"}}}  # a home's own pack has folders of its machine there
+            shown = pack.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=sources)
             for model in shown["models"].values():
                 rows, _ = models.list_models(session, caller.tenant, model["family"], name=model["name"], limit=50)
                 served = next((row for row in rows if row.deployed), None)
