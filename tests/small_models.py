@@ -129,7 +129,8 @@ def small_run(context: Context, dataset: Manifest, weights: Path, base: Path | N
     if (done := draft.finished()) is not None:
         return done
     draft.write_folder(weights, "weights")
-    draft.write(SIGNATURE, sign_weights(context.settings, context.artifacts, draft.id, weights))
+    if (signature := sign_weights(context.settings, context.artifacts, draft.id, weights)) is not None:
+        draft.write(SIGNATURE, signature)
     return draft.commit(details=values)
 
 

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ from typer.testing import CliRunner
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.cli.app import app
-from soldiom_ray.errors import DamagedError
+from soldiom_ray.errors import DamagedError, InputError
 from soldiom_ray.models.load import load_run, model_folder
 from soldiom_ray.models.package_model import package_run
-from soldiom_ray.models.signing import PRIVATE_KEY, PUBLIC_KEY, SIGNATURE, TRUSTED
+from soldiom_ray.models.signing import PRIVATE_KEY, PUBLIC_KEY, SIGNATURE, TRUSTED, verify_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.work import prepare_work
 from soldiom_ray.train.worker import run_worker
@@ -155,6 +156,28 @@ def test_a_signer_of_another_home_is_trusted_when_its_key_is_put_there(
     trusted.mkdir()
     shutil.copy(context.settings.keys_folder / PUBLIC_KEY, trusted / "friend.pub")
     load(other, run)
+
+
+def test_machines_that_share_a_bucket_and_no_home_sign_only_with_a_key_that_all_have(
+    context: Context, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    bucket = [
+        replace(context, settings=replace(small_settings(tmp_path / name), storage="s3://bucket/models"))
+        for name in ("head", "worker")
+    ]
+    head, worker = bucket
+    run = run_in(worker, folders)
+    assert not (stored(context, run) / SIGNATURE).exists()
+    load(head, run)
+    with pytest.raises(InputError, match="no key for signatures"):
+        verify_run(head.settings, head.artifacts, run.id)
+    other = small_context(small_settings(tmp_path / "other"))
+    run_in(other, folders)
+    for each in bucket:
+        shutil.copytree(other.settings.keys_folder, each.settings.keys_folder)
+    with pytest.raises(DamagedError, match="not signed"):
+        load(head, run)
+    load(head, run_in(worker, folders, rank="signed"))
 
 
 def test_the_command_line_verifies_and_signs(

@@ -4,6 +4,9 @@ nobody it trusts has signed.
 A signature is a Sigstore bundle in the format of the OpenSSF's model signing (model-signing 1.1), so others verify it
 with that project's own tool: `model_signing verify key --signature weights.sig --public_key model_signing.pub weights`.
 It covers the run's id, and the names and contents of all files below `weights/`.
+
+A bucket may be shared by machines that share no home. There nothing is signed or verified until an operator has put
+one key on all of them, since one made by a machine would be unknown to the others.
 """
 
 import base64
@@ -19,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from soldiom_ray.artifacts import MANIFEST, Artifacts, prefix_of
-from soldiom_ray.errors import DamagedError, NotFoundError
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.settings import Settings, write_private
 
 if TYPE_CHECKING:
@@ -33,38 +36,42 @@ TRUSTED = "trusted_signers"
 """Folder below `keys` with the public keys (PEM, `*.pub`) of other homes whose models are loaded too."""
 
 
-def sign_weights(settings: Settings, artifacts: Artifacts, run: str, folder: Path) -> bytes:
-    """The signature of a folder that holds a run's weights, with this home's key, which is made when there is none."""
-    return _signature(_private_key(settings, artifacts), run, folder)
+def sign_weights(settings: Settings, artifacts: Artifacts, run: str, folder: Path) -> bytes | None:
+    """The signature of a folder that holds a run's weights, with this home's key; None where this home has none."""
+    key = _private_key(settings, artifacts)
+    return None if key is None else _signature(key, run, folder)
 
 
 def sign_run(settings: Settings, artifacts: Artifacts, run: str) -> None:
-    """Sign the weights of a run as they are now. NotFoundError when it has none."""
-    _put_signature(artifacts, run, _private_key(settings, artifacts))
+    """Sign the weights of a run as they are now. NotFoundError when it has none; InputError without a key."""
+    _put_signature(artifacts, run, _needed_key(settings, artifacts))
 
 
 @contextmanager
 def verified_weights(settings: Settings, artifacts: Artifacts, run: str) -> Iterator[Path]:
-    """The local folder of a run's weights, after its signature was verified. Do not write into it.
+    """The local folder of a run's weights, after its signature was verified, where this home has a key. Do not write
+    into it.
 
     NotFoundError when the run has no weights, DamagedError when they are not signed, by somebody else, or not what
     was signed."""
     with artifacts.storage.local_folder(f"{prefix_of(run)}/weights") as folder:
-        _verify(settings, artifacts, run, folder)
+        if (key := _private_key(settings, artifacts)) is not None:
+            _verify(settings, artifacts, run, folder, key)
         yield folder
 
 
 def verify_run(settings: Settings, artifacts: Artifacts, run: str) -> str:
-    """The signer's fingerprint of a run whose weights are what was signed. Errors as of `verified_weights`."""
+    """The signer's fingerprint of a run whose weights are what was signed. Errors as of `verified_weights`, and
+    InputError where this home has no key."""
+    key = _needed_key(settings, artifacts)
     with artifacts.storage.local_folder(f"{prefix_of(run)}/weights") as folder:
-        return _verify(settings, artifacts, run, folder)
+        return _verify(settings, artifacts, run, folder, key)
 
 
-def _verify(settings: Settings, artifacts: Artifacts, run: str, folder: Path) -> str:
+def _verify(settings: Settings, artifacts: Artifacts, run: str, folder: Path, own: Path) -> str:
     """The signer's fingerprint (SHA-256 of the public key as PEM), when `folder` holds what was signed for the run."""
     from model_signing import verifying
 
-    own = _private_key(settings, artifacts)
     try:
         bundle = artifacts.storage.read(f"{prefix_of(run)}/{SIGNATURE}")
     except NotFoundError as error:
@@ -126,12 +133,24 @@ def _trusted(settings: Settings) -> list[Path]:
     return sorted((settings.keys_folder / TRUSTED).glob("*.pub"))
 
 
-def _private_key(settings: Settings, artifacts: Artifacts) -> Path:
-    """This home's key. It's made on first use, and what has no signature by then is signed with it, so that a home that
-    was made by an earlier version goes on."""
+def _needed_key(settings: Settings, artifacts: Artifacts) -> Path:
+    key = _private_key(settings, artifacts)
+    if key is None:
+        raise InputError(
+            f"This home has no key for signatures: its storage is {settings.storage}, which other machines may share.",
+            remedy=f"put the same {PRIVATE_KEY} and {PUBLIC_KEY} into {settings.keys_folder} on all of them",
+        )
+    return key
+
+
+def _private_key(settings: Settings, artifacts: Artifacts) -> Path | None:
+    """This home's key, None where storage is a bucket and nobody has put one there. It's made on first use, and what
+    has no signature by then is signed with it, so that a home that was made by an earlier version goes on."""
     path = settings.keys_folder / PRIVATE_KEY
     if path.is_file():
         return path
+    if not settings.storage.startswith("file://"):
+        return None
     settings.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with os.fdopen(os.open(path.with_name(".signing.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

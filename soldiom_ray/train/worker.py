@@ -228,7 +228,8 @@ def _store_weights(
         if head is not None:
             head.save(folder)
         draft.write_folder(folder, "weights")
-        draft.write(SIGNATURE, sign_weights(work.settings, artifacts, work.run, folder))
+        if (signature := sign_weights(work.settings, artifacts, work.run, folder)) is not None:
+            draft.write(SIGNATURE, signature)
     return tuple(draft.files.values())
 
 
