@@ -45,7 +45,7 @@ def up(json: Json = False) -> None:
         print_json({"services": states, "seconds": seconds, **({"admin_key": new_key} if new_key else {})})
         return
     print_table([{"service": name, **row} for name, row in states.items()], ["service", "state", "url", "detail"])
-    say(f"\nUp in {seconds} s. API pages: {settings.api_url}/docs")
+    say(f"\nUp in {seconds} s. In the browser: {settings.api_url} (its key: {settings.local_key_path})")
     if new_key:
         say(f"Admin key (shown only this once; stored for this user in {settings.local_key_path}):\n  {new_key}")
 

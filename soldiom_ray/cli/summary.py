@@ -164,7 +164,7 @@ def print_summary(
         say(f"\nPOST /api/inference/{model}\n{_indent(question)}\nanswered\n{_indent(output_text(answer['output']))}")
     say()
     addresses = {
-        "API": settings.api_url,
+        "in the browser": f"{settings.api_url}  (its key: {settings.local_key_path})",
         "API pages": f"{settings.api_url}/docs",
         "Ray dashboard": settings.dashboard_url,
         "MLflow": settings.mlflow_url,
