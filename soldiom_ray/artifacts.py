@@ -125,7 +125,7 @@ class Artifacts:
         self.storage.remove(prefix)
         shared = {entry.key for entry in manifest.files if entry.key} if manifest else set()
         if shared:
-            kind = artifact.rpartition("-")[0]
+            kind = kind_of(artifact)
             names = [key for key in self.storage.keys(kind) if key.endswith(f"/{MANIFEST}")]
             manifests = (Manifest.model_validate_json(self.storage.read(name)) for name in names)
             for key in shared - {entry.key for manifest in manifests for entry in manifest.files}:
@@ -210,9 +210,14 @@ class Draft:
         return self.files[name]
 
 
+def kind_of(artifact: str) -> str:
+    """The kind of an artifact by its id."""
+    return artifact.rpartition("-")[0]
+
+
 def prefix_of(artifact: str) -> str:
     """Storage prefix of an artifact id."""
-    return f"{artifact.rpartition('-')[0]}/{artifact}"
+    return f"{kind_of(artifact)}/{artifact}"
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:

@@ -9,7 +9,8 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -350,10 +351,17 @@ def change_private_json(path: Path, change: Callable[[dict[str, Any]], dict[str,
     stored = read_json(path)
     if change(stored) == stored:
         return
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path.with_name(".secrets.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with private_lock(path.with_name(".secrets.lock")):
         write_private(path, json.dumps(change(read_json(path))))
+
+
+@contextmanager
+def private_lock(path: Path) -> Iterator[None]:
+    """Held by one process of this machine at a time, in an owner-only file; it ends with the process that holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def environment_value(name: str, environ: Mapping[str, str] | None = None) -> str:

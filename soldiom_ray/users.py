@@ -16,7 +16,7 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from soldiom_ray import vectors
-from soldiom_ray.artifacts import MANIFEST, Artifacts
+from soldiom_ray.artifacts import MANIFEST, Artifacts, kind_of
 from soldiom_ray.db import answers, audit, feedback, inputs, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
@@ -107,11 +107,6 @@ def _refuse_during_jobs(session: Session, tenant: str, since: datetime) -> None:
             f"{len(running)} jobs run, {running[0]} among them; what they make may hold texts of the user.",
             remedy="erase the user once they have ended; `soldiom jobs cancel` stops one",
         )
-
-
-def kind_of(artifact: str) -> str:
-    """The kind of an artifact by its id."""
-    return artifact.rpartition("-")[0]
 
 
 def _from_below(artifact: str) -> tuple[int, str]:

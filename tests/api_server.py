@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from fastapi.routing import APIRoute
 
+from soldiom_ray.api import endpoints
 from soldiom_ray.api.app import make_app
 from soldiom_ray.db import keys
 from soldiom_ray.db.engine import migrate, open_database, open_session
@@ -92,3 +93,12 @@ def routes(settings: Settings) -> list[APIRoute]:
 def artifact(kind: str, number: int) -> Manifest:
     files = (FileEntry(name="x", size_bytes=1, sha256="0"),)
     return Manifest(kind=kind, id=f"{kind}-{number:016x}", made_from={}, files=files, created_at=now())
+
+
+def answered_by(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the API's calls of a deployed model answered by an endpoint in this process."""
+
+    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
+        return await getattr(endpoint, method)(request)
+
+    monkeypatch.setattr(endpoints, "call", call)

@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from api_server import problem
+from api_server import answered_by, problem
 from test_tasks import dataset_of, declared, encoder, sentences, viewer
 from training import context_in
 
-from soldiom_ray.api import endpoints
 from soldiom_ray.artifacts import Context
 from soldiom_ray.cli.models import chat
 from soldiom_ray.cli.output import output_text
@@ -75,11 +74,7 @@ def model(api_settings: Settings) -> str:
 @pytest.fixture
 def in_process(endpoint: ClassifierEndpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """The API's calls to Ray Serve end at an endpoint in this process."""
-
-    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
-        return await getattr(endpoint, method)(request)
-
-    monkeypatch.setattr(endpoints, "call", call)
+    answered_by(endpoint, monkeypatch)
 
 
 def answers_of(endpoint: ClassifierEndpoint, *texts: str) -> list[dict[str, Any]]:
@@ -261,11 +256,7 @@ def test_pictures_are_classified_through_the_api(
         lineage = {"task": "image_classification"}
         model = models.create(session, family="specialized", name="halves", deployed=True, lineage=lineage).id
     endpoint = ClassifierEndpoint(model, run.id, None, 1, "1")
-
-    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
-        return await endpoint.generate(request)
-
-    monkeypatch.setattr(endpoints, "call", call)
+    answered_by(endpoint, monkeypatch)
     path, right = f"/api/inference/{model}", 0
     rows = list(context.artifacts.rows(dataset, "test/"))[:12]
     for row in rows:

@@ -11,9 +11,9 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from api_server import answered_by
 from training import context_in
 
-from soldiom_ray.api import endpoints
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
@@ -310,11 +310,7 @@ def test_the_api_answers_with_target_texts(
         lineage = {"task": "seq2seq_lm"}
         model = models.create(session, family="specialized", name="numbers", deployed=True, lineage=lineage).id
     endpoint = SequenceEndpoint(model, base.id, 1, "1")
-
-    async def call(name: str, method: str, request: dict[str, Any]) -> Any:
-        return await endpoint.generate(request)
-
-    monkeypatch.setattr(endpoints, "call", call)
+    answered_by(endpoint, monkeypatch)
     path = f"/api/inference/{model}"
     answer = api.post(path, json={"input": "one two", "parameters": {"max_tokens": 6}}).json()
     assert answer["output"] and answer["finish_reason"] in ("stop", "length")

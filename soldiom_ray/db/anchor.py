@@ -1,13 +1,11 @@
 """The number and hash of the newest row of the audit trail, kept outside the database: who can change the database
 alone can neither cut the trail's end nor empty it unseen. A copy of this file elsewhere protects from more."""
 
-import fcntl
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from soldiom_ray.settings import Settings, write_private
+from soldiom_ray.settings import Settings, private_lock, write_private
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +35,7 @@ def read_anchor(settings: Settings) -> Anchor | None:
 def write_anchor(settings: Settings, anchor: Anchor) -> None:
     """Move the anchor forward, one process of this machine at a time; an older row than its own is left out."""
     path = anchor_path(settings)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path.with_name(".audit.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with private_lock(path.with_name(".audit.lock")):
         current = read_anchor(settings)
         if current is None or current.seq < anchor.seq:
             write_private(path, json.dumps(asdict(anchor)))

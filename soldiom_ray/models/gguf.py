@@ -5,7 +5,6 @@ transformers and its `gguf` package, which know the architectures and the quanti
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -19,7 +18,7 @@ from typing import Any
 
 from soldiom_ray.errors import InputError, StorageFullError, UnavailableError
 from soldiom_ray.models.saving import replaced, save_model
-from soldiom_ray.settings import Settings
+from soldiom_ray.settings import Settings, private_lock
 
 log = logging.getLogger(__name__)
 MAGIC = b"GGUF"
@@ -58,7 +57,7 @@ def converted_folder(settings: Settings, file: Path, card: str | None = None, sh
     if (target / "config.json").is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(target.with_suffix(".lock")):
+    with private_lock(target.with_suffix(".lock")):
         if not (target / "config.json").is_file():
             log.info(f"converting {file.name} to safetensors, once for this file; small models take a few seconds")
             try:
@@ -182,14 +181,6 @@ def file_sha256(file: Path) -> str:
     """SHA-256 of a file's bytes."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One conversion at a time on this machine; the lock ends with the process that holds it."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _first_line(error: Exception) -> str:

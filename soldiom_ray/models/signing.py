@@ -10,10 +10,8 @@ one key on all of them, since one made by a machine would be unknown to the othe
 """
 
 import base64
-import fcntl
 import hashlib
 import json
-import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -23,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from soldiom_ray.artifacts import MANIFEST, Artifacts, prefix_of
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError
-from soldiom_ray.settings import Settings, write_private
+from soldiom_ray.settings import Settings, private_lock, write_private
 
 if TYPE_CHECKING:
     from model_signing.hashing import Config
@@ -151,9 +149,7 @@ def _private_key(settings: Settings, artifacts: Artifacts) -> Path | None:
         return path
     if not settings.storage.startswith("file://"):
         return None
-    settings.keys_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with os.fdopen(os.open(path.with_name(".signing.lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with private_lock(path.with_name(".signing.lock")):
         if not path.is_file():
             draft = path.with_name(f".new-{PRIVATE_KEY}")
             private, public = _new_key()
