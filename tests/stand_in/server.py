@@ -188,12 +188,17 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
-            counted = not parts.path.startswith("/archive/")
-            stand_in.count(counted)
+            self.counted = not parts.path.startswith("/archive/")
+            stand_in.count(self.counted)
             try:
                 self._answer(parts)
             finally:
-                stand_in.count(-counted)
+                self._end_count()
+
+        def _end_count(self) -> None:
+            """The request is no longer under way: said before the client has the whole answer and may ask again."""
+            stand_in.count(-self.counted)
+            self.counted = False
 
         def _answer(self, parts: Any) -> None:
             headers = {key.lower(): value for key, value in self.headers.items()}
@@ -210,9 +215,11 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
                 self.send_header(key, value)
             if "Content-Length" not in answer.headers:
                 self.send_header("Content-Length", str(len(answer.body)))
-            self.end_headers()
-            if self.command == "HEAD" or answer.status == 304:
+            if self.command == "HEAD" or answer.status == 304 or not answer.body:
+                self._end_count()
+                self.end_headers()
                 return
+            self.end_headers()
             body = answer.body if answer.cut is None else answer.body[: answer.cut]
             self._send(body, answer.drip_seconds)
             if answer.cut is not None:
@@ -220,12 +227,12 @@ def _handler(stand_in: StandIn) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
 
         def _send(self, body: bytes, drip_seconds: float) -> None:
-            if not drip_seconds:
-                self.wfile.write(body)
-                return
+            step = 1 if drip_seconds else max(len(body) - 1, 1)
             with suppress(OSError):
-                for start in range(len(body)):
-                    self.wfile.write(body[start : start + 1])
+                for start in range(0, len(body), step):
+                    if start + step >= len(body):
+                        self._end_count()
+                    self.wfile.write(body[start : start + step])
                     time.sleep(drip_seconds)
 
         def date_time_string(self, timestamp: float | None = None) -> str:
