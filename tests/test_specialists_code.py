@@ -1,9 +1,9 @@
 """Defects that the tree of a program shows, mutants of it, and its tests in the sandbox."""
 
-import time
 from typing import Any
 
 import pytest
+from cpu_time import assert_in_proportion
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.rules import RULES
@@ -120,14 +120,12 @@ def test_tests_in_the_sandbox_kill_mutants_and_pass_the_original() -> None:
 
 
 def test_long_source_takes_time_in_proportion() -> None:
-    seconds = {}
-    for count in (60, 240):
+    def judge(count: int) -> None:
         code = "\n".join(f"def f{n}(a, b):\n    return a < b and len(a) == {n} or f{n}(b, a)" for n in range(count))
-        began = time.process_time()
         RULES["find_defects"]({"code": code})
         RULES["make_mutants"]({"code": code})
-        seconds[count] = time.process_time() - began
-    assert seconds[240] < max(0.5, 10 * seconds[60])
+
+    assert_in_proportion(judge, 60)
 
 
 @pytest.mark.parametrize(

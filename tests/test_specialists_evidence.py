@@ -1,9 +1,9 @@
 """Evidence in texts: what is found, what only looks like it, and time on texts made to be slow."""
 
-import time
 from typing import Any
 
 import pytest
+from cpu_time import assert_in_proportion
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists import evidence
@@ -131,13 +131,7 @@ def test_two_paths_in_a_sentence_are_two_and_a_registry_key_after_a_path_is_no_p
     ],
 )  # fmt: skip
 def test_a_text_made_to_be_slow_takes_time_in_proportion(unit: str) -> None:
-    seconds = {}
-    for length in (20_000, 80_000):
-        text = unit * (length // len(unit))
-        began = time.process_time()
-        evidence.extract_evidence({"text": text})
-        seconds[length] = time.process_time() - began
-    assert seconds[80_000] < max(0.5, 10 * seconds[20_000])
+    assert_in_proportion(lambda length: evidence.extract_evidence({"text": unit * (length // len(unit))}), 20_000)
 
 
 def test_a_text_beyond_one_call_is_read_up_to_a_line_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,11 @@
 """Arithmetic over tables: quantities as written, cells by name, a language of its own, numbers that can be traced."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cpu_time import cpu_seconds
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.quantities import Quantity, read_quantity, scale_in
@@ -134,10 +134,10 @@ def test_an_empty_table_holds_nothing(table: Any) -> None:
 
 
 def test_a_long_program_and_a_large_table_take_time_in_proportion() -> None:
-    began = time.process_time()
-    RULES["run_program"]({"program": "1+" * 1990 + "1", "table": [["a", "1"]] * 2_000})
-    RULES["run_program"]({"program": 'sum(column("x"))', "table": [["", "x"], *([["a" * 100, "1,2" * 200]] * 2_000)]})
-    assert time.process_time() - began < 20
+    long = {"program": "1+" * 1990 + "1", "table": [["a", "1"]] * 2_000}
+    large = {"program": 'sum(column("x"))', "table": [["", "x"], *([["a" * 100, "1,2" * 200]] * 2_000)]}
+    for document in (long, large):
+        assert cpu_seconds(lambda: RULES["run_program"](document)) < 10  # noqa: B023
     with pytest.raises(InputError, match="more than"):
         RULES["run_program"]({"program": "1", "table": [["1"] * 1000] * 1000})
 
