@@ -14,6 +14,8 @@ REQUEST_SECONDS = 900.0
 """Serve cuts streams, too, after this time."""
 IDLE_SECONDS = 30
 """How long a connection without a request stays open."""
+HEAD = "node:__internal_head__"
+"""A resource that Ray gives to the head alone."""
 
 
 def start(settings: Settings) -> None:
@@ -68,7 +70,12 @@ def _deployment(settings: Settings) -> Any:
         health_check_period_s=2,
         health_check_timeout_s=30,
         graceful_shutdown_timeout_s=10,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": job_environment(settings)}},
+        # On the head, with the proxy, the job server, and the home's files.
+        ray_actor_options={
+            "num_cpus": 0,
+            "resources": {HEAD: 0.001},
+            "runtime_env": {"env_vars": job_environment(settings)},
+        },
         logging_config={"log_level": "WARNING", "enable_access_log": False},
     )
 

@@ -22,7 +22,7 @@ keys_app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
-    for command in (up, down, status, doctor, env, audit):
+    for command in (up, down, status, migrate, doctor, env, audit):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
 
@@ -78,6 +78,14 @@ def status(json: Json = False) -> None:
         )
     if any(row["state"] not in ("running", "external") for row in states.values()):
         raise typer.Exit(3)
+
+
+def migrate(json: Json = False) -> None:
+    """Bring the database's tables to this version. `up` does it too; clusters do it before their nodes start."""
+    from soldiom_ray.db.engine import migrate as migrate_tables
+
+    migrate_tables(load_settings())
+    print_json({"state": "migrated"}) if json else say("The database's tables are those of this version.")
 
 
 def doctor(json: Json = False) -> None:

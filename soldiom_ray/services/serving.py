@@ -31,10 +31,10 @@ def start(settings: Settings, addresses: Addresses) -> None:
         "SOLDIOM_API_HOST": settings.api_host,
         "SOLDIOM_API_PORT": str(settings.api_port),
     }
-    environment = {
-        key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "RAY_AUTH_TOKEN")
-    } | own
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path)}
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"} | own
+    if "ray" not in settings.external:  # a cluster placed elsewhere has a token of its own
+        environment.pop("RAY_AUTH_TOKEN", None)
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(settings.ray_token_path)}
     with log.open("ab") as output:
         starter = subprocess.Popen(
             [sys.executable, "-m", STARTER],

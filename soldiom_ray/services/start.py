@@ -272,12 +272,18 @@ def _check_api(settings: Settings) -> None:
             f"The API of this home runs at {current[0]}:{current[1]}, not at {configured[0]}:{configured[1]}.",
             remedy="run `soldiom down` first, or leave SOLDIOM_API_HOST and SOLDIOM_API_PORT as they were",
         )
+    if "ray" in settings.external and _api_runs(settings):
+        return  # the port belongs to the cluster's own proxy, whose process is none of this home's
     patience_seconds = PATIENCE_SECONDS if processes.read_record(settings, serving.NAME) else 0.0
     check_api_port(settings, lambda: processes.service_processes(settings, "ray"), patience_seconds)
 
 
 def _api_runs(settings: Settings) -> bool:
-    return _runs(settings, "ray") and processes.read_record(settings, serving.NAME) is not None
+    if processes.read_record(settings, serving.NAME) is None:
+        return False
+    if "ray" in settings.external:
+        return not serving.probe(settings, Addresses())
+    return _runs(settings, "ray")
 
 
 def _run_after(first: "Future[Any]", function: Callable[[], T]) -> T:

@@ -1,0 +1,2 @@
+-- Read once, when the container makes its data folder.
+CREATE DATABASE mlflow OWNER soldiom;
