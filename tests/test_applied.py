@@ -1,5 +1,6 @@
 """A setting that changes on a running home takes effect, or is refused with what to do."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from soldiom_ray import launch
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.errors import ConflictError
-from soldiom_ray.services import applied
+from soldiom_ray.services import applied, processes, serving, start
 from soldiom_ray.settings import forget_environment, keep_environment, load_settings
 
 
@@ -59,3 +60,22 @@ def test_a_job_that_the_homes_api_could_not_see_is_refused_and_a_certificate_nee
     with pytest.raises(ConflictError, match="soldiom down"):
         applied.check_up(load_settings(secured))
     applied.check_job(load_settings(secured))
+
+
+def test_a_cluster_elsewhere_is_answered_for_by_its_api_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on the head of a cluster, where the proxy that has the port of the API is no process of this home."""
+    with socket.socket() as proxy:
+        proxy.bind(("127.0.0.1", 0))
+        proxy.listen()
+        external = {
+            "SOLDIOM_DATABASE_URL": "postgresql://u@h/d", "SOLDIOM_CHROMA_URL": "http://127.0.0.1:9",
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "RAY_ADDRESS": "10.0.0.5:6379",
+        }  # fmt: skip
+        port = {"SOLDIOM_API_PORT": str(proxy.getsockname()[1])}
+        settings = load_settings({"SOLDIOM_HOME": str(tmp_path)} | external | port)
+        assert start.status(settings)["supervisor"]["state"] == "external"
+        with pytest.raises(ConflictError, match="in use"):
+            start._check_api(settings)
+        processes.write_record(settings, "api", processes.ProcessRecord(0, 0))
+        monkeypatch.setattr(serving, "probe", lambda *_: "")
+        start._check_api(settings)

@@ -183,6 +183,8 @@ def _with_restarts(settings: Settings, states: dict[str, dict[str, Any]]) -> dic
 
 def _supervisor_status(settings: Settings) -> dict[str, Any]:
     record = processes.read_record(settings, supervision.NAME)
+    if settings.external.issuperset(supervision.SUPERVISED):
+        return {"state": "external", "url": None, "pid": None, "detail": ""}
     if record is None:
         return {"state": "stopped", "url": None, "pid": None, "detail": ""}
     if not record.is_alive():
