@@ -9,9 +9,11 @@ import fcntl
 import json
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,10 @@ HOME_TENANT = "default"
 SECRET_VARIABLES = ("SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_ENCRYPTION_KEY", "SOLDIOM_DATABASE_URL")
 """Handed to jobs through an owner-only file, never through a job's visible environment. A database URL may hold a
 password."""
+
+KEY_COMMAND = "SOLDIOM_ENCRYPTION_KEY_COMMAND"
+"""Prints what SOLDIOM_ENCRYPTION_KEY would hold, as the clients of key management services do: where it is set, no file
+of the home holds the key."""
 
 JOB_VARIABLES = (
     "SOLDIOM_HOME",
@@ -42,6 +48,7 @@ JOB_VARIABLES = (
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
+    KEY_COMMAND,
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
 
@@ -57,6 +64,7 @@ KEPT_VARIABLES = (
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
     "SOLDIOM_RATE_LIMIT",
+    KEY_COMMAND,
 )
 """Those that `soldiom up` writes down for this home until `soldiom down`: they hold in other shells, too."""
 
@@ -87,7 +95,8 @@ class Settings:
     github_tokens: tuple[str, ...] = field(repr=False)
     hf_endpoint: str
     hf_token: str | None = field(repr=False)
-    encryption_key: bytes | None = field(repr=False)
+    encryption_keys: tuple[bytes, ...] = field(repr=False)
+    """The first seals, all open; none: nothing is sealed."""
     api_host: str
     api_port: int
     tls_cert: Path | None
@@ -166,7 +175,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         github_tokens=variables.parts("SOLDIOM_GITHUB_TOKEN"),
         hf_endpoint=(variables.url("HF_ENDPOINT", "http", "https") or HF_ENDPOINT).rstrip("/"),
         hf_token=variables.text("HF_TOKEN"),
-        encryption_key=variables.encryption_key(),
+        encryption_keys=variables.encryption_keys(),
         api_host=variables.text("SOLDIOM_API_HOST") or addresses.get("api_host") or "127.0.0.1",
         api_port=variables.port("SOLDIOM_API_PORT", str(addresses.get("api_port", "8000"))),
         tls_cert=variables.file("SOLDIOM_TLS_CERT"),
@@ -280,14 +289,22 @@ class _Variables:
         self._add(name, f"is {value!r}; it must be a number of days, such as {default}, or 0")
         return default
 
-    def encryption_key(self) -> bytes | None:
-        """The 32 bytes of the key, or None."""
-        text = self.text("SOLDIOM_ENCRYPTION_KEY")
-        key = _key_bytes(text) if text else None
-        if text and key is None:
+    def encryption_keys(self) -> tuple[bytes, ...]:
+        """Keys of 32 bytes: those of the environment, else those that its command prints, else those of this home."""
+        name, text = "SOLDIOM_ENCRYPTION_KEY", self.environ.get("SOLDIOM_ENCRYPTION_KEY", "").strip()
+        if not text and (command := self.text(KEY_COMMAND)):
+            name = KEY_COMMAND
+            try:
+                text = _printed_keys(command)
+            except InputError as error:
+                self._add(name, error.what)
+                return ()
+        keys = [_key_bytes(part.strip()) for part in (text or self.text(name) or "").split(",") if part.strip()]
+        if None in keys or len(set(keys)) < len(keys):
             remedy = "make one with `openssl rand -hex 32`"
-            self._add("SOLDIOM_ENCRYPTION_KEY", f"must be 32 bytes written as 64 hex digits: {remedy}")
-        return key
+            form = "must be 32 bytes written as 64 hex digits, or several such keys, separated by commas and each once"
+            self._add(name, f"{form}: {remedy}")
+        return tuple(key for key in keys if key)
 
     def rate_limit(self) -> str:
         """COUNT/PERIOD."""
@@ -340,6 +357,8 @@ def save_secrets(
     they are then. Those named in `forget` are dropped where this environment does not set them."""
     environ = os.environ if environ is None else environ
     secrets = {name: environ[name] for name in SECRET_VARIABLES if environ.get(name)}
+    if environ.get(KEY_COMMAND):
+        forget = (*forget, "SOLDIOM_ENCRYPTION_KEY")
     change_private_json(
         settings.secrets_path, lambda stored: {k: v for k, v in stored.items() if k not in forget} | secrets
     )
@@ -388,6 +407,19 @@ def _is_host(text: str) -> bool:
     except ValueError:
         return re.fullmatch(r"(?!-)[a-z0-9._-]{1,253}", text) is not None
     return True
+
+
+@lru_cache(4)
+def _printed_keys(command: str) -> str:
+    """What a command prints, run once in each process. InputError, without its output, where it fails."""
+    try:
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=60, check=True)  # noqa: S602
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError) as error:
+        status = f"ended with {error.returncode}" if isinstance(error, subprocess.CalledProcessError) else "failed"
+        raise InputError(f"{status}; run it by hand to see why") from error
+    if not done.stdout.strip():
+        raise InputError("printed nothing; it must print the key")
+    return done.stdout.strip()
 
 
 def _key_bytes(text: str) -> bytes | None:

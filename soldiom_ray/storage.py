@@ -1,8 +1,7 @@
 """A few verbs over a local folder or an S3 bucket; the only user of boto3.
 
-Keys are relative paths with `/`. A write is whole or does not happen. With an encryption key every object is sealed
-(see `sealing`). An object without a seal is read as it is, with a key too: it was written before there was one (see
-docs/settings.md).
+Keys are relative paths with `/`. A write is whole or does not happen. With encryption keys every object is sealed, and
+one without a seal is refused (see `sealing`).
 """
 
 import errno
@@ -10,16 +9,19 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol, cast
+from typing import IO, Any, Literal, Protocol, cast
 from urllib.parse import unquote, urlsplit
 
-from soldiom_ray.errors import InputError, NotFoundError, StorageFullError, UnavailableError
-from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, seal, unseal
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError, StorageFullError, UnavailableError
+from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, seal, unseal, unsealed_error
 from soldiom_ray.settings import Settings
+
+Seal = Literal["newest", "earlier", "none", "unreadable"]
+"""With which key something is sealed: `unreadable` with one that is not there, unless it was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +52,12 @@ class Backend(Protocol):
 
 
 class Storage:
-    """The verbs. Raises NotFoundError, StorageFullError, UnavailableError, DamagedError."""
+    """The verbs. Raises NotFoundError, StorageFullError, UnavailableError, DamagedError; InputError for an object
+    without a seal where there are encryption keys."""
 
-    def __init__(self, backend: Backend, encryption_key: bytes | None = None) -> None:
+    def __init__(self, backend: Backend, encryption_keys: Sequence[bytes] = ()) -> None:
         self.backend = backend
-        self.encryption_key = encryption_key
+        self.encryption_keys = tuple(encryption_keys)
 
     def write(self, key: str, data: bytes) -> StoredContent:
         """Store bytes under a key, replacing what was there in one step."""
@@ -66,10 +69,8 @@ class Storage:
         again."""
         _check_key(key)
         size = self.backend.size(key)
-        if size is None or size < len(data):
-            chunks = (data,)
-            sealed = seal(chunks, key, self.encryption_key) if self.encryption_key else chunks
-            self.backend.write(key, sealed, durable=False)
+        if size is None or size < len(data) or (self.encryption_keys and not self._is_sealed(key)):
+            self.backend.write(key, seal((data,), key, self.encryption_keys), durable=False)
 
     def write_stream(self, key: str, chunks: Iterable[bytes]) -> StoredContent:
         """Store a stream; memory use does not grow with its length."""
@@ -83,8 +84,7 @@ class Storage:
                 size += len(chunk)
                 yield chunk
 
-        sealed = seal(hashed(), key, self.encryption_key) if self.encryption_key else hashed()
-        self.backend.write(key, sealed, durable=True)
+        self.backend.write(key, seal(hashed(), key, self.encryption_keys), durable=True)
         return StoredContent(size, digest.hexdigest())
 
     def write_file(self, key: str, path: Path) -> StoredContent:
@@ -98,15 +98,50 @@ class Storage:
 
     def read_stream(self, key: str) -> Iterator[bytes]:
         """The object in chunks."""
+        return self._read_stream(key, refuse_unsealed=bool(self.encryption_keys))
+
+    def _read_stream(self, key: str, *, refuse_unsealed: bool) -> Iterator[bytes]:
         _check_key(key)
         with self.backend.open(key) as file:
             head = file.read(len(MAGIC))
             if head == MAGIC:
-                yield from unseal(file, key, self.encryption_key)
-            else:
-                if head:
-                    yield head
-                yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+                yield from unseal(file, key, self.encryption_keys)
+                return
+            if refuse_unsealed:
+                raise unsealed_error(key)
+            if head:
+                yield head
+            yield from iter(lambda: file.read(CHUNK_BYTES), b"")
+
+    def seal_of(self, key: str) -> Seal:
+        """How an object is sealed, by its first chunk."""
+        if not self._is_sealed(key):
+            return "none"
+        seals: tuple[Seal, Seal] = ("newest", "earlier")
+        for name, keys in zip(seals, (self.encryption_keys[:1], self.encryption_keys[1:]), strict=True):
+            with suppress(DamagedError, InputError):
+                next(Storage(self.backend, keys).read_stream(key), None)
+                return name
+        return "unreadable"
+
+    def reseal(self, key: str) -> Seal:
+        """Seal an object with the newest key where it is not; returns how it was sealed. NotFoundError when it was
+        removed or replaced meanwhile: what was removed does not come back."""
+        seal_before = self.seal_of(key)
+        if seal_before in ("earlier", "none"):
+            size = self.backend.size(key)
+
+            def content() -> Iterator[bytes]:
+                yield from self._read_stream(key, refuse_unsealed=False)
+                if self.backend.size(key) != size:
+                    raise NotFoundError(f"Storage holds no object {key!r} any more, or another one.")
+
+            self.backend.write(key, seal(content(), key, self.encryption_keys), durable=True)
+        return seal_before
+
+    def all_keys(self) -> Iterator[str]:
+        """The keys of all objects, in no order."""
+        return self.backend.keys("")
 
     def exists(self, key: str) -> bool:
         """Whether an object is stored under this key."""
@@ -134,7 +169,8 @@ class Storage:
         keys = self.keys(prefix)
         if not keys:
             raise NotFoundError(f"Storage holds nothing below {prefix!r}.")
-        if isinstance(self.backend, FolderBackend) and not any(self._is_sealed(key) for key in keys):
+        sealed = self.encryption_keys or any(self._is_sealed(key) for key in keys)
+        if isinstance(self.backend, FolderBackend) and not sealed:
             yield self.backend.path(prefix)
             return
         with tempfile.TemporaryDirectory(prefix="soldiom-") as folder:
@@ -316,7 +352,7 @@ def open_storage(settings: Settings) -> Storage:
         backend = FolderBackend(Path(unquote(parts.path)))
     else:
         backend = S3Backend(parts.netloc, parts.path.strip("/"), settings.s3_endpoint)
-    return Storage(backend, settings.encryption_key)
+    return Storage(backend, settings.encryption_keys)
 
 
 def raw_key(sha256: str) -> str:

@@ -36,7 +36,7 @@ def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) 
     """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback and the models that
     learnt from them, and the uploaded files; returns how many of each. What others asked and were answered is left out
     where the user rated it. NotFoundError where nothing is stored."""
-    storage, key = open_storage(settings), settings.encryption_key
+    storage, key = open_storage(settings), settings.encryption_keys
     with open_session(settings) as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         rows = _inputs(session, tenant, user_id)
         said = _feedback(session, tenant, user_id)
@@ -231,6 +231,6 @@ def _remove_rows(session: Session, tenant: str, user_id: str, input_ids: Sequenc
 
 
 def _answer(row: Answer, settings: Settings) -> dict[str, Any]:
-    exchange = answers.exchange_of(row, settings.encryption_key)
+    exchange = answers.exchange_of(row, settings.encryption_keys)
     shown = {"id": row.id, "model_id": row.model_id, "created_at": row.created_at.isoformat()}
     return shown | {"question": exchange.question, "answer": exchange.output}

@@ -341,7 +341,7 @@ def test_with_a_key_the_secrets_of_connections_are_in_no_file_and_no_row_and_old
     from soldiom_ray.domains.connections import read_database_url
     from soldiom_ray.domains.secrets import address_of, headers_of, password_of
 
-    settings = replace(api_settings, encryption_key=bytes(range(32)))
+    settings = replace(api_settings, encryption_keys=(bytes(range(32)),))
     old = {"default mysql me@db.example:3306/old": "pw-of-old"}
     stored = json.loads(settings.secrets_path.read_text()) if settings.secrets_path.exists() else {}
     write_private(settings.secrets_path, json.dumps(stored | {"HF_TOKEN": "kept", "connections": old}))
@@ -371,7 +371,7 @@ def test_with_a_key_the_secrets_of_connections_are_in_no_file_and_no_row_and_old
     assert password_of(settings, "other", address) is None
     assert json.loads(settings.secrets_path.read_text())["HF_TOKEN"] == "kept"
     with pytest.raises(InputError, match="sealed with another key"):
-        password_of(replace(settings, encryption_key=bytes(32)), "default", address)
+        password_of(replace(settings, encryption_keys=(bytes(32),)), "default", address)
 
 
 @pytest.fixture

@@ -121,7 +121,7 @@ def test_models_are_shown_with_card_versions_and_endpoint_and_not_deleted_while_
 def test_the_log_of_an_ended_job_is_stored_sealed_and_shown_when_ray_has_forgotten_it(
     api_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = replace(api_settings, encryption_key=bytes(32))
+    settings = replace(api_settings, encryption_keys=(bytes(32),))
     logs = {"one": "what one printed", "two": "what two printed"}
     with open_session(settings) as session:
         ids = {name: jobs.create(session, name=name, kind="train", config={}).id for name in logs}

@@ -75,7 +75,7 @@ def test_what_was_kept_of_an_answer_is_sealed_and_may_be_lost(server: StandIn, t
     variables = {"SOLDIOM_GITHUB_API_URL": server.url, "SOLDIOM_ENCRYPTION_KEY": "ab" * 32}
     reader = TreeReader(open_api(server, tmp_path))
     sealed = make_context(tmp_path / "sealed", **variables).settings
-    reader.api.cache.storage.encryption_key = sealed.encryption_key
+    reader.api.cache.storage.encryption_keys = sealed.encryption_keys
     repository = look(server, tmp_path / "plain").trees[0].repository
     tree = reader.read(repository)
     cached = [path for path in tmp_path.rglob("raw/github/answers/*/*") if "plain" not in str(path)]

@@ -22,7 +22,7 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, parts, select
 from soldiom_ray.embed.chunk import Passage, passages_of
-from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView
+from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, views_of
 from soldiom_ray.embed.select import Candidate, choose_passages
 from soldiom_ray.errors import CancelledError, DamagedError, InputError, NotFoundError
 from soldiom_ray.models.embedder import Embedder
@@ -59,7 +59,7 @@ def index(context: Context, dataset: Manifest) -> Manifest:
 
 
 def collection_of(context: Context, index: Manifest) -> Any:
-    name = EncryptedView(index.id, context.settings.encryption_key).collection
+    name = views_of(index.id, context.settings.encryption_keys)[0].collection
     return vectors.find_collection(context.settings, name)
 
 
@@ -245,9 +245,9 @@ try:
     handle.search.remote("x", 2, index.id, {"nonsense": "y"}).result(timeout_s=60)
 except Exception as error:
     refused = str(error)
-vector = handle.embed.remote(["some text"]).result(timeout_s=60)
+vector = handle.embed.remote(["some text"]).result(timeout_s=60)["vectors"][0]  # float32
 print(json.dumps({"dataset": dataset.model_dump(mode="json"), "index": index.model_dump(mode="json"), "found": found[0],
-                  "refused": refused, "dimension": len(vector[0])}), flush=True)
+                  "refused": refused, "dimension": len(vector) // 4}), flush=True)
 ray.shutdown()
 """
 

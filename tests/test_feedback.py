@@ -30,7 +30,7 @@ COUNTS = {"prompt_tokens": 3, "completion_tokens": 2}
 
 @pytest.fixture(scope="module")
 def sealed_settings(api_settings: Settings) -> Settings:
-    return replace(api_settings, encryption_key=bytes(range(32)), rate_limit="100000/minute")
+    return replace(api_settings, encryption_keys=(bytes(range(32)),), rate_limit="100000/minute")
 
 
 @pytest.fixture(scope="module")
@@ -251,7 +251,7 @@ def test_what_users_say_is_sealed_and_a_swapped_row_does_not_open(
         assert one.question.startswith(SEALED_PREFIX)
         one.question, two.question = two.question, one.question
         with pytest.raises(DamagedError):
-            answers.exchange_of(one, sealed_settings.encryption_key)
+            answers.exchange_of(one, sealed_settings.encryption_keys)
         session.rollback()
 
 
@@ -375,4 +375,4 @@ def test_a_name_means_the_newest_version_that_is_deployed(
 def stored_example(settings: Settings, input_id: str) -> Any:
     with open_session(settings) as session:
         row = session.get_one(UserInput, input_id)
-        return json.loads(unseal_text(row.content, f"user_inputs/{input_id}", settings.encryption_key))
+        return json.loads(unseal_text(row.content, f"user_inputs/{input_id}", settings.encryption_keys))

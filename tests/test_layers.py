@@ -29,6 +29,7 @@ ROWS = {
     "metrics": 4,
     "models": 4,
     "registry": 4,
+    "resealing": 4,
     "sandbox": 4,
     "specialists": 4,
     "users": 4,

@@ -221,6 +221,6 @@ def stored_texts(home: Home, user: str) -> dict[str, str]:
         return {
             row.id: storage.read(row.content).decode()
             if row.input_type == "file"
-            else unseal_text(row.content, f"user_inputs/{row.id}", settings.encryption_key)
+            else unseal_text(row.content, f"user_inputs/{row.id}", settings.encryption_keys)
             for row in rows
         }

@@ -22,7 +22,7 @@ from soldiom_ray.embed.parts import indexed_texts
 from soldiom_ray.embed.search import FUSION_K, Searcher, fuse
 from soldiom_ray.embed.serve import SearchService
 from soldiom_ray.embed.terms import query_terms, terms_of
-from soldiom_ray.errors import DamagedError, InputError, UnavailableError
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.prepare import prepare
 from soldiom_ray.records import Manifest
@@ -277,6 +277,25 @@ def test_without_the_key_or_with_another_nothing_is_found(sealed: tuple[Context,
             ask(SearchService(other.settings), "principal", 3, index.id)
     first, second = (EncryptedView(name, bytes.fromhex(KEY)) for name in ("index-1", "index-2"))
     assert first.metadata({"license": "MIT"}) != second.metadata({"license": "MIT"})
+
+
+def test_a_key_is_changed_while_an_index_is_searched(tmp_path: Path, chroma: Chroma) -> None:
+    old, new = KEY, "6b" * 32
+    variables = {"SOLDIOM_CHROMA_URL": chroma.url}
+    context = context_in(tmp_path, **variables, SOLDIOM_ENCRYPTION_KEY=old)
+    index = index_of(context)
+    found = ask(SearchService(context.settings), "principal", 3, index.id)
+    both = context_in(tmp_path, **variables, SOLDIOM_ENCRYPTION_KEY=f"{new},{old}")
+    storage = both.artifacts.storage
+    assert {storage.reseal(key) for key in storage.all_keys()} == {"earlier"}
+    assert ask(SearchService(both.settings), "principal", 3, index.id) == found
+    collections = [EncryptedView(index.id, bytes.fromhex(key)).collection for key in (old, new)]
+    assert vectors.count(vectors.find_collection(both.settings, collections[0])) == index.counts["passages"]
+    assert index_of(both).id == index.id  # the vectors follow
+    with pytest.raises(NotFoundError):
+        vectors.find_collection(both.settings, collections[0])
+    only_new = context_in(tmp_path, **variables, SOLDIOM_ENCRYPTION_KEY=new)
+    assert paths(ask(SearchService(only_new.settings), "principal", 3, index.id)) == paths(found)
 
 
 def test_a_rotation_keeps_lengths_and_follows_from_its_secret() -> None:

@@ -97,10 +97,10 @@ def stored(private: Settings, admin: httpx.Client) -> dict[str, Any]:
         model = models.create(session, family="fine-tuned", name="learnt", run_artifact=run.id)
         columns = {"id": new_id(), "tenant": "default", "model_id": model.id, "owner": "k", "user_id": "ada"}
         exchange = Exchange({"form": "chat", "messages": [{"role": "user", "content": PLANTED}]}, "Yes.")
-        answer = answers.add(session, exchange, None, **columns)
+        answer = answers.add(session, exchange, (), **columns)
         said = {"user_id": "bob", "rating": "down", "correction": "No.", "reason": ""}
-        given = feedback.give(session, answer, encryption_key=None, **said)
-        feedback.accept(session, given.id, "default", reviewer="cli", correction="", encryption_key=None)
+        given = feedback.give(session, answer, encryption_keys=(), **said)
+        feedback.accept(session, given.id, "default", reviewer="cli", correction="", encryption_keys=())
         removed = sorted(each.id for each in (both, dataset, index, tokens, scores))
         return {"model": model.id, "removed": removed, "stays": [bobs.id, run.id], "shared": shared, "index": index.id}
 

@@ -77,7 +77,7 @@ class Asked:
                 answers.add(
                     session,
                     Exchange({"form": self.form, **question}, text),
-                    self.settings.encryption_key,
+                    self.settings.encryption_keys,
                     id=answer_id,
                     tenant=self.caller.tenant,
                     model_id=self.model_id,

@@ -9,6 +9,7 @@ import typer
 from soldiom_ray.cli import (
     collect,
     datasets,
+    encryption,
     evaluation,
     feedback,
     jobs,
@@ -49,6 +50,7 @@ for module in (
     new_domain,
     feedback,
     users,
+    encryption,
     specialists,
 ):
     module.add_commands(app)

@@ -115,7 +115,7 @@ def _list(model: str | None, status: str | None) -> list[dict[str, Any]]:
         cursor: str | None = ""
         while cursor is not None:
             chosen = {"model_ids": ids, "status": status, "cursor": cursor, "limit": 200}
-            page, cursor = feedback.list_as_dicts(session, HOME_TENANT, settings.encryption_key, **chosen)
+            page, cursor = feedback.list_as_dicts(session, HOME_TENANT, settings.encryption_keys, **chosen)
             items += page
         return items
 
@@ -126,7 +126,7 @@ def _decide(feedback_id: str, accepts: bool, correction: str = "") -> dict[str, 
     from soldiom_ray.records import COMMAND_LINE
 
     settings = load_settings()
-    key = settings.encryption_key
+    key = settings.encryption_keys
     with open_session(settings) as session:
         if accepts:
             row = feedback.accept(
@@ -135,7 +135,7 @@ def _decide(feedback_id: str, accepts: bool, correction: str = "") -> dict[str, 
                 HOME_TENANT,
                 reviewer=COMMAND_LINE,
                 correction=correction,
-                encryption_key=key,
+                encryption_keys=key,
             )
         else:
             row = feedback.reject(session, feedback_id, HOME_TENANT, reviewer=COMMAND_LINE)

@@ -286,7 +286,7 @@ def _inputs(
             is_file = row.input_type == "file"
             content = None
             if not is_file:
-                content = unseal_text(row.content, f"user_inputs/{input_id}", context.settings.encryption_key)
+                content = unseal_text(row.content, f"user_inputs/{input_id}", context.settings.encryption_keys)
             files.append(
                 UserFile(
                     _input_name(input_id, row.input_type, row.metadata_ or {}),

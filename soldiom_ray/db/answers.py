@@ -1,7 +1,7 @@
 """What deployed models answered: stored for a while, so that feedback can be joined to it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -26,13 +26,13 @@ class Exchange:
     output: str
 
 
-def add(session: Session, exchange: Exchange, encryption_key: bytes | None, **columns: Any) -> Answer:
+def add(session: Session, exchange: Exchange, encryption_keys: Sequence[bytes], **columns: Any) -> Answer:
     """Store one answer, sealed when there is a key; `columns` are the other columns of the table, `id` among them."""
     name = _name(columns["id"])
     question = json.dumps(exchange.question, ensure_ascii=False)
     row = Answer(
-        question=seal_text(question, f"{name}/question", encryption_key),
-        output=seal_text(exchange.output, f"{name}/output", encryption_key),
+        question=seal_text(question, f"{name}/question", encryption_keys),
+        output=seal_text(exchange.output, f"{name}/output", encryption_keys),
         **columns,
     )
     session.add(row)
@@ -58,10 +58,10 @@ def lock(session: Session, answer_id: str) -> None:
         raise _not_stored(answer_id)
 
 
-def exchange_of(row: Answer, encryption_key: bytes | None) -> Exchange:
+def exchange_of(row: Answer, encryption_keys: Sequence[bytes]) -> Exchange:
     """What was asked and answered, unsealed."""
-    question = unseal_text(row.question, f"{_name(row.id)}/question", encryption_key)
-    return Exchange(json.loads(question), unseal_text(row.output, f"{_name(row.id)}/output", encryption_key))
+    question = unseal_text(row.question, f"{_name(row.id)}/question", encryption_keys)
+    return Exchange(json.loads(question), unseal_text(row.output, f"{_name(row.id)}/output", encryption_keys))
 
 
 def remove_older(session: Session, days: int) -> int:

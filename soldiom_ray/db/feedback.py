@@ -31,7 +31,7 @@ def give(
     rating: str,
     correction: str,
     reason: str,
-    encryption_key: bytes | None,
+    encryption_keys: Sequence[bytes],
 ) -> Feedback:
     """Store what a user thinks of an answer; said again, it replaces what the same user said before. ConflictError once
     that was reviewed."""
@@ -46,8 +46,8 @@ def give(
         )
         session.add(row)
     row.rating = rating
-    row.correction = _seal(row, "correction", correction, encryption_key)
-    row.reason = _seal(row, "reason", reason, encryption_key)
+    row.correction = _seal(row, "correction", correction, encryption_keys)
+    row.reason = _seal(row, "reason", reason, encryption_keys)
     session.flush()
     return row
 
@@ -79,14 +79,14 @@ def list_feedback(
 
 
 def list_as_dicts(
-    session: Session, tenant: str, encryption_key: bytes | None, **chosen: Any
+    session: Session, tenant: str, encryption_keys: Sequence[bytes], **chosen: Any
 ) -> tuple[list[dict[str, Any]], str | None]:
     """A page of `list_feedback` as `as_dict` shows it, no longer than fits into one response, but at least one."""
     rows, following = list_feedback(session, tenant, **chosen)
     items: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        item = as_dict(session, row, encryption_key)
+        item = as_dict(session, row, encryption_keys)
         size += len(json.dumps(item))
         if items and size > PAGE_BYTES:
             return items, str(items[-1]["id"])
@@ -95,7 +95,7 @@ def list_as_dicts(
 
 
 def accept(
-    session: Session, feedback_id: str, tenant: str, *, reviewer: str, correction: str, encryption_key: bytes | None
+    session: Session, feedback_id: str, tenant: str, *, reviewer: str, correction: str, encryption_keys: Sequence[bytes]
 ) -> Feedback:
     """Let a model learn from a feedback; `correction` is the reviewer's own, in place of the user's. Accepted again
     without one it stays as it is, and so does the id that a running training knows its example by. InputError where
@@ -104,9 +104,9 @@ def accept(
     if row.status == ACCEPTED and row.input_id is not None and not correction:
         return row
     if correction:
-        row.correction = _seal(row, "correction", correction, encryption_key)
-    exchange = answers.exchange_of(_answer(session, row), encryption_key)
-    better = texts_of(row, encryption_key)["correction"] or (exchange.output if row.rating == UP else "")
+        row.correction = _seal(row, "correction", correction, encryption_keys)
+    exchange = answers.exchange_of(_answer(session, row), encryption_keys)
+    better = texts_of(row, encryption_keys)["correction"] or (exchange.output if row.rating == UP else "")
     if not better.strip():
         raise InputError(
             f"Feedback {row.id} calls the answer bad and has no better one: a model would learn nothing from it.",
@@ -114,7 +114,7 @@ def accept(
             problems=[Problem("body.correction", "is missing")],
         )
     _forget_example(session, row)
-    row.input_id = _store_example(session, row, example(exchange, better), encryption_key)
+    row.input_id = _store_example(session, row, example(exchange, better), encryption_keys)
     return _reviewed(session, row, ACCEPTED, reviewer)
 
 
@@ -167,21 +167,21 @@ def versions_of(session: Session, model: Model) -> list[Model]:
     return list(session.scalars(query.order_by(Model.version.desc())))
 
 
-def texts_of(row: Feedback, encryption_key: bytes | None) -> dict[str, str]:
+def texts_of(row: Feedback, encryption_keys: Sequence[bytes]) -> dict[str, str]:
     """Correction and reason, unsealed."""
     return {
-        name: unseal_text(getattr(row, name), f"feedback/{row.id}/{name}", encryption_key)
+        name: unseal_text(getattr(row, name), f"feedback/{row.id}/{name}", encryption_keys)
         for name in ("correction", "reason")
     }
 
 
-def as_dict(session: Session, row: Feedback, encryption_key: bytes | None) -> dict[str, Any]:
+def as_dict(session: Session, row: Feedback, encryption_keys: Sequence[bytes]) -> dict[str, Any]:
     """The feedback as the API and the CLI show it, with the question and the answer."""
-    exchange = answers.exchange_of(_answer(session, row), encryption_key)
+    exchange = answers.exchange_of(_answer(session, row), encryption_keys)
     names = ("id", "answer_id", "model_id", "user_id", "rating", "status", "reviewer", "input_id")
     return {
         **{name: getattr(row, name) for name in names},
-        **texts_of(row, encryption_key),
+        **texts_of(row, encryption_keys),
         "question": exchange.question,
         "answer": exchange.output,
         "created_at": row.created_at.isoformat(),
@@ -204,7 +204,7 @@ def _reviewed(session: Session, row: Feedback, status: str, reviewer: str) -> Fe
     return row
 
 
-def _store_example(session: Session, row: Feedback, value: dict[str, Any], encryption_key: bytes | None) -> str:
+def _store_example(session: Session, row: Feedback, value: dict[str, Any], encryption_keys: Sequence[bytes]) -> str:
     input_id, content = new_id(), json.dumps(value, ensure_ascii=False)
     stored = inputs.add(
         session,
@@ -212,7 +212,7 @@ def _store_example(session: Session, row: Feedback, value: dict[str, Any], encry
         tenant=row.tenant,
         user_id=row.user_id,
         input_type="structured",
-        content=seal_text(content, f"user_inputs/{input_id}", encryption_key),
+        content=seal_text(content, f"user_inputs/{input_id}", encryption_keys),
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         size_bytes=len(content.encode()),
         metadata={"feedback": row.id},
@@ -227,8 +227,8 @@ def _forget_example(session: Session, row: Feedback) -> None:
     session.flush()
 
 
-def _seal(row: Feedback, name: str, text: str, encryption_key: bytes | None) -> str:
-    return seal_text(text, f"feedback/{row.id}/{name}", encryption_key) if text else ""
+def _seal(row: Feedback, name: str, text: str, encryption_keys: Sequence[bytes]) -> str:
+    return seal_text(text, f"feedback/{row.id}/{name}", encryption_keys) if text else ""
 
 
 def _wilson(successes: int, count: int) -> dict[str, float | None]:

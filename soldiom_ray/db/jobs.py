@@ -148,9 +148,11 @@ def active(
     return next((job for job in candidates if config is None or job.config == config), None)
 
 
-def unfinished(session: Session, tenant: str, since: datetime) -> list[str]:
-    """Ids of a tenant's jobs that have not ended, or that ended since, oldest first."""
-    query = select(Job.id).where(Job.tenant == tenant, or_(Job.status.not_in(ENDED), Job.completed_at >= since))
+def unfinished(session: Session, tenant: str | None, since: datetime) -> list[str]:
+    """Ids of a tenant's jobs, or of everybody's, that have not ended, or that ended since, oldest first."""
+    query = select(Job.id).where(or_(Job.status.not_in(ENDED), Job.completed_at >= since))
+    if tenant is not None:
+        query = query.where(Job.tenant == tenant)
     return list(session.scalars(query.order_by(Job.id)))
 
 

@@ -22,7 +22,7 @@ from soldiom_ray.domains.connections import (
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import Source
 from soldiom_ray.errors import DamagedError, InputError
-from soldiom_ray.sealing import SEALED_PREFIX, seal_text, unseal_text
+from soldiom_ray.sealing import is_sealed_text, seal_text, unseal_text
 from soldiom_ray.settings import Settings, change_private_json, read_json
 
 FILE = "connections.json"
@@ -68,14 +68,22 @@ def _save(settings: Settings, secrets: Mapping[str, str]) -> None:
     earlier = dict(read_json(settings.secrets_path).get(EARLIER_ENTRY, {}))
 
     def merged(stored: dict[str, Any]) -> dict[str, Any]:
-        unsealed = {key: value for key, value in stored.items() if not value.startswith(SEALED_PREFIX)}
+        unsealed = {key: value for key, value in stored.items() if not is_sealed_text(value)}
         plain = {key: value for key, value in earlier.items() if key not in stored} | unsealed | dict(secrets)
         return stored | {
-            key: seal_text(value, _sealing_name(key), settings.encryption_key) for key, value in plain.items()
+            key: seal_text(value, _sealing_name(key), settings.encryption_keys) for key, value in plain.items()
         }
 
     change_private_json(settings.keys_folder / FILE, merged)
     change_private_json(settings.secrets_path, lambda stored: {k: v for k, v in stored.items() if k != EARLIER_ENTRY})
+
+
+def reseal_secrets(settings: Settings) -> int:
+    """Seal all kept secrets with the newest key; returns how many there are. InputError for one that does not open:
+    nothing is changed then."""
+    stored = read_json(settings.secrets_path).get(EARLIER_ENTRY, {}) | read_json(settings.keys_folder / FILE)
+    _save(settings, {reference: _secret(settings, reference) or "" for reference in stored})
+    return len(stored)
 
 
 def _secret(settings: Settings, reference: str) -> str | None:
@@ -83,8 +91,10 @@ def _secret(settings: Settings, reference: str) -> str | None:
     stored = read_json(settings.secrets_path).get(EARLIER_ENTRY, {}) | read_json(settings.keys_folder / FILE)
     if not isinstance(value := stored.get(reference), str):
         return None
+    if not is_sealed_text(value):  # kept before there was a key, in a file that its owner alone writes
+        return value
     try:
-        return unseal_text(value, _sealing_name(reference), settings.encryption_key)
+        return unseal_text(value, _sealing_name(reference), settings.encryption_keys)
     except (DamagedError, InputError) as error:
         raise InputError(
             f"The secret that is kept for {reference.split(maxsplit=1)[1]} was sealed with another key.",

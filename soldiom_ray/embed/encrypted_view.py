@@ -53,6 +53,11 @@ class EncryptedView:
         return hmac.digest(_derived(self.key, "values", self.index), f"{name}\0{value}".encode(), "sha256")[:16].hex()
 
 
+def views_of(index: str, encryption_keys: Sequence[bytes]) -> list[EncryptedView]:
+    """An index as Chroma may see it, first as it is written: with the newest key, or with none where there is none."""
+    return [EncryptedView(index, key) for key in encryption_keys] or [EncryptedView(index, None)]
+
+
 def row_ids(locations: Sequence[PassageLocation]) -> list[str]:
     """The ids of passages in Chroma: their locations, which reveal nothing of their content."""
     return [f"{part:06d}-{row:05d}" for part, row in locations]

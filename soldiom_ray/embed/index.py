@@ -13,7 +13,7 @@ from soldiom_ray import vectors
 from soldiom_ray.actors import map_in_order
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Embed
-from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView, row_ids
+from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, row_ids, views_of
 from soldiom_ray.embed.lexical import SegmentWriter
 from soldiom_ray.embed.parts import EmbedPart, IndexPart, PartSpec, passages_name, plan_parts, vectors_name
 from soldiom_ray.errors import InputError, UnavailableError
@@ -104,13 +104,15 @@ def _repair(context: Context, index: Manifest) -> None:
         done += len(metadata)
         context.report(done / expected, f"restored {done} of {expected} passages")
     _check_complete(collection, index.id, expected)
+    for earlier in views_of(index.id, context.settings.encryption_keys)[1:]:
+        vectors.delete_collection(context.settings, earlier.collection)
 
 
 def _collection(context: Context, index: str, model: dict[str, Any]) -> Any:
     """The collection of an index, emptied when it holds vectors of other weights. Its metadata leave out the model's
     name, which may be a path."""
     metadata = {name: model[name] for name in ("dimension", "sha256")}
-    name = EncryptedView(index, context.settings.encryption_key).collection
+    name = views_of(index, context.settings.encryption_keys)[0].collection
     return vectors.open_collection(context.settings, name, metadata)
 
 
@@ -118,7 +120,7 @@ def _store(context: Context, collection: Any, index: str, part: int, metadata: "
     """Add the rows of a part that the collection lacks; `data` is the part's file of vectors."""
     import numpy as np
 
-    view = EncryptedView(index, context.settings.encryption_key)
+    view = views_of(index, context.settings.encryption_keys)[0]
     embeddings = np.load(io.BytesIO(data), allow_pickle=False)
     ids = row_ids([(part, row) for row in range(len(metadata))])
     rows = [view.metadata(row) for row in metadata.select(CHROMA_COLUMNS).to_pylist()]

@@ -254,7 +254,7 @@ def _arrays(artifacts: Artifacts, index: Manifest, folder: str) -> Iterator[tupl
     import numpy as np
 
     names = {name: f"{folder}/{name}.npy" for name in ARRAYS}
-    if artifacts.storage.encryption_key is not None:
+    if artifacts.storage.encryption_keys:
         for name, file in names.items():
             yield name, np.load(io.BytesIO(artifacts.read(index, file)), allow_pickle=False)
         return

@@ -2,16 +2,17 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, get_args
 
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.door_defaults import Mode
-from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView, location_of, row_ids
+from soldiom_ray.embed.encrypted_view import CHROMA_COLUMNS, EncryptedView, location_of, row_ids, views_of
 from soldiom_ray.embed.lexical import METADATA_COLUMNS, LexicalIndex, PassageLocation
 from soldiom_ray.embed.parts import passages_name
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, NotFoundError
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
 
@@ -39,22 +40,29 @@ class Searcher:
         self.artifacts = artifacts
         self.index = index
         self.model = str(index.details["model"])
-        self._view = EncryptedView(index.id, settings.encryption_key)
+        self._views = views_of(index.id, settings.encryption_keys)
         self._lexical = LexicalIndex(artifacts, index)
         self._texts = lru_cache(CACHED_PARTS)(self._read_texts)
 
     def dense(self, embedding: Any, limit: int, filters: Mapping[str, str]) -> Hits:
         """The passages nearest in meaning to a query, with cosine similarities. `embedding` is float32 [dimension]."""
-        collection = vectors.find_collection(self.settings, self._view.collection)
-        rotated = self._view.vectors(embedding[None, :])[0]
+        collection, view = self._collection()
+        rotated = view.vectors(embedding[None, :])[0]
         if filters.keys() <= set(CHROMA_COLUMNS):
-            hits = vectors.search(collection, rotated, limit, metadata=self._view.metadata(filters))
+            hits = vectors.search(collection, rotated, limit, metadata=view.metadata(filters))
         elif ids := row_ids(self._lexical.locations(filters)):
             # With `where` beside the ids Chroma takes 0.66 s for what the ids alone take 0.02 s for.
             hits = vectors.search(collection, rotated, limit, ids=ids)
         else:
             hits = []
         return [(location_of(row_id), score) for row_id, score in hits]
+
+    def _collection(self) -> tuple[Any, EncryptedView]:
+        """The index in Chroma: under the newest key, or under an earlier one until `embed` has run again."""
+        for view in self._views[:-1]:
+            with suppress(NotFoundError):
+                return vectors.find_collection(self.settings, view.collection), view
+        return vectors.find_collection(self.settings, self._views[-1].collection), self._views[-1]
 
     def lexical(self, query: str, limit: int, filters: Mapping[str, str]) -> Hits:
         """The passages that match the terms of a query best, with BM25 scores."""

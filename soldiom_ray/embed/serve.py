@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,10 +119,11 @@ class SearchService:
 class ServedSearch(SearchService):
     """A replica. The encryption key does not travel through Serve: each replica reads it as every process does."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, keys_digest: str) -> None:
+        """`keys_digest` is another one when the keys are: Serve then replaces the replica."""
         compute.bind_replica_port()
-        key = load_settings().encryption_key or load_settings({"SOLDIOM_HOME": str(settings.home)}).encryption_key
-        super().__init__(dataclasses.replace(settings, encryption_key=key))
+        keys = load_settings().encryption_keys or load_settings({"SOLDIOM_HOME": str(settings.home)}).encryption_keys
+        super().__init__(dataclasses.replace(settings, encryption_keys=keys))
 
 
 def serve_search(settings: Settings) -> None:
@@ -129,8 +131,9 @@ def serve_search(settings: Settings) -> None:
     settings it changes nothing."""
     from ray import serve
 
+    keys_digest = hashlib.sha256(b"".join(settings.encryption_keys)).hexdigest()
     without_secrets = dataclasses.replace(
-        settings, github_tokens=(), hf_token=None, database_url=None, encryption_key=None
+        settings, github_tokens=(), hf_token=None, database_url=None, encryption_keys=()
     )
     deployment = serve.deployment(
         ServedSearch,
@@ -143,7 +146,7 @@ def serve_search(settings: Settings) -> None:
         graceful_shutdown_timeout_s=10,
         logging_config={"log_level": "WARNING"},
     )
-    target = serve.RunTarget(deployment.bind(without_secrets), name=SEARCH_APPLICATION, route_prefix=None)
+    target = serve.RunTarget(deployment.bind(without_secrets, keys_digest), name=SEARCH_APPLICATION, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 

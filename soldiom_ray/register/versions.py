@@ -131,7 +131,7 @@ def _write_row(context: Context, family: str, name: str, values: dict[str, Any],
 
 def _examples(context: Context, scores: Manifest | None) -> list[Example]:
     """What the card shows of held-out samples. None with an encryption key: a card lies unsealed in the database."""
-    if scores is None or context.settings.encryption_key is not None:
+    if scores is None or context.settings.encryption_keys:
         return []
     return read_examples(context.artifacts, scores.id)
 

@@ -58,11 +58,10 @@ def check_job(settings: Settings) -> None:
 
 
 def _values(settings: Settings, salt: str) -> dict[str, str]:
-    key = settings.encryption_key
     values: dict[str, object] = {
         "SOLDIOM_STORAGE": settings.storage,
         "SOLDIOM_S3_ENDPOINT": settings.s3_endpoint,
-        "SOLDIOM_ENCRYPTION_KEY": key.hex() if key else None,
+        "SOLDIOM_ENCRYPTION_KEY": ",".join(key.hex() for key in settings.encryption_keys) or None,
         "SOLDIOM_DATABASE_URL": settings.database_url if "postgres" in settings.external else None,
         "SOLDIOM_CHROMA_URL": settings.chroma_url if "chroma" in settings.external else None,
         "MLFLOW_TRACKING_URI": settings.mlflow_url if "mlflow" in settings.external else None,

@@ -121,7 +121,7 @@ def _modes(settings: Settings) -> Iterator[Finding]:
 
 
 def _encryption(settings: Settings) -> Iterator[Finding]:
-    if settings.encryption_key:
+    if settings.encryption_keys:
         yield _finding("encryption at rest", "ok", "SOLDIOM_ENCRYPTION_KEY is set")
     else:
         yield _finding(

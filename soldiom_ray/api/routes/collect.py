@@ -185,7 +185,7 @@ def _store_value(
             id=input_id,
             user_id=body.user_id,
             input_type=body.input_type,
-            content=seal_text(content, f"user_inputs/{input_id}", settings.encryption_key),
+            content=seal_text(content, f"user_inputs/{input_id}", settings.encryption_keys),
             sha256=sha256,
             size_bytes=len(data),
             metadata=body.metadata,

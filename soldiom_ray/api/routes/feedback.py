@@ -32,7 +32,7 @@ def give_feedback(
             rating=body.rating,
             correction=body.correction,
             reason=body.reason,
-            encryption_key=settings.encryption_key,
+            encryption_keys=settings.encryption_keys,
         )
         metrics.rated(row.model_id, row.rating)
         names = ("id", "answer_id", "model_id", "user_id", "rating", "status")
@@ -54,7 +54,7 @@ def list_feedback(
         if model is not None:
             ids = [row.id for row in feedback.versions_of(session, models.get(session, model, caller.tenant))]
         chosen = {"model_ids": ids, "status": status, "cursor": cursor, "limit": limit}
-        items, following = feedback.list_as_dicts(session, caller.tenant, settings.encryption_key, **chosen)
+        items, following = feedback.list_as_dicts(session, caller.tenant, settings.encryption_keys, **chosen)
         return {"items": items, "next": following}
 
 
@@ -63,7 +63,7 @@ def show_feedback(feedback_id: str, caller: CurrentCaller, settings: AppSettings
     """One feedback with its question and answer."""
     with open_session(settings) as session:
         row = feedback.get(session, feedback_id, caller.tenant)
-        return feedback.as_dict(session, row, settings.encryption_key)
+        return feedback.as_dict(session, row, settings.encryption_keys)
 
 
 @router.post("/api/feedback/{feedback_id}/accept", openapi_extra=needs("trainer"))
@@ -79,9 +79,9 @@ def accept_feedback(
             caller.tenant,
             reviewer=caller.key_id,
             correction=(body or AcceptanceBody()).correction,
-            encryption_key=settings.encryption_key,
+            encryption_keys=settings.encryption_keys,
         )
-        return feedback.as_dict(session, row, settings.encryption_key)
+        return feedback.as_dict(session, row, settings.encryption_keys)
 
 
 @router.post("/api/feedback/{feedback_id}/reject", openapi_extra=needs("trainer"))
@@ -89,4 +89,4 @@ def reject_feedback(feedback_id: str, caller: CurrentCaller, settings: AppSettin
     """Let no model learn from it; also what was accepted before. It does not count for the satisfaction."""
     with open_session(settings) as session:
         row = feedback.reject(session, feedback_id, caller.tenant, reviewer=caller.key_id)
-        return feedback.as_dict(session, row, settings.encryption_key)
+        return feedback.as_dict(session, row, settings.encryption_keys)
