@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from soldiom_ray import compute, logs
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.db import datasets, documents, evaluations, jobs, models
+from soldiom_ray.db import datasets, documents, evaluations, feedback, jobs, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import access_of_job, check_access
+from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.names import pin, with_bases
 from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe, with_absolute_paths
 from soldiom_ray.domains.schema import Recipe
@@ -31,6 +32,9 @@ from soldiom_ray.launch import create_job
 from soldiom_ray.records import COMMAND_LINE, ENDED, Manifest, now
 from soldiom_ray.settings import HOME_TENANT, NO_TOKEN, Settings, load_settings
 from soldiom_ray.storage import open_storage
+
+if TYPE_CHECKING:
+    from soldiom_ray.evaluate.judge import Judging
 
 STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
 SOURCE_NAMES = {"files": "user", "database": "user", "url": "user"}
@@ -241,8 +245,9 @@ def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
     from soldiom_ray.evaluate import evaluate
 
     run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
-    previous = _previous_run(context, recipe, run)
-    state.scores = evaluate(context, run, dataset, _require(recipe.evaluate, "evaluate"), previous)
+    previous, declared = _previous_run(context, recipe, run), _require(recipe.evaluate, "evaluate")
+    judging = reach_judge(context, declared.judge) if declared.judge else None
+    state.scores = evaluate(context, run, dataset, declared, previous, judging)
     with open_session(context.settings) as session:
         evaluations.record(
             session,
@@ -252,6 +257,38 @@ def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
             tenant=context.tenant,
         )
     return state.scores
+
+
+def reach_judge(context: Context, judge: Judge) -> "Judging":
+    """The judge with the way to it: the key of the home goes to the home's own address alone, which may be private, and
+    a recipe's own address is checked as every address of a user is. InputError where none is named."""
+    from functools import partial
+
+    from soldiom_ray.collect.http.post import post_json
+    from soldiom_ray.evaluate.judge import Judging
+
+    settings = context.settings
+    url = judge.url or settings.judge_url
+    if url is None:
+        raise InputError("`evaluate.judge` has no address.", remedy="set `evaluate.judge.url`, or SOLDIOM_JUDGE_URL")
+    is_own = url == settings.judge_url
+    headers = {"Authorization": f"Bearer {settings.judge_api_key}"} if is_own and settings.judge_api_key else {}
+    send = partial(
+        post_json,
+        f"{url}/chat/completions",
+        headers,
+        allowed=settings.private_hosts,
+        private=judge.private or is_own,
+        seconds=judge.timeout_seconds,
+    )
+    return Judging(judge, url, send, _rated_pairs(context, judge.ratings))
+
+
+def _rated_pairs(context: Context, limit: int) -> list[feedback.RatedPair]:
+    if not limit:
+        return []
+    with open_session(context.settings) as session:
+        return feedback.rated_pairs(session, context.tenant, context.settings.encryption_keys, limit)
 
 
 def _previous_run(context: Context, recipe: Recipe, run: Manifest) -> Manifest | None:

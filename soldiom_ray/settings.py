@@ -24,7 +24,9 @@ from soldiom_ray.errors import InputError, Problem
 HOME_TENANT = "default"
 """The tenant of whoever runs the server."""
 
-SECRET_VARIABLES = ("SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_ENCRYPTION_KEY", "SOLDIOM_DATABASE_URL")
+SECRET_VARIABLES = (
+    "SOLDIOM_GITHUB_TOKEN", "HF_TOKEN", "SOLDIOM_JUDGE_API_KEY", "SOLDIOM_ENCRYPTION_KEY", "SOLDIOM_DATABASE_URL"
+)  # fmt: skip
 """Handed to jobs through an owner-only file, never through a job's visible environment. A database URL may hold a
 password."""
 
@@ -40,6 +42,7 @@ JOB_VARIABLES = (
     "MLFLOW_TRACKING_URI",
     "SOLDIOM_GITHUB_API_URL",
     "HF_ENDPOINT",
+    "SOLDIOM_JUDGE_URL",
     "SOLDIOM_API_HOST",
     "SOLDIOM_API_PORT",
     "SOLDIOM_PRIVATE_HOSTS",
@@ -57,6 +60,7 @@ KEPT_VARIABLES = (
     "SOLDIOM_S3_ENDPOINT",
     "SOLDIOM_GITHUB_API_URL",
     "HF_ENDPOINT",
+    "SOLDIOM_JUDGE_URL",
     "SOLDIOM_PRIVATE_HOSTS",
     "SOLDIOM_API_FOLDERS",
     "SOLDIOM_API_HOSTS",
@@ -95,6 +99,10 @@ class Settings:
     github_tokens: tuple[str, ...] = field(repr=False)
     hf_endpoint: str
     hf_token: str | None = field(repr=False)
+    judge_url: str | None
+    """The OpenAI-compatible API that compares answers; private or not, every recipe may name its models."""
+    judge_api_key: str | None = field(repr=False)
+    """Sent to `judge_url` alone."""
     encryption_keys: tuple[bytes, ...] = field(repr=False)
     """The first seals, all open; none: nothing is sealed."""
     api_host: str
@@ -175,6 +183,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         github_tokens=variables.parts("SOLDIOM_GITHUB_TOKEN"),
         hf_endpoint=(variables.url("HF_ENDPOINT", "http", "https") or HF_ENDPOINT).rstrip("/"),
         hf_token=variables.text("HF_TOKEN"),
+        judge_url=(variables.url("SOLDIOM_JUDGE_URL", "http", "https") or "").rstrip("/") or None,
+        judge_api_key=variables.text("SOLDIOM_JUDGE_API_KEY"),
         encryption_keys=variables.encryption_keys(),
         api_host=variables.text("SOLDIOM_API_HOST") or addresses.get("api_host") or "127.0.0.1",
         api_port=variables.port("SOLDIOM_API_PORT", str(addresses.get("api_port", "8000"))),

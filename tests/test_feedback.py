@@ -20,7 +20,7 @@ from soldiom_ray.db.tables import Answer, Feedback, UserInput
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.errors import DamagedError
-from soldiom_ray.records import now
+from soldiom_ray.records import new_id, now
 from soldiom_ray.sealing import SEALED_PREFIX, unseal_text
 from soldiom_ray.settings import Settings
 
@@ -376,3 +376,27 @@ def stored_example(settings: Settings, input_id: str) -> Any:
     with open_session(settings) as session:
         row = session.get_one(UserInput, input_id)
         return json.loads(unseal_text(row.content, f"user_inputs/{input_id}", settings.encryption_keys))
+
+
+def test_what_people_prefer_becomes_pairs(sealed_settings: Settings, model_ids: dict[str, str]) -> None:
+    def give(session: Any, question: str, output: str, rating: str, correction: str = "") -> Feedback:
+        exchange = answers.Exchange({"form": "chat", "messages": [{"role": "user", "content": question}]}, output)
+        columns = {"id": new_id(), "tenant": "raters", "model_id": model_ids["chat"], "owner": "k", "user_id": "u"}
+        answer = answers.add(session, exchange, sealed_settings.encryption_keys, **columns)
+        rated = {"user_id": "u", "rating": rating, "correction": correction, "reason": ""}
+        return feedback.give(session, answer, encryption_keys=sealed_settings.encryption_keys, **rated)
+
+    with open_session(sealed_settings) as session:
+        give(session, "one", "poor", "down", "good")
+        give(session, "two", "fine", "up")
+        give(session, "two", "bad", "down")
+        give(session, "three", "alone", "up")
+        give(session, "four", "as good", "down", "as good ")
+        feedback.reject(session, give(session, "five", "x", "down", "y").id, "raters", reviewer="r")
+        pairs = feedback.rated_pairs(session, "raters", sealed_settings.encryption_keys, 10)
+        assert {(pair.question, pair.better, pair.worse) for pair in pairs} == {
+            ("one", "good", "poor"),
+            ("two", "fine", "bad"),
+        }
+        assert len(feedback.rated_pairs(session, "raters", sealed_settings.encryption_keys, 1)) == 1
+        assert feedback.rated_pairs(session, "nobody", (), 10) == []

@@ -39,6 +39,7 @@ JUDGED = {
         "query license", "query reason", "query specialization", "SearchBody.filters",
     ),
     "run in the user's own database, which is opened to read": ("DatabaseSource.query", "DatabaseSource.tables"),
+    "what a judge is asked; its address is an endpoint": ("Judge.model", "Judge.criteria"),
     "parts of an answer or of a request to the same origin": (
         "UrlSource.records", "UrlSource.next", "UrlSource.cursor", "UrlSource.page", "UrlSource.headers",
     ),

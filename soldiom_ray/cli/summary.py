@@ -49,6 +49,12 @@ def print_scores(metrics: Mapping[str, Any], title: str | None = None) -> None:
             f"Of {answers['count']} held-out prompts answered, {answers['better']} answers came closer to the author's"
             f" ({title_of(answers['metric'])}), {answers['worse']} went further off, {answers['same']} stayed the same."
         )
+    if judge := metrics.get("judge"):
+        say(
+            f"The judge {judge['model']} prefers the tuned model's answer in {judge['wins']} of {judge['pairs']} pairs,"
+            f" the base's in {judge['losses']}; {judge['ties']} are ties, no verdict on"
+            f" {sum(judge['no_verdict'].values())}."
+        )
     say(metrics.get("gate", {}).get("verdict", ""))
 
 

@@ -100,11 +100,21 @@ def evaluate(
     max_tokens: Annotated[int | None, recipe_option("evaluate.max_tokens")] = None,
     examples: Annotated[int | None, recipe_option("evaluate.examples")] = None,
     answers: Annotated[int | None, recipe_option("evaluate.answers")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of a model behind the OpenAI protocol that compares the answers of base and tuned model."
+        ),
+    ] = None,
+    judge_url: Annotated[str | None, recipe_option("evaluate.judge.url", "--judge-url")] = None,
     json: Json = False,
 ) -> None:
     """Score a model against its base on held-out data, with a confidence interval and the gate's verdict, and show a
     few held-out prompts answered by both."""
-    heading = drop_unset(max_tokens=max_tokens, examples=examples, answers=answers)
+    if judge_url and not judge:
+        raise InputError("--judge-url names no model.", remedy="add --judge NAME")
+    judging = {"model": judge, **({"url": judge_url, "private": True} if judge_url else {})} if judge else None
+    heading = drop_unset(max_tokens=max_tokens, examples=examples, answers=answers, judge=judging)
     content = {"name": "evaluation", "run": model_run, "evaluate": heading}
     job = run_job(content | drop_unset(dataset=data), "evaluate")
     result = {"id": job["result"]["scores"], "metrics": job["metrics"], "job": job["id"]}

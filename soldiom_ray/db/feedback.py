@@ -5,6 +5,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import func, select
@@ -159,6 +160,52 @@ def satisfaction(session: Session, model_id: str) -> dict[str, Any]:
     counts = {str(rating): int(count) for rating, count in session.execute(query.group_by(Feedback.rating))}
     up, ratings = counts.get(UP, 0), sum(counts.values())
     return {"ratings": ratings, "up": up, "down": ratings - up, **_wilson(up, ratings)}
+
+
+@dataclass(frozen=True, slots=True)
+class RatedPair:
+    """Two answers to one question, of which people prefer one."""
+
+    question: str
+    better: str
+    worse: str
+
+
+def rated_pairs(session: Session, tenant: str, encryption_keys: Sequence[bytes], limit: int) -> list[RatedPair]:
+    """What a tenant's users prefer, newest first: corrections to what they correct, and of answers to one question
+    those rated `up` to those rated `down`. Rejected feedback and that on labels do not count."""
+    query = select(Feedback).where(Feedback.tenant == tenant, Feedback.status != REJECTED)
+    pairs: dict[RatedPair, None] = {}
+    rated: dict[str, dict[str, list[str]]] = {}
+    for row in session.scalars(query.order_by(Feedback.id.desc()).limit(ROWS_PER_PAIR * limit)):
+        exchange = answers.exchange_of(_answer(session, row), encryption_keys)
+        if exchange.question["form"] == "label":
+            continue
+        question, correction = asked_text(exchange), texts_of(row, encryption_keys)["correction"]
+        by_rating = rated.setdefault(question, {UP: [], DOWN: []})
+        by_rating[row.rating].append(exchange.output)
+        preferred = [(up, down) for up in by_rating[UP] for down in by_rating[DOWN]]
+        for better, worse in [(correction, exchange.output)] * bool(correction) + preferred:
+            if better.strip() != worse.strip():
+                pairs[RatedPair(question, better, worse)] = None
+        if len(pairs) >= limit:
+            break
+    contradicted = {pair for pair in pairs if RatedPair(pair.question, pair.worse, pair.better) in pairs}
+    return [pair for pair in pairs if pair not in contradicted][:limit]
+
+
+ROWS_PER_PAIR = 10
+"""Ratings that are looked through for each pair that is wanted: most have no other to be compared with."""
+
+
+def asked_text(exchange: Exchange) -> str:
+    """What was asked, as people read it: the only turn, or all of them with their roles."""
+    if exchange.question["form"] != "chat":
+        return str(exchange.question["input"])
+    turns = [turn for turn in exchange.question["messages"] if turn["role"] != "system"]
+    if len(turns) == 1:
+        return str(turns[0]["content"])
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
 
 
 def versions_of(session: Session, model: Model) -> list[Model]:

@@ -67,6 +67,8 @@ def check_access(recipe: Recipe, access: Access) -> None:
         for index, source in enumerate(recipe.collect or ())
         if isinstance(source, DatabaseSource | UrlSource) and source.private and not access.private
     ]
+    if recipe.evaluate and recipe.evaluate.judge and recipe.evaluate.judge.private and not access.private:
+        private.append(Problem("evaluate.judge.private", "is set"))
     if private:
         raise DeniedError(
             f"Private addresses can only be reached by an admin of the tenant {HOME_TENANT!r}.",

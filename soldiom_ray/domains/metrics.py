@@ -5,15 +5,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["tokens", "labels", "answers", "general"]
+Part = Literal["tokens", "labels", "answers", "general", "verdicts"]
 """What a metric is computed from: predictions of every held-out token; predicted labels; generated answers; predictions
-of the tokens of general text, which is not of the dataset."""
+of the tokens of general text, which is not of the dataset; what a judge says of pairs of answers."""
 
 MetricName = Literal[
     "loss", "perplexity", "token_accuracy",
     "accuracy", "macro_f1", "micro_f1", "auroc", "average_precision", "calibration_error", "coverage", "answered_error",
     "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity", "pass_at_1",
-    "general_loss",
+    "general_loss", "judge_win_rate",
 ]  # fmt: skip
 
 
@@ -48,6 +48,9 @@ METRICS: Mapping[MetricName, Metric] = {
     "json_validity": Metric("valid JSON", ("answers",), False, "share of answers that obey the schema", "jsonschema"),
     "pass_at_1": Metric("pass@1", ("answers",), False, "share of programs that pass their task's checks"),
     "general_loss": Metric("loss on general text", ("general",), True, "nats per token; what tuning forgot"),
+    "judge_win_rate": Metric(
+        "judge's win rate", ("verdicts",), False, "share of answers that a judge prefers to the base's; a tie is a half"
+    ),
 }
 """In the order in which they are shown."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
+from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
 from soldiom_ray.domains.search import Auto, Sweep, mistakes_in
@@ -295,6 +296,8 @@ class Condition(Record):
     def _has_its_value(self) -> "Condition":
         if (self.beat == "value") != (self.value is not None):
             raise ValueError("`value` and `beat: value` go together")
+        if self.metric == "judge_win_rate" and self.beat != "value":
+            raise ValueError("`judge_win_rate` compares with the base already; write `beat: value` and `value: 0.5`")
         return self
 
 
@@ -312,7 +315,17 @@ class Gate(Condition):
             raise ValueError("give either `all` or `any`")
         if (self.all or self.any) and (self.metric or self.value is not None or self.by or self.beat != "base"):
             raise ValueError("with `all` or `any` every condition stands inside it")
+        others = [each for each in (self.all or self.any or (self,)) if each.metric != "judge_win_rate"]
+        if self.judged and (self.any or not others):
+            raise ValueError(
+                "`judge_win_rate` is never the only ground of a promotion; name another metric beside it in `all`"
+            )
         return self
+
+    @property
+    def judged(self) -> bool:
+        """Whether it asks for a judge."""
+        return any(each.metric == "judge_win_rate" for each in (self, *self.all, *self.any))
 
 
 class Evaluate(Record):
@@ -343,6 +356,17 @@ class Evaluate(Record):
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the interval")
     gate: Gate = Gate()
     seed: int = Field(17, description="seed of the choice of tokens and examples, and of the bootstrap")
+    judge: Judge | None = Field(
+        None, description="a model that compares the answers of base and tuned model, where no metric fits"
+    )
+
+    @model_validator(mode="after")
+    def _has_its_judge(self) -> "Evaluate":
+        if self.judge is None and (self.gate.judged or "judge_win_rate" in self.metrics):
+            raise ValueError("`judge_win_rate` needs a `judge`: {model: NAME}")
+        if self.judge is not None and self.answers == 0:
+            raise ValueError("`judge` compares answers, and `answers: 0` asks for none")
+        return self
 
     @model_validator(mode="after")
     def _schema_refers_to_itself(self) -> "Evaluate":
@@ -459,7 +483,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
     "train": ("template_gaps", "augment", "head"),
-    "evaluate": ("examples", "answers", "answer_schema", "max_error"),
+    "evaluate": ("examples", "answers", "answer_schema", "max_error", "judge"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""

@@ -1,13 +1,16 @@
 """evaluate: a run and the held-out part of its dataset become scores."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Evaluate, hash_input
 from soldiom_ray.domains.tasks import CAUSAL_LM
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
+
+if TYPE_CHECKING:
+    from soldiom_ray.evaluate.judge import Judging
 
 STAGE_VERSION = 3
 """Raised when the same inputs would give other scores than before."""
@@ -16,14 +19,19 @@ LABELS_VERSION = 4
 
 
 def evaluate(
-    context: Context, run: Manifest, dataset: Manifest, declared: Evaluate, previous: Manifest | None = None
+    context: Context,
+    run: Manifest,
+    dataset: Manifest,
+    declared: Evaluate,
+    previous: Manifest | None = None,
+    judging: "Judging | None" = None,
 ) -> Manifest:
     """Score a run's model, its base, trivial baselines and the run of the version that is to be beaten (`previous`) on
-    the dataset's `test` split, and apply the gate.
+    the dataset's `test` split, and apply the gate. `judging` is the declared judge with the way to it.
 
     The scores artifact holds `scores.json` (every number, down to sums per document, and the answers) and the
     report. Where nothing can be scored, the gate says "Not measured" and why. Raises InputError when base and tuned
-    model do not share a tokenizer.
+    model do not share a tokenizer, and before anything is scored what `judge.check_judge` raises.
     """
     made_from: dict[str, Any] = {
         "declared": hash_input("evaluate", declared),
@@ -45,14 +53,21 @@ def evaluate(
         return _not_measured(context, draft, run, dataset, declared, reason)
 
     from soldiom_ray.evaluate.gates import apply_gate, gate_metrics
+    from soldiom_ray.evaluate.judge import check_judge, with_verdicts
     from soldiom_ray.evaluate.scores import as_json, as_summary
     from soldiom_ray.evaluate.scoring_task import score_models
     from soldiom_ray.metrics.compare import compare
     from soldiom_ray.metrics.measurement import NotMeasured
 
+    if judging is not None:
+        check_judge(judging)
     measurement = score_models(context, run, dataset, declared, previous)
     if isinstance(measurement, NotMeasured):
         return _not_measured(context, draft, run, dataset, declared, measurement.reason)
+    if judging is not None:
+        measurement = with_verdicts(
+            measurement, judging, lambda done, of: context.report(0.94, f"asking the judge: {done} of {of} pairs")
+        )
     context.report(0.95, "comparing")
     metrics = (*declared.metrics, *gate_metrics(declared.gate, measurement)) if declared.metrics else ()
     comparison = compare(

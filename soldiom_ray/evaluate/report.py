@@ -34,6 +34,7 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         _forgetting(content),
         _answers(content),
         picture(ANSWERS, "Each answer of base and tuned model"),
+        _verdicts(content),
         examples_markdown([Example.model_validate(each) for each in content["examples"]]),
         "## Labels" if content.get("labels") else "",
         picture(CONFUSION, "Confusion matrix: rows are the true labels"),
@@ -263,6 +264,39 @@ def _answers(content: Mapping[str, Any]) -> str:
         if chosen:
             text += f"\n\n### What {name} most\n\n{example_blocks(chosen, '####')}"
     return text
+
+
+def _verdicts(content: Mapping[str, Any]) -> str:
+    """What a judge says of the answers, and how far it can be trusted."""
+    judge = content.get("judge")
+    if not judge:
+        return ""
+    text = (
+        f"## What a judge says\n\n`{_cell(judge['model'])}` at `{_cell(judge['url'])}` compared {judge['pairs']} pairs"
+        f" of answers, each in both orders. It prefers the tuned model's answer {judge['wins']} times, the base's"
+        f" {judge['losses']} times; {judge['ties']} are ties, of them {judge['flipped']} because its verdict changed"
+        " with the order."
+    )
+    if judge["no_verdict"]:
+        text += f" No verdict on {_reasons(judge['no_verdict'])}."
+    if (rate := content["intervals"].get("judge_win_rate")) is not None:
+        text += f" Win rate, a tie as a half: {rate['mean']:.3f} {_range(rate)}."
+    text += "\n\n" + _agreement(judge["agreement"])
+    return text + " A judge is never the only ground of a promotion."
+
+
+def _agreement(agreement: Mapping[str, Any] | None) -> str:
+    if agreement is None:
+        return "Nobody has rated pairs of answers that it could be compared with, so how far people agree is not known."
+    text = f"Of {agreement['rated']} pairs that people have rated it decides {agreement['decided']}"
+    if agreement["decided"]:
+        text += f", {agreement['agreed']} as they did ({agreement['share']:.3f} {_range(agreement)})"
+    text += f"; {agreement['ties']} are ties"
+    return text + (f", no verdict on {_reasons(agreement['no_verdict'])}." if agreement["no_verdict"] else ".")
+
+
+def _reasons(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} ({reason})" for reason, count in counts.items())
 
 
 def _cell(value: object) -> str:

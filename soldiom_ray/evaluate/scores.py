@@ -39,6 +39,9 @@ def as_summary(
             if system != TUNED
         },
         "calibration": measurement.calibration,
+        "judge": {name: value for name, value in measurement.judge.items() if name != "verdicts"}
+        if measurement.judge
+        else None,
         "missing": comparison.missing,
         "previous": previous.id if previous else None,
         "answers": {name: answers[name] for name in ("metric", "count", "better", "worse", "same")}
@@ -74,6 +77,7 @@ def as_json(
         "documents": _documents(measurement),
         "examples": examples_as_dicts(measurement.examples[: declared.examples]),
         "answers": judge_answers(measurement),
+        "judge": measurement.judge,
         "method": {
             "tokens": measurement.tokens,
             "blocks": measurement.blocks,

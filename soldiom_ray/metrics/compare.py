@@ -41,7 +41,8 @@ CALIBRATED_METRICS = ("loss", "calibration_error")
 """Those that a temperature changes: of one label each, the order of the labels and so all decisions stay."""
 
 HEADLINES: Mapping[Part, MetricName] = {
-    "tokens": "loss", "labels": "accuracy", "answers": "rouge_l", "general": "general_loss"
+    "tokens": "loss", "labels": "accuracy", "answers": "rouge_l", "general": "general_loss",
+    "verdicts": "judge_win_rate",
 }  # fmt: skip
 """The metric that decides where none is named, and that slices and groups show."""
 

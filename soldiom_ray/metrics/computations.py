@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.metrics import answers, labels
-from soldiom_ray.metrics.measurement import TokenOutcome
-from soldiom_ray.metrics.statistics import Statistics, ratio
+from soldiom_ray.metrics.measurement import TokenOutcome, VerdictOutcome
+from soldiom_ray.metrics.statistics import Statistics, mean_of, ratio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,11 @@ def token_accuracy(outcome: TokenOutcome) -> Statistics:
     return Statistics(np.stack([outcome.correct, outcome.tokens], axis=1), ratio)
 
 
+def judge_win_rate(outcome: VerdictOutcome) -> Statistics:
+    """The share of pairs that a judge decides for the tuned model, a tie as a half."""
+    return mean_of(outcome.wins)
+
+
 COMPUTATIONS: Mapping[MetricName, Computation] = {
     "loss": Computation(loss),
     "perplexity": Computation(perplexity),
@@ -72,5 +77,6 @@ COMPUTATIONS: Mapping[MetricName, Computation] = {
     "json_validity": Computation(answers.json_validity, hits=True),
     "pass_at_1": Computation(answers.pass_at_1, hits=True),
     "general_loss": Computation(loss),
+    "judge_win_rate": Computation(judge_win_rate),
 }
 """How each metric of `domains.metrics.METRICS` is computed."""

@@ -96,7 +96,19 @@ class AnswerOutcome:
         return replace(self, texts=texts, references=references, passed=passed)
 
 
-Outcome: TypeAlias = TokenOutcome | LabelOutcome | AnswerOutcome
+@dataclass(frozen=True, slots=True)
+class VerdictOutcome:
+    """What a judge says of each pair of answers, [samples]: 1 where the tuned model's is better, 0 where the base's is,
+    a half for a tie."""
+
+    wins: "Numbers"
+
+    def subset(self, places: "NDArray[np.int64]") -> "VerdictOutcome":
+        """The outcome on some of the samples."""
+        return VerdictOutcome(self.wins[places])
+
+
+Outcome: TypeAlias = TokenOutcome | LabelOutcome | AnswerOutcome | VerdictOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,8 @@ class Measurement:
     calibration: Mapping[str, Any] | None = None
     """What was fitted on the validation side, and what it did there."""
     missing: Mapping[str, str] = field(default_factory=dict)
+    judge: Mapping[str, Any] | None = None
+    """Who compared the answers, how often it decided, and how far it agrees with people."""
 
     @property
     def main(self) -> PartOutcome:

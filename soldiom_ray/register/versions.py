@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
 
 PERFORMANCE_KEYS = (
-    "base", "tuned", "difference", "intervals", "comparisons", "missing", "answers", "tokens", "documents", "groups"
+    "base", "tuned", "difference", "intervals", "comparisons", "missing", "answers", "judge",
+    "tokens", "documents", "groups",
 )  # fmt: skip
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")
 """Suffixes of files that can run code when they are loaded, and of weights that are not safetensors."""

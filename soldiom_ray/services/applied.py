@@ -69,6 +69,8 @@ def _values(settings: Settings, salt: str) -> dict[str, str]:
         "SOLDIOM_GITHUB_TOKEN": settings.github_tokens,
         "HF_ENDPOINT": settings.hf_endpoint,
         "HF_TOKEN": settings.hf_token,
+        "SOLDIOM_JUDGE_URL": settings.judge_url,
+        "SOLDIOM_JUDGE_API_KEY": settings.judge_api_key,
         "SOLDIOM_TLS_CERT": settings.tls_cert,
         "SOLDIOM_TLS_KEY": settings.tls_key,
         "SOLDIOM_RATE_LIMIT": settings.rate_limit,

@@ -32,12 +32,15 @@ class GuardedClient:
         self._client = httpx2.Client(transport=transport, cookies=cookies, trust_env=False, follow_redirects=False)
 
     @contextmanager
-    def open(self, url: str, headers: Mapping[str, str], deadline: Deadline) -> Iterator[Response]:
-        """The response to one request, all of it within the deadline, headers that drip included. Raises as
-        `open_response`, and SkippedError: private_address."""
+    def open(
+        self, url: str, headers: Mapping[str, str], deadline: Deadline, body: bytes | None = None
+    ) -> Iterator[Response]:
+        """The response to one request, which posts the body if there is one, all of it within the deadline, headers
+        that drip included. Raises as `open_response`, and SkippedError: private_address."""
         self._backend.deadline = deadline
         self._client.timeout = httpx2.Timeout(deadline.silence_seconds, connect=ADDRESS_SECONDS)
-        with open_response(self._client, url, headers, deadline) as response:
+        method = "GET" if body is None else "POST"
+        with open_response(self._client, url, headers, deadline, method, body) as response:
             yield response
 
 

@@ -141,12 +141,17 @@ class Response:
 
 @contextmanager
 def open_response(
-    client: "httpx2.Client", url: str, headers: Mapping[str, str], deadline: Deadline, method: str = "GET"
+    client: "httpx2.Client",
+    url: str,
+    headers: Mapping[str, str],
+    deadline: Deadline,
+    method: str = "GET",
+    body: bytes | None = None,
 ) -> Iterator[Response]:
     """The response to one request; redirects are not followed. Raises UnreachableError, TransientError: unavailable,
     timeout; SkippedError `refused` for an invalid address."""
     with network_errors(deadline.explanation):
-        stream = client.send(client.build_request(method, url, headers=dict(headers)), stream=True)
+        stream = client.send(client.build_request(method, url, headers=dict(headers), content=body), stream=True)
     try:
         lower = {name.lower(): value for name, value in stream.headers.items()}
         yield Response(stream.status_code, lower, url, deadline, stream)
