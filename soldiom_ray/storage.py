@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, cast
+from typing import IO, Any, Literal, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError, StorageFullError, UnavailableError
 from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, seal, unseal, unsealed_error
 from soldiom_ray.settings import Settings
 
+Number = TypeVar("Number", int, float)
 Seal = Literal["newest", "earlier", "none", "unreadable"]
 """With which key something is sealed: `unreadable` with one that is not there, unless it was changed."""
 
@@ -43,6 +44,9 @@ class Backend(Protocol):
 
     def size(self, key: str) -> int | None:
         """Size in bytes, or None when there is no such object."""
+
+    def modified(self, key: str) -> float | None:
+        """When an object was written, in seconds since 1970, or None when there is no such object."""
 
     def keys(self, prefix: str) -> Iterator[str]:
         """All keys that start with the prefix."""
@@ -147,6 +151,14 @@ class Storage:
         """Whether an object is stored under this key."""
         return self.backend.size(key) is not None
 
+    def size(self, key: str) -> int:
+        """Bytes that an object takes, sealed as it is."""
+        return _there(key, self.backend.size(key))
+
+    def modified(self, key: str) -> float:
+        """When an object was written, in seconds since 1970."""
+        return _there(key, self.backend.modified(key))
+
     def keys(self, prefix: str) -> list[str]:
         """All keys below a prefix, sorted: those that start with `prefix/`."""
         below = prefix.rstrip("/")
@@ -232,6 +244,10 @@ class FolderBackend(Backend):
         path = self.path(key)
         return path.stat().st_size if path.is_file() else None
 
+    def modified(self, key: str) -> float | None:
+        path = self.path(key)
+        return path.stat().st_mtime if path.is_file() else None
+
     def keys(self, prefix: str) -> Iterator[str]:
         start = self.path(prefix)
         for folder, _, names in os.walk(start):
@@ -277,11 +293,17 @@ class S3Backend(Backend):
                 self.client.upload_fileobj(spool, self.bucket, self.prefix + key)
 
     def size(self, key: str) -> int | None:
-        try:
-            with self._translated_errors(key):
-                return int(self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"])
-        except NotFoundError:
-            return None
+        head = self._head(key)
+        return int(head["ContentLength"]) if head else None
+
+    def modified(self, key: str) -> float | None:
+        head = self._head(key)
+        return float(head["LastModified"].timestamp()) if head else None
+
+    def _head(self, key: str) -> Any:
+        with suppress(NotFoundError), self._translated_errors(key):
+            return self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        return None
 
     def keys(self, prefix: str) -> Iterator[str]:
         with self._translated_errors(prefix):
@@ -358,6 +380,12 @@ def open_storage(settings: Settings) -> Storage:
 def raw_key(sha256: str) -> str:
     """The key of raw bytes with this hash, whether they were uploaded or collected."""
     return f"raw/sha256/{sha256[:2]}/{sha256}"
+
+
+def _there(key: str, value: Number | None) -> Number:
+    if value is None:
+        raise NotFoundError(f"Storage holds no object {key!r}.")
+    return value
 
 
 def _check_key(key: str) -> None:

@@ -21,6 +21,7 @@ from soldiom_ray.db import answers, audit, feedback, inputs, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
 from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.garbage import hashes_of, raw_references
 from soldiom_ray.records import Manifest, now
 from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
@@ -86,6 +87,7 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
         learnt = _learnt(session, tenant, affected)
         removed = sorted((name for name in affected if kind_of(name) in TEXT_KINDS), key=_from_below)
         raw = {row.sha256 for row in rows} | _raw_of(artifacts, affected, set(ids))
+    raw -= raw_references(artifacts, without=removed)
     # From below, bytes before the documents that name them, rows last: what was interrupted finds again what is left.
     _remove_bytes(settings, artifacts.storage, raw, ids, removed)
     for name in removed:
@@ -214,9 +216,7 @@ def _raw_of(artifacts: Artifacts, affected: Sequence[str], input_ids: set[str]) 
             continue
         for row in artifacts.rows(manifest, "documents/", ("url", "sha256", "metadata")):
             if row["url"].partition("#")[0].removeprefix("input:") in input_ids:
-                metadata = json.loads(row["metadata"] or "{}")
-                attached = (each["sha256"] for each in metadata.get("attachments") or ())
-                hashes |= {row["sha256"], metadata.get("file_sha256") or row["sha256"], *attached}
+                hashes |= hashes_of(row)
     return hashes
 
 

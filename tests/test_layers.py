@@ -25,6 +25,7 @@ ROWS = {
     "heartbeat": 3,
     "domains": 4,
     "examples": 4,
+    "garbage": 4,
     "licenses": 4,
     "metrics": 4,
     "models": 4,

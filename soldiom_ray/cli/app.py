@@ -12,6 +12,7 @@ from soldiom_ray.cli import (
     encryption,
     evaluation,
     feedback,
+    garbage,
     jobs,
     models,
     new_domain,
@@ -51,6 +52,7 @@ for module in (
     feedback,
     users,
     encryption,
+    garbage,
     specialists,
 ):
     module.add_commands(app)

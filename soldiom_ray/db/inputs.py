@@ -6,7 +6,7 @@ from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session, defer
 
 from soldiom_ray.db.pages import newest_first
-from soldiom_ray.db.tables import UserInput
+from soldiom_ray.db.tables import CollectedDocument, UserInput
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.settings import HOME_TENANT
 
@@ -72,9 +72,13 @@ def remove(session: Session, input_id: str, tenant: str | None) -> UserInput:
 
 
 def is_referenced(session: Session, key: str) -> bool:
-    """Whether an input of any tenant refers to the object under this storage key."""
-    query = select(UserInput.id).where(UserInput.sha256 == key.rpartition("/")[2], UserInput.content == key)
-    return session.scalars(query.limit(1)).first() is not None
+    """Whether an input of any tenant refers to the object under this storage key, or a document that was not made of an
+    input."""
+    sha256 = key.rpartition("/")[2]
+    uploaded = select(UserInput.id).where(UserInput.sha256 == sha256, UserInput.content == key)
+    elsewhere = CollectedDocument.sha256 == sha256, CollectedDocument.url.not_like("input:%")
+    queries = (uploaded, select(CollectedDocument.id).where(*elsewhere))
+    return any(session.scalars(query.limit(1)).first() is not None for query in queries)
 
 
 def kept_bytes(session: Session, tenant: str) -> int:

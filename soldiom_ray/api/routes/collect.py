@@ -151,7 +151,8 @@ def list_user_inputs(
 
 @router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
 def delete_user_input(input_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
-    """Delete an input, and a file's bytes when no other input has the same. Documents that were made of it remain."""
+    """Delete an input, and a file's bytes when no other input has the same, and no
+    document of another source. Documents that were made of it remain."""
     with open_session(settings) as session:
         row = inputs.remove(session, input_id, caller.tenant)
     if row.input_type == "file":
