@@ -21,8 +21,8 @@ from pathlib import Path
 
 from secret_planting import plant
 
-from soldiom_ray.prepare.redaction import FINDERS, literal_index
-from soldiom_ray.prepare.redaction.scan import Scan
+from soldiom_ray.redaction import FINDERS, literal_index
+from soldiom_ray.redaction.scan import Scan
 
 SUFFIXES = {".py", ".md", ".rst", ".txt", ".json", ".yaml", ".yml", ".toml", ".cfg", ".js", ".sh"}
 PEER = """

@@ -29,6 +29,7 @@ ROWS = {
     "licenses": 4,
     "metrics": 4,
     "models": 4,
+    "redaction": 4,
     "registry": 4,
     "resealing": 4,
     "sandbox": 4,

@@ -14,8 +14,8 @@ from soldiom_ray.prepare import prepare
 from soldiom_ray.prepare.deduplication.minhash import jaccard
 from soldiom_ray.prepare.deduplication.words import hash_words, shingles, words_of
 from soldiom_ray.prepare.filters import COMPARING, FILTERS
-from soldiom_ray.prepare.redaction import FINDERS
 from soldiom_ray.records import Manifest
+from soldiom_ray.redaction import FINDERS
 
 KEY = "AKIA" + "QX4ZJ7WLPB2MDT6K"
 SECRET_FILE = f'''

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from soldiom_ray.prepare.redaction import FINDERS, redact
+from soldiom_ray.redaction import FINDERS, redact
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from cpu_time import cpu_seconds
 
-from soldiom_ray.prepare.redaction import redact
-from soldiom_ray.prepare.redaction.scan import LiteralIndex, Literals, Scan
-from soldiom_ray.prepare.redaction.secret_patterns import SECRET_PATTERNS
+from soldiom_ray.redaction import redact
+from soldiom_ray.redaction.scan import LiteralIndex, Literals, Scan
+from soldiom_ray.redaction.secret_patterns import SECRET_PATTERNS
 
 DRAW = random.Random(3)
 ALNUM = string.ascii_letters + string.digits

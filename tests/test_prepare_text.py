@@ -12,7 +12,7 @@ from soldiom_ray.prepare.filters import FILTERS
 from soldiom_ray.prepare.filters.filter_text import FilterText
 from soldiom_ray.prepare.filters.language import language_problem
 from soldiom_ray.prepare.ngram_overlap import NgramSet
-from soldiom_ray.prepare.redaction import redact
+from soldiom_ray.redaction import redact
 
 PROSE = "The committee met on Tuesday to discuss how the new policy would affect the schools of the district. "
 GERMAN = "Der Ausschuss traf sich am Dienstag, um zu besprechen, wie sich die neue Regelung auf die Schulen auswirkt. "

@@ -15,6 +15,12 @@ import psutil
 import pytest
 import yaml
 from conftest import ROOT, Home
+from small_models import small_context, small_settings
+
+from soldiom_ray.domains.judge import Judge
+from soldiom_ray.errors import InputError
+from soldiom_ray.evaluate.judge import check_judge
+from soldiom_ray.flow import reach_judge
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -238,6 +244,15 @@ def test_streams_and_batches_answer_through_the_api(home: Home, finished: dict[s
         json={"inputs": ["def add(a, b):", "import os"], "parameters": parameters},
     )
     assert batch.status_code == 200 and len(batch.json()["outputs"]) == 2
+
+
+def test_a_model_that_is_served_here_may_judge_answers(home: Home, finished: dict[str, Any], tmp_path: Path) -> None:
+    variables = {"SOLDIOM_JUDGE_URL": f"{home.api_url}/v1", "SOLDIOM_JUDGE_API_KEY": home.key}
+    declared = Judge(model=finished["result"]["model_id"], criteria="The better one is right.", max_tokens=8, ratings=0)
+    check_judge(reach_judge(small_context(small_settings(tmp_path, **variables)), declared))
+    wrong_key = small_settings(tmp_path, **variables | {"SOLDIOM_JUDGE_API_KEY": "no-key"})
+    with pytest.raises(InputError, match="status 401"):
+        check_judge(reach_judge(small_context(wrong_key), declared))
 
 
 @pytest.mark.parametrize(("source", "body"), [("github", {"min_stars": 4000}), ("huggingface", {"kind": "models"})])

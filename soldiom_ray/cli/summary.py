@@ -55,7 +55,20 @@ def print_scores(metrics: Mapping[str, Any], title: str | None = None) -> None:
             f" the base's in {judge['losses']}; {judge['ties']} are ties, no verdict on"
             f" {sum(judge['no_verdict'].values())}."
         )
+    if red_team := metrics.get("red_team"):
+        print_table(red_team_rows(red_team), ["attack", "asked", "better", "before", "after", "interval"])
     say(metrics.get("gate", {}).get("verdict", ""))
+
+
+def red_team_rows(red_team: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Rows of the rates of attacks before and after tuning, with the interval after."""
+    rows = []
+    for suite in red_team["suites"].values():
+        base, tuned = suite["rates"].get("base"), suite["rates"]["tuned"]
+        row = {"attack": suite["title"], "asked": suite["probes"], "after": f"{tuned['rate']:.3f}"}
+        row |= {"better": "lower" if suite["lower_is_better"] else "higher", "before": base and f"{base['rate']:.3f}"}
+        rows.append(row | {"interval": f"[{tuned['low']:.3f}, {tuned['high']:.3f}]"})
+    return rows
 
 
 def print_sides(details: Mapping[str, Any]) -> None:

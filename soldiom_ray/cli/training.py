@@ -107,6 +107,7 @@ def evaluate(
         ),
     ] = None,
     judge_url: Annotated[str | None, recipe_option("evaluate.judge.url", "--judge-url")] = None,
+    red_team: Annotated[bool, recipe_option("evaluate.red_team", "--red-team")] = False,
     json: Json = False,
 ) -> None:
     """Score a model against its base on held-out data, with a confidence interval and the gate's verdict, and show a
@@ -114,7 +115,9 @@ def evaluate(
     if judge_url and not judge:
         raise InputError("--judge-url names no model.", remedy="add --judge NAME")
     judging = {"model": judge, **({"url": judge_url, "private": True} if judge_url else {})} if judge else None
-    heading = drop_unset(max_tokens=max_tokens, examples=examples, answers=answers, judge=judging)
+    heading = drop_unset(max_tokens=max_tokens, examples=examples, answers=answers, judge=judging) | (
+        {"red_team": True} if red_team else {}
+    )
     content = {"name": "evaluation", "run": model_run, "evaluate": heading}
     job = run_job(content | drop_unset(dataset=data), "evaluate")
     result = {"id": job["result"]["scores"], "metrics": job["metrics"], "job": job["id"]}

@@ -360,6 +360,12 @@ class Evaluate(Record):
         None, description="a model that compares the answers of base and tuned model, where no metric fits"
     )
 
+    red_team: bool = Field(
+        False,
+        description="attack base and tuned model: foreign instructions, training and personal data asked back, harmful"
+        " requests",
+    )
+
     @model_validator(mode="after")
     def _has_its_judge(self) -> "Evaluate":
         if self.judge is None and (self.gate.judged or "judge_win_rate" in self.metrics):
@@ -483,7 +489,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
     "train": ("template_gaps", "augment", "head"),
-    "evaluate": ("examples", "answers", "answer_schema", "max_error", "judge"),
+    "evaluate": ("examples", "answers", "answer_schema", "max_error", "judge", "red_team"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""

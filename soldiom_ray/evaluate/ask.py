@@ -64,21 +64,21 @@ def choose_questions(
     return list(islice((question for question in questions if question), count))
 
 
-def answer(
-    model: Any, tokenizer: Any, questions: Sequence[Question], *, max_new_tokens: int
-) -> Iterator[dict[int, str]]:
-    """A model's greedy answers by the number of their question, some at a time, computed as when it is deployed, so
-    the model is of no use afterwards. The only place that generates text for an evaluation of causal language models.
-    """
+def answer(model: Any, tokenizer: Any, asked: Sequence[tuple[Sequence[Question], int]]) -> Iterator[dict[int, str]]:
+    """A model's greedy answers to several lists of questions, each with the tokens that an answer may have, by the
+    number of the question over all lists; some at a time, computed as when it is deployed, so the model is of no use
+    afterwards. The only place that generates text for an evaluation of causal language models."""
     from soldiom_ray.models.generate import Generator
 
-    generator = Generator.taking_over(model, tokenizer)
-    order = sorted(range(len(questions)), key=lambda number: len(questions[number].text))
-    for first in range(0, len(order), ANSWERS_AT_ONCE):
-        numbers = order[first : first + ANSWERS_AT_ONCE]
-        texts = [questions[number].text for number in numbers]
-        generated = generator.generate(texts, max_new_tokens=max_new_tokens)
-        yield {number: each.text for number, each in zip(numbers, generated, strict=True)}
+    generator, counted = Generator.taking_over(model, tokenizer), 0
+    for questions, max_new_tokens in asked:
+        order = sorted(range(len(questions)), key=lambda number: len(questions[number].text))
+        for first in range(0, len(order), ANSWERS_AT_ONCE):
+            numbers = order[first : first + ANSWERS_AT_ONCE]
+            texts = [questions[number].text for number in numbers]
+            generated = generator.generate(texts, max_new_tokens=max_new_tokens)
+            yield {counted + number: each.text for number, each in zip(numbers, generated, strict=True)}
+        counted += len(questions)
 
 
 def answer_limit(questions: Sequence[Question], tokenizer: Any, context: int) -> int:
@@ -168,12 +168,21 @@ def _without_middle(row: Mapping[str, Any], tokenizer: Any, context: int) -> Que
 def _beginning(row: Mapping[str, Any], tokenizer: Any, context: int) -> Question | None:
     """A document's first words, and as much of what follows them as an answer may be long; None when the document is
     too short."""
-    ids = encode_prompt(tokenizer, row["text"][:BEGINNING_CHARACTERS])
-    length = min(CONTINUED_TOKENS, context // 2, len(ids) // 2)
-    text = tokenizer.decode(ids[:length], skip_special_tokens=True)
-    words = text.rstrip().rsplit(maxsplit=1)
-    prompt = words[0] if len(words) > 1 else text
+    begun = text_beginning(row["text"], tokenizer, context, context)
+    if begun is None:
+        return None
+    prompt, rest = begun
+    return Question(row["group"], row["id"], prompt, prompt, rest, has_answer=False)
+
+
+def text_beginning(text: str, tokenizer: Any, context: int, room: int) -> tuple[str, str] | None:
+    """(the first words of a text, of at most `room` tokens; how it goes on, as long as an answer may be); None when the
+    text is too short."""
+    ids = encode_prompt(tokenizer, text[:BEGINNING_CHARACTERS])
+    length = min(CONTINUED_TOKENS, context // 2, room, len(ids) // 2)
+    beginning = tokenizer.decode(ids[: max(0, length)], skip_special_tokens=True)
+    words = beginning.rstrip().rsplit(maxsplit=1)
+    prompt = words[0] if len(words) > 1 else beginning
     if len(prompt.strip()) < 2:
         return None
-    rest = tokenizer.decode(ids[: length + answer_tokens(context)], skip_special_tokens=True)[len(prompt) :]
-    return Question(row["group"], row["id"], prompt, prompt, rest, has_answer=False)
+    return prompt, tokenizer.decode(ids[: length + answer_tokens(context)], skip_special_tokens=True)[len(prompt) :]

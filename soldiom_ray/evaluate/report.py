@@ -36,6 +36,7 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         picture(ANSWERS, "Each answer of base and tuned model"),
         _verdicts(content),
         examples_markdown([Example.model_validate(each) for each in content["examples"]]),
+        _red_team(content),
         "## Labels" if content.get("labels") else "",
         picture(CONFUSION, "Confusion matrix: rows are the true labels"),
         picture(CALIBRATION, "Share that is right over confidence"),
@@ -293,6 +294,41 @@ def _agreement(agreement: Mapping[str, Any] | None) -> str:
         text += f", {agreement['agreed']} as they did ({agreement['share']:.3f} {_range(agreement)})"
     text += f"; {agreement['ties']} are ties"
     return text + (f", no verdict on {_reasons(agreement['no_verdict'])}." if agreement["no_verdict"] else ".")
+
+
+def _red_team(content: Mapping[str, Any]) -> str:
+    """How often attacks succeeded, before and after."""
+    red_team = content.get("red_team")
+    if not red_team:
+        return ""
+    systems = [*dict.fromkeys(name for suite in red_team["suites"].values() for name in suite["rates"])]
+    systems.sort(key=lambda name: (name == TUNED, name))
+    lines = [
+        f"| attack | asked | better | {' | '.join(systems)} | p, base and tuned |",
+        f"|---|---|---|{'---|' * len(systems)}---|",
+    ]
+    for suite in red_team["suites"].values():
+        rates = [suite["rates"].get(system) for system in systems]
+        cells = " | ".join(f"{each['rate']:.3f} {_range(each)}" if each else "" for each in rates)
+        p = "" if suite["p"] is None else f"{suite['p']:.3g}"
+        better = "lower" if suite["lower_is_better"] else "higher"
+        lines.append(f"| {suite['title']} | {suite['probes']} | {better} | {cells} | {p} |")
+    if (remembered := red_team["remembered"]) is not None:
+        lines.append(
+            f"\nThe tuned model continues training texts more often than held-out ones by {_mean_of(remembered)}."
+        )
+    lines.append(f"\nRedaction finds {red_team['known']} different personal data or secrets in the training split.")
+    lines += [f"\nNot asked: {reason}." for reason in red_team["missing"].values()]
+    rules = "\n".join(f"- {suite['title']}: {suite['rule']}." for suite in red_team["suites"].values())
+    head = (
+        "## Red team\n\nShares of the attacks, each with its interval of 95 % (Wilson), before and after tuning. Few"
+        " attacks leave wide intervals: a rate of 0 does not say that there is no way."
+    )
+    return f"{head}\n\n" + "\n".join(lines) + f"\n\nRules, with English phrases:\n\n{rules}"
+
+
+def _mean_of(remembered: Mapping[str, float]) -> str:
+    return f"{remembered['difference']:+.3f} [{remembered['low']:+.3f}, {remembered['high']:+.3f}]"
 
 
 def _reasons(counts: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 asked the same held-out prompts."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
@@ -20,6 +20,7 @@ from soldiom_ray.evaluate.ask import (
 from soldiom_ray.evaluate.baselines import answer_baselines
 from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
 from soldiom_ray.evaluate.programs import with_checks_run
+from soldiom_ray.evaluate.red_team import RedTeam, choose_probes, judge_probes
 from soldiom_ray.evaluate.score_samples import score_samples
 from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.metrics.measurement import (
@@ -55,21 +56,32 @@ ASKING_SHARE = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What every model is to do: predict the blocks, then those of general text, then answer the questions."""
+    """What every model is to do: predict the blocks, then those of general text, then answer the questions and, where
+    there is one, the red team."""
 
     blocks: Sequence[Block]
     general: Sequence[Block]
     questions: Sequence[Question]
     answer_tokens: int
+    red_team: RedTeam | None = None
+
+    @property
+    def asked(self) -> list[tuple[Sequence[Question], int]]:
+        """Lists of questions, each with the tokens that an answer may have."""
+        lists: list[tuple[Sequence[Question], int]] = [(self.questions, self.answer_tokens)]
+        if self.red_team is not None:
+            lists.append(([probe.question for probe in self.red_team.probes], self.red_team.tokens))
+        return [each for each in lists if each[0]]
 
 
 @dataclass(slots=True)
 class Results:
-    """What one model did: sums [blocks, 2] of both kinds of block, and its answers."""
+    """What one model did: sums [blocks, 2] of both kinds of block, and its answers to questions and red team."""
 
     sums: "NDArray[np.float64]"
     general: "NDArray[np.float64] | None" = None
     answers: list[str | None] = field(default_factory=list)
+    attacked: list[str | None] = field(default_factory=list)
 
 
 def score_run(
@@ -116,6 +128,9 @@ def _score_causal(
             rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
         work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=has_base)
+        if declared.red_team:
+            attacks = choose_probes(artifacts, run, rows, tokenizer, context=context_length(model), seed=declared.seed)
+            work = replace(work, red_team=attacks)
         vocabulary, model_vocabulary = _vocabulary(tokenizer), int(model.config.vocab_size)
         if has_adapter:
             asked_at = ends[1] - ASKING_SHARE / 2 * ends[1]
@@ -123,9 +138,9 @@ def _score_causal(
         else:
             results[TUNED] = yield from _measure(model, tokenizer, work, "tuned model", 0.05, ends[0])
         del model
-    if has_adapter and work.questions:  # merged, as it is deployed, which is faster and the end of an adapter
+    if has_adapter and work.asked:  # merged, as it is deployed, which is faster and the end of an adapter
         with load_run(artifacts, settings, run) as (model, tokenizer):
-            results[TUNED].answers = yield from _ask(model, tokenizer, work, "tuned model", asked_at, ends[1])
+            yield from _ask(model, tokenizer, work, results[TUNED], "tuned model", asked_at, ends[1])
             del model
     if BASE not in results and has_base:
         yield ends[0], f"loading the base model {base_name}"
@@ -152,6 +167,7 @@ def _score_causal(
     prompts = [question.prompt for question in work.questions] if judged else []
     trivial = answer_baselines(artifacts, dataset, prompts) if judged else {}
     parts = _parts(rows, work, results, trivial, declared)
+    attacked = {system: each.attacked for system, each in results.items() if each.attacked}
     yield Measurement(
         parts=parts,
         examples=to_examples(work.questions, results[BASE].answers, [str(text) for text in results[TUNED].answers]),
@@ -160,6 +176,7 @@ def _score_causal(
         blocks=len(work.blocks),
         block_tokens=length,
         missing=missing,
+        red_team=judge_probes(work.red_team, attacked) if work.red_team else None,
     )
 
 
@@ -196,10 +213,10 @@ def _measure(
     model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
 ) -> Generator[tuple[float, str], None, Results]:
     """Progress; returns what one model did. The model is of no use afterwards."""
-    asked_at = end - ASKING_SHARE * (end - start) if work.questions else end
+    asked_at = end - ASKING_SHARE * (end - start) if work.asked else end
     results = yield from _score(model, work, name, start, asked_at)
-    if work.questions:
-        results.answers = yield from _ask(model, tokenizer, work, name, asked_at, end)
+    if work.asked:
+        yield from _ask(model, tokenizer, work, results, name, asked_at, end)
     return results
 
 
@@ -210,11 +227,11 @@ def _measure_both(
     The model is of no use afterwards."""
     middle = start + (1 - ASKING_SHARE / 2) / 2 * (end - start)
     tuned = yield from _score(model, work, "tuned model", start, middle)
-    asked_at = 2 * middle - start if work.questions else end
+    asked_at = 2 * middle - start if work.asked else end
     with without_adapter(model) as plain:
         base = yield from _score(plain, work, "base model", middle, asked_at)
-    if work.questions:
-        base.answers = yield from _ask(below_adapter(model), tokenizer, work, "base model", asked_at, end)
+    if work.asked:
+        yield from _ask(below_adapter(model), tokenizer, work, base, "base model", asked_at, end)
     return tuned, base
 
 
@@ -225,16 +242,18 @@ def _score(model: Any, work: Work, name: str, start: float, end: float) -> Gener
 
 
 def _ask(
-    model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
-) -> Generator[tuple[float, str], None, list[str | None]]:
-    """Progress; returns the answers, in the order of the questions. The model is of no use afterwards."""
+    model: Any, tokenizer: Any, work: Work, results: Results, name: str, start: float, end: float
+) -> Generator[tuple[float, str], None, None]:
+    """Progress; the answers become part of the results, in the order of the questions. The model is of no use
+    afterwards."""
     answers: dict[int, str] = {}
+    total = sum(len(questions) for questions, _ in work.asked)
     yield start, f"asking the {name}"
-    for some in answer(model, tokenizer, work.questions, max_new_tokens=work.answer_tokens):
+    for some in answer(model, tokenizer, work.asked):
         answers |= some
-        share = len(answers) / len(work.questions)
-        yield start + share * (end - start), f"asking the {name}: {len(answers)} of {len(work.questions)}"
-    return [answers[number] for number in range(len(work.questions))]
+        yield start + len(answers) / total * (end - start), f"asking the {name}: {len(answers)} of {total}"
+    texts: list[str | None] = [answers[number] for number in range(total)]
+    results.answers, results.attacked = texts[: len(work.questions)], texts[len(work.questions) :]
 
 
 def _score_blocks(

@@ -79,6 +79,8 @@ def score_samples(
         return measure_labels(model, processor, rows, fitted_on, asked, run, declared, name, start, end)
 
     missing: dict[str, str] = {}
+    if declared.red_team:
+        missing["red team"] = f"attacks are written for models of text, not for the task {run.details['task']}"
     base, results = yield from _tuned_and_base(settings, artifacts, run, dataset, rows, asked, measure, previous)
     if previous is not None:
         yield 0.65, f"loading the version before, of {previous.id}"

@@ -33,6 +33,9 @@ def as_summary(
         },
         "intervals": {name: score.values[TUNED].as_dict() for name, score in comparison.scores.items()},
         "systems": {system: comparison.values(system) for system in systems if system not in (BASE, TUNED)},
+        "red_team": {name: value for name, value in measurement.red_team.items() if name != "answers"}
+        if measurement.red_team
+        else None,
         "comparisons": {
             system: {name: difference.as_dict() for name, difference in comparison.differences(system).items()}
             for system in systems
@@ -78,6 +81,7 @@ def as_json(
         "examples": examples_as_dicts(measurement.examples[: declared.examples]),
         "answers": judge_answers(measurement),
         "judge": measurement.judge,
+        "red_team": measurement.red_team,
         "method": {
             "tokens": measurement.tokens,
             "blocks": measurement.blocks,

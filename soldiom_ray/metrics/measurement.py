@@ -147,6 +147,8 @@ class Measurement:
     missing: Mapping[str, str] = field(default_factory=dict)
     judge: Mapping[str, Any] | None = None
     """Who compared the answers, how often it decided, and how far it agrees with people."""
+    red_team: Mapping[str, Any] | None = None
+    """How often attacks succeeded on each model, with their answers."""
 
     @property
     def main(self) -> PartOutcome:

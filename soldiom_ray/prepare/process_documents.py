@@ -23,8 +23,8 @@ from soldiom_ray.prepare.filters.filter_text import FilterText, is_code
 from soldiom_ray.prepare.filters.language import detect_language
 from soldiom_ray.prepare.ngram_overlap import NgramSet
 from soldiom_ray.prepare.pieces import Pieces
-from soldiom_ray.prepare.redaction import redact
 from soldiom_ray.records import Manifest, Record, Sample
+from soldiom_ray.redaction import redact
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from soldiom_ray.db.tables import Model
 
 PERFORMANCE_KEYS = (
-    "base", "tuned", "difference", "intervals", "comparisons", "missing", "answers", "judge",
+    "base", "tuned", "difference", "intervals", "comparisons", "missing", "answers", "judge", "red_team",
     "tokens", "documents", "groups",
 )  # fmt: skip
 UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".msgpack", ".h5", ".py", ".so")

@@ -9,8 +9,8 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.national_numbers import ALONE, NATIONAL_NUMBERS
-from soldiom_ray.prepare.redaction.scan import Scan, Span, character_class
+from soldiom_ray.redaction.national_numbers import ALONE, NATIONAL_NUMBERS
+from soldiom_ray.redaction.scan import Scan, Span, character_class
 from soldiom_ray.specialists.checksums import IBAN_LENGTHS, is_iban, is_luhn
 
 CARD = re.compile(

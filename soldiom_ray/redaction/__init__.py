@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 
-from soldiom_ray.prepare.redaction import contacts, national_numbers, numbers, person_names, secrets
-from soldiom_ray.prepare.redaction.scan import LiteralIndex, Scan, Span
+from soldiom_ray.redaction import contacts, national_numbers, numbers, person_names, secrets
+from soldiom_ray.redaction.scan import LiteralIndex, Scan, Span
 
 FINDERS: dict[str, Callable[[Scan], Iterator[Span]]] = {
     "secret": secrets.find_secrets,
@@ -36,8 +36,7 @@ RANK = {name: rank for rank, name in enumerate(FINDERS)}
 def redact(text: str, names: Sequence[str]) -> tuple[str, Counter[str]]:
     """The text with the matches of the named finders replaced by placeholders, and their number by finder. Of matches
     that overlap the first gives the placeholder, and of those that begin together the longest."""
-    scan = Scan(text, literal_index(tuple(names)))
-    spans = sorted((start, -end, RANK[name], name) for name in names for start, end in FINDERS[name](scan))
+    spans = _spans(text, names)
     if not spans:
         return text, Counter()
     counts: Counter[str] = Counter()
@@ -52,6 +51,23 @@ def redact(text: str, names: Sequence[str]) -> tuple[str, Counter[str]]:
         last_end = -negative_end
     parts.append(text[last_end:])
     return "".join(parts), counts
+
+
+def find_spans(text: str, names: Sequence[str]) -> list[Span]:
+    """Where the named finders match, in order; matches that overlap are one."""
+    merged: list[Span] = []
+    for start, negative_end, _, _ in _spans(text, names):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], -negative_end))
+        else:
+            merged.append((start, -negative_end))
+    return merged
+
+
+def _spans(text: str, names: Sequence[str]) -> list[tuple[int, int, int, str]]:
+    """(start, -end, rank, finder) of every match, in order."""
+    scan = Scan(text, literal_index(tuple(names)))
+    return sorted((start, -end, RANK[name], name) for name in names for start, end in FINDERS[name](scan))
 
 
 @lru_cache

@@ -5,7 +5,7 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class, word_table
+from soldiom_ray.redaction.scan import Literals, Scan, Span, character_class, word_table
 from soldiom_ray.specialists.checksums import has_calling_code
 
 LATIN = r"A-Za-z0-9\u00c0-\u024f"

@@ -7,8 +7,8 @@ prose is not found; nor is one in a copyright line, which the licence asks to ke
 import re
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.contacts import find_emails
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span
+from soldiom_ray.redaction.contacts import find_emails
+from soldiom_ray.redaction.scan import Literals, Scan, Span
 
 LETTER = r"[^\W\d_]"
 CAPITAL = r"[A-Z\u00c0-\u00d6\u00d8-\u00de]"

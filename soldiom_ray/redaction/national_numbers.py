@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from soldiom_ray.prepare.redaction.scan import Literals, word_table
+from soldiom_ray.redaction.scan import Literals, word_table
 from soldiom_ray.specialists.checksums import is_luhn
 
 BEFORE, AFTER = r"(?<![\w.\-])", r"(?![\w\-]|\.\d)"

@@ -9,8 +9,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from soldiom_ray.prepare.redaction.scan import Literals, Scan, Span, character_class
-from soldiom_ray.prepare.redaction.secret_patterns import SECRET_PATTERNS
+from soldiom_ray.redaction.scan import Literals, Scan, Span, character_class
+from soldiom_ray.redaction.secret_patterns import SECRET_PATTERNS
 
 WORDS = (
     *("password", "passwort", "passwd", "passphrase", "_pass=", "_pass:", '_pass"', "_pass'", "_pass "),
