@@ -447,19 +447,38 @@ def _recipe(options: argparse.Namespace, stage: str | None) -> Recipe:
 
 
 def restore() -> int:
-    """Restore the endpoints that ran before the services stopped; returns the exit code."""
+    """Restore the endpoints that ran before the services stopped, and collections that Chroma lacks, as in a home that
+    was made from a backup; returns the exit code."""
     from soldiom_ray.deploy import restore as restore_models
     from soldiom_ray.embed.serve import serve_search
 
     settings = load_settings()
     logs.start_logging()
     compute.connect(settings)
-    with open_session(settings) as session:
-        searchable = datasets.latest_index(session, None) is not None
-    if searchable:
+    if fill_collections(settings):
         serve_search(settings)
     restore_models(settings)
     return 0
+
+
+def fill_collections(settings: Settings) -> int:
+    """Let Chroma hold what every index has, from storage; returns how many there are. One whose files are gone is
+    left as it is."""
+    from soldiom_ray.embed.index import repair
+
+    artifacts, cursor, indexes = Artifacts(open_storage(settings)), None, list[str]()
+    with open_session(settings) as session:
+        while True:
+            rows, cursor = datasets.list_datasets(session, None, stage="index", cursor=cursor)
+            indexes += [row.artifact_id for row in rows]
+            if cursor is None:
+                break
+    for index in dict.fromkeys(indexes):
+        try:
+            repair(Context(settings, artifacts, lambda *_: None), artifacts.get(index))
+        except SoldiomError as error:
+            logger.warning("collection not filled", extra={"data": {"index": index, "reason": error.what}})
+    return len(indexes)
 
 
 def _submission_id() -> str | None:

@@ -33,6 +33,20 @@ def test_ray_accepts_the_cluster_file(declared: dict[str, Any]) -> None:
     assert prepared["head_node_type"] == "head_cpu"
 
 
+def test_ray_accepts_the_file_for_machines_one_has_whose_commands_are_the_same(declared: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    own = yaml.safe_load((ROOT / "cluster/ray-on-premises.yaml").read_text())
+    prepared = prepare_config(copy.deepcopy(own))
+    validate_config(prepared)
+    [node_type] = prepared["available_node_types"].values()
+    assert node_type["min_workers"] == node_type["max_workers"] == len(own["provider"]["worker_ips"])
+    for name in ("file_mounts", "rsync_exclude", "initialization_commands", "setup_commands"):
+        assert own[name] == declared[name], name
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert own[name] == declared[name], name
+
+
 def test_the_head_has_no_gpu_and_workers_start_from_none(declared: dict[str, Any]) -> None:
     types = declared["available_node_types"]
     assert not types["head_cpu"]["node_config"]["InstanceType"].startswith(("g", "p"))

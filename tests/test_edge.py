@@ -21,11 +21,12 @@ from api_server import listen
 from conftest import ROOT, free_port
 
 from soldiom_ray.api.app import make_app
+from soldiom_ray.services import production
 from soldiom_ray.settings import load_settings
 
 CADDY = shutil.which("caddy")
 CONFIG = ROOT / "cluster/edge/Caddyfile"
-NAME = "soldiom.test"
+NAME = "localhost"
 
 pytestmark = [
     pytest.mark.service,
@@ -158,6 +159,16 @@ def test_the_api_answers_over_https_and_plain_http_leads_there(edge: Edge) -> No
 
 def test_counts_are_not_for_those_outside(edge: Edge) -> None:
     assert edge.ask("GET", "/metrics").status_code == 404
+
+
+def test_doctor_looks_at_the_edge_from_outside(edge: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"https://{NAME}:{edge.ports['https']}"
+    assert [each["state"] for each in production._edge(url)] == ["error"]  # nobody knows this certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(edge.certificate))
+    states = {each["check"].removeprefix("production: "): each["state"] for each in production._edge(url)}
+    certificate = states.pop("certificate")
+    assert set(states.values()) == {"ok"} and set(states) == {"edge", "HSTS", "metrics", "CORS"}
+    assert certificate == "warning"  # it ends tomorrow
 
 
 def test_headers_beyond_the_limit_are_refused(edge: Edge) -> None:

@@ -1,8 +1,10 @@
-"""Commands for the services, keys, the audit trail and this machine: up, down, status, doctor, env, keys, audit."""
+"""Commands for the services, keys, the audit trail and this machine: up, down, status, migrate, backup, restore,
+doctor, env, keys, audit."""
 
 import logging
 import shlex
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -22,7 +24,7 @@ keys_app = typer.Typer(help="Create, list and revoke keys of the API.", no_args_
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
-    for command in (up, down, status, migrate, doctor, env, audit):
+    for command in (up, down, status, migrate, backup, restore, doctor, env, audit):
         app.command()(command)
     app.add_typer(keys_app, name="keys")
 
@@ -88,11 +90,49 @@ def migrate(json: Json = False) -> None:
     print_json({"state": "migrated"}) if json else say("The database's tables are those of this version.")
 
 
-def doctor(json: Json = False) -> None:
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FILE|FOLDER", help="A new file, or a folder for one.")],
+    json: Json = False,
+) -> None:
+    """Write everything of this home to one file while it runs; sealed where SOLDIOM_ENCRYPTION_KEY is set."""
+    from soldiom_ray import services
+
+    done = services.back_up(load_settings(), target)
+    if json:
+        print_json(done)
+        return
+    sealed = "sealed with SOLDIOM_ENCRYPTION_KEY" if done["sealed"] else "not sealed: whoever reads it has every key"
+    say(f"{done['path']}: {done['files']} files, {done['bytes'] >> 20} MiB, {sealed}")
+    for name, remedy in done["left_out"].items():
+        say(f"Not in it: {name}. {remedy}")
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `soldiom backup` wrote.")], json: Json = False
+) -> None:
+    """Make the home of SOLDIOM_HOME, which must be empty, from a backup; then run `soldiom up`."""
+    from soldiom_ray import services
+
+    settings = load_settings()
+    done = services.restore(settings, file)
+    if json:
+        print_json(done)
+    else:
+        say(f"{settings.home}: {done['files']} files, as they were at {done['at']}. Now run `soldiom up`.")
+
+
+def doctor(
+    production: Annotated[bool, typer.Option("--production", help="Also what must hold before others come.")] = False,
+    url: Annotated[str, typer.Option(help="With --production: the public address, looked at from outside.")] = "",
+    json: Json = False,
+) -> None:
     """Check this machine: what is wrong and how to fix it. Exit code 1 when something must be fixed."""
     from soldiom_ray import services
 
-    findings = services.doctor(load_settings())
+    settings = load_settings()
+    findings = services.doctor(settings)
+    if production or url:
+        findings += services.check_production(settings, url)
     if json:
         print_json({"items": findings})
     else:

@@ -30,7 +30,7 @@ def embed(context: Context, dataset: Manifest, declared: Embed) -> Manifest:
     made_from = {"declared": declared.model_dump(mode="json"), "stage_version": STAGE_VERSION}
     draft = context.artifacts.draft("index", made_from, [dataset.id])
     if done := draft.finished():
-        _repair(context, done)
+        repair(context, done)
         return done
     vectors.check_available(context.settings)  # an unavailable Chroma is reported before the work
     context.report(0.0, "cutting passages")
@@ -88,7 +88,7 @@ def _embed_parts(context: Context, function: EmbedPart, specs: list[PartSpec], t
         report()
 
 
-def _repair(context: Context, index: Manifest) -> None:
+def repair(context: Context, index: Manifest) -> None:
     """Fill the collection of a finished index when it does not hold all passages."""
     import pyarrow.parquet as pq
 

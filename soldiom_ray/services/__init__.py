@@ -7,12 +7,25 @@ asked for it.
 
 from soldiom_ray.records import LOOPBACK
 from soldiom_ray.services.addresses import short_folder
+from soldiom_ray.services.backup import back_up, restore
 from soldiom_ray.services.diagnosis import doctor
+from soldiom_ray.services.production import check_production
 from soldiom_ray.services.start import down, status, up
 from soldiom_ray.services.supervision import ensure as ensure_supervisor
 from soldiom_ray.settings import Settings
 
-__all__ = ["doctor", "down", "ensure_supervisor", "environment", "short_folder", "status", "up"]
+__all__ = [
+    "back_up",
+    "check_production",
+    "doctor",
+    "down",
+    "ensure_supervisor",
+    "environment",
+    "restore",
+    "short_folder",
+    "status",
+    "up",
+]
 
 
 def environment(settings: Settings) -> dict[str, str]:

