@@ -1,5 +1,6 @@
 """A dataset becomes an index in a real Chroma server with the real MiniLM; what is interrupted goes on."""
 
+import dataclasses
 import io
 import json
 import os
@@ -17,8 +18,10 @@ import pytest
 from preparing import context_in, document, documents_of, package_documents
 from real_chroma import Chroma
 
-from soldiom_ray import vectors
+from soldiom_ray import flow, vectors
 from soldiom_ray.artifacts import Context
+from soldiom_ray.db import datasets
+from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.domains.schema import Embed, Prepare, SplitRule
 from soldiom_ray.embed import embed, parts, select
 from soldiom_ray.embed.chunk import Passage, passages_of
@@ -100,6 +103,21 @@ def test_running_again_adds_nothing_and_a_lost_collection_is_filled_without_the_
     assert vectors.count(collection_of(context, index)) == 120
     collection_of(context, index).delete(ids=["000000-00003", "000000-00007"])
     assert embed(context, dataset, SMALL) == index
+    assert vectors.count(collection_of(context, index)) == 120
+
+
+def test_a_home_made_from_a_backup_has_its_collections_filled_again(
+    context: Context, index: Manifest, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = dataclasses.replace(context.settings, database_url=postgres_url)
+    migrate(settings)
+    gone = index.model_copy(update={"id": "index-0000000000000000"})
+    with open_session(settings) as session:
+        for manifest in (index, gone):
+            datasets.record(session, manifest, name="small", source="local", stage="index")
+    vectors.delete_collection(context.settings, index.id)
+    monkeypatch.setattr(Embedder, "encode", None)
+    assert flow.fill_collections(settings) == 2
     assert vectors.count(collection_of(context, index)) == 120
 
 
