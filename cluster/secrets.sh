@@ -15,6 +15,7 @@ EDGE_TLS=${2:-internal}
 POSTGRES_PASSWORD=$(secret)
 MINIO_PASSWORD=$(secret)
 RAY_AUTH_TOKEN=$(secret)
+GRAFANA_PASSWORD=$(secret)
 SOLDIOM_ENCRYPTION_KEY=$(secret)
 END
 echo "cluster/.env holds the name, the passwords and the key"

@@ -62,6 +62,16 @@ def test_the_alert_rules_ask_for_metrics_that_the_api_has() -> None:
     assert asked and {re.sub("_(bucket|sum|count)$", "", name) for name in asked} <= known
 
 
+def test_the_page_of_grafana_asks_for_counts_that_there_are() -> None:
+    page = json.loads((ROOT / "cluster/grafana/soldiom.json").read_text())
+    asked = " ".join(target["expr"] for panel in page["panels"] for target in panel["targets"])
+    lines = filled().text()
+    for name, labels in re.findall(r"(soldiom_\w+)(?:\{(\w+)=)?", asked):
+        assert re.search(rf"^{name}\{{.*{labels or ''}", lines, re.MULTILINE), (name, labels)
+    for label in {label for group in re.findall(r"by \(([^)]*)\)", asked) for label in group.split(", ")}:
+        assert f'{label}="' in lines, label
+
+
 def test_promtool_finds_nothing_wrong_with_the_metrics_and_the_rules(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:

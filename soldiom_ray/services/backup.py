@@ -76,19 +76,21 @@ def restore(settings: Settings, path: Path) -> dict[str, Any]:
         )
     if not path.is_file():
         raise NotFoundError(f"There is no file {str(path)!r}.", remedy="name a backup that `soldiom backup` wrote")
-    settings.home.parent.mkdir(parents=True, exist_ok=True)
-    draft = settings.home.with_name(f".{settings.home.name}.restoring-{os.getpid()}")
+    is_new = not settings.home.exists()
+    draft = settings.home / ".restoring"  # within it: the home may be a volume of its own
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft.mkdir(mode=0o700)
     try:
         head = _unpack(settings, path, draft)
         if (draft / "postgres").is_dir():
             postgres.check_version(draft / "postgres")
             postgres.give_to_server(draft / "postgres")
-        if settings.home.exists():
-            settings.home.rmdir()
-        draft.replace(settings.home)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        for made in draft.iterdir():
+            made.replace(settings.home / made.name)
+    except BaseException:
+        shutil.rmtree(settings.home if is_new else draft, ignore_errors=True)
+        raise
+    draft.rmdir()
     return head
 
 
@@ -276,7 +278,7 @@ def _unpack(settings: Settings, path: Path, folder: Path) -> dict[str, Any]:
 def _unpack_entry(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path, found: dict[str, str]) -> None:
     target = folder / entry.name
     if not target.resolve().is_relative_to(folder.resolve()) or not (entry.isfile() or entry.isdir()):
-        raise DamagedError(f"{entry.name!r} is no file of a home.")
+        raise tarfile.ReadError(f"{entry.name!r} is no file of a home")
     (target if entry.isdir() else target.parent).mkdir(parents=True, exist_ok=True, mode=0o700)
     if entry.isdir():
         return
