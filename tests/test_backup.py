@@ -167,7 +167,7 @@ def test_a_damaged_backup_is_refused_with_what_is_damaged(
     assert sorted(path.name for path in folder.iterdir() if "third" in path.name) == []
 
 
-def test_a_backup_without_a_seal_is_refused_where_there_is_a_key(home: Settings, folder: Path) -> None:
+def test_a_backup_without_a_seal_is_refused_where_there_is_a_key(folder: Path) -> None:
     variables = {"SOLDIOM_HOME": str(folder / "cluster"), "SOLDIOM_DATABASE_URL": "postgresql://u@h/d"}
     plain = load_settings(variables)
     plain.keys_folder.mkdir(parents=True)
