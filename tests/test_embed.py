@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from indexes import assert_same_index
 from preparing import context_in, document, documents_of, package_documents
 from real_chroma import Chroma
 
@@ -292,15 +293,7 @@ def test_on_ray_dataset_passages_and_vectors_are_the_same_and_search_is_served(
     assert made.id == dataset.id
     assert made.files == dataset.files
     index = Manifest.model_validate(output["index"])
-    assert (index.id, index.counts) == (alone.id, alone.counts)
-    differing = {a.name for a, b in zip(index.files, alone.files, strict=True) if a != b}
-    assert {name for name in differing if not name.startswith("vectors/")} == set()
-    there = context_in(tmp_path / "home").artifacts
-    for name in differing:  # a processor may round a product otherwise in another process: the last bits of bfloat16
-        vectors_alone = np.load(io.BytesIO(context.artifacts.read(alone, name)))
-        vectors_on_ray = np.load(io.BytesIO(there.read(index, name)))
-        assert vectors_alone.shape == vectors_on_ray.shape
-        assert (vectors_alone * vectors_on_ray).sum(axis=1).min() > 0.9995, name
+    assert_same_index((context.artifacts, alone), (context_in(tmp_path / "home").artifacts, index))
     assert output["found"]["metadata"]["path"] == "peft/guide.md"
     assert "'nonsense' cannot be filtered by" in output["refused"]
     assert output["dimension"] == 384

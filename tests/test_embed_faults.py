@@ -1,6 +1,5 @@
 """Embedding that is killed at random moments, and a Chroma that dies, is emptied, or answers with errors."""
 
-import json
 import random
 import shutil
 import subprocess
@@ -14,6 +13,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from indexes import assert_same_index, assert_same_vectors
 from preparing import context_in, document, documents_of, package_documents
 from programs import MOMENTS, expect_death, finish, start
 from real_chroma import Chroma
@@ -62,21 +62,22 @@ def home(prepared: tuple[Path, str], tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def held(context: Context, index: str) -> dict[str, tuple[str, bytes]]:
-    collection = vectors.find_collection(context.settings, index)
-    rows = collection.get(include=["metadatas", "embeddings"])
-    values = (json.dumps(metadata, sort_keys=True) for metadata in rows["metadatas"])
-    embedded = (np.asarray(vector, np.float32).tobytes() for vector in rows["embeddings"])
-    return dict(zip(rows["ids"], zip(values, embedded, strict=True), strict=True))
+def held(context: Context, index: str) -> tuple[dict[str, Any], np.ndarray]:
+    """What Chroma holds: metadata by id, and the vectors in the order of the ids."""
+    rows = vectors.find_collection(context.settings, index).get(include=["metadatas", "embeddings"])
+    order = np.argsort(rows["ids"])
+    return dict(zip(rows["ids"], rows["metadatas"], strict=True)), np.asarray(rows["embeddings"], np.float32)[order]
 
 
 def embedded(alone: Context, dataset: str, result: dict[str, Any], context: Context) -> None:
     """What the program gave is what comes of it undisturbed: files, rows and vectors."""
     expected = embed(alone, alone.artifacts.get(dataset), DECLARED)
-    assert result["files"] == [[entry.name, entry.sha256] for entry in expected.files]
-    assert (result["id"], result["counts"]) == (expected.id, expected.counts)
-    assert held(context, expected.id) == held(alone, expected.id)
-    assert len(held(alone, expected.id)) == expected.counts["passages"] > 100
+    made = context.artifacts.get(result["id"])
+    assert result["files"] == [[entry.name, entry.sha256] for entry in made.files]
+    assert_same_index((alone.artifacts, expected), (context.artifacts, made))
+    (metadata, held_vectors), (others, others_vectors) = held(context, made.id), held(alone, made.id)
+    assert metadata == others and len(metadata) == expected.counts["passages"] > 100
+    assert_same_vectors(held_vectors, others_vectors)
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_chroma_that_dies_in_between_is_named_and_the_next_run_goes_on(
     again = Chroma(tmp_path / "chroma", chroma.port)
     try:
         index = embed(context, dataset, DECLARED)
-        assert len(held(context, index.id)) == index.counts["passages"]
+        assert len(held(context, index.id)[0]) == index.counts["passages"]
         assert made and made == {path: path.stat().st_mtime_ns for path in made}
     finally:
         again.stop()
@@ -189,7 +190,7 @@ def test_a_collection_that_is_emptied_meanwhile_is_named_and_filled_by_the_next_
     with pytest.raises(UnavailableError, match=r"Chroma holds \d+ of the \d+ passages of index-"):
         embed(interrupting(context, 0.4, thin), dataset, DECLARED)
     index = embed(context, dataset, DECLARED)
-    assert len(held(context, index.id)) == index.counts["passages"]
+    assert len(held(context, index.id)[0]) == index.counts["passages"]
 
 
 ANSWERS = [
@@ -264,7 +265,7 @@ def test_a_chroma_that_begins_to_fail_is_one_clear_error_and_the_next_run_goes_o
         assert "Chroma" in str(caught.value) and "somebody" not in str(caught.value)
         server.target = empty_chroma.url
         index = embed(context, dataset, DECLARED)
-        assert len(held(context, index.id)) == index.counts["passages"]
+        assert len(held(context, index.id)[0]) == index.counts["passages"]
 
 
 def test_every_document_is_in_one_slice_of_its_shard_however_long_it_is(tmp_path: Path) -> None:
