@@ -224,6 +224,21 @@ def test_lists_are_numbered_as_word_numbers_them() -> None:
     ]  # fmt: skip
 
 
+def test_numbers_that_are_none_cost_no_file() -> None:
+    level = '<w:lvl w:ilvl="{}"><w:start w:val="{}"/><w:numFmt w:val="decimal"/><w:lvlText w:val="%1."/></w:lvl>'
+    restart = '<w:lvlOverride w:ilvl="²"><w:startOverride w:val="x"/></w:lvlOverride>'
+    lists = (
+        f'<w:numbering{NAMESPACES}><w:abstractNum w:abstractNumId="3">{level.format("²", "²")}</w:abstractNum>'
+        f'<w:num w:numId="5"><w:abstractNumId w:val="3"/>{restart}</w:num></w:numbering>'
+    )
+    numbers = '<w:pPr><w:numPr><w:ilvl w:val="²"/><w:numId w:val="5"/></w:numPr></w:pPr>'
+    wide = cell(paragraph(run("wide")), properties='<w:tcPr><w:gridSpan w:val="²"/></w:tcPr>')
+    grid = f"<w:tbl><w:tr>{wide}</w:tr></w:tbl>"
+    data = word(paragraph(run("item"), properties=numbers) + grid)
+    data = replaced_in_zip(data, {"word/numbering.xml": lists.encode()})
+    assert [block.split()[-1] for block in blocks(data)] == ["item", "wide"]
+
+
 def test_tables_keep_merged_cells_and_tables_within() -> None:
     inner = f"<w:tbl><w:tr>{cell(paragraph(run('in 1')))}{cell(paragraph(run('in 2')))}</w:tr></w:tbl>"
     top = cell(paragraph(run("down")), properties='<w:tcPr><w:vMerge w:val="restart"/></w:tcPr>')

@@ -145,3 +145,12 @@ def test_lists_and_headings_of_open_documents_have_their_numbers() -> None:
         *("# I Rent", "## I.1 Due", "1. One.", "More.", "2. Two.", "a) Sub.", "b) Sub.", "Between."),
         *("3. Three.", "1. Again.", "- Point.", "- Point."),
     ]  # fmt: skip
+
+
+def test_numbers_of_open_documents_that_are_none_cost_no_file() -> None:
+    blank = '<text:p>a<text:s text:c="²"/>b<text:s text:c="{}"/>c</text:p>'.format("9" * 5000)
+    style = '<text:list-style style:name="L"><text:list-level-style-number text:level="²" text:start-value="³"'
+    item = '<text:list text:style-name="L"><text:list-item><text:p>One.</text:p></text:list-item></text:list>'
+    body = f'<text:h text:outline-level="²">Rent</text:h>{blank}{item}'
+    (text,) = parse_bytes("a.odt", opendocument("text", body, f'{style} style:num-format="1"/></text:list-style>'))
+    assert text.text.split("\n\n") == ["# Rent", "a b c", "1 One."]

@@ -266,12 +266,12 @@ def test_dumps_of_mysql_and_postgres_are_read_without_being_run() -> None:
     assert mysql.rows["t"][3:] == [[4, "(7 bytes)"], [5, "(2 bytes)"], [6, "swapped"]]
     postgres = read_dump(
         "--\n-- PostgreSQL database dump\n--\n\\restrict abc\nCREATE TABLE public.t (id integer, body text);\n"
-        "COPY public.t (id, body) FROM stdin;\n1\ta\\tb\\\\c\n2\t\\N\n\\.\n"
+        "COPY public.t (id, body) FROM stdin;\n1\ta\\tb\\\\c\n2\t\\N\n3\t\\101\\8\\²\n\\.\n"
         "CREATE FUNCTION f() RETURNS x AS $$ INSERT INTO t VALUES (1,2); $$ LANGUAGE sql;\n"
         "INSERT INTO public.t VALUES (3, 'c:\\new'), (4, E'a\\nb'), (5, now()), (-6, 'x'::text);\n"
         "INSERT INTO t SELECT * FROM u;\nINSERT INTO t VALUES (7, 'cut"
     )
-    rows = [["1", "a\tb\\c"], ["2", None], [3, "c:\\new"], [4, "a\nb"], [5, "now()"], [-6, "x"]]
+    rows = [["1", "a\tb\\c"], ["2", None], ["3", "A8²"], [3, "c:\\new"], [4, "a\nb"], [5, "now()"], [-6, "x"]]
     assert postgres.rows == {"t": rows} and postgres.cut_off and postgres.other_statements == 2
     (script,) = parse_bytes("a.sql", b"SELECT 1;\n-- only a query\n")
     assert script.text == "SELECT 1;\n-- only a query\n"

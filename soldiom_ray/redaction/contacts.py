@@ -115,7 +115,7 @@ def find_phones(scan: Scan) -> Iterator[Span]:
         has_match = False
         if opened < start or data[start - 1 : start] == b"+" or b"-" in data[start:end] or b")" in data[start:end]:
             for match in PHONE.finditer(text, max(0, start - 2), end + 1):
-                digits = sum(map(str.isdigit, match[0]))
+                digits = sum(map(str.isdecimal, match[0]))
                 if 8 <= digits <= 15 and (not match["code"] or _is_international(match[0])):
                     has_match = True
                     yield match.span()
@@ -157,7 +157,7 @@ def _ipv6_starts(scan: Scan) -> list[int]:
 
 def _is_international(number: str) -> bool:
     """After the plus an assigned country code; in North America ten digits, no exchange below 200."""
-    digits = "".join(filter(str.isdigit, number))
+    digits = "".join(filter(str.isdecimal, number))
     if digits[0] == "1":
         return len(digits) == 11 and digits[1] >= "2" and digits[4] >= "2"
     return has_calling_code(digits)

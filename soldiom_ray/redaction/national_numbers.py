@@ -48,7 +48,7 @@ def _validator(module: str) -> Check:
 
 
 def _digits(text: str) -> str:
-    return "".join(filter(str.isdigit, text))
+    return "".join(filter(str.isdecimal, text))
 
 
 def _weighted(digits: str, weights: Iterable[str | int]) -> int:
@@ -60,7 +60,7 @@ def _is_day(month: str, day: str) -> bool:
 
 
 def _social_security(number: str) -> bool:
-    area, group, serial = re.split("[- ]", number) if not number.isdigit() else (number[:3], number[3:5], number[5:])
+    area, group, serial = re.split("[- ]", number) if not number.isdecimal() else (number[:3], number[3:5], number[5:])
     return area not in ("000", "666") and area < "900" and group != "00" and serial != "0000"
 
 

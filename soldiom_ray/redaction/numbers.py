@@ -28,7 +28,7 @@ def find_cards(scan: Scan) -> Iterator[Span]:
     for start, end, count in scan.numbers:
         if count >= 14:
             for match in CARD.finditer(scan.text, start, end):
-                digits = "".join(filter(str.isdigit, match[0]))
+                digits = "".join(filter(str.isdecimal, match[0]))
                 if is_luhn(digits) and len(set(digits)) > 1 and _is_issued(digits):
                     yield match.span()
 

@@ -76,7 +76,7 @@ def _order_of_days(records: list[Record], assumptions: list[str]) -> bool | None
             unclear += reading.swapped
             first, _, rest = written.partition("/")
             then = rest.partition("/")[0]
-            if first.isdigit() and then.isdigit() and len(first) <= 2:
+            if first.isdecimal() and then.isdecimal() and len(first) <= 2:
                 day_first += int(first) > 12
                 month_first += int(then) > 12
     if not unclear:

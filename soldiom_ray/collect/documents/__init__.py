@@ -1,9 +1,10 @@
 """Parsers of users' files: the bytes of one file become texts. One parser per family, chosen by the bytes."""
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions
@@ -52,16 +53,22 @@ def parse_bytes(name: str, data: bytes, options: ParseOptions | None = None) -> 
     family, options = family_of(name, data), options or ParseOptions()
     if options.pictures and family not in _WITH_PICTURES:
         raise SkippedError("no_picture", f"of the family {family}; only pictures were asked for")
-    module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
     with _uncollected() if family in _OF_RECORDS else nullcontext():
         texts = [
-            _without_lone_surrogates(parsed)
-            for parsed in module.parse(name, data, options)
+            parsed if parsed.text.isascii() else _without_lone_surrogates(parsed)
+            for parsed in _parser(family)(name, data, options)
             if parsed.text.strip() or parsed.image or (family in _TEXTLESS and parsed.metadata)
         ]
     if not texts:
         raise SkippedError("empty", "no text in it")
     return texts
+
+
+@cache
+def _parser(family: str) -> Callable[[str, bytes, ParseOptions], list[ParsedText]]:
+    """The `parse` of the module that reads a family."""
+    module = import_module(f"soldiom_ray.collect.documents.{_MODULES[family]}")
+    return module.parse  # type: ignore[no-any-return]
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
     middle of its scale, KTO's label false, a mark such as toxic, a step that is marked wrong, or it is the rejected one
     alone."""
     roles = columns.by_role
-    if "rejected" in roles and not {"chosen", "output", "answer", "text", "target", "messages"} & roles.keys():
+    if columns.is_rejected_alone:
         return "it is a rejected answer without the chosen one"
     if "rating" in roles and (why := _low_rating(record.get(roles["rating"]), columns.middle)):
         return f"{roles['rating']} is {why}"
@@ -24,7 +24,7 @@ def bad_answer(record: Mapping[str, Any], columns: Columns) -> str:
         return f"{roles['bad_mark']} is {mark}"
     if columns.label_is_mark and plain(record.get(roles["label"])).strip().lower() in BAD | {"0.0"}:
         return f"{roles['label']} is {plain(record[roles['label']])}"
-    if columns.pair_scores and (why := _contrary_scores(record, columns)):
+    if not columns.pair_score_names.isdisjoint(record) and (why := _contrary_scores(record, columns)):
         return why
     if "step_labels" in roles:
         marks = record.get(roles["step_labels"])

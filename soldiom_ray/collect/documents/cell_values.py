@@ -59,3 +59,8 @@ def as_number(value: Any) -> float | None:
         return float(value)
     except ValueError:
         return None
+
+
+def whole_number(text: str | None) -> int | None:
+    """The number that a text of one to nineteen digits is; None for any other. "²" is a digit, and no number."""
+    return int(text) if text and text.isdecimal() and len(text) < 20 else None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
 
 _HIDDEN = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap", "system_error")
@@ -200,6 +201,7 @@ def _joined(rows: Sequence[Record], key: str, speaker: str, text: str, order: st
 def _place(order: str) -> Any:
     def place(row: Record) -> Any:
         value = row.get(order)
-        return int(value) if isinstance(value, str) and value.isdigit() else value
+        number = whole_number(value) if isinstance(value, str) else None
+        return value if number is None else number
 
     return place

@@ -4,7 +4,8 @@ the user. What a record says by them is read in `records`."""
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 from soldiom_ray.collect.documents.cell_values import VERDICTS, as_number, plain
 from soldiom_ray.collect.documents.checks import holds_checks
@@ -23,7 +24,7 @@ from soldiom_ray.collect.documents.column_names import (
     SPEAKER_COLUMNS,
     SUMMARIES,
 )
-from soldiom_ray.collect.documents.transcripts import TURN_MARKS, labelled_turns, rendered_turns
+from soldiom_ray.collect.documents.transcripts import holds_turn_marks, labelled_turns, rendered_turns
 from soldiom_ray.collect.documents.turns import ANSWERERS, names_speakers, turns_in
 from soldiom_ray.collect.text import SkippedError
 from soldiom_ray.domains.messages import ROLES
@@ -104,6 +105,17 @@ class Columns:
         return tuple((each.format(ends[0]), each.format(ends[1])) for each in _PAIR_SCORES) if all(ends) else ()
 
     @cached_property
+    def pair_score_names(self) -> frozenset[str]:
+        """The columns of `pair_scores`."""
+        return frozenset(chain.from_iterable(self.pair_scores))
+
+    @cached_property
+    def is_rejected_alone(self) -> bool:
+        """Whether a record has a rejected answer without a chosen one."""
+        answers = {"chosen", "output", "answer", "text", "target", "messages"}
+        return "rejected" in self.by_role and answers.isdisjoint(self.by_role)
+
+    @cached_property
     def has_marks(self) -> bool:
         """Whether anything says that an answer is bad: a rating, a mark, that it is the rejected one."""
         return self.label_is_mark or not {"rating", "bad_mark", "rejected", "step_labels"}.isdisjoint(self.by_role)
@@ -156,7 +168,7 @@ def _guess(names: tuple[str, ...], examples: Sequence[Mapping[str, Any]]) -> dic
         by_role = {role: name for role, name in by_role.items() if role not in CHECK_ROLES}
     if choice_columns:
         by_role["choice_columns"] = choice_columns
-    form = next((form for form in FORMS if _required(form) <= by_role.keys()), None)
+    form = _form_of(frozenset(by_role))
     if form is None:
         return _other_form(by_name, examples)
     if form == "text" and _holds_transcripts(by_role["text"], examples):
@@ -168,6 +180,11 @@ def _guess(names: tuple[str, ...], examples: Sequence[Mapping[str, Any]]) -> dic
     if "steps" in chosen:
         chosen.pop("label", None)
     return chosen
+
+
+@lru_cache(maxsize=1024)
+def _form_of(roles: frozenset[str]) -> str | None:
+    return next((form for form in FORMS if _required(form) <= roles), None)
 
 
 @lru_cache(maxsize=1024)
@@ -214,40 +231,65 @@ def _choice_columns(by_name: Mapping[str, str]) -> str:
 def _other_form(by_name: Mapping[str, str], examples: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Columns named after those who speak in them, prompts alone, the only column of transcripts or of turns that name
     their speakers, or texts in two languages."""
-    if by_role := _speakers_as_columns(by_name) or _prompts(by_name):
-        return by_role
-    names = by_name.values() if _may_hold_transcripts(examples) else ()
-    transcripts = [name for name in names if _holds_transcripts(name, examples)]
+    by_role, languages = _other_roles(tuple(by_name.items()))
+    if by_role:
+        return dict(by_role)
+    signs = _signs_of_conversations(examples)
+    names = by_name.values() if signs.marks or signs.lines else ()
+    transcripts = [name for name in names if _holds_transcripts(name, examples, are_marked=signs.marks)]
     if len(transcripts) == 1:
         return {"messages": transcripts[0]}
-    conversations = [name for name in by_name.values() if _holds_named_turns(name, examples)]
+    names = by_name.values() if signs.lists else ()
+    conversations = [name for name in names if _holds_named_turns(name, examples)]
     if len(conversations) == 1:
         return {"messages": conversations[0]}
+    return dict(languages)
+
+
+@lru_cache(maxsize=1024)
+def _other_roles(named: tuple[tuple[str, str], ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """What the names of columns alone say: the roles of speakers or of prompts, and those of texts in two languages."""
+    by_name = dict(named)
     languages = [by_name[name] for name in reversed(list(by_name)) if _is_language(name)]
     if len(languages) > 2:  # a number of the row rather than Indonesian
         languages = [name for name in languages if name.strip().lower() not in ("id", "no")]
-    return {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}
+    translated = {"source": languages[0], "target": languages[1]} if len(languages) == 2 else {}
+    return _speakers_as_columns(by_name) or _prompts(by_name), translated
 
 
-def _may_hold_transcripts(examples: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether any column can hold transcripts. Few records are searched at once: most tables are small, and to look at
-    each of their columns takes as long as to read them."""
+class _Signs(NamedTuple):
+    """What some column may hold: texts with the marks of a chat template, texts of several lines, lists."""
+
+    marks: bool
+    lines: bool
+    lists: bool
+
+
+def _signs_of_conversations(examples: Sequence[Mapping[str, Any]]) -> _Signs:
+    """What the columns may hold. Few records are searched at once: most tables are small, and to look at each of their
+    columns takes as long as to read them."""
     if len(examples) > SEARCHED_VALUES:
-        return True
-    joined = "\0".join([value for record in examples for value in record.values() if isinstance(value, str)])
-    return "\n" in joined or any(mark in joined for mark in TURN_MARKS)
+        return _Signs(marks=True, lines=True, lists=True)
+    try:
+        joined, has_lists = "\0".join(chain.from_iterable([record.values() for record in examples])), False
+    except TypeError:
+        values = [value for record in examples for value in record.values()]
+        joined, has_lists = "\0".join([value for value in values if isinstance(value, str)]), True
+    return _Signs(holds_turn_marks(joined), "\n" in joined, has_lists)
 
 
-def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether every value of a column is a conversation with an answer, written as one text."""
+def _holds_transcripts(name: str, examples: Sequence[Mapping[str, Any]], *, are_marked: bool = True) -> bool:
+    """Whether every value of a column is a conversation with an answer, written as one text. `are_marked`: whether
+    marks of a template can be among them."""
     first = next((value for record in examples if (value := record.get(name)) is not None and value != ""), None)
     if not isinstance(first, str):
+        return False
+    if not are_marked and not ("\n" in first and _has_answer(labelled_turns(first))):
         return False
     values = [value for record in examples if (value := record.get(name)) is not None and value != ""]
     some = [value for value in values[:: len(values) // SEARCHED_VALUES + 1] if isinstance(value, str)]
     joined = "\n".join(some)
-    are_marked = any(mark in joined for mark in TURN_MARKS)
-    rendered = sum([_has_answer(rendered_turns(value)) for value in some]) if are_marked else 0
+    rendered = sum([_has_answer(rendered_turns(value)) for value in some]) if holds_turn_marks(joined) else 0
     if 2 * rendered < len(some):
         return all(isinstance(value, str) and _has_answer(labelled_turns(value)) for value in values)
     return all(isinstance(value, str) for value in values)
@@ -274,7 +316,6 @@ def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool
     )
 
 
-@lru_cache(maxsize=4096)
 def _is_language(name: str) -> bool:
     """Whether a column is named after a language: en, en_US, eng_Latn, sentence_eng_Latn."""
     code, _, rest = name.removeprefix("sentence_").removeprefix("text_").partition("_")
@@ -376,7 +417,7 @@ def _label_is_mark(by_role: Mapping[str, str], records: Sequence[Mapping[str, An
 @lru_cache(maxsize=256)
 def text_roles(roles: tuple[str, ...]) -> tuple[str, ...]:
     """The roles that make a record's text, in their order."""
-    form = next((form for form in FORMS if _required(form) <= set(roles)), None)
+    form = _form_of(frozenset(roles))
     if form is None:
         chosen = tuple(role for role in roles if role not in CONVERSATION_ROLES)
     else:
@@ -407,7 +448,12 @@ _SIDES = {
 
 def fields_text(record: Mapping[str, Any]) -> str:
     """Any record as text: a line `name: value` for each field that is not blank."""
-    return "\n".join(f"{name}: {text}" for name, value in record.items() if (text := plain(value).strip()))
+    lines = [
+        f"{name}: {text}"
+        for name, value in record.items()
+        if (text := (value if type(value) is str else plain(value)).strip())
+    ]
+    return "\n".join(lines)
 
 
 def _quoted(names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ import zipfile
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.equations import local_name
 from soldiom_ray.collect.documents.numbering import LEVELS, Numbering
 from soldiom_ray.collect.documents.ooxml import OfficeReader, part_root
@@ -106,7 +107,7 @@ def _list_of(properties: Any) -> tuple[str, int | None]:
         return "", None
     number, level = lists.find(f"{_W}numId"), lists.find(f"{_W}ilvl")
     level_text = level.get(f"{_W}val", "") if level is not None else ""
-    return number.get(f"{_W}val", "") if number is not None else "", int(level_text) if level_text.isdigit() else None
+    return number.get(f"{_W}val", "") if number is not None else "", whole_number(level_text)
 
 
 def _metadata(document: Any, reader: OfficeReader) -> dict[str, Any]:

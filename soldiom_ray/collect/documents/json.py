@@ -45,7 +45,14 @@ def _lines(text: str) -> tuple[list[Any], int, int]:
     """(the values of JSON Lines, lines that are none, lines that are no strict JSON)."""
     values, bad_lines, repaired = [], 0, 0
     for line in text.split("\n"):
-        if not line.strip():
+        if not line or line.isspace():
+            continue
+        try:
+            value, end = DECODER.raw_decode(line)
+        except (ValueError, RecursionError):
+            end = -1
+        if end == len(line):  # most lines: without a search for blanks around it
+            values.append(value)
             continue
         try:
             values.append(DECODER.decode(line))

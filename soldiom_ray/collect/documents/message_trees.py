@@ -15,6 +15,9 @@ Record = dict[str, Any]
 
 def holds_trees(records: Sequence[Any]) -> bool:
     """Whether records are messages that name their parents, or whole trees."""
+    first = records[0] if records else None
+    if type(first) is dict and "message_id" not in first and "message_tree_id" not in first:
+        return False  # nearly all records
     return bool(records) and all(
         isinstance(record, Mapping) and (record.keys() >= _NODE or _is_tree(record)) for record in records
     )

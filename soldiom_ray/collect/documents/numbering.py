@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.equations import local_name
 
 LEVELS = 9
@@ -22,13 +23,13 @@ class Numbering:
         self._counts: dict[str, list[int | None]] = {}
         for element in root:
             if local_name(element) == "abstractNum":
-                levels = {int(_own(level, "ilvl") or 0): _settings(level) for level in _children(element, "lvl")}
+                levels = {_number(level, "ilvl"): _settings(level) for level in _children(element, "lvl")}
                 self._levels[_own(element, "abstractNumId")] = levels
             elif local_name(element) == "num":
                 number = _own(element, "numId")
                 self._lists[number] = next((_own(c, "val") for c in _children(element, "abstractNumId")), "")
                 self._restarts[number] = {
-                    int(_own(override, "ilvl") or 0): int(_own(start, "val") or 0)
+                    _number(override, "ilvl"): _number(start, "val")
                     for override in _children(element, "lvlOverride")
                     for start in _children(override, "startOverride")
                 }
@@ -62,7 +63,8 @@ class Numbering:
 
 
 def _start(settings: dict[str, str]) -> int:
-    return int(settings["start"]) if settings.get("start", "").isdigit() else 1
+    start = whole_number(settings.get("start"))
+    return 1 if start is None else start
 
 
 def formatted(count: int, form: str) -> str:
@@ -91,3 +93,7 @@ def _children(element: Any, name: str) -> Iterator[Any]:
 
 def _own(element: Any, name: str) -> str:
     return next((value for key, value in element.items() if key.endswith(f"}}{name}")), "")
+
+
+def _number(element: Any, name: str) -> int:
+    return whole_number(_own(element, name)) or 0

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.numbering import formatted
 
 BULLET = "-"
@@ -123,4 +124,5 @@ def _attributes(element: Any) -> dict[str, str]:
 
 
 def _integer(text: str | None, default: int) -> int:
-    return int(text) if text and text.isdigit() and len(text) < 7 else default
+    number = whole_number(text)
+    return default if number is None or number > 999_999 else number

@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.sheet_markup import SheetMarkup
 
 _TOKEN = re.compile(
@@ -155,4 +156,4 @@ def _attribute(attributes: bytes, name: bytes) -> str:
 
 def _count(attributes: bytes, name: bytes) -> int:
     written = _attribute(attributes, name) if name in attributes else ""
-    return max(1, int(written)) if written.isdigit() else 1
+    return whole_number(written) or 1

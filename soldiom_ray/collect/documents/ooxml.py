@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.equations import equation_text, local_name
 from soldiom_ray.collect.documents.nested import Members
 from soldiom_ray.collect.documents.parsed import ParseOptions
@@ -348,9 +349,8 @@ def _form_field(data: Any) -> str:
         settings = {local_name(child): value_of(child) for child in field}
         if local_name(field) == "ddList":
             entries = [value_of(child) for child in field if local_name(child) == "listEntry"]
-            place = settings.get("result") or settings.get("default") or "0"
-            is_place = place.isdecimal() and len(place) < 10
-            return entries[int(place)] if is_place and int(place) < len(entries) else ""
+            place = whole_number(settings.get("result") or settings.get("default") or "0")
+            return entries[place] if place is not None and place < len(entries) else ""
         if local_name(field) == "checkBox":
             checked = settings.get("checked", settings.get("default", "0"))
             return "☐" if checked in _OFF else "☒"
@@ -362,8 +362,8 @@ def _has_property(element: Any, properties: str, name: str) -> bool:
 
 
 def _number(element: Any, properties: str, name: str, default: int) -> int:
-    value = _property_value(element, properties, name)
-    return min(int(value), 1000) if value and value.isdigit() else default
+    value = whole_number(_property_value(element, properties, name))
+    return default if value is None else min(value, 1000)
 
 
 def value_of(setting: Any) -> str:

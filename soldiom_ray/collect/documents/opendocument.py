@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.odf_numbering import OdfNumbering
 from soldiom_ray.collect.documents.parsed import ParsedText, ParseOptions, skipped_entry
 from soldiom_ray.collect.text import SkippedError
@@ -146,7 +147,8 @@ class _Reader:
         tag = _tag(element)
         inner: list[str] = []
         if tag == "text:h":
-            level = next((int(v) for k, v in element.items() if k.endswith("outline-level") and v.isdigit()), 1)
+            written = next((value for name, value in element.items() if name.endswith("outline-level")), None)
+            level = 1 if (number := whole_number(written)) is None else number
             mark = self.numbering.heading_mark(element, level)
             text = self._text(element)
             blocks.extend([" ".join(filter(None, ("#" * min(level, 6), mark, text)))] if text else [])
@@ -248,8 +250,8 @@ class _Reader:
             tag = _tag(child)
             boxes: list[str] = []
             if tag == "text:s":
-                count = next((v for k, v in child.items() if k.endswith("}c") and v.isdigit()), "1")
-                pieces.append(" " * min(int(count), MAX_REPEATED_BLANKS))
+                count = whole_number(next((value for name, value in child.items() if name.endswith("}c")), None))
+                pieces.append(" " * min(1 if count is None else count, MAX_REPEATED_BLANKS))
             elif tag == "text:tab":
                 pieces.append("\t")
             elif tag == "text:line-break":

@@ -2,7 +2,7 @@
 rejected one. A record in which none is better is refused, so that no bad answer is taught."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.collect.documents.cell_values import as_number
@@ -59,12 +59,18 @@ def scored_list(record: Record) -> FormedRecord | None:
     return _compared(record, prompt, answers, used, is_rated=all(score >= 0 for _, score in answers))
 
 
+def answers_in_pairs(names: Iterable[str]) -> dict[str, re.Match[str]]:
+    """The names of two answers of one kind, response_a and response_b; none where there are none, or more."""
+    found = {name: match for name in names if (match := _PAIRED.fullmatch(name))}
+    return found if len(found) == 2 and len({match[1].lower() for match in found.values()}) == 1 else {}
+
+
 def verdict(record: Record) -> FormedRecord | None:
     """Two answers in columns of their own and which is better: by name (`winner: model_a`), by number, or by a score
     each (`answer_0`, `score_0`, …)."""
-    found = {name: match for name in record if (match := _PAIRED.fullmatch(name))}
+    found = answers_in_pairs(record)
     prompt = _prompt_name(record)
-    if len(found) != 2 or len({match[1].lower() for match in found.values()}) != 1:
+    if not found:
         return None
     first, second = sorted(found, key=lambda name: found[name][2].lower())
     if prompt is None and not found[first][1].lower().startswith("conversation"):

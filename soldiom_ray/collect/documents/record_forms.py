@@ -15,7 +15,7 @@ from soldiom_ray.collect.documents.chat_exports import (
     with_rows_joined,
 )
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
-from soldiom_ray.collect.documents.rankings import scored_list, verdict
+from soldiom_ray.collect.documents.rankings import answers_in_pairs, scored_list, verdict
 
 _Formed = FormedRecord | list[FormedRecord] | None
 
@@ -25,7 +25,7 @@ def formed(records: Sequence[Any]) -> list[Any]:
     joined = _better_and_worse(with_rows_joined(slack(list(records))))
     result: list[Any] = []
     for record in joined:
-        if not isinstance(record, Mapping) or isinstance(record, FormedRecord):
+        if type(record) is not dict and (not isinstance(record, Mapping) or isinstance(record, FormedRecord)):
             result.append(record)
             continue
         forms = _forms_of(tuple(record))
@@ -37,7 +37,7 @@ def formed(records: Sequence[Any]) -> list[Any]:
 def _forms_of(names: tuple[Any, ...]) -> list[Callable[[Record], _Formed]]:
     """The forms that a record with these names may have."""
     known = frozenset(map(str, names))
-    paired = [verdict] if len(known) > 2 and any(name[-1:].lower() in "ab012" for name in known if name) else []
+    paired = [verdict] if answers_in_pairs(known) else []
     return paired + [form for needed, form in _FORMS if any(some <= known for some in needed)]
 
 
@@ -54,7 +54,9 @@ def _of_record(record: Record, forms: Sequence[Callable[[Record], _Formed]]) -> 
 
 def _better_and_worse(records: list[Any]) -> list[Any]:
     """LLaMA-Factory's former preferences, `output: [better, worse]`, where all records are so; others unchanged."""
-    if not records or not all(isinstance(record, Mapping) and "instruction" in record for record in records):
+    if not records or not isinstance(records[0], dict) or not isinstance(records[0].get("output"), list):
+        return records
+    if not all(isinstance(record, Mapping) and "instruction" in record for record in records):
         return records
     outputs = [record.get("output") for record in records]
     if not all(isinstance(texts, list) and len(texts) == 2 and len(_texts(texts)) == 2 for texts in outputs):

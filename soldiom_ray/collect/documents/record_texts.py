@@ -26,6 +26,7 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
     if not all(known.by_role or _is_known(value) for value, known in zip(values, columns, strict=True)):
         return _pack_values(values, metadata | _unrecognized(values))
     texts, blank, reading = [], 0, Reading()
+    shared, shared_metadata = Columns(), metadata
     for number, (value, known) in enumerate(zip(values, columns, strict=True), 1):
         part = "" if len(values) == 1 else f"record {number}"
         try:
@@ -35,8 +36,9 @@ def record_texts(values: Sequence[Any], requested: Mapping[str, str], metadata: 
         if record is None or not record.text:
             blank += 1
             continue
-        own_metadata = {"columns": known.by_role} if known.by_role else {}
-        texts.append(ParsedText(record.text, part, metadata | own_metadata | record.metadata))
+        if known is not shared:
+            shared, shared_metadata = known, metadata | ({"columns": known.by_role} if known.by_role else {})
+        texts.append(ParsedText(record.text, part, shared_metadata | record.metadata))
     if not texts and not reading.refused:
         return _pack_values(values, metadata)
     if blank:
@@ -58,10 +60,12 @@ def _columns(values: Sequence[Any], requested: Mapping[str, str]) -> list[Column
         chosen = choose_columns(list(all_names), requested, records)
         return [chosen if isinstance(value, dict) else Columns() for value in values]
     by_names: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for value in records:
-        by_names.setdefault(tuple(value), []).append(value)
+    names_of_values = [tuple(value) if isinstance(value, dict) else None for value in values]
+    for value, names in zip(values, names_of_values, strict=True):
+        if names is not None:
+            by_names.setdefault(names, []).append(value)
     guessed = {names: choose_columns(names, requested, some) for names, some in by_names.items()}
-    return [guessed[tuple(value)] if isinstance(value, dict) else Columns() for value in values]
+    return [Columns() if names is None else guessed[names] for names in names_of_values]
 
 
 def _unrecognized(values: Sequence[Any]) -> dict[str, Any]:

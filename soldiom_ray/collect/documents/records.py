@@ -4,6 +4,7 @@ tables, Parquet and databases: what it refuses has a reason, what it leaves out 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from soldiom_ray.collect.documents.answers import (
@@ -43,6 +44,7 @@ CHOICES = {"choices", "choice_columns"}
 _MEDIA_COLUMNS = frozenset(name for kind in ("image", "audio", "video") for name in (kind, f"{kind}s", f"{kind}_path"))
 _NO_PLAIN_TEXT = ("[{", '{"text"', "{'text'")
 """How messages and SQuAD's answers in a cell of a table begin."""
+_CONTENT = itemgetter("content")
 _UNMARKED = ("", "0", "false", "no")
 MAX_FIELDS_CHARACTERS = 2000
 MAX_NAMED = 100
@@ -64,7 +66,8 @@ class Reading:
     """What was read of a file's records, for its mapping: how speakers were named, what was left out of records, and
     which records were refused."""
 
-    speakers: Counter[str] = field(default_factory=Counter)
+    speakers: Counter[tuple[tuple[str, str], ...]] = field(default_factory=Counter)
+    """(name, role) of the speakers of a conversation -> how many have just these."""
     notes: Counter[str] = field(default_factory=Counter)
     refused: list[tuple[str, str, str]] = field(default_factory=list)
     forms: Counter[str] = field(default_factory=Counter)
@@ -83,16 +86,20 @@ class Reading:
             self.refused.append((part, skipped.reason, skipped.detail))
             raise
         if record_read is not None:
-            for note in (*notes, *record_read.notes):
+            for note in (*notes, *record_read.notes) if notes or record_read.notes else ():
                 self.notes[note] += 1
-            for name, role in record_read.speakers.items():
-                self.speakers[f"{name} = {role}"] += 1
+            if record_read.speakers:
+                self.speakers[tuple(record_read.speakers.items())] += 1
         return record_read
 
     def metadata(self) -> dict[str, Any]:
         """The reading as an entry of a file's first text; empty when there is nothing to say."""
+        speakers: Counter[str] = Counter()
+        for named, count in self.speakers.items():
+            for name, role in named:
+                speakers[f"{name} = {role}"] += count
         entries: dict[str, Any] = {
-            "speakers": dict(self.speakers),
+            "speakers": dict(speakers),
             "notes": dict(self.notes),
             "forms": dict(self.forms),
             "refused_counts": dict(Counter(reason for _, reason, _ in self.refused)),
@@ -114,7 +121,8 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
     conversation, pair, notes, text = None, None, [], ""
     if columns.is_plain_pair and (pair := _plain_pair([record.get(name) for name in columns.pair_columns])):
         conversation = pair
-        _refuse_media(conversation, record)
+        if not _MEDIA_COLUMNS.isdisjoint(record):
+            _refuse_media(conversation, record)
         if columns.has_marks and (why := bad_answer(record, columns)):
             raise SkippedError("bad_answer", why)
     elif columns.may_converse and not _is_blank(record, columns):
@@ -125,7 +133,7 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
         if "checks" in columns.by_role:
             _show_a_check(conversation, record, columns)
         notes = conversation.notes
-        text = "\n\n".join([m["content"] for m in pair.messages]) if pair else _conversation_text(conversation, columns)
+        text = "\n\n".join(map(_CONTENT, pair.messages)) if pair else _conversation_text(conversation, columns)
         if ("<|" in text or "INST]" in text) and any(mark in text for mark in REMAINING_MARKS):
             notes.append("texts with marks of a chat template in them")
     else:
@@ -142,7 +150,8 @@ def read_record(record: Mapping[str, Any], columns: Columns) -> ReadRecord | Non
         conversation, text = None, "".join(infill)
     metadata, left = _metadata(record, columns, conversation)
     metadata |= {"infill": [len(infill[0]), len(infill[0]) + len(infill[1])]} if infill else {}
-    notes += [f"column {name}" for name in left]
+    if left:
+        notes += [f"column {name}" for name in left]
     return ReadRecord(text, metadata, conversation.speakers if conversation else {}, notes)
 
 
@@ -180,7 +189,8 @@ def _conversation_text(conversation: Conversation, columns: Columns) -> str:
 
 
 def _is_blank(record: Mapping[str, Any], columns: Columns) -> bool:
-    return all(record.get(name) in (None, "", [], {}) for name in columns.form_columns)
+    values = [record.get(name) for name in columns.form_columns]
+    return not any(values) and all(value in (None, "", [], {}) for value in values)
 
 
 def _conversation(record: Mapping[str, Any], columns: Columns) -> Conversation | None:
@@ -249,19 +259,22 @@ def _plain_pair(values: Sequence[Any]) -> Conversation | None:
         if not question or not answer or not _is_plain(question) or not _is_plain(answer):
             return None
         return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
-    texts = [value if type(value) is str else value_text(value) if _is_text_list(value) else None for value in values]
-    if None in texts or type(values[-1]) is not str or not all(_is_plain(text) for text in texts if text):
-        return None
-    *parts, answer = [text.strip() for text in texts if text is not None]
-    question = "\n\n".join(filter(None, parts))
-    if not question or not answer:
+    texts = []
+    for value in values:
+        text = value if type(value) is str else value_text(value) if _is_text_list(value) else None
+        if text is None or not (text == "" or _is_plain(text)):
+            return None
+        texts.append(text.strip())
+    answer = texts.pop()
+    question = "\n\n".join(filter(None, texts))
+    if not question or not answer or type(values[-1]) is not str:
         return None
     return Conversation([{"role": USER, "content": question}, {"role": ASSISTANT, "content": answer}])
 
 
 def _is_plain(text: str) -> bool:
     """Whether a text is no conversation, and no marks of a chat template stand around it."""
-    return not text.startswith(_NO_PLAIN_TEXT) and not may_be_rendered(text)
+    return not (text[:1] in ("[", "{") and text.startswith(_NO_PLAIN_TEXT)) and not may_be_rendered(text)
 
 
 def _is_text_list(value: Any) -> bool:
@@ -391,7 +404,7 @@ def _metadata(
     if "label" in by_role and "label" not in columns.form and (label := _label(record, columns)) != "":
         metadata["label"] = label
     if conversation and "rejected" in by_role:
-        metadata |= {name: value for name, value in _rejected(record, columns, conversation).items() if value}
+        _add_rejected(metadata, record, columns, conversation)
     if conversation and "checks" in by_role and (checks := checks_of(record, by_role)):
         metadata["checks"] = checks
     for role, name in columns.record_roles:
@@ -401,29 +414,38 @@ def _metadata(
         if value:
             metadata[role] = value
     unread = []
-    if "rejected" in by_role and len(_texts_in(record.get(by_role["rejected"]))) > 1:
-        unread = [f"{by_role['rejected']}, all but the first"]
+    if "rejected" in by_role:
+        rejected = record.get(by_role["rejected"])
+        may_be_several = type(rejected) is not str or rejected.lstrip()[:1] == "["
+        if may_be_several and len(_texts_in(rejected)) > 1:
+            unread = [f"{by_role['rejected']}, all but the first"]
     if record.keys() <= columns.in_text:
         return metadata, unread
     others, left = other_fields(record, columns)
     return metadata | others, left + unread
 
 
-def _rejected(record: Mapping[str, Any], columns: Columns, conversation: Conversation) -> dict[str, Any]:
-    """`rejected`, the last message of the conversation that was not chosen; `other_prompt` where the messages before it
-    differ from those before the chosen answer."""
+def _add_rejected(
+    metadata: dict[str, Any], record: Mapping[str, Any], columns: Columns, conversation: Conversation
+) -> None:
+    """Add `rejected`, the last message of the conversation that was not chosen; `other_prompt` where the messages
+    before it differ from those before the chosen answer."""
     value = record.get(columns.by_role["rejected"])
     if type(value) is str and (text := value.strip()) and _is_plain(text):
-        return {"rejected": answer_words(text) if "<" in text else text}
+        text = answer_words(text) if "<" in text else text
+        metadata |= {"rejected": text} if text else {}
+        return
     turns = read_messages(value, columns.speakers)
-    if turns is None and (several := _texts_in(value)):
-        return {"rejected": answer_words(several[0])}
     if turns is None or not turns.messages:
-        return {"rejected": answer_words(value_text(value))}
+        several = _texts_in(value) if turns is None else []
+        text = answer_words(several[0] if several else value_text(value))
+        metadata |= {"rejected": text} if text else {}
+        return
     before, chosen = turns.messages[:-1], [m for m in conversation.messages[:-1] if m["role"] != SYSTEM]
     asked = [(m["role"], m["content"]) for m in before if m["role"] != SYSTEM]
     differs = bool(asked) and asked != [(m["role"], m["content"]) for m in chosen]
-    return {"rejected": spoken(turns.messages[-1])} | ({"other_prompt": True} if differs else {})
+    rejected = spoken(turns.messages[-1])
+    metadata |= ({"rejected": rejected} if rejected else {}) | ({"other_prompt": True} if differs else {})
 
 
 def _texts_in(value: Any) -> list[str]:
@@ -467,9 +489,11 @@ def other_fields(record: Mapping[str, Any], columns: Columns) -> tuple[dict[str,
     others, left, characters = {}, [], 0
     in_text, with_role = columns.in_text, columns.with_role
     for name, value in record.items():
-        if name not in in_text and value is not None and value != "" and value != [] and value != {}:
+        if name in in_text or value is None or value == "":
+            continue
+        if type(value) is str or (value != [] and value != {}):
             others[name] = value
-            characters += len(name) + len(plain(value))
+            characters += len(name) + len(value if type(value) is str else plain(value))
             if name not in with_role:
                 left.append(name)
     return ({"fields": others} if others and characters <= MAX_FIELDS_CHARACTERS else {}), left

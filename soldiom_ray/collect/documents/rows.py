@@ -44,7 +44,7 @@ def table_texts(table: Table, requested: Mapping[str, str], metadata: dict[str, 
     table_metadata |= ({"table": table.name} if table.name else {}) | {"rows": len(records)}
     if all(role in ROLES for role in requested):
         records_formed = formed(records)
-        if any(isinstance(record, FormedRecord) for record in records_formed):
+        if FormedRecord in set(map(type, records_formed)):
             return record_texts(records_formed, requested, table_metadata)
     columns = choose_columns(names, requested, records)
     if columns.by_role:
@@ -81,7 +81,10 @@ def tables_texts(tables: Iterable[Table], requested: Mapping[str, str], metadata
 
 def header_names(cells: Sequence[str], width: int) -> list[str]:
     """A name for each of `width` columns: its cell, "column 3" for a blank one, with a number when it is a repeat."""
-    names: list[str] = []
+    names = [cell.strip() for cell in cells]
+    if len(names) == width == len({*names} - {""}):
+        return names
+    names = []
     seen: set[str] = set()
     for number in range(1, width + 1):
         name = cells[number - 1].strip() if number <= len(cells) else ""

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from soldiom_ray.collect.documents import zipped
+from soldiom_ray.collect.documents.cell_values import whole_number
 from soldiom_ray.collect.documents.equations import local_name
 from soldiom_ray.collect.documents.formulas import column_number
 from soldiom_ray.collect.documents.number_formats import BUILT_IN, NumberFormat, number_format
@@ -123,11 +124,11 @@ def _formats(archive: zipfile.ZipFile, names: set[str]) -> dict[bytes, NumberFor
     for element in zipped.parse_xml(zipped.read_member(archive, "xl/styles.xml")):
         if local_name(element) == "numFmts":
             for child in element:
-                if local_name(child) and child.get("numFmtId", "").isdigit():
-                    codes[int(child.get("numFmtId"))] = child.get("formatCode", "")
+                if local_name(child) and (number_of_format := whole_number(child.get("numFmtId"))) is not None:
+                    codes[number_of_format] = child.get("formatCode", "")
         elif local_name(element) == "cellXfs":
             for number, style in enumerate(child for child in element if local_name(child) == "xf"):
-                code = codes.get(int(style.get("numFmtId", "0")), "")
+                code = codes.get(whole_number(style.get("numFmtId")) or 0, "")
                 if len(formats) < _MAX_STYLES and (form := number_format(code)):
                     formats[str(number).encode()] = form
     return formats
@@ -160,7 +161,7 @@ def _read_sheet(source: bytes, formats: dict[bytes, NumberFormat], computed_on_l
 def _check_extent(source: bytes) -> None:
     corners = _CORNER.findall(source)
     columns = max((column_number(letters.decode()) for letters in {letters for letters, _ in corners}), default=0)
-    rows = max((int(digits) for _, digits in corners), default=0)
+    rows = max(map(int, {digits for _, digits in corners}), default=0)
     if rows * columns > MAX_CELLS:
         raise SkippedError("too_large", f"a sheet of {rows} rows and {columns} columns")
 

@@ -329,7 +329,7 @@ def _escape(sign: str, escapes: dict[str, str], mysql: bool) -> str:
         return sign
     if len(sign) > 1 and sign[0] in "xu":
         return chr(int(sign[1:], 16))
-    return chr(int(sign, 8)) if sign.isdigit() and int(sign, 8) else sign
+    return chr(int(sign, 8)) if sign[0] in "01234567" and int(sign, 8) else sign
 
 
 def _copy(reader: _Reader, dump: Dump) -> None:

@@ -1,10 +1,10 @@
 """CSV and similar tables with a header line."""
 
+import collections
 import csv
 import io
 import itertools
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from soldiom_ray.collect.documents.columns import guess_columns
@@ -15,6 +15,9 @@ from soldiom_ray.collect.text import SkippedError
 
 MAX_FIELD_CHARACTERS = 16 << 20
 MAX_CLASSES = 30
+SEARCHED_ROWS = 200
+"""So many rows show that a column has too many values for classes, as most have."""
+_DELIMITERS = ",;\t|"
 _END = "\x1eend of the table\x1e"
 _WRITTEN_DELIMITER = re.compile(r"[\"']?sep=([,;|\t])[\"']?\r?\n", re.IGNORECASE)
 """The line before the header with which Excel is told the delimiter."""
@@ -30,7 +33,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     faults: dict[str, int] = {}
     try:
-        lines = [line for line in _lines(table_text, delimiter, faults) if any(cell.strip() for cell in line)]
+        lines = [line for line in _lines(table_text, delimiter, faults) if not _is_blank("".join(line))]
     except csv.Error as error:
         if "field limit" in str(error):
             detail = f"one field holds more than {MAX_FIELD_CHARACTERS} characters"
@@ -54,39 +57,48 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
     return table_texts(Table("", header, lines[1:]), options.columns, metadata)
 
 
+def _is_blank(text: str) -> bool:
+    return not text or text.isspace()
+
+
 def _names_of_rows(lines: list[list[str]]) -> list[str]:
     """Names for the columns of a table without a header, [] for one that has it: a cell of the first line is one of the
     few values that its column has, as in lists of messages with their class."""
     first, rows = lines[0], lines[1:]
     if guess_columns(first) or len(rows) < 2 or len(first) < 2:
         return []
+    beginning, others = rows[:SEARCHED_ROWS], rows[SEARCHED_ROWS:]
+    values = None if others else {*map(str.strip, itertools.chain.from_iterable(rows))}
     for column, cell in enumerate(first):
-        distinct = {row[column].strip() for row in rows if len(row) > column}
-        if cell.strip() in distinct and len(distinct) <= min(MAX_CLASSES, len(rows)) and "" not in distinct:
+        value = cell.strip()
+        if values is not None and value not in values:  # most names of columns stand nowhere else
+            continue
+        distinct = {row[column].strip() for row in beginning if len(row) > column}
+        if len(distinct) > MAX_CLASSES or "" in distinct:
+            continue
+        distinct |= {row[column].strip() for row in others if len(row) > column}
+        if value in distinct and len(distinct) <= min(MAX_CLASSES, len(rows)) and "" not in distinct:
             names = [""] * len(first)
             names[column] = "label"
-            others = [number for number in range(len(first)) if number != column]
-            longest = max(others, key=lambda number: sum(len(row[number]) for row in lines if len(row) > number))
+            beside = [number for number in range(len(first)) if number != column]
+            longest = max(beside, key=lambda number: sum(len(row[number]) for row in lines if len(row) > number))
             names[longest] = "text"
             return names
     return []
 
 
-def _lines(text: str, delimiter: str, faults: dict[str, int]) -> Iterator[list[str]]:
+def _lines(text: str, delimiter: str, faults: dict[str, int]) -> list[list[str]]:
     """The table's lines. For the csv module a quote that is never closed begins a field that extends to the end; from
     there on the lines are read again with the quote as a plain character."""
-    reader = csv.reader(itertools.chain(io.StringIO(text, newline=""), (_END,)), delimiter=delimiter)
-    lines_read = 0
-    for line in reader:
-        if line == [_END]:
-            return
-        if line and line[-1].endswith(_END):
-            faults["unclosed_quotes"] = 1
-            remaining_lines = itertools.islice(io.StringIO(text, newline=""), lines_read, None)
-            yield from csv.reader(remaining_lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-            return
-        lines_read = reader.line_num
-        yield line
+    lines = list(csv.reader(itertools.chain(io.StringIO(text, newline=""), (_END,)), delimiter=delimiter))
+    last = lines.pop()
+    if last == [_END]:
+        return lines
+    faults["unclosed_quotes"] = 1
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    collections.deque(itertools.islice(reader, len(lines)), maxlen=0)
+    remaining_lines = itertools.islice(io.StringIO(text, newline=""), reader.line_num, None)
+    return lines + list(csv.reader(remaining_lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
 
 
 def _delimiter(text: str) -> str:
@@ -103,4 +115,8 @@ def _delimiter(text: str) -> str:
         usual = max(set(widths), key=widths.count, default=1)
         return (widths.count(usual) / len(widths) if usual > 1 else 0.0, usual)
 
-    return max(",;\t|", key=score)
+    written = "\n".join(sample)
+    scores = {sign: score(sign) for sign in _DELIMITERS if sign in written}
+    if not any(share for share, _ in scores.values()):
+        scores = {sign: score(sign) for sign in _DELIMITERS}
+    return max(scores, key=lambda sign: scores[sign])

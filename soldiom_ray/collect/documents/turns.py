@@ -62,6 +62,7 @@ _WRITTEN_ALIKE = {
     name: (role, "" if name == role else ASSISTANT if role == CALL else role) for name, role in KNOWN_SPEAKERS.items()
 }
 """Name -> (role, the role that its mapping shows): most turns are written so."""
+_PLAIN_SPEAKERS = {name: own for name, own in _WRITTEN_ALIKE.items() if own[0] not in (CALL, TOOL)}
 _SPEAKER_FIELDS = ("role", "from", "speaker", "author", "sender")
 _CONTENT_FIELDS = ("content", "parts", "value", "text", "message", "utterance", "body")
 _KEPT_FIELDS = ("name", "tool_call_id")
@@ -149,13 +150,14 @@ def _plain_conversation(turns: Sequence[Any]) -> Conversation | None:
         if type(turn) is not dict or len(turn) != 2:
             return None
         written = turn.get("role") or turn.get("from")
-        own = _WRITTEN_ALIKE.get(written) if type(written) is str else None
         content = turn.get("content") or turn.get("value")
-        text = content.strip() if type(content) is str else ""
-        if own is None or own[0] in (CALL, TOOL) or not text or "<" in text:
+        if not isinstance(written, str) or not isinstance(content, str) or "<" in content:
+            return None
+        own, text = _PLAIN_SPEAKERS.get(written), content.strip()
+        if own is None or not text:
             return None
         if own[1]:
-            speakers[str(written)] = own[1]
+            speakers[written] = own[1]
         messages.append({"role": own[0], "content": text})
     return Conversation(messages, speakers) if messages else None
 

@@ -118,7 +118,8 @@ def _rows(workbook: Any, name: str, markup: SheetMarkup, missing: list[str]) -> 
         if type(error).__name__ != "WorksheetNotFound":  # a chart or a dialogue has a name but no cells
             raise
         return []
-    grid = _Grid([[_cell(value) for value in row] for row in sheet.iter_rows()], sheet.start[1] if sheet.start else 0)
+    rows = [[value if type(value) is str else _cell(value) for value in row] for row in sheet.iter_rows()]
+    grid = _Grid(rows, sheet.start[1] if sheet.start else 0)
     formulas = Formulas(markup.formulas, grid.get)
     for place in markup.formulas:
         try:
