@@ -117,7 +117,8 @@ class Edge:
 
 @contextmanager
 def edge_before(app: Any, folder: Path) -> Iterator[Edge]:
-    for url in listen(app):
+    # Not uvicorn's "auto", which the API replaces in its process by a protocol without websockets.
+    for url in listen(app, http="httptools"):
         edge = Edge(folder, url)
         try:
             yield edge
