@@ -298,7 +298,8 @@ def _add_turn(
             conversation.messages.append({"role": role, "content": text})
             return
     message: dict[str, Any] = {"role": ASSISTANT if role == CALL else role, "content": ""}
-    conversation.tools = conversation.tools or read_tools(turn.get("tools") or turn.get("functions"))
+    if not conversation.tools and ("tools" in turn or "functions" in turn):
+        conversation.tools = read_tools(turn.get("tools") or turn.get("functions"))
     content = _field(turn, _CONTENT_FIELDS) or turn.get("refusal")
     results: list[dict[str, Any]] = []
     calls = read_calls(turn["tool_calls"]) if turn.get("tool_calls") else []
