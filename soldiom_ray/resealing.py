@@ -16,6 +16,7 @@ from soldiom_ray.domains.secrets import reseal_secrets
 from soldiom_ray.errors import ConflictError, DamagedError, InputError, NotFoundError
 from soldiom_ray.records import COMMAND_LINE, now
 from soldiom_ray.sealing import is_sealed_text, seal_text, unseal_text
+from soldiom_ray.services import applied
 from soldiom_ray.settings import HOME_TENANT, Settings
 from soldiom_ray.storage import Seal, open_storage
 
@@ -48,9 +49,15 @@ def reseal(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
     """Seal everything with the newest key; returns, by how it was sealed before, how many {objects, texts} there were,
     how many {secrets} of connections, and the `unreadable` names, which stay as they are. Called again it goes on.
 
-    InputError without a key, ConflictError while jobs run: they write what they have read."""
+    InputError without a key, ConflictError where the running home has other keys, or while jobs run: they write what
+    they have read."""
     if not settings.encryption_keys:
         raise InputError("There is no encryption key.", remedy="set SOLDIOM_ENCRYPTION_KEY, then run `soldiom up`")
+    if "SOLDIOM_ENCRYPTION_KEY" in applied.changes(settings):
+        raise ConflictError(
+            "The services of this home run with other keys: they could not read what is sealed anew.",
+            remedy="run `soldiom up` with these keys first",
+        )
     with open_session(settings) as session:
         if running := jobs.unfinished(session, None, now()):
             raise ConflictError(

@@ -19,6 +19,7 @@ from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import DamagedError, InputError
 from soldiom_ray.sealing import seal_text, unseal_text
+from soldiom_ray.services import applied
 from soldiom_ray.settings import Settings, load_settings, read_json, save_secrets
 from soldiom_ray.storage import FolderBackend, Storage
 
@@ -137,6 +138,9 @@ def test_a_key_is_changed_with_one_command(home: Home) -> None:
     assert "no encryption key" in home.run("encryption", "reseal", code=2).stderr
     counted = home.json("encryption", "status", **environ)
     assert counted == {"keys": 2, "objects": {"earlier": 1, "none": 1}, "texts": {"earlier": 3, "none": 3}}
+    applied.remember(settings_of(home, OLD))  # as `up` does
+    assert "soldiom up" in home.run("encryption", "reseal", code=1, **environ).stderr
+    applied.remember(both)
     with open_session(both) as session:
         job = jobs.create(session, name="x", kind="train", config={}).id
     assert job in home.run("encryption", "reseal", code=1, **environ).stderr
@@ -160,6 +164,7 @@ def test_a_key_is_changed_with_one_command(home: Home) -> None:
 
 
 def test_what_does_not_open_is_named_and_left_as_it_is(home: Home) -> None:
+    applied.remember(settings_of(home, NEW))
     storage = Storage(FolderBackend(home.folder / "storage"), (OTHER,))
     storage.write("documents/strange", b"x")
     strange = (home.folder / "storage" / "documents" / "strange").read_bytes()
