@@ -228,6 +228,30 @@ def test_rows_that_are_turns_are_joined_by_their_conversation(name: str) -> None
     assert [message["content"] for message in second.metadata["messages"]] == ["Why?", "Because of it."]
 
 
+@pytest.mark.parametrize(
+    ("turns", "is_sorted"),
+    [
+        (("10.0", "2.0"), True),
+        ((10, 2.5), True),
+        (("2024-05-02", "2024-05-01"), True),
+        (("2", "²"), False),
+        (("2", ""), False),
+        ((None, None), False),
+        (("9" * 5000, "1"), False),
+    ],
+)
+def test_turns_are_in_the_order_of_their_numbers_or_of_their_rows(turns: tuple[Any, Any], is_sorted: bool) -> None:
+    said = (("agent", ANSWER), ("customer", QUESTION)) if is_sorted else (("customer", QUESTION), ("agent", ANSWER))
+    rows = [
+        {"conversation_id": "1", "turn": turn, "speaker": speaker, "text": text}
+        for turn, (speaker, text) in zip(turns, said, strict=True)
+    ]
+    (text,) = read(rows)
+    assert text.metadata["messages"] == [USER, TOLD]
+    notes = text.metadata["reading"].get("notes", {})
+    assert ("conversations in the order of their rows, since turn is missing or mixed" in notes) is not is_sorted
+
+
 def test_questions_about_one_text_keep_it_and_follow_one_another() -> None:
     coqa = {"story": "A lease.", "questions": [{"input_text": "When?"}, {"input_text": "Why?"}]}
     coqa |= {"answers": [{"input_text": "In May."}, {"input_text": "He moved."}]}

@@ -4,9 +4,11 @@ turns, and the messages of a channel."""
 import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from math import isfinite
+from operator import itemgetter
 from typing import Any
 
-from soldiom_ray.collect.documents.cell_values import whole_number
+from soldiom_ray.collect.documents.cell_values import as_number, whole_number
 from soldiom_ray.collect.documents.formed import FormedRecord, Record
 
 _HIDDEN = ("user_editable_context", "model_editable_context", "thoughts", "reasoning_recap", "system_error")
@@ -150,8 +152,11 @@ def slack(records: list[Any]) -> list[Any]:
     said = [record for record in records if {"user", "text", "ts"} <= record.keys() and not record.get("subtype")]
     if len(said) < 2:
         return records
+    times = [as_number(record["ts"]) for record in said]
+    if None in times:
+        return records
     formed = FormedRecord({}, form="Slack's export")
-    ordered = sorted(said, key=lambda record: float(record["ts"]))
+    ordered = [record for _, record in sorted(zip(times, said, strict=True), key=itemgetter(0))]
     formed["messages"] = [{"role": str(record["user"]), "content": record["text"]} for record in ordered]
     formed.notes = ["messages that nobody said"] * (len(records) - len(said))
     return [formed]
@@ -185,8 +190,9 @@ def _columns_of_turns(names: tuple[Any, ...]) -> list[Any]:
 
 def _joined(rows: Sequence[Record], key: str, speaker: str, text: str, order: str | None) -> FormedRecord:
     """One conversation of its rows; columns with the same value in all of them stay beside it."""
-    if order is not None and all(type(row.get(order)) is type(rows[0].get(order)) for row in rows):
-        rows = sorted(rows, key=_place(order))
+    places = [] if order is None else _places([row.get(order) for row in rows])
+    if places:
+        rows = [row for _, row in sorted(zip(places, rows, strict=True), key=itemgetter(0))]
     shared = {name: value for name, value in rows[0].items() if all(row.get(name) == value for row in rows)}
     formed = FormedRecord(shared, form="rows that are turns").without(speaker, text, order or "")
     formed["messages"] = [{"role": row[speaker], "content": row[text]} for row in rows]
@@ -195,13 +201,20 @@ def _joined(rows: Sequence[Record], key: str, speaker: str, text: str, order: st
         formed.without(key)
     other = {name for row in rows for name in row if name not in (*formed, speaker, text, order, key)}
     formed.notes = [f"column {name}" for name in sorted(map(str, other))]
+    if order is not None and not places:
+        formed.notes.append(f"conversations in the order of their rows, since {order} is missing or mixed")
     return formed
 
 
-def _place(order: str) -> Any:
-    def place(row: Record) -> Any:
-        value = row.get(order)
-        number = whole_number(value) if isinstance(value, str) else None
-        return value if number is None else number
-
-    return place
+def _places(written: Sequence[Any]) -> Sequence[Any]:
+    """What the turns of a conversation are sorted by: numbers, or texts such as times. Empty where they are mixed or
+    some lack: the rows' own order is the best that is known then."""
+    if not all(isinstance(place, (str, int, float)) and str(place).strip() for place in written):
+        return []
+    whole = [whole_number(str(place)) for place in written]
+    if None not in whole:
+        return whole
+    numbers = [number for place in written if (number := as_number(place)) is not None and isfinite(number)]
+    if len(numbers) == len(written):
+        return numbers
+    return written if not numbers and all(isinstance(place, str) for place in written) else []
