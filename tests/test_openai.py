@@ -56,8 +56,9 @@ def model(api_settings: Settings) -> str:
 
 
 def test_deployed_models_are_listed(client: openai.OpenAI, model: str) -> None:
-    assert [each.id for each in client.models.list()] == [model]
+    assert [each.id for each in client.models.list()] == [model, MINILM]
     assert client.models.retrieve(model).owned_by == "base/tiny"
+    assert client.models.retrieve(MINILM).id == MINILM
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("base/idle")
 

@@ -38,17 +38,20 @@ from soldiom_ray.settings import Settings
 router = APIRouter(route_class=GuardedRoute, tags=["openai"])
 CHAT, TEXT = "chat.completion", "text_completion"
 EMBEDDERS = (MINILM, f"sentence-transformers/{MINILM}")
+EMBEDDER = {"id": MINILM, "object": "model", "created": 0, "owned_by": "builtin"}
 
 
 @router.get("/v1/models", openapi_extra=needs("viewer"))
 async def list_models(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """The models that are deployed, newest first."""
-    return {"object": "list", "data": await run_in_threadpool(_deployed, settings, caller)}
+    """The models that are deployed, newest first, and the one that embeds texts."""
+    return {"object": "list", "data": [*await run_in_threadpool(_deployed, settings, caller), EMBEDDER]}
 
 
 @router.get("/v1/models/{model:path}", openapi_extra=needs("viewer"))
 async def get_model(model: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """One deployed model, by its id or `family/name`."""
+    """One deployed model, by its id or `family/name`, or the one that embeds texts."""
+    if model in EMBEDDERS:
+        return EMBEDDER
     return await run_in_threadpool(_model, settings, model, caller)
 
 
