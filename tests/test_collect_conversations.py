@@ -225,12 +225,28 @@ def test_a_text_with_a_gap_is_read_whole() -> None:
         ({"prompt": "Is it late?", "completion": "Who knows.", "label": 0}, "bad_answer"),
         ({"messages": [USER | {"content": "<image> What is it?"}, TOLD], "images": ["a.png"]}, "part_not_text"),
         ({"prompt": "1 + 1 + 1", "completions": ["1 + 1 is 3", "so 4"], "labels": [False, False]}, "bad_answer"),
+        ({"prompt": "1 + 1 + 1", "completions": ["1 + 1 is 2"], "labels": True}, "damaged"),
+        ({"messages": [USER | {"content": [["It", "is"]]}, TOLD]}, "part_not_text"),
         ({"question": "Which?", "choices": ["red", "blue"], "answer": "green"}, "unmatched_choice"),
         ({"question": "Who?", "context": "Nobody.", "answers": {"text": [], "answer_start": []}}, "no_answer"),
     ],
 )
 def test_what_cannot_be_taught_is_refused_with_its_reason(record: Any, reason: str) -> None:
     assert refusal(record) == reason
+
+
+def test_a_record_with_a_value_of_another_kind_costs_no_other_record() -> None:
+    good = {"messages": [USER, TOLD]}
+    empty = {"messages": [USER | {"content": [None, "Is it late?", {}]}, TOLD]}
+    answered = {"messages": [USER, TOLD, {"type": {"a": 1}, "content": "?"}]}
+    first, second = read([good, empty, answered])
+    assert first.metadata["messages"] == second.metadata["messages"] == [USER, TOLD]
+    assert first.metadata["reading"]["refused_counts"] == {"unknown_role": 1}
+    replies: list[Any] = [{"text": "No.", "role": "assistant", "rank": "²"}, {"text": "It is noon.", "rank": 0}, ["?"]]
+    replies[1] |= {"role": "assistant", "replies": True}
+    tree = {"message_tree_id": "t", "prompt": {"text": "Is it late?", "role": "prompter", "replies": replies}}
+    texts = read([tree])
+    assert texts[0].metadata["messages"] == [USER, TOLD]
 
 
 def test_answers_below_the_middle_of_their_scale_are_not_taught() -> None:

@@ -7,6 +7,7 @@ from soldiom_ray.collect.documents.cell_values import BAD, as_number, plain
 from soldiom_ray.collect.documents.columns import Columns
 from soldiom_ray.collect.documents.tool_calls import parsed_json
 from soldiom_ray.collect.documents.turns import content_text
+from soldiom_ray.collect.text import SkippedError
 
 _MARKED = ("true", "1", "1.0", "yes")
 
@@ -46,6 +47,8 @@ def _contrary_scores(record: Mapping[str, Any], columns: Columns) -> str:
 def good_steps(record: Mapping[str, Any], roles: Mapping[str, str]) -> tuple[str, list[str]]:
     """(the steps of a solution before the first that is marked wrong, what was left out). Later ones build on it."""
     steps, marks = record.get(roles["steps"]) or [], record.get(roles["step_labels"]) or []
+    if not isinstance(steps, list) or not isinstance(marks, list):
+        raise SkippedError("damaged", f"{roles['steps']} and {roles['step_labels']} are not both lists")
     texts = [content_text(step) for step in steps]
     wrong = next((number for number, mark in enumerate(marks) if _is_wrong(mark)), len(texts))
     notes = ["steps that are marked wrong, or come after one"] * (len(texts) - wrong)

@@ -302,7 +302,8 @@ def text_turns(text: str) -> list[dict[str, Any]] | None:
 
 
 def _has_answer(turns: Sequence[Mapping[str, Any]] | None) -> bool:
-    return any((turn.get("role") or turn.get("from")) in ANSWERERS for turn in turns or ())
+    roles = [turn.get("role") or turn.get("from") for turn in turns or ()]
+    return any(isinstance(role, str) and role in ANSWERERS for role in roles)
 
 
 def _holds_named_turns(name: str, examples: Sequence[Mapping[str, Any]]) -> bool:

@@ -31,7 +31,7 @@ def usual_turns(turns: Sequence[Turn]) -> list[Turn]:
 
 def _usual(turn: Turn) -> Turn:
     kind = turn.get("type")
-    if kind is None:
+    if not isinstance(kind, str):
         return turn
     if kind == "constructor" and isinstance(turn.get("kwargs"), Mapping):
         name = str((turn.get("id") or [""])[-1])

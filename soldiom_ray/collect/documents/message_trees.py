@@ -2,8 +2,10 @@
 that people ranked best; a reply that several conversations share is taught once."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import inf, isnan
 from typing import Any
 
+from soldiom_ray.collect.documents.cell_values import as_number
 from soldiom_ray.domains.messages import ASSISTANT, USER
 
 _NODE = {"message_id", "parent_id", "text", "role"}
@@ -52,7 +54,7 @@ def _paths(node: Mapping[str, Any], before: list[Record], tree: str, depth: int)
     """The conversations through a user's turn. `before` are the messages up to it, of which those already taught weigh
     nothing."""
     path = [*before, _message(node)]
-    replies = sorted(node.get("replies") or (), key=_order)
+    replies = sorted(_replies(node), key=_order)
     accepted = [reply for reply in replies if _is_accepted(reply)]
     for reply in replies:
         if not accepted or reply is not accepted[0]:
@@ -62,8 +64,8 @@ def _paths(node: Mapping[str, Any], before: list[Record], tree: str, depth: int)
             yield {"messages": path, "message_tree_id": tree, "rating": True}
         return
     path.append(_message(accepted[0]))
-    questions = [question for question in accepted[0].get("replies") or () if _is_accepted(question)]
-    answered = [question for question in questions if question.get("replies")]
+    questions = [question for question in _replies(accepted[0]) if _is_accepted(question)]
+    answered = [question for question in questions if _replies(question)]
     if not answered:
         yield {"messages": path, "message_tree_id": tree, "rating": True}
     for number, question in enumerate(answered):
@@ -83,5 +85,10 @@ def _is_accepted(node: Mapping[str, Any]) -> bool:
 
 
 def _order(reply: Mapping[str, Any]) -> float:
-    rank = reply.get("rank")
-    return float(rank) if rank is not None else float("inf")
+    rank = as_number(reply.get("rank"))
+    return inf if rank is None or isnan(rank) else rank
+
+
+def _replies(node: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    replies = node.get("replies")
+    return [reply for reply in replies if isinstance(reply, Mapping)] if isinstance(replies, list) else []

@@ -45,7 +45,7 @@ def _of_record(record: Record, forms: Sequence[Callable[[Record], _Formed]]) -> 
     for form in forms:
         try:
             found = form(record)
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, LookupError, TypeError, ValueError):
             continue  # it only has the names of that form
         if found is not None:
             return found if isinstance(found, list) else [found]

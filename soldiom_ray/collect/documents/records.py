@@ -81,7 +81,7 @@ class Reading:
                 notes = record.notes
                 if record.refused:
                     raise SkippedError(*record.refused)
-            record_read = read_record(record, columns)
+            record_read = self._read(record, columns)
         except SkippedError as skipped:
             self.refused.append((part, skipped.reason, skipped.detail))
             raise
@@ -91,6 +91,13 @@ class Reading:
             if record_read.speakers:
                 self.speakers[tuple(record_read.speakers.items())] += 1
         return record_read
+
+    @staticmethod
+    def _read(record: Mapping[str, Any], columns: Columns) -> ReadRecord | None:
+        try:
+            return read_record(record, columns)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:  # one such record costs no file
+            raise SkippedError("damaged", f"{type(error).__name__}: {plain(dict(record))[:80]}") from error
 
     def metadata(self) -> dict[str, Any]:
         """The reading as an entry of a file's first text; empty when there is nothing to say."""

@@ -436,17 +436,19 @@ def _read_content(content: Any) -> _Content:
     for part in content:
         _add_part(read, part)
     if not any(isinstance(part, dict) and part.get("type") in _TEXT_PARTS for part in content):
-        styled = [part if isinstance(part, str) else str(part.get("text") or "") for part in content]
+        styled = [str(part.get("text") or "") if isinstance(part, dict) else part or "" for part in content]
         if any(isinstance(part, dict) and part.get("type") in _STYLED_PARTS for part in content):
             read.texts = ["".join(styled)]  # a sentence in pieces
     return read
 
 
 def _add_part(read: _Content, part: Any) -> None:
-    if isinstance(part, str):
-        read.texts.append(part)
+    if isinstance(part, str) or not part:
+        read.texts.append(part or "")
         return
-    kind = (part.get("type") or next((name for name in _KINDLESS_PARTS if name in part), None)) if part else "text"
+    if not isinstance(part, dict):
+        raise SkippedError("part_not_text", f"a part that is {str(part)[:40]}")
+    kind = part.get("type") or next((name for name in _KINDLESS_PARTS if name in part), None)
     if kind in (*_TEXT_PARTS, *_STYLED_PARTS):
         read.texts.append(str(_field(part, ("text", "refusal", "content")) or ""))
     elif kind in _THOUGHT_PARTS:
