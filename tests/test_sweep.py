@@ -2,12 +2,16 @@
 
 import os
 import re
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from conftest import NO_DASHBOARD
 from test_train_tracking import client_at
@@ -120,10 +124,12 @@ def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_t
     shown: dict[str, Any] = {}
 
     lock = threading.Lock()  # as a job's own report has one, which no process can send to another
+    reported: list[tuple[float, str]] = []
 
     def report(fraction: float, message: str) -> None:
         with lock:
             assert 0 <= fraction <= 1
+            reported.append((fraction, message))
 
     def stop_after_the_first(fraction: float, message: str) -> None:
         report(fraction, message)
@@ -138,6 +144,7 @@ def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_t
     with pytest.raises(CancelledError):
         sweep(replace(context, report=stop_after_the_first), dataset, train, search)
     assert shown["trials"][0]["status"] == "best"
+    assert any(0 < share < 1 / 3 and "validation" in message for share, message in reported)  # of the first trial
     first = shown["trials"][0]
     run, made = sweep(context, dataset, train, search)
     trials = {row["settings"]["learning_rate"]: row for row in made.details["trials"]}
@@ -164,6 +171,63 @@ def test_a_sweep_whose_trials_all_fail_says_why(ray_here: None, tmp_path: Path) 
     train = declared(two_layer_model(tmp_path / "base"), validations=None)
     with pytest.raises(SoldiomError, match=r"None of the 1 trials came to an end \(trial 1: .*loss is"):
         sweep(context, dataset_in(context.artifacts), train, Sweep(space={"learning_rate": [1e30]}, trials=1))
+
+
+@pytest.mark.service
+def test_when_the_minutes_are_over_the_trial_that_is_ahead_is_trained_to_its_end(
+    ray_here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soldiom_ray.train import sweep
+    from soldiom_ray.train.sweeps import driver
+
+    later = 3600.0
+    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later))
+    notes: list[str] = []
+
+    def report(fraction: float, message: str) -> None:
+        nonlocal later
+        if message.startswith("trial 1") and ("best loss" in message or not notes):
+            later += 3600
+
+    context = replace(context_in(tmp_path), report=report, notify=notes.extend)
+    dataset, train = dataset_in(context.artifacts), declared(two_layer_model(tmp_path / "base"), validations=None)
+    train = train.model_copy(update={"max_tokens": 512 * 800})
+    search = Sweep(space={"learning_rate": [1e-2, 3e-3]}, minutes=60)
+    with pytest.raises(SoldiomError, match="The time was over before the first validation of the first trial"):
+        sweep(context, dataset, train, search)
+    notes.append("from here on the time is over after the first validation")
+    run, made = sweep(context, dataset, train, search)
+    assert notes[1:] == ["The time was over before a trial had ended: trial 1 is trained on."]
+    assert (
+        made.details["trials"][0]["status"] == "best"
+        and run.id == made.details["best_run"]
+        and run.counts["tokens"] >= 512 * 800
+    )
+
+
+@pytest.mark.service
+def test_a_sweep_outlives_a_trial_that_does_not_fit_into_memory_and_the_kill_of_a_trial(
+    ray_here: None, tmp_path: Path
+) -> None:
+    from soldiom_ray.train import sweep
+
+    killed: list[int] = []
+
+    def report(fraction: float, message: str) -> None:
+        if "best loss" in message and not killed:
+            names = {process.pid: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
+            killed.extend(pid for pid, name in names.items() if name.startswith("ray::ImplicitFunc"))
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+
+    context = replace(context_in(tmp_path), report=report)
+    base = two_layer_model(tmp_path / "base")
+    train = declared(base, method="lora", validations=None, max_tokens=512 * 200)
+    search = Sweep(space={"rank": [4, 10**7]}, trials=2, seed=1)
+    run, made = sweep(context, dataset_in(context.artifacts), train, search)
+    trials = {trial["settings"]["rank"]: trial for trial in made.details["trials"]}
+    assert killed and trials[4]["status"] == "best" and run.id == made.details["best_run"]
+    assert trials[10**7]["status"] == "failed" and "GiB" in trials[10**7]["reason"]
 
 
 @pytest.mark.service

@@ -21,7 +21,7 @@ from soldiom_ray.train.ray_train import Placement, placement_of, release_placeme
 from soldiom_ray.train.splits import TRAIN
 from soldiom_ray.train.sweeps.search import RecordedSearch, Watch, scheduler_for
 from soldiom_ray.train.sweeps.tracking import settle_trials
-from soldiom_ray.train.sweeps.trial import TrialSetup, declared_with, run_trial
+from soldiom_ray.train.sweeps.trial import ACTOR_MARKS, TrialSetup, declared_with, run_trial
 from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER, Trial, TrialBook, settings_text
 from soldiom_ray.train.tracking import Origin, Tracker
 from soldiom_ray.train.work import prepare_work
@@ -169,7 +169,14 @@ class _Search:
         from ray import tune
         from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-        watch = Watch(self.book, self._look_for_end, self._shown)
+        def lost(first: int | None) -> None:
+            """Free what the workers of a lost actor held: the next trial would wait for it for ever."""
+            if first is not None:
+                release_placements(range(first, first + ACTOR_MARKS))
+            elif concurrent == 1:
+                release_placements(setup.marks)
+
+        watch = Watch(self.book, self._look_for_end, self._shown, lost)
         node = PlacementGroupFactory([{"CPU": 0.0, **_this_node()}])
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, setup=setup), node),
@@ -225,12 +232,17 @@ class _Search:
     def _look_for_end(self) -> bool:
         """Whether the budget is used up; CancelledError when the job was cancelled."""
         ended, best = len(self.book.ended()), self.book.best(("completed", "running"))
-        share = ended / self.most
+        each = self.declared.validations or VALIDATIONS
+        running = [len(trial.values) for trial in self.book.in_order() if trial.status == "running"]
+        share = (ended + sum(min(1.0, count / each) for count in running)) / self.most
         if (left := self.seconds_left()) is not None and self.search.minutes:
             share = max(share, 1 - left / (60 * self.search.minutes))
         shown = f", best {self.search.metric} {best.value:.4f} ({settings_text(best.settings)})" if best else ""
         counts = "" if self.search.trials is None and self.search.minutes else f" of {self.most}"
-        self.context.report(min(1.0, max(0.0, share)), f"trial {min(ended + 1, self.most)}{counts}{shown}")
+        furthest = max(running, default=0)
+        where = f", validation {furthest} of {each}" if furthest else ""
+        message = f"trial {min(ended + 1, self.most)}{counts}{where}{shown}"
+        self.context.report(min(1.0, max(0.0, share)), message)
         return self._is_over()
 
     def _shown(self) -> None:

@@ -103,10 +103,18 @@ def scheduler_for(sweep: Sweep, validations: int, book: TrialBook, mode: str) ->
 
 
 class Watch(tune.Callback):  # type: ignore[misc]
-    """Writes what trials report into the book, and looks whether the sweep is to end."""
+    """Writes what trials report into the book, looks whether the sweep is to end, and tells of trials whose actor was
+    lost: `lost` gets the first mark of what that reserved, None where it had not reported yet."""
 
-    def __init__(self, book: TrialBook, look_for_end: Callable[[], bool], changed: Callable[[], None]) -> None:
-        self.book, self.look_for_end, self.changed = book, look_for_end, changed
+    def __init__(
+        self,
+        book: TrialBook,
+        look_for_end: Callable[[], bool],
+        changed: Callable[[], None],
+        lost: Callable[[int | None], None],
+    ) -> None:
+        self.book, self.look_for_end, self.changed, self.lost = book, look_for_end, changed, lost
+        self.first_marks: dict[int, int] = {}
         self.cancelled: CancelledError | None = None
         self.is_over = False
 
@@ -137,6 +145,7 @@ class Watch(tune.Callback):  # type: ignore[misc]
     ) -> None:
         """A validation, or the last report."""
         number = trial.config["number"]
+        self.first_marks[number] = result["first_mark"]
         known = self.book.trials[number]
         changes: dict[str, Any] = {name: result[name] for name in ("seconds", "start_seconds", "run")}
         if result.get("finished"):
@@ -155,6 +164,10 @@ class Watch(tune.Callback):  # type: ignore[misc]
         if self.book.trials[number].status == "running":
             self.book.change(number, status="stopped" if self.is_over else "pruned")
             self.changed()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The trial's actor was lost. The book has it as running, so that it is started again."""
+        self.lost(self.first_marks.get(trial.config["number"]))
 
 
 class _Stopper(Stopper):  # type: ignore[misc]

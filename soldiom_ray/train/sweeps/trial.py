@@ -30,6 +30,9 @@ STOP_SECONDS = "30"
 """How long Ray Tune waits for a trial that it stops before it takes another actor for the next one."""
 _waiting: list[Attempt] = []
 """Workers of this actor's next trial."""
+ACTOR_MARKS = 256
+_marks: list[range] = []
+"""Marks of what this actor's trials reserve, drawn by its first trial."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,14 @@ class _Trial:
         return self._report(self.best, failure=reason)
 
     def _attempt(self, declared: Train) -> Attempt:
-        marks = self.setup.marks
-        mark = marks.start + secrets.randbelow(len(marks))
+        mark = self._marks().start + secrets.randbelow(ACTOR_MARKS)
         return Attempt(self.context, declared, self.setup.placement, mark)
+
+    def _marks(self) -> range:
+        if not _marks:
+            first = self.setup.marks.start + secrets.randbelow(len(self.setup.marks) - ACTOR_MARKS)
+            _marks.append(range(first, first + ACTOR_MARKS))
+        return _marks[0]
 
     def _observe(self, points: Sequence[Metrics]) -> None:
         """Report validations to Ray Tune. SystemExit when Ray Tune ends the trial; SoldiomError where the loss is no
@@ -163,7 +171,7 @@ class _Trial:
 
     def _report(self, value: float | None, **more: Any) -> dict[str, Any]:
         seconds = {"seconds": time.monotonic() - self.began, "start_seconds": self.start_seconds}
-        run = {"run": self.run, "validated": self.validated}
+        run = {"run": self.run, "validated": self.validated, "first_mark": self._marks().start}
         return seconds | run | ({} if value is None else {"value": value}) | more
 
     def _tags(self) -> dict[str, str]:
