@@ -18,11 +18,13 @@ from soldiom_ray.db.feedback import RatedPair
 from soldiom_ray.domains.access import Access, check_access
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.recipes import validate_recipe
-from soldiom_ray.domains.schema import Evaluate, hash_input
+from soldiom_ray.domains.schema import Evaluate, Gate, hash_input
 from soldiom_ray.errors import DeniedError, InputError, UnavailableError
 from soldiom_ray.evaluate import evaluate, judge
+from soldiom_ray.evaluate.gates import apply_gate
 from soldiom_ray.evaluate.judge import Judging, check_judge, read_verdict, request_body, with_verdicts
 from soldiom_ray.examples import Example
+from soldiom_ray.metrics.compare import compare
 from soldiom_ray.metrics.measurement import AnswerOutcome, HeldOutSample, Measurement, PartOutcome
 from soldiom_ray.records import Manifest
 
@@ -287,6 +289,19 @@ def test_an_evaluation_with_a_judge_shows_its_win_rate_and_the_gate_may_read_it_
     for name in ("report.md", "report.html"):
         page = context.artifacts.read(scores, name).decode()
         assert "What a judge says" in page and "Of 1 pairs that people have rated it decides 1, 1 as they did" in page
+
+
+@pytest.mark.parametrize(("wins", "passed"), [(5, False), (8, True)])
+def test_a_judge_that_always_prefers_the_tuned_model_must_pass_the_sign_test(
+    context: Context, server: JudgeServer, wins: int, passed: bool
+) -> None:
+    measurement = judged(answered(["a long answer"] * wins, ["short"] * wins), reached(context, server))
+    comparison = compare(measurement, resamples=200, confidence=0.95, seed=1)
+    condition = {"metric": "judge_win_rate", "beat": "value", "value": 0.5}
+    gate = Gate.model_validate({"all": [{"metric": "exact_match", "beat": "base", "by": -1}, condition]})
+    outcome = apply_gate(comparison, measurement, gate)["conditions"][1]
+    assert outcome["passed"] is passed
+    assert passed or "the sign test gives p = 0.06" in outcome["verdict"]
 
 
 def _evaluated(

@@ -1,6 +1,7 @@
 """The gate: a model may be promoted when what its recipe demands is shown, not when it merely was not refuted."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from soldiom_ray.domains.metrics import METRICS, Metric, MetricName
@@ -25,6 +26,8 @@ class Finding:
     margin: float
     p: float
     sign: int
+    exact_test: str = "McNemar's test"
+    """What `p` is of where that says more than the interval."""
 
     @property
     def shown(self) -> bool:
@@ -94,6 +97,8 @@ def _judge(comparison: Comparison, measurement: Measurement, condition: Conditio
         verdict = f"Not measured: there is no {condition.beat} with {name}."
         return _outcome(condition, name, passed=False, verdict=verdict) | {"measured": False}
     findings = [_find(score, metric, system, condition, name) for system in systems]
+    if name == "judge_win_rate" and measurement.judge:
+        findings = [_with_sign_test(finding, measurement.judge) for finding in findings]
     finding = min(findings, key=lambda each: each.worst - each.sign * each.margin)
     what = {"base": "its base", "previous": "the version before", "value": f"the value {condition.value}"}
     beaten = what.get(condition.beat) or f"the best trivial baseline ({systems[findings.index(finding)]})"
@@ -129,6 +134,17 @@ def _find(score: Score, metric: Metric, system: str, condition: Condition, name:
     return Finding(score, name, before, interval, margin, p, sign)
 
 
+def _with_sign_test(finding: Finding, judge: Mapping[str, Any]) -> Finding:
+    """With the p-value, if larger, of the exact test that of the pairs which the judge decides the tuned model wins the
+    share to beat: where every pair has one winner, a bootstrap draws nothing else."""
+    from scipy import stats
+
+    decided = judge["wins"] + judge["losses"]
+    share = min(1.0, max(0.0, finding.margin))
+    p = float(stats.binomtest(judge["wins"], decided, share).pvalue) if decided else 1.0
+    return replace(finding, p=max(p, finding.p), exact_test="the sign test")
+
+
 def _verdict(condition: Condition, finding: Finding, metric: Metric, beaten: str) -> dict[str, Any]:
     level = 1 - condition.confidence
     score, interval, name = finding.score, finding.interval, finding.name
@@ -157,7 +173,11 @@ def _verdict(condition: Condition, finding: Finding, metric: Metric, beaten: str
         verdict = f"Not passed: the tuned model {worse} {beaten}: {numbers}, {interval_text}."
     else:
         margin = "zero" if not finding.margin else f"{finding.margin:g}"
-        why = f"the interval includes {margin}" if not finding.shown else f"McNemar's test gives p = {finding.p:.3f}"
+        why = (
+            f"the interval includes {margin}"
+            if not finding.shown
+            else f"{finding.exact_test} gives p = {finding.p:.3f}"
+        )
         verdict = f"Not passed: {why}, so no difference from {beaten} is shown: {numbers}, {interval_text}."
         verdict += _needed_text(finding, condition)
     outcome = _outcome(condition, name, passed=passed, verdict=verdict)
