@@ -82,7 +82,7 @@ def written(home: Settings, folder: Path) -> Path:
 
     def work() -> None:
         number = 0
-        while not stop.is_set():
+        while not stop.wait(0.01):
             number += 1
             storage.write(f"raw/{number}", str(number).encode())
             with open_session(home) as session:
