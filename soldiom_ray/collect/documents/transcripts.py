@@ -57,9 +57,9 @@ REMAINING_MARKS = (
 )
 """What none of a conversation's texts should hold; it is counted where one does."""
 
-_TURN_MARKS = ("<|", "<｜", "INST]", "###", "_of_turn>", "[|", "ssistant:", "SSISTANT:", "GPT:", "GPT4 ", "Output:")
+_TURN_MARKS = ("<|", "<｜", "INST]", "###", "_of_turn>", "[|", "ssistant:", "SSISTANT:", "GPT", "Output:")
 """One of them stands in every transcript that is rendered."""
-_RAREST_SIGNS = "|｜]#>|:SGGO"
+_RAREST_SIGNS = "|｜]#>|:SGO"
 """A character of each that most texts lack: one is found thirty times as fast as several in a row."""
 
 _HUMAN = re.compile(r"(?:^|\n\n)(Human|Assistant|System):")
