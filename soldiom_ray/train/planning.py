@@ -18,6 +18,7 @@ from soldiom_ray.models.base_check import check_base
 from soldiom_ray.models.load import load_processor
 from soldiom_ray.models.planning import machine
 from soldiom_ray.models.planning.headers import model_description
+from soldiom_ray.models.planning.light_imports import import_lightly
 from soldiom_ray.models.planning.planner import wants_bfloat16
 from soldiom_ray.models.planning.report import plan_report
 from soldiom_ray.records import Manifest
@@ -131,8 +132,7 @@ def main() -> int:
     gc.disable()  # a sixth of the CPU time of the libraries' imports; this process ends with its answer
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     logging.getLogger("soldiom_ray.models").setLevel(logging.INFO)  # what takes long says so
-    import transformers  # noqa: F401  (what every plan needs, while the request is still being written)
-
+    import_lightly()  # while the request is still being written
     request = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr  # what libraries print must not get into the JSON document
     try:
