@@ -157,6 +157,14 @@ def test_a_judge_that_goes_down_is_left_alone_and_what_it_said_stays(context: Co
     assert len(server.requests) < 60, "it is not asked for every pair"
 
 
+def test_an_address_that_becomes_private_ends_no_evaluation(context: Context, server: JudgeServer) -> None:
+    def send(body: bytes) -> tuple[int, bytes]:
+        raise DeniedError("may not be reached")
+
+    measurement = judged(answered(["a"], ["b"]), replace(reached(context, server), send=send))
+    assert measurement.judge is not None and measurement.judge["no_verdict"] == {"unavailable": 1}
+
+
 def test_a_busy_judge_is_asked_again(context: Context, server: JudgeServer) -> None:
     server.refusals = 2
     check_judge(reached(context, server))

@@ -14,7 +14,7 @@ from typing import Any
 
 from soldiom_ray.db.feedback import RatedPair
 from soldiom_ray.domains.judge import Judge
-from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.metrics.measurement import BASE, TUNED, AnswerOutcome, Measurement, PartOutcome, VerdictOutcome
 
 METRIC = "judge_win_rate"
@@ -77,7 +77,7 @@ class _Session:
         try:
             wins = self._asked(question, first, second)
             again = self._asked(question, second, first)
-        except UnavailableError:
+        except SoldiomError:  # also an address that has become a private one
             return Verdict(None, reason=UNAVAILABLE)
         if wins is None or again is None:
             return Verdict(None, reason=UNREADABLE)
@@ -91,7 +91,7 @@ class _Session:
             status, body = self._sent(request_body(self.judging.declared, question, first, second))
             if status != 200:
                 raise UnavailableError(f"The judge answered {status}.")
-        except UnavailableError:
+        except SoldiomError:
             with self.lock:
                 self.failures += 1
             raise
