@@ -42,11 +42,22 @@ def test_good_sides_raise_no_warning() -> None:
         (
             (90, 0, 10),
             {},
-            ["validation side is empty", "raise prepare.split.validation", "prepare.split.by to document"],
+            ["validation side is empty", "raise prepare.split.validation", "prepare.split.by (--split-by) to document"],
         ),
         ((90, 0, 10), {"validation": 0}, ["prepare.split.validation is 0", "above 0"]),
-        ((90, 5, 0), {"by": "document"}, ["test side is empty", "not measured", "prepare.split.by to group"]),
-        ((90, 5, 0), {"test": 0}, ["prepare.split.test is 0", "test_groups"]),
+        (
+            (90, 5, 0),
+            {"by": "document"},
+            ["test side is empty", "not measured", "split.by (--split-by) to group"],
+        ),
+        (
+            (90, 5, 0),
+            {"test": 0},
+            [
+                "prepare.split.test is 0",
+                "split.test (--test-share) above 0, or name groups in prepare.split.test_groups.",
+            ],
+        ),
         ((90, 5, 1), {}, ["test side is a single document", "raise prepare.split.test"]),
         ((8, 5, 20), {}, ["test side is larger", "20 samples against 8", "lower prepare.split.test"]),
         ((8, 5, 20), {"test_groups": ["a"]}, ["test side is larger", "name fewer groups in prepare.split.test_groups"]),

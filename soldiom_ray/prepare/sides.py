@@ -21,6 +21,8 @@ SINGLE_DOCUMENT = (
     f" {CONSEQUENCES['test']}: collect more documents."
 )
 
+_TEST_SHARE = " (--test-share)"
+
 DRAW_SIDES = "leave out the column that divides the set (`--column split=…`), so that its sides are drawn"
 """What to do about sides that the set itself names."""
 
@@ -56,7 +58,7 @@ def check_sides(
     train, test = sides["train"], sides["test"]
     larger = next((unit for unit in ("samples", "characters") if test[unit] > train[unit] > 0), None)
     if larger:
-        remedy = f"lower prepare.split.test, or set prepare.split.by to {_other_unit(rule)}"
+        remedy = f"{_hold_out_less(rule)}, or {_set_unit(rule)}"
         if "test" in own or rule.test_groups:
             remedy = DRAW_SIDES if "test" in own else "name fewer groups in prepare.split.test_groups"
         warnings.append(
@@ -72,10 +74,13 @@ def _of_size(split: Split, side: Mapping[str, int], rule: SplitRule, is_own: boo
     if split == "train":
         return f"The training side is a single document: collect more documents, or {_hold_out_less(rule)}."
     own_choice = not getattr(rule, split) and not (split == "test" and rule.test_groups)
-    settings = f"set prepare.split.{split} above 0" if own_choice else f"raise prepare.split.{split}"
-    if split == "test":
-        settings += ", name groups in prepare.split.test_groups"
-    settings += f", set prepare.split.by to {_other_unit(rule)}, or collect more documents"
+    option = _TEST_SHARE if split == "test" else ""
+    if own_choice:
+        settings = f"set prepare.split.{split}{option} above 0"
+        settings += ", or name groups in prepare.split.test_groups" if split == "test" else ""
+    else:
+        groups = ", name groups in prepare.split.test_groups" if split == "test" else ""
+        settings = f"raise prepare.split.{split}{option}{groups}, {_set_unit(rule)}, or collect more documents"
     if is_own:
         settings = f"{DRAW_SIDES}, or collect more documents"
     if side["samples"]:
@@ -95,10 +100,10 @@ def _of_labels(
             continue
         them = "it" if len(missing) == 1 else "them"
         if split == "train":
-            settings = f"set prepare.split.by to {_other_unit(rule)}, {_hold_out_less(rule)}"
+            settings = f"{_set_unit(rule)}, {_hold_out_less(rule)}"
             consequence = f"the model cannot learn {them}"
         else:
-            settings = f"raise prepare.split.{split}, set prepare.split.by to {_other_unit(rule)}"
+            settings = f"raise prepare.split.{split}{_TEST_SHARE if split == 'test' else ''}, {_set_unit(rule)}"
             consequence = f"nothing is {'measured' if split == 'test' else 'validated'} of {them}"
         remedy = DRAW_SIDES if own else settings
         last = "choose another prepare.split.seed" if split not in own and split != "train" else ""
@@ -119,9 +124,9 @@ def _name(labels: Sequence[str]) -> str:
     return f"{len(labels)} labels ({shown}{more}) are"
 
 
-def _other_unit(rule: SplitRule) -> str:
-    return "group" if rule.by in ("document", "time") else "document"
+def _set_unit(rule: SplitRule) -> str:
+    return f"set prepare.split.by (--split-by) to {'group' if rule.by in ('document', 'time') else 'document'}"
 
 
 def _hold_out_less(rule: SplitRule) -> str:
-    return "name fewer prepare.split.test_groups" if rule.test_groups else "lower prepare.split.test"
+    return "name fewer prepare.split.test_groups" if rule.test_groups else f"lower prepare.split.test{_TEST_SHARE}"
