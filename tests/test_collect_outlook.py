@@ -101,6 +101,13 @@ def test_the_body_is_plain_else_html_else_rich_text() -> None:
     assert texts_of(message(p1009=packed))[""].text == "from a page"
 
 
+def test_a_property_without_a_number_and_half_a_character_cost_no_message() -> None:
+    folder = message(p0037="Rent") | {"__substg1.0_100²001F": "odd".encode("utf-16-le")}
+    folder["__substg1.0_1000001F"] = "Body.".encode("utf-16-le") + b"x"
+    (text,) = parse_bytes("a.msg", ole_bytes(folder))
+    assert "Body." in text.text
+
+
 def test_headers_of_the_transport_stand_in() -> None:
     headers = (
         "Subject: By mail\r\nFrom: Ann <a@x.example>\r\nTo: b@x.example\r\nDate: Fri, 1 Mar 2024 12:00:00 +0100\r\n"

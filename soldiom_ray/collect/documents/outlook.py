@@ -109,16 +109,18 @@ class _Item:
 
     def other_texts(self) -> Iterator[str]:
         """The texts that were not asked for."""
+        read = {f"{number:04X}" for number in self._read}
         for name, place in self._places.items():
             digits = name.removeprefix(_STREAM.upper())
-            if digits != name and digits[4:].startswith(_TEXT_KINDS) and int(digits[:4], 16) not in self._read:
+            if digits != name and digits[4:].startswith(_TEXT_KINDS) and digits[:4] not in read:
                 kind = _UNICODE if digits[4:].startswith(_WIDE_KINDS) else _BYTES_TEXT
                 yield " ".join(self._decoded(place, kind).split())
 
     def _decoded(self, place: int, kind: int) -> str:
         content = self.container.stream(place)
         if kind == _UNICODE:
-            return content.decode("utf-16-le", "surrogatepass").replace("\0", "").replace("\r\n", "\n")
+            whole = content[: len(content) // 2 * 2]  # half a character may follow
+            return whole.decode("utf-16-le", "surrogatepass").replace("\0", "").replace("\r\n", "\n")
         return decoded(content.replace(b"\0", b""), self.codec)
 
 
