@@ -284,6 +284,10 @@ def test_hostile_dumps_end_quickly() -> None:
         "/*" * 100_000,
         "INSERT INTO t VALUES " + "(" * 100_000,
         "$a$" * 50_001,
+        "@" * 200_000,
+        "9" * 200_000 + "x;",
     ):
         assert not read_dump(script).rows
+    (row,) = read_dump(f"INSERT INTO t VALUES ({'9' * 200_000}x, 1abc, 1.5e, 2.5e3, .5, -1.);").rows["t"]
+    assert row[1:] == ["1abc", "1.5e", 2500.0, 0.5, -1.0] and len(row[0]) == 200_001
     assert read_dump("INSERT INTO t VALUES ('" + "x''" * 300_000 + "')").rows["t"][0][0].startswith("x'x'")

@@ -20,8 +20,8 @@ _PARTS = r"""
     |(?P<bytes>[xXbB]'[^']*'|0x[0-9A-Fa-f]+|_binary\s*{usual})
     |(?P<dollar>\$(?P<tag>\w*)\$.*?\$(?P=tag)\$)
     |(?P<quoted>"[^"]*+(?:""[^"]*+)*+"|`[^`]*+(?:``[^`]*+)*+`|\[[^\]\n]*\])
-    |(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
-    |(?P<word>[^\W\d]\w*|@+\w+)
+    |(?P<number>[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?(?!\w))
+    |(?P<word>\w++|@++\w*+)
     |(?P<sign>.)
 """
 _FLAGS = re.VERBOSE | re.DOTALL | re.MULTILINE
@@ -30,7 +30,7 @@ _TOKENS = {
     True: re.compile(_PARTS.format(escaped=_ESCAPED, usual=_ESCAPED), _FLAGS),
 }
 _LITERAL = (
-    r"(?:(?P<string>[eE]{escaped}|[nN]?{usual})|(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+    r"(?:(?P<string>[eE]{escaped}|[nN]?{usual})|(?P<number>[+-]?(?:\d++(?:\.\d*+)?|\.\d++)(?:[eE][+-]?\d++)?)"
     r"|(?P<word>NULL|TRUE|FALSE|null|true|false))\s*(?P<end>[,)])\s*"
 )
 _LITERALS = {
