@@ -264,3 +264,11 @@ def test_what_files_leave_out_is_added_up_and_shown(tmp_path: Path) -> None:
     manifest = collect(make_context(tmp_path / "home"), [FilesSource(paths=paths)])
     assert manifest.details["skipped"] == {"nav": 3, "pictures": 1}
     assert "Left out of files: nav (3), pictures (1)" in mapping_lines(mapping_of(manifest.details))
+
+
+def test_what_the_standard_library_gives_up_on_costs_no_page_and_no_letter() -> None:
+    (page,) = parse_bytes("a.html", f"<p>Rent<![octype x]> is &#{'9' * 5000};due</p>".encode())
+    assert page.text == "Rent is \ufffddue"
+    head = f"Subject: Rent\nContent-Disposition: inline; filename*{'9' * 5000}=x"
+    texts = parse_bytes("a.eml", f"{head}\nContent-Type: text/plain\n\nIt is due.\n".encode())
+    assert "It is due." in "".join(text.text for text in texts)

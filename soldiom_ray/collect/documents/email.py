@@ -4,8 +4,9 @@ import email
 import email.policy
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
 from soldiom_ray.collect.documents.encodings import declared_text
@@ -75,26 +76,29 @@ def shown_headers(message: EmailMessage) -> dict[str, str]:
     """The headers that become metadata."""
     headers = {}
     for name in _SHOWN_HEADERS:
-        try:
-            value = " ".join(str(message.get(name) or "").split())
-        except (
-            ValueError,
-            TypeError,
-            IndexError,
-            AttributeError,
-            LookupError,
-        ):  # the standard library's parser gives up on some
-            continue
+        value = _read(partial(_header_text, message, name), "")
         if value:
             headers[name] = value[:MAX_HEADER_CHARACTERS]
     return headers
+
+
+def _header_text(message: EmailMessage, name: str) -> str:
+    return " ".join(str(message.get(name) or "").split())
+
+
+def _read(read: Callable[[], Any], otherwise: Any) -> Any:
+    """What a header says; the standard library's parser gives up on some."""
+    try:
+        return read()
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return otherwise
 
 
 def _body(part: EmailMessage, attachments: list[EmailMessage], depth: int) -> tuple[str, Counter[str]]:
     """The text of a part, and what was left out of it; what is no text goes to the attachments."""
     if depth > 50:
         raise SkippedError("damaged", "nested too deeply")
-    kind = part.get_content_type()
+    kind = _read(part.get_content_type, "application/octet-stream")
     if part.is_multipart() and part.get_content_maintype() == "multipart":
         inner = [(child, *_body(child, attachments, depth + 1)) for child in part.iter_parts()]  # type: ignore[arg-type]
         filled = [(child.get_content_type(), text, skipped) for child, text, skipped in inner if text]
@@ -102,7 +106,7 @@ def _body(part: EmailMessage, attachments: list[EmailMessage], depth: int) -> tu
             _, text, skipped = next((form for form in filled if form[0] == "text/plain"), filled[0])
             return text, skipped + Counter(alternatives=len(filled) - 1)
         return "\n\n".join(text for _, text, _ in filled), sum((skipped for *_, skipped in inner), Counter())
-    if part.get_content_disposition() == "attachment" or part.get_filename():
+    if _read(part.get_content_disposition, "attachment") == "attachment" or _read(part.get_filename, ""):
         attachments.append(part)
     elif kind == "text/plain":
         return _text(part).strip(), Counter()
@@ -121,17 +125,16 @@ def _text(part: EmailMessage) -> str:
     content = part.get_payload(decode=True)
     if not isinstance(content, bytes) or not content.strip():
         return ""
-    charset = str(part.get_content_charset() or "utf-8").encode("ascii", "replace")
+    charset = str(_read(part.get_content_charset, "utf-8") or "utf-8").encode("ascii", "replace")
     return declared_text(content, CHARSET.fullmatch(charset)).text.replace("\r\n", "\n")
 
 
 def _add_attachment(part: EmailMessage, number: int, members: Members, options: ParseOptions) -> None:
-    kind = part.get_content_type()
-    if kind == "message/rfc822":
+    if _read(part.get_content_type, "") == "message/rfc822":
         inner = part.get_payload(0) if part.is_multipart() else None
         name, content = f"attachment {number}.eml", inner.as_bytes() if isinstance(inner, EmailMessage) else b""
     else:
-        name = file_name(str(part.get_filename() or "")) or f"attachment {number}"
+        name = file_name(str(_read(part.get_filename, "") or "")) or f"attachment {number}"
         payload = part.get_payload(decode=True)
         content = payload if isinstance(payload, bytes) else b""
     members.add(name, content, options)

@@ -17,6 +17,10 @@ _BLOCKS = {
 }  # fmt: skip
 
 
+_LONG_NUMBER = re.compile(r"&#[0-9]{10,};?")
+"""A reference to no character, of more digits than Python reads as a number."""
+
+
 @dataclass(frozen=True)
 class Page:
     """What a page says. `skipped` counts pieces of text that no reader sees or needs by the element that they are in,
@@ -38,7 +42,7 @@ def parse(name: str, data: bytes, options: ParseOptions) -> list[ParsedText]:
 def read_page(source: str) -> Page:
     """What a page's source says."""
     page = _PageParser()
-    page.feed(source)
+    page.feed(_LONG_NUMBER.sub("&#9999999;", source) if "&#" in source else source)
     page.close()
     return Page(page.text(), " ".join(page.title.split()), page.skipped)
 
@@ -52,6 +56,13 @@ class _PageParser(HTMLParser):
         self.preformatted = 0
         self.in_title = False
         self.skipped: Counter[str] = Counter()
+
+    def parse_marked_section(self, i: int, report: bool = True) -> int:
+        """The end of `<![...]>`; the standard library gives up on those that it does not know."""
+        try:
+            return super().parse_marked_section(i, report)
+        except AssertionError:
+            return self.parse_bogus_comment(i)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.in_title = tag == "title" and "svg" not in self.invisible
