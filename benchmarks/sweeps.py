@@ -5,7 +5,8 @@
     python benchmarks/sweeps.py --data ../shared/data --schedulers none
 
 Both sweeps draw the same settings (learning rate over three orders of magnitude, rank) with the same seed, one trial
-after the other, each sweep in a home of its own: a run of the same settings would be found again. Seconds are those of
+after the other, each sweep in a home of its own: a run of the same settings would be found again. "validations reached"
+are those of all trials together, which says how much was trained whatever else the machine does; seconds are those of
 the trials, their start included; "start-up" is until a trial's first step, of the first trial and the median of the
 others. The best run of either is scored on the held-out texts.
 """
@@ -33,8 +34,8 @@ from soldiom_ray.train.sweeps.trials import settings_text
 
 SPACE = {"learning_rate": "1e-5..1e-2", "rank": [4, 8, 16, 32]}
 COLUMNS = (
-    "| scheduler | trials to their end | seconds of the trials | start-up of the first, of the others | by the clock"
-    " | best validation loss, settings | held out |"
+    "| scheduler | trials to their end | validations reached | seconds of the trials"
+    " | start-up of the first, of the others | by the clock | best validation loss, settings | held out |"
 )
 
 
@@ -57,7 +58,7 @@ def main() -> None:
 
     os.environ.setdefault("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")  # no dashboard is looked for
     ray.init(address="local", include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-    print(COLUMNS + "\n|---|---|---|---|---|---|---|", flush=True)
+    print(COLUMNS + "\n|---|---|---|---|---|---|---|---|", flush=True)
     for scheduler in options.schedulers:
         with tempfile.TemporaryDirectory(prefix="sweeps-") as home:
             print(case(Path(home), files, scheduler, options), flush=True)
@@ -81,7 +82,8 @@ def case(home: Path, files: Path, scheduler: str, options: argparse.Namespace) -
     ended = sum(trial["status"] in ("best", "completed") for trial in trials)
     first, *others = (trial["start_seconds"] for trial in trials)
     return (
-        f"| {scheduler} | {ended} of {len(trials)} | {sum(trial['seconds'] for trial in trials):.0f}"
+        f"| {scheduler} | {ended} of {len(trials)} | {sum(trial['validations'] for trial in trials)}"
+        f" | {sum(trial['seconds'] for trial in trials):.0f}"
         f" | {first:.1f}, {median(others or [first]):.1f} (at most {max(others or [first]):.1f}) | {clock:.0f}"
         f" | {made.details['best_value']:.4f}, {settings_text(made.details['best_settings'])}"
         f" | {scores['tuned']['loss']:.4f}, accuracy {interval['mean']:.3f}"
