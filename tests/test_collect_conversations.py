@@ -391,6 +391,24 @@ def test_a_tree_of_messages_gives_the_best_ranked_conversations_and_teaches_each
     assert messages(whole) == [USER, TOLD]
 
 
+def test_no_message_of_a_tree_is_lost_in_a_circle_by_its_id_or_by_its_depth() -> None:
+    circle = [
+        node("3", "2", "prompter", "Below the circle."),
+        node("1", "2", "prompter", "Who was first?"),
+        node("2", "1", "assistant", "You were."),
+        node("4", "3", "assistant", "So it is."),
+    ]
+    said = {turn["content"] for text in read(circle) for turn in text.metadata["messages"]}
+    assert said == {row["text"] for row in circle}
+    twice = [TREE[0], TREE[2], node("1", None, "prompter", "Another one?"), node("1", None, "prompter", "A third?")]
+    (text,) = read(twice)
+    assert text.metadata["messages"] == [USER, TOLD] and text.metadata["reading"]["refused_counts"] == {"no_answer": 2}
+    roles = ("prompter", "assistant")
+    long = [node(str(n), str(n - 1) if n else None, roles[n % 2], f"Turn {n}.") for n in range(1200)]
+    (whole,) = read(long)
+    assert [turn["content"] for turn in whole.metadata["messages"]] == [row["text"] for row in long]
+
+
 @needs_reported
 @pytest.mark.parametrize(
     ("name", "roles"),

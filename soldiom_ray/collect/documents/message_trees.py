@@ -10,7 +10,6 @@ from soldiom_ray.domains.messages import ASSISTANT, USER
 
 _NODE = {"message_id", "parent_id", "text", "role"}
 _ROLES = {"prompter": USER, "user": USER, "assistant": ASSISTANT}
-MAX_DEPTH = 200
 
 Record = dict[str, Any]
 
@@ -29,7 +28,7 @@ def conversations_of(records: Sequence[Mapping[str, Any]]) -> list[Record]:
     """The conversations of all trees, [{messages, message_tree_id, rating}, ...]; `rating` is false for one that ends
     in a reply that was ranked lower or not accepted."""
     trees = [dict(record["prompt"]) | {"tree": record["message_tree_id"]} for record in records if _is_tree(record)]
-    return [found for tree in trees or _joined(records) for found in _paths(tree, [], str(tree["tree"]), 0)]
+    return [found for tree in trees or _joined(records) for found in _paths(tree, str(tree["tree"]))]
 
 
 def _is_tree(record: Mapping[str, Any]) -> bool:
@@ -38,38 +37,79 @@ def _is_tree(record: Mapping[str, Any]) -> bool:
 
 def _joined(records: Sequence[Mapping[str, Any]]) -> list[Record]:
     """The roots of messages that name their parents, each message with its `replies`. A message whose parent is not
-    there begins a tree of its own."""
-    nodes = {str(record["message_id"]): dict(record) | {"replies": []} for record in records}
-    roots = []
+    there begins a tree of its own, as do one whose id another has had, and the first of those that are each other's
+    parents."""
+    nodes: dict[str, Record] = {}
+    roots: list[Record] = []
+    for record in records:
+        node = dict(record) | {"replies": []}
+        if nodes.setdefault(str(record["message_id"]), node) is not node:
+            roots.append(_root(node))
     for node in nodes.values():
         parent = nodes.get(str(node["parent_id"]))
-        if parent is not None and parent is not node:
-            parent["replies"].append(node)
+        if parent is None or parent is node:
+            roots.append(_root(node))
         else:
-            roots.append(node | {"tree": node.get("message_tree_id") or node["message_id"]})
+            parent["replies"].append(node)
+    reached: set[int] = set()
+    for root in roots:
+        _reach(root, reached)
+    for node in nodes.values():
+        if id(node) not in reached:
+            first = _in_circle(node, nodes)
+            parent = nodes[str(first["parent_id"])]
+            parent["replies"] = [reply for reply in parent["replies"] if reply is not first]
+            roots.append(_root(first))
+            _reach(first, reached)
     return roots
 
 
-def _paths(node: Mapping[str, Any], before: list[Record], tree: str, depth: int) -> Iterator[Record]:
-    """The conversations through a user's turn. `before` are the messages up to it, of which those already taught weigh
-    nothing."""
-    path = [*before, _message(node)]
-    replies = sorted(_replies(node), key=_order)
-    accepted = [reply for reply in replies if _is_accepted(reply)]
-    for reply in replies:
-        if not accepted or reply is not accepted[0]:
-            yield {"messages": [*_untaught(path), _message(reply)], "message_tree_id": tree, "rating": False}
-    if not accepted or depth > MAX_DEPTH:
-        if not replies:
+def _root(node: Record) -> Record:
+    node["tree"] = node.get("message_tree_id") or node["message_id"]
+    return node
+
+
+def _reach(node: Mapping[str, Any], reached: set[int]) -> None:
+    """Add a message and all below it."""
+    pending = [node]
+    while pending:
+        node = pending.pop()
+        reached.add(id(node))
+        pending += node["replies"]
+
+
+def _in_circle(node: Record, nodes: Mapping[str, Record]) -> Record:
+    """The message in a circle to which the way up from another one comes first."""
+    seen: set[int] = set()
+    while id(node) not in seen:
+        seen.add(id(node))
+        node = nodes[str(node["parent_id"])]
+    return node
+
+
+def _paths(root: Mapping[str, Any], tree: str) -> Iterator[Record]:
+    """The conversations through a tree, from a user's turn on. A reply that an earlier one of them teaches weighs
+    nothing in the others."""
+    pending: list[tuple[Mapping[str, Any], list[Record]]] = [(root, [])]
+    while pending:
+        node, before = pending.pop()
+        path = [*before, _message(node)]
+        replies = sorted(_replies(node), key=_order)
+        accepted = [reply for reply in replies if _is_accepted(reply)]
+        for reply in replies:
+            if not accepted or reply is not accepted[0]:
+                yield {"messages": [*_untaught(path), _message(reply)], "message_tree_id": tree, "rating": False}
+        if not accepted:
+            if not replies:
+                yield {"messages": path, "message_tree_id": tree, "rating": True}
+            continue
+        path.append(_message(accepted[0]))
+        questions = [question for question in _replies(accepted[0]) if _is_accepted(question)]
+        answered = [question for question in questions if _replies(question)]
+        if not answered:
             yield {"messages": path, "message_tree_id": tree, "rating": True}
-        return
-    path.append(_message(accepted[0]))
-    questions = [question for question in _replies(accepted[0]) if _is_accepted(question)]
-    answered = [question for question in questions if _replies(question)]
-    if not answered:
-        yield {"messages": path, "message_tree_id": tree, "rating": True}
-    for number, question in enumerate(answered):
-        yield from _paths(question, path if number == 0 else _untaught(path), tree, depth + 1)
+        following = [(question, path if number == 0 else _untaught(path)) for number, question in enumerate(answered)]
+        pending += reversed(following)
 
 
 def _message(node: Mapping[str, Any]) -> Record:
