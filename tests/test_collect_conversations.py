@@ -400,6 +400,9 @@ def test_no_message_of_a_tree_is_lost_in_a_circle_by_its_id_or_by_its_depth() ->
     ]
     said = {turn["content"] for text in read(circle) for turn in text.metadata["messages"]}
     assert said == {row["text"] for row in circle}
+    orphan = [node("2", "1", "assistant", "You were."), *circle[:1], circle[3]]
+    (text,) = read(orphan)
+    assert [turn["content"] for turn in text.metadata["messages"]] == ["You were.", "Below the circle.", "So it is."]
     twice = [TREE[0], TREE[2], node("1", None, "prompter", "Another one?"), node("1", None, "prompter", "A third?")]
     (text,) = read(twice)
     assert text.metadata["messages"] == [USER, TOLD] and text.metadata["reading"]["refused_counts"] == {"no_answer": 2}

@@ -79,18 +79,24 @@ def _reach(node: Mapping[str, Any], reached: set[int]) -> None:
 
 
 def _in_circle(node: Record, nodes: Mapping[str, Record]) -> Record:
-    """The message in a circle to which the way up from another one comes first."""
-    seen: set[int] = set()
+    """A user's message in the circle to which the way up from a message comes, or any where there is none."""
+    seen: dict[int, Record] = {}
     while id(node) not in seen:
-        seen.add(id(node))
+        seen[id(node)] = node
         node = nodes[str(node["parent_id"])]
-    return node
+    above = list(seen.values())
+    circle = above[list(seen).index(id(node)) :]
+    return next((each for each in circle if _message(each)["role"] == USER), node)
 
 
 def _paths(root: Mapping[str, Any], tree: str) -> Iterator[Record]:
     """The conversations through a tree, from a user's turn on. A reply that an earlier one of them teaches weighs
     nothing in the others."""
     pending: list[tuple[Mapping[str, Any], list[Record]]] = [(root, [])]
+    if _message(root)["role"] == ASSISTANT:  # what it replied to is not there
+        pending = _questions(root, [_message(root)])
+        if not pending:
+            yield {"messages": [_message(root)], "message_tree_id": tree, "rating": True}
     while pending:
         node, before = pending.pop()
         path = [*before, _message(node)]
@@ -99,17 +105,20 @@ def _paths(root: Mapping[str, Any], tree: str) -> Iterator[Record]:
         for reply in replies:
             if not accepted or reply is not accepted[0]:
                 yield {"messages": [*_untaught(path), _message(reply)], "message_tree_id": tree, "rating": False}
-        if not accepted:
-            if not replies:
-                yield {"messages": path, "message_tree_id": tree, "rating": True}
-            continue
-        path.append(_message(accepted[0]))
-        questions = [question for question in _replies(accepted[0]) if _is_accepted(question)]
-        answered = [question for question in questions if _replies(question)]
-        if not answered:
+        if accepted:
+            path.append(_message(accepted[0]))
+            questions = _questions(accepted[0], path)
+            pending += questions
+            if questions:
+                continue
+        if accepted or not replies:
             yield {"messages": path, "message_tree_id": tree, "rating": True}
-        following = [(question, path if number == 0 else _untaught(path)) for number, question in enumerate(answered)]
-        pending += reversed(following)
+
+
+def _questions(reply: Mapping[str, Any], path: list[Record]) -> list[tuple[Mapping[str, Any], list[Record]]]:
+    """The answered questions below a reply, last one first, each with the messages up to it."""
+    answered = [question for question in _replies(reply) if _is_accepted(question) and _replies(question)]
+    return [(question, _untaught(path) if number else path) for number, question in enumerate(answered)][::-1]
 
 
 def _message(node: Mapping[str, Any]) -> Record:
