@@ -34,7 +34,7 @@ def s3() -> Iterator[str]:
 @pytest.fixture(params=["folder", "s3", "folder sealed", "s3 sealed"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, s3: str) -> Storage:
     backend = S3Backend("bucket", tmp_path.name, s3) if "s3" in request.param else FolderBackend(tmp_path / "storage")
-    return Storage(backend, KEY if "sealed" in request.param else None)
+    return Storage(backend, (KEY,) if "sealed" in request.param else ())
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES + 7])
@@ -68,7 +68,7 @@ def test_a_key_that_leaves_the_storage_is_refused(storage: Storage, key: str) ->
 
 @pytest.mark.parametrize("harm", ["flip", "swap", "cut", "wrong key", "no key"])
 def test_sealed_objects_that_were_changed_do_not_open(tmp_path: Path, harm: str) -> None:
-    storage = Storage(FolderBackend(tmp_path), KEY)
+    storage = Storage(FolderBackend(tmp_path), (KEY,))
     secret = b"patient 4711 " * (CHUNK_BYTES // 4)
     storage.write("one", secret)
     storage.write("two", b"other")
@@ -82,20 +82,19 @@ def test_sealed_objects_that_were_changed_do_not_open(tmp_path: Path, harm: str)
         (tmp_path / "two").replace(path)
     elif harm == "cut":
         path.write_bytes(path.read_bytes()[: 13 + 2 * (CHUNK_BYTES + 16)])
-    reader = Storage(FolderBackend(tmp_path), {"wrong key": bytes(32), "no key": None}.get(harm, KEY))
+    reader = Storage(FolderBackend(tmp_path), {"wrong key": (bytes(32),), "no key": ()}.get(harm, (KEY,)))
     with pytest.raises(InputError if harm == "no key" else DamagedError):
         reader.read("one")
 
 
-def test_what_was_written_before_the_key_was_set_stays_readable_and_is_sealed_when_it_is_written_again(
-    tmp_path: Path,
-) -> None:
-    earlier, later = Storage(FolderBackend(tmp_path)), Storage(FolderBackend(tmp_path), KEY)
+def test_what_was_written_before_the_key_was_set_is_read_once_it_is_sealed(tmp_path: Path) -> None:
+    earlier, later = Storage(FolderBackend(tmp_path)), Storage(FolderBackend(tmp_path), (KEY,))
     earlier.write("a/one", b"plain text")
-    assert later.read("a/one") == b"plain text"
-    with later.local_folder("a") as folder:
-        assert (folder / "one").read_bytes() == b"plain text"
-    later.write("a/one", later.read("a/one"))
+    with pytest.raises(InputError, match="not sealed"):
+        later.read("a/one")
+    with pytest.raises(InputError, match="not sealed"), later.local_folder("a"):
+        pass
+    assert later.reseal("a/one") == "none" and later.read("a/one") == b"plain text"
     assert b"plain" not in (tmp_path / "a" / "one").read_bytes()
     with later.local_folder("a") as folder:
         assert (folder / "one").read_bytes() == b"plain text"
@@ -142,7 +141,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_a_stream_of_any_length_is_stored_with_flat_memory(tmp_path: Path) -> None:
-    storage = Storage(FolderBackend(tmp_path), KEY)
+    storage = Storage(FolderBackend(tmp_path), (KEY,))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     written = storage.write_stream("large", (b"x" * CHUNK_BYTES for _ in range(200)))
     assert written.size_bytes == 200 * CHUNK_BYTES
@@ -156,17 +155,17 @@ def test_an_absent_bucket_and_an_absent_server_are_clear_errors(s3: str) -> None
 
 def test_a_sealed_text_opens_only_under_its_name_and_key() -> None:
     for text in ("", "ünï " * 5000, "sealed:not really", "sealed:aGVsbG8="):
-        sealed = seal_text(text, "rows/1", KEY)
-        assert sealed.startswith("sealed:") and unseal_text(sealed, "rows/1", KEY) == text
-        assert seal_text(text, "rows/1", None) == text == unseal_text(text, "rows/1", KEY)
-    sealed = seal_text("private", "rows/1", KEY)
+        sealed = seal_text(text, "rows/1", (KEY,))
+        assert sealed.startswith("sealed:") and unseal_text(sealed, "rows/1", (KEY,)) == text
+        assert seal_text(text, "rows/1", ()) == text == unseal_text(text, "rows/1", ())
+    sealed = seal_text("private", "rows/1", (KEY,))
     assert "private" not in sealed
     with pytest.raises(DamagedError):
-        unseal_text(sealed, "rows/2", KEY)
+        unseal_text(sealed, "rows/2", (KEY,))
     with pytest.raises(DamagedError):
-        unseal_text(sealed, "rows/1", KEY[::-1])
+        unseal_text(sealed, "rows/1", (KEY[::-1],))
     with pytest.raises(InputError, match="rows/1"):
-        unseal_text(sealed, "rows/1", None)
+        unseal_text(sealed, "rows/1", ())
 
 
 def test_bytes_are_kept_once_and_again_where_a_power_cut_left_less(storage: Storage) -> None:

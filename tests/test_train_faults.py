@@ -76,7 +76,7 @@ def test_a_large_state_lies_in_shards_that_safetensors_reads(tmp_path: Path, mon
 
 
 def test_a_sealed_state_is_read_back_after_its_files_are_gone(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(Storage(FolderBackend(tmp_path), bytes(range(32))), "run/x/checkpoints")
+    checkpoints = Checkpoints(Storage(FolderBackend(tmp_path), (bytes(range(32)),)), "run/x/checkpoints")
     checkpoints.write(Position(step=1), state(1), state(2))
     newest = checkpoints.newest()
     checkpoints.clear()

@@ -255,6 +255,8 @@ def _ensure_api(settings: Settings, addresses: Addresses, report: Report) -> Non
         return
     if changed:
         report(f"api: takes over {', '.join(changed)}")
+    if "SOLDIOM_ENCRYPTION_KEY" in changed and settings.encryption_keys:
+        report("encryption: seal what is stored with the first key by `soldiom encryption reseal`")
     started = time.monotonic()
     serving.start(settings, addresses)
     while problem := serving.probe(settings, addresses):
