@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from process_title import title_of
 
 PROGRAM = """
 import sys
@@ -44,7 +45,7 @@ class Nodes:
 
     def workers(self, name: str = "MapWorker") -> list[psutil.Process]:
         """The actors of Ray Data's pools that run now."""
-        return [process for process in self._descendants() if name in _command(process)]
+        return [process for process in self._descendants() if name in title_of(process)]
 
     def kill_a_worker(self, dice: random.Random) -> bool:
         """kill -9 of one actor; whether there was one."""
@@ -56,8 +57,8 @@ class Nodes:
 
     def kill_a_node(self, dice: random.Random) -> bool:
         """kill -9 of a node that is not the head, with all its workers; whether there was one."""
-        raylets = [process for process in self._descendants() if "raylet/raylet" in _command(process)]
-        others = [raylet for raylet in raylets if "--head" not in _command(raylet)]
+        raylets = [process for process in self._descendants() if "raylet/raylet" in title_of(process)]
+        others = [raylet for raylet in raylets if "--head" not in title_of(raylet)]
         if not others:
             return False
         node = dice.choice(others)
@@ -86,9 +87,3 @@ def ray_nodes() -> Iterator[Nodes]:
             process.stdin.close()
             process.wait(timeout=60)
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _command(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from api_server import UPLOAD
 from conftest import Home
+from process_title import title_of
 from sqlalchemy import select
 
 from soldiom_ray.db.engine import open_session
@@ -123,7 +124,7 @@ def serve_processes(home: Home, name: str) -> list[psutil.Process]:
     """Processes of this home's Ray Serve whose title begins so."""
     settings = load_settings(home.environ)
     processes = [psutil.Process(pid) for pid in service_processes(settings, "ray")]
-    return [each for each in processes if (each.cmdline() or [""])[0].startswith(name)]
+    return [each for each in processes if title_of(each).startswith(name)]
 
 
 @pytest.fixture

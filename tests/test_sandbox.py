@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from process_title import title_of
 
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.evaluate.programs import program_of, with_checks_run
@@ -91,7 +92,7 @@ def test_what_a_program_has_started_ends_with_it() -> None:
     outcome = run_program(leaving, "", LIMITS)
     if outcome.isolated:
         assert outcome.status == "passed"
-    assert not [each for each in _started_since(before) if "keeper" in " ".join(each.cmdline())]
+    assert not [each for each in _started_since(before) if "keeper" in title_of(each)]
 
 
 def test_a_program_ends_when_its_parent_is_killed() -> None:
@@ -111,14 +112,7 @@ def test_a_program_ends_when_its_parent_is_killed() -> None:
 
 
 def _started_since(before: set[int]) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.pid not in before and process.cmdline():
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
+    return [each for each in psutil.process_iter() if each.pid not in before and title_of(each)]
 
 
 def test_the_share_of_programs_that_pass() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import NO_DASHBOARD
+from process_title import title_of
 from test_train_tracking import client_at
 from training import context_in, dataset_in, declared, two_layer_model
 
@@ -215,8 +216,8 @@ def test_a_sweep_outlives_a_trial_that_does_not_fit_into_memory_and_the_kill_of_
 
     def report(fraction: float, message: str) -> None:
         if "best loss" in message and not killed:
-            names = {process.pid: " ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)}
-            killed.extend(pid for pid, name in names.items() if name.startswith("ray::ImplicitFunc"))
+            children = psutil.Process().children(recursive=True)
+            killed.extend(each.pid for each in children if title_of(each).startswith("ray::ImplicitFunc"))
             for pid in killed:
                 os.kill(pid, signal.SIGKILL)
 

@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import NO_DASHBOARD
+from process_title import title_of
 from training import context_in, dataset_in, declared, two_layer_model
 
 from soldiom_ray.domains.schema import Train
@@ -74,7 +75,7 @@ class Nodes:
         killed = 0
         for node in (self.cluster.head_node, *self.others):
             for process in self.workers_of(node):
-                if f"ray::{title}" in _title(process):
+                if f"ray::{title}" in title_of(process):
                     process.send_signal(signal.SIGKILL)
                     killed += 1
         return killed
@@ -84,15 +85,8 @@ class Nodes:
         return [
             node
             for node in self.others
-            if any("RayTrainWorker" in _title(process) for process in self.workers_of(node))
+            if any("RayTrainWorker" in title_of(process) for process in self.workers_of(node))
         ]
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import psutil
 import pytest
 import yaml
 from conftest import ROOT, Home
+from process_title import title_of
 from small_models import small_context, small_settings
 
 from soldiom_ray.domains.judge import Judge
@@ -305,7 +306,7 @@ def test_a_cancelled_job_ends_keeps_its_checkpoint_and_goes_on_later(
     kept = [path for path in (home.folder / "storage" / "run").rglob("checkpoints/*") if path.is_dir()]
     assert kept
     time.sleep(3)
-    assert not [p for p in processes(home) if job in " ".join(p.cmdline())]
+    assert not [p for p in processes(home) if job in title_of(p)]
 
 
 def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
@@ -324,7 +325,11 @@ def test_a_job_whose_process_is_killed_is_seen_and_the_next_run_goes_on(
     )
     job = wait_for_job(home, "killed")
     wait_for_training(home, job, 0.1)
-    driver = next(p for p in processes(home) if p.cmdline()[-2:] == ["soldiom_ray.flow", job])
+    driver = next(
+        p
+        for p in processes(home)
+        if title_of(p).endswith(f" soldiom_ray.flow {job}") and not title_of(p).startswith("/bin/sh")
+    )
     os.kill(driver.pid, signal.SIGKILL)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 1 and "SIGKILL" in err and "start the same job again" in err
@@ -382,7 +387,7 @@ def test_a_key_of_another_tenant_sees_nothing(home: Home, finished: dict[str, An
 
 
 def test_the_api_process_holds_no_torch(home: Home) -> None:
-    holders = [p for p in processes(home) if "ServeReplica:api" in " ".join(p.cmdline())]
+    holders = [p for p in processes(home) if "ServeReplica:api" in title_of(p)]
     assert holders
     for process in holders:
         assert not any("libtorch" in mapped.path for mapped in process.memory_maps())
