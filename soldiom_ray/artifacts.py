@@ -74,6 +74,13 @@ class Artifacts:
             raise NotFoundError(f"No finished artifact {artifact!r}.", remedy="list them with `soldiom dataset list`")
         return manifest
 
+    def all_of(self, kind: str) -> Iterator[Manifest]:
+        """The manifests of all finished artifacts of a kind, by their ids. What lies below an artifact may have
+        manifests of its own, as checkpoints do."""
+        for key in self.storage.keys(kind):
+            if key.endswith(f"/{MANIFEST}") and key.count("/") == 2:
+                yield Manifest.model_validate_json(self.storage.read(key))
+
     def draft(self, kind: str, made_from: Mapping[str, Any], parents: Sequence[str] = ()) -> "Draft":
         """Begin, or resume, the artifact that these inputs determine. Check `Draft.finished` before doing work."""
         made_from = dict(made_from) | {"parents": list(parents)}
@@ -125,10 +132,8 @@ class Artifacts:
         self.storage.remove(prefix)
         shared = {entry.key for entry in manifest.files if entry.key} if manifest else set()
         if shared:
-            kind = kind_of(artifact)
-            names = [key for key in self.storage.keys(kind) if key.endswith(f"/{MANIFEST}")]
-            manifests = (Manifest.model_validate_json(self.storage.read(name)) for name in names)
-            for key in shared - {entry.key for manifest in manifests for entry in manifest.files}:
+            others = self.all_of(kind_of(artifact))
+            for key in shared - {entry.key for manifest in others for entry in manifest.files}:
                 self.storage.remove(key)
 
 

@@ -16,8 +16,8 @@ from soldiom_ray.artifacts import MANIFEST, Artifacts, prefix_of
 from soldiom_ray.db import audit, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import UserInput
-from soldiom_ray.errors import ConflictError, NotFoundError
-from soldiom_ray.records import COMMAND_LINE, Manifest, now
+from soldiom_ray.errors import NotFoundError
+from soldiom_ray.records import COMMAND_LINE, now
 from soldiom_ray.settings import HOME_TENANT, Settings
 from soldiom_ray.storage import Storage, open_storage
 
@@ -42,11 +42,8 @@ def collect_garbage(settings: Settings, days: int = UNFINISHED_DAYS, *, remove: 
     """Remove what nothing refers to; returns {kind: {objects, bytes}}. With `remove=False` it only counts.
     ConflictError while jobs run: what they have written is not referred to yet."""
     with open_session(settings) as session:
-        if running := jobs.unfinished(session, None, now()):
-            raise ConflictError(
-                f"{len(running)} jobs run, {running[0]} among them; what they write is not referred to yet.",
-                remedy="collect the garbage once they have ended; `soldiom jobs cancel` stops one",
-            )
+        why, remedy = "what they write is not referred to yet", "collect the garbage once they have ended"
+        jobs.refuse_during(session, None, now(), why=why, remedy=remedy)
     storage = open_storage(settings)
     objects, sizes = Counter[str](), Counter[str]()
     for garbage in list(find_garbage(settings, storage, days)):
@@ -65,9 +62,10 @@ def find_garbage(settings: Settings, storage: Storage, days: int) -> Iterator[Ga
     """What nothing refers to, and what was begun or cached more than so many days ago."""
     artifacts, before = Artifacts(storage), time.time() - days * 86_400
     keys = sorted(storage.all_keys())
-    manifests = [key for key in keys if key.endswith(f"/{MANIFEST}") and key.count("/") == 2]
-    finished = {key.removesuffix(f"/{MANIFEST}") for key in manifests}
-    shared = {entry.key for prefix in finished for entry in _manifest(storage, prefix).files if entry.key}
+    kinds = sorted({key.partition("/")[0] for key in keys if key.endswith(f"/{MANIFEST}")})
+    manifests = [manifest for kind in kinds for manifest in artifacts.all_of(kind)]
+    finished = {prefix_of(manifest.id) for manifest in manifests}
+    shared = {entry.key for manifest in manifests for entry in manifest.files if entry.key}
     needed = raw_references(artifacts) | _uploaded(settings)
     for key in keys:
         family, _, rest = key.partition("/")
@@ -92,9 +90,8 @@ def raw_references(artifacts: Artifacts, without: Collection[str] = ()) -> set[s
     those that records of the Hub, GitHub and of endpoints name, which stand for a network that may be away."""
     storage = artifacts.storage
     hashes: set[str] = set()
-    for key in storage.keys("documents"):
-        if key.endswith(f"/{MANIFEST}") and key.split("/")[1] not in without:
-            manifest = Manifest.model_validate_json(storage.read(key))
+    for manifest in artifacts.all_of("documents"):
+        if manifest.id not in without:
             for row in artifacts.rows(manifest, "documents/", ("sha256", "metadata")):
                 hashes |= hashes_of(row)
     for prefix in ("raw/huggingface", "raw/github", "kept/url"):
@@ -114,10 +111,6 @@ def hashes_of(document: dict[str, Any]) -> set[str]:
 def _uploaded(settings: Settings) -> set[str]:
     with open_session(settings) as session:
         return set(session.scalars(select(UserInput.sha256).distinct()))
-
-
-def _manifest(storage: Storage, prefix: str) -> Manifest:
-    return Manifest.model_validate_json(storage.read(f"{prefix}/{MANIFEST}"))
 
 
 def _remove(settings: Settings, storage: Storage, garbage: Garbage) -> bool:

@@ -13,12 +13,12 @@ from soldiom_ray.db import audit, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Answer, Feedback, UserInput
 from soldiom_ray.domains.secrets import reseal_secrets
-from soldiom_ray.errors import ConflictError, DamagedError, InputError, NotFoundError
+from soldiom_ray.errors import ConflictError, InputError, NotFoundError
 from soldiom_ray.records import COMMAND_LINE, now
-from soldiom_ray.sealing import is_sealed_text, seal_text, unseal_text
+from soldiom_ray.sealing import Seal, is_sealed_text, seal_by, seal_text, unseal_text
 from soldiom_ray.services import applied
 from soldiom_ray.settings import HOME_TENANT, Settings
-from soldiom_ray.storage import Seal, open_storage
+from soldiom_ray.storage import open_storage
 
 SEALED_COLUMNS: tuple[tuple[InstrumentedAttribute[str], str], ...] = (
     (UserInput.content, "user_inputs/{}"),
@@ -59,11 +59,8 @@ def reseal(settings: Settings, report: Callable[[str], None]) -> dict[str, Any]:
             remedy="run `soldiom up` with these keys first",
         )
     with open_session(settings) as session:
-        if running := jobs.unfinished(session, None, now()):
-            raise ConflictError(
-                f"{len(running)} jobs run, {running[0]} among them; they may write what is being sealed.",
-                remedy="seal once they have ended; `soldiom jobs cancel` stops one",
-            )
+        why, remedy = "they may write what is being sealed", "seal once they have ended"
+        jobs.refuse_during(session, None, now(), why=why, remedy=remedy)
     secrets = reseal_secrets(settings)
     objects, texts = Counter[str](), Counter[str]()
     unreadable: list[str] = []
@@ -121,11 +118,4 @@ def _texts(session: Session) -> Iterator[tuple[InstrumentedAttribute[str], str, 
 
 
 def _seal_of(text: str, name: str, keys: tuple[bytes, ...]) -> Seal:
-    if not is_sealed_text(text):
-        return "none"
-    seals: tuple[Seal, Seal] = ("newest", "earlier")
-    for seal, some in zip(seals, (keys[:1], keys[1:]), strict=True):
-        with suppress(DamagedError, InputError):
-            unseal_text(text, name, some)
-            return seal
-    return "unreadable"
+    return seal_by(keys, lambda some: unseal_text(text, name, some)) if is_sealed_text(text) else "none"

@@ -8,9 +8,9 @@ is sealed."""
 import base64
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Literal
 
 from soldiom_ray.errors import DamagedError, InputError
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 1 << 20
 MAGIC = b"SLDM1\0"
 TAG_BYTES = 16
+Seal = Literal["newest", "earlier", "none", "unreadable"]
+"""With which key something is sealed: `unreadable` with one that is not there, unless it was changed."""
 SEALED_PREFIX = "sealed:"
 """How a sealed text in the database starts."""
 
@@ -46,6 +48,19 @@ def unseal_text(text: str, name: str, encryption_keys: Sequence[bytes]) -> str:
 def is_sealed_text(text: str) -> bool:
     """Whether `seal_text` made this with a key."""
     return text.startswith(SEALED_PREFIX) and _sealed_bytes(text).startswith(MAGIC)
+
+
+def seal_by(encryption_keys: Sequence[bytes], open_with: Callable[[Sequence[bytes]], object]) -> Seal:
+    """With which key something is sealed that `open_with` opens with the right one."""
+    groups: tuple[tuple[Seal, Sequence[bytes]], ...] = (
+        ("newest", encryption_keys[:1]),
+        ("earlier", encryption_keys[1:]),
+    )
+    for seal_found, keys in groups:
+        with suppress(DamagedError, InputError):
+            open_with(keys)
+            return seal_found
+    return "unreadable"
 
 
 def unsealed_error(name: str) -> InputError:

@@ -13,16 +13,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypeVar, cast
+from typing import IO, Any, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from soldiom_ray.errors import DamagedError, InputError, NotFoundError, StorageFullError, UnavailableError
-from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, seal, unseal, unsealed_error
+from soldiom_ray.errors import InputError, NotFoundError, StorageFullError, UnavailableError
+from soldiom_ray.sealing import CHUNK_BYTES, MAGIC, Seal, seal, seal_by, unseal, unsealed_error
 from soldiom_ray.settings import Settings
 
 Number = TypeVar("Number", int, float)
-Seal = Literal["newest", "earlier", "none", "unreadable"]
-"""With which key something is sealed: `unreadable` with one that is not there, unless it was changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +119,7 @@ class Storage:
         """How an object is sealed, by its first chunk."""
         if not self._is_sealed(key):
             return "none"
-        seals: tuple[Seal, Seal] = ("newest", "earlier")
-        for name, keys in zip(seals, (self.encryption_keys[:1], self.encryption_keys[1:]), strict=True):
-            with suppress(DamagedError, InputError):
-                next(Storage(self.backend, keys).read_stream(key), None)
-                return name
-        return "unreadable"
+        return seal_by(self.encryption_keys, lambda keys: next(Storage(self.backend, keys).read_stream(key), None))
 
     def reseal(self, key: str) -> Seal:
         """Seal an object with the newest key where it is not; returns how it was sealed. NotFoundError when it was

@@ -16,13 +16,13 @@ from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from soldiom_ray import vectors
-from soldiom_ray.artifacts import MANIFEST, Artifacts, kind_of
+from soldiom_ray.artifacts import Artifacts, kind_of
 from soldiom_ray.db import answers, audit, feedback, inputs, jobs, locks
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
-from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.errors import NotFoundError
 from soldiom_ray.garbage import hashes_of, raw_references
-from soldiom_ray.records import Manifest, now
+from soldiom_ray.records import now
 from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage, raw_key
@@ -104,11 +104,8 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
 
 
 def _refuse_during_jobs(session: Session, tenant: str, since: datetime) -> None:
-    if running := jobs.unfinished(session, tenant, since):
-        raise ConflictError(
-            f"{len(running)} jobs run, {running[0]} among them; what they make may hold texts of the user.",
-            remedy="erase the user once they have ended; `soldiom jobs cancel` stops one",
-        )
+    why, remedy = "what they make may hold texts of the user", "erase the user once they have ended"
+    jobs.refuse_during(session, tenant, since, why=why, remedy=remedy)
 
 
 def _from_below(artifact: str) -> tuple[int, str]:
@@ -187,8 +184,7 @@ def _affected(artifacts: Artifacts, session: Session, input_ids: Sequence[str]) 
     if not found:
         return []
     kinds = (*TEXT_KINDS, "run", "sweep", "version")
-    keys = (key for kind in kinds for key in artifacts.storage.keys(kind) if key.endswith(f"/{MANIFEST}"))
-    manifests = (Manifest.model_validate_json(artifacts.storage.read(key)) for key in keys)
+    manifests = (manifest for kind in kinds for manifest in artifacts.all_of(kind))
     parents = {row.artifact_id: set(row.parents) for row in session.scalars(select(Dataset))}
     parents |= {manifest.id: set(manifest.parents) for manifest in manifests}
     grown = found

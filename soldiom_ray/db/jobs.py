@@ -156,6 +156,15 @@ def unfinished(session: Session, tenant: str | None, since: datetime) -> list[st
     return list(session.scalars(query.order_by(Job.id)))
 
 
+def refuse_during(session: Session, tenant: str | None, since: datetime, *, why: str, remedy: str) -> None:
+    """ConflictError, which says why, while there are `unfinished` jobs."""
+    if running := unfinished(session, tenant, since):
+        raise ConflictError(
+            f"{len(running)} jobs run, {running[0]} among them; {why}.",
+            remedy=f"{remedy}; `soldiom jobs cancel` stops one",
+        )
+
+
 def has_artifact(session: Session, artifact: str, tenant: str | None) -> bool:
     """Whether a job of this tenant made or reused this artifact."""
     query = select(Job.id).join(JobStage, JobStage.job_id == Job.id).where(JobStage.artifact_id == artifact)

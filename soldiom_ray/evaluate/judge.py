@@ -16,6 +16,7 @@ from soldiom_ray.db.feedback import RatedPair
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.errors import InputError, SoldiomError, UnavailableError
 from soldiom_ray.metrics.measurement import BASE, TUNED, AnswerOutcome, Measurement, PartOutcome, VerdictOutcome
+from soldiom_ray.metrics.resampling import wilson_interval
 
 METRIC = "judge_win_rate"
 AT_ONCE = 4
@@ -226,14 +227,12 @@ def _agreement(verdicts: Sequence[Verdict]) -> dict[str, Any] | None:
     1927); None without rated pairs."""
     if not verdicts:
         return None
-    from scipy import stats
-
     counts = _counts(verdicts)
     decided = counts["wins"] + counts["losses"]
     values: dict[str, float | None] = {"share": None, "low": None, "high": None}
     if decided:
-        low, high = stats.binomtest(counts["wins"], decided).proportion_ci(method="wilson")
-        values = {"share": counts["wins"] / decided, "low": float(low), "high": float(high)}
+        low, high = wilson_interval(counts["wins"], decided)
+        values = {"share": counts["wins"] / decided, "low": low, "high": high}
     return {"rated": counts["pairs"], "decided": decided, "agreed": counts["wins"], **values} | {
         name: counts[name] for name in ("ties", "flipped", "no_verdict")
     }

@@ -17,7 +17,7 @@ from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.messages import ASSISTANT
 from soldiom_ray.evaluate.ask import Question, answer_tokens, text_beginning
 from soldiom_ray.metrics.measurement import BASE, TUNED, hash_order
-from soldiom_ray.metrics.resampling import mcnemar_p
+from soldiom_ray.metrics.resampling import mcnemar_p, wilson_interval
 from soldiom_ray.models.chat import chat_text, encode_prompt, prompt_format_of_run
 from soldiom_ray.records import Manifest
 from soldiom_ray.redaction import find_spans
@@ -278,10 +278,8 @@ def _obeys(answer: str, prompt: str, demand: str) -> bool:
 
 
 def _rate(hits: Sequence[bool]) -> dict[str, float]:
-    from scipy import stats
-
-    low, high = stats.binomtest(sum(hits), len(hits)).proportion_ci(method="wilson")
-    return {"hits": sum(hits), "rate": sum(hits) / len(hits), "low": float(low), "high": float(high)}
+    low, high = wilson_interval(sum(hits), len(hits))
+    return {"hits": sum(hits), "rate": sum(hits) / len(hits), "low": low, "high": high}
 
 
 def _p(tuned: Sequence[bool], base: Sequence[bool]) -> float:

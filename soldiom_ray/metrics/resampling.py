@@ -25,6 +25,14 @@ POWER = 0.8
 """The chance with which a difference as large as the measured one would be shown on `needed_units`."""
 
 
+def wilson_interval(successes: int, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927) of which so many were counted, at least one."""
+    from scipy import stats
+
+    low, high = stats.binomtest(successes, count).proportion_ci(method="wilson")
+    return float(low), float(high)
+
+
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A value or a difference, in the metric's unit: on all samples, and its interval from the resamples."""
