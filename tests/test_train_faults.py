@@ -399,6 +399,44 @@ def test_the_last_checkpoint_leaves_out_what_only_further_steps_need(base: Path,
         assert same(weights, loop.strategy.weights())
 
 
+@pytest.mark.parametrize("large", [False, True])
+def test_a_state_that_takes_long_to_write_is_not_written_for_little_work_but_the_best_weights_are(
+    large: bool, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soldiom_ray.train import saving
+    from soldiom_ray.train.blocks import Blocks
+
+    if large:
+        monkeypatch.setattr(saving, "COPIED_BYTES", 0)
+        monkeypatch.setattr(saving, "BYTES_PER_SECOND", 1.0)
+    loop, checkpoints = a_loop(tmp_path, base, Blocks, report=quiet)
+    loop.schedule = replace(loop.schedule, positions_at_once=64 * 50)
+    evaluate, losses = loop._evaluate, iter([3.0, 1.0, 2.0])  # before, halfway and at the end
+    monkeypatch.setattr(loop, "_evaluate", lambda units: (next(losses), evaluate(units)[1]))
+    outcome = loop.run()
+    assert outcome.best_step == 2
+    kept = checkpoints.best_weights(loop.position)
+    assert kept is not None and same(kept, loop.strategy.weights())
+    assert checkpoints.steps() == ([] if large else [2, 4])
+    assert (checkpoints.newest() is None) is large  # a training that is killed begins anew
+    assert checkpoints.best_weights(loop.position) is not None
+
+
+def test_weights_alone_are_kept_while_they_are_the_best_and_nothing_resumes_from_them(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.write(Position(step=1), state(1), state(2))
+    checkpoints.write(Position(step=2, best_step=2), state(3), None)
+    newest = checkpoints.newest()
+    assert newest is not None and newest[0].step == 1
+    checkpoints.write(Position(step=3, best_step=2), state(4), state(5))
+    kept = checkpoints.best_weights(Position(step=3, best_step=2))
+    assert kept is not None and same(kept, state(3)) and checkpoints.steps() == [1, 3]
+    checkpoints.write(Position(step=2, best_step=2), state(6), state(7))  # a whole one takes the place of weights alone
+    assert same(checkpoints.read(2)[1], state(6)) and checkpoints.steps() == [2, 3]
+    checkpoints.write(Position(step=4, best_step=4), state(8), None)
+    assert checkpoints.steps() == [2, 3]
+
+
 def test_stopped_at_any_place_a_training_ends_as_if_undisturbed(
     base: Path,
     tmp_path: Path,

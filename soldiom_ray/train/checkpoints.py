@@ -1,5 +1,6 @@
 """Checkpoints in our storage: weights, optimizer state, position. Each has a manifest of hashes that is written last,
 so a damaged or unfinished one is noticed and the one before it is used. A storage that is away is waited for.
+The weights of a validation can be kept alone; their manifest has another name, and no training resumes from them.
 
 Rank 0 writes; the tensors are whole, on the CPU, the same by name and shape under every strategy and number of ranks:
 weights in the dtype that is trained (float32), `exp_avg/NAME` and `exp_avg_sq/NAME` like the weight NAME, `step` of
@@ -11,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 MANIFEST, WEIGHTS, OPTIMIZER = "manifest.json", "weights", "optimizer"
+WEIGHTS_MANIFEST = "weights-manifest.json"
+"""Of weights without the optimizer's state."""
 NEWEST_KEPT = 2
 """Besides the best one: the second stands in when the first is damaged."""
 PATIENCE_SECONDS = 300.0
@@ -61,23 +65,27 @@ class Checkpoints:
         self.prefix = prefix.rstrip("/")
 
     def write(
-        self, position: Position, weights: Mapping[str, "Tensor"], optimizer_state: Mapping[str, "Tensor"]
+        self, position: Position, weights: Mapping[str, "Tensor"], optimizer_state: Mapping[str, "Tensor"] | None
     ) -> None:
-        """Store this state, then remove checkpoints that are neither among the newest nor the best.
+        """Store this state, then remove checkpoints that are neither among the newest nor the best. Without an
+        optimizer's state these are weights that can become the best, not a checkpoint to resume from.
 
         The tensors are read once and never copied. StorageFullError when the disk is full: the half-written checkpoint
         is removed, the earlier ones stay."""
         folder = self._folder(position.step)
+        manifest, groups = WEIGHTS_MANIFEST, [(WEIGHTS, weights)]
+        if optimizer_state is not None:
+            manifest, groups = MANIFEST, [*groups, (OPTIMIZER, optimizer_state)]
         try:
-            _patiently(lambda: self.storage.remove(f"{folder}/{MANIFEST}"))
+            self._remove_manifests(folder)
             entries = [
                 self._write_shard(f"{folder}/{name}", shard)
-                for stem, tensors in ((WEIGHTS, weights), (OPTIMIZER, optimizer_state))
+                for stem, tensors in groups
                 for name, shard in in_shards(stem, tensors)
             ]
             content = _Manifest(position=position, files=tuple(entries)).model_dump_json()
             sealed = json.dumps({"manifest": content, "sha256": hashlib.sha256(content.encode()).hexdigest()})
-            _patiently(lambda: self.storage.write(f"{folder}/{MANIFEST}", sealed.encode()))
+            _patiently(lambda: self.storage.write(f"{folder}/{manifest}", sealed.encode()))
         except SoldiomError as error:
             if not isinstance(error, UnavailableError):
                 self.storage.remove(folder)
@@ -86,14 +94,16 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, oldest first. Their content is not checked."""
-        return sorted(step for step, finished in self._stored_steps().items() if finished)
+        return sorted(step for step, manifest in self._stored_steps().items() if manifest == MANIFEST)
 
     def newest(self) -> tuple[Position, dict[str, "Tensor"], dict[str, "Tensor"]] | None:
         """The newest checkpoint whose bytes are those that were written, as `read` returns it; damaged ones are logged
         and removed."""
-        for step, finished in sorted(self._stored_steps().items(), reverse=True):
+        for step, manifest in sorted(self._stored_steps().items(), reverse=True):
+            if manifest == WEIGHTS_MANIFEST:
+                continue
             try:
-                if not finished:
+                if not manifest:
                     raise ValueError("it has no manifest")
                 return self.read(step)
             except (NotFoundError, DamagedError, ValueError) as error:
@@ -144,7 +154,8 @@ class Checkpoints:
         def load() -> tuple[Position, dict[str, dict[str, "Tensor"]]]:
             tensors: dict[str, dict[str, Tensor]] = {stem: {} for stem in stems}
             with self.storage.local_folder(self._folder(step)) as folder:
-                manifest = _checked(folder / MANIFEST)
+                name = WEIGHTS_MANIFEST if (folder / WEIGHTS_MANIFEST).exists() and stems == (WEIGHTS,) else MANIFEST
+                manifest = _checked(folder / name)
                 for entry in manifest.files:
                     stem = entry.name.partition(".")[0].partition("-")[0]
                     if stem in tensors:
@@ -160,18 +171,19 @@ class Checkpoints:
         except SafetensorError as error:
             raise ValueError(f"step {step} cannot be read") from error
 
-    def _stored_steps(self) -> dict[int, bool]:
-        """Every step of which anything is stored, and whether it has its manifest."""
-        steps: dict[int, bool] = {}
+    def _stored_steps(self) -> dict[int, str]:
+        """Every step of which anything is stored, and which manifest it has: "" where it has none."""
+        steps: dict[int, str] = {}
         for key in _patiently(lambda: self.storage.keys(self.prefix)):
             name, _, rest = key.removeprefix(f"{self.prefix}/").partition("/")
             if name.isdecimal():
-                steps[int(name)] = steps.get(int(name), False) or rest == MANIFEST
+                steps[int(name)] = rest if rest in (MANIFEST, WEIGHTS_MANIFEST) else steps.get(int(name), "")
         return steps
 
     def _prune(self, best_step: int) -> None:
         stored = self._stored_steps()
-        retained = {*sorted(step for step, finished in stored.items() if finished)[-NEWEST_KEPT:], best_step}
+        resumable = sorted(step for step, manifest in stored.items() if manifest == MANIFEST)
+        retained = {*resumable[-NEWEST_KEPT:], best_step}
         for step in stored.keys() - retained:
             self._remove(step)
 
@@ -179,8 +191,12 @@ class Checkpoints:
         return f"{self.prefix}/{step:08d}"
 
     def _remove(self, step: int) -> None:
-        _patiently(lambda: self.storage.remove(f"{self._folder(step)}/{MANIFEST}"))
+        self._remove_manifests(self._folder(step))
         _patiently(lambda: self.storage.remove(self._folder(step)))
+
+    def _remove_manifests(self, folder: str) -> None:
+        for name in (MANIFEST, WEIGHTS_MANIFEST):
+            _patiently(partial(self.storage.remove, f"{folder}/{name}"))
 
 
 def _patiently(call: Callable[[], Result]) -> Result:

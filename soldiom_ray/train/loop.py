@@ -6,7 +6,7 @@ It needs torch, transformers and peft alone, so that it can be profiled and meas
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,11 @@ STOP_CHECK_SECONDS = 2.0
 """About how often the loop asks within a step, or a validation, whether it is to stop."""
 PREEMPTION_CHECK_SECONDS = 5.0
 """How often the loop asks whether its node is about to be preempted."""
+STATE_PER_WEIGHT = 3
+"""Bytes of a checkpoint for each byte of the trained weights: AdamW has two moments."""
+WORK_PER_COST = 10.0
+"""A checkpoint that the training waits for is written after a validation once this many times its cost was worked
+since the last: a tenth of the time at most. `checkpoint_seconds` holds all the same."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,11 @@ class Loop:
         """This process among those that train together; rank 0 reports and writes checkpoints."""
         return self.strategy.rank
 
+    @property
+    def _shares(self) -> bool:
+        """Whether the tensors of a state are those that the next step changes, not copies from a GPU."""
+        return self.strategy.device.type == "cpu"
+
     def run(self) -> Outcome:
         """Train from the newest valid checkpoint to the end, or until validation no longer improves."""
         self._resume()
@@ -164,7 +174,7 @@ class Loop:
                 self._add_point({"train_loss": mean, "learning_rate": rate, "tokens_per_second": round(speed, 1)})
             if self._validate_when_due():
                 last_point = replace(last_point, seconds=time.monotonic() - started)
-                self._save()
+                self._save_validated()
 
     def _has_ended(self) -> bool:
         return self.position.step >= self.schedule.steps or self.position.bad_validations >= self.schedule.patience
@@ -251,6 +261,19 @@ class Loop:
         if self.rank == 0:
             self.observe(point)
 
+    def _save_validated(self) -> None:
+        """Write a checkpoint of the position just validated where it costs little beside the work that a lost process
+        would repeat; at the end, where seconds remain, only one that nobody waits for. Else only the weights, where
+        they are the best so far and further steps will change them."""
+        ended = self._has_ended()
+        trained = (weight for weight in self.strategy.objective.parameters() if weight.requires_grad)
+        cost = self.saver.seconds(STATE_PER_WEIGHT * sum(weight.nbytes for weight in trained), shared=self._shares)
+        worth = not ended and time.monotonic() - self._saved_at >= WORK_PER_COST * cost
+        if self._any(self.rank == 0 and (not cost or worth)):
+            self._save()
+        elif self.position.best_step == self.position.step and not ended:
+            self._write(None)
+
     def _save(self) -> None:
         """Write a checkpoint, unless the last one holds this very position. The optimizer's state, two thirds of method
         full's bytes, is at the end that before the first step: no step needs it any more."""
@@ -259,13 +282,16 @@ class Loop:
         self._saved_at = time.monotonic()
         if self._saved == self.position:
             return
-        self.laps.end("steps")
         self._saved = self.position
+        self._write({"step": torch.zeros(())} if self._has_ended() else self.strategy.optimizer_state())
+
+    def _write(self, optimizer_state: "Mapping[str, Tensor] | None") -> None:
+        """Have rank 0 write the weights and this state."""
+        self.laps.end("steps")
         weights = self.strategy.weights()
-        optimizer_state = {"step": torch.zeros(())} if self._has_ended() else self.strategy.optimizer_state()
         if self.rank == 0:
             position = replace(self.position, curves=tuple(self.curves))
-            self.saver.save(position, weights, optimizer_state, shared=self.strategy.device.type == "cpu")
+            self.saver.save(position, weights, optimizer_state, shared=self._shares)
         self.laps.end("checkpoints")
 
     def _resume(self) -> None:

@@ -33,9 +33,9 @@ class CheckpointStore(Protocol):
     return them. Only rank 0 writes; every rank may read."""
 
     def write(
-        self, position: Position, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor]"
+        self, position: Position, weights: "Mapping[str, Tensor]", optimizer_state: "Mapping[str, Tensor] | None"
     ) -> None:
-        """Store one state."""
+        """Store one state. Without the optimizer's, it holds the best weights and no training resumes from it."""
         ...
 
     def newest(self) -> "tuple[Position, dict[str, Tensor], dict[str, Tensor]] | None":
