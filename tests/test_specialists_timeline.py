@@ -172,3 +172,21 @@ def test_an_unknown_zone_year_or_order_is_refused(options: dict[str, Any], named
 
 def test_an_empty_text_has_no_events() -> None:
     assert reconstruct("")["counts"] == {"records": 0, "dated": 0, "undated": 0, "events": 0}
+
+
+def test_a_time_of_day_in_prose_is_on_the_day_of_the_time_before_it_and_says_so() -> None:
+    text = (
+        "On 3 March 2025 they came in at 09:15 UTC. At 09:17 they ran powershell. The ratio was 16:10.\n"
+        "Around 23:58 the first files were encrypted.\nAt 00:04 the note was written.\nNothing more was seen.\n"
+    )
+    result = RULES["reconstruct_timeline"]({"text": text})
+    assert [event["time"] for event in result["events"]] == [
+        "2025-03-03T09:15:00Z",
+        "2025-03-03T09:17:00Z",
+        "2025-03-03T23:58:00Z",
+        "2025-03-04T00:04:00Z",
+    ]
+    assert "no date written" in result["events"][1]["note"] and "the day after" in result["events"][3]["note"]
+    assert result["assumptions"] == ["3 times of prose name no date: on the day of the time before"]
+    assert [item["line"] for item in result["undated"]] == [4]
+    assert not RULES["reconstruct_timeline"]({"text": "At 09:17 they ran powershell."})["events"]

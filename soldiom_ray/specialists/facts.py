@@ -9,8 +9,16 @@ from itertools import accumulate
 from typing import Any
 
 from soldiom_ray.specialists.evidence import extract_evidence
-from soldiom_ray.specialists.times import UTC_ALWAYS, Reading, resolve, write_instant
-from soldiom_ray.specialists.wording import content_words, directions, has_negation, numbers
+from soldiom_ray.specialists.times import (
+    UTC_ALWAYS,
+    Reading,
+    find_clocks,
+    find_readings,
+    offset_of,
+    resolve,
+    write_instant,
+)
+from soldiom_ray.specialists.wording import content_words, directions, has_negation, numbers, written_words
 
 CITATION = re.compile(r"\[(?P<inside>E?[0-9]{1,7}(?:(?:, ?| ?[-\u2013] ?)E?[0-9]{1,7}){0,16})\]")
 QUOTE = re.compile(r"[\"\u201c](?P<inside>[^\"\u201c\u201d]{0,4000})[\"\u201d]")
@@ -30,12 +38,14 @@ Claim = tuple[str, set[int], list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence as written and without its citations, its entities as (kind, normalised), its dates."""
+    """A sentence as written and without its citations, its entities as (kind, normalised), its dates, and its times of
+    day without a date."""
 
     written: str
     bare: str
     entities: list[tuple[str, str]]
     readings: list[Reading]
+    clocks: list[Reading]
 
 
 class Facts:
@@ -50,6 +60,7 @@ class Facts:
         self._texts = [_text_of_event(event) for event in events]
         self._entities: dict[str, set[int]] = {}
         self._times: dict[str, set[int]] = {}
+        self._clocks: dict[str, set[int]] = {}
         self._words: dict[str, set[int]] = {}
         self._fields: Counter[str] = Counter()
         for place, normalised in _entities_of(self._texts):
@@ -58,6 +69,8 @@ class Facts:
             time = str(event.get("time", ""))
             for key in {time[:10], time[:16], time[:19], _padded(time)}:
                 self._times.setdefault(key, set()).add(place)
+            for key in _clock_keys(event):
+                self._clocks.setdefault(key, set()).add(place)
             for word in {*content_words(text), *numbers(text)}:
                 self._words.setdefault(word, set()).add(place)
             self._fields.update({plain_text(str(event.get(field))) for field in ("host", "source") if event.get(field)})
@@ -114,7 +127,8 @@ class Facts:
             return verdict | {"status": "partly", "note": "no event has all of it together"}
         words = [word for word in content_words(_without_entities(said)) if word not in _REPORTING]
         known = set(content_words(support)) | {word for item in items for word in content_words(self._kind(item))}
-        unknown = [word for word in words if word not in known]
+        written = written_words(said)
+        unknown = [written.get(word, word) for word in words if word not in known]
         if len(unknown) > (1 - WORDS_OF_SUPPORT) * len(words):
             return verdict | {
                 "status": "partly",
@@ -163,6 +177,10 @@ class Facts:
             key = time[:29] if moment.precision == "subsecond" else time[:length]
             name = statement.bare[reading.start : reading.end]
             claims.append((name, self._times.get(key, set()), []))
+        for reading in statement.clocks:
+            if not is_quoted(statement.bare, reading.start):
+                name = statement.bare[reading.start : reading.end]
+                claims.append((name, self._clocks.get(_clock_key(reading), set()), []))
         return claims
 
     def _together(self, claims: list[Claim], cited: set[int]) -> set[int]:
@@ -222,7 +240,9 @@ class Facts:
         shares = Counter(place for word in words for place in self._words.get(word, set()))
         best = max(shares, key=lambda place: (shares[place], -place), default=0)
         if not best or shares[best] < WORDS_IN_EVENT * len(words):
-            return _verdict("unsupported", sorted(words - self._words.keys())[:10], "no event says it")
+            written = written_words(statement.bare)
+            unknown = sorted(written.get(word, word) for word in words - self._words.keys())
+            return _verdict("unsupported", unknown[:10], "no event says it")
         return self._weighed(statement, [], [], {best}, [])
 
 
@@ -273,6 +293,29 @@ def _key(normalised: str) -> str:
     return normalised.casefold()
 
 
+def _clock_keys(event: dict[str, Any]) -> set[str]:
+    """The time of day of an event, to the minute and to the second: in UTC, and as its source has it without a zone."""
+    if event.get("precision") == "day":
+        return set()
+    time, original = str(event.get("time", "")), str(event.get("original", ""))[:200]
+    keys = {f"{end}{mark}" for end in (time[11:16], time[11:19]) for mark in ("Z", "")}
+    for reading in [*find_readings(original), *find_clocks(original, ())]:
+        if reading.clock:
+            hour, minute, second, _ = reading.clock
+            keys |= {f"{hour:02}:{minute:02}", f"{hour:02}:{minute:02}:{second:02}"}
+    return keys
+
+
+def _clock_key(reading: Reading) -> str:
+    """A time of day without a date as the key of an event: in UTC where it names a zone; to the minute where it has no
+    seconds."""
+    hour, minute, second, _ = reading.clock or (0, 0, 0, 0)
+    offset = offset_of(reading.zone)
+    moved = (hour * 60 + minute - (int(offset.total_seconds()) // 60 if offset else 0)) % 1440
+    seconds = f":{second:02}" if second else ""
+    return f"{moved // 60:02}:{moved % 60:02}{seconds}{'' if offset is None else 'Z'}"
+
+
 def _padded(time: str) -> str:
     """A time with nine decimals, without its Z."""
     whole, _, fraction = time.rstrip("Z").partition(".")
@@ -282,7 +325,7 @@ def _padded(time: str) -> str:
 def _without(statement: Statement) -> str:
     """The statement without its quotes and times."""
     bare = statement.bare
-    for reading in reversed(statement.readings):
+    for reading in sorted((*statement.readings, *statement.clocks), key=lambda each: each.start, reverse=True):
         bare = bare[: reading.start] + " " + bare[reading.end :]
     return QUOTE.sub(" ", bare)
 

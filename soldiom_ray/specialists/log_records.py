@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 from typing import Any
 
 from soldiom_ray.specialists.times import (
     SECOND,
     UTC_ALWAYS,
     Reading,
+    find_clocks,
     find_readings,
     read_stamp,
     resolve,
@@ -62,6 +64,8 @@ MAX_SENTENCE = 2000
 MAX_SEARCHED = 1 << 20
 """Characters of one line that are searched for dates, and the dates that a line of free text may have."""
 MAX_READINGS = 1000
+NO_DATE = "no date written"
+"""How the note of a time begins that stands without a date."""
 LOG_HEAD = 48
 """A time of day that begins within these characters makes its line a log's, whose other dates are its message's."""
 
@@ -96,15 +100,62 @@ def read_records(text: str) -> tuple[str, Iterator[Record]]:
 
 def _lines(text: str, start: int) -> Iterator[Record]:
     last_dated = 0
+    day: Reading | None = None
     for number, line, end in _numbered(text, start):
         if not line.strip():
             continue
         record = _line_record(number, line, end)
+        if record.source in ("", "text"):
+            record, day = _with_clocks(record, day)
+        else:
+            day = None
         if record.readings:
             last_dated = number
         elif last_dated and line[0] in " \t":
             record = Record(number, line, reason=f"continues line {last_dated}", end=end)
         yield record
+
+
+def _with_clocks(record: Record, day: Reading | None) -> tuple[Record, Reading | None]:
+    """A line of prose with its times of day that have no date, each on the day of the time before it, which may be of
+    a line before (`day`); and the last time of it."""
+    line = record.original[:MAX_SEARCHED]
+    written = [reading for reading, _, _ in record.readings]
+    alone = set(find_clocks(line, written, marked=True)) if written or day else set()
+    readings = list[tuple[Reading, str, str]]()
+    for reading in sorted((*written, *alone), key=lambda each: each.start):
+        sentence = _sentence(line, reading)
+        if reading not in alone:
+            day = reading
+        elif day is None or (dated := _on_day(reading, day)) is None:
+            continue
+        elif readings and readings[-1][0].clock is None and readings[-1][2] == sentence:
+            readings.pop()  # "On 3 March 2025 they came at 09:15" is one event
+            day = replace(dated, note="date and time stand apart")
+        else:
+            day = dated
+        readings.append((day, line[reading.start : reading.end], sentence))
+    if not alone or not readings:
+        return record, day
+    return replace(record, readings=tuple(readings[:MAX_READINGS]), source="text", reason=""), day
+
+
+def _on_day(clock: Reading, before: Reading) -> Reading | None:
+    """A time of day on the day of the time before it, or on the next where it is more than half a day earlier; in its
+    zone, where it names none. None after a number that stands for a time."""
+    if before.instant is not None or clock.clock is None:
+        return None
+    note, day = f"{NO_DATE}, that of the time before assumed", replace(before, note="", swapped=False)
+    if before.year and before.clock and before.clock[0] - clock.clock[0] > 12:
+        try:
+            next_day = date(before.year, before.month, before.day) + timedelta(days=1)
+        except (ValueError, OverflowError):
+            return None
+        day = replace(day, year=next_day.year, month=next_day.month, day=next_day.day)
+        note = f"{NO_DATE}, the day after the time before assumed"
+    swapped = before.swapped and day.day == before.day
+    zone = clock.zone or before.zone
+    return replace(day, start=clock.start, end=clock.end, clock=clock.clock, zone=zone, swapped=swapped, note=note)
 
 
 def _line_record(number: int, line: str, end: int) -> Record:

@@ -10,7 +10,7 @@ from typing import Any
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.evidence import extract_evidence, text_of
 from soldiom_ray.specialists.facts import CITATION, Facts, Statement, is_quoted, quotable
-from soldiom_ray.specialists.times import find_readings
+from soldiom_ray.specialists.times import find_clocks, find_readings
 from soldiom_ray.specialists.wording import sentence_spans
 
 MAX_LISTED = 200
@@ -92,7 +92,8 @@ def _checked(report: str, start: int, end: int, facts: Facts) -> dict[str, Any]:
         for item in extract_evidence({"text": bare})["items"]
         if facts.has(item["normalised"]) or not is_quoted(bare, item["start"])
     ]
-    statement = Statement(written, bare, entities, find_readings(bare[:4000]))
+    readings = find_readings(bare[:4000])
+    statement = Statement(written, bare, entities, readings, find_clocks(bare[:4000], readings))
     return sentence | facts.judge(statement)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.evidence import text_of
-from soldiom_ray.specialists.log_records import Record, read_records
+from soldiom_ray.specialists.log_records import NO_DATE, Record, read_records
 from soldiom_ray.specialists.times import Defaults, Moment, Reading, decimals_of, resolve, write_instant, zone_named
 
 MAX_CHARACTERS = 16 << 20
@@ -46,7 +46,7 @@ def reconstruct_timeline(document: dict[str, Any]) -> dict[str, Any]:
         "undated": undated,
         "counts": counts | {"events": len(events)},
         "undated_reasons": dict(Counter(_short_reason(item["reason"]) for item in undated)),
-        "assumptions": assumptions + _zone_assumption(events, defaults),
+        "assumptions": assumptions + _event_assumptions(events, defaults),
         "read_to": read_to,
         "complete": read_to == len(text),
     }
@@ -174,6 +174,10 @@ def _short_reason(reason: str) -> str:
     return "continues a line" if reason.startswith("continues line") else reason
 
 
-def _zone_assumption(events: list[dict[str, Any]], defaults: Defaults) -> list[str]:
-    count = sum(event["zone_source"] == "assumed" for event in events)
-    return [f"{count} times name no zone: read as {defaults.zone_name}. Give zone."] if count else []
+def _event_assumptions(events: list[dict[str, Any]], defaults: Defaults) -> list[str]:
+    without_date = sum(event["note"].startswith(NO_DATE) for event in events)
+    without_zone = sum(event["zone_source"] == "assumed" for event in events)
+    assumptions = [f"{without_date} times of prose name no date: on the day of the time before"] if without_date else []
+    if without_zone:
+        assumptions.append(f"{without_zone} times name no zone: read as {defaults.zone_name}. Give zone.")
+    return assumptions

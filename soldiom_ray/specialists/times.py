@@ -81,6 +81,7 @@ PATTERNS = {
     ),
     "month_day": _compiled(rf"{_MONTH} (?P<day>[0-9]{{1,2}})(?:st|nd|rd|th)?,? {_YEAR}(?!\w)(?:{_AT}{_CLOCK}{_ZONE})?"),
 }
+CLOCK = _compiled(rf"(?P<at>\b(?:at|by|from|since|until|around|um|ab|bis|gegen|à|vers|a las) )?{_CLOCK}{_ZONE}")
 STAMP = re.compile(
     r"(?:\A\s{0,8}[\[(\"]?|audit\()(?P<stamp>[0-9]{10}(?:\.[0-9]{1,9})?|[0-9]{13}|[0-9]{16,19})(?![\w.-])"
 )
@@ -138,6 +139,22 @@ def find_readings(line: str) -> list[Reading]:
         if not readings or reading.start >= readings[-1].end:
             readings.append(reading)
     return readings
+
+
+def find_clocks(line: str, readings: Iterable[Reading], *, marked: bool = False) -> list[Reading]:
+    """The times of day of a line that stand without a date, so in none of its readings; `marked`: only those that
+    cannot be a score or a ratio, for a word such as "at", seconds, a zone, AM or PM, or the line's beginning."""
+    spans = [(reading.start, reading.end) for reading in readings]
+    found = []
+    for match in CLOCK.finditer(line):
+        clock = _clock(match.groupdict())
+        if not clock or any(start < match.end() and match.start() < end for start, end in spans):
+            continue
+        is_marked = any(match[mark] for mark in ("at", "second", "half", "zone")) or not line[: match.start()].strip()
+        if is_marked or not marked:
+            zone = (match["zone"] or "").upper()
+            found.append(Reading(match.start(), match.end(), clock=clock, zone=zone))
+    return found
 
 
 def read_stamp(digits: str, start: int = 0) -> Reading | None:

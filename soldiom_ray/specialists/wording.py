@@ -73,6 +73,11 @@ def content_words(text: str) -> list[str]:
     return [word for word in words if not IDEOGRAPHS.search(word)] + pairs
 
 
+def written_words(text: str) -> dict[str, str]:
+    """Content words as they are written, by what `content_words` has of them."""
+    return {stem(match[0].lower()): match[0] for match in WORD.finditer(text)}
+
+
 def numbers(text: str) -> list[str]:
     """Numbers without separators of thousands, plus signs and trailing zeros of decimals."""
     found = []
