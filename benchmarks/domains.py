@@ -132,6 +132,9 @@ def make(name: str, folder: Path, options: argparse.Namespace) -> Iterator[str]:
         yield f"| {name} | failed after {time.monotonic() - began:.0f} s |"
         return
     for item in json.loads(done.stdout)["items"]:
+        record = folder.parent / "domain-results" / f"{name}-{item['model']}.json"
+        record.parent.mkdir(exist_ok=True)
+        record.write_text(json.dumps(item | {"wall": time.monotonic() - began}), encoding="utf-8")
         yield from table(item["registered_as"], item["metrics"], sum(filter(None, item["seconds"].values())))
 
 
