@@ -1,12 +1,15 @@
 """All domains made for real, one after the other, and the table of docs/domains.md.
 
-    python benchmarks/domains.py --data ../shared/data                 # all seven: hours on two cores
+    python benchmarks/domains.py --data ../shared/data                              # all seven: hours on two cores
     python benchmarks/domains.py --data ../shared/data --only legal moderation
+    python benchmarks/domains.py --data ../shared/data --only legal --model clauses --in-process
+    python benchmarks/domains.py --table                                            # what was made before, as a table
 
-Needs a home whose services run (`soldiom up`). Each domain is made by `soldiom run domain:NAME --data FOLDER
---no-deploy`, and what was made before is reused. Four sets are brought into the form that a pack reads:
-the clauses of LegalBench's CUAD tasks with the kind that they are of, two of its other tasks, and
-sentences in six languages and varieties.
+Each model is made by `soldiom run domain:NAME --data FOLDER --model MODEL --no-deploy` in a home whose services run
+(`soldiom up`), or with --in-process in this process, which needs neither services nor Ray and registers nothing:
+`soldiom run` goes on from there. What was made before is reused, and each model's scores are kept in
+SOLDIOM_HOME/domain-results. Four sets are brought into the form that a pack reads: the clauses of LegalBench's CUAD
+tasks with the kind that they are of, two of its other tasks, and sentences in six languages and varieties.
 """
 
 import argparse
@@ -14,17 +17,25 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from results import best_trivial
 
+from soldiom_ray.artifacts import Artifacts, Context
+from soldiom_ray.collect import collect
 from soldiom_ray.domains.metrics import METRICS
+from soldiom_ray.domains.pack_runs import plan_run
+from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
 from soldiom_ray.domains.specialists import packs
+from soldiom_ray.evaluate import evaluate
+from soldiom_ray.prepare import prepare
 from soldiom_ray.settings import load_settings
+from soldiom_ray.storage import open_storage
+from soldiom_ray.train.driver import run_locally
 
 SHOWN = (
     "loss",
@@ -47,19 +58,30 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=list(packs()), choices=list(packs()))
     parser.add_argument("--model", help="of one domain: make this model only")
     parser.add_argument("--base", help="another base for the language models")
+    parser.add_argument("--in-process", action="store_true", help="without services; nothing is registered")
+    parser.add_argument("--table", action="store_true", help="make nothing; the rows of what was made before")
     options = parser.parse_args()
-    if not options.data.is_dir():
-        print(f"skipped: the data sets are not at {options.data}")
-        return
-    folder = load_settings().home / "domain-data"
-    gather(options.data, folder)
-    print(
-        "| model | held out | metric | best trivial | base | tuned | tuned - base, 95 % | tuned - trivial | gate | s |"
-    )
+    settings = load_settings()
+    folder, results = settings.home / "domain-data", settings.home / "domain-results"
+    if not options.table:
+        if not options.data.is_dir():
+            print(f"skipped: the data sets are not at {options.data}")
+            return
+        gather(options.data, folder)
+        results.mkdir(parents=True, exist_ok=True)
+    print("| model | held out | metric | best trivial | base | tuned | tuned - base | tuned - trivial | gate | min |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
-    for name in options.only:
-        for line in make(name, folder, options):
-            print(line, flush=True)
+    for domain in options.only:
+        for model in [options.model] if options.model else packs()[domain].models:
+            record = results / f"{domain}-{model}.json"
+            if not options.table:
+                made = (make_here if options.in_process else make)(domain, model, folder, options.base)
+                record.write_text(json.dumps({"made": datetime.now(UTC).isoformat(), **made}), encoding="utf-8")
+            if record.is_file():
+                print(
+                    "\n".join(table(packs()[domain].models[model].registered, json.loads(record.read_text()))),
+                    flush=True,
+                )
 
 
 def gather(data: Path, folder: Path) -> None:
@@ -120,27 +142,40 @@ def write(path: Path, records: Iterator[dict[str, str]]) -> None:
         path.write_text("".join(texts), encoding="utf-8")
 
 
-def make(name: str, folder: Path, options: argparse.Namespace) -> Iterator[str]:
-    """Make a domain's models: their rows of the table."""
-    command = [str(Path(sys.executable).with_name("soldiom")), "run", f"domain:{name}", "--data", str(folder)]
-    command += ["--no-deploy", "--json"]
-    for option in ("model", "base"):
-        command += [f"--{option}", value] if (value := getattr(options, option)) else []
-    began = time.monotonic()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        yield f"| {name} | failed after {time.monotonic() - began:.0f} s |"
-        return
-    for item in json.loads(done.stdout)["items"]:
-        record = folder.parent / "domain-results" / f"{name}-{item['model']}.json"
-        record.parent.mkdir(exist_ok=True)
-        record.write_text(json.dumps(item | {"wall": time.monotonic() - began}), encoding="utf-8")
-        yield from table(item["registered_as"], item["metrics"], sum(filter(None, item["seconds"].values())))
+def make(domain: str, model: str, folder: Path, base: str | None) -> dict[str, Any]:
+    """Make a model as its users do: its scores, and the seconds of each stage, of which those reused cost nothing."""
+    command = [str(Path(sys.executable).with_name("soldiom")), "run", f"domain:{domain}", "--data", str(folder)]
+    command += ["--model", model, "--no-deploy", "--json", *(["--base", base] if base else [])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    (item,) = json.loads(done.stdout)["items"]
+    return {"metrics": item["metrics"], "seconds": item["seconds"]}
 
 
-def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
-    """A row per metric that is shown; the first has the gate's verdict and the seconds."""
-    lines = []
+def make_here(domain: str, model: str, folder: Path, base: str | None) -> dict[str, Any]:
+    """Make a model in this process: its scores, and the seconds that each stage took when it was made."""
+    content = plan_run(packs()[domain], folder, {}, model=model, base=base, deploys=False).recipes[model]
+    recipe = with_absolute_paths(validate_recipe(content, f"domain:{domain}, model {model}"))
+    if not (recipe.collect and recipe.prepare and recipe.train and recipe.evaluate):
+        raise ValueError(f"the recipe of {domain} {model} lacks a stage")
+    settings = load_settings()
+    context = Context(settings, Artifacts(open_storage(settings)), report)
+    documents = collect(context, recipe.collect)
+    dataset = prepare(context, [documents], recipe.prepare)
+    run = run_locally(context, dataset, recipe.train)
+    scored = evaluate(context, run, dataset, recipe.evaluate)
+    stages = {"collect": documents, "prepare": dataset, "train": run, "evaluate": scored}
+    return {"metrics": scored.details, "seconds": {name: stage.seconds for name, stage in stages.items()}}
+
+
+def report(fraction: float, message: str) -> None:
+    """Progress, as lines of standard error."""
+    print(f"{fraction:5.0%} {message}", file=sys.stderr, flush=True)
+
+
+def table(name: str, made: Mapping[str, Any]) -> list[str]:
+    """A row per metric that is shown; the first has the gate's verdict and the minutes."""
+    lines, scores = [], made["metrics"]
+    minutes = sum(filter(None, made["seconds"].values())) / 60
     for metric in (each for each in SHOWN if each in scores["tuned"]):
         trivial, best = best_trivial(scores, metric)
         against = scores["comparisons"].get(best, {}).get(metric) if best else None
@@ -155,7 +190,7 @@ def table(name: str, scores: Mapping[str, Any], seconds: float) -> list[str]:
             interval(scores["difference"].get(metric)),
             interval(against),
             ("passed" if scores["gate"]["passed"] else "not passed") if not lines else "",
-            f"{seconds:.0f}" if not lines else "",
+            f"{minutes:.1f}" if not lines else "",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -33,6 +33,17 @@ def test_a_small_mistake_is_repaired_and_shown(right: str, wrong: str) -> None:
     assert 0 < answer["tried"] <= answer["possible"]
 
 
+def test_tests_that_do_not_tell_which_change_is_right_are_told_by_the_others_that_pass() -> None:
+    code = "def largest(a, b):\n    return a if a < b else b\n"
+    few = repair_code({"code": code, "tests": "assert largest(1, 2) == 2"})
+    assert few["found"] and few["others"] and few["others"][0]["after"] != few["after"]
+    assert all(other["before"] == "    return a if a < b else b" for other in few["others"])
+    more = (
+        "assert largest(1, 2) == 2\nassert largest(5, 3) == 5\nassert largest(4, 4) == 4\nassert largest(-2, -9) == -2"
+    )
+    assert len(repair_code({"code": code, "tests": more})["others"]) < len(few["others"])
+
+
 def test_what_is_not_repaired_says_why() -> None:
     passing = repair_code({"code": CODE, "tests": TESTS})
     assert passing["found"] and passing["line"] is None and passing["tried"] == 0
