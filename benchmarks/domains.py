@@ -59,6 +59,8 @@ def main() -> None:
     parser.add_argument("--model", help="of one domain: make this model only")
     parser.add_argument("--base", help="another base for the language models")
     parser.add_argument("--in-process", action="store_true", help="without services; nothing is registered")
+    parser.add_argument("--tokens", type=int, help="in-process: training tokens of a language model at most")
+    parser.add_argument("--answers", type=int, help="in-process: held-out questions that it answers at most")
     parser.add_argument("--table", action="store_true", help="make nothing; the rows of what was made before")
     options = parser.parse_args()
     settings = load_settings()
@@ -75,7 +77,11 @@ def main() -> None:
         for model in [options.model] if options.model else packs()[domain].models:
             record = results / f"{domain}-{model}.json"
             if not options.table:
-                made = (make_here if options.in_process else make)(domain, model, folder, options.base)
+                made = (
+                    make_here(domain, model, folder, options)
+                    if options.in_process
+                    else make(domain, model, folder, options.base)
+                )
                 record.write_text(json.dumps({"made": datetime.now(UTC).isoformat(), **made}), encoding="utf-8")
             if record.is_file():
                 print(
@@ -151,9 +157,13 @@ def make(domain: str, model: str, folder: Path, base: str | None) -> dict[str, A
     return {"metrics": item["metrics"], "seconds": item["seconds"]}
 
 
-def make_here(domain: str, model: str, folder: Path, base: str | None) -> dict[str, Any]:
+def make_here(domain: str, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make a model in this process: its scores, and the seconds that each stage took when it was made."""
-    content = plan_run(packs()[domain], folder, {}, model=model, base=base, deploys=False).recipes[model]
+    content = plan_run(packs()[domain], folder, {}, model=model, base=options.base, deploys=False).recipes[model]
+    if content["train"].get("task", "causal_lm") == "causal_lm":
+        for heading, key, most in (("train", "max_tokens", options.tokens), ("evaluate", "answers", options.answers)):
+            if most:
+                content[heading][key] = min(most, content[heading].get(key) or most)
     recipe = with_absolute_paths(validate_recipe(content, f"domain:{domain}, model {model}"))
     if not (recipe.collect and recipe.prepare and recipe.train and recipe.evaluate):
         raise ValueError(f"the recipe of {domain} {model} lacks a stage")
@@ -164,7 +174,8 @@ def make_here(domain: str, model: str, folder: Path, base: str | None) -> dict[s
     run = run_locally(context, dataset, recipe.train)
     scored = evaluate(context, run, dataset, recipe.evaluate)
     stages = {"collect": documents, "prepare": dataset, "train": run, "evaluate": scored}
-    return {"metrics": scored.details, "seconds": {name: stage.seconds for name, stage in stages.items()}}
+    seconds = {name: stage.seconds for name, stage in stages.items()}
+    return {"metrics": scored.details, "seconds": seconds, "tokens": run.details.get("tokens")}
 
 
 def report(fraction: float, message: str) -> None:
