@@ -6,10 +6,11 @@
     python benchmarks/domains.py --table                                            # what was made before, as a table
 
 Each model is made by `soldiom run domain:NAME --data FOLDER --model MODEL --no-deploy` in a home whose services run
-(`soldiom up`), or with --in-process in this process, which needs neither services nor Ray and registers nothing:
-`soldiom run` goes on from there. What was made before is reused, and each model's scores are kept in
-SOLDIOM_HOME/domain-results. Four sets are brought into the form that a pack reads: the clauses of LegalBench's CUAD
-tasks with the kind that they are of, two of its other tasks, and sentences in six languages and varieties.
+(`soldiom up`), or with --in-process in this process, which needs no service but the database of a home that has one
+(`soldiom down` stops it) and registers nothing: `soldiom run` goes on from there. What was made before is reused, and
+each model's scores are kept in SOLDIOM_HOME/domain-results. Four sets are brought into the form that a pack reads: the
+clauses of LegalBench's CUAD tasks with their kind, two of its other tasks, and sentences in six languages
+and varieties.
 """
 
 import argparse
@@ -33,6 +34,8 @@ from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
 from soldiom_ray.domains.specialists import packs
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.prepare import prepare
+from soldiom_ray.services.addresses import Addresses, load_addresses
+from soldiom_ray.services.start import BY_NAME, ensure_service
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train.driver import run_locally
@@ -71,6 +74,8 @@ def main() -> None:
             return
         gather(options.data, folder)
         results.mkdir(parents=True, exist_ok=True)
+        if options.in_process and settings.database_url and "postgres" not in settings.external:
+            ensure_service(settings, BY_NAME["postgres"], load_addresses(settings) or Addresses(), lambda line: None)
     print("| model | held out | metric | best trivial | base | tuned | tuned - base | tuned - trivial | gate | min |")
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for domain in options.only:
