@@ -25,14 +25,17 @@ from soldiom_ray.specialists.repair import LIMITS, repair_code
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--series", type=int, default=100, help="generated series of each kind")
+    parser.add_argument("--tasks", type=int, default=100, help="tasks of MBPP")
     parser.add_argument("--quick", action="store_true", help="fewer tasks and series")
     options = parser.parse_args()
-    markets(20 if options.quick else 100)
+    if series := min(options.series, 20 if options.quick else options.series):
+        markets(series)
     tasks = options.data / "code_mbpp" / "tasks_511_974.jsonl"
     if not tasks.is_file():
         print(f"skipped: the tasks are not at {tasks}")
         return
-    repairs(tasks, 15 if options.quick else 100)
+    repairs(tasks, min(options.tasks, 15) if options.quick else options.tasks)
 
 
 def markets(count: int) -> None:
@@ -55,7 +58,7 @@ def prices(share: float, seed: int, periods: int = 1500) -> list[float]:
 
 def repairs(path: Path, count: int) -> None:
     """The share of mutants that are repaired, by the tests that were shown and by the one that was not."""
-    shown, held_out, trivial, tried = [], [], [], []
+    shown, held_out, trivial, tried, others = [], [], [], [], []
     draw = random.Random(11)
     for line in path.read_text(encoding="utf-8").splitlines():
         task = json.loads(line)
@@ -73,6 +76,7 @@ def repairs(path: Path, count: int) -> None:
         drawn = make_mutants({"code": mutant, "most": 1, "seed": task["task_id"]})["mutants"]
         trivial.append(bool(drawn) and run_program(drawn[0]["code"], every, LIMITS).status == "passed")
         tried.append(answer["tried"])
+        others.append(bool(answer["others"]))
         if len(shown) == count:
             break
     differences = np.array(held_out, float) - np.array(trivial, float)
@@ -85,6 +89,10 @@ def repairs(path: Path, count: int) -> None:
         f" {differences.mean():+.3f} [{low:+.3f}, {high:+.3f}] |"
     )
     print(f"changes run: median {np.median(tried):.0f}, at most {max(tried)}")
+    unclear, right = np.array(others), np.array(held_out)
+    for name, chosen in (("no other change passes, too", ~unclear), ("others pass, too", unclear)):
+        if (repaired := chosen & np.array(shown)).any():
+            print(f"{name}: {repaired.sum()} repairs, {right[repaired].mean():.3f} pass the test held out")
 
 
 if __name__ == "__main__":
