@@ -141,6 +141,13 @@ def _spans_match(value: Mapping[str, Any], answer: Answer) -> str:
     return f"{len(wrong)} items are not what stands at their spans" if wrong else ""
 
 
+def _quotes_match(value: Mapping[str, Any], answer: Answer) -> str:
+    """Every quote stands in a text of the input, word for word."""
+    texts = [text for text in value.values() if isinstance(text, str)]
+    wrong = [quote for quote in answer.get("quotes", ()) if not any(quote["text"] in text for text in texts)]
+    return f"{len(wrong)} quotes are not in the text" if wrong else ""
+
+
 def _cites_sources(value: Mapping[str, Any], answer: Answer) -> str:
     """What was found stands in the first of its sources, and what was not says so."""
     sources = answer.get("sources") or [{}]
@@ -164,6 +171,7 @@ def _in_order(value: Mapping[str, Any], answer: Answer) -> str:
 
 CHECKS: Mapping[CheckName, Callable[[Mapping[str, Any], Answer], str]] = {
     "spans_match": _spans_match,
+    "quotes_match": _quotes_match,
     "cites_sources": _cites_sources,
     "counts_all": _counts_all,
     "in_order": _in_order,

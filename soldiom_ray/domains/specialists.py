@@ -26,7 +26,7 @@ from soldiom_ray.settings import home_folder
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
-CheckName = Literal["spans_match", "cites_sources", "counts_all", "in_order"]
+CheckName = Literal["spans_match", "quotes_match", "cites_sources", "counts_all", "in_order"]
 Heading = dict[str, Any] | None
 
 logger = logging.getLogger(__name__)

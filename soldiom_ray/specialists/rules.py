@@ -8,6 +8,7 @@ from soldiom_ray.specialists.code_checks import find_defects
 from soldiom_ray.specialists.evidence import extract_evidence
 from soldiom_ray.specialists.market import walk_forward
 from soldiom_ray.specialists.mutants import make_mutants, run_tests
+from soldiom_ray.specialists.quotes import quote_study
 from soldiom_ray.specialists.repair import repair_code
 from soldiom_ray.specialists.reports import check_report, write_report
 from soldiom_ray.specialists.tables import answer_from_program, run_program
@@ -26,4 +27,5 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "run_tests": run_tests,
     "repair_code": repair_code,
     "answer_from_program": answer_from_program,
+    "quote_study": quote_study,
 }
