@@ -143,8 +143,10 @@ def _spans_match(value: Mapping[str, Any], answer: Answer) -> str:
 
 def _quotes_match(value: Mapping[str, Any], answer: Answer) -> str:
     """Every quote stands in a text of the input, word for word."""
-    texts = [text for text in value.values() if isinstance(text, str)]
-    wrong = [quote for quote in answer.get("quotes", ()) if not any(quote["text"] in text for text in texts)]
+    # JSON joins the halves of a character that Python may hold apart
+    texts = [json.loads(json.dumps(text)) for text in value.values() if isinstance(text, str)]
+    quotes = json.loads(json.dumps(answer.get("quotes", ())))
+    wrong = [quote for quote in quotes if not any(quote["text"] in text for text in texts)]
     return f"{len(wrong)} quotes are not in the text" if wrong else ""
 
 
