@@ -187,6 +187,6 @@ def test_a_time_of_day_in_prose_is_on_the_day_of_the_time_before_it_and_says_so(
         "2025-03-04T00:04:00Z",
     ]
     assert "no date written" in result["events"][1]["note"] and "the day after" in result["events"][3]["note"]
-    assert result["assumptions"] == ["3 times of prose name no date: on the day of the time before"]
+    assert result["assumptions"] == ["times of prose without a date, on the day of the time before: 3"]
     assert [item["line"] for item in result["undated"]] == [4]
     assert not RULES["reconstruct_timeline"]({"text": "At 09:17 they ran powershell."})["events"]

@@ -177,7 +177,9 @@ def _short_reason(reason: str) -> str:
 def _event_assumptions(events: list[dict[str, Any]], defaults: Defaults) -> list[str]:
     without_date = sum(event["note"].startswith(NO_DATE) for event in events)
     without_zone = sum(event["zone_source"] == "assumed" for event in events)
-    assumptions = [f"{without_date} times of prose name no date: on the day of the time before"] if without_date else []
+    assumptions = (
+        [f"times of prose without a date, on the day of the time before: {without_date}"] if without_date else []
+    )
     if without_zone:
         assumptions.append(f"{without_zone} times name no zone: read as {defaults.zone_name}. Give zone.")
     return assumptions
