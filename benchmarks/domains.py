@@ -62,7 +62,9 @@ def main() -> None:
     parser.add_argument("--model", help="of one domain: make this model only")
     parser.add_argument("--base", help="another base for the language models")
     parser.add_argument("--in-process", action="store_true", help="without services; nothing is registered")
-    parser.add_argument("--tokens", type=int, help="in-process: training tokens of a language model at most")
+    parser.add_argument(
+        "--tokens", type=int, help="in-process: tokens that a language model is trained on, and scored on, at most"
+    )
     parser.add_argument("--answers", type=int, help="in-process: held-out questions that it answers at most")
     parser.add_argument("--table", action="store_true", help="make nothing; the rows of what was made before")
     options = parser.parse_args()
@@ -166,7 +168,11 @@ def make_here(domain: str, model: str, folder: Path, options: argparse.Namespace
     """Make a model in this process: its scores, and the seconds that each stage took when it was made."""
     content = plan_run(packs()[domain], folder, {}, model=model, base=options.base, deploys=False).recipes[model]
     if content["train"].get("task", "causal_lm") == "causal_lm":
-        for heading, key, most in (("train", "max_tokens", options.tokens), ("evaluate", "answers", options.answers)):
+        for heading, key, most in (
+            ("train", "max_tokens", options.tokens),
+            ("evaluate", "max_tokens", options.tokens),
+            ("evaluate", "answers", options.answers),
+        ):
             if most:
                 content[heading][key] = min(most, content[heading].get(key) or most)
     recipe = with_absolute_paths(validate_recipe(content, f"domain:{domain}, model {model}"))

@@ -11,6 +11,7 @@ from soldiom_ray.specialists.mutants import make_mutants, run_tests
 from soldiom_ray.specialists.quotes import quote_study
 from soldiom_ray.specialists.repair import repair_code
 from soldiom_ray.specialists.reports import check_report, write_report
+from soldiom_ray.specialists.table_questions import ask_table
 from soldiom_ray.specialists.tables import answer_from_program, run_program
 from soldiom_ray.specialists.timeline import reconstruct_timeline
 
@@ -28,4 +29,5 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "repair_code": repair_code,
     "answer_from_program": answer_from_program,
     "quote_study": quote_study,
+    "ask_table": ask_table,
 }
