@@ -173,6 +173,13 @@ class ConflictError(SoldiomError):
     status, title = 409, "Conflict"
 
 
+class BlockedError(SoldiomError):
+    """The content filter of a model lets a text not pass. Its problems name where the text stands, and what was
+    found."""
+
+    status, exit_code, title = 422, 2, "Content filter"
+
+
 class TooLargeError(SoldiomError):
     """The input is larger than the limit."""
 

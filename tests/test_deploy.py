@@ -31,7 +31,15 @@ from soldiom_ray.deploy.prompts import PromptReader
 from soldiom_ray.deploy.requests import Request, read_request
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.errors import BusyError, ConflictError, InputError, NotFoundError, UnavailableError
+from soldiom_ray.errors import (
+    BlockedError,
+    BusyError,
+    ConflictError,
+    InputError,
+    NotFoundError,
+    UnavailableError,
+    own_error,
+)
 from soldiom_ray.models.decoding.answers import Answer, Options
 from soldiom_ray.models.generate import Generator
 from soldiom_ray.models.load import load_model, load_tokenizer
@@ -117,6 +125,7 @@ def test_a_deployed_model_has_answered_and_is_written_down(
 def test_a_classifier_is_deployed_and_answers_with_labels(context: Context, tmp_path: Path) -> None:
     dataset = small_dataset(context, {"train": {"alpha": 1}})
     details = {"task": "text_classification", "auto_class": "AutoModelForSequenceClassification"}
+    details["configuration"] = {"id2label": {0: "good", 1: "bad"}}  # type: ignore[assignment]
     classifier = small_classifier(tmp_path / "classifier")
     model_id = a_model(context, small_run(context, dataset, classifier, None, **details).id, "labels")
     endpoint = deploy(context, model_id, Deploy())
@@ -126,7 +135,38 @@ def test_a_classifier_is_deployed_and_answers_with_labels(context: Context, tmp_
     with pytest.raises(Exception, match=r"(?s)text classifier.*parameters.max_tokens"):
         ask(model_id, "x", max_tokens=4)
     assert state_of(context, model_id)[0].status == "running"
-    launch.undeploy(context.settings, model_id, None)
+    _guards_another_model(context, model_id, tmp_path)
+
+
+def _guards_another_model(context: Context, classifier: str, tmp_path: Path) -> None:
+    """A model whose content filter asks the classifier answers what that lets pass, and nothing once it is gone."""
+    guarded = a_model(context, None, "guarded", str(small_base(tmp_path / "base")))
+
+    def deploy_with(label: str, threshold: float) -> None:
+        check = {"model": "fine-tuned/labels", "label": label, "threshold": threshold}
+        deploy(context, guarded, Deploy.model_validate({"filter": {"rules": [], "classifiers": [check]}}))
+
+    with pytest.raises(InputError, match="its labels are good, bad"):
+        deploy_with("worst", 0.5)
+    deploy_with("bad", 1.0)
+    assert ask(guarded, PROMPTS[0], max_tokens=8)[0]["finish_reason"] == "length"
+    deploy_with("bad", 1e-6)
+    with pytest.raises(BlockedError):
+        ask_for_error(guarded)
+    launch.undeploy(context.settings, classifier, None)
+    with pytest.raises(UnavailableError, match="nothing passes without it"):
+        ask_for_error(guarded)
+    with pytest.raises(ConflictError, match="is not deployed"):
+        deploy_with("bad", 1.0)
+    launch.undeploy(context.settings, guarded, None)
+
+
+def ask_for_error(model_id: str) -> None:
+    """Ask, and raise the error of ours that the replica raised."""
+    try:
+        ask(model_id, PROMPTS[0], max_tokens=8)
+    except Exception as error:
+        raise own_error(error) or error from error
 
 
 def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(

@@ -32,6 +32,7 @@ ROWS = {
     "redaction": 4,
     "registry": 4,
     "resealing": 4,
+    "safety": 4,
     "sandbox": 4,
     "specialists": 4,
     "users": 4,

@@ -33,7 +33,7 @@ JUDGED = {
         "GithubSource.topics", "GithubSource.languages", "HuggingfaceSource.tasks", "HuggingfaceSource.libraries",
         "FilesSource.columns", "FilesSource.license", "DatabaseSource.columns", "DatabaseSource.group_by",
         "UrlSource.columns", "Prepare.kinds", "LicensePolicy.allow", "LicensePolicy.deny", "LicensePolicy.ask",
-        "SplitRule.test_groups", "Train.target_modules", "Recipe.name", "Recipe.domain",
+        "SplitRule.test_groups", "ClassifierCheck.label", "Train.target_modules", "Recipe.name", "Recipe.domain",
         "Register.name", "Register.specialization", "TrainingBody.name", "TrainingBody.specialization",
         "PromotionBody.reason", "query format",
         "query license", "query reason", "query specialization", "SearchBody.filters",

@@ -2,19 +2,20 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
+from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.db import answers
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import SoldiomError
-from soldiom_ray.records import new_id
+from soldiom_ray.errors import BlockedError, SoldiomError
+from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
 
 STORED_CHARACTERS = 100_000
@@ -37,6 +38,35 @@ class Asked:
     user_id: str | None = None
     began: float = field(default_factory=time.monotonic)
 
+    async def ask(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The model's outputs for a request, with what its content filter has found counted. Errors as of
+        `endpoints.call`, and BlockedError."""
+        try:
+            answer = await endpoints.call(application_name(self.model_id), "generate", request)
+        except BlockedError as error:
+            self.count_blocked(error)
+            raise
+        outputs: list[dict[str, Any]] = answer["outputs"]
+        for output in outputs:
+            self.metrics.filtered(self.model_id, output.get("filter") or ())
+        return outputs
+
+    async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """The model's chunks for a request; counts and errors as of `ask`."""
+        try:
+            async for chunk in endpoints.stream(application_name(self.model_id), "stream", request):
+                self.metrics.filtered(self.model_id, chunk.get("filter") or ())
+                yield chunk
+        except BlockedError as error:
+            self.count_blocked(error)
+            raise
+
+    def count_blocked(self, error: BlockedError) -> None:
+        """Count why a request was refused."""
+        found = dict.fromkeys(problem.msg for problem in error.problems)
+        decisions = [{"category": each, "side": "input", "action": "block"} for each in found]
+        self.metrics.filtered(self.model_id, decisions)
+
     def note_first_text(self) -> None:
         """Count how long the first text of a stream took."""
         self.metrics.began(self.model_id, time.monotonic() - self.began)
@@ -45,8 +75,8 @@ class Asked:
         self, questions: Sequence[Mapping[str, Any]], outputs: Sequence[Mapping[str, Any]], answer_id: str | None = None
     ) -> list[str | None]:
         """Ids of the answers, each to the question at its place, None for one that is not stored: an error, a long
-        one, one for a user of a long name, or a time of storing of 0 days. `answer_id` is the first one's. Outputs are
-        those of the API."""
+        one, one that was withheld, one for a user of a long name, or a time of storing of 0 days. `answer_id` is the
+        first one's. Outputs are those of the API."""
         seconds = time.monotonic() - self.began
         self.metrics.answered(self.model_id, seconds, [output.get("usage") or {} for output in outputs])
         nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
@@ -92,7 +122,7 @@ class Asked:
 
 
 def _text(output: Mapping[str, Any]) -> str | None:
-    value = output.get("output")
+    value = output.get("output") if output.get("finish_reason") != "content_filter" else None
     if isinstance(value, Mapping):
         label = value.get("label")
         return label if isinstance(label, str) else None

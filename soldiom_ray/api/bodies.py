@@ -257,3 +257,12 @@ class KeyBody(Record):
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
         description="whose data the key sees; only an admin of the tenant `default` may name another than its own",
     )
+
+
+class WatermarkBody(Record):
+    """A text whose origin is asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field(min_length=1, max_length=512, description="a deployed model: its id, or family/name")
+    text: Text = Field(description="what that model may have written")

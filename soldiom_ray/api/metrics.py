@@ -61,6 +61,7 @@ class RequestMetrics:
         self._answers = Histogram("soldiom_answer_seconds", "Duration of whole answers of models.")
         self._first_tokens = Histogram("soldiom_first_token_seconds", "Time to the first text of a streamed answer.")
         self._tokens = Count("soldiom_tokens_total", "Tokens of prompts and completions.")
+        self._filtered = Count("soldiom_filter_total", "What content filters found, by what was done.")
         self._feedback = Count("soldiom_feedback_total", "Ratings of answers, each change of one anew.")
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -83,6 +84,13 @@ class RequestMetrics:
         with self._lock:
             self._first_tokens.observe({"model": model_id}, seconds)
 
+    def filtered(self, model_id: str, decisions: Sequence[Mapping[str, str]]) -> None:
+        """Count what a model's content filter has found; each has `category`, `side` and `action`."""
+        with self._lock:
+            for each in decisions:
+                labels = {name: each[name] for name in ("category", "side", "action")}
+                self._filtered.add({"model": model_id, **labels})
+
     def rated(self, model_id: str, rating: str) -> None:
         """Count what a user said of an answer."""
         with self._lock:
@@ -92,7 +100,7 @@ class RequestMetrics:
         """The metrics in the exposition format: all, or only those of requests."""
         parts: tuple[Count | Histogram, ...] = (self._requests, self._seconds)
         if of_models:
-            parts += (self._answers, self._first_tokens, self._tokens, self._feedback)
+            parts += (self._answers, self._first_tokens, self._tokens, self._filtered, self._feedback)
         with self._lock:
             return "\n".join(line for part in parts for line in part.lines()) + "\n"
 

@@ -16,10 +16,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from soldiom_ray.domains.mistakes import unknown_member
-from soldiom_ray.errors import BusyError, InputError, Problem, SoldiomError, format_location, problem_members
+from soldiom_ray.errors import (
+    BlockedError,
+    BusyError,
+    InputError,
+    Problem,
+    SoldiomError,
+    format_location,
+    problem_members,
+    problem_urn,
+)
 
 MEDIA_TYPE = "application/problem+json"
 OPENAI_PREFIX = "/v1/"
+CONTENT_FILTER = "content_filter"
+"""OpenAI's name, in a `code` and as a `finish_reason`, for what a content filter has blocked."""
 RETRY_SECONDS = 5
 """When to try again after a 503: services that died are restarted within seconds."""
 UNEXPECTED = "The request could not be answered because of a fault on the server."
@@ -72,6 +83,7 @@ def with_openai_error(members: Mapping[str, Any]) -> dict[str, Any]:
     kind = kind or ("server_error" if members["status"] >= 500 else "invalid_request_error")
     place = str(mistakes[0]["loc"]).removeprefix("body.") if mistakes else None
     code = str(members["type"]).rpartition(":")[2]
+    code = CONTENT_FILTER if code == problem_urn(BlockedError.title).rpartition(":")[2] else code
     return {**members, "error": {"message": detail, "type": kind, "param": place, "code": code}}
 
 

@@ -174,11 +174,14 @@ def deploy(
     model: Model,
     replicas: Annotated[int | None, recipe_option("deploy.replicas")] = None,
     use: Annotated[str | None, recipe_option("deploy.use")] = None,
+    content_filter: Annotated[str | None, recipe_option("deploy.filter", "--filter")] = None,
+    watermark: Annotated[bool, recipe_option("deploy.watermark", "--watermark")] = False,
     json: Json = False,
 ) -> None:
     """Serve a model. Returns when its endpoint answers."""
     record = _get(model)
-    content = {"name": record["name"], "version": record["id"], "deploy": drop_unset(replicas=replicas, use=use)}
+    declared = drop_unset(replicas=replicas, use=use, filter=content_filter, watermark=watermark or None)
+    content = {"name": record["name"], "version": record["id"], "deploy": declared}
     job = run_job(content, "deploy")
     url = f"{load_settings().api_url}/api/inference/{record['id']}"
     result = {"id": record["id"], "url": url, "job": job["id"]}

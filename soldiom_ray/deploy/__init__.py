@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Deploy
-from soldiom_ray.domains.tasks import CAUSAL_LM, SERVED_TASKS
-from soldiom_ray.errors import InputError, SoldiomError
+from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, SERVED_TASKS, TEXT_CLASSIFICATION
+from soldiom_ray.errors import ConflictError, InputError, SoldiomError
 from soldiom_ray.licenses import check_compliance
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
@@ -37,7 +37,7 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     with open_session(context.settings) as session:
         row = models.get(session, version_id, context.tenant)
     check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
-    endpoint = _endpoint(context.artifacts, row, declared)
+    endpoint = _endpoint(context.settings, context.artifacts, row, declared)
     was_serving = rollout.is_serving(row.id)
     config = declared.model_dump(mode="json", exclude={"only"})
     # A version never changes, so an endpoint of it with the same declaration is the requested one.
@@ -75,7 +75,7 @@ def restore(settings: Settings) -> dict[str, str]:
     outcome: dict[str, str] = {}
     for row, declared in _previously_deployed(settings):
         try:
-            endpoint = _endpoint(artifacts, row, declared)
+            endpoint = _endpoint(settings, artifacts, row, declared)
             rollout.start(settings, endpoint)
             endpoints.append(endpoint)
         except SoldiomError as error:
@@ -91,14 +91,15 @@ def restore(settings: Settings) -> dict[str, str]:
     return outcome
 
 
-def _endpoint(artifacts: Artifacts, row: "Model", declared: Deploy) -> "Endpoint":
-    """InputError for a run whose task is not served."""
+def _endpoint(settings: Settings, artifacts: Artifacts, row: "Model", declared: Deploy) -> "Endpoint":
+    """InputError for a run whose task is not served, and for a content filter that cannot be used."""
     from soldiom_ray.deploy.rollout import Endpoint
 
     if not row.run_artifact and not row.base_model:
         raise InputError(f"Model {row.id} names neither a run nor a base model.", remedy="register it again")
     if not row.run_artifact:
-        return Endpoint(row.id, None, row.base_model, declared)
+        classifiers = _filter_classifiers(settings, artifacts, row, declared)
+        return Endpoint(row.id, None, row.base_model, declared, classifiers=classifiers)
     run = artifacts.get(row.run_artifact)
     task = str(run.details.get("task", CAUSAL_LM))
     if task not in SERVED_TASKS:
@@ -108,7 +109,45 @@ def _endpoint(artifacts: Artifacts, row: "Model", declared: Deploy) -> "Endpoint
         )
     scores = artifacts.find(row.scores_artifact) if row.scores_artifact else None
     calibration = scores.details.get("calibration") if scores else None
-    return Endpoint(row.id, run.id, row.base_model, declared, task, calibration)
+    if declared.filter and task in CLASSIFICATIONS:
+        raise InputError(
+            f"Model {row.id} is a classifier, which generates no text for a content filter.",
+            remedy="leave out `deploy.filter`",
+        )
+    if declared.watermark and task != CAUSAL_LM:
+        raise InputError(
+            f"The run {run.id} is a model for {task}; models that continue texts are watermarked.",
+            remedy="leave out `deploy.watermark`",
+        )
+    classifiers = _filter_classifiers(settings, artifacts, row, declared)
+    return Endpoint(row.id, run.id, row.base_model, declared, task, calibration, classifiers)
+
+
+def _filter_classifiers(settings: Settings, artifacts: Artifacts, row: "Model", declared: Deploy) -> dict[str, str]:
+    """The ids of the models that the content filter names. InputError for one that is no text classifier or does not
+    have the label, ConflictError for one that is not deployed: the endpoint would let nothing pass."""
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import open_session
+
+    ids: dict[str, str] = {}
+    for check in declared.content_filter.classifiers if declared.content_filter else ():
+        with open_session(settings) as session:
+            classifier = models.get_served(session, check.model, row.tenant)
+        details = artifacts.get(classifier.run_artifact).details if classifier.run_artifact else {}
+        labels = list(details.get("configuration", {}).get("id2label", {}).values())
+        if details.get("task") != TEXT_CLASSIFICATION or check.label not in labels:
+            known = f"its labels are {', '.join(map(str, labels))}" if labels else "it is no text classifier"
+            raise InputError(
+                f"The content filter looks for {check.label!r} of model {check.model!r}; {known}.",
+                remedy="name a text classifier of the registry and one of its labels in `deploy.filter.classifiers`",
+            )
+        if not classifier.deployed:
+            raise ConflictError(
+                f"The content filter's classifier {classifier.id} is not deployed, and nothing would pass without it.",
+                remedy=f"deploy it first: `soldiom deploy {classifier.id}`",
+            )
+        ids[check.model] = classifier.id
+    return ids
 
 
 def _running_config(settings: Settings, model_id: str) -> dict[str, Any] | None:
@@ -153,7 +192,7 @@ def _give_up(settings: Settings, row: "Model", was_serving: bool, error: BaseExc
             deployment = deployments.get(session, row.id)
         if was_serving and deployment is not None and deployment.config:
             declared = Deploy.model_validate(deployment.config)
-            rollout.start(settings, _endpoint(Artifacts(open_storage(settings)), row, declared))
+            rollout.start(settings, _endpoint(settings, Artifacts(open_storage(settings)), row, declared))
         elif not was_serving:
             rollout.stop(row.id)
         _record_state(settings, row.id, "failed", serving=was_serving, error=what)

@@ -4,30 +4,48 @@ It speaks through its Serve handle only; HTTP, keys and limits are the API's.
 """
 
 import asyncio
+import copy
 import gc
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.deploy.guard import BLOCKED, Findings, Guard, as_dicts
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, NamedTool, Parameters, Request, read_request
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.models.decoding.calls import CallReader, bound_calls, call_syntax, read_calls
 
 if TYPE_CHECKING:
     from soldiom_ray.models.decoding.answers import Generated, Options
     from soldiom_ray.models.decoding.grammar import Grammar
+    from soldiom_ray.models.decoding.watermark import Watermark
 
 PROBE = "def main():"
+SCHEME = "synthid-text"
+"""The watermark's, as answers name it."""
 
 
 class ModelEndpoint:
     """One replica. `run` is the artifact of a tuned model, `base` the name of a base model; one of them is given.
 
-    `revision` is not read: another one makes Serve start new replicas.
+    `revision` is not read: another one makes Serve start new replicas. With a `guard` what it lets not pass is neither
+    read nor answered. With `marks` sampled answers bear the `watermark`, which is detected in any case.
     """
 
-    def __init__(self, model_id: str, run: str | None, base: str | None, threads: int, revision: str) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        run: str | None,
+        base: str | None,
+        threads: int,
+        revision: str,
+        guard: "Guard | None" = None,
+        watermark: "Watermark | None" = None,
+        marks: bool = False,
+    ) -> None:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.deploy.engine import Engine, TransformersEngine
@@ -39,7 +57,8 @@ class ModelEndpoint:
         from soldiom_ray.storage import open_storage
 
         compute.bind_replica_port()
-        self.model_id = model_id
+        self.model_id, self.guard = model_id, guard
+        self.watermark, self.marks = watermark, marks
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))
         manifest = artifacts.get(run) if run else None
@@ -51,6 +70,7 @@ class ModelEndpoint:
             generator = Generator.taking_over(model, tokenizer)
         self.engine: Engine = TransformersEngine(generator, threads)
         self.call_syntax = call_syntax(tokenizer)
+        self._detector, self._detector_tokenizer = ThreadPoolExecutor(1, "detector"), copy.deepcopy(tokenizer)
         self.reader = PromptReader(tokenizer, self.engine.context, self.prompt_format)
         # What is loaded stays: looking through it for garbage took a tenth of the time between tokens.
         gc.collect()
@@ -61,10 +81,13 @@ class ModelEndpoint:
         self.engine.check()
 
     async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a request as a whole: {"outputs": [{text, finish_reason, prompt_tokens, completion_tokens}]}.
+        """Answer a request as a whole: {"outputs": [{text, finish_reason, prompt_tokens, completion_tokens}]},
+        with `filter` what the guard has found.
 
-        InputError for a request or a prompt that cannot be used; then nothing is generated.
+        InputError for a request or a prompt that cannot be used, BlockedError for one that the guard does not let pass;
+        then nothing is generated.
         """
+        request, found = await self.guard.request(request) if self.guard else (request, [])
         parsed = read_request(request)
         prompts = await self.reader.read(parsed)
         grammar = await self._grammar(parsed)
@@ -75,6 +98,8 @@ class ModelEndpoint:
         except ExceptionGroup as errors:  # the first that failed has ended the others
             raise errors.exceptions[0] from errors
         outputs = [self._output(call.result()) for call in calls]
+        if self.guard:
+            outputs = await self.guard.answers(outputs, found, masks=self._may_mask(parsed))
         if self._reads_calls(parsed):
             for output in outputs:
                 output["text"], output["tool_calls"] = read_calls(output["text"], self.call_syntax)
@@ -82,29 +107,53 @@ class ModelEndpoint:
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """Answer in chunks: {"text": ...}, {"tool_call": ...} as `CallReader` has them, and last {"done": true,
-        "usage": ..., "finish_reason": ...}, with `logprobs` where they were asked for.
+        "usage": ..., "finish_reason": ...}, with `logprobs` where they were asked for, and with `filter` what the guard
+        has found. The text is that which the guard has let pass; where it lets an answer not pass, that ends at once.
 
         One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
+        request, found = await self.guard.request(request) if self.guard else (request, [])
         parsed = read_request(request)
         prompts = await self.reader.read(parsed)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
         grammar = await self._grammar(parsed)
         reader = CallReader(self.call_syntax) if self._reads_calls(parsed) else None
+        pieces: AsyncGenerator[str | Generated | Findings, None]
         pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0, grammar))
+        if self.guard:
+            pieces = self.guard.pieces(pieces, masks=self._may_mask(parsed))
+        spoilt = False
         async with aclosing(pieces):
             async for piece in pieces:
                 if isinstance(piece, str):
                     for part in reader.add(piece) if reader else ({"text": piece},):
                         yield part
+                elif isinstance(piece, Findings):
+                    found += piece.decisions
+                    spoilt = any(each.action != "flag" for each in piece.decisions)
+                    if piece.is_blocked:
+                        counts = {"prompt_tokens": len(prompts[0]), "completion_tokens": piece.pieces}
+                        yield {"done": True, "usage": counts, "finish_reason": BLOCKED, "filter": as_dicts(found)}
                 else:
                     for part in reader.end() if reader else ():
                         yield part
                     output = self._output(piece)
                     usage = {key: output.pop(key) for key in ("prompt_tokens", "completion_tokens")}
-                    del output["text"]
-                    yield {"done": True, "usage": usage, **output}
+                    for name in ("text", "logprobs") if spoilt else ("text",):  # log probabilities spell the text
+                        output.pop(name, None)
+                    yield {"done": True, "usage": usage, **output} | ({"filter": as_dicts(found)} if found else {})
+
+    async def detect_watermark(self, text: str) -> dict[str, Any]:
+        """Whether a text bears this model's watermark: {verdict, p_value, tokens, share, scheme}."""
+        if self.watermark is None:
+            raise UnavailableError(f"Model {self.model_id} has no key of a watermark.", remedy="deploy it again")
+        return await asyncio.get_running_loop().run_in_executor(self._detector, self._detect, self.watermark, text)
+
+    def _detect(self, watermark: "Watermark", text: str) -> dict[str, Any]:
+        ids = self._detector_tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        detection = watermark.detect(ids)
+        return {"verdict": detection.verdict, **asdict(detection), "scheme": SCHEME}
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""
@@ -126,6 +175,10 @@ class ModelEndpoint:
         parameters = request.parameters
         calls = parameters.tool_choice not in (None, "none") and parameters.response_format.answer_schema is None
         return calls and bool(request.tools)
+
+    def _may_mask(self, request: Request) -> bool:
+        """Whether a placeholder may stand in an answer: not where its form is JSON, which one could break."""
+        return request.parameters.response_format.answer_schema is None and not self._reads_calls(request)
 
     async def _grammar(self, request: Request) -> "Grammar | None":
         """What answers obey; None where they are free. A form that is asked for goes before calls that may come."""
@@ -170,12 +223,15 @@ class ModelEndpoint:
             parameters.stop,
             parameters.logprobs,
             grammar,
+            self.watermark if self.marks else None,
         )
 
     def _output(self, generated: "Generated") -> dict[str, Any]:
         """An answer as plain values, with `logprobs` where they were asked for."""
         names = ("text", "finish_reason", "prompt_tokens", "completion_tokens")
         output: dict[str, Any] = {name: getattr(generated, name) for name in names}
+        if self.marks:
+            output["watermark"] = {"scheme": SCHEME, "tokens": generated.marked}
         if generated.logprobs is not None:
             word = self.reader.short.tokenizer.decode
             output["logprobs"] = [

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray import compute
@@ -27,7 +27,8 @@ WARM_SECONDS = 300.0
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A model of the registry to be served, by its run or its base, and the declared way. `task` is what it was trained
-    for; `calibration` what its evaluation fitted, of a classifier."""
+    for; `calibration` what its evaluation fitted, of a classifier; `classifiers` the models that its content filter
+    names, with their ids."""
 
     model_id: str
     run: str | None
@@ -35,6 +36,7 @@ class Endpoint:
     declared: Deploy
     task: str = CAUSAL_LM
     calibration: Mapping[str, Any] | None = None
+    classifiers: Mapping[str, str] = field(default_factory=dict)
 
 
 def start(settings: Settings, endpoint: Endpoint) -> None:
@@ -110,7 +112,7 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
     declared = endpoint.declared
     gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     threads = max(1, (os.cpu_count() or 1) // declared.replicas)
-    kind, arguments = _endpoint_class(endpoint, threads)
+    kind, arguments = _endpoint_class(settings, endpoint, threads)
     deployment = serve.deployment(
         kind,
         name=kind.__name__,
@@ -134,18 +136,24 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
     return deployment.bind(*arguments)
 
 
-def _endpoint_class(endpoint: Endpoint, threads: int) -> tuple[type, tuple[Any, ...]]:
+def _endpoint_class(settings: Settings, endpoint: Endpoint, threads: int) -> tuple[type, tuple[Any, ...]]:
     """The class that serves the endpoint's task, and what its constructor takes."""
     from soldiom_ray.deploy.app import ModelEndpoint
     from soldiom_ray.deploy.classifiers import ClassifierEndpoint
+    from soldiom_ray.deploy.guard import Guard
     from soldiom_ray.deploy.sequences import SequenceEndpoint
+    from soldiom_ray.models.decoding.watermark import watermark_of
 
     revision = endpoint.declared.model_dump_json()
+    declared = endpoint.declared.content_filter
+    guard = Guard(endpoint.model_id, declared, endpoint.classifiers) if declared else None
     if endpoint.task in CLASSIFICATIONS:
         return ClassifierEndpoint, (endpoint.model_id, endpoint.run, endpoint.calibration, threads, revision)
     if endpoint.task == SEQ2SEQ:
-        return SequenceEndpoint, (endpoint.model_id, endpoint.run, threads, revision)
-    return ModelEndpoint, (endpoint.model_id, endpoint.run, endpoint.base, threads, revision)
+        return SequenceEndpoint, (endpoint.model_id, endpoint.run, threads, revision, guard)
+    marks = endpoint.declared.watermark
+    mark = watermark_of(settings, endpoint.model_id)
+    return ModelEndpoint, (endpoint.model_id, endpoint.run, endpoint.base, threads, revision, guard, mark, marks)
 
 
 def _reason(application: Any) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from soldiom_ray.deploy.guard import Guard
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
 from soldiom_ray.errors import InputError, Problem, SoldiomError
 from soldiom_ray.models.batching import Batches
@@ -26,7 +27,7 @@ class SequenceEndpoint:
     """One replica. `run` is the artifact of a trained model. `revision` is not read: another one makes Serve start new
     replicas."""
 
-    def __init__(self, model_id: str, run: str, threads: int, revision: str) -> None:
+    def __init__(self, model_id: str, run: str, threads: int, revision: str, guard: "Guard | None" = None) -> None:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
         from soldiom_ray.models.load import load_run
@@ -35,7 +36,7 @@ class SequenceEndpoint:
         from soldiom_ray.storage import open_storage
 
         compute.bind_replica_port()
-        self.model_id = model_id
+        self.model_id, self.guard = model_id, guard
         settings = load_settings()
         artifacts = Artifacts(open_storage(settings))
         manifest = artifacts.get(run)
@@ -52,7 +53,9 @@ class SequenceEndpoint:
     async def generate(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Write a target for each text, or for a conversation, whose texts are the source as in training: {"outputs":
         [{text, finish_reason, prompt_tokens, completion_tokens}]}. InputError for a request that cannot be used, or
-        whose only text is empty; among several texts that one has an `error` in its place."""
+        whose only text is empty, BlockedError for one that the guard does not let pass; among several texts the empty
+        one has an `error` in its place."""
+        request, found = await self.guard.request(request) if self.guard else (request, [])
         parsed = self._parsed(request)
         texts = list(parsed.inputs) or ["\n".join(message.content for message in parsed.messages)]
         errors = [None if text.strip() else _empty() for text in texts]
@@ -60,7 +63,8 @@ class SequenceEndpoint:
             raise errors[0]
         filled = [(index, text) for index, text in enumerate(texts) if not errors[index]]
         answers = iter(await self._written(filled, parsed.parameters))
-        return {"outputs": [{"error": error.to_problem()} if error else next(answers) for error in errors]}
+        outputs = [{"error": error.to_problem()} if error else next(answers) for error in errors]
+        return {"outputs": await self.guard.answers(outputs, found) if self.guard else outputs}
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
+from soldiom_ray.domains.content_filter import ContentFilter
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
@@ -419,6 +420,19 @@ class Deploy(Record):
         description="what the model is served for; licences that forbid it refuse the deployment; unset: the use that"
         " its dataset was prepared for (`prepare.license.use`)",
     )
+    filter: Literal["standard"] | ContentFilter | None = Field(
+        None,
+        description="checks of what is asked and answered; standard: secrets and personal data are masked, instructions"
+        " to set aside others, self-harm, violence and sexual content about minors blocked; unset: nothing is checked",
+    )
+    watermark: bool = Field(
+        False, description="mark generated text (SynthID), where it is sampled: POST /api/watermark/detect finds it"
+    )
+
+    @property
+    def content_filter(self) -> ContentFilter | None:
+        """The filter's checks; None where nothing is checked."""
+        return ContentFilter() if self.filter == "standard" else self.filter
 
 
 class Recipe(Record):

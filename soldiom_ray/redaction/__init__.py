@@ -36,32 +36,37 @@ RANK = {name: rank for rank, name in enumerate(FINDERS)}
 def redact(text: str, names: Sequence[str]) -> tuple[str, Counter[str]]:
     """The text with the matches of the named finders replaced by placeholders, and their number by finder. Of matches
     that overlap the first gives the placeholder, and of those that begin together the longest."""
-    spans = _spans(text, names)
+    spans = named_spans(text, names)
     if not spans:
         return text, Counter()
-    counts: Counter[str] = Counter()
     parts: list[str] = []
     last_end = 0
-    for start, negative_end, _, name in spans:
-        if start < last_end:
-            last_end = max(last_end, -negative_end)
-            continue
-        parts += (text[last_end:start], f"<{name.upper()}>")
-        counts[name] += 1
-        last_end = -negative_end
+    for start, end, name in spans:
+        parts += (text[last_end:start], placeholder(name))
+        last_end = end
     parts.append(text[last_end:])
-    return "".join(parts), counts
+    return "".join(parts), Counter(name for _, _, name in spans)
+
+
+def placeholder(name: str) -> str:
+    """What stands in place of what a finder found."""
+    return f"<{name.upper()}>"
+
+
+def named_spans(text: str, names: Sequence[str]) -> list[tuple[int, int, str]]:
+    """(start, end, finder) of what `redact` replaces, in order; matches that overlap are one, of the first's finder."""
+    merged: list[tuple[int, int, str]] = []
+    for start, negative_end, _, name in _spans(text, names):
+        if merged and start < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], -negative_end), merged[-1][2])
+        else:
+            merged.append((start, -negative_end, name))
+    return merged
 
 
 def find_spans(text: str, names: Sequence[str]) -> list[Span]:
     """Where the named finders match, in order; matches that overlap are one."""
-    merged: list[Span] = []
-    for start, negative_end, _, _ in _spans(text, names):
-        if merged and start < merged[-1][1]:
-            merged[-1] = (merged[-1][0], max(merged[-1][1], -negative_end))
-        else:
-            merged.append((start, -negative_end))
-    return merged
+    return [(start, end) for start, end, _ in named_spans(text, names)]
 
 
 def _spans(text: str, names: Sequence[str]) -> list[tuple[int, int, int, str]]:

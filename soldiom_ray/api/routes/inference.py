@@ -1,4 +1,4 @@
-"""Inference with deployed models. Responses have `watermark: null` until models watermark their text, and the `id` by
+"""Inference with deployed models. Responses have `watermark`, null where the deployment marks no text, and the `id` by
 which feedback names the answer, null for one that is not stored."""
 
 import asyncio
@@ -13,14 +13,14 @@ from starlette.responses import Response
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.answers import Asked
 from soldiom_ray.api.auth import MULTIPART, AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters
+from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters, WatermarkBody
 from soldiom_ray.api.call_stream import CallStream
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ, TEXT_CLASSIFICATION
-from soldiom_ray.errors import ConflictError, InputError, Problem, SoldiomError, TooLargeError
+from soldiom_ray.errors import BlockedError, ConflictError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings
 
@@ -64,7 +64,8 @@ async def infer(
     """One answer, or of several texts those of /batch; of a classifier `output` is `{label, scores, abstained}`. With
     `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
     Calls of `tools` in the answer are read into `tool_calls`; in a stream each is an event of its own, with its
-    `index`, once it is complete."""
+    `index`, once it is complete. A question that the model's content filter blocks is a problem (422); an answer that
+    it blocks is empty or ends with the `finish_reason` content_filter, and `filter` says what was found."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     form = model.form(raw=body.raw) if body.image is None else None
@@ -81,20 +82,18 @@ async def infer(
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
     question = question_of(asked.form, request)
-    name = application_name(model.id)
     if body.stream and model.streams:
-        return respond(_event_stream(asked, question, name, request, CallStream() if body.tools else None))
+        return respond(_event_stream(asked, question, request, CallStream() if body.tools else None))
     request |= {"stream": True} if body.stream else {}
-    outputs = (await endpoints.call(name, "generate", request))["outputs"]
+    outputs = await asked.ask(request)
     calls = calls_in(outputs[0]["text"]) if body.tools else []
-    output = _output(outputs[0])
+    output = {"watermark": None, **_output(outputs[0])}
     [answer_id] = await asked.store([question], [output])
     return {
         **output,
         **({"tool_calls": calls} if calls else {}),
         "id": answer_id,
         "model": model.id,
-        "watermark": None,
     }
 
 
@@ -165,19 +164,29 @@ async def _answer_each(
 ) -> dict[str, Any]:
     """Answers in the order of the inputs, together with one call; where that is refused for one of them, each by
     itself."""
-    name = application_name(model.id)
     try:
-        answer = await endpoints.call(name, "generate", request | {"inputs": list(inputs)})
-        outputs = [_output(output) for output in answer["outputs"]]
-    except InputError:
+        outputs = [_output(output) for output in await asked.ask(request | {"inputs": list(inputs)})]
+    except (InputError, BlockedError):
         if not model.streams and len(inputs) > 1:
             raise  # the endpoint has refused the request as a whole; inputs have errors of their own
-        tasks = [_generate_one(name, request | {"inputs": [text]}) for text in inputs]
+        tasks = [_generate_one(asked, request | {"inputs": [text]}) for text in inputs]
         outputs = list(await asyncio.gather(*tasks))
     questions = [question_of(asked.form, {"inputs": inputs}, place) for place in range(len(inputs))]
     ids = await asked.store(questions, outputs)
     outputs = [output | {"id": answer_id} for output, answer_id in zip(outputs, ids, strict=True)]
-    return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": None}
+    marks = [output["watermark"] for output in outputs if output.get("watermark")]
+    mark = {"scheme": marks[0]["scheme"], "tokens": sum(each["tokens"] for each in marks)} if marks else None
+    return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": mark}
+
+
+@router.post("/api/watermark/detect", openapi_extra=needs("user"))
+async def detect_watermark(body: WatermarkBody, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
+    """Whether a text bears the watermark of a deployed model: `verdict` is watermarked, not_found, or inconclusive for
+    a text too short to tell; `p_value` is how likely a text without it has as high a score. not_found proves nothing:
+    what was answered at temperature 0 or rewritten bears none."""
+    model = await run_in_threadpool(chat_model, settings, body.model, caller)
+    detection = await endpoints.call(application_name(model.id), "detect_watermark", body.text)
+    return {**detection, "model": model.id}
 
 
 def _picture_for(model: DeployedModel, image: bytes) -> bytes:
@@ -205,7 +214,8 @@ def _output(generated: dict[str, Any]) -> dict[str, Any]:
     if "output" in generated:
         return {"output": generated["output"], "usage": _usage(generated), **truncated}
     answer = {"output": generated["text"], "finish_reason": generated.get("finish_reason")}
-    return answer | {"usage": _usage(generated), **truncated}
+    more = {name: generated[name] for name in ("filter", "watermark") if generated.get(name)}
+    return answer | {"usage": _usage(generated), **truncated, **more}
 
 
 def _usage(counts: dict[str, Any]) -> dict[str, int]:
@@ -213,9 +223,9 @@ def _usage(counts: dict[str, Any]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-async def _generate_one(name: str, request: dict[str, Any]) -> dict[str, Any]:
+async def _generate_one(asked: Asked, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return _output((await endpoints.call(name, "generate", request))["outputs"][0])
+        return _output((await asked.ask(request))[0])
     except SoldiomError as error:
         return {"error": error.to_problem()}
 
@@ -226,12 +236,12 @@ def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
 
 
 async def _event_stream(
-    asked: Asked, question: Mapping[str, Any], name: str, request: dict[str, Any], calls: CallStream | None = None
+    asked: Asked, question: Mapping[str, Any], request: dict[str, Any], calls: CallStream | None = None
 ) -> AsyncIterator[bytes]:
     """The endpoint's chunks as events, with `calls` the calls in their text as events of their own. The last one, with
     the counts, also gets the model, the answer's id and the total."""
     texts: list[str] = []
-    async for chunk in endpoints.stream(name, "stream", request):
+    async for chunk in asked.stream(request):
         if chunk.get("text"):
             if not texts:
                 asked.note_first_text()
@@ -240,8 +250,9 @@ async def _event_stream(
             for last in calls.end() if calls else ():
                 yield event(last)
             closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
-            [answer_id] = await asked.store([question], [{"output": "".join(texts), "usage": closing["usage"]}])
-            yield event({**closing, "id": answer_id, "model": asked.model_id, "watermark": None})
+            [answer_id] = await asked.store([question], [{"output": "".join(texts), **closing}])
+            closing |= {"filter": chunk["filter"]} if chunk.get("filter") else {}
+            yield event({**closing, "id": answer_id, "model": asked.model_id, "watermark": chunk.get("watermark")})
         elif calls and "text" in chunk:
             for part in calls.add(chunk["text"]):
                 yield event(part)

@@ -32,7 +32,7 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.errors import NotFoundError
-from soldiom_ray.records import SEARCH_APPLICATION, application_name
+from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["openai"])
@@ -61,15 +61,15 @@ async def chat(
 ) -> dict[str, Any] | Response:
     """The next turn of a conversation; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
-    name, count = application_name(model.id), body.n or 1
+    count = body.n or 1
     asked = Asked(settings, metrics, caller, model.id, "chat" if count == 1 else None, body.user)
     if body.stream:
-        return respond(_chat_events(asked, name, body), openai=True)
-    answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
-    outputs = [answer["outputs"][0] for answer in answers]
+        return respond(_chat_events(asked, body), openai=True)
+    answers = await asyncio.gather(*(asked.ask(body.request(index)) for index in range(count)))
+    outputs = [answer[0] for answer in answers]
     choices = [chat_choice(index, output) for index, output in enumerate(outputs)]
     shared, used = new_answer(CHAT, body.model), usage(outputs, count)
-    await _store(asked, shared, body.request(), outputs[0]["text"], used)
+    await _store(asked, shared, body.request(), outputs[0], used)
     return {**shared, "choices": choices, "usage": used}
 
 
@@ -79,15 +79,15 @@ async def complete(
 ) -> dict[str, Any] | Response:
     """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
-    name, request, count = application_name(model.id), body.request(), body.n or 1
+    request, count = body.request(), body.n or 1
     asked = Asked(settings, metrics, caller, model.id, "text" if count == len(body.prompt) == 1 else None, body.user)
     if body.stream:
-        return respond(_completion_events(asked, name, body, request), openai=True)
-    answers = await asyncio.gather(*(endpoints.call(name, "generate", body.request(index)) for index in range(count)))
-    outputs = [answer["outputs"][place] for place in range(len(body.prompt)) for answer in answers]
+        return respond(_completion_events(asked, body, request), openai=True)
+    answers = await asyncio.gather(*(asked.ask(body.request(index)) for index in range(count)))
+    outputs = [answer[place] for place in range(len(body.prompt)) for answer in answers]
     choices = [completion_choice(index, output) for index, output in enumerate(outputs)]
     shared, used = new_answer(TEXT, body.model), usage(outputs, count)
-    await _store(asked, shared, request, outputs[0]["text"], used)
+    await _store(asked, shared, request, outputs[0], used)
     return {**shared, "choices": choices, "usage": used}
 
 
@@ -101,14 +101,19 @@ async def embed(body: EmbeddingsBody) -> dict[str, Any]:
 
 
 async def _store(
-    asked: Asked, shared: Mapping[str, Any], request: Mapping[str, Any], text: str, used: Mapping[str, Any]
+    asked: Asked,
+    shared: Mapping[str, Any],
+    request: Mapping[str, Any],
+    output: Mapping[str, Any],
+    used: Mapping[str, Any],
 ) -> None:
     """Store an answer under the id that its client sees. Several choices share one id, so they are not stored."""
     answer_id = str(shared["id"]).partition("-")[2]
-    await asked.store([question_of(asked.form, request)], [{"output": text, "usage": used}], answer_id)
+    stored = {"output": output["text"], "finish_reason": output["finish_reason"], "usage": used}
+    await asked.store([question_of(asked.form, request)], [stored], answer_id)
 
 
-async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator[bytes]:
+async def _chat_events(asked: Asked, body: ChatBody) -> AsyncIterator[bytes]:
     """Chunks of a chat; of a call first its name, then its arguments piece by piece."""
     shared = new_answer(CHAT, body.model, chunk=True)
 
@@ -117,7 +122,7 @@ async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator
 
     yield chunk({"role": "assistant", "content": ""})
     calls, texts, request = False, list[str](), body.request()
-    async for part in endpoints.stream(name, "stream", request):
+    async for part in asked.stream(request):
         if call := part.get("tool_call"):
             calls = True
             yield chunk({"tool_calls": [call_delta(call)]})
@@ -128,7 +133,7 @@ async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator
             texts.append(part["text"])
             yield chunk({"content": part["text"]})
             continue
-        await _store(asked, shared, request, "".join(texts), usage([part["usage"]]))
+        await _store(asked, shared, request, {**part, "text": "".join(texts)}, usage([part["usage"]]))
         logprobs = {"logprobs": chat_logprobs(part)} if body.logprobs else {}
         yield chunk({}, chat_finish(part["finish_reason"], calls=calls), **logprobs)
         if body.stream_options and body.stream_options.include_usage:
@@ -136,9 +141,7 @@ async def _chat_events(asked: Asked, name: str, body: ChatBody) -> AsyncIterator
     yield DONE
 
 
-async def _completion_events(
-    asked: Asked, name: str, body: CompletionBody, request: dict[str, Any]
-) -> AsyncIterator[bytes]:
+async def _completion_events(asked: Asked, body: CompletionBody, request: dict[str, Any]) -> AsyncIterator[bytes]:
     """Chunks of a continuation."""
     shared = new_answer(TEXT, body.model)
 
@@ -147,14 +150,14 @@ async def _completion_events(
         return event({**shared, "choices": [choice]})
 
     texts: list[str] = []
-    async for part in endpoints.stream(name, "stream", request):
+    async for part in asked.stream(request):
         if not part.get("done"):
             if not texts:
                 asked.note_first_text()
             texts.append(part["text"])
             yield chunk(part["text"])
             continue
-        await _store(asked, shared, request, "".join(texts), usage([part["usage"]]))
+        await _store(asked, shared, request, {**part, "text": "".join(texts)}, usage([part["usage"]]))
         yield chunk("", part["finish_reason"], completion_logprobs(part))
         if body.stream_options and body.stream_options.include_usage:
             yield event({**shared, "choices": [], "usage": usage([part["usage"]])})

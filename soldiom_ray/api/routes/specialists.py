@@ -11,7 +11,9 @@ from starlette.responses import Response
 
 from soldiom_ray import registry
 from soldiom_ray.api import endpoints
-from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.answers import Asked
+from soldiom_ray.api.auth import AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
+from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.routes.datasets import find_index
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
@@ -28,8 +30,8 @@ from soldiom_ray.domains.specialist_answers import (
     prompt_of,
 )
 from soldiom_ray.domains.specialists import Capability, Pack, find_capability, find_pack, packs
-from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, TooLargeError, own_error
-from soldiom_ray.records import SEARCH_APPLICATION, application_name
+from soldiom_ray.errors import BlockedError, BusyError, ConflictError, NotFoundError, Problem, TooLargeError, own_error
+from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["specialists"])
@@ -71,6 +73,7 @@ async def ask_specialist(
     body: Annotated[dict[str, Any], Body(description="the capability's input; its schema: GET /api/specialists")],
     caller: CurrentCaller,
     settings: AppSettings,
+    metrics: AppMetrics,
     model: Annotated[str | None, Query(max_length=256, description="another model than the domain's newest")] = None,
 ) -> Response:
     """An answer that obeys the capability's output schema, with the domain's notice: `{output, model, notice, …}`. 409
@@ -86,12 +89,18 @@ async def ask_specialist(
             answer = await _retrieve(asked, value, caller, settings)
             given = envelope(pack, capability, checked(asked, value, answer))
         case _:
-            given = await _ask_model(pack, capability, value, model, caller, settings)
+            given = await _ask_model(pack, capability, value, model, caller, settings, metrics)
     return Response(json.dumps(given), media_type="application/json")
 
 
 async def _ask_model(
-    pack: Pack, name: str, value: dict[str, Any], model: str | None, caller: Caller, settings: Settings
+    pack: Pack,
+    name: str,
+    value: dict[str, Any],
+    model: str | None,
+    caller: Caller,
+    settings: Settings,
+    metrics: RequestMetrics,
 ) -> dict[str, Any]:
     asked = pack.capabilities[name]
     model_id, notices = await run_in_threadpool(_model, settings, pack, asked, model, caller)
@@ -106,7 +115,13 @@ async def _ask_model(
         if only_text(asked) is None:
             schema = {"name": name, "schema": asked.output, "strict": True}
             request["parameters"]["response_format"] = {"type": "json_schema", "json_schema": schema}
-    output = (await endpoints.call(application_name(model_id), "generate", request))["outputs"][0]
+    output = (await Asked(settings, metrics, caller, model_id, None).ask(request))[0]
+    if output.get("finish_reason") == "content_filter":
+        raise BlockedError(
+            f"The content filter of model {model_id} has withheld the answer.",
+            remedy="ask for something else",
+            problems=[Problem("output", each["category"]) for each in output["filter"]],
+        )
     answer = (
         answer_of_text(asked, output["text"])
         if "text" in output

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from soldiom_ray.models.decoding.constraint import Constraint
     from soldiom_ray.models.decoding.grammar import Grammar
+    from soldiom_ray.models.decoding.watermark import Watermark
 
 REPLACEMENT = "\ufffd"
 """How a tokenizer shows bytes that are no whole character (yet)."""
@@ -18,7 +19,7 @@ REPLACEMENT = "\ufffd"
 class Options:
     """How one prompt is continued. Temperature 0 takes the likeliest token each time; `logprobs` is the number of
     alternatives whose log probabilities are recorded beside each token's, None for none at all; `grammar` is what the
-    answer obeys, for which `max_new_tokens` must hold its shortest answer."""
+    answer obeys, for which `max_new_tokens` must hold its shortest answer; `watermark` marks sampled tokens."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -27,6 +28,7 @@ class Options:
     stop: tuple[str, ...] = ()
     logprobs: int | None = None
     grammar: "Grammar | None" = None
+    watermark: "Watermark | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,7 @@ class TokenLogprob:
 @dataclass(frozen=True, slots=True)
 class Generated:
     """An answer. `finish_reason` is "length" when the limit or the model's context ended it; one that obeys a grammar
-    is whole then too, but shorter than the model would have it."""
+    is whole then too, but shorter than the model would have it. `marked` tokens bear a watermark."""
 
     text: str
     prompt_tokens: int
@@ -49,6 +51,7 @@ class Generated:
     finish_reason: Literal["stop", "length"]
     tokens: tuple[int, ...] = field(default=(), compare=False)
     logprobs: tuple[TokenLogprob, ...] | None = field(default=None, compare=False)
+    marked: int = field(default=0, compare=False)
 
 
 class Detokenizer:
@@ -109,7 +112,15 @@ class Answer:
         self.abandoned = False
         seed = self.options.seed
         self.constraint: Constraint | None = None
+        self.marked_contexts: set[tuple[int, ...]] = set()
         self.random = random.Random(secrets.randbits(63) if seed is None else seed)
+
+    def next_context(self, length: int) -> tuple[int, ...] | None:
+        """The tokens before the next one, where it may be marked: not after the same ones again, nor after fewer."""
+        context = tuple(self.tokens[-length:])
+        if len(context) < length:
+            context = (*self.prompt[len(context) - length :], *context)
+        return None if len(context) < length or context in self.marked_contexts else context
 
     def add(self, token: int) -> None:
         """Take the next token; nothing happens once the answer has ended."""
@@ -150,6 +161,7 @@ class Answer:
             self.finish or "length",
             tuple(self.tokens),
             None if self.options.logprobs is None else tuple(self.logprobs),
+            len(self.marked_contexts),
         )
 
     def _may_stop(self, ending: str) -> bool:

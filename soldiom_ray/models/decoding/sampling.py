@@ -7,6 +7,7 @@ from torch import Tensor
 
 from soldiom_ray.models.decoding.answers import Answer, TokenLogprob
 from soldiom_ray.models.decoding.constraint import Constraint
+from soldiom_ray.models.decoding.watermark import NGRAM, Watermark
 
 NUCLEUS_TOKENS = 512
 """The likeliest tokens that are sorted to find a nucleus; all are where it reaches further."""
@@ -48,6 +49,41 @@ def _penalised(logits: Tensor, answers: Sequence[Answer], penalty: float) -> Ten
 
 
 def _draw(logits: Tensor, answer: Answer) -> int:
+    """One token at the answer's temperature, marked where it has a watermark."""
+    mark = answer.options.watermark
+    if mark is not None and (context := answer.next_context(NGRAM - 1)) is not None:
+        answer.marked_contexts.add(context)
+        return _draw_marked(logits, answer, mark, context)
+    return _draw_plain(logits, answer)
+
+
+def _draw_marked(logits: Tensor, answer: Answer, mark: Watermark, context: tuple[int, ...]) -> int:
+    """One token by the tournament among the likeliest, or one of the others with the probability that is theirs, so
+    that the cost per token hardly depends on the vocabulary (15 ms instead of 0.3 for all of 32,000)."""
+    chances = (logits / answer.options.temperature).softmax(-1).double()
+    best, order = chances.topk(min(NUCLEUS_TOKENS, len(chances)))
+    top_p, number = answer.options.top_p, answer.random.random()
+    reached = best.cumsum(0)
+    size = len(best)
+    if top_p < 1:
+        if reached[-1] < top_p:
+            best, order = chances.sort(descending=True, stable=True)
+            reached = best.cumsum(0)
+        size = min(int(torch.searchsorted(reached, top_p)) + 1, len(best))
+        number *= float(reached[size - 1])
+    mass = float(reached[size - 1])
+    if number >= mass:
+        chances[order] = 0
+        rest = chances.cumsum(0)
+        place = int(torch.searchsorted(rest, (number - mass) / max(1 - mass, 1e-9) * float(rest[-1]), right=True))
+        return min(place, len(rest) - 1)
+    tokens = order[:size].numpy()
+    tilted = torch.from_numpy(mark.tilted((best[:size] / mass).numpy(), context, tokens)).cumsum(0)
+    place = int(torch.searchsorted(tilted, number / mass * float(tilted[-1]), right=True))
+    return int(tokens[min(place, size - 1)])
+
+
+def _draw_plain(logits: Tensor, answer: Answer) -> int:
     """One token from the distribution at the answer's temperature, cut to its nucleus (Holtzman et al. 2020): the
     fewest tokens whose probabilities reach `top_p`."""
     probabilities = (logits / answer.options.temperature).softmax(-1)

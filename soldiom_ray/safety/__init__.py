@@ -1,0 +1,1 @@
+"""What a deployed model is asked and answers, checked: rules and classifiers that block, mask or flag."""
