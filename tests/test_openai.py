@@ -18,8 +18,8 @@ from soldiom_ray.deploy.guard import Guard
 from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.domains.content_filter import ClassifierCheck, ContentFilter
 from soldiom_ray.embed.serve import SearchService
-from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.models.decoding.watermark import Watermark
+from soldiom_ray.models.embedder import Embedder
 from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.safety.content_filter import Filter
 from soldiom_ray.settings import Settings
