@@ -78,6 +78,7 @@ def test_the_p_value_is_one() -> None:
 def test_short_texts_are_inconclusive_and_repeated_contexts_count_once(tokenizer: Any) -> None:
     plain = written(tokenizer, None, 4, LEAST_TOKENS + NGRAM)
     assert MARK.detect(plain).verdict == "not_found"
+    assert MARK.detect(written(tokenizer, MARK, 4, 30)).verdict == "inconclusive"
     assert MARK.detect(plain[:20]).verdict == MARK.detect(plain[:3]).verdict == "inconclusive"
     assert MARK.detect([]).p_value == 1.0
     assert MARK.detect(plain * 4).tokens == len(plain) and MARK.detect([7] * 500).tokens == 1

@@ -33,7 +33,7 @@ _MULTIPLIER, _INCREMENT = 6364136223846793005 % TABLE, 1
 """Of transformers' hash. An index takes only its last 16 bits, and those depend on the last 16 bits of all before."""
 FILE = "watermark.json"
 LEAST_TOKENS = 50
-"""Of shorter texts the test says nothing against a watermark (docs/serving.md has how often it is found, by length)."""
+"""Of shorter texts there is no verdict (docs/security.md has how often a watermark is found, by length)."""
 SIGNIFICANT = 0.01
 LEAST_P = 1e-12
 """Below, the sum of products in floating point is not exact; smaller values are told as this one."""
@@ -103,10 +103,10 @@ class Detection:
 
     @property
     def verdict(self) -> str:
-        """watermarked; inconclusive: too short to tell; or not_found, which an answer without sampling is, too."""
-        if self.p_value <= SIGNIFICANT:
-            return "watermarked"
-        return "inconclusive" if self.tokens < LEAST_TOKENS else "not_found"
+        """inconclusive: too short to tell; watermarked; or not_found, which an answer without sampling is, too."""
+        if self.tokens < LEAST_TOKENS:
+            return "inconclusive"
+        return "watermarked" if self.p_value <= SIGNIFICANT else "not_found"
 
 
 def watermark_of(settings: Settings, model_id: str) -> Watermark:
