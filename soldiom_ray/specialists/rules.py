@@ -6,6 +6,7 @@ from typing import Any
 from soldiom_ray.specialists.citations import check_citations
 from soldiom_ray.specialists.code_checks import find_defects
 from soldiom_ray.specialists.evidence import extract_evidence
+from soldiom_ray.specialists.financial_risk import assess_risk
 from soldiom_ray.specialists.market import walk_forward
 from soldiom_ray.specialists.mutants import make_mutants, run_tests
 from soldiom_ray.specialists.quotes import quote_study
@@ -30,4 +31,5 @@ RULES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "answer_from_program": answer_from_program,
     "quote_study": quote_study,
     "ask_table": ask_table,
+    "assess_risk": assess_risk,
 }

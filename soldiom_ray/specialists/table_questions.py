@@ -80,7 +80,7 @@ def program_of(question: str, table: Table) -> str:
             f"the question could be about the rows {names}" if rows else "no row is named as in the table"
         )
     _check_rest(question, rows, table)
-    kind, years = _kind(question, rows, table), _years(question)
+    kind, years = _kind(question, rows, table), years_of(question)
     if len(rows) == 2:
         return _of_two_rows(question, kind, rows, years, table)
     return _of_one_row(question, kind, rows[0], years, table)
@@ -95,7 +95,7 @@ def _of_two_rows(question: str, kind: str, rows: list[int], years: list[str], ta
         raise UnclearError("the question names several columns")
     if kind == "share" and _is_whole_first(question, rows, table):
         rows = rows[::-1]
-    return f"{kind}({', '.join(_cell(table, row, columns[0]) for row in rows)})"
+    return f"{kind}({', '.join(write_cell(table, row, columns[0]) for row in rows)})"
 
 
 def _of_one_row(question: str, kind: str, row: int, years: list[str], table: Table) -> str:
@@ -103,14 +103,14 @@ def _of_one_row(question: str, kind: str, row: int, years: list[str], table: Tab
         raise UnclearError(f"the question names one row, and a {kind} needs two")
     if kind in ("difference", "percent_change"):
         new, old = _two_years(question, years, table)
-        return f"{kind}({_cell(table, row, new)}, {_cell(table, row, old)})"
+        return f"{kind}({write_cell(table, row, new)}, {write_cell(table, row, old)})"
     from_heads = kind != "value" and not years
     columns = _columns_of_years(table) if from_heads else _columns(question, years, table)
     if kind == "value" and len(columns) != 1:
         raise UnclearError("the question names several columns, and no arithmetic")
     if kind != "value" and len(columns) < 2:
         raise UnclearError(f"the question names one value, and it takes several for: {kind}")
-    cells = ", ".join(_cell(table, row, column) for column in columns)
+    cells = ", ".join(write_cell(table, row, column) for column in columns)
     return cells if kind == "value" else f"{kind}({cells})"
 
 
@@ -147,7 +147,7 @@ def _is_whole_first(question: str, rows: list[int], table: Table) -> bool:
     return re.search(r"(?i)\bas (?:a|an) \w+ of\b|\bover\b|\bto\b", question) is None
 
 
-def _years(text: str) -> list[str]:
+def years_of(text: str) -> list[str]:
     """The years of a text; of a range (2017 to 2019, 2017-2019) all, where an average or a sum is asked for."""
     years = [match[1] or f"20{match[2]}" for match in YEAR.finditer(text)]
     if (span := re.search(r"((?:19|20)\d\d)\s?(?:-|\u2013|to|through)\s?((?:19|20)\d\d)", text)) and re.search(
@@ -193,8 +193,8 @@ def _columns(question: str, years: list[str], table: Table) -> list[int]:
 
 def _columns_of_years(table: Table) -> list[int]:
     """The columns of one year each, where no other columns hold values."""
-    columns = [column for column, name in table.columns.items() if len(_years(name)) == 1 and not _is_change(name)]
-    named = [year for column in columns for year in _years(table.columns[column])]
+    columns = [column for column, name in table.columns.items() if len(years_of(name)) == 1 and not _is_change(name)]
+    named = [year for column in columns for year in years_of(table.columns[column])]
     if len(columns) < 2 or len(set(named)) != len(columns):
         raise UnclearError("the question names no column of the table")
     return columns
@@ -203,7 +203,7 @@ def _columns_of_years(table: Table) -> list[int]:
 def _column_of(question: str, year: str, table: Table) -> int:
     """The column of a year: of several the one of which most other words are in the question."""
     asked = set(content_words(question))
-    alone = [column for column, name in table.columns.items() if _years(name) == [year] and not _is_change(name)]
+    alone = [column for column, name in table.columns.items() if years_of(name) == [year] and not _is_change(name)]
     if len(alone) > 1:
         shares = {column: len(asked & set(content_words(table.columns[column]))) for column in alone}
         alone = [column for column in alone if shares[column] == max(shares.values())]
@@ -219,7 +219,7 @@ def _is_change(name: str) -> bool:
 def _two_years(question: str, years: list[str], table: Table) -> Place:
     """(the later column, the earlier) of a change; with one year named the year before it is the earlier."""
     if not years and len(columns := _columns_of_years(table)) == 2:
-        years = [year for column in columns for year in _years(table.columns[column])]
+        years = [year for column in columns for year in years_of(table.columns[column])]
     if len(years) == 1:
         years = [years[0], str(int(years[0]) - 1)]
     if len(years) != 2:
@@ -228,7 +228,8 @@ def _two_years(question: str, years: list[str], table: Table) -> Place:
     return _column_of(question, later, table), _column_of(question, earlier, table)
 
 
-def _cell(table: Table, row: int, column: int) -> str:
+def write_cell(table: Table, row: int, column: int) -> str:
+    """A cell as a program names it; UnclearError for names that no program can write."""
     names = (table.row_names[row], table.columns[column])
     if any('"' in name or "\n" in name or len(name) > 300 for name in names):
         raise UnclearError("the table's names cannot be written in a program")
