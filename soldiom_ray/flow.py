@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from soldiom_ray import compute, logs
+from soldiom_ray import compute, logs, tracing
 from soldiom_ray.artifacts import Artifacts, Context
-from soldiom_ray.db import datasets, documents, evaluations, feedback, jobs, models
+from soldiom_ray.db import datasets, documents, evaluations, feedback, jobs, models, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.access import access_of_job, check_access
 from soldiom_ray.domains.judge import Judge
@@ -75,10 +75,20 @@ def run_job(job_id: str) -> int:
     settings = load_settings()
     logs.start_logging()
     logs.job_id.set(job_id)
+    tracing.start_tracing(settings, "job")
+    try:
+        with tracing.span("job", settings.trace_parent, job=job_id) as mark:
+            return _run_job(settings, job_id, mark)
+    finally:
+        tracing.flush()
+
+
+def _run_job(settings: Settings, job_id: str, mark: tracing.Mark) -> int:
     with open_session(settings) as session:
         job = jobs.get(session, job_id)
         if job.status in ENDED:
             return 0
+        mark.rename(f"job {job.kind}")
         access = access_of_job(settings, job.owner, job.tenant)
         jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     heartbeat = Heartbeat(settings, job_id)
@@ -102,13 +112,14 @@ def run_job(job_id: str) -> int:
             recipe = with_bases(session, recipe, job.tenant)
         outcome = _run_stages(context, recipe, heartbeat)
     except CancelledError:
-        return heartbeat.end("cancelled")
+        return heartbeat.fail(heartbeat.refusal) if heartbeat.refusal else heartbeat.end("cancelled")
     except Exception as error:
         own = own_error(error)
         if own is not None:
             logger.error("job failed", extra={"data": {"type": type(own).__name__, "error": str(own)}})
         else:
             logger.exception("job failed unexpectedly")
+        mark.failed(type(own or error).__name__)
         return heartbeat.fail(own or _unexpected(error, heartbeat.stage, job_id))
     return heartbeat.end("completed", progress=1.0, **outcome)
 
@@ -146,7 +157,9 @@ def _run_stages(context: Context, recipe: Recipe, heartbeat: Heartbeat) -> dict[
         with open_session(settings) as session:
             jobs.set_stage(session, job_id, stage, status="running")
         heartbeat.begin(stage)
-        _run_stage(context, recipe, stage, state)
+        heartbeat.devices = recipe.train.workers if stage == "train" and recipe.train else 1
+        with tracing.span(f"stage {stage}"):
+            _run_stage(context, recipe, stage, state)
     return {"metrics": state.scores.details if state.scores else {}, "result": _result(state)}
 
 
@@ -323,6 +336,10 @@ def _deploy(context: Context, recipe: Recipe, state: WorkflowState) -> None:
             state.endpoint = {"model_id": model_id, "deployed": False, "notes": [NOT_PROMOTED]}
             return
     state.endpoint = dict(deploy(context, model_id, declared.model_copy(update={"only": None})))
+    if declared.only == "promoted":
+        with open_session(context.settings) as session:
+            row = watches.begin(session, models.get(session, model_id, context.tenant))
+            state.endpoint["watched_until"] = row.ends_at.isoformat() if row else None
 
 
 NOT_PROMOTED = "the version is not served: its gate did not pass"

@@ -2,6 +2,9 @@
 
 import logging
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -26,6 +29,11 @@ class Heartbeat:
         self._details: dict[str, Any] = {}
         self.stage, self.fraction, self.message = "", 0.0, ""
         self.cancelled, self._stopped = threading.Event(), threading.Event()
+        self.devices = 1
+        """Of the running stage: the workers of a training; else the driver is the only one."""
+        self.refusal: SoldiomError | None = None
+        """Why the job has to stop, where nobody asked it to: a quota is used up."""
+        self._counting, self._counted_until = threading.Lock(), time.monotonic()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="heartbeat")
         self._thread.start()
 
@@ -57,7 +65,7 @@ class Heartbeat:
     def end(self, status: str, **columns: Any) -> int:
         """Stop, and write how the job ended; the process's exit code, 0."""
         self._stop()
-        with open_session(self.settings) as session:
+        with self._counted_session() as session:
             if status != "completed":
                 self._end_stage(session, status)
             jobs.update(session, self.job_id, status=status, completed_at=now(), **columns)
@@ -67,7 +75,7 @@ class Heartbeat:
     def fail(self, error: SoldiomError) -> int:
         """Stop, and write what ended the job; the process's exit code."""
         self._stop()
-        with open_session(self.settings) as session:
+        with self._counted_session() as session:
             self._end_stage(session, "failed")
             jobs.fail(session, self.job_id, error)
         logger.info("job ended", extra={"data": {"status": "failed"}})
@@ -76,6 +84,16 @@ class Heartbeat:
     def _stop(self) -> None:
         self._stopped.set()
         self._thread.join(timeout=10)
+
+    @contextmanager
+    def _counted_session(self) -> Iterator[Session]:
+        """A transaction that, where it is committed, counts what was used since the last one."""
+        with self._counting:
+            moment = time.monotonic()
+            with open_session(self.settings) as session:
+                yield session
+                jobs.add_device_seconds(session, self.job_id, (moment - self._counted_until) * self.devices)
+            self._counted_until = moment
 
     def _end_stage(self, session: Session, status: str) -> None:
         if self.stage:
@@ -91,8 +109,11 @@ class Heartbeat:
     def _write(self) -> None:
         finished = self.stages.index(self.stage) if self.stage in self.stages else 0
         progress = (finished + self.fraction) / max(len(self.stages), 1)
-        with open_session(self.settings) as session:
+        with self._counted_session() as session:
             if jobs.record_heartbeat(session, self.job_id, progress, self.stage, self.message):
+                self.cancelled.set()
+            elif (refusal := jobs.exhausted_quota(session, self.job_id)) is not None:
+                self.refusal = refusal
                 self.cancelled.set()
             if self.stage:
                 jobs.set_stage(session, self.job_id, self.stage, progress=round(self.fraction, 4), message=self.message)

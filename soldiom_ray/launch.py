@@ -29,10 +29,11 @@ from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
-from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, application_name, now
+from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, WATCHER, application_name, now
 from soldiom_ray.services import applied
 from soldiom_ray.settings import HOME_TENANT, Settings, job_environment, save_secrets
 from soldiom_ray.storage import open_storage
+from soldiom_ray.tracing import traceparent
 
 SILENT_SECONDS = 60.0
 """A job without a heartbeat for so long is ended even where Ray does not know it."""
@@ -116,8 +117,9 @@ def create_job(
     owner: str = "",
     idempotency_key: str | None = None,
 ) -> Job:
-    """Write the row of a job that runs this recipe, whose secrets are hidden already; see `db.jobs.create`."""
-    return jobs.create(
+    """Write the row of a job that runs this recipe, whose secrets are hidden already; see `db.jobs.create`. BusyError
+    where the device minutes of its key or its tenant are used up."""
+    job = jobs.create(
         session,
         name=recipe.name,
         kind=kind,
@@ -129,6 +131,10 @@ def create_job(
         dataset_id=recipe.dataset,
         idempotency_key=idempotency_key,
     )
+    is_new = job.submission_id is None and job.status == "pending"
+    if is_new and owner != WATCHER and (refusal := jobs.exhausted_quota(session, job.id)) is not None:
+        raise refusal
+    return job
 
 
 def running_job(settings: Settings, recipe: Recipe, kind: str, tenant: str = HOME_TENANT) -> dict[str, Any] | None:
@@ -340,6 +346,7 @@ def _exit_error(job_id: str, ray_status: str, exit_code: int | None) -> SoldiomE
 
 def _submit(settings: Settings, job_id: str, name: str, kind: str) -> None:
     environment = job_environment(settings) | {"RAY_JOB_STOP_WAIT_TIME_S": str(int(CANCEL_SECONDS))}
+    environment |= {"TRACEPARENT": parent} if (parent := traceparent()) else {}
     try:
         compute.job_client(settings).submit_job(
             entrypoint=f"{_python(settings)} -m soldiom_ray.flow {job_id}",

@@ -8,13 +8,16 @@ from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from datetime import UTC, datetime
 
+from soldiom_ray.tracing import trace_ids
+
 job_id: ContextVar[str] = ContextVar("job_id", default="")
 stage: ContextVar[str] = ContextVar("stage", default="")
+request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object per record: time, level, logger, message, job, stage, and the dictionary passed as
-    `extra={"data": ...}`."""
+    """One JSON object per record: time, level, logger, message, job, stage, request, trace and span where there are,
+    and the dictionary passed as `extra={"data": ...}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -27,6 +30,9 @@ class JsonLines(logging.Formatter):
             line["job"] = job_id.get()
         if stage.get():
             line["stage"] = stage.get()
+        if request_id.get():
+            line["request"] = request_id.get()
+        line |= trace_ids()
         data = getattr(record, "data", None)
         if data:
             line["data"] = data

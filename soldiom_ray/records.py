@@ -30,6 +30,9 @@ RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 COMMAND_LINE = "cli"
 """Owner of the jobs, and actor of the deeds, of whoever runs the server; others belong to a key of the API."""
 
+WATCHER = "watch"
+"""Actor of what the API does by itself to a version that is watched."""
+
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Environment in which Ray takes 127.0.0.1 for its node, so that every port of its processes listens there alone (2.60;
 no option does that, `--node-ip-address 127.0.0.1` is replaced). Its clients need it too: they look for the node by its

@@ -196,6 +196,24 @@ def rollback(settings: Settings, model_id: str, *, actor: str, tenant: str | Non
         return models.as_dict(former)
 
 
+def step_down(settings: Settings, model_id: str, previous_id: str, *, actor: str) -> bool:
+    """Where a version is its name's champion, make another one that was promoted the champion again; whether it did.
+    ConflictError when the other's licence forbids it by now. Done twice, the second time does nothing."""
+    with open_session(settings) as session:
+        row, previous = models.get(session, model_id), models.get(session, previous_id)
+    name = row.mlflow_name
+    if name is None or champion(settings, name) != row.mlflow_version or not previous.gate.get("promoted"):
+        return False
+    details = {"name": f"{row.family}/{row.name}", "champion": previous.id, "version": previous.version}
+    with changing_champion(settings, row, "rollback", actor, details) as change:
+        if champion(settings, name) != row.mlflow_version:
+            return False
+        check_compliance("promoted", previous.name, previous.lineage, previous.license)
+        models.update(change.session, row.id, gate=dict(row.gate) | {"promoted": False})
+        change.set(str(previous.mlflow_version))
+        return True
+
+
 def lineage(settings: Settings, model_id: str, tenant: str | None = None) -> dict[str, Any]:
     """What a version was made from (run, scores, dataset, documents, licences), the models that it was built on up to
     the first, and the models that were built on it."""

@@ -51,6 +51,7 @@ JOB_VARIABLES = (
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
+    "SOLDIOM_OTLP_ENDPOINT",
     KEY_COMMAND,
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
@@ -67,6 +68,7 @@ KEPT_VARIABLES = (
     "SOLDIOM_UPLOAD_MAX_BYTES",
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
+    "SOLDIOM_OTLP_ENDPOINT",
     "SOLDIOM_RATE_LIMIT",
     KEY_COMMAND,
 )
@@ -122,6 +124,10 @@ class Settings:
     """Of all uploads that a tenant keeps."""
     answer_days: int
     """How long the API stores answers that nobody rated, with their questions; 0: it stores none."""
+    otlp_endpoint: str | None
+    """The collector that traces go to, over HTTP."""
+    trace_parent: str | None
+    """The span that started this process's job (W3C's `traceparent`)."""
     external: frozenset[str]
     """Names of the services (postgres, chroma, mlflow, ray) that the environment places elsewhere."""
 
@@ -197,6 +203,8 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         upload_max_bytes=variables.size("SOLDIOM_UPLOAD_MAX_BYTES", UPLOAD_MAX_BYTES),
         upload_quota_bytes=variables.size("SOLDIOM_UPLOAD_QUOTA_BYTES", UPLOAD_QUOTA_BYTES),
         answer_days=variables.days("SOLDIOM_ANSWER_DAYS", ANSWER_DAYS),
+        otlp_endpoint=variables.url("SOLDIOM_OTLP_ENDPOINT", "http", "https"),
+        trace_parent=variables.text("TRACEPARENT"),
         external=frozenset(name for name, url in urls.items() if url and url not in set(addresses.values())),
     )
     problems = variables.problems

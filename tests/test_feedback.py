@@ -341,6 +341,30 @@ def test_retraining_is_a_recipe_of_the_former_data_and_the_examples_that_are_acc
         session.rollback()
 
 
+def test_what_the_former_gate_asked_for_beside_the_base_is_asked_for_again(
+    client: httpx.Client, trainer: httpx.Client, sealed_settings: Settings, tales: str
+) -> None:
+    def gate_after(former: dict[str, Any]) -> dict[str, Any]:
+        with open_session(sealed_settings) as session:
+            run = models.get(session, tales).run_artifact
+            job = jobs.maker_of(session, str(run), "train", "default")
+            assert job is not None
+            job.config = RECIPE | {"evaluate": {"gate": former}}
+            session.flush()
+            gate: dict[str, Any] = as_dict(retraining(session, tales, "default"))["evaluate"]["gate"]
+            session.rollback()
+            return gate
+
+    given = rate(client, ask(client, tales)["id"], correction="Better.").json()["id"]
+    trainer.post(f"/api/feedback/{given}/accept")
+    floor = {"metric": "token_accuracy", "beat": "value", "value": 0.6}
+    both = gate_after(floor)["all"]
+    assert both[0]["beat"] == "previous" and both[1].items() >= floor.items()
+    several = gate_after({"all": [{"beat": "previous"}, floor, {"beat": "base"}]})["all"]
+    assert [each["beat"] for each in several] == ["previous", "value"]
+    assert gate_after({"beat": "previous"})["beat"] == "previous"
+
+
 def test_dpo_begins_at_the_weights_of_the_version_and_is_measured_against_it(
     client: httpx.Client, trainer: httpx.Client, sealed_settings: Settings, tales: str
 ) -> None:

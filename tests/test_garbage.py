@@ -12,9 +12,11 @@ from soldiom_ray.api.upload_store import remove_unreferenced
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
 from soldiom_ray.collect.raw import store_raw
-from soldiom_ray.db import documents, inputs, jobs
+from soldiom_ray.db import audit, datasets, documents, inputs, jobs, models
 from soldiom_ray.db.engine import migrate, open_session
+from soldiom_ray.deletion import delete_dataset
 from soldiom_ray.domains.sources import FilesSource
+from soldiom_ray.errors import NotFoundError
 from soldiom_ray.settings import Settings, load_settings
 from soldiom_ray.storage import open_storage, raw_key
 
@@ -104,3 +106,42 @@ def test_deleting_an_input_leaves_the_bytes_that_a_document_of_another_source_na
         documents.record(session, made.id, artifacts.rows(made, "documents/", documents.COLUMNS))
     remove_unreferenced(settings, [key])
     assert storage.exists(key)
+
+
+def test_a_dataset_that_nothing_uses_is_deleted_and_its_raw_bytes_go_with_the_garbage(
+    home: Home, settings: Settings, tmp_path: Path
+) -> None:
+    storage = open_storage(settings)
+    folder = mail(tmp_path / "deleted")
+    (folder / "only.csv").write_text("question,answer\nWho else?,Only this text says it.\n")
+    made = collect(
+        Context(settings, Artifacts(storage), lambda share, message: None),
+        [FilesSource(source="files", paths=(str(folder),))],
+    )
+    tokens = Artifacts(storage).draft("tokens", {"of": made.id}, [made.id])
+    tokens.write("x", b"token ids")
+    tokens.commit()
+    with open_session(settings) as session:
+        documents.record(session, made.id, Artifacts(storage).rows(made, "documents/", documents.COLUMNS))
+        row = datasets.record(session, made, name="mine", source="user", stage="documents")
+        datasets.record(session, made, name="theirs", source="user", stage="documents", tenant="other")
+        model = models.create(session, family="fine-tuned", name="m", lineage={"documents": [{"id": made.id}]})
+        job = jobs.create(session, name="j", kind="prepare", config={"documents": [made.id]})
+    refused = home.run("dataset", "delete", made.id, code=1)
+    assert "model fine-tuned/m@1" in refused.stderr and f"job {job.id}" in refused.stderr
+    with open_session(settings) as session:
+        models.delete(session, model.id)
+        jobs.update(session, job.id, status="completed")
+        assert audit.list_rows(session, "default")[0][0].decision == "deny"
+    assert home.json("dataset", "delete", made.id)["id"] == row.id
+    assert Artifacts(storage).find(made.id)  # the other tenant still has it
+    with open_session(settings) as session, pytest.raises(NotFoundError):
+        datasets.get(session, made.id, "default")
+    delete_dataset(settings, made.id, "other", "key")
+    assert not any(key.startswith((f"documents/{made.id}", "tokens/")) for key in storage.all_keys())
+    with open_session(settings) as session:
+        assert documents.list_documents(session, made.id)[0] == []
+        newest = audit.list_rows(session, "other")[0][0]
+    assert (newest.action, newest.decision, newest.details["bytes_removed"]) == ("delete dataset", "allow", True)
+    removed = home.json("gc")["kinds"]["raw bytes"]
+    assert removed["objects"] >= 1

@@ -16,6 +16,7 @@ ROWS = {
     "settings": 1,
     "logs": 1,
     "sealing": 1,
+    "tracing": 1,
     "storage": 2,
     "compute": 2,
     "actors": 2,
@@ -23,6 +24,7 @@ ROWS = {
     "db": 2,
     "artifacts": 3,
     "heartbeat": 3,
+    "deletion": 4,
     "domains": 4,
     "examples": 4,
     "garbage": 4,
@@ -44,10 +46,10 @@ ROWS = {
     "evaluate": 5,
     "register": 5,
     "deploy": 5,
-    "monitor": 5,
     "feedback": 5,
     "flow": 6,
     "launch": 6,
+    "monitor": 6,
     "api": 7,
     "cli": 7,
 }
@@ -57,8 +59,10 @@ STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
     "flow": GROUND | CRAFT | STAGES | {"launch"},
-    "api": GROUND | {"domains", "examples", "metrics", "registry", "specialists", "users", "launch"},
-    "cli": GROUND | CRAFT | {"launch"},
+    "monitor": GROUND | CRAFT - {"models"} | {"launch"},
+    "api": GROUND
+    | {"deletion", "domains", "examples", "metrics", "registry", "specialists", "users", "launch", "monitor"},
+    "cli": GROUND | CRAFT | {"launch", "monitor"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""
 SAME_ROW = {1, 4}

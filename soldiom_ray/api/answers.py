@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
-from soldiom_ray.db import answers
+from soldiom_ray.db import answers, usage
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import BlockedError, SoldiomError
+from soldiom_ray.errors import BlockedError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
 
@@ -79,13 +80,10 @@ class Asked:
         first one's. Outputs are those of the API."""
         seconds = time.monotonic() - self.began
         self.metrics.answered(self.model_id, seconds, [output.get("usage") or {} for output in outputs])
-        nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
-        if self.form is None or nameless or not self.settings.answer_days:
-            return [None] * len(outputs)
         ids = [answer_id or new_id(), *(new_id() for _ in outputs[1:])]
         try:
             return await run_in_threadpool(self._write, ids, questions, outputs, seconds)
-        except SoldiomError as error:  # the answer is there, and more than what may be said of it
+        except Exception as error:  # whatever it is: the answer is there, and more than what may be said of it
             logger.warning("an answer was not stored", extra={"data": {"type": type(error).__name__}})
             return [None] * len(outputs)
 
@@ -97,9 +95,10 @@ class Asked:
         seconds: float,
     ) -> list[str | None]:
         stored: list[str | None] = []
+        nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
         with open_session(self.settings) as session:
             for answer_id, question, output in zip(ids, questions, outputs, strict=True):
-                text = _text(output)
+                text = None if self.form is None or nameless or not self.settings.answer_days else _text(output)
                 if text is None or len(text) > STORED_CHARACTERS or len(str(question)) > STORED_CHARACTERS:
                     stored.append(None)
                     continue
@@ -118,7 +117,31 @@ class Asked:
                     seconds=seconds,
                 )
                 stored.append(answer_id)
+            self._count(session, questions, outputs, seconds)
         return stored
+
+    def _count(
+        self,
+        session: Session,
+        questions: Sequence[Mapping[str, Any]],
+        outputs: Sequence[Mapping[str, Any]],
+        seconds: float,
+    ) -> None:
+        """What the answers cost, for the key and the user; last in the transaction, see `usage.add`."""
+        usages = [output["usage"] for output in outputs if output.get("usage")]
+        texts = (*(str(question) for question in questions), *(_text(output) or "" for output in outputs))
+        usage.add(
+            session,
+            tenant=self.caller.tenant,
+            owner=self.caller.key_id,
+            user_id=(self.user_id or self.caller.name)[:USER_CHARACTERS],
+            model_id=self.model_id,
+            requests=len(outputs),
+            prompt_tokens=sum(int(each.get("prompt_tokens", 0)) for each in usages),
+            completion_tokens=sum(int(each.get("completion_tokens", 0)) for each in usages),
+            bytes=sum(len(text.encode()) for text in texts),
+            seconds=seconds,
+        )
 
 
 def _text(output: Mapping[str, Any]) -> str | None:

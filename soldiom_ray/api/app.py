@@ -11,11 +11,13 @@ from fastapi import FastAPI
 from soldiom_ray import __version__, launch
 from soldiom_ray.api import problems
 from soldiom_ray.api.auth import RateLimit
+from soldiom_ray.api.failures import store_failures
 from soldiom_ray.api.hosts import HostCheck
 from soldiom_ray.api.methods import MethodsMiddleware
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import RequestMiddleware
 from soldiom_ray.api.openapi import openapi_document
+from soldiom_ray.api.quotas import Quotas
 from soldiom_ray.api.routes import (
     collect,
     console,
@@ -30,10 +32,12 @@ from soldiom_ray.api.routes import (
     models,
     openai,
     specialists,
+    usage,
     users,
 )
 from soldiom_ray.db import answers
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.monitor import drift, watch
 from soldiom_ray.settings import Settings
 
 RECONCILE_SECONDS = 10.0
@@ -64,6 +68,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
     )
     app.state.settings = settings
     app.state.rate_limit = RateLimit(settings.rate_limit)
+    app.state.quotas = Quotas(settings)
     app.state.metrics = RequestMetrics()
     for module in (
         collect,
@@ -76,6 +81,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         datasets,
         feedback,
         users,
+        usage,
         keys,
         health,
         docs,
@@ -96,13 +102,16 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
 
 
 def _reconcile(settings: Settings, stop: threading.Event) -> None:
-    """Until stopped: end the rows of jobs whose processes are gone, store the logs of those that ended, and remove
-    answers that are too old. A failure is logged by its type and tried again."""
+    """Until stopped: end the rows of jobs whose processes are gone, store the logs of those that ended, look at what is
+    watched, and remove answers that are too old. A failure is logged by its type and tried again."""
     removed = 0.0
     while not stop.wait(RECONCILE_SECONDS):
         try:
             launch.reconcile(settings)
             launch.store_logs(settings)
+            store_failures(settings)
+            watch.look(settings)
+            drift.look(settings)
             if time.monotonic() - removed > REMOVAL_SECONDS:
                 with open_session(settings) as session:
                     answers.remove_older(session, settings.answer_days)

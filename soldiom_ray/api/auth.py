@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import strict_json
+from soldiom_ray.api.quotas import Quotas, user_of, with_balances
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import BusyError, DeniedError, InputError, Problem, UnauthenticatedError
@@ -95,6 +96,7 @@ class GuardedRoute(APIRoute):
             await _admit(request, role)
             if takes_body:
                 await _read_body(request, multipart)
+            await _check_quotas(request)
             return await handle(request)
 
         return guarded
@@ -119,6 +121,17 @@ async def _admit(request: Request, role: str) -> None:
             f"The key's role is {caller.role}; this call needs {required_role or 'a role that nobody has'}.",
             remedy="ask an admin for a key with that role",
         )
+
+
+async def _check_quotas(request: Request) -> None:
+    """BusyError when a quota of the caller, the user or the tenant is used up; what is left goes to the headers."""
+    caller: Caller | None = getattr(request.state, "caller", None)
+    limits: Quotas = request.app.state.quotas
+    if caller is None or not (used := limits.applies(request.method, request.url.path, caller.tenant)):
+        return
+    user = user_of(getattr(request, "_json", None), caller.name)
+    balances = await run_in_threadpool(limits.check, caller.tenant, caller.key_id, user, used)
+    request.state.headers = with_balances(request.state.headers, balances)
 
 
 def _caller(settings: Settings, header: str) -> Caller:

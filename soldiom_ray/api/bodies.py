@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from soldiom_ray.db.quotas import Period, Resource
 from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES, REQUEST_CHARACTERS, Mode
 from soldiom_ray.domains.messages import length_of_conversation
 from soldiom_ray.domains.response_format import ResponseFormat
@@ -245,6 +246,15 @@ class SearchBody(Record):
         max_length=8,
         description="properties of a passage's document, such as license, source and kind; `path` matches its start",
     )
+
+
+class QuotaBody(Record):
+    """How much may be used."""
+
+    subject: str = Field("", max_length=133, description="key:ID, user:NAME, or nothing: the whole tenant")
+    resource: Resource
+    period: Period = Field("month", description="calendar day or month in UTC")
+    amount: int | None = Field(None, ge=0, le=10**15, description="unset: without a limit")
 
 
 class KeyBody(Record):

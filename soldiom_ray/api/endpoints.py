@@ -2,38 +2,50 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray import compute
-from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
+from soldiom_ray.errors import (
+    BlockedError,
+    BusyError,
+    ConflictError,
+    InputError,
+    SoldiomError,
+    TooLargeError,
+    UnavailableError,
+)
 from soldiom_ray.records import SEARCH_APPLICATION
+from soldiom_ray.tracing import span, with_traceparent
 
 RESPONSE_SECONDS = 600.0
 """Longest wait for a whole response, or for the next chunk of a stream."""
 
 _handles: dict[str, Any] = {}
+_failures: Counter[str] = Counter()
 logger = logging.getLogger(__name__)
 
 
 async def call(name: str, method: str, *arguments: Any) -> Any:
     """Call a method of an application and return its result. ConflictError when the application does not run, BusyError
     when its queue is full."""
-    handle = await _handle(name)
-    try:
-        async with asyncio.timeout(RESPONSE_SECONDS):
-            return await getattr(handle, method).remote(*arguments)
-    except Exception as error:
-        raise _translate(name, error) from error
+    with span(f"serve {method}", application=name):
+        handle = await _handle(name)
+        try:
+            async with asyncio.timeout(RESPONSE_SECONDS):
+                return await getattr(handle, method).remote(*_with_trace(method, arguments))
+        except Exception as error:
+            raise _counted(name, _translate(name, error)) from error
 
 
 async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
     """Call a method of an application and yield its chunks as they come; errors as of `call`."""
     handle = await _handle(name)
     try:
-        chunks = getattr(handle, method).options(stream=True).remote(*arguments).__aiter__()
+        chunks = getattr(handle, method).options(stream=True).remote(*_with_trace(method, arguments)).__aiter__()
         while True:
             async with asyncio.timeout(RESPONSE_SECONDS):
                 chunk = await anext(chunks, None)
@@ -41,7 +53,29 @@ async def stream(name: str, method: str, *arguments: Any) -> AsyncIterator[Any]:
                 return
             yield chunk
     except Exception as error:
-        raise _translate(name, error) from error
+        raise _counted(name, _translate(name, error)) from error
+
+
+def _with_trace(method: str, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arguments of a call; a request to a model says to which span it belongs (see `tracing.traced`)."""
+    if method not in ("generate", "stream"):
+        return arguments
+    return (with_traceparent(arguments[0]), *arguments[1:])
+
+
+def take_failures() -> dict[str, int]:
+    """How many calls of each application failed since this was last asked, through no fault of the caller."""
+    taken: dict[str, int] = {}
+    for name in list(_failures):
+        taken[name] = _failures.pop(name)
+    return taken
+
+
+def _counted(name: str, error: Exception) -> Exception:
+    """The error, counted unless it is the caller's, or of a full queue."""
+    if not isinstance(error, (InputError, BlockedError, TooLargeError, BusyError)):
+        _failures[name] += 1
+    return error
 
 
 async def _handle(name: str) -> Any:

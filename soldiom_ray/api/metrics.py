@@ -105,6 +105,22 @@ class RequestMetrics:
             return "\n".join(line for part in parts for line in part.lines()) + "\n"
 
 
+def device_seconds_text(seconds: Mapping[str, float]) -> str:
+    """What jobs used, by their kind, in the exposition format."""
+    name = "soldiom_device_seconds_total"
+    lines = [*_head(name, "Seconds for which jobs held a device, by the kind of job.", "counter")]
+    lines += [f"{name}{{{_labels({'kind': kind})}}} {value:.3f}" for kind, value in sorted(seconds.items())]
+    return "\n".join(lines) + "\n"
+
+
+def drift_text(models: Mapping[str, bool]) -> str:
+    """Of each served model that is compared with its training set, whether its questions differ."""
+    name = "soldiom_inputs_differ"
+    lines = [*_head(name, "1 where the questions to a model were found to differ from its training set.", "gauge")]
+    lines += [f"{name}{{{_labels({'model': model})}}} {int(differs)}" for model, differs in sorted(models.items())]
+    return "\n".join(lines) + "\n"
+
+
 def _head(name: str, text: str, kind: str) -> Iterator[str]:
     yield f"# HELP {name} {text}"
     yield f"# TYPE {name} {kind}"

@@ -1,5 +1,6 @@
 """The API's outermost middleware: limits of requests, headers of every response; and strict JSON."""
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +9,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from soldiom_ray import logs
 from soldiom_ray.api import problems
 from soldiom_ray.api.hosts import HostCheck
+from soldiom_ray.records import new_id
 from soldiom_ray.settings import UPLOAD_MAX_BYTES
+from soldiom_ray.tracing import Mark, span
 
 JSON_BYTES = 10 << 20
 SMALL_JSON_BYTES = 1 << 20
@@ -23,6 +27,8 @@ CLIENT_GONE = 499
 UPLOADS = ("/api/training/collect/user-input",)
 LARGE_JSON = (*UPLOADS, "/api/inference/", "/api/specialists/", "/api/training/jobs", "/v1/")
 """Paths (or their beginnings) that take JSON of JSON_BYTES: users' texts and recipes. Others take SMALL_JSON_BYTES."""
+
+PLAIN_ID = re.compile(r"[A-Za-z0-9._-]{8,64}")
 
 STEERING_HEADERS = frozenset(
     {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", b"serve_multiplexed_model_id"}
@@ -55,7 +61,14 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), None)
+        with span("request", parent, **{"http.request.method": scope["method"]}) as mark:
+            await self._answer(scope, receive, send, mark)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, mark: Mark) -> None:
         started, status = time.perf_counter(), 0
+        request_id = _request_id(scope)
+        logs.request_id.set(request_id)
         state = scope.setdefault("state", {})  # of the request; `headers` are those that its route adds
 
         async def send_with_headers(message: Message) -> None:
@@ -63,7 +76,8 @@ class RequestMiddleware:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 names = {name for name, _ in message["headers"]}
-                added = [*self.headers, (b"cache-control", b"no-store"), *state.get("headers", ())]
+                identity = (b"x-request-id", request_id.encode())
+                added = [*self.headers, (b"cache-control", b"no-store"), identity, *state.get("headers", ())]
                 missing = (pair for pair in added if pair[0] not in names)
                 message["headers"] = [*message["headers"], *missing, *self.hosts.cross_origin_headers(scope)]
             await send(message)
@@ -87,6 +101,16 @@ class RequestMiddleware:
         finally:
             route = getattr(scope.get("route"), "path_format", "unmatched")
             self.observe(scope["method"], str(route), status, time.perf_counter() - started)
+            mark.rename(f"{scope['method']} {route}")
+            mark.set(http__route=str(route), http__response__status_code=status, request=request_id)
+            if status >= 500:
+                mark.failed(str(status))
+
+
+def _request_id(scope: Scope) -> str:
+    """The id by which logs and traces know a request: the caller's, or Serve's, where it is a plain word."""
+    given = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"), "")
+    return given if PLAIN_ID.fullmatch(given) else new_id()
 
 
 def drop_steering_headers(scope: Scope) -> None:

@@ -9,6 +9,7 @@ from soldiom_ray.api.replaced import check_replaced
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.logs import start_logging
 from soldiom_ray.settings import Settings, job_environment, load_settings, save_secrets
+from soldiom_ray.tracing import start_tracing
 
 REQUEST_SECONDS = 900.0
 """Serve cuts streams, too, after this time."""
@@ -57,6 +58,7 @@ def _deployment(settings: Settings) -> Any:
         compute.bind_replica_port()
         return_freed_memory()
         start_logging()
+        start_tracing(load_settings(), "api")
         return make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))
 
     return serve.deployment(

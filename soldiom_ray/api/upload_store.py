@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from sqlalchemy.orm import Session
 
-from soldiom_ray.db import inputs, locks, requests
+from soldiom_ray.db import inputs, locks, requests, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import StorageFullError
 from soldiom_ray.sealing import CHUNK_BYTES
@@ -44,10 +44,16 @@ def read_upload(file: IO[bytes], metadata: Mapping[str, Any]) -> Upload:
 
 
 def store_uploads(
-    settings: Settings, tenant: str, user_id: str, uploads: Sequence[Upload], idempotency_key: str | None
+    settings: Settings,
+    tenant: str,
+    user_id: str,
+    uploads: Sequence[Upload],
+    idempotency_key: str | None,
+    owner: str = "",
 ) -> list[dict[str, Any]]:
-    """Store the files and a row for each; with an idempotency key that was used before, return what that request made.
-    StorageFullError when the tenant's quota is exceeded; ConflictError when the key was used for another request."""
+    """Store the files and a row for each, counted for the key `owner`; with an idempotency key that was used before,
+    return what that request made. StorageFullError when the tenant's quota is exceeded; ConflictError when the key was
+    used for another request."""
     request_hash = fingerprint("files", user_id, [[upload.sha256, upload.metadata] for upload in uploads])
     added = sum(upload.size_bytes for upload in uploads)
     with open_session(settings) as session:
@@ -73,6 +79,7 @@ def store_uploads(
             rows = [_add_row(session, tenant, user_id, upload) for upload in uploads]
             if idempotency_key:
                 requests.record(session, tenant, idempotency_key, request_hash, [row["id"] for row in rows])
+            usage.add(session, tenant=tenant, owner=owner, user_id=user_id, requests=1, bytes=added)
             return rows
     except BaseException:
         remove_unreferenced(settings, keys)

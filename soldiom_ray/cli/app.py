@@ -22,6 +22,7 @@ from soldiom_ray.cli import (
     specialists,
     sweep,
     training,
+    usage,
     users,
     workflow,
 )
@@ -50,6 +51,7 @@ for module in (
     models,
     new_domain,
     feedback,
+    usage,
     users,
     encryption,
     garbage,

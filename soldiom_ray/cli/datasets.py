@@ -60,6 +60,19 @@ def show_dataset(
         )
 
 
+@dataset_app.command("delete")
+def delete(
+    dataset: Annotated[str, typer.Argument(help="Id of documents, a dataset or an index.")], json: Json = False
+) -> None:
+    """Delete documents, a dataset or an index; refused while a model, another dataset or a job uses it. `soldiom gc`
+    then removes the raw bytes that nothing refers to any more."""
+    from soldiom_ray.deletion import delete_dataset
+    from soldiom_ray.records import COMMAND_LINE
+
+    removed = delete_dataset(load_settings(), dataset, HOME_TENANT, COMMAND_LINE)
+    print_json(removed) if json else say(f"{removed['artifact_id']} is deleted; `soldiom gc` frees its raw bytes.")
+
+
 @dataset_app.command("preview")
 def preview_dataset(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],

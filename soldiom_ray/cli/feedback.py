@@ -19,6 +19,7 @@ def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
     app.add_typer(feedback_app, name="feedback")
     app.command()(retrain)
+    app.command()(watch)
 
 
 @feedback_app.command("list")
@@ -97,6 +98,20 @@ def retrain(
     gate, served = version["gate"], (result["endpoint"] or {}).get("deployed", result["endpoint"] is not None)
     made = {"id": result["model_id"], "job": job["id"], "promoted": version["promoted"], "served": served, "gate": gate}
     print_json(made) if json else say(f"Version {version['version']} ({made['id']}): {gate.get('verdict', '')}")
+
+
+def watch(json: Json = False) -> None:
+    """Look once at the versions that are watched after a retraining, as the API does by itself, and list them."""
+    from soldiom_ray.db import watches
+    from soldiom_ray.db.engine import open_session
+    from soldiom_ray.monitor.watch import look
+
+    settings = load_settings()
+    look(settings)
+    with open_session(settings) as session:
+        items = [watches.as_dict(row) for row in watches.list_watches(session, HOME_TENANT)]
+    columns = ["model_id", "previous_id", "status", "reason", "started_at", "ends_at", "looked_at"]
+    print_items(items, columns, json, "No version is watched.")
 
 
 def _list(model: str | None, status: str | None) -> list[dict[str, Any]]:

@@ -7,9 +7,10 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db import quotas, usage
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Job, JobStage
-from soldiom_ray.errors import ConflictError, NotFoundError, SoldiomError
+from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, SoldiomError
 from soldiom_ray.records import ENDED, now
 from soldiom_ray.settings import HOME_TENANT
 
@@ -201,6 +202,27 @@ def record_heartbeat(session: Session, job_id: str, progress: float, stage: str 
     return job.cancel_requested
 
 
+def add_device_seconds(session: Session, job_id: str, seconds: float) -> None:
+    """Add to what a job has used, whose row is locked already; nothing where it is gone."""
+    job = session.get(Job, job_id)
+    if job is not None and seconds > 0:
+        job.device_seconds += seconds
+        session.flush()
+        usage.add(session, tenant=job.tenant, owner=job.owner, device_seconds=seconds)
+
+
+def exhausted_quota(session: Session, job_id: str) -> BusyError | None:
+    """Why a running job has to stop: the device minutes of its key or its tenant are used up."""
+    job = session.get(Job, job_id)
+    if job is None:
+        return None
+    try:
+        quotas.check(session, job.tenant, ("device_minutes",), key_id=job.owner)
+    except BusyError as refusal:
+        return refusal
+    return None
+
+
 def request_cancel(session: Session, job_id: str, tenant: str | None) -> Job:
     """Ask a job to stop; ConflictError when it has ended already."""
     get(session, job_id, tenant)
@@ -234,6 +256,7 @@ def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
         for name in ("id", "name", "kind", "base_model", "training_method", "status", "progress", "stage", "message")
     }
     shown |= {name: getattr(job, name) for name in ("dataset_id", "metrics", "config", "result", "cancel_requested")}
+    shown["device_seconds"] = round(job.device_seconds, 3)
     for name in ("created_at", "started_at", "completed_at"):
         time = getattr(job, name)
         shown[name] = time.isoformat() if time else None

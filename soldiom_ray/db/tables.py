@@ -92,6 +92,7 @@ class Job(Table):
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     submission_id: Mapped[str | None] = mapped_column(String(128))
     cancel_requested: Mapped[bool] = mapped_column(Boolean, default=False)
+    device_seconds: Mapped[float] = mapped_column(Float(53), default=0.0, server_default="0")
     heartbeat_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=now)
     started_at: Mapped[datetime | None]
@@ -229,6 +230,7 @@ class Feedback(Table):
         UniqueConstraint("answer_id", "user_id"),
         Index(None, "tenant", "status", "id"),
         Index(None, "model_id", "id"),
+        Index(None, "input_id"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
@@ -244,6 +246,75 @@ class Feedback(Table):
     reviewed_at: Mapped[datetime | None]
     input_id: Mapped[str | None] = mapped_column(ForeignKey("user_inputs.id", ondelete="SET NULL"))
     created_at: Mapped[datetime] = mapped_column(default=now)
+
+
+class Usage(Table):
+    """What one key used of one model for one user within an hour; of what is no model's, `model_id` is empty. `errors`
+    are answers that failed, which nobody is charged with: their key is empty."""
+
+    __tablename__ = "usage_hours"
+    __table_args__ = (Index(None, "tenant", "hour"), Index(None, "model_id", "hour"))
+
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(128), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(128), primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    requests: Mapped[int] = mapped_column(BigInteger, default=0)
+    errors: Mapped[int] = mapped_column(BigInteger, default=0)
+    prompt_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    completion_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
+    device_seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
+
+
+class Quota(Table):
+    """How much of a resource ("tokens", "bytes", "device_minutes") may be used within a calendar "day" or "month" (UTC)
+    by a whole tenant (`subject` is empty), a key ("key:ID") or a user ("user:NAME")."""
+
+    __tablename__ = "quotas"
+
+    tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    subject: Mapped[str] = mapped_column(String(140), primary_key=True)
+    resource: Mapped[str] = mapped_column(String(16), primary_key=True)
+    period: Mapped[str] = mapped_column(String(8), primary_key=True)
+    amount: Mapped[int] = mapped_column(BigInteger)
+    updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Watch(Table):
+    """A version that took another's place by itself, watched until `ends_at`: "watching", "withdrawing" (it goes back),
+    "kept", "withdrawn", or "ended" because somebody else decided. `figures` are those of the last look."""
+
+    __tablename__ = "version_watches"
+    __table_args__ = (Index(None, "status", "id"),)
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
+    tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), unique=True)
+    previous_id: Mapped[str | None] = mapped_column(ForeignKey("models.id", ondelete="SET NULL"))
+    status: Mapped[str] = mapped_column(String(16), default="watching")
+    reason: Mapped[str] = mapped_column(Text, default="")
+    figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    started_at: Mapped[datetime] = mapped_column(default=now)
+    ends_at: Mapped[datetime]
+    looked_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+
+
+class Drift(Table):
+    """How far the questions to a version were compared with its training set; see `monitor.drift`."""
+
+    __tablename__ = "drift"
+
+    model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"), primary_key=True)
+    last_answer: Mapped[str] = mapped_column(String(36), default="")
+    questions: Mapped[int] = mapped_column(BigInteger, default=0)
+    state: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    figures: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    looked_at: Mapped[datetime | None]
+    noticed_at: Mapped[datetime | None]
 
 
 class Evaluation(Table):

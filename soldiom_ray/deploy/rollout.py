@@ -12,6 +12,7 @@ from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, SEQ2SEQ
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.records import application_name
 from soldiom_ray.settings import Settings, job_environment
+from soldiom_ray.tracing import traced
 
 LOAD_SECONDS = 900.0
 """How long loading may take: a large model from a hub is downloaded first."""
@@ -114,7 +115,7 @@ def _application(settings: Settings, endpoint: Endpoint) -> Any:
     threads = max(1, (os.cpu_count() or 1) // declared.replicas)
     kind, arguments = _endpoint_class(settings, endpoint, threads)
     deployment = serve.deployment(
-        kind,
+        traced(kind),
         name=kind.__name__,
         num_replicas=declared.replicas,
         ray_actor_options={

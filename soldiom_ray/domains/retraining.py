@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from soldiom_ray.db import deployments, feedback, jobs, models
 from soldiom_ray.db.tables import Job, Model
-from soldiom_ray.domains.schema import Recipe, with_current_keys
+from soldiom_ray.domains.schema import Condition, Recipe, with_current_keys
 from soldiom_ray.errors import ConflictError, InputError
 
 RETRAIN = "retrain"
@@ -19,7 +19,8 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
     """The recipe of the next version of a model: its former documents, prepared and trained as they were (`sft`), or
     its full weights moved towards corrections and away from what they correct (`dpo`), with the accepted feedback on
     all versions of its name; it is promoted and served if it beats the champion on held-out samples, or, where no
-    version of the name is one, if it passes the gate that the version had.
+    version of the name is one, if it passes the gate that the version had. What that asked for beside beating the base
+    is asked for again.
 
     ConflictError without accepted feedback, or where it is not known how the version was made; InputError where DPO
     cannot be done."""
@@ -35,7 +36,7 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
     trained, prepared = _makers(session, model, tenant)
     train, evaluate = dict(trained["train"]), dict(trained.get("evaluate") or {})
     if models.champion_before(session, tenant, model.family, model.name, "") is not None:
-        evaluate["gate"] = {"beat": "previous"}  # which passes where there is none
+        evaluate["gate"] = _gate(evaluate.get("gate") or {})
     if learning == "dpo":
         train = _preference(session, model, train)
         evaluate = {"gate": {"beat": "base"}}
@@ -52,6 +53,19 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
     if endpoint is not None:
         content["deploy"] = dict(endpoint.config) | {"only": "promoted"}
     return Recipe.model_validate(content)
+
+
+def _gate(former: Mapping[str, Any]) -> dict[str, Any]:
+    """Beat the version before, and keep what the former gate asked for beside that; to beat the base, which every gate
+    asks for by itself, follows from beating what has beaten it. Of conditions of which one was enough, none remains."""
+    previous = {"beat": "previous"}
+    conditions = former.get("all") or ([] if former.get("any") else [{**former, "all": (), "any": ()}])
+    floors = []
+    for each in conditions:
+        named = Condition.model_validate({name: each[name] for name in Condition.model_fields if name in each})
+        if named.beat != "previous" and named != Condition():
+            floors.append(named.model_dump(mode="json", exclude_defaults=True))
+    return {"all": [previous, *floors]} if floors else previous
 
 
 def _makers(session: Session, model: Model, tenant: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -80,6 +80,7 @@ def _values(settings: Settings, salt: str) -> dict[str, str]:
         "SOLDIOM_UPLOAD_MAX_BYTES": settings.upload_max_bytes,
         "SOLDIOM_UPLOAD_QUOTA_BYTES": settings.upload_quota_bytes,
         "SOLDIOM_ANSWER_DAYS": settings.answer_days,
+        "SOLDIOM_OTLP_ENDPOINT": settings.otlp_endpoint,
     }
     return {
         name: hmac.new(salt.encode(), str(value).encode(), hashlib.sha256).hexdigest() for name, value in values.items()

@@ -18,7 +18,7 @@ from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.api.upload_store import check_quota, fingerprint, read_upload, remove_unreferenced, store_uploads
 from soldiom_ray.api.uploads import check_upload, display_name
-from soldiom_ray.db import inputs, locks, requests
+from soldiom_ray.db import inputs, locks, requests, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, UrlSource
@@ -194,6 +194,7 @@ def _store_value(
         )
         if idempotency_key:
             requests.record(session, tenant, idempotency_key, request_hash, [row.id])
+        usage.add(session, tenant=tenant, owner=caller.key_id, user_id=body.user_id, requests=1, bytes=len(data))
         return inputs.as_dict(row)
 
 
@@ -214,7 +215,7 @@ def _store_files(
         read_upload(file.file, metadata | {"filename": display_name(file.filename or ""), "extension": extension})
         for file, extension in checked
     ]
-    return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key)
+    return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key, owner=caller.key_id)
 
 
 def _check_announced(settings: Settings, caller: Caller, content_length: str) -> None:

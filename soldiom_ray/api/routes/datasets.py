@@ -14,6 +14,7 @@ from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import datasets, documents
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.deletion import delete_dataset
 from soldiom_ray.errors import InputError, NotFoundError, Problem
 from soldiom_ray.records import SEARCH_APPLICATION, DocumentKind, Manifest, Split
 from soldiom_ray.settings import Settings
@@ -47,6 +48,13 @@ def show_dataset(dataset_id: str, caller: CurrentCaller, settings: AppSettings) 
     has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
     card = artifacts.read(manifest, "card.md").decode() if manifest is not None and has_card else None
     return dataset | {"details": manifest.details if manifest else {}, "card": card}
+
+
+@router.delete("/api/datasets/{dataset_id}", status_code=204, openapi_extra=needs("trainer"))
+def remove_dataset(dataset_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
+    """Delete documents, a dataset or an index; 409 while a model, another dataset or a job uses it. Raw bytes that
+    nothing refers to any more go with the next `soldiom gc`."""
+    delete_dataset(settings, dataset_id, caller.tenant, caller.key_id)
 
 
 @router.get("/api/datasets/{dataset_id}/documents", openapi_extra=needs("viewer"))

@@ -9,7 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, AppSettings, GuardedRoute, needs
+from soldiom_ray.api.metrics import device_seconds_text, drift_text
 from soldiom_ray.api.problems import RETRY_SECONDS
+from soldiom_ray.db import drift, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
@@ -46,10 +48,23 @@ def readyz(settings: AppSettings) -> Response:
 
 @router.get("/metrics", response_class=PlainTextResponse, openapi_extra=needs(LOCAL_OR_ADMIN))
 def metrics(request: Request) -> Response:
-    """Metrics for Prometheus; those of models, which are of every tenant, for admins of the tenant `default` only."""
+    """Metrics for Prometheus; those of models and jobs, which are of every tenant, for admins of the tenant `default`
+    only."""
     caller = getattr(request.state, "caller", None)  # None: from this machine
-    text = request.app.state.metrics.text(of_models=caller is None or caller.tenant == HOME_TENANT)
+    everybody = caller is None or caller.tenant == HOME_TENANT
+    text = request.app.state.metrics.text(of_models=everybody)
+    if everybody:
+        text += _stored(request.app.state.settings)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+def _stored(settings: Settings) -> str:
+    """What is counted in the database, by processes of their own. Nothing where it does not answer."""
+    try:
+        with open_session(settings) as session:
+            return device_seconds_text(usage.totals(session)) + drift_text(drift.states(session))
+    except SoldiomError:
+        return ""
 
 
 def _database(settings: Settings) -> str:

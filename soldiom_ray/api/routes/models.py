@@ -11,7 +11,7 @@ from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import PromotionBody, RetrainingBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import answers, deployments, evaluations, feedback, models
+from soldiom_ray.db import answers, deployments, drift, evaluations, feedback, models, usage, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.domains.schema import Deploy, Recipe
@@ -49,7 +49,8 @@ def list_base_models(caller: CurrentCaller) -> dict[str, Any]:
 @router.get("/api/models/{model_id:path}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after; of a served
-    one its traffic by day, and how satisfied the raters of each version of its name are."""
+    one its traffic by day, how satisfied the raters of each version of its name are, and which of them are or were
+    watched."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
@@ -60,7 +61,11 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
             {"id": row.id, "version": row.version, **feedback.satisfaction(session, row.id)}
             for row in feedback.versions_of(session, model)[:MOST_VERSIONS]
         ]
-        served = {"traffic": answers.traffic(session, model.id), "satisfaction": versions}
+        watched = [watches.as_dict(row) for row in watches.of_models(session, [version["id"] for version in versions])]
+        costs = usage.of_version(session, model)
+        traffic = answers.traffic(session, model.id)
+        served = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}
+        served["drift"] = drift.of_model(session, model.id)
         return {"id": model.id, **metrics, "evaluations": scored, **served}
 
 

@@ -1,0 +1,121 @@
+"""Versions that took another's place by themselves, and what is counted of both: failed answers, slow answers, and
+answers that users call bad."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from soldiom_ray.db import usage
+from soldiom_ray.db.feedback import DOWN, REJECTED
+from soldiom_ray.db.tables import Answer, Feedback, Model, Watch
+from soldiom_ray.records import now
+
+WATCHING, WITHDRAWING, KEPT, WITHDRAWN, ENDED = "watching", "withdrawing", "kept", "withdrawn", "ended"
+WINDOW = timedelta(days=7)
+"""How long a version is watched."""
+BEFORE = timedelta(days=30)
+"""How far back the version before is looked at."""
+MOST_ANSWERS = 5000
+"""Of each version, the newest that are looked at."""
+MOST_OF_ONE_USER = 10
+"""Ratings of one user of one version that count, the first: whoever rates much does not decide alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratings:
+    """How many ratings count, how many of them are `down`, and how many users gave those."""
+
+    down: int
+    count: int
+    dissatisfied: int
+
+
+def begin(session: Session, model: Model, window: timedelta = WINDOW) -> Watch | None:
+    """Watch a version that was deployed by itself against the one that served its name until now; None where there was
+    none. A version is watched once."""
+    known = session.scalars(select(Watch).where(Watch.model_id == model.id)).first()
+    if known is not None:
+        return known
+    same = (Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
+    served = select(Model).where(*same, Model.deployed.is_(True), Model.version < model.version)
+    previous = session.scalars(served.order_by(Model.version.desc()).limit(1)).first()
+    if previous is None:
+        return None
+    started = now()
+    row = Watch(
+        tenant=model.tenant,
+        model_id=model.id,
+        previous_id=previous.id,
+        started_at=started,
+        ends_at=started + window,
+    )
+    session.add(row)
+    session.flush()
+    return row
+
+
+def open_ids(session: Session) -> list[str]:
+    """Ids of the watches that go on, oldest first."""
+    query = select(Watch.id).where(Watch.status.in_((WATCHING, WITHDRAWING))).order_by(Watch.id)
+    return list(session.scalars(query))
+
+
+def locked(session: Session, watch_id: str) -> Watch | None:
+    """A watch that goes on, locked until the transaction ends; None where another process looks at it, or has ended
+    it."""
+    query = select(Watch).where(Watch.id == watch_id, Watch.status.in_((WATCHING, WITHDRAWING)))
+    return session.scalars(query.with_for_update(skip_locked=True)).one_or_none()
+
+
+def of_models(session: Session, model_ids: Sequence[str]) -> list[Watch]:
+    """The watches of these versions, newest first."""
+    return list(session.scalars(select(Watch).where(Watch.model_id.in_(model_ids)).order_by(Watch.id.desc())))
+
+
+def list_watches(session: Session, tenant: str, limit: int = 50) -> list[Watch]:
+    """The newest watches of a tenant."""
+    return list(session.scalars(select(Watch).where(Watch.tenant == tenant).order_by(Watch.id.desc()).limit(limit)))
+
+
+def failed_answers(session: Session, model_id: str, since: datetime, until: datetime) -> tuple[int, int]:
+    """How many of a version's answers failed, and of how many."""
+    return usage.of_model(session, model_id, since=since.replace(minute=0, second=0, microsecond=0), until=until)
+
+
+def answer_seconds(session: Session, model_id: str, since: datetime, until: datetime) -> list[float]:
+    """How long the newest stored answers took."""
+    query = select(Answer.seconds).where(
+        Answer.model_id == model_id, Answer.created_at >= since, Answer.created_at < until
+    )
+    return list(session.scalars(query.order_by(Answer.created_at.desc()).limit(MOST_ANSWERS)))
+
+
+def ratings(session: Session, model_id: str, since: datetime, until: datetime) -> Ratings:
+    """What users say of a version's answers, the first MOST_OF_ONE_USER of each; rejected feedback does not count."""
+    place = func.row_number().over(partition_by=Feedback.user_id, order_by=Feedback.id).label("place")
+    rated = select(Feedback.user_id, Feedback.rating, place).where(
+        Feedback.model_id == model_id,
+        Feedback.status != REJECTED,
+        Feedback.created_at >= since,
+        Feedback.created_at < until,
+    )
+    counted = rated.subquery()
+    query = select(counted.c.rating, func.count(), func.count(func.distinct(counted.c.user_id)))
+    rows = session.execute(query.where(counted.c.place <= MOST_OF_ONE_USER).group_by(counted.c.rating)).all()
+    by_rating = {str(rating): (int(count), int(users)) for rating, count, users in rows}
+    down, dissatisfied = by_rating.get(DOWN, (0, 0))
+    return Ratings(down, sum(count for count, _ in by_rating.values()), dissatisfied)
+
+
+def as_dict(row: Watch) -> dict[str, Any]:
+    """The watch as the API and the CLI show it."""
+    names = ("id", "model_id", "previous_id", "status", "reason", "figures")
+    shown: dict[str, Any] = {name: getattr(row, name) for name in names}
+    for name in ("started_at", "ends_at", "looked_at", "ended_at"):
+        time = getattr(row, name)
+        shown[name] = time.isoformat() if time else None
+    return shown
