@@ -103,25 +103,19 @@ def test_a_quota_of_tokens_is_one_for_all_replicas_and_says_when_it_is_renewed(
 ) -> None:
     with client_of(urls[0], settings, "user") as here, client_of(urls[1], settings, "user") as elsewhere:
         elsewhere.headers["Authorization"] = here.headers["Authorization"]
-        subject = {"key": f"key:{here.headers['x-key-id']}", "user": "user:eve", "tenant": ""}[whose]
-        used = 0
-        if whose == "tenant":
-            used = sum(
-                item["prompt_tokens"] + item["completion_tokens"] for item in admin.get("/api/usage").json()["items"]
-            )
-        elif whose == "user":
-            used = 100 * 0
+        name = f"eve-{whose}"
+        subject = {"key": f"key:{here.headers['x-key-id']}", "user": f"user:{name}", "tenant": ""}[whose]
+        used = tokens_of(admin) if whose == "tenant" else 0
         body = {"subject": subject, "resource": "tokens", "period": "day", "amount": used + 100}
         assert admin.put("/api/quotas", json=body).json()["amount"] == used + 100
-        first = ask(here, model_id, user_id="eve")
-        assert (
-            f'"tokens";r={100};t=' in first.headers["ratelimit"] and '"tokens";q=' in first.headers["ratelimit-policy"]
-        )
-        assert ask(elsewhere, model_id, user_id="eve").status_code == 200
-        refused = ask(here, model_id, user_id="eve")
+        first = ask(here, model_id, user_id=name)
+        assert '"tokens";r=100;t=' in first.headers["ratelimit"]
+        assert f'"tokens";q={used + 100};w=86400' in first.headers["ratelimit-policy"]
+        assert ask(elsewhere, model_id, user_id=name).status_code == 200
+        refused = ask(here, model_id, user_id=name)
         assert "tokens a day is used up" in problem(refused, 429)["detail"]
         assert 0 < int(refused.headers["retry-after"]) <= 86400 and refused.headers["ratelimit"]
-        chat = {"model": model_id, "messages": [{"role": "user", "content": "x"}], "user": "eve"}
+        chat = {"model": model_id, "messages": [{"role": "user", "content": "x"}], "user": name}
         problem(elsewhere.post("/v1/chat/completions", json=chat), 429)
         if whose == "user":
             assert ask(here, model_id, user_id="somebody").status_code == 200
@@ -130,7 +124,7 @@ def test_a_quota_of_tokens_is_one_for_all_replicas_and_says_when_it_is_renewed(
         own = [item["used"] for item in here.get("/api/quotas").json()["items"]]
         assert shown["used"] == used + 100 and own == [used + 100] * (whose != "user")
         assert admin.put("/api/quotas", json=body | {"amount": None}).status_code == 200
-        assert ask(here, model_id, user_id="eve").status_code == 200
+        assert ask(here, model_id, user_id=name).status_code == 200
         problem(admin.put("/api/quotas", json=body | {"subject": "nobody"}), 422)
 
 
