@@ -93,6 +93,14 @@ def test_usage_is_told_by_key_user_model_and_job_and_a_key_sees_its_own(
     assert {item["key"] for item in everybody} == {key_id, admin.headers["x-key-id"]}
     costs = admin.get(f"/api/models/{model_id}/metrics").json()["costs"]
     assert (costs["requests"], costs["prompt_tokens"], costs["bytes"] > 160) == (4, 120, True)
+    with open_session(settings) as session:
+        usage.add(session, tenant="metered", model_id=model_id, errors=2)
+    answer_id = ask(admin, model_id).json()["id"]
+    assert admin.post("/api/feedback", json={"answer_id": answer_id, "rating": "up"}).status_code == 201
+    [today] = admin.get(f"/api/models/{model_id}/metrics").json()["by_day"]
+    assert (today["answers"], today["errors"], today["completion_tokens"]) == (5, 2, 100)
+    assert 0 < today["p50_seconds"] <= today["p95_seconds"] and today["mean_seconds"] > 0
+    assert (today["ratings"], today["satisfaction"]) == (1, 1.0)
     problem(admin.get("/api/usage", params={"since": "2026-01-01T00:00:00"}), 422)
     problem(admin.get("/api/usage", params={"by": ["job", "key"]}), 422)
 

@@ -11,7 +11,7 @@ from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import PromotionBody, RetrainingBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import answers, deployments, drift, evaluations, feedback, models, usage, watches
+from soldiom_ray.db import answers, deployments, drift, evaluations, feedback, models, readings, usage, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.domains.schema import Deploy, Recipe
@@ -49,8 +49,8 @@ def list_base_models(caller: CurrentCaller) -> dict[str, Any]:
 @router.get("/api/models/{model_id:path}/metrics", openapi_extra=needs("viewer"))
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after; of a served
-    one its traffic by day, how satisfied the raters of each version of its name are, and which of them are or were
-    watched."""
+    one what it did by day (answers, errors, seconds, satisfaction), what it cost, whether its questions differ from its
+    training set, how satisfied the raters of each version of its name are, and which of them are or were watched."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
@@ -65,7 +65,7 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
         costs = usage.of_version(session, model)
         traffic = answers.traffic(session, model.id)
         served = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}
-        served["drift"] = drift.of_model(session, model.id)
+        served |= {"drift": drift.of_model(session, model.id), "by_day": readings.by_day(session, model.id)}
         return {"id": model.id, **metrics, "evaluations": scored, **served}
 
 
