@@ -87,6 +87,10 @@ def test_usage_is_told_by_key_user_model_and_job_and_a_key_sees_its_own(
         of_ada = next(item for item in own if (item["user"], item["model"]) == ("ada", model_id))
         assert (of_ada["requests"], of_ada["prompt_tokens"], of_ada["completion_tokens"]) == (2, 60, 40)
         assert next(item for item in own if item["model"] == "")["bytes"] == 500
+        file = {"file": ("a.txt", b"A file of somebody.", "text/plain")}
+        assert admin.post(UPLOAD, files=file, data={"user_id": "ada"}).status_code == 201
+        assert [item["size_bytes"] for item in user.get(UPLOAD).json()["items"]] == [500]
+        assert len(admin.get(UPLOAD).json()["items"]) == 2
         key_id = user.headers["x-key-id"]
         assert {item["key"] for item in user.get("/api/usage", params={"by": "key"}).json()["items"]} == {key_id}
     everybody = admin.get("/api/usage", params={"by": "key"}).json()["items"]

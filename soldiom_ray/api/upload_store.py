@@ -76,7 +76,7 @@ def store_uploads(
             check_quota(session, settings, tenant, added)
             for upload in uploads:
                 _write(storage, upload)
-            rows = [_add_row(session, tenant, user_id, upload) for upload in uploads]
+            rows = [_add_row(session, tenant, user_id, owner, upload) for upload in uploads]
             if idempotency_key:
                 requests.record(session, tenant, idempotency_key, request_hash, [row["id"] for row in rows])
             usage.add(session, tenant=tenant, owner=owner, user_id=user_id, requests=1, bytes=added)
@@ -111,7 +111,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _add_row(session: Session, tenant: str, user_id: str, upload: Upload) -> dict[str, Any]:
+def _add_row(session: Session, tenant: str, user_id: str, owner: str, upload: Upload) -> dict[str, Any]:
     row = inputs.add(
         session,
         user_id=user_id,
@@ -121,6 +121,7 @@ def _add_row(session: Session, tenant: str, user_id: str, upload: Upload) -> dic
         size_bytes=upload.size_bytes,
         metadata=dict(upload.metadata),
         tenant=tenant,
+        owner=owner,
     )
     return inputs.as_dict(row)
 

@@ -21,11 +21,13 @@ def add(
     size_bytes: int,
     metadata: dict[str, Any] | None = None,
     tenant: str = HOME_TENANT,
+    owner: str = "",
     id: str | None = None,  # noqa: A002 - the column's name
 ) -> UserInput:
     """Add one input. `content` is the text or structured value itself, or the storage key of a file."""
     row = UserInput(
         tenant=tenant,
+        owner=owner,
         user_id=user_id,
         input_type=input_type,
         content=content,
@@ -52,14 +54,22 @@ def get(session: Session, input_id: str, tenant: str | None = None) -> UserInput
 
 
 def list_inputs(
-    session: Session, tenant: str | None, user_id: str | None = None, cursor: str | None = None, limit: int = 50
+    session: Session,
+    tenant: str | None,
+    user_id: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+    owner: str | None = None,
 ) -> tuple[list[UserInput], str | None]:
-    """A page, newest first, and the cursor of the next page. Contents are not read."""
+    """A page, newest first, and the cursor of the next page; of one key where `owner` is given. Contents are not
+    read."""
     query = select(UserInput).options(defer(UserInput.content, raiseload=True))
     if tenant is not None:
         query = query.where(UserInput.tenant == tenant)
     if user_id is not None:
         query = query.where(UserInput.user_id == user_id)
+    if owner is not None:
+        query = query.where(UserInput.owner == owner)
     return newest_first(session, query, UserInput.id, cursor or None, limit)
 
 

@@ -167,7 +167,7 @@ class Model(Table):
 
 
 class UserInput(Table):
-    """An input of a user: `content` is a short text, or the storage key of a file."""
+    """An input of a user: `content` is a short text, or the storage key of a file; `owner`, the key it came with."""
 
     __tablename__ = "user_inputs"
     __table_args__ = (Index(None, "tenant", "user_id", "id"), Index(None, "sha256"))
@@ -175,6 +175,7 @@ class UserInput(Table):
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     user_id: Mapped[str] = mapped_column(String(128))
+    owner: Mapped[str] = mapped_column(String(128), default="", server_default="")
     input_type: Mapped[str] = mapped_column(String(16))
     content: Mapped[str] = mapped_column(LongText)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)

@@ -143,9 +143,11 @@ async def collect_user_input(
 def list_user_inputs(
     caller: CurrentCaller, settings: AppSettings, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
-    """Inputs of the tenant's users, newest first, without their content."""
+    """Inputs of the tenant's users, newest first, without their content. A key of the role `user` sees those that came
+    with it."""
+    owner = None if caller.may("trainer") else caller.key_id
     with open_session(settings) as session:
-        rows, next_cursor = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit)
+        rows, next_cursor = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit, owner)
         return {"items": [inputs.as_dict(row) for row in rows], "next": next_cursor}
 
 
@@ -191,6 +193,7 @@ def _store_value(
             size_bytes=len(data),
             metadata=body.metadata,
             tenant=tenant,
+            owner=caller.key_id,
         )
         if idempotency_key:
             requests.record(session, tenant, idempotency_key, request_hash, [row.id])
