@@ -207,6 +207,7 @@ def step_down(settings: Settings, model_id: str, previous_id: str, *, actor: str
     details = {"name": f"{row.family}/{row.name}", "champion": previous.id, "version": previous.version}
     with changing_champion(settings, row, "rollback", actor, details) as change:
         if champion(settings, name) != row.mlflow_version:
+            change.details |= {"unchanged": True}
             return False
         check_compliance("promoted", previous.name, previous.lineage, previous.license)
         models.update(change.session, row.id, gate=dict(row.gate) | {"promoted": False})
