@@ -38,6 +38,9 @@ JUDGED = {
         "PromotionBody.reason", "query format",
         "query license", "query reason", "query specialization", "SearchBody.filters",
     ),
+    "a key's id or a user's name, compared with those of requests; times": (
+        "QuotaBody.subject", "query since", "query until",
+    ),
     "run in the user's own database, which is opened to read": ("DatabaseSource.query", "DatabaseSource.tables"),
     "what a judge is asked; its address is an endpoint": ("Judge.model", "Judge.criteria"),
     "parts of an answer or of a request to the same origin": (
