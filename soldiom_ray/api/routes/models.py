@@ -64,7 +64,7 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
         watched = [watches.as_dict(row) for row in watches.of_models(session, [version["id"] for version in versions])]
         costs = usage.of_version(session, model)
         traffic = answers.traffic(session, model.id)
-        served = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}
+        served: dict[str, Any] = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}
         served |= {"drift": drift.of_model(session, model.id), "by_day": readings.by_day(session, model.id)}
         return {"id": model.id, **metrics, "evaluations": scored, **served}
 
