@@ -125,11 +125,13 @@ class Artifacts:
         ]
 
     def delete(self, artifact: str) -> None:
-        """Remove an artifact, its manifest first, and the shared files that no other artifact refers to."""
+        """Remove an artifact, its manifest first, what is kept with it, and the shared files that no other artifact
+        refers to."""
         prefix = prefix_of(artifact)
         manifest = self.find(artifact)
         self.storage.remove(f"{prefix}/{MANIFEST}")
         self.storage.remove(prefix)
+        self.storage.remove(kept_prefix(artifact))
         shared = {entry.key for entry in manifest.files if entry.key} if manifest else set()
         if shared:
             others = self.all_of(kind_of(artifact))
@@ -223,6 +225,12 @@ def kind_of(artifact: str) -> str:
 def prefix_of(artifact: str) -> str:
     """Storage prefix of an artifact id."""
     return f"{kind_of(artifact)}/{artifact}"
+
+
+def kept_prefix(artifact: str) -> str:
+    """Storage prefix of results that were computed from an artifact and can be computed again. They go when it goes,
+    and when they are old."""
+    return f"kept/of/{artifact}"
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]], record: type[Record]) -> bytes:

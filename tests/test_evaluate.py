@@ -162,6 +162,25 @@ def test_on_a_dataset_without_test_samples_nothing_is_measured(context: Context,
     assert read_examples(context.artifacts, scores.id) == []
 
 
+def test_a_model_that_gives_no_numbers_is_not_measured_and_says_so(
+    context: Context, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    import torch
+
+    model, tokenizer = load_model(folders["base"], dtype="float32")
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    dataset = small_dataset(context, GROUPS)
+    run = small_run(context, dataset, tmp_path / "broken", folders["base"])
+    scores = evaluate(context, run, dataset, Evaluate(max_tokens=300, examples=0, answers=0))
+    gate = scores.details["gate"]
+    assert gate["measured"] is False and not gate["passed"]
+    assert "the tuned model gives no number on 9 of 9 samples" in gate["verdict"]
+    assert "gives no number" in context.artifacts.read(scores, "report.md").decode()
+
+
 def test_another_tokenizer_is_refused(context: Context, folders: dict[str, Path], tmp_path: Path) -> None:
     other = small_base(tmp_path / "other", vocabulary=301)
     dataset = small_dataset(context, GROUPS)

@@ -12,7 +12,7 @@ from soldiom_ray.domains.schema import Gate
 from soldiom_ray.evaluate.gates import apply_gate
 from soldiom_ray.metrics.answers import normalized_words
 from soldiom_ray.metrics.compare import Comparison, compare
-from soldiom_ray.metrics.computations import COMPUTATIONS
+from soldiom_ray.metrics.computations import COMPUTATIONS, Computation
 from soldiom_ray.metrics.labels import confusion_matrix
 from soldiom_ray.metrics.measurement import (
     AnswerOutcome,
@@ -24,7 +24,7 @@ from soldiom_ray.metrics.measurement import (
     TokenOutcome,
 )
 from soldiom_ray.metrics.resampling import bootstrap_p, holm, interval_of, mcnemar_p, resample
-from soldiom_ray.metrics.statistics import NotMeasurableError, mean_of
+from soldiom_ray.metrics.statistics import NotMeasurableError, Statistics, mean_of
 
 
 def value(name: MetricName, outcome: Outcome) -> float:
@@ -122,6 +122,32 @@ def test_answers_in_json_are_held_to_their_schema() -> None:
     assert value("json_validity", AnswerOutcome(texts, references)) == 0.75
     with pytest.raises(NotMeasurableError, match="no JSON"):
         value("json_validity", AnswerOutcome(texts, ("prose",) * 4))
+
+
+def test_citations_are_right_where_the_author_cites_the_same_passage() -> None:
+    authors = ("It may be ended [1, 3].", "Thirty days [2].", "Yes [1]. The fee is due [4].")
+    answers = ("It may be ended [1][5].", "Thirty days.", "Yes [4], as [1] says [1].")
+    outcome = AnswerOutcome(answers, authors)
+    assert value("citation_precision", outcome) == pytest.approx(3 / 5), "1 of 2, silence as a wrong one, 2 of 2"
+    assert value("citation_precision", AnswerOutcome(authors, authors)) == 1
+    with pytest.raises(NotMeasurableError, match="cite no passages"):
+        value("citation_precision", AnswerOutcome(authors, ("prose", "items[0]", "none [1]")))
+
+
+def test_a_metric_that_fails_is_missing_with_its_error_and_the_others_are_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(outcome: object) -> Statistics:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setitem(COMPUTATIONS, "accuracy", Computation(fail))  # type: ignore[arg-type]
+    outcome, _ = labelled(60, 2)
+    measurement = measured("labels", {"tuned": outcome, "base": outcome})
+    comparison = compared(measurement)
+    assert "loss" in comparison.scores and "accuracy" not in comparison.scores
+    gate = apply_gate(comparison, measurement, Gate(metric="accuracy"))
+    assert gate["measured"] is False and not gate["passed"]
+    assert "its computation failed with ZeroDivisionError: division by zero" in gate["verdict"]
 
 
 def test_every_metric_is_declared_and_computed() -> None:

@@ -14,7 +14,7 @@ from process_title import title_of
 
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.evaluate.programs import program_of, with_checks_run
-from soldiom_ray.metrics.answers import pass_at_1
+from soldiom_ray.metrics.answers import pass_at_1, pass_at_k
 from soldiom_ray.metrics.measurement import AnswerOutcome
 from soldiom_ray.metrics.statistics import NotApplicableError
 from soldiom_ray.sandbox import landlock
@@ -129,6 +129,9 @@ def test_the_share_of_programs_that_pass() -> None:
     assert statistics.value(statistics.rows.sum(0)) == 0.5
     with pytest.raises(NotApplicableError):
         pass_at_1(answered["tuned"])
+    tried = with_checks_run(answered, checks, {"tuned": [(wrong, wrong, wrong, wrong), (right, wrong, right, wrong)]})
+    assert tried["tuned"].solved == (True, False, None, None) and tried["base"].solved == ()
+    assert pass_at_k(tried["tuned"]).rows.sum(0).tolist() == [1, 2]
 
 
 def test_the_program_in_an_answer() -> None:

@@ -12,7 +12,8 @@ of the tokens of general text, which is not of the dataset; what a judge says of
 MetricName = Literal[
     "loss", "perplexity", "token_accuracy",
     "accuracy", "macro_f1", "micro_f1", "auroc", "average_precision", "calibration_error", "coverage", "answered_error",
-    "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity", "pass_at_1",
+    "exact_match", "token_f1", "rouge_l", "chrf", "bleu", "json_validity", "citation_precision",
+    "pass_at_1", "pass_at_k",
     "general_loss", "judge_win_rate",
 ]  # fmt: skip
 
@@ -46,7 +47,11 @@ METRICS: Mapping[MetricName, Metric] = {
     "chrf": Metric("chrF", ("answers",), False, "shared character sequences, 0 to 100", "sacrebleu"),
     "bleu": Metric("BLEU", ("answers",), False, "shared word sequences, 0 to 100", "sacrebleu"),
     "json_validity": Metric("valid JSON", ("answers",), False, "share of answers that obey the schema", "jsonschema"),
+    "citation_precision": Metric(
+        "citation precision", ("answers",), False, "share of the passages cited as [n] that the author cites, too"
+    ),
     "pass_at_1": Metric("pass@1", ("answers",), False, "share of programs that pass their task's checks"),
+    "pass_at_k": Metric("pass@k", ("answers",), False, "share of tasks that one of k drawn programs passes"),
     "general_loss": Metric("loss on general text", ("general",), True, "nats per token; what tuning forgot"),
     "judge_win_rate": Metric(
         "judge's win rate", ("verdicts",), False, "share of answers that a judge prefers to the base's; a tie is a half"

@@ -346,6 +346,13 @@ class Evaluate(Record):
         description="held-out prompts whose answers by base and tuned model are judged; unset: as many as make about a"
         " fifth of `max_tokens`, prompts included, at most 200",
     )
+    tries: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="programs drawn for each task that has checks, at temperature 0.8, of which one has to pass"
+        " (pass@k); 1: only the greedy answer",
+    )
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema that answers have to obey")
     max_error: float | None = Field(
         None,
@@ -365,6 +372,9 @@ class Evaluate(Record):
         False,
         description="attack base and tuned model: foreign instructions, training and personal data asked back, harmful"
         " requests",
+    )
+    workers: int | None = Field(
+        None, ge=1, description="Ray workers that score; unset: one for each GPU of the cluster, else one for each node"
     )
 
     @model_validator(mode="after")
@@ -503,7 +513,7 @@ FORMER_DEFAULT_BASE = "builtin/tiny"
 ADDED_KEYS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("pairs", "max_characters"),
     "train": ("template_gaps", "augment", "head"),
-    "evaluate": ("examples", "answers", "answer_schema", "max_error", "judge", "red_team"),
+    "evaluate": ("examples", "answers", "answer_schema", "max_error", "judge", "red_team", "workers", "tries"),
 }
 """Heading -> keys that came after artifacts were made without them: hashed only where they differ from their default,
 so that what was made before them is found again."""

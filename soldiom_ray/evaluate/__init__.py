@@ -34,7 +34,7 @@ def evaluate(
     model do not share a tokenizer, and before anything is scored what `judge.check_judge` raises.
     """
     made_from: dict[str, Any] = {
-        "declared": hash_input("evaluate", declared),
+        "declared": hash_input("evaluate", declared.model_copy(update={"workers": None})),
         "run": run.id,
         "dataset": dataset.id,
         "code": LABELS_VERSION if TASK_MODELS[run.details.get("task", CAUSAL_LM)].head else STAGE_VERSION,
@@ -84,7 +84,8 @@ def evaluate(
     _write_report(context, draft, content, run, dataset)
     context.report(1.0, gate["verdict"])
     counts = {name: summary[name] for name in ("tokens", "documents", "groups")}
-    return draft.commit(counts=counts, details={"run": run.id, "dataset": dataset.id, **summary})
+    made_with = {"run": run.id, "dataset": dataset.id, "reused": measurement.reused}
+    return draft.commit(counts=counts, details={**made_with, **summary})
 
 
 def _write_report(context: Context, draft: Draft, content: dict[str, Any], run: Manifest, dataset: Manifest) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from soldiom_ray.domains.messages import ASSISTANT, Message
 from soldiom_ray.domains.schema import Evaluate
@@ -13,12 +13,12 @@ from soldiom_ray.metrics.measurement import hash_order
 from soldiom_ray.models.chat import chat_text, encode_prompt
 from soldiom_ray.models.infill import InfillText, infill_prompt, infill_tokens, sample_text
 
+if TYPE_CHECKING:
+    from soldiom_ray.models.generate import Generator
+
 Row = TypeVar("Row", bound=Mapping[str, Any])
 ANSWER_TOKENS = 96
 SHORTEST_LIMIT = 16
-ANSWERS_AT_ONCE = 64
-"""Prompts that are handed to the generator together, between two reports of progress; it answers as many at a time
-as it can, and begins the next where one ends."""
 MAX_ANSWERS = 200
 """Questions at most where none are asked for by number."""
 MAX_PROMPT_TOKENS = 512
@@ -64,21 +64,19 @@ def choose_questions(
     return list(islice((question for question in questions if question), count))
 
 
-def answer(model: Any, tokenizer: Any, asked: Sequence[tuple[Sequence[Question], int]]) -> Iterator[dict[int, str]]:
-    """A model's greedy answers to several lists of questions, each with the tokens that an answer may have, by the
-    number of the question over all lists; some at a time, computed as when it is deployed, so the model is of no use
-    afterwards. The only place that generates text for an evaluation of causal language models."""
-    from soldiom_ray.models.generate import Generator
-
-    generator, counted = Generator.taking_over(model, tokenizer), 0
-    for questions, max_new_tokens in asked:
-        order = sorted(range(len(questions)), key=lambda number: len(questions[number].text))
-        for first in range(0, len(order), ANSWERS_AT_ONCE):
-            numbers = order[first : first + ANSWERS_AT_ONCE]
-            texts = [questions[number].text for number in numbers]
-            generated = generator.generate(texts, max_new_tokens=max_new_tokens)
-            yield {counted + number: each.text for number, each in zip(numbers, generated, strict=True)}
-        counted += len(questions)
+def answers_of(
+    generator: "Generator",
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    *,
+    temperature: float = 0.0,
+    seed: int | None = None,
+) -> list[str]:
+    """A model's answers, greedy unless a temperature is given, as it gives them when it is deployed. Nothing else
+    generates text for an evaluation of causal language models."""
+    texts = [question.text for question in questions]
+    generated = generator.generate(texts, max_new_tokens=max_new_tokens, temperature=temperature, seed=seed)
+    return [each.text for each in generated]
 
 
 def answer_limit(questions: Sequence[Question], tokenizer: Any, context: int) -> int:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 
 from soldiom_ray.errors import UnavailableError
 from soldiom_ray.metrics.measurement import AnswerOutcome
@@ -22,19 +23,37 @@ def program_of(answer: str) -> str:
     return fenced.group(1) if fenced else answer
 
 
-def with_checks_run(answered: Mapping[str, AnswerOutcome], checks: Sequence[str]) -> dict[str, AnswerOutcome]:
-    """The answers of every system with what passed. Checks that the author's own program does not pass say nothing of
-    a model; where this machine cannot confine a program, nothing is run and the log says why."""
+def with_checks_run(
+    answered: Mapping[str, AnswerOutcome],
+    checks: Sequence[str],
+    tries: Mapping[str, Sequence[Sequence[str]]] = MappingProxyType({}),
+) -> dict[str, AnswerOutcome]:
+    """The answers of every system with what passed, also of its `tries` [tries, answers]. Checks that the author's own
+    program does not pass say nothing of a model; where this machine cannot confine a program, nothing is run and the
+    log says why."""
     if not any(checks):
         return dict(answered)
     references = next(iter(answered.values())).references
     try:
         valid = _passed(references, checks)
         checks = [each if passed else "" for each, passed in zip(checks, valid, strict=True)]
-        return {name: replace(each, passed=_passed(each.texts, checks)) for name, each in answered.items()}
+        return {
+            name: replace(each, passed=_passed(each.texts, checks), solved=_solved(tries.get(name, ()), checks))
+            for name, each in answered.items()
+        }
     except UnavailableError as error:
         log.warning("programs were not run", extra={"data": {"reason": error.what}})
         return dict(answered)
+
+
+def _solved(tries: Sequence[Sequence[str]], checks: Sequence[str]) -> tuple[bool | None, ...]:
+    """Whether one of the tries at each task passes; a task that is solved is not tried again."""
+    solved: tuple[bool | None, ...] = ()
+    for answers in tries:
+        left = [check if not (solved and solved[place]) else "" for place, check in enumerate(checks)]
+        passed = _passed(answers, left)
+        solved = tuple(earlier or now for earlier, now in zip(solved, passed, strict=True)) if solved else passed
+    return solved
 
 
 def _passed(answers: Sequence[str], checks: Sequence[str]) -> tuple[bool | None, ...]:

@@ -1,7 +1,8 @@
 """Scoring of causal language models: every model on exactly the same blocks of held-out text, on general text, and
 asked the same held-out prompts."""
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,29 @@ from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import (
     MAX_ANSWERS,
     Question,
-    answer,
     answer_count,
     answer_limit,
+    answers_of,
     choose_questions,
     to_examples,
 )
 from soldiom_ray.evaluate.baselines import answer_baselines
 from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
+from soldiom_ray.evaluate.loaded import LoadedModels
+from soldiom_ray.evaluate.parts import (
+    ANSWERS_EACH,
+    TOKENS_EACH,
+    Part,
+    Payload,
+    SystemMissingError,
+    base_fingerprint,
+    computed_by,
+    cut_into_parts,
+    digest,
+    run_fingerprint,
+)
 from soldiom_ray.evaluate.programs import with_checks_run
 from soldiom_ray.evaluate.red_team import RedTeam, choose_probes, judge_probes
-from soldiom_ray.evaluate.score_samples import score_samples
 from soldiom_ray.evaluate.slices import facts_of
 from soldiom_ray.metrics.measurement import (
     BASE,
@@ -29,29 +42,24 @@ from soldiom_ray.metrics.measurement import (
     TUNED,
     UNIFORM,
     AnswerOutcome,
-    Event,
     HeldOutSample,
     Measurement,
-    NothingToScoreError,
-    NotMeasured,
     Outcome,
     PartOutcome,
     TokenOutcome,
 )
-from soldiom_ray.models.adapters import below_adapter, without_adapter
-from soldiom_ray.models.task_models import TASK_MODELS
+from soldiom_ray.models.load import context_length
+from soldiom_ray.models.score import token_losses
 from soldiom_ray.records import Manifest
-from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+TRY_TEMPERATURE = 0.8
+"""At which several programs for one task are drawn: that of Chen et al. 2021 for many tries."""
 MAX_BLOCK = 1024
 """Tokens: longer contexts are scored in blocks of this length, which keeps CPU time and memory small."""
-
-ASKING_SHARE = 0.3
-"""Of a model's progress; how long answers take depends on their length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,120 +72,230 @@ class Work:
     questions: Sequence[Question]
     answer_tokens: int
     red_team: RedTeam | None = None
+    tries: int = 1
 
     @property
-    def asked(self) -> list[tuple[Sequence[Question], int]]:
-        """Lists of questions, each with the tokens that an answer may have."""
-        lists: list[tuple[Sequence[Question], int]] = [(self.questions, self.answer_tokens)]
+    def all_blocks(self) -> list[Block]:
+        """Held-out blocks, then those of general text."""
+        return [*self.blocks, *self.general]
+
+    @property
+    def questions_and_probes(self) -> list[tuple[Question, int]]:
+        """Held-out questions, then attacks, each with the tokens that an answer may have."""
+        asked = [(question, self.answer_tokens) for question in self.questions]
         if self.red_team is not None:
-            lists.append(([probe.question for probe in self.red_team.probes], self.red_team.tokens))
-        return [each for each in lists if each[0]]
+            asked += [(probe.question, self.red_team.tokens) for probe in self.red_team.probes]
+        return asked
+
+    @property
+    def tasks(self) -> list[int]:
+        """The places of the questions that are tried several times: those whose answers are programs."""
+        return [place for place, question in enumerate(self.questions) if question.checks and self.tries > 1]
 
 
 @dataclass(slots=True)
 class Results:
-    """What one model did: sums [blocks, 2] of both kinds of block, and its answers to questions and red team."""
+    """What one model did: sums [blocks, 2] of both kinds of block, its answers to questions and red team, and its
+    tries [tries, questions]."""
 
     sums: "NDArray[np.float64]"
     general: "NDArray[np.float64] | None" = None
     answers: list[str | None] = field(default_factory=list)
     attacked: list[str | None] = field(default_factory=list)
+    tries: list[list[str]] = field(default_factory=list)
 
 
-def score_run(
-    settings: Settings,
-    artifacts: Artifacts,
-    run: Manifest,
-    dataset: Manifest,
-    declared: Evaluate,
-    previous: Manifest | None = None,
-) -> Iterator[Event]:
-    """Yield (fraction, message) as progress and the `Measurement` last; `NotMeasured` where the dataset holds nothing
-    to score. `previous` is the run of the version that is to be beaten.
+@dataclass(frozen=True, slots=True)
+class CausalPlan:
+    """What all workers need to know. `vocabulary` is the run's, `facts` are those of the samples by their ids;
+    `judged` is whether the answers are judged, else they are only shown."""
 
-    A generator so that the same code runs in this process and as a Ray task whose progress is followed from here.
-    InputError where the two models do not compare.
-    """
-    score = _score_causal if TASK_MODELS[run.details.get("task", "causal_lm")].generates else score_samples
-    try:
-        yield from score(settings, artifacts, run, dataset, declared, previous)
-    except NothingToScoreError as error:
-        yield NotMeasured(f"{error.what} {error.remedy}")
+    run: Manifest
+    dataset: Manifest
+    declared: Evaluate
+    base: str | None
+    work: Work
+    judged: bool
+    length: int
+    vocabulary: Mapping[str, int]
+    model_vocabulary: int
+    facts: Mapping[str, Mapping[str, str]]
+    parts: tuple[Part, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    def check(self, system: str, model: Any, processor: Any) -> None:
+        """As of `parts.Plan`: base and previous version need the run's tokenizer, and its context."""
+        if system == BASE:
+            _check_tokenizers(self.vocabulary, _vocabulary(processor), str(self.base), self.run.id)
+            _check_context(context_length(model), self.length, str(self.base), self.run.id)
+        elif system == PREVIOUS and (_vocabulary(processor) != self.vocabulary or context_length(model) < self.length):
+            raise SystemMissingError("its tokenizer or its context is another, so its numbers do not compare")
+
+    def compute(self, models: LoadedModels, part: Part) -> Payload:
+        """As of `parts.Plan`: summed loss in nats and correct predictions of each block, or the text of each answer."""
+        from soldiom_ray.models.generate import Generator
+
+        if part.work == "tries":
+            generator = models.taken_over(part.system, Generator.taking_over)
+            number, tasks = part.places[0] // len(self.work.tasks), [self.work.questions[n] for n in self.work.tasks]
+            limit, seed = self.work.answer_tokens, self.declared.seed + number
+            return {"values": answers_of(generator, tasks, limit, temperature=TRY_TEMPERATURE, seed=seed)}
+        if part.work == "answers":
+            generator = models.taken_over(part.system, Generator.taking_over)
+            asked = [self.work.questions_and_probes[place] for place in part.places]
+            limits = {limit for _, limit in asked}
+            return {"values": answers_of(generator, [question for question, _ in asked], max(limits))}
+        blocks = [self.work.all_blocks[place] for place in part.places]
+        with models.reading(part.system) as (model, _):
+            scored = token_losses(model, [block.ids for block in blocks], [block.loss_mask for block in blocks])
+        return {"values": [[float(each.losses.sum(dtype="float64")), int(each.correct.sum())] for each in scored]}
+
+    def measurement(
+        self, artifacts: Artifacts, payloads: Mapping[Part, Payload], missing: Mapping[str, str]
+    ) -> Measurement:
+        """As of `parts.Plan`."""
+        work, declared = self.work, self.declared
+        results = {
+            system: _results(work, payloads, system)
+            for system in dict.fromkeys(part.system for part in self.parts)
+            if system not in missing
+        }
+        if self.base is None:
+            sums = _uniform_sums(work.blocks, self.model_vocabulary)
+            results[BASE] = Results(sums, None, [None] * len(work.questions))
+        prompts = [question.prompt for question in work.questions] if self.judged else []
+        trivial = answer_baselines(artifacts, self.dataset, prompts) if self.judged else {}
+        attacked = {system: each.attacked for system, each in results.items() if each.attacked}
+        return Measurement(
+            parts=_parts(self.facts, work, results, trivial, declared),
+            examples=to_examples(work.questions, results[BASE].answers, [str(text) for text in results[TUNED].answers]),
+            base=UNIFORM if self.base is None else self.base,
+            tokens=sum(block.predicted for block in work.blocks),
+            blocks=len(work.blocks),
+            block_tokens=self.length,
+            missing={**self.missing, **missing},
+            red_team=judge_probes(work.red_team, attacked) if work.red_team else None,
+        )
 
 
-def _score_causal(
-    settings: Settings,
-    artifacts: Artifacts,
-    run: Manifest,
-    dataset: Manifest,
-    declared: Evaluate,
-    previous: Manifest | None,
-) -> Iterator[Event]:
-    from soldiom_ray.models.load import context_length, load_base, load_run
-
+def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> CausalPlan:
+    """Choose what is scored. NothingToScoreError where the dataset holds nothing."""
+    artifacts, run = models.artifacts, models.run
     rows = held_out_rows(artifacts, dataset)
-    ends = [0.5, 0.94] if previous is None else [0.35, 0.65, 0.94]
-    results: dict[str, Results] = {}
-    missing: dict[str, str] = {}
-    base_name = run.details.get("base_model")
-    has_base = bool(base_name and base_name != run.id)  # a model from random weights names itself
-    has_adapter = run.details["method"] != "full"
-    yield 0.02, f"loading the tuned model of {run.id}"
-    with load_run(artifacts, settings, run) as (model, tokenizer):
+    name = run.details.get("base_model")
+    base = str(name) if name and name != run.id else None  # a model from random weights names itself
+    with models.reading(TUNED) as (model, tokenizer):
         if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
             rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
-        work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=has_base)
+        work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=base is not None)
         if declared.red_team:
             attacks = choose_probes(artifacts, run, rows, tokenizer, context=context_length(model), seed=declared.seed)
             work = replace(work, red_team=attacks)
-        vocabulary, model_vocabulary = _vocabulary(tokenizer), int(model.config.vocab_size)
-        if has_adapter:
-            asked_at = ends[1] - ASKING_SHARE / 2 * ends[1]
-            results[TUNED], results[BASE] = yield from _measure_both(model, tokenizer, work, 0.05, asked_at)
-        else:
-            results[TUNED] = yield from _measure(model, tokenizer, work, "tuned model", 0.05, ends[0])
-        del model
-    if has_adapter and work.asked:  # merged, as it is deployed, which is faster and the end of an adapter
-        with load_run(artifacts, settings, run) as (model, tokenizer):
-            yield from _ask(model, tokenizer, work, results[TUNED], "tuned model", asked_at, ends[1])
-            del model
-    if BASE not in results and has_base:
-        yield ends[0], f"loading the base model {base_name}"
-        with load_base(artifacts, settings, str(base_name)) as (model, tokenizer):
-            _check_tokenizers(vocabulary, _vocabulary(tokenizer), str(base_name), run.id)
-            _check_context(context_length(model), length, str(base_name), run.id)
-            results[BASE] = yield from _measure(model, tokenizer, work, "base model", ends[0] + 0.02, ends[1])
-            del model
-    elif BASE not in results:
-        results[BASE] = Results(_uniform_sums(work.blocks, model_vocabulary), None, [None] * len(work.questions))
-        base_name = UNIFORM
-    if previous is not None:
-        yield ends[1], f"loading the version before, of {previous.id}"
+        vocabulary, size = _vocabulary(tokenizer), int(model.config.vocab_size)
+        how = computed_by(model, tokenizer)
+    chosen = {block.document for block in work.blocks} | {question.document for question in work.questions}
+    facts = {sample: values for sample, values in facts_of(rows).items() if sample in chosen}
+    plan = CausalPlan(run, dataset, declared, base, work, judged, length, vocabulary, size, facts)
+    prints: dict[str, Any] = {TUNED: run_fingerprint(models.settings, artifacts, run)}
+    missing: dict[str, str] = {}
+    if base is not None:
+        prints[BASE] = base_fingerprint(models.settings, artifacts, base)
+    if models.previous is not None:
         try:
-            with load_run(artifacts, settings, previous) as (model, tokenizer):
-                if _vocabulary(tokenizer) != vocabulary or context_length(model) < length:
-                    missing[PREVIOUS] = "its tokenizer or its context is another, so its numbers do not compare"
-                else:
-                    name = "version before"
-                    results[PREVIOUS] = yield from _measure(model, tokenizer, work, name, ends[1] + 0.02, ends[2])
-                del model
+            prints[PREVIOUS] = run_fingerprint(models.settings, artifacts, models.previous)
         except (NotFoundError, InputError, DamagedError) as error:
             missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
-    prompts = [question.prompt for question in work.questions] if judged else []
-    trivial = answer_baselines(artifacts, dataset, prompts) if judged else {}
-    parts = _parts(rows, work, results, trivial, declared)
-    attacked = {system: each.attacked for system, each in results.items() if each.attacked}
-    yield Measurement(
-        parts=parts,
-        examples=to_examples(work.questions, results[BASE].answers, [str(text) for text in results[TUNED].answers]),
-        base=str(base_name),
-        tokens=sum(block.predicted for block in work.blocks),
-        blocks=len(work.blocks),
-        block_tokens=length,
-        missing=missing,
-        red_team=judge_probes(work.red_team, attacked) if work.red_team else None,
+    return replace(
+        plan, parts=_cut(work, prints, how, has_adapter=models.has_adapter, seed=declared.seed), missing=missing
     )
+
+
+def _cut(
+    work: Work, fingerprints: Mapping[str, Any], how: Mapping[str, Any], *, has_adapter: bool, seed: int
+) -> tuple[Part, ...]:
+    """The parts in the order in which the fewest models are loaded: to answer is the end of a loaded model, so an
+    adapter's base, which is the tuned model without it, is asked before the tuned model is loaded again."""
+    scores = {system: tuple(_score_parts(work, system, each, how)) for system, each in fingerprints.items()}
+    answers = {
+        system: (*_answer_parts(work, system, each, how), *_try_parts(work, system, each, how, seed))
+        for system, each in fingerprints.items()
+    }
+    together = [TUNED, BASE] if has_adapter and BASE in fingerprints else []
+    apart = [system for system in fingerprints if system not in together]
+    parts = [part for system in together for part in scores[system]]
+    parts += [part for system in reversed(together) for part in answers[system]]
+    return (*parts, *(part for system in apart for part in (*scores[system], *answers[system])))
+
+
+def _score_parts(work: Work, system: str, fingerprint: Any, how: Mapping[str, Any]) -> Iterator[Part]:
+    """Blocks of about one length come into one part, so that its batches need little filling up."""
+    blocks = work.all_blocks
+    return cut_into_parts(
+        system,
+        "scores",
+        sorted(range(len(blocks)), key=lambda place: -len(blocks[place].ids)),
+        lambda place: len(blocks[place].ids),
+        TOKENS_EACH,
+        {"model": fingerprint, "how": how},
+        lambda place: digest([blocks[place].ids.tolist(), blocks[place].loss_mask.tolist()]),
+    )
+
+
+def _answer_parts(work: Work, system: str, fingerprint: Any, how: Mapping[str, Any]) -> Iterator[Part]:
+    """Of each list of questions the shortest first; an answer counts as several times as many tokens that are read."""
+    asked = work.questions_and_probes
+    for limit in dict.fromkeys(limit for _, limit in asked):
+        ordered = [place for place, each in enumerate(asked) if each[1] == limit]
+        ordered.sort(key=lambda place: len(asked[place][0].text))
+        effort = 4.0 * limit
+        yield from cut_into_parts(
+            system,
+            "answers",
+            ordered,
+            lambda place, effort=effort: effort,  # type: ignore[misc]
+            ANSWERS_EACH * effort,
+            {"model": fingerprint, "how": how, "limit": limit},
+            lambda place: asked[place][0].text,
+        )
+
+
+def _try_parts(work: Work, system: str, fingerprint: Any, how: Mapping[str, Any], seed: int) -> Iterator[Part]:
+    """One part for each try, whose seed is its own."""
+    tasks, limit = work.tasks, work.answer_tokens
+    for number in range(work.tries if tasks else 0):
+        drawn = {"limit": limit, "temperature": TRY_TEMPERATURE, "seed": seed + number}
+        yield from cut_into_parts(
+            system,
+            "tries",
+            range(number * len(tasks), (number + 1) * len(tasks)),
+            lambda place: 4.0 * limit,
+            math.inf,
+            {"model": fingerprint, "how": how, **drawn},
+            lambda place: work.questions[tasks[place % len(tasks)]].text,
+        )
+
+
+def _results(work: Work, payloads: Mapping[Part, Payload], system: str) -> Results:
+    """What a system did, put together from its parts."""
+    import numpy as np
+
+    sums = np.zeros((len(work.all_blocks), 2))
+    texts: list[str | None] = [None] * len(work.questions_and_probes)
+    tasks = work.tasks
+    tries = [[""] * len(work.questions) for _ in range(work.tries if tasks else 0)]
+    for part, payload in payloads.items():
+        if part.system != system:
+            continue
+        for place, value in zip(part.places, payload["values"], strict=True):
+            if part.work == "scores":
+                sums[place] = value
+            elif part.work == "answers":
+                texts[place] = value
+            else:
+                tries[place // len(tasks)][tasks[place % len(tasks)]] = value
+    count, questions = len(work.blocks), len(work.questions)
+    return Results(sums[:count], sums[count:] if work.general else None, texts[:questions], texts[questions:], tries)
 
 
 def _choose_work(
@@ -191,8 +309,6 @@ def _choose_work(
 ) -> tuple[Work, bool]:
     """(what the models are to do, whether their answers are judged). Of documents that are no conversations nobody
     knows how they must go on: what is generated from their beginnings is only shown."""
-    from soldiom_ray.models.load import context_length
-
     context = context_length(model)
     blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
     most = MAX_ANSWERS if declared.answers is None else max(declared.answers, declared.examples)
@@ -201,7 +317,8 @@ def _choose_work(
     judged = bool(questions) and questions[0].has_answer and declared.answers != 0
     count = max(declared.examples, answer_count(declared, questions, tokenizer, limit)) if judged else declared.examples
     general = general_blocks(tokenizer, length) if with_general else []
-    return Work(blocks, general, questions[:count], limit), judged and count > 0
+    work = Work(blocks, general, questions[:count], limit, tries=declared.tries if judged else 1)
+    return work, judged and count > 0
 
 
 def _block_length(run: Manifest, context: int) -> int:
@@ -209,74 +326,8 @@ def _block_length(run: Manifest, context: int) -> int:
     return min(MAX_BLOCK, context, int(run.details.get("sequence_length") or MAX_BLOCK))
 
 
-def _measure(
-    model: Any, tokenizer: Any, work: Work, name: str, start: float, end: float
-) -> Generator[tuple[float, str], None, Results]:
-    """Progress; returns what one model did. The model is of no use afterwards."""
-    asked_at = end - ASKING_SHARE * (end - start) if work.asked else end
-    results = yield from _score(model, work, name, start, asked_at)
-    if work.asked:
-        yield from _ask(model, tokenizer, work, results, name, asked_at, end)
-    return results
-
-
-def _measure_both(
-    model: Any, tokenizer: Any, work: Work, start: float, end: float
-) -> Generator[tuple[float, str], None, tuple[Results, Results]]:
-    """Progress; returns what a model with its adapter did, which is not yet asked, and what it did without, which is.
-    The model is of no use afterwards."""
-    middle = start + (1 - ASKING_SHARE / 2) / 2 * (end - start)
-    tuned = yield from _score(model, work, "tuned model", start, middle)
-    asked_at = 2 * middle - start if work.asked else end
-    with without_adapter(model) as plain:
-        base = yield from _score(plain, work, "base model", middle, asked_at)
-    if work.asked:
-        yield from _ask(below_adapter(model), tokenizer, work, base, "base model", asked_at, end)
-    return tuned, base
-
-
-def _score(model: Any, work: Work, name: str, start: float, end: float) -> Generator[tuple[float, str], None, Results]:
-    """Progress; returns a model's predictions, without answers."""
-    sums = yield from _score_blocks(model, [*work.blocks, *work.general], name, start, end)
-    return Results(sums[: len(work.blocks)], sums[len(work.blocks) :] if work.general else None)
-
-
-def _ask(
-    model: Any, tokenizer: Any, work: Work, results: Results, name: str, start: float, end: float
-) -> Generator[tuple[float, str], None, None]:
-    """Progress; the answers become part of the results, in the order of the questions. The model is of no use
-    afterwards."""
-    answers: dict[int, str] = {}
-    total = sum(len(questions) for questions, _ in work.asked)
-    yield start, f"asking the {name}"
-    for some in answer(model, tokenizer, work.asked):
-        answers |= some
-        yield start + len(answers) / total * (end - start), f"asking the {name}: {len(answers)} of {total}"
-    texts: list[str | None] = [answers[number] for number in range(total)]
-    results.answers, results.attacked = texts[: len(work.questions)], texts[len(work.questions) :]
-
-
-def _score_blocks(
-    model: Any, blocks: Sequence[Block], name: str, start: float, end: float
-) -> Generator[tuple[float, str], None, "NDArray[np.float64]"]:
-    """Progress; returns sums [blocks, 2] in float64, loss in nats and correct predictions, in the order of `blocks`."""
-    import numpy as np
-
-    from soldiom_ray.models.score import score_batches
-
-    sums = np.zeros((len(blocks), 2))
-    tokens, read = sum(len(block.ids) for block in blocks), 0
-    yield start, f"scoring the {name}"
-    for batch in score_batches(model, [block.ids for block in blocks], [block.loss_mask for block in blocks]):
-        for index, scored in batch.items():
-            sums[index] = scored.losses.sum(dtype=np.float64), scored.correct.sum()
-            read += len(blocks[index].ids)
-        yield start + (end - start) * read / tokens, f"scoring the {name}: {read} of {tokens} tokens"
-    return sums
-
-
 def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float64]":
-    """Sums [blocks, 2] as of `_score_blocks`, of a model that holds every token of the vocabulary equally likely."""
+    """Sums [blocks, 2] as of a model's own, of a model that holds every token of the vocabulary equally likely."""
     import numpy as np
 
     predicted = np.array([block.predicted for block in blocks], dtype=np.float64)
@@ -284,7 +335,7 @@ def _uniform_sums(blocks: Sequence[Block], vocabulary: int) -> "NDArray[np.float
 
 
 def _parts(
-    rows: Sequence[Mapping[str, Any]],
+    facts: Mapping[str, Mapping[str, str]],
     work: Work,
     results: Mapping[str, Results],
     trivial: Mapping[str, tuple[str, ...]],
@@ -292,7 +343,6 @@ def _parts(
 ) -> tuple[PartOutcome, ...]:
     """The outcomes on held-out tokens, in answers (where there are trivial ones to compare with), and on general
     text."""
-    facts = facts_of(rows)
     samples, outcomes = _by_document(work.blocks, {name: each.sums for name, each in results.items()}, facts)
     parts = [PartOutcome("tokens", samples, outcomes)]
     if trivial:
@@ -302,7 +352,8 @@ def _parts(
             name: AnswerOutcome(answers, references, declared.answer_schema)
             for name, answers in (texts | dict(trivial)).items()
         }
-        answered = with_checks_run(answered, [question.checks for question in work.questions])
+        tries = {name: each.tries for name, each in results.items() if each.tries}
+        answered = with_checks_run(answered, [question.checks for question in work.questions], tries)
         asked = tuple(HeldOutSample(each.document, each.group, facts[each.document]) for each in work.questions)
         parts.append(PartOutcome("answers", asked, answered))
     if work.general:

@@ -3,13 +3,15 @@ their trivial baselines."""
 
 import math
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.evaluate.baselines import linear_baseline
+from soldiom_ray.evaluate.loaded import LoadedModels
 from soldiom_ray.metrics.calibration import MIN_SAMPLES, abstention_threshold, fit_temperature
 from soldiom_ray.metrics.labels import calibration_error
 from soldiom_ray.metrics.measurement import LabelOutcome, Outcome, hash_order
@@ -42,9 +44,6 @@ class Results:
     calibration: Mapping[str, Any] | None = None
 
 
-Measuring: TypeAlias = Generator[tuple[float, str], None, Results]
-
-
 def validation_samples(
     artifacts: Artifacts, dataset: Manifest, run: Manifest, declared: Evaluate
 ) -> list[dict[str, Any]]:
@@ -64,50 +63,53 @@ def is_multi_label(run: Manifest) -> bool:
     return bool(run.details.get("configuration", {}).get("problem_type") == "multi_label_classification")
 
 
-def measure_labels(
-    model: Any,
-    processor: Any,
-    rows: Sequence[dict[str, Any]],
-    fitted_on: Sequence[dict[str, Any]],
-    asked: Sequence[dict[str, Any]],
-    run: Manifest,
-    declared: Evaluate,
-    name: str,
-    start: float,
-    end: float,
-) -> Measuring:
-    """Progress; returns what one model did, with probabilities calibrated on the samples `fitted_on`. It is computed as
-    when it is deployed, so the model is of no use afterwards."""
-    import numpy as np
+def logits_of(models: LoadedModels, system: str, samples: Sequence[Mapping[str, Any]], length: int) -> dict[str, Any]:
+    """{values: logits [samples, labels], names: of the labels, multi_label}, computed as when it is deployed."""
 
-    classifier = Classifier.taking_over(model, processor, int(run.details["sequence_length"]))
-    samples = [*rows, *fitted_on]
-    order = sorted(range(len(samples)), key=lambda index: len(samples[index]["text"] or ""))
-    logits = np.zeros((len(samples), len(classifier.names)))
-    for first in range(0, len(order), BATCH):
-        indices = order[first : first + BATCH]
-        inputs = [samples[index]["image"] or samples[index]["text"] for index in indices]
-        logits[indices] = classifier.logits(classifier.read(inputs))
-        share = (first + len(indices)) / len(samples)
-        yield start + (end - start) * share, f"{name}: {first + len(indices)} of {len(samples)} samples"
-    plain = _label_outcome(logits[: len(rows)], classifier, rows, Calibration())
+    def classifier_of(model: Any, processor: Any) -> Classifier:
+        return Classifier.taking_over(model, processor, length)
+
+    classifier: Classifier = models.taken_over(system, classifier_of)
+    values: list[list[float]] = []
+    for first in range(0, len(samples), BATCH):
+        inputs = [sample["image"] or sample["text"] for sample in samples[first : first + BATCH]]
+        values += classifier.logits(classifier.read(inputs)).tolist()
+    return {"values": values, "names": classifier.names, "multi_label": classifier.multi_label}
+
+
+def label_results(
+    logits: "Numbers",
+    names: Sequence[str],
+    multi_label: bool,
+    rows: Sequence[Mapping[str, Any]],
+    fitted_on: Sequence[Mapping[str, Any]],
+    asked: Sequence[Mapping[str, Any]],
+    declared: Evaluate,
+) -> Results:
+    """What one model did on the rows, with probabilities calibrated on the samples `fitted_on`. `logits` are of the
+    rows and then of these samples."""
+    outcome_of = partial(_label_outcome, names=names, multi_label=multi_label)
+    plain = outcome_of(logits[: len(rows)], rows, Calibration())
     if len(fitted_on) < MIN_SAMPLES:
-        return Results(plain, _answers(plain, rows, asked), classifier.names)
-    fitted, facts = _calibrated(logits[len(rows) :], classifier, fitted_on, declared)
-    outcome = _label_outcome(logits[: len(rows)], classifier, rows, fitted)
+        return Results(plain, _answers(plain, rows, asked), names)
+    fitted, facts = _calibrated(logits[len(rows) :], outcome_of, fitted_on, declared, multi_label)
+    outcome = outcome_of(logits[: len(rows)], rows, fitted)
     if facts["max_error"] is not None:
         outcome = replace(outcome, threshold=fitted.threshold)
-    return Results(outcome, _answers(outcome, rows, asked), classifier.names, plain, facts)
+    return Results(outcome, _answers(outcome, rows, asked), names, plain, facts)
 
 
 def _calibrated(
-    logits: "Numbers", classifier: Classifier, rows: Sequence[Mapping[str, Any]], declared: Evaluate
+    logits: "Numbers",
+    outcome_of: Callable[..., LabelOutcome],
+    rows: Sequence[Mapping[str, Any]],
+    declared: Evaluate,
+    multi_label: bool,
 ) -> tuple[Calibration, dict[str, Any]]:
     """What is fitted on the validation side, and the facts of it for the scores."""
-    before = _label_outcome(logits, classifier, rows, Calibration())
-    multi_label = classifier.multi_label
+    before = outcome_of(logits, rows, Calibration())
     temperature = fit_temperature(logits, before.targets, multi_label=multi_label)
-    after = _label_outcome(logits, classifier, rows, Calibration(temperature=temperature))
+    after = outcome_of(logits, rows, Calibration(temperature=temperature))
     max_error = None if multi_label else declared.max_error
     confidence, right = after.probabilities.max(1), (after.predicted == after.targets).all(1)
     threshold = 0.0 if max_error is None else abstention_threshold(confidence, right, max_error)
@@ -141,13 +143,17 @@ def joined(labels: Sequence[str]) -> str:
 
 
 def _label_outcome(
-    logits: "Numbers", classifier: Classifier, rows: Sequence[Mapping[str, Any]], calibration: Calibration
+    logits: "Numbers",
+    rows: Sequence[Mapping[str, Any]],
+    calibration: Calibration,
+    *,
+    names: Sequence[str],
+    multi_label: bool,
 ) -> LabelOutcome:
     """From logits [samples, labels known to the model]: probabilities and losses, labels that occur in the samples only
     with probability 0."""
-    multi_label = classifier.multi_label
     chances = probabilities(logits, multi_label=multi_label, temperature=calibration.temperature)
-    return _outcome_of(chances, classifier.names, rows, multi_label=multi_label)
+    return _outcome_of(chances, names, rows, multi_label=multi_label)
 
 
 def _outcome_of(

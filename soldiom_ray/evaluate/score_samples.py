@@ -4,9 +4,12 @@ A classification is measured against trivial baselines, first of all the labels'
 sequence to sequence against its base model, or a guess where there is none.
 """
 
+import hashlib
 import json
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +18,25 @@ from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
 from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines
+from soldiom_ray.evaluate.loaded import LoadedModels
+from soldiom_ray.evaluate.parts import (
+    ANSWERS_EACH,
+    TOKENS_EACH,
+    Part,
+    Payload,
+    base_fingerprint,
+    computed_by,
+    cut_into_parts,
+    digest,
+    run_fingerprint,
+)
 from soldiom_ray.evaluate.score_labels import (
-    Measuring,
     Results,
     is_multi_label,
     joined,
+    label_results,
     linear,
-    measure_labels,
+    logits_of,
     prior,
     validation_samples,
 )
@@ -35,7 +50,6 @@ from soldiom_ray.metrics.measurement import (
     UNCALIBRATED,
     UNIFORM,
     AnswerOutcome,
-    Event,
     HeldOutSample,
     Measurement,
     NothingToScoreError,
@@ -45,10 +59,8 @@ from soldiom_ray.metrics.measurement import (
     hash_order,
 )
 from soldiom_ray.metrics.statistics import NotMeasurableError
-from soldiom_ray.models.adapters import without_adapter
 from soldiom_ray.models.labels import IGNORE_INDEX, labels_of
 from soldiom_ray.records import Manifest
-from soldiom_ray.settings import Settings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -57,109 +69,196 @@ if TYPE_CHECKING:
 BATCH = 32
 
 
-def score_samples(
-    settings: Settings,
-    artifacts: Artifacts,
-    run: Manifest,
-    dataset: Manifest,
-    declared: Evaluate,
-    previous: Manifest | None = None,
-) -> Iterator[Event]:
-    """As `score.score_run`: progress, and the `Measurement` last."""
-    from soldiom_ray.models.load import load_run
+@dataclass(frozen=True, slots=True)
+class SamplesPlan:
+    """What all workers need to know. `rows` are scored, the first `asked` of a list by hash are answered or shown, and
+    classifiers are calibrated on `fitted_on`."""
 
+    run: Manifest
+    dataset: Manifest
+    declared: Evaluate
+    base: str | None
+    rows: Sequence[dict[str, Any]]
+    asked: Sequence[dict[str, Any]]
+    fitted_on: Sequence[dict[str, Any]]
+    vocabulary: int
+    parts: tuple[Part, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it is sequence to sequence, else a classification."""
+        return bool(self.run.details["task"] == "seq2seq_lm")
+
+    def check(self, system: str, model: Any, processor: Any) -> None:
+        """As of `parts.Plan`: every model reads the samples with a tokenizer of its own."""
+
+    def compute(self, models: LoadedModels, part: Part) -> Payload:
+        """As of `parts.Plan`: of labels the logits; of pairs tokens, loss and how many are right, or the answer."""
+        length = int(self.run.details["sequence_length"])
+        if not self.pairs:
+            samples = [*self.rows, *self.fitted_on]
+            return logits_of(models, part.system, [samples[place] for place in part.places], length)
+        values: list[Any] = []
+        with models.reading(part.system) as (model, processor):
+            rows = [(self.asked if part.work == "answers" else self.rows)[place] for place in part.places]
+            for first in range(0, len(rows), BATCH):
+                batch = rows[first : first + BATCH]
+                if part.work == "answers":
+                    values += _generated(model, processor, batch, length)
+                else:
+                    values += _score_pairs(model, processor, batch, length).tolist()
+        return {"values": values}
+
+    def measurement(
+        self, artifacts: Artifacts, payloads: Mapping[Part, Payload], missing: Mapping[str, str]
+    ) -> Measurement:
+        """As of `parts.Plan`."""
+        lacking = {**self.missing, **missing}
+        systems = [each for each in dict.fromkeys(part.system for part in self.parts) if each not in lacking]
+        results = {system: self._results(payloads, system) for system in systems}
+        tuned = results[TUNED]
+        if not self.pairs:
+            results[BASE] = prior(artifacts, self.dataset, self.rows, self.asked, tuned)
+        elif self.base is None:
+            results[BASE] = _uniform(tuned.outcome, self.vocabulary, len(self.asked))
+        if PREVIOUS in results and results[PREVIOUS].names != tuned.names:
+            del results[PREVIOUS]
+            lacking[PREVIOUS] = "its labels are others, so its numbers do not compare"
+        outcomes = {system: each.outcome for system, each in results.items()}
+        lacking |= self._add_of_labels(artifacts, outcomes, tuned)
+        facts = facts_of(self.rows)
+        samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in self.rows)
+        parts = [PartOutcome("tokens" if self.pairs else "labels", samples, outcomes)]
+        if self.pairs and self.asked and self.declared.answers != 0:
+            trivial = answer_baselines(artifacts, self.dataset, [row["question"] for row in self.asked])
+            parts.append(_answers_part(self.asked, facts, results, trivial, self.declared))
+        tokens = tuned.outcome.tokens.sum() if isinstance(tuned.outcome, TokenOutcome) else len(self.rows)
+        return Measurement(
+            parts=tuple(parts),
+            examples=to_examples([_question(row) for row in self.asked], results[BASE].answers, _texts(tuned)),
+            base=self.base or (UNIFORM if self.pairs else PRIOR),
+            tokens=int(tokens),
+            blocks=len(self.rows),
+            block_tokens=int(self.run.details["sequence_length"]),
+            calibration=tuned.calibration,
+            missing=lacking,
+        )
+
+    def _add_of_labels(self, artifacts: Artifacts, outcomes: dict[str, Outcome], tuned: Results) -> dict[str, str]:
+        """Outcomes that only classifications have; returns why some are not there."""
+        if self.pairs:
+            return {}
+        missing: dict[str, str] = {}
+        if strange := _never_trained(self.rows, tuned.names):
+            missing["labels that training never saw"] = strange
+        if tuned.uncalibrated is not None:
+            outcomes[UNCALIBRATED] = tuned.uncalibrated
+        else:
+            count = len(self.fitted_on)
+            missing["calibration"] = f"the validation split has {count} labelled samples, {MIN_SAMPLES} are needed"
+        if self.run.details["task"] == "text_classification":
+            try:
+                outcomes[LINEAR] = linear(artifacts, self.dataset, self.rows, tuned)
+            except NotMeasurableError as error:
+                missing[LINEAR] = str(error)
+        return missing
+
+    def _results(self, payloads: Mapping[Part, Payload], system: str) -> Results:
+        """What a system did, put together from its parts."""
+        import numpy as np
+
+        mine = [(part, payload) for part, payload in payloads.items() if part.system == system]
+        values = {
+            work: {
+                place: value
+                for part, payload in mine
+                if part.work == work
+                for place, value in zip(part.places, payload["values"], strict=True)
+            }
+            for work in ("scores", "answers")
+        }
+        scores = np.array([values["scores"][place] for place in range(len(values["scores"]))], dtype=np.float64)
+        if self.pairs:
+            return Results(TokenOutcome(*scores.T), [values["answers"][place] for place in range(len(self.asked))])
+        names, multi_label = mine[0][1]["names"], bool(mine[0][1]["multi_label"])
+        return label_results(scores, names, multi_label, self.rows, self.fitted_on, self.asked, self.declared)
+
+
+def plan_samples(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> SamplesPlan:
+    """Choose what is scored. NothingToScoreError where the dataset holds nothing that the task can score."""
+    artifacts, settings, run = models.artifacts, models.settings, models.run
     rows = _test_samples(artifacts, dataset, run, declared)
     pairs = run.details["task"] == "seq2seq_lm"
     asked = list(islice(spread(rows, declared.seed), _answer_count(declared) if pairs else declared.examples))
     fitted_on = [] if pairs else validation_samples(artifacts, dataset, run, declared)
-
-    def measure(model: Any, processor: Any, name: str, start: float, end: float) -> Measuring:
-        if pairs:
-            return _measure(model, processor, rows, asked, run, name, start, end)
-        return measure_labels(model, processor, rows, fitted_on, asked, run, declared, name, start, end)
-
+    with models.reading(TUNED) as (model, processor):
+        how, vocabulary = computed_by(model, processor), int(getattr(model.config, "vocab_size", 0))
     missing: dict[str, str] = {}
     if declared.red_team:
         missing["red team"] = f"attacks are written for models of text, not for the task {run.details['task']}"
-    base, results = yield from _tuned_and_base(settings, artifacts, run, dataset, rows, asked, measure, previous)
-    if previous is not None:
-        yield 0.65, f"loading the version before, of {previous.id}"
+    name = run.details.get("base_model")
+    base = str(name) if pairs and name and name != run.id else None
+    prints: dict[str, Any] = {TUNED: run_fingerprint(settings, artifacts, run)}
+    if base is not None:
+        prints[BASE] = base_fingerprint(settings, artifacts, base)
+    if models.previous is not None:
         try:
-            with load_run(artifacts, settings, previous) as (model, processor):
-                before = yield from measure(model, processor, "version before", 0.67, 0.94)
-                del model
-            if before.names == results[TUNED].names:
-                results[PREVIOUS] = before
-            else:
-                missing[PREVIOUS] = "its labels are others, so its numbers do not compare"
+            prints[PREVIOUS] = run_fingerprint(settings, artifacts, models.previous)
         except (NotFoundError, InputError, DamagedError) as error:
             missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
-    facts = facts_of(rows)
-    samples = tuple(HeldOutSample(row["id"], row["group"], facts[row["id"]]) for row in rows)
-    outcomes = {system: each.outcome for system, each in results.items()}
-    if (uncalibrated := results[TUNED].uncalibrated) is not None:
-        outcomes[UNCALIBRATED] = uncalibrated
-    elif not pairs:
-        missing["calibration"] = f"the validation split has {len(fitted_on)} labelled samples, {MIN_SAMPLES} are needed"
-    if run.details["task"] == "text_classification":
-        try:
-            outcomes[LINEAR] = linear(artifacts, dataset, rows, results[TUNED])
-        except NotMeasurableError as error:
-            missing[LINEAR] = str(error)
-    parts = [PartOutcome("tokens" if pairs else "labels", samples, outcomes)]
-    if pairs and asked and declared.answers != 0:
-        trivial = answer_baselines(artifacts, dataset, [row["question"] for row in asked])
-        parts.append(_answers_part(asked, facts, results, trivial, declared))
-    tuned = outcomes[TUNED]
-    tokens = tuned.tokens.sum() if isinstance(tuned, TokenOutcome) else len(rows)
-    yield Measurement(
-        parts=tuple(parts),
-        examples=to_examples([_question(row) for row in asked], results[BASE].answers, _texts(results[TUNED])),
-        base=base,
-        tokens=int(tokens),
-        blocks=len(rows),
-        block_tokens=int(run.details["sequence_length"]),
-        calibration=results[TUNED].calibration,
-        missing=missing,
+    plan = SamplesPlan(run, dataset, declared, base, rows, asked, fitted_on, vocabulary, missing=missing)
+    parts = [part for system, each in prints.items() for part in _cut(plan, system, each, how)]
+    return replace(plan, parts=tuple(parts))
+
+
+def _cut(plan: SamplesPlan, system: str, fingerprint: Any, how: Mapping[str, Any]) -> list[Part]:
+    """A system's parts; samples of about one length come into one. A picture costs as much as a short text."""
+    samples = [*plan.rows, *plan.fitted_on]
+    lengths = [len(sample["text"] or "") for sample in samples]
+    decided_by = {"model": fingerprint, "how": how, "length": plan.run.details["sequence_length"]}
+    most = TOKENS_EACH if plan.pairs else 4 * TOKENS_EACH
+    order = sorted(range(len(samples)), key=lengths.__getitem__)
+    parts = list(
+        cut_into_parts(
+            system,
+            "scores",
+            order,
+            lambda place: 64 + lengths[place] / 4,
+            most,
+            decided_by,
+            lambda place: _described(samples[place]),
+        )
     )
+    if plan.pairs:
+        asked = plan.asked
+        parts += cut_into_parts(
+            system,
+            "answers",
+            range(len(asked)),
+            lambda place: 4.0 * ANSWER_TOKENS,
+            ANSWERS_EACH * 4.0 * ANSWER_TOKENS,
+            decided_by | {"limit": ANSWER_TOKENS},
+            lambda place: _described(asked[place]),
+        )
+    return parts
 
 
-def _tuned_and_base(
-    settings: Settings,
-    artifacts: Artifacts,
-    run: Manifest,
-    dataset: Manifest,
-    rows: Sequence[dict[str, Any]],
-    asked: Sequence[dict[str, Any]],
-    measure: "Callable[[Any, Any, str, float, float], Measuring]",
-    previous: Manifest | None,
-) -> Generator[tuple[float, str], None, tuple[str, dict[str, Results]]]:
-    """Progress; returns the name of the base, or of what stands in for it, and what it and the tuned model did."""
-    from soldiom_ray.models.load import load_base, load_run
+def _never_trained(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    """Which labels no model can predict, and of how many samples; "" without any."""
+    counts = Counter(label for row in rows for label in row["labels"] if label not in names)
+    if not counts:
+        return ""
+    shown = ", ".join(f"{label!r} ({count})" for label, count in counts.most_common(5))
+    more = f" and {len(counts) - 5} more" if len(counts) > 5 else ""
+    remedy = "prepare the data so that the training side has each label"
+    return f"{shown}{more}: {counts.total()} of {len(rows)} samples count as wrong; {remedy}"
 
-    pairs = run.details["task"] == "seq2seq_lm"
-    results: dict[str, Results] = {}
-    end = 0.5 if previous is None else 0.35
-    yield 0.02, f"loading the tuned model of {run.id}"
-    with load_run(artifacts, settings, run) as (model, processor):
-        results[TUNED] = yield from measure(model, processor, "tuned model", 0.05, end)
-        vocabulary = int(getattr(model.config, "vocab_size", 0))
-        if pairs and run.details["method"] != "full":
-            with without_adapter(model) as plain:
-                results[BASE] = yield from measure(plain, processor, "base model", end, 0.65)
-        del model
-    name = run.details.get("base_model")
-    if not pairs:
-        results[BASE] = prior(artifacts, dataset, rows, asked, results[TUNED])
-        name = PRIOR
-    elif BASE not in results and name and name != run.id:
-        yield end, f"loading the base model {name}"
-        with load_base(artifacts, settings, name, auto_class=run.details["auto_class"]) as (model, processor):
-            results[BASE] = yield from measure(model, processor, "base model", end + 0.02, 0.65)
-            del model
-    elif BASE not in results:
-        name, results[BASE] = UNIFORM, _uniform(results[TUNED].outcome, vocabulary, len(asked))
-    return str(name), results
+
+def _described(sample: Mapping[str, Any]) -> str:
+    """All of a sample that decides what a model makes of it."""
+    image = hashlib.sha256(sample["image"]).hexdigest() if sample.get("image") else ""
+    return digest([sample["text"], sample.get("target"), image])
 
 
 def _answer_count(declared: Evaluate) -> int:
@@ -212,36 +311,6 @@ def _test_samples(artifacts: Artifacts, dataset: Manifest, run: Manifest, declar
     return samples[: declared.max_tokens]
 
 
-def _measure(
-    model: Any,
-    processor: Any,
-    rows: Sequence[dict[str, Any]],
-    asked: Sequence[dict[str, Any]],
-    run: Manifest,
-    name: str,
-    start: float,
-    end: float,
-) -> Generator[tuple[float, str], None, Results]:
-    """Progress; returns what one model of pairs did. Samples of about one length are read together."""
-    import numpy as np
-    import torch
-
-    length = int(run.details["sequence_length"])
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]["text"] or ""))
-    scored: dict[int, npt.NDArray[np.float64]] = {}
-    with torch.no_grad():
-        for first in range(0, len(order), BATCH):
-            indices = order[first : first + BATCH]
-            values = _score_pairs(model, processor, [rows[index] for index in indices], length).double().numpy()
-            scored |= dict(zip(indices, values, strict=True))
-            yield start + (end - start) * len(scored) / len(rows), f"{name}: {len(scored)} of {len(rows)} samples"
-        answers: list[str | None] = []
-        for first in range(0, len(asked), BATCH):
-            answers += _generated(model, processor, asked[first : first + BATCH], length)
-            yield end, f"{name}: {len(answers)} of {len(asked)} answers"
-    return Results(TokenOutcome(*np.stack([scored[index] for index in range(len(rows))]).T), answers)
-
-
 def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "torch.Tensor":
     """Tokens, their loss and how many are right, [rows, 3]."""
     import torch
@@ -252,11 +321,12 @@ def _score_pairs(model: Any, processor: Any, rows: Sequence[dict[str, Any]], len
     targets = encode_documents(processor, [row["target"] for row in rows])
     labels, _ = _padded(targets, length, IGNORE_INDEX, keep_last=False)
     inputs = _encoded_sources(processor, rows, length) | {"labels": labels}
-    logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits.float().cpu()
+    with torch.no_grad():
+        logits = model(**{name: tensor.to(model.device) for name, tensor in inputs.items()}).logits.float().cpu()
     losses = functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORE_INDEX, reduction="none")
     loss_mask = labels != IGNORE_INDEX
     right = (logits.argmax(-1) == labels) & loss_mask
-    return torch.stack([loss_mask.sum(1), losses.sum(1), right.sum(1)], dim=1)
+    return torch.stack([loss_mask.sum(1), losses.sum(1), right.sum(1)], dim=1).double()
 
 
 def _encoded_sources(processor: Any, rows: Sequence[dict[str, Any]], length: int) -> "dict[str, torch.Tensor]":

@@ -5,6 +5,7 @@ import json
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.metrics.measurement import AnswerOutcome
@@ -25,6 +26,9 @@ UNSPACED = re.compile(r"([\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U00
 
 JSON_SHARE = 0.5
 """Where at least this share of the references is JSON, answers are expected to be JSON."""
+CITING_SHARE = 0.5
+"""The same of references that cite numbered passages."""
+CITATION = re.compile(r"\[(\d{1,4}(?:\s{0,2}[,;]\s{0,2}\d{1,4}){0,20})\]")
 
 
 def normalized_words(text: str) -> list[str]:
@@ -128,15 +132,40 @@ def json_validity(outcome: AnswerOutcome) -> Statistics:
     return mean_of([_is_json(text) and validator.is_valid(json.loads(text)) for text in outcome.texts])
 
 
-def pass_at_1(outcome: AnswerOutcome) -> Statistics:
-    """The share of programs that pass their task's checks (pass@1 of Chen et al. 2021, with one greedy answer)."""
+def citation_precision(outcome: AnswerOutcome) -> Statistics:
+    """Of the passages that answers cite as [n] the share that the author cites for the same question. An answer without
+    a citation, where the author has one, counts as one wrong citation: silence earns nothing."""
     import numpy as np
 
-    checked = np.array([each is not None for each in outcome.passed], dtype=np.float64)
+    pairs = [(_cited(answer), _cited(reference)) for answer, reference in _pairs(outcome)]
+    if sum(bool(author) for _, author in pairs) < max(1, CITING_SHARE * len(pairs)):
+        raise NotApplicableError("the authors' answers cite no passages as [n]")
+    right = [len(cited & author) for cited, author in pairs]
+    counted = [max(len(cited), bool(author)) for cited, author in pairs]
+    return Statistics(np.array([right, counted], dtype=np.float64).T, ratio)
+
+
+def _cited(text: str) -> set[int]:
+    return {int(number) for group in CITATION.findall(text) for number in re.findall(r"\d+", group)}
+
+
+def pass_at_1(outcome: AnswerOutcome) -> Statistics:
+    """The share of programs that pass their task's checks (pass@1 of Chen et al. 2021, with one greedy answer)."""
+    return _share_passed(outcome.passed, "no sample came with checks that its author's program passes")
+
+
+def pass_at_k(outcome: AnswerOutcome) -> Statistics:
+    """The share of tasks that one of k drawn programs passes (pass@k of Chen et al. 2021, with as many tries as k)."""
+    return _share_passed(outcome.solved, "only one answer was asked for; set `tries`")
+
+
+def _share_passed(passed: Sequence[bool | None], reason: str) -> Statistics:
+    import numpy as np
+
+    checked = np.array([each is not None for each in passed], dtype=np.float64)
     if not checked.any():
-        raise NotApplicableError("no sample came with checks that its author's program passes")
-    passed = np.array([bool(each) for each in outcome.passed], dtype=np.float64)
-    return Statistics(np.stack([passed, checked], axis=1), ratio)
+        raise NotApplicableError(reason)
+    return Statistics(np.stack([np.array([bool(each) for each in passed], dtype=np.float64), checked], axis=1), ratio)
 
 
 def _is_json(text: str) -> bool:

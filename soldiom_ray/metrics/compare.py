@@ -5,6 +5,7 @@ within a document are not independent. Documents of one group are not quite inde
 interval over whole groups is given beside; that one is rough, and the report says so.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,6 +25,8 @@ from soldiom_ray.metrics.resampling import (
     resample,
 )
 from soldiom_ray.metrics.statistics import NotApplicableError, NotMeasurableError, Statistics
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -198,7 +201,7 @@ def _statistics(part: PartOutcome, name: MetricName) -> dict[str, Statistics]:
         if system == UNCALIBRATED and name not in CALIBRATED_METRICS:
             continue
         try:
-            each = COMPUTATIONS[name].statistics(outcome)
+            each = _computed(name, outcome)
             numbers = each.rows.data if sparse.issparse(each.rows) else each.rows
             broken = int((~np.isfinite(numbers)).reshape(len(numbers), -1).any(1).sum())
             if broken:
@@ -209,6 +212,18 @@ def _statistics(part: PartOutcome, name: MetricName) -> dict[str, Statistics]:
             continue
         statistics[system] = each
     return statistics
+
+
+def _computed(name: MetricName, outcome: Any) -> Statistics:
+    """A metric's statistics. One that fails is missing, with the error as its reason: the others took too long to be
+    lost with it."""
+    try:
+        return COMPUTATIONS[name].statistics(outcome)
+    except NotMeasurableError:
+        raise
+    except Exception as error:
+        log.exception("a metric failed", extra={"data": {"metric": name}})
+        raise NotMeasurableError(f"its computation failed with {type(error).__name__}: {error}") from error
 
 
 def _undefined(values: "Mapping[str, tuple[float, Numbers]]") -> str | None:

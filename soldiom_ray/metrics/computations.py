@@ -75,7 +75,9 @@ COMPUTATIONS: Mapping[MetricName, Computation] = {
     "chrf": Computation(answers.chrf),
     "bleu": Computation(answers.bleu),
     "json_validity": Computation(answers.json_validity, hits=True),
+    "citation_precision": Computation(answers.citation_precision),
     "pass_at_1": Computation(answers.pass_at_1, hits=True),
+    "pass_at_k": Computation(answers.pass_at_k, hits=True),
     "general_loss": Computation(loss),
     "judge_win_rate": Computation(judge_win_rate),
 }

@@ -82,18 +82,19 @@ class LabelOutcome:
 class AnswerOutcome:
     """Generated answers beside what the authors wrote. `schema` is the JSON schema that answers should obey; `passed`
     says of answers that are programs whether they pass their task's checks, None where there are none that the author's
-    own program passes."""
+    own program passes; `solved` the same of several drawn programs, of which one is enough."""
 
     texts: tuple[str, ...]
     references: tuple[str, ...]
     schema: Mapping[str, Any] | None = None
     passed: tuple[bool | None, ...] = ()
+    solved: tuple[bool | None, ...] = ()
 
     def subset(self, places: "NDArray[np.int64]") -> "AnswerOutcome":
         """The outcome on some of the samples."""
         texts, references = tuple(self.texts[i] for i in places), tuple(self.references[i] for i in places)
-        passed = tuple(self.passed[i] for i in places) if self.passed else ()
-        return replace(self, texts=texts, references=references, passed=passed)
+        passed, solved = (tuple(of[i] for i in places) if of else () for of in (self.passed, self.solved))
+        return replace(self, texts=texts, references=references, passed=passed, solved=solved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,8 @@ class Measurement:
     """Who compared the answers, how often it decided, and how far it agrees with people."""
     red_team: Mapping[str, Any] | None = None
     """How often attacks succeeded on each model, with their answers."""
+    reused: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """{scores or answers: {there, of}}: how many of all samples' were there from an earlier evaluation."""
 
     @property
     def main(self) -> PartOutcome:
@@ -198,10 +201,6 @@ class NotMeasured:
     """The result of scoring where nothing could be scored."""
 
     reason: str
-
-
-Event: TypeAlias = tuple[float, str] | Measurement | NotMeasured
-"""What scoring yields: progress as (fraction, message), and the result last."""
 
 
 def hash_order(seed: int, name: str) -> bytes:
