@@ -15,7 +15,7 @@ SYSTEMS, SLICES = "systems.png", "slices.png"
 CONFUSION, CALIBRATION, ANSWERS = "confusion.png", "calibration.png", "answers.png"
 TUNED_COLOR, BASE_COLOR, OTHER_COLOR, GREY = "#b5493a", "#3b6ea5", "#e0a030", "#8a8a8a"
 COLORS = {TUNED: TUNED_COLOR, BASE: BASE_COLOR, PREVIOUS: "#5a8f4e"}
-MAX_PANELS, MAX_NAMED_CLASSES, MAX_SLICE_ROWS = 9, 20, 24
+MAX_PANELS, MAX_COUNTED_CLASSES, MAX_SLICE_ROWS = 9, 20, 24
 
 
 def draw_pictures(content: Mapping[str, Any]) -> dict[str, bytes]:
@@ -74,15 +74,18 @@ def _confusion(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> bytes:
     figure = _figure(size + 0.8, size)
     axes = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(names) <= MAX_NAMED_CLASSES:
+    size_of_names = 7 if len(names) <= MAX_COUNTED_CLASSES else 5.5
+    if len(names) <= MAX_COUNTED_CLASSES:
         for (row, column), count in np.ndenumerate(counts):
             color = "white" if shares[row, column] > 0.55 else "#333333"
             axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=7, color=color)
-        axes.set_xticks(range(len(names)), [_short(name, 16) for name in names], rotation=45, ha="right", fontsize=7)
-        axes.set_yticks(range(len(names)), [_short(name, 16) for name in names], fontsize=7)
+    short = [_short(name, 16) for name in names]
+    upright = {"rotation": 45, "ha": "right"} if len(names) <= MAX_COUNTED_CLASSES else {"rotation": 90}
+    axes.set_xticks(range(len(names)), short, **upright)
+    axes.set_yticks(range(len(names)), short)
     axes.set_xlabel("predicted", fontsize=8)
     axes.set_ylabel("true", fontsize=8)
-    return _png(figure)
+    return _png(figure, size_of_names)
 
 
 def _calibration(bins: Sequence[Mapping[str, float]]) -> bytes:
@@ -137,7 +140,7 @@ def _answers(judged: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
-def _short(name: str, characters: int = 26) -> str:
+def _short(name: str, characters: int = 30) -> str:
     """One line, and no sign that matplotlib would read as a formula."""
     text = " ".join(str(name).split()).replace("$", r"\$")
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
@@ -152,14 +155,14 @@ def _figure(width: float, height: float) -> "Figure":
     return figure
 
 
-def _png(figure: "Figure") -> bytes:
+def _png(figure: "Figure", size_of_names: float = 7) -> bytes:
     for axes in figure.axes:
-        _plain(axes)
+        _plain(axes, size_of_names)
     sink = io.BytesIO()
     figure.savefig(sink, format="png", dpi=130, metadata={"Software": None})
     return sink.getvalue()
 
 
-def _plain(axes: "Axes") -> None:
+def _plain(axes: "Axes", size_of_names: float) -> None:
     axes.spines[["top", "right"]].set_visible(False)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=size_of_names)

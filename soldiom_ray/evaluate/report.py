@@ -2,13 +2,14 @@
 again."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.domains.metrics import METRICS, MetricName, title_of
 from soldiom_ray.evaluate.pictures import ANSWERS, CALIBRATION, CONFUSION, SLICES, SYSTEMS
 from soldiom_ray.examples import Example, example_blocks, examples_markdown
-from soldiom_ray.metrics.measurement import PRIOR, TUNED, UNCALIBRATED, UNIFORM
+from soldiom_ray.metrics.compare import HEADLINES
+from soldiom_ray.metrics.measurement import PREVIOUS, PRIOR, TUNED, UNCALIBRATED, UNIFORM
 from soldiom_ray.records import Manifest
 
 CURVES = "curves.png"
@@ -27,6 +28,7 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
 
     parts = [
         f"# Scores of {run.id}\n\n> {' '.join(content['gate']['verdict'].split())}",
+        _trivial_ones(content),
         _models(content, run, dataset),
         "## Metrics",
         _numbers(content),
@@ -35,7 +37,9 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         _answers(content),
         picture(ANSWERS, "Each answer of base and tuned model"),
         _verdicts(content),
-        examples_markdown([Example.model_validate(each) for each in content["examples"]]),
+        _decisions(content["examples"])
+        if content.get("labels")
+        else examples_markdown([Example.model_validate(each) for each in content["examples"]]),
         _red_team(content),
         "## Labels" if content.get("labels") else "",
         picture(CONFUSION, "Confusion matrix: rows are the true labels"),
@@ -50,6 +54,43 @@ def write_report(content: Mapping[str, Any], run: Manifest, dataset: Manifest, p
         _method(content, dataset),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _trivial_ones(content: Mapping[str, Any]) -> str:
+    """Which trivial baselines are better than the tuned model by what decides in their part: a gate against the base
+    does not say so."""
+    lines = []
+    for name in (name for name in HEADLINES.values() if name in content["metrics"]):
+        tuned, sign = content["tuned"][name], -1 if METRICS[name].lower_is_better else 1
+        trivial = {
+            system: values[name]
+            for system, values in content["systems"].items()
+            if name in values and system not in (PREVIOUS, UNCALIBRATED)
+        }
+        better = {system: value for system, value in trivial.items() if sign * value >= sign * tuned}
+        if better:
+            best = max(better, key=lambda system: sign * better[system])
+            lines.append(
+                f"**No better than a trivial baseline:** {best} has {title_of(name)} {better[best]:.4f}, the tuned"
+                f" model {tuned:.4f}."
+            )
+    return "\n\n".join(lines)
+
+
+def _decisions(examples: Sequence[Mapping[str, Any]]) -> str:
+    """Some samples of a classification with their labels."""
+    if not examples:
+        return ""
+    lines = [
+        f"| {_cell(each['prompt'][:SHOWN_CHARACTERS])} | {_cell(each['reference'])} | {_cell(each['base'])}"
+        f" | {_cell(each['tuned'])} |"
+        for each in examples
+    ]
+    head = "## Examples\n\nHeld-out samples, not a measurement.\n\n| sample | label | base | tuned |\n|---|---|---|---|"
+    return "\n".join([head, *lines])
+
+
+SHOWN_CHARACTERS = 300
 
 
 def _models(content: Mapping[str, Any], run: Manifest, dataset: Manifest) -> str:
@@ -92,7 +133,7 @@ def _mean(difference: Mapping[str, float] | None) -> str:
 
 
 def _interval(difference: Mapping[str, float] | None) -> str:
-    return f"[{difference['low']:+.4f}, {difference['high']:+.4f}]" if difference else ""
+    return f"[{difference['low']:+.4f},\u00a0{difference['high']:+.4f}]" if difference else ""
 
 
 def _method(content: Mapping[str, Any], dataset: Manifest) -> str:
@@ -184,6 +225,10 @@ def _groups(content: Mapping[str, Any]) -> str:
     better = sum(1 for each in differences if each and (each < 0) == lower)
     lines = [
         f"## Groups\n\nThe tuned model is better on {better} of {len(differences)} groups ({title_of(metric)}).\n",
+    ]
+    if len(content["groups"]) == len(content["documents"]):
+        return lines[0]  # each a single sample: their numbers say nothing one by one
+    lines += [
         "| group | documents | tokens | base | tuned | difference |",
         "|---|---|---|---|---|---|",
     ]
