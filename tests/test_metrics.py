@@ -131,7 +131,7 @@ def test_citations_are_right_where_the_author_cites_the_same_passage() -> None:
     assert value("citation_precision", outcome) == pytest.approx(3 / 5), "1 of 2, silence as a wrong one, 2 of 2"
     assert value("citation_precision", AnswerOutcome(authors, authors)) == 1
     with pytest.raises(NotMeasurableError, match="cite no passages"):
-        value("citation_precision", AnswerOutcome(authors, ("prose", "items[0]", "none [1]")))
+        value("citation_precision", AnswerOutcome(authors, ("prose", "none either", "here [1]")))
 
 
 def test_a_metric_that_fails_is_missing_with_its_error_and_the_others_are_there(
