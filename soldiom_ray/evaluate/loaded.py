@@ -6,13 +6,16 @@ from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError
-from soldiom_ray.evaluate.parts import SystemMissingError
 from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED
 from soldiom_ray.models.adapters import below_adapter, without_adapter
 from soldiom_ray.models.load import load_base, load_run
 from soldiom_ray.models.task_models import CAUSAL_CLASS
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
+
+
+class SystemMissingError(Exception):
+    """The system cannot be scored; the reason is for the report, and the others go on without it."""
 
 
 class LoadedModels:

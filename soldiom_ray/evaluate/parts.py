@@ -48,10 +48,6 @@ class Part:
     effort: float
 
 
-class SystemMissingError(Exception):
-    """The system cannot be scored; the reason is for the report, and the others go on without it."""
-
-
 class Plan(Protocol):
     """An evaluation's work, made once and sent to every worker."""
 

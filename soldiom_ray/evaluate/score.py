@@ -20,13 +20,12 @@ from soldiom_ray.evaluate.ask import (
 )
 from soldiom_ray.evaluate.baselines import answer_baselines
 from soldiom_ray.evaluate.blocks import Block, choose_blocks, expressible_rows, general_blocks, held_out_rows
-from soldiom_ray.evaluate.loaded import LoadedModels
+from soldiom_ray.evaluate.loaded import LoadedModels, SystemMissingError
 from soldiom_ray.evaluate.parts import (
     ANSWERS_EACH,
     TOKENS_EACH,
     Part,
     Payload,
-    SystemMissingError,
     base_fingerprint,
     computed_by,
     cut_into_parts,

@@ -13,8 +13,8 @@ from soldiom_ray import compute
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import UnavailableError, own_error
-from soldiom_ray.evaluate.loaded import LoadedModels
-from soldiom_ray.evaluate.parts import Part, Payload, Plan, SystemMissingError, read_part, write_part
+from soldiom_ray.evaluate.loaded import LoadedModels, SystemMissingError
+from soldiom_ray.evaluate.parts import Part, Payload, Plan, read_part, write_part
 from soldiom_ray.evaluate.score import plan_causal
 from soldiom_ray.evaluate.score_samples import plan_samples
 from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED, Measurement, NothingToScoreError, NotMeasured
