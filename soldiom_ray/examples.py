@@ -28,12 +28,18 @@ class Example(Record):
 
 def read_examples(artifacts: Artifacts, scores: str | None) -> list[Example]:
     """The examples in a scores artifact; none where it, or its file, does not exist."""
-    manifest = artifacts.find(scores) if scores else None
-    if manifest is None or not any(entry.name == "scores.json" for entry in manifest.files):
-        return []
-    content = json.loads(artifacts.read(manifest, "scores.json"))
+    content = read_scores(artifacts, scores)
     # `completions` is what scores made before `examples` hold.
     return [Example.model_validate(example) for example in content.get("examples", content.get("completions", []))]
+
+
+def read_scores(artifacts: Artifacts, scores: str | None) -> dict[str, Any]:
+    """Everything that a scores artifact counted; empty where it, or its file, does not exist."""
+    manifest = artifacts.find(scores) if scores else None
+    if manifest is None or not any(entry.name == "scores.json" for entry in manifest.files):
+        return {}
+    content: dict[str, Any] = json.loads(artifacts.read(manifest, "scores.json"))
+    return content
 
 
 def examples_as_dicts(examples: Iterable[Example]) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ def call(api_url: str, api_keys: dict[str, str]) -> Call:
 def test_an_evaluation_is_shown_with_its_report_to_its_tenant_alone(api_settings: Settings, call: Call) -> None:
     draft = Artifacts(open_storage(api_settings)).draft("scores", {"for": "the report"})
     example = {"group": "g", "prompt": "Why?", "reference": "So.", "base": "x", "tuned": "y"}
-    draft.write("scores.json", httpx.Response(200, json={"examples": [example]}).content)
+    piece = {"fact": "language", "value": "en", "metric": "accuracy", "samples": 9, "base": 0.1, "tuned": 0.9}
+    draft.write("scores.json", httpx.Response(200, json={"examples": [example], "slices": [piece]}).content)
     draft.write("report.html", b"<!doctype html><h1>Scores</h1>")
     draft.write("report.md", b"# Scores\n")
     scores = draft.commit(details={"tuned": {"accuracy": 0.9}})
@@ -39,6 +40,7 @@ def test_an_evaluation_is_shown_with_its_report_to_its_tenant_alone(api_settings
     for name in (evaluation, scores.id):
         shown = call("viewer", "GET", f"/api/evaluations/{name}").json()
         assert shown["scores"] == {"tuned": {"accuracy": 0.9}} and shown["examples"][0]["reference"] == "So."
+        assert shown["slices"] == [piece]
     page = call("viewer", "GET", shown["report"])
     assert page.text.startswith("<!doctype html>") and "sandbox" in page.headers["content-security-policy"]
     assert call("viewer", "GET", shown["report"] + "?format=markdown").text == "# Scores\n"

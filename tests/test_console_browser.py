@@ -126,15 +126,67 @@ def test_a_person_uploads_trains_asks_and_rates_in_both_languages(home: Home, pa
     assert barriers(page) == []
 
     see_every_page(page, home)
+    page.goto(f"{home.api_url}/soldiom/#/models/{noted['model_id']}")
+    page.locator("svg.lineage a").first.wait_for()
+    lineage = page.locator("svg.lineage a").evaluate_all(
+        "links => links.map(link => link.getAttribute('href').split('/')[1])"
+    )
+    assert lineage == ["data", "data", "models", "train", "models", "try"]
+    assert barriers(page) == []
     page.get_by_role("button", name="English").click()
     see_every_page(page, home)
 
 
-def test_a_specialist_answers_through_a_form_made_from_its_schema(home: Home, page: Any) -> None:
+def sign_in(page: Any, home: Home) -> None:
     page.goto(f"{home.api_url}/soldiom/")
     page.get_by_label("Key").fill(home.key)
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("heading", name="Home").wait_for()
+
+
+def test_data_are_collected_by_a_form_and_a_double_click_starts_one_job(home: Home, page: Any) -> None:
+    sign_in(page, home)
+    before = len(home.call("GET", "/api/training/jobs?limit=200").json()["items"])
+    page.goto(f"{home.api_url}/soldiom/#/data")
+    for place in ("A database", "Hugging Face", "An address", "GitHub"):
+        page.get_by_role("button", name=place, exact=True).click()
+        assert barriers(page) == [], place
+    page.get_by_label("Topics").fill("machine-learning, law")
+    page.get_by_label("At most so many").fill("1")
+    page.get_by_role("button", name="Collect", exact=True).dblclick()
+    page.get_by_role("heading", name="collect-github").wait_for()
+    jobs = home.call("GET", "/api/training/jobs?limit=200").json()["items"]
+    assert len(jobs) == before + 1
+    [declared] = jobs[0]["config"]["collect"]
+    assert (declared["topics"], declared["max_repositories"]) == (["machine-learning", "law"], 1)
+    home.call("DELETE", f"/api/training/jobs/{jobs[0]['id']}")
+    page.goto(f"{home.api_url}/soldiom/#/%zz/%")
+    page.get_by_role("heading", name="There is no such page.").wait_for()
+
+
+def test_what_a_lost_answer_asked_for_is_made_once(home: Home, page: Any) -> None:
+    sign_in(page, home)
+    page.goto(f"{home.api_url}/soldiom/#/data")
+    page.get_by_role("button", name="An address", exact=True).click()
+    page.get_by_label("Address", exact=True).fill("https://127.0.0.1.example/none.json")
+    keys: list[str] = []
+
+    def lose(route: Any) -> None:
+        keys.append(route.request.headers["idempotency-key"])
+        route.abort()
+
+    page.route("**/api/training/collect/url", lose)
+    for _ in range(2):
+        page.get_by_role("button", name="Collect", exact=True).click()
+        page.get_by_text("The API does not answer.").wait_for()
+    page.get_by_label("Pages at most").fill("3")
+    page.get_by_role("button", name="Collect", exact=True).click()
+    playwright.expect(page.get_by_role("button", name="Collect", exact=True)).to_be_enabled()
+    assert len(keys) == 3 and keys[0] == keys[1] != keys[2]
+
+
+def test_a_specialist_answers_through_a_form_made_from_its_schema(home: Home, page: Any) -> None:
+    sign_in(page, home)
     page.goto(f"{home.api_url}/soldiom/#/specialists/forensic/evidence")
     page.get_by_role("button", name="Use the example").click()
     page.get_by_role("button", name="Ask", exact=True).click()

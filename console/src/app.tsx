@@ -2,6 +2,7 @@
 import { useState } from "preact/hooks";
 import type { ComponentType } from "preact";
 import { Access } from "./pages/access";
+import { Compare } from "./pages/compare";
 import { Data } from "./pages/data";
 import { Dataset } from "./pages/dataset";
 import { Home } from "./pages/home";
@@ -17,7 +18,7 @@ import { Try } from "./pages/try";
 import type { Role } from "./api/shapes";
 import type { Words } from "./i18n/en";
 import { type Appearance, leave, link, may, setAppearance, setLanguage, useShared, words } from "./state";
-import { Button, Notice, Waiting } from "./ui/parts";
+import { Button, Head, Notice, Waiting } from "./ui/parts";
 
 type View = ComponentType<{ path: string[] }>;
 interface Place {
@@ -29,7 +30,7 @@ interface Place {
 const PLACES: readonly Place[] = [
   { name: "home", role: "viewer", view: () => Home },
   { name: "data", role: "viewer", view: (path) => (path[0] ? Dataset : Data) },
-  { name: "train", role: "viewer", view: (path) => (path[0] && path[0] !== "new" ? Job : Train) },
+  { name: "train", role: "viewer", view: (path) => (path[0] === "compare" ? Compare : path[0] && path[0] !== "new" ? Job : Train) },
   { name: "models", role: "viewer", view: (path) => (path[0] ? Model : Models) },
   { name: "try", role: "user", view: () => Try },
   { name: "specialists", role: "viewer", view: (path) => (path[1] ? Specialist : Specialists) },
@@ -50,7 +51,7 @@ export function App() {
       <button class="skip" type="button" onClick={() => document.getElementById("main")?.focus()}>{w.skip}</button>
       <Navigation current={first} />
       <main id="main" tabIndex={-1}>
-        {place && View && may(place.role) ? <View key={route.join("/")} path={path} /> : <Notice kind="warn">{place ? w.errors.role(place.role) : w.errors.noPage}</Notice>}
+        {place && View && may(place.role) ? <View key={route.join("/")} path={path} /> : place ? <Notice kind="warn">{w.errors.role(place.role)}</Notice> : <Head title={w.errors.noPage} />}
       </main>
     </div>
   );

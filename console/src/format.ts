@@ -48,3 +48,7 @@ export function ago(iso: string): string {
 
 export const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Names of groups and paths as a person reads them: files that were uploaded stand for themselves. */
+export const readable = (name: string): string =>
+  name.replace(/input\/[0-9a-f-]{36}#(row \d+)\/(\S+)/g, "$2 $1").replace(/input\/[0-9a-f-]{36}[#/]/g, "");

@@ -45,20 +45,36 @@ export function useLoad<T>(
   return { ...state, reload: useCallback(() => setRound((count) => count + 1), []) };
 }
 
-/** Something that a button starts: `run` shows it as under way and keeps what went wrong. */
+/** Something that a button starts: `run` shows it as under way and keeps what went wrong. While it is under way a second
+ * click does nothing. */
 export function useAction(): { busy: boolean; error: unknown; run: (act: () => Promise<void>) => void; clear: () => void } {
   const [state, setState] = useState<{ busy: boolean; error: unknown }>({ busy: false, error: undefined });
+  const running = useRef(false);
   const run = (act: () => Promise<void>) => {
+    if (running.current) return;
+    running.current = true;
     setState({ busy: true, error: undefined });
-    act().then(
-      () => setState({ busy: false, error: undefined }),
-      (error: unknown) => setState({ busy: false, error }),
-    );
+    const end = (error: unknown) => {
+      running.current = false;
+      setState({ busy: false, error });
+    };
+    act().then(() => end(undefined), end);
   };
   return { ...state, run, clear: () => setState({ busy: false, error: undefined }) };
 }
 
-/** A text for `Idempotency-Key`: the same for repeats of one request. */
+/** The `Idempotency-Key` of what is asked for: the same however often this page asks for the same, so that a click after an
+ * answer that was lost starts nothing twice; another one for something else. */
+export function useOnce(): (asked: unknown) => string {
+  const keys = useRef(new Map<string, string>());
+  return (asked) => {
+    const text = JSON.stringify(asked ?? null);
+    const key = keys.current.get(text) ?? newKey();
+    keys.current.set(text, key);
+    return key;
+  };
+}
+
 export const newKey = (): string => {
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");

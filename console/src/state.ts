@@ -15,7 +15,8 @@ interface Shared {
   caller: Caller | null;
   /** Whether a stored key is being looked at. */
   entering: boolean;
-  notice: "ended" | null;
+  /** Why somebody who was signed in is asked again: the key has ended, or the API did not answer. */
+  notice: "ended" | "unreachable" | null;
   language: Language;
   appearance: Appearance;
   route: string[];
@@ -36,7 +37,15 @@ const remember = (name: string, value: string): void => {
   }
 };
 
-const parts = (): string[] => location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map(decodeURIComponent);
+/** The address's parts. What is no encoding of anything stands for itself: an address that somebody mistyped is a page that
+ * does not exist, no error. */
+const parts = (): string[] => location.hash.replace(/^#\/?/, "").split("/").filter(Boolean).map((part) => {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+});
 
 const shared: Shared = {
   caller: null,
@@ -104,11 +113,12 @@ export function leave(notice: Shared["notice"] = null): void {
 export async function resume(): Promise<void> {
   const key = storedKey();
   if (!key) return change({ entering: false });
+  change({ entering: true });
   try {
     await enter(key);
   } catch (error) {
     if (error instanceof Problem && error.status === 401) leave("ended");
-    else change({ entering: false });
+    else change({ entering: false, notice: "unreachable" });
   }
 }
 

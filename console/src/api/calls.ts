@@ -2,8 +2,8 @@
  * OpenAPI document when this is compiled. */
 import { events, request, respond } from "./client";
 import type {
-  AuditRow, BaseModel, Caller, Dataset, DatasetDetails, Evaluation, Example, Job, JobMetrics, JobStatus, Key, Model,
-  ModelDetails, Pack, Page, Plan, Readiness, Role, UserInput,
+  AuditRow, BaseModel, Caller, Dataset, DatasetDetails, Day, Drift, Evaluation, Example, Feedback, Job, JobMetrics, JobStatus, Key, Lineage, Model,
+  ModelDetails, Pack, Page, Passage, Plan, Quota, Readiness, Role, Satisfaction, Slice, Traffic, Usage, UserInput,
 } from "./shapes";
 import type { components } from "./schema";
 
@@ -35,6 +35,14 @@ export const deleteInput = (input_id: string) =>
   request<null>()("delete", "/api/training/collect/user-input/{input_id}", { path: { input_id } });
 export const collectFiles = (body: Body<"FilesSource">, once: string) =>
   request<Job>()("post", "/api/training/collect/files", { body, once });
+export const collectGithub = (body: Body<"GithubSource">, once: string) =>
+  request<Job>()("post", "/api/training/collect/github", { body, once });
+export const collectHub = (body: Body<"HuggingfaceSource">, once: string) =>
+  request<Job>()("post", "/api/training/collect/huggingface", { body, once });
+export const collectDatabase = (body: Body<"DatabaseSource">, once: string) =>
+  request<Job>()("post", "/api/training/collect/database", { body, once });
+export const collectUrl = (body: Body<"UrlSource">, once: string) =>
+  request<Job>()("post", "/api/training/collect/url", { body, once });
 export const listDatasets = (stage?: Dataset["stage"], cursor?: string, limit = 50, signal?: Signal) =>
   request<Page<Dataset>>()("get", "/api/datasets", { query: { stage, cursor, limit }, signal });
 export const showDataset = (dataset_id: string, signal?: Signal) =>
@@ -53,12 +61,27 @@ export const listModels = (cursor?: string, limit = 50, signal?: Signal) =>
 export const listBases = (signal?: Signal) => request<{ items: BaseModel[] }>()("get", "/api/models/catalog", { signal });
 export const showModel = (model_id: string, signal?: Signal) =>
   request<ModelDetails>()("get", "/api/models/{model_id}", { path: { model_id }, signal });
+interface ServedMetrics {
+  examples: Example[];
+  evaluations: Evaluation[];
+  traffic: Traffic;
+  satisfaction: Satisfaction[];
+  by_day: Day[];
+  drift: Drift | null;
+}
+
 export const modelMetrics = (model_id: string, signal?: Signal) =>
-  request<{ examples: Example[]; evaluations: Evaluation[] }>()("get", "/api/models/{model_id}/metrics", {
+  request<ServedMetrics>()("get", "/api/models/{model_id}/metrics", {
     path: { model_id }, signal,
   });
-export const deployModel = (model_id: string, once: string) =>
-  request<Job>()("post", "/api/models/{model_id}/deploy", { path: { model_id }, once });
+export const deployModel = (model_id: string, replicas: number, once: string) =>
+  request<Job>()("post", "/api/models/{model_id}/deploy", { path: { model_id }, body: { replicas } as Body<"Deploy">, once });
+export const rollBack = (model_id: string) =>
+  request<Model>()("post", "/api/models/{model_id}/rollback", { path: { model_id } });
+export const showLineage = (model_id: string, signal?: Signal) =>
+  request<Lineage>()("get", "/api/models/{model_id}/lineage", { path: { model_id }, signal });
+export const showEvaluation = (evaluation_id: string, signal?: Signal) =>
+  request<Evaluation & { slices: Slice[] }>()("get", "/api/evaluations/{evaluation_id}", { path: { evaluation_id }, signal });
 export const undeployModel = (model_id: string) =>
   request<{ deployed: boolean }>()("delete", "/api/models/{model_id}/deploy", { path: { model_id } });
 export const promoteModel = (model_id: string) =>
@@ -73,8 +96,18 @@ export async function* chat(
 }
 export const rateAnswer = (answer_id: string, rating: "up" | "down", correction: string) =>
   request<{ id: string; status: string }>()("post", "/api/feedback", { body: { answer_id, rating, correction, reason: "" } });
-export const classify = (model_id: string, input: string, signal?: Signal) =>
-  request<{ output: unknown }>()("post", "/api/inference/{model_id}", { path: { model_id }, body: { input }, signal });
+export const listFeedback = (model: string, cursor?: string, signal?: Signal) =>
+  request<Page<Feedback>>()("get", "/api/feedback", { query: { model, cursor, limit: 20 }, signal });
+export const acceptFeedback = (feedback_id: string, correction: string) =>
+  request<Feedback>()("post", "/api/feedback/{feedback_id}/accept", { path: { feedback_id }, body: { correction } as Body<"AcceptanceBody"> });
+export const rejectFeedback = (feedback_id: string) =>
+  request<Feedback>()("post", "/api/feedback/{feedback_id}/reject", { path: { feedback_id } });
+export const retrainModel = (model_id: string, once: string) =>
+  request<Job>()("post", "/api/models/{model_id}/retrain", { path: { model_id }, once });
+export const classify = (model_id: string, body: { input: string } | { image: string }) =>
+  request<{ output: unknown }>()("post", "/api/inference/{model_id}", { path: { model_id }, body });
+export const searchPassages = (body: Body<"SearchBody">, signal?: Signal) =>
+  request<{ items: Passage[]; index: string }>()("post", "/api/search", { body, signal });
 
 export const listSpecialists = (signal?: Signal) => request<Page<Pack>>()("get", "/api/specialists", { signal });
 export const askSpecialist = (domain: string, capability: string, body: Record<string, unknown>, signal?: Signal) =>
@@ -87,6 +120,10 @@ export const listKeys = (cursor?: string, signal?: Signal) =>
 export const createKey = (name: string, role: Role) =>
   request<Key & { key: string }>()("post", "/api/keys", { body: { name, role } });
 export const revokeKey = (key_id: string) => request<null>()("delete", "/api/keys/{key_id}", { path: { key_id } });
+export const showUsage = (by: "model" | "key" | "job", signal?: Signal) =>
+  request<Page<Usage> & { since: string }>()("get", "/api/usage", { query: { by: [by], limit: 50 }, signal });
+export const listQuotas = (signal?: Signal) => request<Page<Quota>>()("get", "/api/quotas", { signal });
+export const setQuota = (body: Body<"QuotaBody">) => request<Partial<Quota>>()("put", "/api/quotas", { body });
 export const listAudit = (cursor?: string, signal?: Signal) =>
   request<Page<AuditRow>>()("get", "/api/audit", { query: { cursor, limit: 50 }, signal });
 export const verifyAudit = () => request<{ holds: boolean; first_bad: number | null }>()("get", "/api/audit/verify");

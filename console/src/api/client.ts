@@ -42,7 +42,7 @@ export const onRefusedKey: { call: () => void } = { call: () => undefined };
 
 export const apiRoot: string = __API_URL__ || new URL("../", location.origin + location.pathname).href.replace(/\/$/, "");
 
-export type Method = "get" | "post" | "delete";
+export type Method = "get" | "post" | "put" | "delete";
 type Path = keyof paths & string;
 type Operation<P extends Path, M extends Method> = NonNullable<paths[P][M]>;
 type Parameters<P extends Path, M extends Method> = Operation<P, M> extends { parameters: infer X } ? X : never;

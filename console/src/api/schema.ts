@@ -62,7 +62,7 @@ export interface paths {
         get: operations["show_dataset_api_datasets__dataset_id__get"];
         put?: never;
         post?: never;
-        delete?: never;
+        delete: operations["remove_dataset_api_datasets__dataset_id__delete"];
         options?: never;
         head?: never;
         patch?: never;
@@ -100,6 +100,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/evaluations/{evaluation_id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_evaluation_api_evaluations__evaluation_id__get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/feedback": {
         parameters: {
             query?: never;
@@ -110,6 +126,38 @@ export interface paths {
         get: operations["list_feedback_api_feedback_get"];
         put?: never;
         post: operations["give_feedback_api_feedback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/feedback/{feedback_id}/accept": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["accept_feedback_api_feedback__feedback_id__accept_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/feedback/{feedback_id}/reject": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["reject_feedback_api_feedback__feedback_id__reject_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -244,6 +292,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/models/{model_id}/lineage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_lineage_api_models__model_id__lineage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/models/{model_id}/metrics": {
         parameters: {
             query?: never;
@@ -270,6 +334,70 @@ export interface paths {
         get?: never;
         put?: never;
         post: operations["promote_model_api_models__model_id__promote_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/models/{model_id}/retrain": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["retrain_model_api_models__model_id__retrain_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/models/{model_id}/rollback": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["roll_back_api_models__model_id__rollback_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/quotas": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["list_quotas_api_quotas_get"];
+        put: operations["set_quota_api_quotas_put"];
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/search": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["search_api_search_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -308,6 +436,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/training/collect/database": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["collect_database_api_training_collect_database_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/training/collect/files": {
         parameters: {
             query?: never;
@@ -318,6 +462,54 @@ export interface paths {
         get?: never;
         put?: never;
         post: operations["collect_files_api_training_collect_files_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/collect/github": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["collect_github_api_training_collect_github_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/collect/huggingface": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["collect_huggingface_api_training_collect_huggingface_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/training/collect/url": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post: operations["collect_url_api_training_collect_url_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -436,6 +628,22 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/usage": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get: operations["show_usage_api_usage_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/metrics": {
         parameters: {
             query?: never;
@@ -472,7 +680,91 @@ export interface paths {
 export type webhooks = Record<string, never>;
 export interface components {
     schemas: {
+        AcceptanceBody: {
+            /** @default  */
+            correction?: string;
+        };
+        ClassifierCheck: {
+            /**
+             * @default block
+             * @enum {string}
+             */
+            action?: "block" | "flag";
+            label: string;
+            model: string;
+            /**
+             * @default both
+             * @enum {string}
+             */
+            on?: "input" | "output" | "both";
+            /** @default 0.5 */
+            threshold?: number;
+        };
+        ContentFilter: {
+            /** @default [] */
+            classifiers?: components["schemas"]["ClassifierCheck"][];
+            /**
+             * @default [
+             *       {
+             *         "action": "mask",
+             *         "category": "secret",
+             *         "on": "both"
+             *       },
+             *       {
+             *         "action": "mask",
+             *         "category": "personal_data",
+             *         "on": "output"
+             *       },
+             *       {
+             *         "action": "block",
+             *         "category": "prompt_injection",
+             *         "on": "input"
+             *       },
+             *       {
+             *         "action": "block",
+             *         "category": "self_harm",
+             *         "on": "both"
+             *       },
+             *       {
+             *         "action": "block",
+             *         "category": "violence",
+             *         "on": "both"
+             *       },
+             *       {
+             *         "action": "block",
+             *         "category": "sexual_minors",
+             *         "on": "both"
+             *       }
+             *     ]
+             */
+            rules?: components["schemas"]["RuleCheck"][];
+        };
+        DatabaseSource: {
+            columns?: {
+                [key: string]: string;
+            };
+            /** @default  */
+            group_by?: string;
+            /** @default 10000000 */
+            max_bytes?: number;
+            max_rows?: number | null;
+            /** @default false */
+            private?: boolean;
+            /** @default  */
+            query?: string;
+            /**
+             * @default database
+             * @constant
+             */
+            source?: "database";
+            /** @default [] */
+            tables?: string[];
+            /** @default 600 */
+            timeout_seconds?: number;
+            url: string;
+        };
         Deploy: {
+            filter?: "standard" | components["schemas"]["ContentFilter"] | null;
             /** @default 64 */
             max_concurrent?: number;
             /** @default 128 */
@@ -481,6 +773,8 @@ export interface components {
             /** @default 1 */
             replicas?: number;
             use?: ("any" | "commercial") | null;
+            /** @default false */
+            watermark?: boolean;
         };
         FeedbackBody: {
             answer_id: string;
@@ -519,6 +813,76 @@ export interface components {
             source?: "files";
             /** @default  */
             speech_model?: string;
+        };
+        GithubSource: {
+            /**
+             * @default [
+             *       "architecture",
+             *       "training",
+             *       "configuration",
+             *       "dataset",
+             *       "documentation",
+             *       "test",
+             *       "other"
+             *     ]
+             */
+            kinds?: ("architecture" | "training" | "configuration" | "dataset" | "documentation" | "test" | "other")[];
+            /**
+             * @default [
+             *       "Python",
+             *       "Jupyter Notebook"
+             *     ]
+             */
+            languages?: string[];
+            /** @default 1000000 */
+            max_bytes?: number;
+            max_repositories?: number | null;
+            /** @default 1000 */
+            min_stars?: number;
+            /** @default 183 */
+            pushed_within_days?: number;
+            /**
+             * @default github
+             * @constant
+             */
+            source?: "github";
+            /**
+             * @default [
+             *       "machine-learning",
+             *       "deep-learning",
+             *       "ai"
+             *     ]
+             */
+            topics?: string[];
+        };
+        HuggingfaceSource: {
+            /** @default false */
+            data?: boolean;
+            /**
+             * @default models
+             * @enum {string}
+             */
+            kind?: "models" | "datasets";
+            /** @default [] */
+            libraries?: string[];
+            limit?: number | null;
+            /** @default 64000000 */
+            max_bytes?: number;
+            /** @default 512000000 */
+            max_repository_bytes?: number;
+            /** @default 10000 */
+            min_downloads?: number;
+            /** @default 100 */
+            min_likes?: number;
+            /**
+             * @default huggingface
+             * @constant
+             */
+            source?: "huggingface";
+            /** @default [] */
+            tasks?: string[];
+            /** @default false */
+            weights?: boolean;
         };
         InferenceBody: {
             image?: string | null;
@@ -600,10 +964,57 @@ export interface components {
             /** @default  */
             reason?: string;
         };
+        QuotaBody: {
+            amount?: number | null;
+            /**
+             * @default month
+             * @enum {string}
+             */
+            period?: "day" | "month";
+            /** @enum {string} */
+            resource: "tokens" | "bytes" | "device_minutes";
+            /** @default  */
+            subject?: string;
+        };
         ResponseFormat: {
             json_schema?: components["schemas"]["JsonSchema"] | null;
             /** @enum {string} */
             type: "text" | "json_object" | "json_schema";
+        };
+        RetrainingBody: {
+            /**
+             * @default sft
+             * @enum {string}
+             */
+            method?: "sft" | "dpo";
+        };
+        RuleCheck: {
+            /**
+             * @default block
+             * @enum {string}
+             */
+            action?: "block" | "mask" | "flag";
+            /** @enum {string} */
+            category: "secret" | "personal_data" | "prompt_injection" | "self_harm" | "violence" | "sexual_minors";
+            /**
+             * @default both
+             * @enum {string}
+             */
+            on?: "input" | "output" | "both";
+        };
+        SearchBody: {
+            filters?: {
+                [key: string]: string;
+            };
+            index?: string | null;
+            /** @default 5 */
+            k?: number;
+            /**
+             * @default hybrid
+             * @enum {string}
+             */
+            mode?: "hybrid" | "dense" | "lexical";
+            query: string;
         };
         TrainingBody: {
             base_model?: string | null;
@@ -620,6 +1031,40 @@ export interface components {
                 [key: string]: unknown;
             } | null;
             training_method?: ("full" | "lora" | "prompt") | null;
+        };
+        UrlSource: {
+            columns?: {
+                [key: string]: string;
+            };
+            /** @default  */
+            cursor?: string;
+            headers?: {
+                [key: string]: string;
+            };
+            /** @default 60 */
+            interval_seconds?: number;
+            /** @default 20000000 */
+            max_bytes?: number;
+            /** @default 100 */
+            max_pages?: number;
+            /** @default  */
+            next?: string;
+            /** @default  */
+            page?: string;
+            /** @default 1 */
+            polls?: number;
+            /** @default false */
+            private?: boolean;
+            /** @default  */
+            records?: string;
+            /**
+             * @default url
+             * @constant
+             */
+            source?: "url";
+            /** @default 60 */
+            timeout_seconds?: number;
+            url: string;
         };
     };
     responses: never;
@@ -755,6 +1200,33 @@ export interface operations {
             };
         };
     };
+    remove_dataset_api_datasets__dataset_id__delete: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                dataset_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     list_dropped_api_datasets__dataset_id__dropped_get: {
         parameters: {
             query?: {
@@ -798,6 +1270,37 @@ export interface operations {
             header?: never;
             path: {
                 dataset_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_evaluation_api_evaluations__evaluation_id__get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                evaluation_id: string;
             };
             cookie?: never;
         };
@@ -871,6 +1374,72 @@ export interface operations {
         };
         responses: {
             201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    accept_feedback_api_feedback__feedback_id__accept_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                feedback_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["AcceptanceBody"] | null;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    reject_feedback_api_feedback__feedback_id__reject_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                feedback_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -1240,6 +1809,37 @@ export interface operations {
             };
         };
     };
+    show_lineage_api_models__model_id__lineage_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     show_model_metrics_api_models__model_id__metrics_get: {
         parameters: {
             query?: never;
@@ -1283,6 +1883,169 @@ export interface operations {
         requestBody?: {
             content: {
                 "application/json": components["schemas"]["PromotionBody"] | null;
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    retrain_model_api_models__model_id__retrain_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["RetrainingBody"] | null;
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    roll_back_api_models__model_id__rollback_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                model_id: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    list_quotas_api_quotas_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    set_quota_api_quotas_put: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["QuotaBody"];
+            };
+        };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    search_api_search_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SearchBody"];
             };
         };
         responses: {
@@ -1373,6 +2136,41 @@ export interface operations {
             };
         };
     };
+    collect_database_api_training_collect_database_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["DatabaseSource"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     collect_files_api_training_collect_files_post: {
         parameters: {
             query?: never;
@@ -1385,6 +2183,111 @@ export interface operations {
         requestBody: {
             content: {
                 "application/json": components["schemas"]["FilesSource"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    collect_github_api_training_collect_github_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["GithubSource"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    collect_huggingface_api_training_collect_huggingface_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["HuggingfaceSource"];
+            };
+        };
+        responses: {
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    collect_url_api_training_collect_url_post: {
+        parameters: {
+            query?: never;
+            header?: {
+                "idempotency-key"?: string | null;
+            };
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["UrlSource"];
             };
         };
         responses: {
@@ -1718,6 +2621,40 @@ export interface operations {
                 "application/json": components["schemas"]["TrainingBody"];
             };
         };
+        responses: {
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": {
+                        [key: string]: unknown;
+                    };
+                };
+            };
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    show_usage_api_usage_get: {
+        parameters: {
+            query?: {
+                by?: ("key" | "user" | "model" | "hour" | "job")[];
+                since?: string | null;
+                until?: string | null;
+                limit?: number;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
         responses: {
             200: {
                 headers: {

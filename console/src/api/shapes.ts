@@ -173,6 +173,106 @@ export interface ModelDetails extends Model {
   deployment: { status: string; replicas: number; error?: string } | null;
 }
 
+interface NamedVersion {
+  id: string;
+  name: string;
+  version: number | string;
+  license: string | null;
+}
+
+export interface Lineage {
+  model: NamedVersion;
+  made_from: {
+    run: string | null; scores: string | null; dataset: string | null;
+    documents: { id: string; counts?: Record<string, number> }[] | null;
+  };
+  ingredients: { part: string; license: string; subject: string; documents: number }[];
+  built_on: NamedVersion[];
+  bases_of: NamedVersion[];
+}
+
+export interface Satisfaction {
+  id: string;
+  version: number | string;
+  ratings: number;
+  up: number;
+  share?: number | null;
+  low?: number | null;
+  high?: number | null;
+}
+
+export interface Traffic {
+  answers: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  mean_seconds: number | null;
+  days: (Omit<Traffic, "days"> & { day: string })[];
+}
+
+/** What a user said of an answer. */
+export interface Feedback {
+  id: string;
+  model_id: string;
+  rating: "up" | "down";
+  status: "new" | "accepted" | "rejected";
+  correction: string;
+  question: Record<string, unknown>;
+  answer: string;
+  created_at: string;
+}
+
+/** What a model did on one day. */
+export interface Day {
+  day: string;
+  answers: number;
+  errors: number;
+  ratings: number;
+  up: number;
+  seconds: number;
+  p50_seconds: number | null;
+  p95_seconds: number | null;
+}
+
+/** What was used: by model, by key, or (device seconds alone) by job. */
+export interface Usage {
+  model?: string;
+  key?: string;
+  job?: string;
+  name?: string;
+  requests?: number;
+  errors?: number;
+  prompt_tokens?: number;
+  completion_tokens?: number;
+  device_seconds: number;
+}
+
+export interface Quota {
+  subject: string;
+  resource: "tokens" | "bytes" | "device_minutes";
+  period: "day" | "month";
+  amount: number;
+  used: number;
+  renewed_in_seconds: number;
+}
+
+/** Whether the questions that a model gets differ from those that it learnt from. */
+export interface Drift {
+  questions: number;
+  noticed_at: string | null;
+  looked_at: string | null;
+}
+
+/** A part of the held-out samples that share a property, before and after. */
+export interface Slice {
+  fact: string;
+  value: string;
+  metric: string;
+  samples: number;
+  base: number;
+  tuned: number;
+  difference: Interval;
+}
+
 export interface BaseModel {
   name: string;
   model: string;
@@ -188,6 +288,14 @@ export interface Evaluation {
   run_artifact: string | null;
   scores: Partial<Scores>;
   created_at: string;
+}
+
+/** A place of an indexed document that a search found. */
+export interface Passage {
+  id: string;
+  text: string;
+  score: number;
+  metadata: Record<string, unknown>;
 }
 
 export interface Schema {

@@ -10,9 +10,15 @@ export function upload(file: File, once: string, onShare: (share: number) => voi
     request.setRequestHeader("Authorization", `Bearer ${storedKey() ?? ""}`);
     request.setRequestHeader("Idempotency-Key", once);
     request.upload.onprogress = (event) => onShare(event.lengthComputable ? event.loaded / event.total : 0);
-    request.onerror = () => reject(new Problem(0, ""));
+    request.onerror = request.onabort = request.ontimeout = () => reject(new Problem(0, ""));
     request.onload = () => {
-      if (request.status < 400) return resolve((JSON.parse(request.responseText) as Page<UserInput>).items);
+      if (request.status < 400) {
+        try {
+          return resolve((JSON.parse(request.responseText) as Page<UserInput>).items);
+        } catch {
+          return reject(new Problem(0, ""));
+        }
+      }
       if (request.status === 401) onRefusedKey.call();
       reject(problemOf(request.status, request.responseText));
     };

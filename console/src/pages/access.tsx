@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
-import { createKey, listAudit, listKeys, revokeKey, verifyAudit } from "../api/calls";
-import type { AuditRow, Key, Role } from "../api/shapes";
-import { ago, moment } from "../format";
+import { createKey, listAudit, listKeys, listQuotas, revokeKey, setQuota, verifyAudit } from "../api/calls";
+import type { AuditRow, Key, Quota, Role } from "../api/shapes";
+import { ago, bytes, moment, number } from "../format";
 import { useAction, useLoad } from "../load";
 import { useShared, words } from "../state";
-import { Badge, Button, Card, Confirm, Copy, ErrorBox, Field, Head, More, Notice, Show, Table } from "../ui/parts";
+import { Badge, Bar, Button, Card, Confirm, Copy, ErrorBox, Field, Head, More, Notice, Show, Table } from "../ui/parts";
 
 /** Keys and the audit trail. */
 export function Access() {
@@ -12,7 +12,7 @@ export function Access() {
   return (
     <>
       <Head title={w.access.title} intro={w.access.intro} />
-      <div class="stack"><Keys /><Audit /></div>
+      <div class="stack"><Keys /><Quotas /><Audit /></div>
     </>
   );
 }
@@ -20,7 +20,14 @@ export function Access() {
 function Keys() {
   const w = words();
   const { caller } = useShared();
-  const keys = useLoad((signal) => listKeys(undefined, signal), []);
+  const [cursor, setCursor] = useState<string | undefined>();
+  const [earlier, setEarlier] = useState<Key[]>([]);
+  const keys = useLoad((signal) => listKeys(cursor, signal), [cursor]);
+  const fromStart = () => {
+    setEarlier([]);
+    if (cursor === undefined) keys.reload();
+    else setCursor(undefined);
+  };
   const [name, setName] = useState("");
   const [role, setRole] = useState<Role>("user");
   const [made, setMade] = useState<string | null>(null);
@@ -30,12 +37,12 @@ function Keys() {
     act.run(async () => {
       setMade((await createKey(name.trim(), role)).key);
       setName("");
-      keys.reload();
+      fromStart();
     });
   };
   const revoke = (key: Key) => act.run(async () => {
     await revokeKey(key.id);
-    keys.reload();
+    fromStart();
   });
   return (
     <Card title={w.access.keys}>
@@ -53,7 +60,8 @@ function Keys() {
         {made && <Notice kind="good"><p>{w.access.made}</p><Copy text={made} label={w.access.keys} /><Button small onClick={() => setMade(null)}>{w.access.hide}</Button></Notice>}
         <Show of={keys}>
           {(page) => (
-            <Table label={w.access.keys} rows={page.items} id={(key) => key.id} columns={[
+            <>
+            <Table label={w.access.keys} rows={[...earlier, ...page.items]} id={(key) => key.id} columns={[
               { title: w.data.name, cell: (key) => <bdi>{key.name}</bdi> },
               { title: w.access.role, cell: (key) => w.roles[key.role] },
               { title: w.access.prefix, cell: (key) => <code dir="ltr">sld_{key.prefix}_…</code> },
@@ -64,8 +72,69 @@ function Keys() {
                   : <Confirm small label={w.access.revoke} question={w.access.revokeQuestion} onYes={() => revoke(key)} />,
               },
             ]} />
+            <More page={page} onMore={(next) => { setEarlier([...earlier, ...page.items]); setCursor(next); }} />
+            </>
           )}
         </Show>
+      </div>
+    </Card>
+  );
+}
+
+/** How much of what may be used, and how much of it was. */
+function Quotas() {
+  const w = words();
+  const loaded = useLoad(listQuotas, [], () => 30);
+  const keys = useLoad((signal) => listKeys(undefined, signal), []);
+  const [subject, setSubject] = useState("");
+  const [resource, setResource] = useState<Quota["resource"]>("tokens");
+  const [period, setPeriod] = useState<Quota["period"]>("month");
+  const [amount, setAmount] = useState("");
+  const act = useAction();
+  const put = (body: Parameters<typeof setQuota>[0]) => act.run(async () => {
+    await setQuota(body);
+    loaded.reload();
+  });
+  const submit = (event: Event) => {
+    event.preventDefault();
+    put({ subject, resource, period, amount: Number(amount) });
+  };
+  const named = (id: string) => keys.data?.items.find((key) => `key:${key.id}` === id)?.name ?? id.replace(/^user:/, "");
+  const shown = (quota: Quota, value: number) => (quota.resource === "bytes" ? bytes(value) : number(value));
+  return (
+    <Card title={w.access.quotas} note={w.access.quotasNote}>
+      <div class="stack">
+        <Show of={loaded}>
+          {(page) => page.items.length === 0 ? <p class="muted">{w.access.noQuotas}</p> : (
+            <Table label={w.access.quotas} rows={page.items} id={(quota) => `${quota.subject} ${quota.resource} ${quota.period}`} columns={[
+              { title: w.access.whose, cell: (quota) => (quota.subject ? <bdi>{named(quota.subject)}</bdi> : w.access.everybody) },
+              { title: w.access.resource, cell: (quota) => `${w.access.resources[quota.resource]}${w.comma}${w.access.periods[quota.period]}` },
+              { title: w.access.usedOf, cell: (quota) => <><bdi>{shown(quota, quota.used)} / {shown(quota, quota.amount)}</bdi><Bar share={quota.amount ? quota.used / quota.amount : 1} label={w.access.usedOf} /></> },
+              { title: w.data.remove, cell: (quota) => <Confirm small label={w.data.remove} question={w.data.removeQuestion} onYes={() => put({ subject: quota.subject, resource: quota.resource, period: quota.period })} /> },
+            ]} />
+          )}
+        </Show>
+        <form class="row" onSubmit={submit}>
+          <Field label={w.access.whose}>
+            <select value={subject} onChange={(event) => setSubject(event.currentTarget.value)}>
+              <option value="">{w.access.everybody}</option>
+              {keys.data?.items.filter((key) => !key.revoked_at).map((key) => <option key={key.id} value={`key:${key.id}`}>{key.name}</option>)}
+            </select>
+          </Field>
+          <Field label={w.access.resource}>
+            <select value={resource} onChange={(event) => setResource(event.currentTarget.value as Quota["resource"])}>
+              {(["tokens", "device_minutes", "bytes"] as const).map((each) => <option key={each} value={each}>{w.access.resources[each]}</option>)}
+            </select>
+          </Field>
+          <Field label={w.access.period}>
+            <select value={period} onChange={(event) => setPeriod(event.currentTarget.value as Quota["period"])}>
+              {(["month", "day"] as const).map((each) => <option key={each} value={each}>{w.access.periods[each]}</option>)}
+            </select>
+          </Field>
+          <Field label={w.access.amount}><input type="number" min={0} required value={amount} onInput={(event) => setAmount(event.currentTarget.value)} /></Field>
+          <div class="field"><span class="label" aria-hidden="true">&nbsp;</span><Button type="submit" busy={act.busy}>{w.access.setQuota}</Button></div>
+        </form>
+        <ErrorBox error={act.error} />
       </div>
     </Card>
   );

@@ -3,8 +3,9 @@ import { collectFiles, deleteInput, listDatasets, listInputs } from "../api/call
 import { upload } from "../api/uploads";
 import type { Dataset, UserInput } from "../api/shapes";
 import { ago, bytes, number } from "../format";
-import { newKey, useAction, useLoad } from "../load";
+import { newKey, useAction, useLoad, useOnce } from "../load";
 import { go, link, may, words } from "../state";
+import { Collect } from "./collect";
 import { Badge, Bar, Button, Card, Confirm, Empty, ErrorBox, Head, Show, Table } from "../ui/parts";
 
 /** Upload documents, see what was uploaded, collected and prepared. */
@@ -14,9 +15,10 @@ export function Data() {
   const inputs = useLoad((signal) => (may("user") ? listInputs(undefined, 100, signal) : Promise.resolve({ items: [], next: null })), []);
   const datasets = useLoad((signal) => listDatasets(undefined, undefined, 100, signal), [], () => 10);
   const start = useAction();
+  const once = useOnce();
   const collect = () =>
     start.run(async () => {
-      const job = await collectFiles({ inputs: [...chosen] } as Parameters<typeof collectFiles>[0], newKey());
+      const job = await collectFiles({ inputs: [...chosen] } as Parameters<typeof collectFiles>[0], once([...chosen]));
       go("train", job.id);
     });
   const uploaded = (items: UserInput[]) => {
@@ -43,6 +45,7 @@ export function Data() {
             </Show>
           </Card>
         )}
+        {may("trainer") && <Collect />}
         <Card title={w.data.datasets}>
           <Show of={datasets}>
             {(page) => page.items.length === 0 ? <Empty title={w.data.noDatasets}><p>{w.data.noDatasetsHint}</p></Empty> : <Datasets items={page.items} />}

@@ -1,10 +1,10 @@
 import { useState } from "preact/hooks";
 import { collectFiles, listDropped, previewDataset, showDataset, startJob } from "../api/calls";
 import type { DatasetDetails } from "../api/shapes";
-import { bytes, isRecord, moment, number } from "../format";
-import { newKey, useAction, useLoad } from "../load";
+import { bytes, isRecord, moment, number, percent, readable } from "../format";
+import { useAction, useLoad, useOnce } from "../load";
 import { go, link, may, words } from "../state";
-import { Button, Card, Empty, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, Table } from "../ui/parts";
+import { Bar, Button, Card, Empty, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, Table } from "../ui/parts";
 import { Markdown } from "../ui/markdown";
 
 /** Collected documents, a prepared dataset or an index: counts, columns, samples, what was left out, the card. */
@@ -36,7 +36,10 @@ function Details({ data }: { data: DatasetDetails }) {
         {data.stage === "documents" && <Columns data={data} />}
         {data.stage === "documents" && may("trainer") && <PrepareForm data={data} />}
         {data.stage !== "index" && <Preview id={data.artifact_id} isDataset={isDataset} />}
-        {isDataset && <Dropped id={data.artifact_id} count={data.counts.dropped ?? 0} />}
+        {isDataset && <Dropped data={data} count={data.counts.dropped ?? 0} />}
+        {!isDataset && data.stage === "documents" && <Dropped data={data} count={sum(outcomesOf(data))} />}
+        {isDataset && (data.counts.dropped_near_duplicate ?? 0) > 0 && <NearCopies data={data} />}
+        {data.stage !== "index" && <Contents data={data} />}
         {data.card && <Card title={w.data.card}><div class="scroll" tabIndex={0} role="region" aria-label={w.data.card}><Markdown text={data.card} /></div></Card>}
       </div>
     </>
@@ -80,6 +83,7 @@ function Columns({ data }: { data: DatasetDetails }) {
   const [chosen, choose] = useState<Record<string, string>>(() => Object.fromEntries(ROLES.map((role) => [role, first(role)])));
   const samples = useLoad((signal) => previewDataset(data.artifact_id, "train", 100, signal), [data.artifact_id]);
   const again = useAction();
+  const once = useOnce();
   const others = Object.values(unread).flatMap((names) => (Array.isArray(names) ? names.map(String) : []));
   const guesses = Object.values(guessed).flatMap((names) => (Array.isArray(names) ? names.map(String) : []));
   const names = [...new Set([...guesses, ...others, ...namesOf(samples.data?.items ?? [])])];
@@ -89,7 +93,7 @@ function Columns({ data }: { data: DatasetDetails }) {
   const read = () =>
     again.run(async () => {
       const columns = Object.fromEntries(ROLES.flatMap((role) => (chosen[role] ? [[role, chosen[role]]] : [])));
-      const job = await collectFiles({ inputs, columns } as Parameters<typeof collectFiles>[0], newKey());
+      const job = await collectFiles({ inputs, columns } as Parameters<typeof collectFiles>[0], once({ inputs, columns }));
       go("train", job.id);
     });
   return (
@@ -123,13 +127,14 @@ function PrepareForm({ data }: { data: DatasetDetails }) {
   const [index, setIndex] = useState(true);
   const [personal, setPersonal] = useState(true);
   const start = useAction();
+  const once = useOnce();
   const submit = (event: Event) => {
     event.preventDefault();
     start.run(async () => {
       const redact = ["secret", ...(personal ? ["email", "ip", "phone", "card", "iban", "national_number"] : [])];
       const prepare = { ...(records ? { filters: ["near_duplicate"] } : {}), redact, split: { by: "group", test: test / 100, validation: 0.05 } };
       const recipe = { name, documents: [data.artifact_id], prepare, ...(index ? { embed: {} } : {}) };
-      const job = await startJob({ recipe } as Parameters<typeof startJob>[0], newKey());
+      const job = await startJob({ recipe } as Parameters<typeof startJob>[0], once(recipe));
       go("train", job.id);
     });
   };
@@ -173,8 +178,7 @@ function Preview({ id, isDataset }: { id: string; isDataset: boolean }) {
   );
 }
 
-function Sample({ sample }: { sample: Record<string, unknown> }) {
-  const w = words();
+function turnsOf(sample: Record<string, unknown>): Record<string, unknown>[] {
   let messages: unknown = sample.messages ?? metadataOf(sample).messages;
   if (typeof messages === "string") {
     try {
@@ -183,7 +187,15 @@ function Sample({ sample }: { sample: Record<string, unknown> }) {
       messages = [];
     }
   }
-  const turns = Array.isArray(messages) ? messages.filter(isRecord) : [];
+  return Array.isArray(messages) ? messages.filter(isRecord) : [];
+}
+
+const textOf = (sample: Record<string, unknown>): string =>
+  turnsOf(sample).map((turn) => String(turn.content ?? "")).join("\n") || String(sample.text ?? "").slice(0, 1200);
+
+function Sample({ sample }: { sample: Record<string, unknown> }) {
+  const w = words();
+  const turns = turnsOf(sample);
   const picture = [sample.image, sample.picture].find((value) => typeof value === "string" && value.startsWith("data:image/"));
   const label = sample.label ?? metadataOf(sample).label;
   return (
@@ -199,24 +211,116 @@ function Sample({ sample }: { sample: Record<string, unknown> }) {
   );
 }
 
-function Dropped({ id, count }: { id: string; count: number }) {
+const countsIn = (value: unknown): Record<string, number> =>
+  isRecord(value) ? Object.fromEntries(Object.entries(value).filter((pair): pair is [string, number] => typeof pair[1] === "number" && pair[1] > 0)) : {};
+const sum = (counts: Record<string, number>): number => Object.values(counts).reduce((total, each) => total + each, 0);
+/** What became of files that made no document. */
+const outcomesOf = (data: DatasetDetails): Record<string, number> => {
+  const { collected: _, ...left } = countsIn(data.details.outcomes);
+  return left;
+};
+
+/** What was left out, by reason; a click shows each with the value that decided. */
+function Dropped({ data, count }: { data: DatasetDetails; count: number }) {
   const w = words();
-  const [open, setOpen] = useState(false);
-  const rows = useLoad((signal) => (open ? listDropped(id, undefined, 100, signal) : Promise.resolve({ items: [], next: null })), [id, open]);
+  const id = data.artifact_id;
+  const [reason, setReason] = useState<string | null>(null);
+  const reasons = Object.entries(data.stage === "dataset" ? countsIn(data.details.drops) : outcomesOf(data)).sort((one, other) => other[1] - one[1]);
+  const most = Math.max(1, ...reasons.map(([, each]) => each));
+  const rows = useLoad((signal) => (reason === null ? Promise.resolve({ items: [], next: null }) : listDropped(id, reason || undefined, 100, signal)), [id, reason]);
+  if (data.stage !== "dataset" && count === 0) return null;
   return (
-    <Card title={`${w.data.dropped}: ${number(count)}`} note={count ? w.data.droppedNote : w.data.nothingDropped}>
-      {count > 0 && !open && <Button onClick={() => setOpen(true)}>{w.data.showDropped}</Button>}
-      {open && (
+    <Card title={`${w.data.dropped}: ${number(count)}`} note={count ? w.data.droppedNote : w.data.nothingDropped}
+      actions={count > 0 && <Button small aria-pressed={reason === ""} onClick={() => setReason(reason === "" ? null : "")}>{w.data.showDropped}</Button>}>
+      {reasons.length > 0 && (
+        <div class="scores">
+          {reasons.map(([name, each]) => (
+            <div key={name} class="score">
+              <span><Button small aria-pressed={reason === name} onClick={() => setReason(reason === name ? null : name)}>{w.reasons[name] ?? name}</Button></span>
+              <span class="numeric">{number(each)}</span>
+              <Bar share={each / most} label={w.reasons[name] ?? name} />
+            </div>
+          ))}
+        </div>
+      )}
+      {reason !== null && (
         <Show of={rows}>
-          {(page) => (
+          {(page) => page.items.length === 0 ? <p class="muted">{w.data.notListed}</p> : (
             <Table label={w.data.dropped} rows={page.items.map((row, number) => ({ ...row, number }))} id={(row) => String(row.number)} columns={[
               { title: w.data.reason, cell: (row: Record<string, unknown>) => w.reasons[String(row.reason)] ?? String(row.reason) },
-              { title: w.data.value1, cell: (row: Record<string, unknown>) => <bdi>{String(row.value ?? "")}</bdi> },
-              { title: w.data.name, cell: (row: Record<string, unknown>) => <bdi>{String(row.path ?? row.source ?? row.id ?? "")}</bdi> },
+              { title: w.data.value1, cell: (row: Record<string, unknown>) => <bdi>{readable(String(row.value ?? ""))}</bdi> },
+              { title: w.data.name, cell: (row: Record<string, unknown>) => <bdi>{readable([row.group, row.path ?? row.source ?? row.id].filter(Boolean).join("/"))}</bdi> },
             ]} />
           )}
         </Show>
       )}
+    </Card>
+  );
+}
+
+interface Pair {
+  copy: string;
+  original: string;
+  alike: number;
+}
+
+/** Pairs of which one was left out, with their texts where the first documents hold them. */
+function NearCopies({ data }: { data: DatasetDetails }) {
+  const w = words();
+  const loaded = useLoad(async (signal) => {
+    const [dropped, documents] = await Promise.all([
+      listDropped(data.artifact_id, "near_duplicate", 20, signal),
+      data.parents[0] ? previewDataset(data.parents[0], "train", 100, signal).catch(() => ({ items: [] })) : { items: [] },
+    ]);
+    const texts = new Map(documents.items.map((each: Record<string, unknown>) => [`${String(each.group)}/${String(each.path)}`, textOf(each)]));
+    const pairs = dropped.items.flatMap((row): Pair[] => {
+      const parts = /^([\d.]+) like (.+)$/s.exec(String(row.value ?? ""));
+      return parts ? [{ copy: `${String(row.group)}/${String(row.path)}`, original: parts[2] ?? "", alike: Number(parts[1]) }] : [];
+    });
+    return { pairs, texts };
+  }, [data.artifact_id]);
+  return (
+    <Card title={w.data.pairs} note={w.data.pairsNote}>
+      <Show of={loaded}>
+        {({ pairs, texts }) => pairs.map((pair) => (
+          <div key={pair.copy} class="example">
+            <p class="muted small">{w.data.alike(percent(pair.alike))}</p>
+            <div class="answers">
+              {([[w.data.leftOut, pair.copy], [w.data.remains, pair.original]] as const).map(([title, name]) => (
+                <div key={title} tabIndex={0} role="group" aria-label={title}><h3>{title}: <bdi>{readable(name)}</bdi></h3><div dir="auto">{texts.get(name) ?? ""}</div></div>
+              ))}
+            </div>
+          </div>
+        ))}
+      </Show>
+    </Card>
+  );
+}
+
+/** Licences, languages and labels of what is there, and the personal data that was removed. */
+function Contents({ data }: { data: DatasetDetails }) {
+  const w = words();
+  const found = isRecord(data.details.redactions) ? Object.entries(data.details.redactions) : [];
+  const parts = ([[w.models.license, "licenses"], [w.data.language, "languages"], [w.data.sourceKind, "kinds"]] as const)
+    .map(([title, name]) => [title, Object.entries(countsIn(data.details[name])).sort((one, other) => other[1] - one[1])] as const).filter(([, counts]) => counts.length > 0);
+  if (found.length + parts.length === 0) return null;
+  return (
+    <Card title={w.data.contents}>
+      <div class="grid">
+        {found.length > 0 && (
+          <section>
+            <h3>{w.data.personal}</h3>
+            <p class="muted small">{w.data.personalNote}</p>
+            <ul class="list">{found.map(([name, count]) => <li key={name}><span>{w.data.personalKinds[name] ?? name}</span><span class="numeric">{number(Number(count))}</span></li>)}</ul>
+          </section>
+        )}
+        {parts.map(([title, counts]) => (
+          <section key={title}>
+            <h3>{title}</h3>
+            <ul class="list">{counts.slice(0, 12).map(([name, count]) => <li key={name}><bdi>{name === "unknown" || name === "" ? w.models.unknownLicense : name}</bdi><span class="numeric">{number(count)}</span></li>)}</ul>
+          </section>
+        ))}
+      </div>
     </Card>
   );
 }

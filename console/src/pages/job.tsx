@@ -1,10 +1,10 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { cancelJob, followLog, jobMetrics, showJob } from "../api/calls";
 import type { Job as JobShape, Stage } from "../api/shapes";
-import { duration, metric, moment, number } from "../format";
+import { duration, isRecord, metric, moment, number } from "../format";
 import { useAction, useLoad } from "../load";
 import { link, may, words } from "../state";
-import { Bar, Button, Card, Confirm, ErrorBox, Facts, Head, LinkButton, Notice, Show, StatusBadge, Table } from "../ui/parts";
+import { Badge, Bar, Button, Card, Confirm, ErrorBox, Facts, Head, LinkButton, Notice, Show, StatusBadge, Table } from "../ui/parts";
 import { Curves } from "../ui/pictures";
 import { Examples, ScoresView } from "./scores";
 
@@ -53,6 +53,7 @@ function JobView({ job, onChange }: { job: JobShape; onChange: () => void }) {
           {(job.stages?.length ?? 0) > 0 && <Stages stages={job.stages ?? []} />}
           {!ended && (job.stages?.length ?? 0) === 0 && <p class="muted" role="status">{w.job.waits}</p>}
         </Card>
+        <Trials stages={job.stages ?? []} />
         {trains && (metrics.data?.curves.length ?? 0) > 1 && <Card title={w.job.curves}><Curves points={metrics.data?.curves ?? []} /></Card>}
         {training && Object.keys(training.details).length > 0 && <Resources stage={training} />}
         {job.metrics.tuned && <ScoresView scores={job.metrics} />}
@@ -106,6 +107,28 @@ function Resources({ stage }: { stage: Stage }) {
   ];
   const shown = facts.flatMap(([name, each, format]) => (each === undefined ? [] : [[name, format(each)] as const]));
   return shown.length ? <Card title={w.job.resources}><Facts of={shown} /></Card> : null;
+}
+
+/** The trials of a search over settings, the best one marked. */
+function Trials({ stages }: { stages: readonly Stage[] }) {
+  const w = words();
+  const trials = stages.map((stage) => stage.details.trials).find(Array.isArray)?.filter(isRecord) ?? [];
+  if (trials.length === 0) return null;
+  const fixed = ["trial", "settings", "status", "validations", "seconds", "start_seconds", "reason"];
+  const measured = Object.keys(trials[0] ?? {}).find((name) => !fixed.includes(name)) ?? "loss";
+  const settings = [...new Set(trials.flatMap((trial) => Object.keys(isRecord(trial.settings) ? trial.settings : {})))];
+  const value = (cell: unknown) => (typeof cell === "number" ? metric(cell) : cell === null || cell === undefined ? "–" : String(cell));
+  return (
+    <Card title={w.job.trials} note={w.job.trialsNote}>
+      <Table label={w.job.trials} rows={trials} id={(trial) => String(trial.trial)} columns={[
+        { title: w.job.trial, cell: (trial) => number(Number(trial.trial)), numeric: true },
+        ...settings.map((name) => ({ title: name, cell: (trial: Record<string, unknown>) => <bdi>{value(isRecord(trial.settings) ? trial.settings[name] : undefined)}</bdi>, numeric: true })),
+        { title: w.metrics[measured] ?? measured, cell: (trial) => (trial.status === "best" ? <strong>{value(trial[measured])}</strong> : value(trial[measured])), numeric: true },
+        { title: w.train.time, cell: (trial) => duration(Number(trial.seconds ?? 0)), numeric: true },
+        { title: w.train.state, cell: (trial) => <><Badge tone={trial.status === "best" ? "good" : trial.status === "failed" ? "bad" : "quiet"}>{w.job.trialStates[String(trial.status)] ?? String(trial.status)}</Badge>{trial.reason ? <span class="muted" dir="auto"> {String(trial.reason)}</span> : null}</> },
+      ]} />
+    </Card>
+  );
 }
 
 /** The log, followed as it is written. */

@@ -1,11 +1,14 @@
-import { deployModel, modelMetrics, promoteModel, showModel, undeployModel } from "../api/calls";
-import type { ModelDetails } from "../api/shapes";
-import { moment } from "../format";
-import { newKey, useAction, useLoad } from "../load";
+import { useState } from "preact/hooks";
+import { deployModel, modelMetrics, promoteModel, rollBack, showEvaluation, showLineage, showModel, undeployModel } from "../api/calls";
+import type { Lineage, ModelDetails } from "../api/shapes";
+import { moment, readable } from "../format";
+import { useAction, useLoad, useOnce } from "../load";
 import { go, link, may, words } from "../state";
-import { Badge, Button, Card, Confirm, ErrorBox, Facts, Head, LinkButton, Notice, Show } from "../ui/parts";
+import { Badge, Button, Card, Confirm, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, Table } from "../ui/parts";
+import { LineageGraph } from "../ui/lineage";
 import { Markdown } from "../ui/markdown";
-import { Examples, ScoresView } from "./scores";
+import { Review } from "./review";
+import { Examples, ScoresView, Slices } from "./scores";
 
 /** One version: its scores, its card, where it comes from, its endpoint. */
 export function Model({ path }: { path: string[] }) {
@@ -18,13 +21,20 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
   const w = words();
   const metrics = useLoad((signal) => modelMetrics(model.id, signal), [model.id]);
   const act = useAction();
-  const deploy = () => act.run(async () => {
-    const job = await deployModel(model.id, newKey());
+  const once = useOnce();
+  const lineage = useLoad((signal) => showLineage(model.id, signal), [model.id]);
+  const evaluation = useLoad((signal) => (model.scores_artifact ? showEvaluation(model.scores_artifact, signal) : Promise.resolve(undefined)), [model.scores_artifact]);
+  const deploy = (replicas: number) => act.run(async () => {
+    const job = await deployModel(model.id, replicas, once([model.id, replicas]));
     go("train", job.id);
   });
   const undeploy = () => act.run(async () => {
     await undeployModel(model.id);
     onChange();
+  });
+  const back = () => act.run(async () => {
+    const former = await rollBack(model.id);
+    go("models", former.id);
   });
   const promote = () => act.run(async () => {
     await promoteModel(model.id);
@@ -36,8 +46,9 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
       <Head title={`${model.family}/${model.name}`} intro={`${w.models.version} ${model.version}${w.comma}${moment(model.created_at)}`}>
         {model.deployed ? <Badge tone="deployed">{w.models.deployed}</Badge> : null}
         {model.deployed && may("user") && <LinkButton kind="primary" href={link("try", model.id)}>{w.models.try}</LinkButton>}
-        {may("trainer") && !model.deployed && <Button kind="primary" busy={act.busy} onClick={deploy}>{w.models.deploy}</Button>}
+        {may("trainer") && !model.deployed && <Button kind="primary" busy={act.busy} onClick={() => deploy(1)}>{w.models.deploy}</Button>}
         {may("trainer") && model.deployed && <Confirm label={w.models.undeploy} question={w.models.undeployQuestion} onYes={undeploy} />}
+        {may("trainer") && model.gate?.promoted === true && model.versions.length > 1 && <Confirm kind="plain" label={w.models.rollBack} question={w.models.rollBackQuestion} onYes={back} />}
         {may("trainer") && model.gate && <Confirm kind="plain" label={w.models.promote} question={w.models.promoteQuestion} onYes={promote} />}
       </Head>
       <div class="stack">
@@ -53,14 +64,19 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
             [w.data.id, <code>{model.id}</code>],
           ]} />
         </Card>
-        {model.notices.length > 0 && <Card title={w.models.notices}><ul>{model.notices.map((text) => <li key={text} dir="auto">{text}</li>)}</ul></Card>}
         {model.performance_metrics.tuned && <ScoresView scores={{ ...model.performance_metrics, gate: model.gate }} />}
+        {(evaluation.data?.slices?.length ?? 0) > 0 && <Slices slices={evaluation.data?.slices ?? []} />}
         {(metrics.data?.examples.length ?? 0) > 0 && <Examples examples={metrics.data?.examples ?? []} />}
+        {lineage.data && <Card title={w.lineage.title} note={w.lineage.note}><LineageGraph lineage={lineage.data} model={model} /></Card>}
+        {lineage.data && lineage.data.ingredients.length > 0 && <Ingredients of={lineage.data.ingredients} />}
+        {model.notices.length > 0 && <Card title={w.models.notices}><ul>{model.notices.map((text) => <li key={text} dir="auto">{text}</li>)}</ul></Card>}
+        {may("trainer") && model.deployed && <Scale key={model.deployment?.replicas} replicas={model.deployment?.replicas ?? 1} busy={act.busy} onScale={deploy} />}
         {model.card && (
           <Card title={w.models.card}>
             <div class="scroll" role="region" aria-label={w.models.card} tabIndex={0}><Markdown text={model.card} /></div>
           </Card>
         )}
+        {may("trainer") && model.family !== "base" && <Review model={model.id} />}
         {model.versions.length > 1 && (
           <Card title={w.models.versions}>
             <ul class="list">
@@ -72,5 +88,40 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
         )}
       </div>
     </>
+  );
+}
+
+/** How many processes serve the model; another number is one more deployment, while the former goes on serving. */
+function Scale({ replicas, busy, onScale }: { replicas: number; busy: boolean; onScale: (replicas: number) => void }) {
+  const w = words();
+  const [wanted, setWanted] = useState(replicas);
+  const submit = (event: Event) => {
+    event.preventDefault();
+    onScale(wanted);
+  };
+  return (
+    <Card title={w.models.scale} note={w.models.scaleNote}>
+      <form class="row" onSubmit={submit}>
+        <Field label={w.models.replicas} hint={w.models.replicasNow(String(replicas))}>
+          <input type="number" min={1} max={64} required value={wanted} onInput={(event) => setWanted(Number(event.currentTarget.value))} />
+        </Field>
+        <div class="field"><span class="label" aria-hidden="true">&nbsp;</span><Button type="submit" busy={busy} disabled={wanted === replicas}>{w.models.setReplicas}</Button></div>
+      </form>
+    </Card>
+  );
+}
+
+/** What the model was made of, by licence. */
+function Ingredients({ of }: { of: Lineage["ingredients"] }) {
+  const w = words();
+  return (
+    <Card title={w.models.ingredients}>
+      <Table label={w.models.ingredients} rows={of.map((each, number) => ({ ...each, number }))} id={(row) => String(row.number)} columns={[
+        { title: w.data.kind, cell: (row) => w.models.parts[row.part] ?? row.part },
+        { title: w.models.license, cell: (row) => <bdi>{row.license || w.models.unknownLicense}</bdi> },
+        { title: w.models.of, cell: (row) => <bdi>{readable(row.subject)}</bdi> },
+        { title: w.data.stages.documents, cell: (row) => (row.documents ? String(row.documents) : "–"), numeric: true },
+      ]} />
+    </Card>
   );
 }

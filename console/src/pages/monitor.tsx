@@ -1,8 +1,10 @@
-import { listJobs, metricsText, readiness } from "../api/calls";
-import { duration, metric, number, percent } from "../format";
+import { useState } from "preact/hooks";
+import { listJobs, listModels, metricsText, modelMetrics, readiness, showUsage } from "../api/calls";
+import type { Day, Drift, Model, Satisfaction, Usage } from "../api/shapes";
+import { ago, duration, metric, number, percent } from "../format";
 import { useLoad } from "../load";
 import { link, may, words } from "../state";
-import { Badge, Card, Empty, Head, Show, StatusBadge, Table } from "../ui/parts";
+import { Badge, Card, Empty, Field, Head, Show, StatusBadge, Table } from "../ui/parts";
 
 interface Traffic {
   route: string;
@@ -61,6 +63,8 @@ export function Monitor() {
           </Show>
         </Card>
         {may("admin") && <TrafficCard />}
+        <Answers />
+        <Costs />
         <Card title={w.monitor.jobs}>
           <Show of={jobs}>
             {(page) => page.items.length === 0 ? <Empty title={w.home.noJobs} /> : (
@@ -94,6 +98,103 @@ function TrafficCard() {
           ]} />
         )}
       </Show>
+    </Card>
+  );
+}
+
+interface Served {
+  model: Model;
+  days: readonly Day[];
+  drift: Drift | null;
+  satisfaction: Satisfaction | undefined;
+}
+
+/** What the models in use have answered, day by day, and how satisfied those who rated are. */
+function Answers() {
+  const w = words();
+  const loaded = useLoad(async (signal) => {
+    const deployed = (await listModels(undefined, 200, signal)).items.filter((model) => model.deployed).slice(0, 12);
+    return Promise.all(deployed.map(async (model): Promise<Served> => {
+      const { by_day, drift, satisfaction } = await modelMetrics(model.id, signal);
+      return { model, days: by_day, drift, satisfaction: satisfaction.find((each) => each.id === model.id) };
+    }));
+  }, [], () => 30);
+  return (
+    <Card title={w.monitor.answers} note={w.monitor.answersNote}>
+      <Show of={loaded}>
+        {(rows) => rows.length === 0 ? <Empty title={w.home.nothingDeployed} /> : (
+          <Table label={w.monitor.answers} rows={rows} id={({ model }) => model.id} columns={[
+            { title: w.try.model, cell: ({ model }) => <a href={link("models", model.id)}><bdi>{model.name} {model.version}</bdi></a> },
+            { title: w.monitor.answered, cell: ({ days }) => number(total(days, "answers")), numeric: true },
+            { title: w.monitor.failed, cell: ({ days }) => number(total(days, "errors")), numeric: true },
+            { title: w.monitor.most, cell: ({ days }) => seconds(days.at(-1)?.p95_seconds), numeric: true },
+            { title: w.monitor.days, cell: ({ days }) => <Days days={days.slice(-14)} /> },
+            { title: w.monitor.satisfied, cell: ({ satisfaction }) => <Satisfied of={satisfaction} /> },
+            { title: w.monitor.drift, cell: ({ drift }) => <Drifts of={drift} /> },
+          ]} />
+        )}
+      </Show>
+    </Card>
+  );
+}
+
+const total = (days: readonly Day[], name: "answers" | "errors"): number => days.reduce((sum, day) => sum + day[name], 0);
+const seconds = (value: number | null | undefined): string => (value === null || value === undefined ? "–" : duration(value));
+
+/** Answers of the last days as bars. */
+function Days({ days }: { days: readonly Day[] }) {
+  if (days.length === 0) return <>–</>;
+  const most = Math.max(1, ...days.map((day) => day.answers));
+  return (
+    <svg class="days" viewBox={`0 0 ${days.length * 9} 24`} width={days.length * 9} height="24" role="img" aria-label={days.map((day) => `${day.day}: ${number(day.answers)}`).join(", ")}>
+      {days.map((day, place) => <rect key={day.day} x={place * 9} width="7" y={24 - Math.max(1, (24 * day.answers) / most)} height={Math.max(1, (24 * day.answers) / most)} />)}
+    </svg>
+  );
+}
+
+function Satisfied({ of }: { of: Satisfaction | undefined }) {
+  const w = words();
+  if (!of || !of.ratings || typeof of.share !== "number") return <span class="muted">{w.monitor.unrated}</span>;
+  return <bdi>{percent(of.share)} <span class="muted">[{percent(of.low ?? 0)}, {percent(of.high ?? 1)}], {w.monitor.ratings(number(of.ratings))}</span></bdi>;
+}
+
+/** Whether people ask for other things than what the model learnt. */
+function Drifts({ of }: { of: Drift | null }) {
+  const w = words();
+  if (!of) return <span class="muted">{w.monitor.notLooked}</span>;
+  return of.noticed_at ? <><Badge tone="bad">{w.monitor.differs}</Badge> <span class="muted">{ago(of.noticed_at)}</span></> : <Badge tone="good">{w.monitor.alike}</Badge>;
+}
+
+/** What was used this month, in tokens and in minutes of devices. */
+function Costs() {
+  const w = words();
+  const [by, setBy] = useState<"model" | "key" | "job">("model");
+  const loaded = useLoad(async (signal) => {
+    const [used, models] = await Promise.all([showUsage(by, signal), listModels(undefined, 200, signal)]);
+    return { rows: used.items, names: new Map(models.items.map((model) => [model.id, `${model.name} ${model.version}`])) };
+  }, [by]);
+  return (
+    <Card title={w.monitor.costs} note={may("admin") ? w.monitor.costsNote : w.monitor.ownCostsNote}>
+      <div class="stack">
+        <Field label={w.monitor.by}>
+          <select value={by} onChange={(event) => setBy(event.currentTarget.value as typeof by)}>
+            {(["model", "key", "job"] as const).map((each) => <option key={each} value={each}>{w.monitor.groups[each]}</option>)}
+          </select>
+        </Field>
+        <Show of={loaded}>
+          {({ rows, names }) => rows.length === 0 ? <Empty title={w.monitor.nothingUsed} /> : (
+            <Table label={w.monitor.costs} rows={rows} id={(row: Usage) => String(row.model ?? row.job ?? row.key)} columns={[
+              { title: w.monitor.groups[by], cell: (row) => by === "job" ? <a href={link("train", row.job ?? "")}><bdi>{row.name}</bdi></a> : <bdi>{names.get(row.model ?? "") ?? (row[by] || w.monitor.noModel)}</bdi> },
+              ...(by === "job" ? [] : [
+                { title: w.monitor.requests, cell: (row: Usage) => number(row.requests ?? 0), numeric: true },
+                { title: w.monitor.failed, cell: (row: Usage) => number(row.errors ?? 0), numeric: true },
+                { title: w.train.tokens, cell: (row: Usage) => number((row.prompt_tokens ?? 0) + (row.completion_tokens ?? 0)), numeric: true },
+              ]),
+              { title: w.monitor.devices, cell: (row) => duration(row.device_seconds), numeric: true },
+            ]} />
+          )}
+        </Show>
+      </div>
     </Card>
   );
 }

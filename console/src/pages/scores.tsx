@@ -1,5 +1,5 @@
 /** An evaluation: the verdict and why, each metric before and after with its interval, answers side by side. */
-import type { Example, Scores } from "../api/shapes";
+import type { Example, Scores, Slice } from "../api/shapes";
 import { metric, number, signed } from "../format";
 import { words } from "../state";
 import { Card, Notice, Table } from "../ui/parts";
@@ -59,6 +59,23 @@ export function Examples({ examples }: { examples: readonly Example[] }) {
           </div>
         </div>
       ))}
+    </Card>
+  );
+}
+
+/** The headline metric on parts of the held-out samples. */
+export function Slices({ slices }: { slices: readonly Slice[] }) {
+  const w = words();
+  return (
+    <Card title={w.evaluation.slices} note={w.evaluation.slicesNote}>
+      <Table label={w.evaluation.slices} rows={slices} id={(row) => `${row.fact} ${row.value} ${row.metric}`} columns={[
+        { title: w.evaluation.part, cell: (row) => <bdi>{w.evaluation.facts[row.fact] ?? row.fact}: {row.value || "–"}</bdi> },
+        { title: w.data.samples, cell: (row) => number(row.samples), numeric: true },
+        { title: w.evaluation.metric, cell: (row) => w.metrics[row.metric] ?? row.metric },
+        { title: w.evaluation.before, cell: (row) => metric(row.base), numeric: true },
+        { title: w.evaluation.after, cell: (row) => <strong>{metric(row.tuned)}</strong>, numeric: true },
+        { title: w.evaluation.picture, cell: (row) => <Interval name={row.metric} values={row.difference} /> },
+      ]} />
     </Card>
   );
 }

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { Problem } from "../api/client";
 import { Preferences } from "../app";
 import { useAction } from "../load";
-import { enter, useShared, words } from "../state";
+import { enter, resume, useShared, words } from "../state";
 import { Button, ErrorBox, Field, Notice } from "../ui/parts";
 
 /** A key is all that is asked for. */
@@ -22,7 +22,10 @@ export function SignIn() {
         <p class="logo"><img src={`${import.meta.env.BASE_URL}icon.svg`} alt="" width="36" height="36" />Soldiom</p>
         <h1>{w.signIn.title}</h1>
         <p class="muted">{w.signIn.intro}</p>
-        {notice && !action.error && <Notice kind="warn">{w.signIn.ended}</Notice>}
+        {notice === "ended" && !action.error && <Notice kind="warn">{w.signIn.ended}</Notice>}
+        {notice === "unreachable" && !action.error && (
+          <Notice kind="warn"><p>{w.errors.unreachable} {w.signIn.kept}</p><div class="actions"><Button small onClick={() => void resume()}>{w.again}</Button></div></Notice>
+        )}
         <Field label={w.signIn.key} hint={w.signIn.hint}>
           <input type="password" name="key" autocomplete="off" spellcheck={false} dir="ltr" required value={key} placeholder="sld_…"
             onInput={(event) => setKey(event.currentTarget.value)} />

@@ -14,9 +14,12 @@ export function Train({ path }: { path: string[] }) {
 function Jobs() {
   const w = words();
   const loaded = useLoad((signal) => listJobs(undefined, undefined, 100, signal), [], (page) => (page?.items.some((job) => job.status === "running" || job.status === "pending") ? 3 : 15));
+  const [chosen, choose] = useState<readonly string[]>([]);
+  const toggle = (id: string) => choose(chosen.includes(id) ? chosen.filter((each) => each !== id) : [...chosen, id].slice(-4));
   return (
     <>
       <Head title={w.train.title} intro={w.train.intro}>
+        {chosen.length > 1 && <LinkButton href={link("train", "compare", ...chosen)}>{w.compare.begin(chosen.length)}</LinkButton>}
         {may("trainer") && <LinkButton kind="primary" href={link("train", "new")}>{w.train.start}</LinkButton>}
       </Head>
       <Card>
@@ -28,6 +31,7 @@ function Jobs() {
               { title: w.train.state, cell: (job) => <><StatusBadge status={job.status} />{job.status === "running" && <Bar share={job.progress} label={job.name} />}</> },
               { title: w.train.base, cell: (job) => <bdi>{job.base_model ?? "–"}</bdi> },
               { title: w.data.when, cell: (job) => <span class="nowrap">{ago(job.created_at)}</span> },
+              { title: w.compare.choose, cell: (job) => (job.base_model ? <input type="checkbox" checked={chosen.includes(job.id)} aria-label={`${w.compare.choose}: ${job.name}`} onChange={() => toggle(job.id)} /> : "") },
             ]} />
           )}
         </Show>
@@ -48,6 +52,10 @@ interface Choice {
   epochs: number;
   length: number;
   deploy: boolean;
+  /** Who sets the rest: what is set here, a search over settings, or a choice within a time. */
+  search: "none" | "sweep" | "auto";
+  trials: number;
+  minutes: number;
 }
 
 /** From a dataset or a domain pack in three steps; the plan before the start. */
@@ -56,7 +64,7 @@ function NewTraining({ path }: { path: string[] }) {
   const [step, setStep] = useState(path[0] === "dataset" && path[1] ? 1 : 0);
   const [choice, setChoice] = useState<Choice>({
     from: path[0] === "pack" ? "pack" : "dataset", dataset: path[0] === "dataset" ? path[1] ?? "" : "", pack: path[0] === "pack" ? path[1] ?? "" : "", model: path[0] === "pack" ? path[2] ?? "" : "",
-    inputs: [], base: "builtin/smollm2-135m-instruct", method: "lora", name: (path[0] === "pack" ? path[3] : path[2]) ?? "my-model", epochs: 1, length: 512, deploy: true,
+    inputs: [], base: "builtin/smollm2-135m-instruct", method: "lora", name: (path[0] === "pack" ? path[3] : path[2]) ?? "my-model", epochs: 1, length: 512, deploy: true, search: "none", trials: 6, minutes: 30,
   });
   const change = (values: Partial<Choice>) => setChoice({ ...choice, ...values });
   if (!may("trainer")) return <Notice kind="warn">{w.errors.role("trainer")}</Notice>;
@@ -193,6 +201,17 @@ function How({ choice, change, onNext, onBack }: StepProps & { onBack: () => voi
             </div>
           </>
         ) : <Notice>{w.train.packSettings}</Notice>}
+        {choice.from === "dataset" && (
+          <div class="row">
+            <Field label={w.train.search} hint={w.train.searchHints[choice.search]}>
+              <select value={choice.search} onChange={(event) => change({ search: event.currentTarget.value as Choice["search"] })}>
+                {(["none", "auto", "sweep"] as const).map((each) => <option key={each} value={each}>{w.train.searches[each]}</option>)}
+              </select>
+            </Field>
+            {choice.search === "sweep" && <Field label={w.train.trials}><input type="number" min={2} max={64} required value={choice.trials} onInput={(event) => change({ trials: Number(event.currentTarget.value) })} /></Field>}
+            {choice.search === "auto" && <Field label={w.train.minutes}><input type="number" min={1} max={1440} required value={choice.minutes} onInput={(event) => change({ minutes: Number(event.currentTarget.value) })} /></Field>}
+          </div>
+        )}
         <label class="check"><input type="checkbox" checked={choice.deploy} onChange={() => change({ deploy: !choice.deploy })} /><span>{w.train.deploy}</span></label>
         <ErrorBox error={bases.error} />
         <div class="actions"><Button onClick={onBack}>{w.train.back}</Button><Button type="submit" kind="primary">{w.train.next}</Button></div>
@@ -214,7 +233,10 @@ function bodyOf(choice: Choice): Body {
       },
     } as Body;
   const train = { base_model: choice.base, method: choice.method, epochs: choice.epochs, sequence_length: choice.length };
-  return { recipe: { name: choice.name, dataset: choice.dataset, train, ...last } } as Body;
+  const rates = { learning_rate: choice.method === "full" ? "1e-5..3e-4" : "1e-4..1e-2" };
+  const space = choice.method === "lora" ? { ...rates, rank: [8, 16, 32] } : rates;
+  const search = choice.search === "sweep" ? { sweep: { space, trials: choice.trials } } : choice.search === "auto" ? { auto: { minutes: choice.minutes } } : {};
+  return { recipe: { name: choice.name, dataset: choice.dataset, train, ...search, ...last } } as Body;
 }
 
 function PlanStep({ choice, onBack }: { choice: Choice; onBack: () => void }) {

@@ -44,6 +44,38 @@ export function Curves({ points }: { points: readonly CurvePoint[] }) {
   );
 }
 
+export interface Line {
+  name: string;
+  points: readonly (readonly [number, number])[];
+}
+
+/** Several curves in one picture; each has its colour and its dashes. */
+export function Lines({ lines, label }: { lines: readonly Line[]; label: string }) {
+  const all = lines.flatMap((line) => line.points);
+  const lastStep = Math.max(1, ...all.map(([step]) => step));
+  const low = Math.min(...all.map(([, value]) => value)), high = Math.max(...all.map(([, value]) => value));
+  const x = (step: number) => LEFT + (step / lastStep) * (WIDTH - LEFT - RIGHT);
+  const y = (value: number) => TOP + ((high - value) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
+  return (
+    <figure class="value">
+      <ul class="legend">{lines.map((line, number) => <li key={line.name} class={`line${number % 4}`}><bdi>{line.name}</bdi></li>)}</ul>
+      <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
+        {[low, (low + high) / 2, high].map((tick) => (
+          <g key={tick}>
+            <line class="axis" x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />
+            <text x={LEFT - 6} y={y(tick) + 4} text-anchor="end">{metric(tick)}</text>
+          </g>
+        ))}
+        <text x={LEFT} y={HEIGHT - 6}>0</text>
+        <text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{number(lastStep)}</text>
+        {lines.map((line, place) => (
+          <path key={line.name} class={`line line${place % 4}`} d={line.points.map(([step, value], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("")} />
+        ))}
+      </svg>
+    </figure>
+  );
+}
+
 const LOWER_IS_BETTER = /loss|perplexity|error|brier|calibration/;
 export const lowerIsBetter = (name: string): boolean => LOWER_IS_BETTER.test(name);
 

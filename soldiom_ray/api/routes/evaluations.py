@@ -14,7 +14,7 @@ from soldiom_ray.db import evaluations
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.recipes import validate_recipe
 from soldiom_ray.errors import NotFoundError
-from soldiom_ray.examples import examples_as_dicts, read_examples
+from soldiom_ray.examples import examples_as_dicts, read_examples, read_scores
 from soldiom_ray.storage import open_storage
 
 router = APIRouter(route_class=GuardedRoute, tags=["evaluations"])
@@ -52,12 +52,15 @@ def list_evaluations(
 
 @router.get("/api/evaluations/{evaluation_id}", openapi_extra=needs("viewer"))
 def show_evaluation(evaluation_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """One evaluation, by its id or that of its scores: metrics, intervals, verdict, examples, where its report is."""
+    """One evaluation, by its id or that of its scores: metrics, intervals, verdict, slices (the headline metric on
+    parts of the held-out samples), examples, where its report is."""
     with open_session(settings) as session:
         row = evaluations.get(session, evaluation_id, caller.tenant)
         shown = evaluations.as_dict(row)
-    examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), row.scores_artifact))
-    return shown | {"examples": examples, "report": f"/api/evaluations/{row.id}/report"}
+    artifacts = Artifacts(open_storage(settings))
+    examples = examples_as_dicts(read_examples(artifacts, row.scores_artifact))
+    slices = read_scores(artifacts, row.scores_artifact).get("slices", [])
+    return shown | {"slices": slices, "examples": examples, "report": f"/api/evaluations/{row.id}/report"}
 
 
 @router.get(
