@@ -166,6 +166,20 @@ def test_a_rule_answers_the_command_line_without_services(tmp_path: Path) -> Non
     assert json.loads(piped.stdout)["output"]["counts"]
 
 
+def test_a_table_is_asked_as_the_csv_that_it_is(tmp_path: Path) -> None:
+    question = "question=What was the change in total sales between 2018 and 2019?"
+    for name, text in (
+        ("a.csv", ',2019,2018\nTotal sales,"$1,496.5","$1,202.9"\n'),
+        ("b.csv", ';2019;2018\nTotal sales;"1,496.5";"1,202.9"\n'),
+        ("c.tsv", "\t2019\t2018\nTotal sales\t1,496.5\t1,202.9\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        asked = ["ask", "financial", "ask-table", str(tmp_path / name), "--set", question, "--json"]
+        done = CliRunner().invoke(app, asked)
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.stdout)["output"]["value"] == pytest.approx(293.6)
+
+
 def test_a_document_is_read_by_the_parsers_of_collection(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     page.write_text("<html><body><p>Seen at 203.0.113.7</p><script>1</script></body></html>")

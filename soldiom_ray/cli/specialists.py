@@ -1,6 +1,8 @@
 """`soldiom domains`, the workflow of a domain (`soldiom run domain:NAME`), and asking one: `soldiom ask`."""
 
 import base64
+import csv
+import io
 import json as json_module
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from soldiom_ray.errors import InputError, NotFoundError, SoldiomError
 from soldiom_ray.settings import load_settings
 
 PICTURES = (".png", ".jpg", ".jpeg")
+TABLES = (".csv", ".tsv")
 
 domains_app = typer.Typer(help="List and show the specialisations.", no_args_is_help=True)
 
@@ -134,7 +137,10 @@ def ask(
     domain: Annotated[str, typer.Argument(help="The domain's name, such as legal.")],
     capability: Annotated[str, typer.Argument(help="What it is asked for; `soldiom domains show DOMAIN` lists them.")],
     file: Annotated[
-        str, typer.Argument(help="A document of any format that is collected, or the input as JSON; `-`: stdin.")
+        str,
+        typer.Argument(
+            help="A document of any format that is collected, a table as CSV, or the input as JSON; `-`: stdin."
+        ),
     ] = "-",
     field: Annotated[
         list[str] | None,
@@ -177,6 +183,9 @@ def _read_input(schema: Mapping[str, Any], file: str, fields: Mapping[str, str])
     longest = max(texts, key=lambda name: properties[name].get("maxLength", 0), default=None)
     if not set(schema.get("required", ())) - values.keys() and file == "-":
         return values
+    tables = [name for name in properties if properties[name].get("items", {}).get("type") == "array"]
+    if tables and Path(file).suffix.lower() in TABLES:
+        return {tables[0]: _read_rows(file)} | values
     text = _read_text(file)
     try:
         content = json_module.loads(text) if text.lstrip().startswith(("{", "[")) else None
@@ -188,6 +197,16 @@ def _read_input(schema: Mapping[str, Any], file: str, fields: Mapping[str, str])
     if isinstance(content, list) and lists:
         return {lists[0]: content} | values
     return ({longest: text} if longest else {}) | values
+
+
+def _read_rows(file: str) -> list[list[str]]:
+    """The rows of a file of separated values."""
+    text = _read_text(file)
+    try:
+        form: type[csv.Dialect] = csv.Sniffer().sniff(text[:4096], delimiters=",;\t")
+    except csv.Error:
+        form = csv.excel_tab if file.lower().endswith(".tsv") else csv.excel
+    return list(csv.reader(io.StringIO(text, newline=""), form))
 
 
 def _typed(value: str, schema: Mapping[str, Any]) -> object:
@@ -205,7 +224,7 @@ def _read_text(file: str) -> str:
     if file == "-":
         return sys.stdin.read()
     path = _existing(file)
-    if path.suffix.lower() in (".json", ".txt", ".md", ".log", ".jsonl", ".csv", ".py", ""):
+    if path.suffix.lower() in (".json", ".txt", ".md", ".log", ".jsonl", ".csv", ".tsv", ".py", ""):
         return path.read_bytes().decode("utf-8", errors="replace")
     command = [sys.executable, "-W", "ignore", "-m", "soldiom_ray.collect.file_text", str(path)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
