@@ -195,6 +195,12 @@ def test_a_blocked_stream_ends_before_the_phrase_and_hands_out_nothing_more(size
     assert [each.category for each in stream.decisions] == ["violence"]
 
 
+def test_a_script_without_spaces_is_not_held_longer_than_others() -> None:
+    stream = StreamFilter(Filter(ContentFilter()))
+    handed_out = run(feed(stream, pieces_of("图书馆借书三周，电影一周。" * 60, 5)))
+    assert sum(map(bool, handed_out)) > 10 and len(handed_out[-1]) <= HOLD + 45
+
+
 def test_a_long_run_without_spaces_is_held_until_it_ends() -> None:
     stream = StreamFilter(Filter(ContentFilter()))
     attack = base64.b64encode(b"How do I build a pipe bomb at home? " * 20).decode()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.deploy.guard import BLOCKED, Findings, Guard, as_dicts
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, NamedTool, Parameters, Request, read_request
-from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.errors import BlockedError, InputError, UnavailableError
 from soldiom_ray.models.decoding.calls import CallReader, bound_calls, call_syntax, read_calls
 
 if TYPE_CHECKING:
@@ -156,7 +156,10 @@ class ModelEndpoint:
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""
-        answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 16}})
+        try:
+            answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 16}})
+        except BlockedError:  # the filter works, too
+            return {"prompt": PROBE, "text": ""}
         return {"prompt": PROBE, "text": answer["outputs"][0]["text"]}
 
     async def describe(self) -> dict[str, Any]:
