@@ -12,10 +12,10 @@ from schemathesis.specs.openapi.checks import response_schema_conformance
 
 from soldiom_ray.records import ROLES
 
-EXAMPLES = int(os.environ.get("SOLDIOM_FUZZ_EXAMPLES", "1"))
+EXAMPLES = int(os.environ.get("SOLDIOM_FUZZ_EXAMPLES", "2"))
 """Requests to each operation."""
-STREAMS = ("/api/training/jobs/{job_id}/logs",)
-"""Operations that may answer without an end."""
+LEFT_OUT = ("/api/training/jobs/{job_id}/logs", "/readyz")
+"""One may answer without an end; the other's 503 is a list of services and no problem."""
 
 
 def operations(description: dict[str, Any]) -> list[Any]:
@@ -30,7 +30,7 @@ def test_no_request_that_fits_the_description_meets_a_fault(role: str, api_url: 
     asked: dict[int, int] = {}
     with httpx.Client(base_url=api_url, headers=headers, timeout=30) as client:
         for operation in operations(description):
-            if operation.path in STREAMS:
+            if operation.path in LEFT_OUT:
                 continue
             probe(operation, client, asked)
     assert sum(asked.values()) >= EXAMPLES * 50
@@ -45,7 +45,7 @@ def probe(operation: Any, client: httpx.Client, asked: dict[int, int]) -> None:
 
     @given(case=operation.as_strategy())
     @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES == 1, phases=[Phase.generate],
+        max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 2, phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     def ask(case: Any) -> None:
@@ -55,7 +55,7 @@ def probe(operation: Any, client: httpx.Client, asked: dict[int, int]) -> None:
         # 503 is the answer where a job would begin: these tests start no Ray.
         assert response.status_code < 500 or response.status_code == 503, where
         if response.status_code >= 400:
-            assert response.headers.get("content-type") == "application/problem+json", where
+            assert response.headers["content-type"] == ["application/problem+json"], where
             assert response.json()["status"] == response.status_code, where
         else:
             case.validate_response(response, checks=[response_schema_conformance])
