@@ -1,14 +1,14 @@
-"""Early stopping (ASHA) against training every trial to its end: the same trials, their seconds and the best loss.
+"""Early stops (ASHA, halving) against training every trial to its end: the same trials, their seconds, the best loss.
 
     python benchmarks/sweeps.py --data ../shared/data                 # SMS spam with all-MiniLM-L6-v2
     python benchmarks/sweeps.py --data ../shared/data --trials 16 --tokens 120000
     python benchmarks/sweeps.py --data ../shared/data --schedulers none
 
-Both sweeps draw the same settings (learning rate over three orders of magnitude, rank) with the same seed, one trial
+All sweeps draw the same settings (learning rate over three orders of magnitude, rank) with the same seed, one trial
 after the other, each sweep in a home of its own: a run of the same settings would be found again. "validations reached"
 are those of all trials together, which says how much was trained whatever else the machine does; seconds are those of
 the trials, their start included; "start-up" is until a trial's first step, of the first trial and the median of the
-others. The best run of either is scored on the held-out texts.
+others. The best run of each is scored on the held-out texts.
 """
 
 import argparse
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--tokens", type=int, default=60_000, help="of each trial at most")
-    parser.add_argument("--schedulers", nargs="+", choices=("asha", "none"), default=("asha", "none"))
+    parser.add_argument(
+        "--schedulers", nargs="+", choices=("asha", "halving", "none"), default=("asha", "halving", "none")
+    )
     parser.add_argument("--seed", type=int, default=17)
     parser.add_argument("--quick", action="store_true", help="few trials, few tokens")
     options = parser.parse_args()

@@ -1,5 +1,6 @@
 """Sweeps: spaces and their mistakes; one on a real Ray that is cancelled, goes on, and takes the best of its trials."""
 
+import math
 import os
 import re
 import signal
@@ -102,6 +103,36 @@ def test_the_book_of_trials_reads_back_and_knows_the_best(tmp_path: Path) -> Non
     assert [row["status"] for row in again.table()] == ["completed", "pruned", "best", "failed", "running"]
 
 
+def test_halving_lets_trials_wait_for_one_another_and_the_best_go_on_also_after_a_kill(tmp_path: Path) -> None:
+    from ray.tune.search import Searcher
+
+    from soldiom_ray.train.sweeps.search import RecordedSearch, rungs_of
+
+    sweep = recipe({"learning_rate": "1e-5..1e-2"}, trials=12, scheduler="halving")
+    book = TrialBook(open_storage(load_settings({"SOLDIOM_HOME": str(tmp_path)})), "sweep-0", "loss")
+    rungs, validations = rungs_of(sweep, 8), 0
+    assert rungs == [1, 4]
+
+    def losses(rate: float, count: int) -> tuple[float, ...]:
+        return tuple(abs(math.log10(rate) + 3) + 1 / number for number in range(1, count + 1))
+
+    for lives in (5, 8, 100):  # it is killed twice
+        search = RecordedSearch(book, sweep, draw_trials(sweep), "min", rungs)
+        for life in range(lives):
+            config = search.suggest(f"{life}")
+            if config == Searcher.FINISHED:
+                break
+            number, until = config["number"], config["until"]
+            values = losses(config["settings"]["learning_rate"], until or 7)
+            validations += len(values) - len(book.trials[number].values)
+            book.change(number, values=values, status="pruned" if until else "completed")
+            search.on_trial_complete(f"{life}")
+    assert validations == 12 * 1 + 3 * 3 + 1 * 3
+    (completed,) = (trial for trial in book.in_order() if trial.status == "completed")
+    assert completed.value == min(losses(trial.settings["learning_rate"], 7)[-1] for trial in book.in_order())
+    assert sorted(len(trial.values) for trial in book.in_order()) == [1] * 9 + [4, 4, 7]
+
+
 @pytest.fixture(scope="module")
 def ray_here() -> Iterator[None]:
     import ray
@@ -147,7 +178,14 @@ def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_t
     assert shown["trials"][0]["status"] == "best"
     assert any(0 < share < 1 / 3 and "validation" in message for share, message in reported)  # of the first trial
     first = shown["trials"][0]
-    run, made = sweep(context, dataset, train, search)
+    workers: set[int] = set()
+
+    def see_workers(fraction: float, message: str) -> None:
+        children = psutil.Process().children(recursive=True)
+        workers.update(each.pid for each in children if "RayTrainWorker" in title_of(each))
+
+    run, made = sweep(replace(context, report=see_workers), dataset, train, search)
+    assert len(workers) == 1, "both trials are run by the same workers"
     trials = {row["settings"]["learning_rate"]: row for row in made.details["trials"]}
     assert {rate: row["status"] for rate, row in trials.items()} == {1e-2: "best", 1e-7: "pruned", 1e30: "failed"}
     assert first in made.details["trials"]  # it was not run again
@@ -164,14 +202,47 @@ def test_a_sweep_goes_on_after_a_stop_prunes_outlives_a_failed_trial_and_takes_t
     assert parent.info.status == "FINISHED" and parent.data.metrics["best_loss"] == made.details["best_value"]
 
 
-@pytest.mark.service
-def test_a_sweep_whose_trials_all_fail_says_why(ray_here: None, tmp_path: Path) -> None:
+def test_a_sweep_whose_trials_all_fail_says_why(tmp_path: Path) -> None:
     from soldiom_ray.train import sweep
+    from soldiom_ray.train.sweeps import driver
 
     context = context_in(tmp_path)
     train = declared(two_layer_model(tmp_path / "base"), validations=None)
-    with pytest.raises(SoldiomError, match=r"None of the 1 trials came to an end \(trial 1: .*loss is"):
-        sweep(context, dataset_in(context.artifacts), train, Sweep(space={"learning_rate": [1e30]}, trials=1))
+    search = Sweep(space={"learning_rate": [1e30, 1e29]}, trials=2)
+
+    def fail(self: Any, parent_run: str | None, experiment: str) -> None:
+        self.book.put(Trial(number=1, settings={"learning_rate": 1e30}, status="failed", reason="loss is nan."))
+        self.book.put(Trial(number=2, settings={"learning_rate": 1e29}, status="failed", reason="loss is nan."))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver._Search, "_run_trials", fail)
+        with pytest.raises(SoldiomError, match=r"None of the 2 trials came to an end \(trial 2: loss is nan"):
+            sweep(context, dataset_in(context.artifacts), train, search)
+    assert not [key for key in context.artifacts.storage.keys("sweep") if "/trials/" in key]  # another call tries again
+
+
+def test_what_a_lost_actor_reserved_is_known_before_its_first_report(tmp_path: Path) -> None:
+    from soldiom_ray.train.sweeps.search import Watch
+    from soldiom_ray.train.sweeps.trial import marks_of
+
+    book, lost = TrialBook(open_storage(load_settings({"SOLDIOM_HOME": str(tmp_path)})), "sweep-0", "loss"), []
+    watch = Watch(book, lambda: False, lambda: None, lost.append)
+
+    def trial(number: int, actor: str, status: str = "RUNNING") -> Any:
+        handle = SimpleNamespace(_actor_id=SimpleNamespace(hex=lambda: actor))
+        state = SimpleNamespace(ray_actor=handle)
+        return SimpleNamespace(config={"number": number}, status=status, temporary_state=state)
+
+    trials = [trial(1, "0a", "TERMINATED"), trial(2, "0b"), trial(3, "0c"), trial(4, "0a", "ERROR")]
+    for each in trials[:3]:
+        book.put(Trial(number=each.config["number"], settings={}))
+        watch.on_trial_start(0, trials, each)
+    watch.on_trial_error(0, trials, trials[1])
+    assert lost == ["0b"]
+    watch.on_trial_error(0, trials, trials[3])  # before its start in the actor of one that has ended
+    assert lost == ["0b", "0a"]
+    ranges = {marks_of(range(7, 7 + (1 << 20)), f"{number:032x}") for number in range(50)}
+    assert all(7 <= each.start < each.stop <= 7 + (1 << 20) for each in ranges) and len(ranges) > 45
 
 
 @pytest.mark.service
@@ -181,24 +252,25 @@ def test_when_the_minutes_are_over_the_trial_that_is_ahead_is_trained_to_its_end
     from soldiom_ray.train import sweep
     from soldiom_ray.train.sweeps import driver
 
-    later = 3600.0
-    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later))
+    later = 0.0
     notes: list[str] = []
 
     def report(fraction: float, message: str) -> None:
         nonlocal later
-        if message.startswith("trial 1") and ("best loss" in message or not notes):
+        if message.startswith("trial 1") and "best loss" in message:
             later += 3600
 
     context = replace(context_in(tmp_path), report=report, notify=notes.extend)
     dataset, train = dataset_in(context.artifacts), declared(two_layer_model(tmp_path / "base"), validations=None)
     train = train.model_copy(update={"max_tokens": 512 * 800})
     search = Sweep(space={"learning_rate": [1e-2, 3e-3]}, minutes=60)
+    hours = iter(range(0, 3600 * 100, 3600))
+    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: next(hours)))
     with pytest.raises(SoldiomError, match="The time was over before the first validation of the first trial"):
         sweep(context, dataset, train, search)
-    notes.append("from here on the time is over after the first validation")
+    monkeypatch.setattr(driver, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + later))
     run, made = sweep(context, dataset, train, search)
-    assert notes[1:] == ["The time was over before a trial had ended: trial 1 is trained on."]
+    assert notes == ["The time was over before a trial had ended: trial 1 is trained on."]
     assert (
         made.details["trials"][0]["status"] == "best"
         and run.id == made.details["best_run"]
@@ -224,10 +296,11 @@ def test_a_sweep_outlives_a_trial_that_does_not_fit_into_memory_and_the_kill_of_
     context = replace(context_in(tmp_path), report=report)
     base = two_layer_model(tmp_path / "base")
     train = declared(base, method="lora", validations=None, max_tokens=512 * 200)
-    search = Sweep(space={"rank": [4, 10**7]}, trials=2, seed=1)
+    search = Sweep(space={"rank": [4, 10**7]}, trials=2, seed=1, scheduler="halving")
     run, made = sweep(context, dataset_in(context.artifacts), train, search)
     trials = {trial["settings"]["rank"]: trial for trial in made.details["trials"]}
     assert killed and trials[4]["status"] == "best" and run.id == made.details["best_run"]
+    assert trials[4]["validations"] > 4, "after the kill it went on from rung to rung"
     assert trials[10**7]["status"] == "failed" and "GiB" in trials[10**7]["reason"]
 
 
@@ -242,12 +315,18 @@ def test_settings_are_chosen_within_a_time_and_the_defaults_stay_where_nothing_i
     context = context_in(tmp_path)
     dataset = dataset_in(context.artifacts)
     train = declared(two_layer_model(tmp_path / "base"), validations=None, learning_rate=None)
-    usual, measured, reasons = train_auto(context, dataset, train, Auto(minutes=0.001))
+    other = str(two_layer_model(tmp_path / "other", pieces=280))
+    usual, measured, reasons = train_auto(context, dataset, train, Auto(minutes=0.001, bases=(other,)))
     assert usual.id == measured.details["best_run"] and " 0 s were left, too little" in reasons[-1]
-    run, search, why = train_auto(context, dataset, train, Auto(minutes=30))
-    trials = search.details["trials"]
-    assert trials[0]["settings"] == {} and len(trials) == 3 and why[0] == reasons[0]
+    choice = Auto(minutes=30, bases=(other, str(tmp_path / "nowhere")))
+    run, search, why = train_auto(context, dataset, train, choice)
+    first, second, third = search.details["trials"]
+    assert (
+        first["settings"] == {} and second["settings"] == {"base_model": other, "epochs": 100} and why[0] == reasons[0]
+    )
+    assert "nowhere is left out" in why[2] and "bits per byte" in why[3] and "base_model" in third["settings"]
     assert "2 other settings were tried" in why[-2] and ("the defaults stay" in why[-1]) == (run.id == usual.id)
-    assert run.details["best_validation_loss"] <= usual.details["best_validation_loss"]
+    bytes_per_loss = first["bits_per_byte"] / usual.details["best_validation_loss"]
+    assert 0.1 < bytes_per_loss < 1.5 and search.details["best_value"] <= first["bits_per_byte"]
     assert run.details["validation_tokens"] == usual.details["validation_tokens"]
-    assert train_auto(context, dataset, train, Auto(minutes=30)) == (run, search, why)
+    assert train_auto(context, dataset, train, choice) == (run, search, why)

@@ -16,7 +16,7 @@ from soldiom_ray.models.load import load_run
 from soldiom_ray.storage import FolderBackend
 from soldiom_ray.train.driver import run_locally
 from soldiom_ray.train.failures import WorkerFailure
-from soldiom_ray.train.progress import ProgressActor
+from soldiom_ray.train.progress import ProgressActor, ProgressUpdate
 from soldiom_ray.train.work import prepare_work
 from soldiom_ray.train.worker import run_worker
 
@@ -384,6 +384,27 @@ def test_only_the_same_error_without_a_checkpoint_between_ends_a_training(
     assert progress.take_update().error is None
     progress.post_failures(tuple(second), lost=False)
     assert (progress.take_update().error is not None) == ends
+
+
+def test_workers_that_are_kept_take_one_training_after_the_other_until_one_of_them_fails() -> None:
+    progress = ProgressActor()
+    assert progress.take_work(0, 0) is None and progress.withdraw_work()
+    progress.set_work("first")
+    assert [progress.take_work(rank, 0) for rank in (0, 1)] == [(1, "first")] * 2
+    progress.post_progress(0.5, "step 1", [{"step": 1, "train_loss": 2.0}])
+    progress.request_stop()
+    progress.end_work(0, 2)
+    assert not progress.withdraw_work() and not progress.take_update().done, "rank 1 still works"
+    progress.end_work(1, 2)
+    assert progress.withdraw_work() and progress.take_update().done
+    assert progress.take_work(0, 0) is None, "a worker that is started anew must not begin it again"
+    progress.set_work("second")
+    assert not progress.is_ended() and progress.take_update() == ProgressUpdate()
+    assert progress.withdraw_work() and progress.take_work(0, 1) is None, "what none has begun is withdrawn"
+    progress.set_work("third")
+    assert progress.take_work(0, 1) == (3, "third") and not progress.is_unfit()
+    progress.post_failures((), lost=True)
+    assert progress.is_unfit()
 
 
 def test_errors_that_follow_from_a_lost_worker_do_not_end_a_training() -> None:

@@ -41,14 +41,14 @@ def dataset_in(artifacts: Artifacts, train: int = 60, validation: int = 8) -> Ma
     return draft.commit(counts={"train": train, "validation": validation})
 
 
-def two_layer_model(folder: Path) -> Path:
+def two_layer_model(folder: Path, pieces: int = 320) -> Path:
     """A Hugging Face folder of a two-layer model with random weights and a tokenizer of its own."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from soldiom_ray.models.tokens import train_tokenizer
 
-    tokenizer = train_tokenizer(texts(40), 320, 64)
+    tokenizer = train_tokenizer(texts(40), pieces, 64)
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(tokenizer),

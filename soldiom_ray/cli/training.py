@@ -35,9 +35,13 @@ def train(
     strategy: Annotated[str | None, recipe_option("train.strategy")] = None,
     template_gaps: Annotated[str | None, recipe_option("train.template_gaps")] = None,
     auto: Annotated[
-        bool, typer.Option("--auto", help="Choose the settings by trials within --minutes, and write down why.")
+        bool,
+        typer.Option("--auto", help="Choose base and settings by trials within --minutes, and write down why."),
     ] = False,
     minutes: Annotated[float | None, recipe_option("auto.minutes", scope="with --auto:")] = None,
+    bases: Annotated[
+        list[str] | None, recipe_option("auto.bases", scope="with --auto, may be repeated:", metavar="BASE")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any other setting of `train` in a recipe; may be repeated."),
@@ -62,9 +66,11 @@ def train(
     heading = read_settings(settings or []) | options
     if auto != (minutes is not None):
         raise InputError("--auto and --minutes go together.", remedy="for example: --auto --minutes 20")
+    if bases and not auto:
+        raise InputError("--bases are tried with --auto.", remedy="name one --base, or add --auto --minutes 20")
     content = {"name": name, "dataset": data, "train": heading, "evaluate": {}, "register": {}}
     if auto:
-        content["auto"] = {"minutes": minutes}
+        content["auto"] = {"minutes": minutes, **drop_unset(bases=bases)}
     job = run_job(content, "train", live_table if auto else None)
     result = {
         "id": job["result"]["run"],

@@ -48,6 +48,9 @@ def pin(session: Session, recipe: Recipe, tenant: str) -> Recipe:
     if recipe.train is not None and recipe.train.architecture is None:
         base = _pin_base(session, recipe.train.base_model, tenant, "train.base_model")
         changes["train"] = recipe.train.model_copy(update={"base_model": base})
+    if recipe.auto is not None:
+        bases = [_pin_base(session, name, tenant, f"auto.bases[{i}]") for i, name in enumerate(recipe.auto.bases)]
+        changes["auto"] = recipe.auto.model_copy(update={"bases": tuple(bases)})
     if recipe.embed is not None and recipe.embed.model not in EMBEDDERS:
         base = _pin_base(session, recipe.embed.model, tenant, "embed.model")
         changes["embed"] = recipe.embed.model_copy(update={"model": base})
@@ -61,6 +64,9 @@ def with_bases(session: Session, recipe: Recipe, tenant: str) -> Recipe:
     if recipe.train is not None and recipe.train.architecture is None:
         name = base_of(session, recipe.train.base_model, tenant)
         changes["train"] = recipe.train.model_copy(update={"base_model": name})
+    if recipe.auto is not None:
+        bases = tuple(base_of(session, name, tenant) for name in recipe.auto.bases)
+        changes["auto"] = recipe.auto.model_copy(update={"bases": bases})
     if recipe.embed is not None:
         changes["embed"] = recipe.embed.model_copy(update={"model": base_of(session, recipe.embed.model, tenant)})
     return recipe.model_copy(update=changes)

@@ -88,6 +88,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     for heading, key in (("train", "base_model"), ("embed", "model")):
         if heading in content:
             content[heading][key] = absolute_model(content[heading][key])
+    if "auto" in content:
+        content["auto"]["bases"] = [absolute_model(name) for name in content["auto"].get("bases", ())]
     return validate_recipe(content)
 
 

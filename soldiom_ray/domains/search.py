@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from soldiom_ray.domains.references import MODEL
 from soldiom_ray.errors import suggestion
 from soldiom_ray.records import Record
 
-Scheduler = Literal["asha", "none"]
+Scheduler = Literal["asha", "halving", "none"]
 Searcher = Literal["random", "optuna"]
-SweepMetric = Literal["loss", "accuracy", "macro_f1", "token_accuracy", "preference_accuracy"]
+SweepMetric = Literal["loss", "bits_per_byte", "accuracy", "macro_f1", "token_accuracy", "preference_accuracy"]
 FIXED = (
     "task",
     "base_model",
@@ -41,6 +42,13 @@ class Auto(Record):
     """The settings of `train` are chosen, starting from those that are declared."""
 
     minutes: float = Field(gt=0, allow_inf_nan=False, description="how long choosing and training may take together")
+    bases: tuple[str, ...] = Field(
+        (),
+        max_length=8,
+        description="base models that come into question besides the one of `train`; unset: where that is the task's"
+        " own default, those that come with Soldiom and can learn the task",
+        json_schema_extra=MODEL,
+    )
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,13 @@ class Sweep(Record):
     )
     minutes: float | None = Field(None, gt=0, allow_inf_nan=False, description="no trial runs longer than until then")
     scheduler: Scheduler = Field(
-        "asha", description="asha: trials that are behind others at the same point are stopped early; none: all end"
+        "asha",
+        description="asha: trials that are behind those before them at the same point are stopped early; halving: all"
+        " wait there for one another, and the best go on; none: all end",
     )
     searcher: Searcher = Field("random", description="optuna: later settings follow from how earlier ones did (TPE)")
     metric: SweepMetric = Field("loss", description="of the validation split, by which trials are compared")
-    reduction: int = Field(4, ge=2, le=16, description="asha: one in so many goes on at each rung")
+    reduction: int = Field(4, ge=2, le=16, description="asha, halving: one in so many goes on at each rung")
     concurrent: int | None = Field(None, ge=1, description="trials at the same time; unset: by the CPUs and GPUs")
     seed: int = Field(17, description="seed of the choice of settings")
 

@@ -12,6 +12,7 @@ from typing import Any
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, UnavailableError
+from soldiom_ray.models.planning.memory import SHARDED
 from soldiom_ray.records import FileEntry, Manifest, new_id
 from soldiom_ray.train.pictures import draw
 from soldiom_ray.train.progress import ProgressUpdate
@@ -21,6 +22,7 @@ from soldiom_ray.train.ray_train import (
     RayTrainFailure,
     placement_of,
     recount_resources,
+    release_after_loss,
     release_placements,
     start_runner,
 )
@@ -32,11 +34,11 @@ from soldiom_ray.train.worker import run_worker
 log = logging.getLogger(__name__)
 CURVES_PICTURE = "curves.png"
 POLL_SECONDS = 0.5
+IDLE_POLL_SECONDS = 0.1
 STOP_SECONDS = 25.0
 """How long the workers may take to leave a checkpoint when the job is cancelled: less than a job's process has."""
 RETRY_SECONDS = 2.0
-DYING_SECONDS = 1.0
-MARKS = 1 << 20
+MARKS = range(1, 1 << 20)
 """"Bytes of memory" by which the placement groups of one attempt are told from all others."""
 
 
@@ -70,7 +72,7 @@ def run_on_ray(
     try:
         draft, work = prepare_work(context, dataset, declared, before_tokenising=attempt.start)
     except BaseException:
-        attempt.end()
+        attempt.let_go()
         raise
     if work is None:
         return context.artifacts.get(draft.id)
@@ -164,42 +166,59 @@ def _given_up(failure: RayTrainFailure) -> UnavailableError:
 
 class Attempt:
     """The driver's side of one run of Ray Train: groups of workers, one after the other, until the training is done or
-    Ray Train gives up."""
+    Ray Train gives up.
+
+    One that keeps its workers can be given another training afterwards, of the same number of workers on the same
+    devices (`is_free`), until `end` is called or its process ends."""
 
     def __init__(
-        self, context: Context, declared: Train, placement: Placement | None = None, mark: int | None = None
+        self,
+        context: Context,
+        declared: Train,
+        placement: Placement | None = None,
+        marks: range = MARKS,
+        *,
+        keeps_workers: bool = False,
     ) -> None:
         self.context, self.declared, self.placement = context, declared, placement
         self.observe: Callable[[Sequence[Metrics]], None] = lambda points: None
         self.update = ProgressUpdate()
         self.worker_seconds = 0.0
-        self._mark = mark or 1 + secrets.randbelow(MARKS)
+        self.keeps_workers = keeps_workers
+        self.is_free = False
+        """Whether its workers are there, or start, and have nothing to do."""
+        self._marks, self._mark = marks, secrets.choice(marks)
         self._name = f"train-{new_id()}"
         self._home = context.settings.home / "ray-train"
         self._alive: set[str] = set()
         self._runner: Any = None
         self.run_id: str | None = None
-        """Of the run that it works on; None as long as it waits."""
+        """Of the run that it works on."""
         self._ended: Any = None
-
-    @property
-    def waits(self) -> bool:
-        """Whether its workers were started and have no work yet."""
-        return self._runner is not None and self.run_id is None
+        self._stop_by = math.inf
 
     def start(self) -> None:
-        """Let workers start, unless they were started before; they wait for their work."""
-        if self._runner is not None:
+        """Let workers start, unless there are some from before; they wait for their work."""
+        if self._runner is not None and self._is_fit():
             return
+        self.end()
         if self.placement is None:  # decided once: when nodes are lost later, their return is waited for
             self.placement = placement_of(self.declared)
         self._look_at_nodes()
         self._runner = start_runner()
-        self._ended = self._runner.run.remote(self.declared, self._name, str(self._home), self.placement, self._mark)
+        self._ended = self._runner.run.remote(
+            self.declared,
+            self._name,
+            str(self._home),
+            self.placement,
+            self._mark,
+            keeps_workers=self.keeps_workers,
+        )
+        self.is_free = self.keeps_workers
 
     def again(self) -> "Attempt":
-        """Start another attempt with the same placement."""
-        attempt = Attempt(self.context, self.declared, self.placement)
+        """Start another attempt with the same placement; it keeps no workers."""
+        attempt = Attempt(self.context, self.declared, self.placement, self._marks)
         attempt.observe = self.observe
         attempt.start()
         return attempt
@@ -212,18 +231,51 @@ class Attempt:
         import ray
 
         try:
-            self.run_id = work.run
+            self.run_id, self.is_free = work.run, False
+            self.update, self.worker_seconds, self._stop_by = ProgressUpdate(), 0.0, math.inf
+            self.keeps_workers &= work.setup.strategy not in SHARDED  # what those leave in a process is not known
             ray.get(self._runner.set_work.remote(work))
             self._follow(tracker)
             self._receive(tracker)
             if self.update.error is not None:
                 raise self.update.error
+            if self.update.done:
+                return None
             failure: RayTrainFailure | None = ray.get(self._ended)
             return failure
         except ray.exceptions.RayError as error:
             return RayTrainFailure(type(error).__name__, str(error))
         finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Keep the workers for other work where they are kept, whole and idle, or soon will be; else end."""
+        self.is_free = self.keeps_workers and self._runner is not None and (self.is_free or self._become_idle())
+        if not self.is_free:
             self.end()
+
+    def _become_idle(self) -> bool:
+        """Whether the workers have stopped within STOP_SECONDS and are fit for other work."""
+        import ray
+
+        try:
+            self._stop()
+            while not ray.get(self._runner.withdraw_work.remote()):
+                if time.monotonic() > self._stop_by or ray.get(self._runner.is_unfit.remote()):
+                    return False
+                time.sleep(IDLE_POLL_SECONDS)
+            return self._is_fit()
+        except ray.exceptions.RayError:
+            return False
+
+    def _is_fit(self) -> bool:
+        """Whether the workers could do other work."""
+        import ray
+
+        try:
+            return not (ray.wait([self._ended], timeout=0)[0] or ray.get(self._runner.is_unfit.remote()))
+        except ray.exceptions.RayError:
+            return False
 
     def end(self) -> None:
         """Leave nothing of it: no process, no reservation, no file."""
@@ -234,35 +286,41 @@ class Attempt:
         ended = bool(ray.wait([self._ended], timeout=0)[0])
         ray.kill(self._runner)
         marks = range(self._mark, self._mark + 1)
-        release_placements(marks)
-        if not ended:  # Ray Train's controller dies a moment later, and may have reserved more until then
-            time.sleep(DYING_SECONDS)
-            release_placements(marks)
+        (release_placements if ended else release_after_loss)(marks)
         shutil.rmtree(self._home / self._name, ignore_errors=True)
+        self._runner, self.is_free = None, False
 
     def _follow(self, tracker: Tracker) -> None:
-        """Return when it has ended, or an error has ended the training (workers that wait for the one that failed would
-        wait on). CancelledError when the job is cancelled and the workers have ended or used up STOP_SECONDS."""
+        """Return when it has ended, its workers are kept and have done all, or an error has ended the training (workers
+        that wait for the one that failed would wait on). CancelledError when the job is cancelled and the workers have
+        ended or used up STOP_SECONDS."""
         import ray
 
         cancelled: CancelledError | None = None
-        deadline = math.inf
         while not ray.wait([self._ended], timeout=POLL_SECONDS)[0]:
             self._receive(tracker)
-            if self.update.error is not None:
+            if self.update.error is not None or self.update.done:
                 break
             self._look_at_nodes()
             if cancelled is None:
                 try:
                     self.context.report(self.update.fraction, self.update.message)
                 except CancelledError as error:
-                    cancelled, deadline = error, time.monotonic() + STOP_SECONDS
-                    ray.get(self._runner.request_stop.remote())
-            if cancelled and (not self.update.started or time.monotonic() > deadline):
+                    cancelled = error
+                    self._stop()
+            if cancelled and (not self.update.started or time.monotonic() > self._stop_by):
                 break
         if cancelled:
             self._receive(tracker)
             raise cancelled
+
+    def _stop(self) -> None:
+        """Ask the workers to stop, and begin their STOP_SECONDS, unless that was done before."""
+        import ray
+
+        if self._stop_by == math.inf:
+            self._stop_by = time.monotonic() + STOP_SECONDS
+            ray.get(self._runner.request_stop.remote())
 
     def _look_at_nodes(self) -> None:
         import ray

@@ -24,6 +24,8 @@ class ProgressUpdate:
     """(worker, sample of what it uses): see `usage`."""
     started: bool = False
     """Whether the workers train: from then on a stop may leave a checkpoint."""
+    done: bool = False
+    """Whether all workers have ended their work, and wait for another."""
     preempted: bool = False
     """Whether the workers left their node because it is about to be preempted."""
     failures: tuple[WorkerFailure, ...] = ()
@@ -40,16 +42,49 @@ class ProgressActor:
         self._update = ProgressUpdate()
         self._stopping = False
         self._work: Any = None
+        self._number = 0
+        self._working: set[int] = set()
+        self._ended: set[int] = set()
+        self._is_unfit = False
         self._worker_seconds: dict[str, float] = {}
         self._last_failures: tuple[WorkerFailure, ...] = ()
 
     def set_work(self, work: Any) -> None:
-        """From the driver: what the workers are to do."""
-        self._work = work
+        """From the driver: what the workers are to do next. Nothing is left of what was reported of the work before."""
+        with self._lock:
+            self._work, self._number = work, self._number + 1
+            self._update, self._stopping = ProgressUpdate(), False
+            self._ended, self._worker_seconds, self._last_failures = set(), {}, ()
 
-    def get_work(self) -> Any:
-        """From a worker: what to do; None until the driver has set it."""
-        return self._work
+    def take_work(self, rank: int, after: int) -> tuple[int, Any] | None:
+        """From a worker: what to do and its number, unless it has done that (its number is `after`); None while there
+        is nothing."""
+        with self._lock:
+            if self._work is None or self._number == after:
+                return None
+            self._working.add(rank)
+            return self._number, self._work
+
+    def end_work(self, rank: int, world: int) -> None:
+        """From a worker that goes on to the next work: it has ended this one."""
+        with self._lock:
+            self._working.discard(rank)
+            self._ended.add(rank)
+            if len(self._ended) == world:
+                self._work = None  # a worker that is started anew must not begin it again
+                self._change(done=True)
+
+    def withdraw_work(self) -> bool:
+        """From the driver: what no worker has begun is not begun any more; whether none works now."""
+        with self._lock:
+            if not self._working:
+                self._work = None
+            return not self._working
+
+    def is_unfit(self) -> bool:
+        """Whether these workers are to get no other work: some were lost, raised what was not raised on purpose, or are
+        on a node that is about to be preempted."""
+        return self._is_unfit
 
     def post_progress(self, fraction: float, message: str, curve_points: list[Metrics]) -> bool:
         """From rank 0: progress and new points of the curves. Returns whether to stop."""
@@ -67,6 +102,7 @@ class ProgressActor:
     def post_preemption(self) -> None:
         """From a worker: it has left a checkpoint, because its node is about to be preempted."""
         with self._lock:
+            self._is_unfit = True
             self._change(preempted=True)
 
     def post_error(self, error: SoldiomError) -> None:
@@ -80,6 +116,7 @@ class ProgressActor:
 
         An exception that comes back, without a new checkpoint since, ends the training."""
         with self._lock:
+            self._is_unfit = True
             same = None if lost else repeated(failures, self._last_failures)
             self._last_failures = () if lost else failures
             error = self._update.error or (same.to_error() if same else None)

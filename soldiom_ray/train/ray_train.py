@@ -17,7 +17,7 @@ from soldiom_ray.storage import open_storage
 from soldiom_ray.train.failures import WorkerFailedError, WorkerFailure, describe
 from soldiom_ray.train.loop import PreemptedError
 from soldiom_ray.train.progress import ProgressActor, Reporter
-from soldiom_ray.train.usage import UsageSampler
+from soldiom_ray.train.usage import UsageSampler, cpu_seconds, release_memory
 from soldiom_ray.train.work import Work
 from soldiom_ray.train.worker import run_worker
 
@@ -25,6 +25,7 @@ FAILURES = 3
 """How often in a row workers may be lost without any progress between."""
 WORK_POLL_SECONDS = 0.1
 """How often a worker that has started asks what to do."""
+DYING_SECONDS = 1.0
 COLLECTIVE_SECONDS = "1800"
 PLACEMENT_SECONDS = "10"
 """How long an elastic group waits for places that were free when it was sized."""
@@ -60,13 +61,16 @@ def placement_of(declared: Train) -> Placement:
 class RayTrainRunner(ProgressActor):
     """Runs Ray Train, and passes progress on: when this actor ends, Ray Train's controller and all its workers end."""
 
-    def run(self, declared: Train, name: str, home: str, placement: Placement, mark: int) -> RayTrainFailure | None:
-        """Run Ray Train to its end."""
+    def run(
+        self, declared: Train, name: str, home: str, placement: Placement, mark: int, *, keeps_workers: bool
+    ) -> RayTrainFailure | None:
+        """Run Ray Train to its end, which comes after the first work unless it keeps its workers for others."""
         import ray
         from ray.train import ControllerError, WorkerGroupError
 
         try:
-            _run_ray_train(declared, ray.get_runtime_context().current_actor, name, home, placement, mark)
+            runner = ray.get_runtime_context().current_actor
+            _run_ray_train(declared, runner, name, home, placement, mark, keeps_workers=keeps_workers)
         except WorkerGroupError as error:
             failures, lost = _sort_exceptions(error.worker_failures)
             cause = failures[0] if failures and not lost else None
@@ -112,6 +116,14 @@ def release_placements(marks: range) -> None:
 
     if (coordinator := _coordinator()) is not None:
         coordinator.__ray_call__.remote(withdraw)
+
+
+def release_after_loss(marks: range) -> None:
+    """`release_placements` where a controller was just lost or killed: it dies a moment later, and may have reserved
+    more until then."""
+    release_placements(marks)
+    time.sleep(DYING_SECONDS)
+    release_placements(marks)
 
 
 def recount_resources() -> None:
@@ -163,7 +175,9 @@ def _coordinator() -> Any | None:
         return None
 
 
-def _run_ray_train(declared: Train, runner: Any, name: str, home: str, placement: Placement, mark: int) -> None:
+def _run_ray_train(
+    declared: Train, runner: Any, name: str, home: str, placement: Placement, mark: int, *, keeps_workers: bool
+) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -174,7 +188,7 @@ def _run_ray_train(declared: Train, runner: Any, name: str, home: str, placement
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", PLACEMENT_SECONDS)
     TorchTrainer(
         _ray_worker,
-        train_loop_config={"runner": runner, "threads": threads},
+        train_loop_config={"runner": runner, "threads": threads, "keeps_workers": keeps_workers},
         # Offloaded gradients are summed in the memory of the host, which needs a backend of its own.
         torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu and declared.offload else None),
         scaling_config=ScalingConfig(
@@ -224,24 +238,42 @@ def worker_environment(threads: int, *, gpu: bool) -> dict[str, str]:
 
 
 def _ray_worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs in each of its workers."""
+    """What Ray Train runs in each of its workers: one work, or one after the other until the group is killed."""
     import ray
     import torch
 
     from soldiom_ray import logs
 
     logs.start_logging()
-    runner, work = config["runner"], None
-    reporter = Reporter(runner)
+    runner, context = config["runner"], ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
     try:
         read_libraries()
-        work = _wait_for_work(runner)
-        if work is None:
+    except Exception as error:
+        raise WorkerFailedError(describe(error, 0)) from error
+    torch.set_num_threads(config["threads"])
+    number, cpu_before, keeps_workers = 0, 0.0, config["keeps_workers"]
+    while (taken := _wait_for_work(runner, rank, number, is_kept=keeps_workers)) is not None:
+        number, work = taken
+        _train(runner, rank, world, work, cpu_before)
+        if not keeps_workers:
             return
-        torch.set_num_threads(config["threads"])
-        with UsageSampler(runner, ray.train.get_context().get_world_rank()):
+        release_memory()
+        cpu_before = cpu_seconds()
+        ray.get(runner.end_work.remote(rank, world))
+
+
+def _train(runner: Any, rank: int, world: int, work: Work, cpu_before: float) -> None:
+    """Do this worker's part of a training; what ends it is posted. Raises what is to end the whole group.
+
+    `cpu_before` are the CPU seconds that other trainings took of this process."""
+    import ray
+
+    reporter = Reporter(runner)
+    try:
+        with UsageSampler(runner, rank):
             artifacts = Artifacts(open_storage(work.settings))
-            run_worker(work, artifacts, reporter.report, reporter.observe, _is_preempted)
+            run_worker(work, artifacts, reporter.report, reporter.observe, _is_preempted, cpu_before)
             reporter.flush(1.0, "trained")
     except CancelledError:
         return
@@ -249,30 +281,29 @@ def _ray_worker(config: dict[str, Any]) -> None:
         ray.get(runner.post_preemption.remote())
     except SoldiomError as error:
         ray.get(runner.post_error.remote(error))
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        if world > 1:
             raise
     except Exception as error:
         raise WorkerFailedError(describe(error, _newest_checkpoint(work))) from error
 
 
-def _newest_checkpoint(work: Work | None) -> int | None:
+def _newest_checkpoint(work: Work) -> int | None:
     """Its step, 0 where there is none; None when the storage does not say."""
-    if work is None:
-        return 0
     with contextlib.suppress(SoldiomError, OSError):
         steps = work.checkpoints(Artifacts(open_storage(work.settings))).steps()
         return steps[-1] if steps else 0
     return None
 
 
-def _wait_for_work(runner: Any) -> Work | None:
-    """What there is to do; None when the training is to stop, or has failed."""
+def _wait_for_work(runner: Any, rank: int, after: int, *, is_kept: bool) -> tuple[int, Work] | None:
+    """(number, what to do) after the work of number `after`; None when the training is to stop, or has failed, unless
+    the worker is kept for others."""
     import ray
 
-    while not ray.get(runner.is_ended.remote()):
-        work: Work | None = ray.get(runner.get_work.remote())
-        if work is not None:
-            return work
+    while is_kept or not ray.get(runner.is_ended.remote()):
+        taken: tuple[int, Work] | None = ray.get(runner.take_work.remote(rank, after))
+        if taken is not None:
+            return taken
         time.sleep(WORK_POLL_SECONDS)
     return None
 

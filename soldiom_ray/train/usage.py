@@ -1,6 +1,8 @@
 """What a worker uses of its machine while it trains."""
 
 import contextlib
+import ctypes
+import gc
 import logging
 import os
 import resource
@@ -23,7 +25,7 @@ class UsageSampler(contextlib.AbstractContextManager["UsageSampler"]):
         self.progress_actor, self.worker, self.process = progress_actor, f"worker_{rank}", new_id()
         self._ended = threading.Event()
         self._began = self._sampled_at = time.monotonic()
-        self._cpu = _cpu_seconds()
+        self._cpu = cpu_seconds()
         self._thread = threading.Thread(target=self._post, daemon=True, name="usage")
 
     def __enter__(self) -> "UsageSampler":
@@ -36,7 +38,7 @@ class UsageSampler(contextlib.AbstractContextManager["UsageSampler"]):
 
     def sample(self) -> Metrics:
         """CPU (100: one core busy since the last sample), memory, and the GPU's where there is one."""
-        now, cpu = time.monotonic(), _cpu_seconds()
+        now, cpu = time.monotonic(), cpu_seconds()
         share = (cpu - self._cpu) / max(now - self._sampled_at, 1e-3)
         self._sampled_at, self._cpu = now, cpu
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -57,7 +59,21 @@ class UsageSampler(contextlib.AbstractContextManager["UsageSampler"]):
                 log.info("usage not reported", extra={"data": {"error": type(error).__name__}})
 
 
-def _cpu_seconds() -> float:
+def release_memory() -> None:
+    """Give back what a training has left in this process's memory, and begin its peak anew."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    with contextlib.suppress(OSError, AttributeError):  # another C library than glibc keeps it
+        ctypes.CDLL(None).malloc_trim(0)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def cpu_seconds() -> float:
+    """Of this process so far."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
 

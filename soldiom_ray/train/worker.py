@@ -28,6 +28,7 @@ from soldiom_ray.train.loop import Loop, Outcome, Schedule
 from soldiom_ray.train.state import Metrics
 from soldiom_ray.train.strategies import Optimization, min_over_ranks, open_strategy, with_weights
 from soldiom_ray.train.tasks import task_of
+from soldiom_ray.train.usage import cpu_seconds
 from soldiom_ray.train.work import TOKENISING_SHARE, Work, open_base, part_of
 
 
@@ -37,10 +38,12 @@ def run_worker(
     report: Report,
     observe: Callable[[Metrics], None],
     is_preempted: Callable[[], bool] = lambda: False,
+    cpu_before: float = 0.0,
 ) -> None:
     """Train as one rank of torch's process group, or alone where none stands.
 
-    Rank 0 leaves the weights and `result.json` in storage. `report`, `observe` and `is_preempted`: see `Loop`."""
+    Rank 0 leaves the weights and `result.json` in storage. `report`, `observe` and `is_preempted`: see `Loop`;
+    `cpu_before` are CPU seconds of this process that are not this training's."""
     import torch
 
     declared, task, laps = work.declared, task_of(work.declared.task), Laps()
@@ -101,7 +104,7 @@ def run_worker(
             "workers": world,
             "software": _software(),
         }
-        details |= _run_details(declared, setup, schedule, outcome) | _process_usage() | sizes
+        details |= _run_details(declared, setup, schedule, outcome) | _process_usage(cpu_before) | sizes
         if sharded:
             model = with_weights(build(device="cpu"), weights)
         saving = Laps()
@@ -205,15 +208,12 @@ def _software() -> dict[str, str]:
     return versions
 
 
-def _process_usage() -> dict[str, float]:
-    """CPU seconds and peak memory of this process so far."""
+def _process_usage(cpu_before: float) -> dict[str, float]:
+    """CPU seconds of this process beyond `cpu_before`, and its peak memory."""
     import resource
 
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "max_resident_mib": round(usage.ru_maxrss / 1024, 1),
-    }
+    peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"cpu_seconds": round(cpu_seconds() - cpu_before, 1), "max_resident_mib": round(peak_kib / 1024, 1)}
 
 
 def _store_weights(

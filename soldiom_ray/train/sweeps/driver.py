@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray.artifacts import Context, Draft, prefix_of
@@ -17,12 +17,12 @@ from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.records import Manifest
 from soldiom_ray.train.checkpoints import Checkpoints
 from soldiom_ray.train.driver import run_on_ray
-from soldiom_ray.train.ray_train import Placement, placement_of, release_placements
+from soldiom_ray.train.ray_train import Placement, placement_of, release_after_loss
 from soldiom_ray.train.splits import TRAIN
-from soldiom_ray.train.sweeps.search import RecordedSearch, Watch, scheduler_for
+from soldiom_ray.train.sweeps.search import RecordedSearch, Watch, promotions, rungs_of, scheduler_for
 from soldiom_ray.train.sweeps.tracking import settle_trials
-from soldiom_ray.train.sweeps.trial import ACTOR_MARKS, TrialSetup, declared_with, run_trial
-from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER, Trial, TrialBook, settings_text
+from soldiom_ray.train.sweeps.trial import TrialSetup, declared_with, marks_of, run_trial
+from soldiom_ray.train.sweeps.trials import Measure, Trial, TrialBook, settings_text
 from soldiom_ray.train.tracking import Origin, Tracker
 from soldiom_ray.train.work import prepare_work
 
@@ -32,7 +32,7 @@ VALIDATIONS = 8
 """How often each trial is validated where that is left open: at each of them it can be stopped."""
 LEAST_VALIDATION_TOKENS = 8192
 """Trials are compared by so much of the validation side at least, more than a single short training spends on it."""
-MARKS = 1 << 16
+MARKS = 1 << 20
 CPUS_PER_TRIAL = 4
 """Beyond these, more threads make one training of a small model little faster, and another trial runs beside it."""
 RESTARTS = 3
@@ -46,11 +46,13 @@ def run_sweep(
     search: Sweep,
     candidates: Sequence[dict[str, Any]] = (),
     known: Trial | None = None,
+    bits_per_loss: Mapping[str, float] | None = None,
 ) -> tuple[Manifest, Manifest]:
     """Run the trials on the connected Ray: (the run of the best one, the sweep's own artifact, whose details have the
     trials). A sweep made before is returned at once.
 
-    `candidates` are tried instead of settings drawn from the space, after `known`, a trial that was completed before.
+    `candidates` are tried instead of settings drawn from the space, after `known`, a trial that was completed before;
+    they may name bases, for each of which `bits_per_loss` has its number where the metric is bits_per_byte.
     Killed or cancelled, a second call goes on: trials that have ended stay as they are, the one that was running goes
     on from its newest checkpoint. `context.show` gets the trials whenever one changes. Raises what a training
     with the common settings would raise before it starts, and SoldiomError when every trial fails."""
@@ -70,7 +72,12 @@ def run_sweep(
         return context.artifacts.get(made.details["best_run"]), made
     counts = context.artifacts.get(work.tokens).counts if work is not None else {}
     declared = _validated_alike(declared, counts.get(TRAIN))
-    return _Search(context, dataset, declared, search, draft, candidates, known).run()
+    if search.metric == "bits_per_byte" and bits_per_loss is None:
+        from soldiom_ray.train.sweeps.bases import bits_per_loss as measured
+
+        bits_per_loss = {declared.base_model: measured(context, dataset, declared)}
+    measure = Measure(search.metric, bits_per_loss or {})
+    return _Search(context, dataset, declared, search, measure, draft, candidates, known).run()
 
 
 def _validated_alike(declared: Train, epoch_tokens: float | None) -> Train:
@@ -92,18 +99,20 @@ class _Search:
         dataset: Manifest,
         declared: Train,
         search: Sweep,
+        measure: Measure,
         draft: Draft,
         candidates: Sequence[dict[str, Any]],
         known: Trial | None,
     ) -> None:
         self.context, self.dataset, self.declared, self.search = context, dataset, declared, search
-        self.draft = draft
+        self.measure, self.draft = measure, draft
         self.book = TrialBook(context.artifacts.storage, draft.id, search.metric)
         self.drawn = draw_trials(search) if search.searcher == "random" else None
         if candidates:
             self.drawn = ([known.settings] if known else []) + list(candidates)
         if known is not None and known.number not in self.book.trials:
             self.book.put(known)
+        self.rungs = rungs_of(search, declared.validations or VALIDATIONS)
         self.most = len(self.drawn) if self.drawn is not None else search.most_trials
         self.spent = sum(trial.seconds for trial in self.book.ended())
         self.began = time.monotonic()
@@ -136,32 +145,31 @@ class _Search:
         return 60 * self.search.minutes - self.spent - (time.monotonic() - self.began)
 
     def _run_trials(self, parent_run: str | None, experiment: str) -> None:
-        concurrent, placement, starts_ahead = self._places()
+        concurrent, placement = self._places()
         mark = 1 + secrets.randbelow(1 << 20) * 2
         setup = TrialSetup(
             self.context.settings,
             self.dataset,
             self.declared,
-            self.search.metric,
+            self.measure,
             experiment,
             self.draft.id,
             parent_run,
             self.context.tenant,
             placement,
             range(mark, mark + MARKS),
-            self.most,
-            starts_ahead,
         )
         try:
             for _ in range(1 + RESTARTS):
                 left = self.most - len(self.book.ended())
-                if left <= 0 or self._is_over():
+                if self._is_over() or (left <= 0 and not promotions(self.book, self.rungs, self.search.reduction)):
                     return
-                self._tune(setup, left, concurrent)
+                most_promotions = self.most + len(self.rungs) if self.rungs else 0
+                self._tune(setup, max(0, left) + most_promotions, concurrent)
                 if not self.book.unfinished():
                     return
         finally:
-            release_placements(setup.marks)
+            release_after_loss(setup.marks)
 
     def _tune(self, setup: TrialSetup, left: int, concurrent: int) -> None:
         """One run of Ray Tune, to the end of all trials, of the budget or of the job."""
@@ -169,22 +177,20 @@ class _Search:
         from ray import tune
         from ray.tune.execution.placement_groups import PlacementGroupFactory
 
-        def lost(first: int | None) -> None:
+        def lost(actor: str) -> None:
             """Free what the workers of a lost actor held: the next trial would wait for it for ever."""
-            if first is not None:
-                release_placements(range(first, first + ACTOR_MARKS))
-            elif concurrent == 1:
-                release_placements(setup.marks)
+            release_after_loss(marks_of(setup.marks, actor))
 
+        mode = self.measure.mode
         watch = Watch(self.book, self._look_for_end, self._shown, lost)
         node = PlacementGroupFactory([{"CPU": 0.0, **_this_node()}])
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(run_trial, setup=setup), node),
             tune_config=tune.TuneConfig(
                 metric="value",
-                mode=self._mode,
-                search_alg=RecordedSearch(self.book, self.search, self.drawn, self._mode),
-                scheduler=scheduler_for(self.search, self.declared.validations or VALIDATIONS, self.book, self._mode),
+                mode=mode,
+                search_alg=RecordedSearch(self.book, self.search, self.drawn, mode, self.rungs),
+                scheduler=scheduler_for(self.search, self.declared.validations or VALIDATIONS, self.book, mode),
                 num_samples=left,
                 max_concurrent_trials=concurrent,
                 reuse_actors=True,
@@ -205,12 +211,8 @@ class _Search:
         if watch.cancelled is not None:
             raise watch.cancelled
 
-    @property
-    def _mode(self) -> str:
-        return "min" if self.search.metric in SMALLER_IS_BETTER else "max"
-
-    def _places(self) -> tuple[int, Placement, bool]:
-        """(trials at a time, placement of each one's workers, whether the next one's may start before it ends)."""
+    def _places(self) -> tuple[int, Placement]:
+        """(trials at a time, placement of each one's workers)."""
         import ray
 
         resources, threads = placement_of(self.declared)
@@ -219,11 +221,11 @@ class _Search:
         if "GPU" in resources:
             room = int(total.get("GPU", 0)) // workers
             concurrent = min(self.most, self.search.concurrent or max(1, room))
-            return concurrent, (resources, threads), 2 * concurrent <= room
+            return concurrent, (resources, threads)
         cpus = int(total.get("CPU", 1))
         concurrent = min(self.most, self.search.concurrent or max(1, cpus // (CPUS_PER_TRIAL * workers)))
-        share = int(50 * resources["CPU"] / concurrent) / 100  # half of it: the next trial's workers start ahead
-        return concurrent, ({"CPU": max(0.01, share)}, max(1, threads // concurrent)), True
+        share = int(50 * resources["CPU"] / concurrent) / 100  # half: lost workers are replaced before theirs are freed
+        return concurrent, ({"CPU": max(0.01, share)}, max(1, threads // concurrent))
 
     def _is_over(self) -> bool:
         left = self.seconds_left()
@@ -255,7 +257,7 @@ class _Search:
             self.context.notify([f"The time was over before a trial had ended: trial {ahead.number} is trained on."])
             declared = declared_with(self.declared, ahead.settings)
             run = run_on_ray(self.context, self.dataset, declared)
-            value = float(run.details["best_validation"][f"validation_{self.search.metric}"])
+            value = self.measure.value(run.details["best_validation"], declared.base_model)
             self.book.change(ahead.number, status="completed", run=run.id, values=(*ahead.values, value))
             best = self.book.best()
         if best is None or best.run is None:

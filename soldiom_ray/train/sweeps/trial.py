@@ -1,13 +1,14 @@
 """What a trial's actor runs: one training as a run of Ray Train, its validations reported to Ray Tune.
 
-Ray Tune keeps the actor for the next trial, whose workers are started while this one still trains: they read their
-libraries then instead of afterwards."""
+Ray Tune keeps the actor for the next trial, and the actor keeps Ray Train's workers: they have read their libraries.
+Workers that failed are replaced."""
 
 import logging
 import math
 import os
-import secrets
+import sys
 import time
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,17 +23,15 @@ from soldiom_ray.storage import open_storage
 from soldiom_ray.train.driver import Attempt, run_on_ray
 from soldiom_ray.train.ray_train import Placement
 from soldiom_ray.train.state import Metrics
-from soldiom_ray.train.sweeps.trials import SMALLER_IS_BETTER
+from soldiom_ray.train.sweeps.trials import Measure
 from soldiom_ray.train.tracking import Origin, Tracker
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = "30"
 """How long Ray Tune waits for a trial that it stops before it takes another actor for the next one."""
-_waiting: list[Attempt] = []
-"""Workers of this actor's next trial."""
 ACTOR_MARKS = 256
-_marks: list[range] = []
-"""Marks of what this actor's trials reserve, drawn by its first trial."""
+_free: list[Attempt] = []
+"""Workers of this actor's trials that wait for the next one."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class TrialSetup:
     settings: Settings
     dataset: Manifest
     declared: Train
-    metric: str
+    measure: Measure
     experiment: str
     sweep_id: str
     parent_run: str | None
@@ -51,9 +50,6 @@ class TrialSetup:
     placement: Placement
     marks: range
     """Of what the trials reserve: see `release_placements`."""
-    last: int
-    """The number of the last trial, after which no other is prepared."""
-    starts_ahead: bool = True
 
 
 def declared_with(declared: Train, settings: Mapping[str, Any]) -> Train:
@@ -61,15 +57,22 @@ def declared_with(declared: Train, settings: Mapping[str, Any]) -> Train:
     return Train.model_validate(declared.model_dump(mode="json") | dict(settings))
 
 
-def run_trial(config: Mapping[str, Any], setup: TrialSetup) -> dict[str, Any] | None:
-    """Train to the end; the last report to Ray Tune, which names the run, or why there is none."""
+def marks_of(marks: range, actor: str) -> range:
+    """Of a sweep's marks those of one actor, by its id: what it reserved can be freed whenever it is lost."""
+    slot = zlib.crc32(actor.encode()) % (len(marks) // ACTOR_MARKS)
+    return marks[slot * ACTOR_MARKS : (slot + 1) * ACTOR_MARKS]
+
+
+def run_trial(config: Mapping[str, Any], setup: TrialSetup) -> dict[str, Any]:
+    """Train to the end; the last report to Ray Tune, which names the run, or why there is none. SystemExit when Ray
+    Tune has stopped the trial."""
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = STOP_SECONDS
     logs.start_logging()
     trial = _Trial(setup, int(config["number"]), config["settings"])
     try:
         run = trial.train()
     except CancelledError:
-        return None
+        sys.exit(0)  # as Ray Tune ends a thread: after a return it would wait for another report
     except SoldiomError as error:
         return trial.failed(error.what)
     except Exception as error:  # the sweep goes on; the message, which may hold a user's text, stays in the log
@@ -85,6 +88,7 @@ class _Trial:
         from ray.train._internal.session import get_session
 
         self.setup, self.number, self.settings = setup, number, settings
+        self.declared = declared_with(setup.declared, settings)
         self.began, self.start_seconds = time.monotonic(), 0.0
         self.attempt: Attempt | None = None
         self.best: float | None = None
@@ -99,15 +103,15 @@ class _Trial:
 
     def train(self) -> Manifest:
         """The run of this trial, made now or before."""
-        declared = declared_with(self.setup.declared, self.settings)
-        attempt = self.attempt = _waiting.pop() if _waiting else self._attempt(declared)
+        declared = self.declared
+        attempt = self.attempt = _free.pop() if _free else self._attempt(declared)
         try:
             return run_on_ray(
                 self.context, self.setup.dataset, declared, attempt=attempt, observe=self._observe, tags=self._tags()
             )
         finally:
-            if attempt.waits:
-                _waiting.append(attempt)
+            if attempt.is_free:
+                _free.append(attempt)
 
     def report_of(self, run: Manifest) -> dict[str, Any]:
         """The last report of a trial that was trained to its end."""
@@ -124,20 +128,14 @@ class _Trial:
         return self._report(self.best, failure=reason)
 
     def _attempt(self, declared: Train) -> Attempt:
-        mark = self._marks().start + secrets.randbelow(ACTOR_MARKS)
-        return Attempt(self.context, declared, self.setup.placement, mark)
+        import ray
 
-    def _marks(self) -> range:
-        if not _marks:
-            first = self.setup.marks.start + secrets.randbelow(len(self.setup.marks) - ACTOR_MARKS)
-            _marks.append(range(first, first + ACTOR_MARKS))
-        return _marks[0]
+        marks = marks_of(self.setup.marks, ray.get_runtime_context().get_actor_id())
+        return Attempt(self.context, declared, self.setup.placement, marks, keeps_workers=True)
 
     def _observe(self, points: Sequence[Metrics]) -> None:
-        """Report validations to Ray Tune. SystemExit when Ray Tune ends the trial; SoldiomError where the loss is no
-        number."""
-        from ray import tune
-
+        """Report validations to Ray Tune. CancelledError when Ray Tune ends the trial; SoldiomError where the loss is
+        no number."""
         self.tracked = True
         self.run = self.attempt.run_id if self.attempt else None
         self.start_seconds = self.start_seconds or time.monotonic() - self.began
@@ -147,31 +145,25 @@ class _Trial:
                 raise SoldiomError(f"{bad[0]} is {point[bad[0]]} at step {point['step']}.")
             if point["step"] and "validation_loss" in point:
                 value = self._value_of(point)
-                if value is None:
-                    continue
-                better = min if self.setup.metric in SMALLER_IS_BETTER else max
+                better = min if self.setup.measure.mode == "min" else max
                 self.best = value if self.best is None else better(value, self.best)
                 self.validated += 1
-                tune.report(self._report(self.best))
-        self._start_ahead()
+                self._tell_ray_tune()
 
-    def _start_ahead(self) -> None:
-        if self.setup.starts_ahead and not _waiting and self.number < self.setup.last:
-            attempt = self._attempt(self.setup.declared)
-            attempt.start()
-            _waiting.append(attempt)
+    def _tell_ray_tune(self) -> None:
+        from ray import tune
 
-    def _value_of(self, point: Mapping[str, float]) -> float | None:
-        """The metric at a validation; SoldiomError where this task does not have it."""
-        name = f"validation_{self.setup.metric}"
-        if name not in point:
-            known = ", ".join(key.removeprefix("validation_") for key in point if key.startswith("validation_"))
-            raise SoldiomError(f"The metric {self.setup.metric!r} is not measured; known here: {known}.")
-        return float(point[name])
+        try:
+            tune.report(self._report(self.best))
+        except SystemExit as error:  # so Ray Tune ends a thread; the workers are to stop before that
+            raise self._stop() from error
+
+    def _value_of(self, point: Mapping[str, float]) -> float:
+        return self.setup.measure.value(point, self.declared.base_model)
 
     def _report(self, value: float | None, **more: Any) -> dict[str, Any]:
         seconds = {"seconds": time.monotonic() - self.began, "start_seconds": self.start_seconds}
-        run = {"run": self.run, "validated": self.validated, "first_mark": self._marks().start}
+        run = {"run": self.run, "validated": self.validated}
         return seconds | run | ({} if value is None else {"value": value}) | more
 
     def _tags(self) -> dict[str, str]:
@@ -180,4 +172,7 @@ class _Trial:
 
     def _look_for_stop(self, fraction: float, message: str) -> None:
         if self._stopped.is_set():
-            raise CancelledError(f"Trial {self.number} was stopped.")
+            raise self._stop()
+
+    def _stop(self) -> CancelledError:
+        return CancelledError(f"Trial {self.number} was stopped.")

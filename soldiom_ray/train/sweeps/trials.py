@@ -1,14 +1,16 @@
 """The trials of a sweep as they are kept in storage, so that a sweep that was killed goes on where it was."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from soldiom_ray.artifacts import prefix_of
+from soldiom_ray.errors import SoldiomError
 from soldiom_ray.records import Record
 from soldiom_ray.storage import Storage
 
 TrialStatus = Literal["running", "completed", "pruned", "failed", "stopped"]
-SMALLER_IS_BETTER = ("loss",)
+SMALLER_IS_BETTER = ("loss", "bits_per_byte")
 
 
 class Trial(Record):
@@ -31,6 +33,30 @@ class Trial(Record):
     def value(self) -> float | None:
         """The best value that it reached."""
         return self.values[-1] if self.values else None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What trials are compared by. `bits_per_loss` has for each base what turns its loss per token into bits per byte:
+    losses per token of two tokenizers do not compare."""
+
+    metric: str
+    bits_per_loss: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def mode(self) -> str:
+        """Ray Tune's word for whether less is better."""
+        return "min" if self.metric in SMALLER_IS_BETTER else "max"
+
+    def value(self, point: Mapping[str, float], base: str) -> float:
+        """The metric at a validation of a training of this base; SoldiomError where its task does not have it."""
+        if self.metric == "bits_per_byte":
+            return float(point["validation_loss"]) * self.bits_per_loss[base]
+        name = f"validation_{self.metric}"
+        if name not in point:
+            known = ", ".join(key.removeprefix("validation_") for key in point if key.startswith("validation_"))
+            raise SoldiomError(f"The metric {self.metric!r} is not measured; known here: {known}.")
+        return float(point[name])
 
 
 class TrialBook:
