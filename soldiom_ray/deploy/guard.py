@@ -21,6 +21,7 @@ BLOCKED = "content_filter"
 """Why an answer ended that the filter does not let pass, as OpenAI's protocol calls it."""
 
 logger = logging.getLogger(__name__)
+_handles: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +158,12 @@ async def _outputs(model_id: str, texts: Sequence[str]) -> list[Mapping[str, Any
 
     try:
         async with asyncio.timeout(CLASSIFIER_SECONDS):
-            handle = await asyncio.to_thread(serve.get_app_handle, application_name(model_id))
-            answer: dict[str, Any] = await handle.generate.remote({"inputs": list(texts)})
+            if model_id not in _handles:  # to find one asks Serve's controller
+                _handles[model_id] = await asyncio.to_thread(serve.get_app_handle, application_name(model_id))
+            answer: dict[str, Any] = await _handles[model_id].generate.remote({"inputs": list(texts)})
         return list(answer["outputs"])
     except Exception as error:
+        _handles.pop(model_id, None)
         if isinstance(known := own_error(error), BusyError):
             raise known from error
         data = {"classifier": model_id, "type": type(error).__name__}
