@@ -32,6 +32,7 @@ from soldiom_ray.domains.metrics import METRICS
 from soldiom_ray.domains.pack_runs import plan_run
 from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
 from soldiom_ray.domains.specialists import packs
+from soldiom_ray.errors import SoldiomError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.prepare import prepare
 from soldiom_ray.services.addresses import Addresses, load_addresses
@@ -82,19 +83,33 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
     for domain in options.only:
         for model in [options.model] if options.model else packs()[domain].models:
-            record = results / f"{domain}-{model}.json"
-            if not options.table:
-                made = (
-                    make_here(domain, model, folder, options)
-                    if options.in_process
-                    else make(domain, model, folder, options.base)
-                )
-                record.write_text(json.dumps({"made": datetime.now(UTC).isoformat(), **made}), encoding="utf-8")
-            if record.is_file():
-                print(
-                    "\n".join(table(packs()[domain].models[model].registered, json.loads(record.read_text()))),
-                    flush=True,
-                )
+            record, name = results / f"{domain}-{model}.json", packs()[domain].models[model].registered
+            try:
+                made = kept(record) if options.table else measure(domain, model, folder, record, options)
+            except (subprocess.CalledProcessError, SoldiomError) as error:
+                print(f"| {name} | failed: {str(error).splitlines()[0]} |", flush=True)
+                continue
+            if made:
+                print("\n".join(table(name, made)), flush=True)
+
+
+def measure(domain: str, model: str, folder: Path, record: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Make a model and keep its scores. A stage that was reused took as long as when it was made."""
+    if options.in_process:
+        made = make_here(domain, model, folder, options)
+    else:
+        made = make(domain, model, folder, options.base)
+    before = kept(record)
+    if before and before["metrics"]["run"] == made["metrics"]["run"]:
+        earlier = before["seconds"]
+        made["seconds"] = {stage: max(took or 0, earlier.get(stage) or 0) for stage, took in made["seconds"].items()}
+    record.write_text(json.dumps({"made": datetime.now(UTC).isoformat(), **made}), encoding="utf-8")
+    return made
+
+
+def kept(record: Path) -> dict[str, Any]:
+    """The scores of a model that was made before; empty without any."""
+    return dict(json.loads(record.read_text(encoding="utf-8"))) if record.is_file() else {}
 
 
 def gather(data: Path, folder: Path) -> None:
