@@ -139,6 +139,16 @@ class Artifacts:
                 self.storage.remove(key)
 
 
+def store_shared(storage: Storage, kind: str, name: str, data: bytes) -> FileEntry:
+    """Store a file once for all artifacts of this kind that contain the same bytes; it becomes one of an artifact's
+    with `Draft.add_written`."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"parts/{kind}/{sha256[:2]}/{sha256}"
+    if not storage.exists(key):
+        storage.write(key, data)
+    return FileEntry(name=name, size_bytes=len(data), sha256=sha256, key=key)
+
+
 @dataclass
 class Draft:
     """An artifact that is being written. Files may come in any order; `commit` makes it exist."""
@@ -177,11 +187,7 @@ class Draft:
 
     def write_shared(self, name: str, data: bytes) -> FileEntry:
         """Add one file, which is stored once for all artifacts of this kind that contain the same bytes."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        key = f"parts/{self.kind}/{sha256[:2]}/{sha256}"
-        if not self.artifacts.storage.exists(key):
-            self.artifacts.storage.write(key, data)
-        self.files[name] = FileEntry(name=name, size_bytes=len(data), sha256=sha256, key=key)
+        self.files[name] = store_shared(self.artifacts.storage, self.kind, name, data)
         return self.files[name]
 
     def write_folder(self, folder: Path, under: str = "") -> None:
@@ -192,7 +198,7 @@ class Draft:
             self._add(name, written.size_bytes, written.sha256)
 
     def add_written(self, entries: Iterable[FileEntry]) -> None:
-        """Add files that are already stored below `prefix`, by another process for example."""
+        """Add files that are already stored, below `prefix` or by `store_shared`, by another process for example."""
         self.files |= {entry.name: entry for entry in entries}
 
     def commit(self, *, counts: Mapping[str, int] | None = None, details: Mapping[str, Any] | None = None) -> Manifest:

@@ -21,6 +21,16 @@ MIN_TABLE_BITS, MAX_TABLE_BITS = 13, 28
 CHUNK_HASHES = 1 << 18
 
 
+def ngrams_of(text: str) -> "Hashes":
+    """Hashes of a text's n-grams, ascending, each once."""
+    import numpy as np
+
+    words = words_of(text)
+    if len(words) < NGRAM_WORDS:
+        return np.empty(0, np.uint64)
+    return np.unique(ngram_hashes(hash_words(words), NGRAM_WORDS))
+
+
 class NgramSet:
     """Hashes of n-grams, ascending uint64 [n-grams]. A look-up first asks a table of bits, of which one in sixteen is
     set: a binary search among 3 million hashes takes 1.07 ms for a text of 16 kB, the table and a search for the rest
@@ -40,13 +50,13 @@ class NgramSet:
     @classmethod
     def of(cls, texts: Iterable[str]) -> "NgramSet":
         """The n-grams of these texts, without those that more than COMMON_NGRAM of them share."""
+        return cls.union([ngrams_of(text) for text in texts])
+
+    @classmethod
+    def union(cls, pieces: "list[Hashes]") -> "NgramSet":
+        """`of`, given the n-grams of each text (of several texts one after the other); empties `pieces`."""
         import numpy as np
 
-        pieces = [
-            np.unique(ngram_hashes(hash_words(words), NGRAM_WORDS))
-            for text in texts
-            if len(words := words_of(text)) >= NGRAM_WORDS
-        ]
         hashes = np.empty(sum(map(len, pieces)), np.uint64)
         end = len(hashes)
         while pieces:  # each is freed when it is copied: there are never two copies of a large test split

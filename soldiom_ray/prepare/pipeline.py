@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
 from soldiom_ray.actors import map_in_order
-from soldiom_ray.artifacts import Context, Draft, table_bytes
+from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Prepare, hash_input
 from soldiom_ray.errors import InputError, Problem
 from soldiom_ray.prepare.card import dataset_card
@@ -25,9 +25,13 @@ from soldiom_ray.prepare.filters.language import language_problem
 from soldiom_ray.prepare.ngram_overlap import NGRAM_WORDS, NgramSet
 from soldiom_ray.prepare.pictures import draw_pictures
 from soldiom_ray.prepare.process_documents import (
+    HashNgrams,
     MeasureOverlap,
     Part,
+    PartRows,
     ProcessPart,
+    Shard,
+    WriteShard,
     read_facts,
     read_samples,
 )
@@ -92,8 +96,7 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
         context.artifacts.storage.remove(work)
         raise
     context.report(0.85, "writing")
-    for split in SPLITS:
-        _write_split(context, draft, split, document_table, parts)
+    _write_splits(context, settings, draft, document_table, parts)
     manifest = _finish(context, draft, document_table, how_split, declared)
     context.artifacts.storage.remove(work)
     return manifest
@@ -209,8 +212,9 @@ def _drop_test_overlaps(
 ) -> None:
     """Drop training and validation documents that hold much of the test text word for word, also when they are no near
     copy as a whole."""
-    test = document_table.remaining(SPLITS.index("test"))
-    ngrams = NgramSet.of(text for _, text in _texts(context, document_table, parts, test.tolist()))
+    test = document_table.by_part(document_table.remaining(SPLITS.index("test")))
+    rows = [_rows(document_table, parts, part, members) for part, members in test]
+    ngrams = NgramSet.union(list(map_in_order(HashNgrams(settings), rows)))
     _drop_overlaps(context, settings, document_table, parts, ngrams, "overlaps_test")
 
 
@@ -243,14 +247,14 @@ def _drop_overlaps(
     if not len(ngrams) or not len(candidates):
         return
     by_part = document_table.by_part(candidates)
-    work_rows = [(parts[number].work, document_table.rows[members].tolist()) for number, members in by_part]
-    overlaps_of_parts = map_in_order(MeasureOverlap(settings, ngrams), work_rows)
+    rows = [_rows(document_table, parts, part, members) for part, members in by_part]
+    overlaps_of_parts = map_in_order(MeasureOverlap(settings, ngrams), rows)
     for done, ((_, members), overlaps) in enumerate(zip(by_part, overlaps_of_parts, strict=True)):
         for position, (share, longest) in zip(members, overlaps, strict=True):
             if share > MAX_SHARED_NGRAMS or longest > MAX_SHARED_WORDS:
                 value = f"{share:.2f} of its {NGRAM_WORDS}-word runs{origin}, longest {longest} words"
                 document_table.drop(int(position), reason, value)
-        context.report(0.7 + 0.15 * done / len(work_rows), "looking for test text in the training split")
+        context.report(0.7 + 0.15 * done / len(rows), "looking for test text in the training split")
 
 
 def _limit_documents(document_table: DocumentTable, declared: Prepare) -> None:
@@ -279,28 +283,35 @@ def _texts(
         yield from zip((int(position) for position in members), map(str, texts), strict=True)
 
 
-def _write_split(
-    context: Context, draft: Draft, split: Split, document_table: DocumentTable, parts: Sequence[Part]
+def _write_splits(
+    context: Context, settings: Settings, draft: Draft, document_table: DocumentTable, parts: Sequence[Part]
 ) -> None:
-    """Write the shards of a split in order. A shard is stored once for all versions of a dataset that hold it; each
-    samples file is read once per shard that needs it."""
-    import numpy as np
-    import pyarrow as pa
+    """Write the shards of every split."""
+    shards = [
+        _shard(document_table, parts, split, number, positions)
+        for split in SPLITS
+        for number, positions in enumerate(_shards(document_table, SPLITS.index(split)))
+    ]
+    for done, entry in enumerate(map_in_order(WriteShard(settings), shards), 1):
+        draft.add_written([entry])
+        context.report(0.85 + 0.1 * done / len(shards), "writing")
 
-    for number, shard in enumerate(_shards(document_table, SPLITS.index(split))):
-        tables, positions = [], []
-        for part, members in document_table.by_part(shard):
-            samples = read_samples(context.artifacts.storage, parts[part].work)
-            tables.append(samples.take(document_table.rows[members]))
-            positions.append(members)
-        # Parts without pictures have no column for them.
-        table = pa.concat_tables(tables, promote_options="default")
-        table = table.take(np.argsort(np.concatenate(positions), kind="stable"))
-        if "image" in table.column_names and table.column("image").null_count == len(table):
-            table = table.drop_columns("image")
-        column = table.schema.get_field_index("split")
-        table = table.set_column(column, "split", pa.array([split] * len(table), pa.string()))
-        draft.write_shared(f"{split}/{number:05d}.parquet", table_bytes(table))
+
+def _shard(
+    document_table: DocumentTable, parts: Sequence[Part], split: Split, number: int, positions: Sequence[int]
+) -> Shard:
+    """A shard, which reads each samples file that it needs once."""
+    import numpy as np
+
+    by_part = list(document_table.by_part(positions))
+    order = np.argsort(np.concatenate([members for _, members in by_part]), kind="stable")
+    rows = tuple(_rows(document_table, parts, part, members) for part, members in by_part)
+    return Shard(f"{split}/{number:05d}.parquet", split, rows, order)
+
+
+def _rows(document_table: DocumentTable, parts: Sequence[Part], part: int, members: "NDArray[np.int64]") -> PartRows:
+    """The rows of a part that hold the samples at these positions."""
+    return PartRows(parts[part].work, document_table.rows[members])
 
 
 def _shards(document_table: DocumentTable, split: int) -> Iterator[list[int]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from soldiom_ray.artifacts import Artifacts, parquet_bytes
+from soldiom_ray.artifacts import Artifacts, parquet_bytes, store_shared, table_bytes
 from soldiom_ray.domains.file_types import SUPPORTED
 from soldiom_ray.domains.schema import Prepare
 from soldiom_ray.prepare.clean import clean
@@ -21,15 +21,17 @@ from soldiom_ray.prepare.docstrings import CODE_BEGIN, CODE_END, NoFunctionsErro
 from soldiom_ray.prepare.filters import first_refusal
 from soldiom_ray.prepare.filters.filter_text import FilterText, is_code
 from soldiom_ray.prepare.filters.language import detect_language
-from soldiom_ray.prepare.ngram_overlap import NgramSet
+from soldiom_ray.prepare.ngram_overlap import NgramSet, ngrams_of
 from soldiom_ray.prepare.pieces import Pieces
-from soldiom_ray.records import Manifest, Record, Sample
+from soldiom_ray.records import FileEntry, Manifest, Record, Sample, Split
 from soldiom_ray.redaction import redact
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, open_storage
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,14 @@ class Part:
     count: int
     work: str
     number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PartRows:
+    """Rows, int64 [rows], of the samples file of a part; `work` as that of `Part`."""
+
+    work: str
+    rows: "NDArray[np.int64]"
 
 
 class DocumentFacts(Record):
@@ -261,12 +271,59 @@ class MeasureOverlap:
     settings: Settings
     ngrams: NgramSet
 
-    def __call__(self, rows_of_part: tuple[str, Sequence[int]]) -> list[tuple[float, int]]:
-        """For each row of a samples file: the share of its n-grams that are in the set, the longest stretch in
-        words."""
-        work, rows = rows_of_part
-        texts = read_samples(open_storage(self.settings), work, ["text"]).column("text").take(list(rows)).to_pylist()
-        return [self.ngrams.overlap(text) for text in texts]
+    def __call__(self, rows: PartRows) -> list[tuple[float, int]]:
+        """For each row: the share of its n-grams that are in the set, the longest stretch in words."""
+        return [self.ngrams.overlap(text) for text in texts_of(open_storage(self.settings), rows)]
+
+
+@dataclass(frozen=True)
+class HashNgrams:
+    """The function that hashes the n-grams of a part's texts."""
+
+    settings: Settings
+
+    def __call__(self, rows: PartRows) -> "NDArray[np.uint64]":
+        """The n-grams of every row, one text after the other."""
+        import numpy as np
+
+        return np.concatenate([ngrams_of(text) for text in texts_of(open_storage(self.settings), rows)])
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A shard of a dataset's split, as it is to be written: rows of each part, and `order`, int64 [rows of the shard],
+    their places one part after the other."""
+
+    name: str
+    split: Split
+    parts: tuple[PartRows, ...]
+    order: "NDArray[np.int64]"
+
+
+@dataclass(frozen=True)
+class WriteShard:
+    """The function that writes a shard, which is stored once for all versions of a dataset that hold it."""
+
+    settings: Settings
+
+    def __call__(self, shard: Shard) -> FileEntry:
+        import pyarrow as pa
+
+        storage = open_storage(self.settings)
+        tables = [read_samples(storage, rows.work).take(rows.rows) for rows in shard.parts]
+        # Parts without pictures have no column for them.
+        table = pa.concat_tables(tables, promote_options="default").take(shard.order)
+        if "image" in table.column_names and table.column("image").null_count == len(table):
+            table = table.drop_columns("image")
+        column = table.schema.get_field_index("split")
+        table = table.set_column(column, "split", pa.array([shard.split] * len(table), pa.string()))
+        return store_shared(storage, "dataset", shard.name, table_bytes(table))
+
+
+def texts_of(storage: Storage, rows: PartRows) -> list[str]:
+    """The texts of rows of a samples file."""
+    texts: list[str] = read_samples(storage, rows.work, ["text"]).column("text").take(rows.rows).to_pylist()
+    return texts
 
 
 def read_samples(storage: Storage, work: str, columns: Sequence[str] | None = None) -> "pa.Table":
