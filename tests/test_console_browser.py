@@ -22,21 +22,25 @@ pytestmark = [
 playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
 
 
-@pytest.fixture
-def page(home: Home) -> Iterator[Any]:
-    """A page of a new browser; what its console complains of fails the test."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        made = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-GB")
-        complaints: list[str] = []
-        made.on("pageerror", lambda error: complaints.append(str(error)))
-        made.on(
-            "console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None
-        )
-        made.set_default_timeout(30_000)
-        yield made
-        browser.close()
-        assert complaints == []
+        started = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(home: Home, browser: Any) -> Iterator[Any]:
+    """A page with storage of its own; what its console complains of fails the test."""
+    made = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-GB")
+    complaints: list[str] = []
+    made.on("pageerror", lambda error: complaints.append(str(error)))
+    made.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
+    made.set_default_timeout(30_000)
+    yield made
+    made.close()
+    assert complaints == []
 
 
 def barriers(page: Any) -> list[tuple[str, str]]:
@@ -183,6 +187,26 @@ def test_what_a_lost_answer_asked_for_is_made_once(home: Home, page: Any) -> Non
     page.get_by_role("button", name="Collect", exact=True).click()
     playwright.expect(page.get_by_role("button", name="Collect", exact=True)).to_be_enabled()
     assert len(keys) == 3 and keys[0] == keys[1] != keys[2]
+
+
+def test_keys_beyond_the_first_page_are_shown_when_asked_for(home: Home, page: Any) -> None:
+    """The second page of keys is this test's own: so many real ones would be in other tests' way."""
+    [own] = home.call("GET", "/api/keys?limit=1").json()["items"]
+
+    def answer(route: Any) -> None:
+        second = "cursor=" in route.request.url
+        names = ["the last one"] if second else [f"key {number}" for number in range(50)]
+        items = [own | {"id": f"{second} {number}", "name": name} for number, name in enumerate(names)]
+        route.fulfill(json={"items": items, "next": None if second else "further"})
+
+    page.route("**/api/keys?**", answer)
+    sign_in(page, home)
+    page.goto(f"{home.api_url}/soldiom/#/access")
+    keys = page.get_by_role("region", name="Keys").locator("tbody tr")
+    playwright.expect(keys).to_have_count(50)
+    page.get_by_role("button", name="Show more").first.click()
+    playwright.expect(keys).to_have_count(51)
+    page.get_by_text("the last one").wait_for()
 
 
 def test_a_specialist_answers_through_a_form_made_from_its_schema(home: Home, page: Any) -> None:

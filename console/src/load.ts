@@ -1,5 +1,6 @@
 /** Data that a page shows: loaded when it opens, again while something is under way, and when asked. */
 import { useCallback, useEffect, useRef, useState } from "preact/hooks";
+import type { Page } from "./api/shapes";
 
 export interface Loaded<T> {
   data: T | undefined;
@@ -43,6 +44,31 @@ export function useLoad<T>(
     };
   }, [...inputs, round]);
   return { ...state, reload: useCallback(() => setRound((count) => count + 1), []) };
+}
+
+/** A list page by page: the first page again and again as `every` says, what further pages brought stays below it. */
+export function usePages<T>(
+  load: (cursor: string | undefined, signal?: AbortSignal) => Promise<Page<T>>,
+  idOf: (item: T) => string | number,
+  inputs: readonly unknown[],
+  every?: (page: Page<T> | undefined) => number | undefined,
+): Loaded<Page<T>> & { more: (cursor: string) => void } {
+  const first = useLoad((signal) => load(undefined, signal), inputs, every);
+  const [further, setFurther] = useState<Page<T> | null>(null);
+  const act = useAction();
+  useEffect(() => setFurther(null), inputs);
+  const shown = first.data?.items ?? [];
+  const ids = new Set(shown.map(idOf));
+  const items = [...shown, ...(further?.items ?? []).filter((item) => !ids.has(idOf(item)))];
+  const more = (cursor: string) => act.run(async () => {
+    const page = await load(cursor);
+    setFurther({ items: [...items, ...page.items], next: page.next });
+  });
+  const reload = () => {
+    setFurther(null);
+    first.reload();
+  };
+  return { data: first.data && { items, next: further ? further.next : first.data.next }, error: first.error ?? act.error, reload, more };
 }
 
 /** Something that a button starts: `run` shows it as under way and keeps what went wrong. While it is under way a second

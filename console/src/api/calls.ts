@@ -66,7 +66,7 @@ interface ServedMetrics {
   evaluations: Evaluation[];
   traffic: Traffic;
   satisfaction: Satisfaction[];
-  by_day: Day[];
+  by_day?: Day[];
   drift: Drift | null;
 }
 
@@ -96,8 +96,8 @@ export async function* chat(
 }
 export const rateAnswer = (answer_id: string, rating: "up" | "down", correction: string) =>
   request<{ id: string; status: string }>()("post", "/api/feedback", { body: { answer_id, rating, correction, reason: "" } });
-export const listFeedback = (model: string, cursor?: string, signal?: Signal) =>
-  request<Page<Feedback>>()("get", "/api/feedback", { query: { model, cursor, limit: 20 }, signal });
+export const listFeedback = (model?: string, cursor?: string, signal?: Signal, status?: Feedback["status"]) =>
+  request<Page<Feedback>>()("get", "/api/feedback", { query: { model, status, cursor, limit: 20 }, signal });
 export const acceptFeedback = (feedback_id: string, correction: string) =>
   request<Feedback>()("post", "/api/feedback/{feedback_id}/accept", { path: { feedback_id }, body: { correction } as Body<"AcceptanceBody"> });
 export const rejectFeedback = (feedback_id: string) =>

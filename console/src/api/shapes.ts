@@ -317,7 +317,7 @@ export interface Capability {
   description: string;
   input: Schema;
   output: Schema;
-  by: { rule?: string; classify?: string; generate?: string; retrieve?: boolean };
+  by: { rule?: string; classify?: string; generate?: string; retrieve?: boolean; picture?: string };
   example?: Record<string, unknown>;
 }
 

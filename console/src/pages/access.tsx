@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import { createKey, listAudit, listKeys, listQuotas, revokeKey, setQuota, verifyAudit } from "../api/calls";
-import type { AuditRow, Key, Quota, Role } from "../api/shapes";
+import type { Key, Quota, Role } from "../api/shapes";
 import { ago, bytes, moment, number } from "../format";
-import { useAction, useLoad } from "../load";
+import { useAction, useLoad, usePages } from "../load";
 import { useShared, words } from "../state";
 import { Badge, Bar, Button, Card, Confirm, Copy, ErrorBox, Field, Head, More, Notice, Show, Table } from "../ui/parts";
 
@@ -20,14 +20,7 @@ export function Access() {
 function Keys() {
   const w = words();
   const { caller } = useShared();
-  const [cursor, setCursor] = useState<string | undefined>();
-  const [earlier, setEarlier] = useState<Key[]>([]);
-  const keys = useLoad((signal) => listKeys(cursor, signal), [cursor]);
-  const fromStart = () => {
-    setEarlier([]);
-    if (cursor === undefined) keys.reload();
-    else setCursor(undefined);
-  };
+  const keys = usePages(listKeys, (key) => key.id, []);
   const [name, setName] = useState("");
   const [role, setRole] = useState<Role>("user");
   const [made, setMade] = useState<string | null>(null);
@@ -37,12 +30,12 @@ function Keys() {
     act.run(async () => {
       setMade((await createKey(name.trim(), role)).key);
       setName("");
-      fromStart();
+      keys.reload();
     });
   };
   const revoke = (key: Key) => act.run(async () => {
     await revokeKey(key.id);
-    fromStart();
+    keys.reload();
   });
   return (
     <Card title={w.access.keys}>
@@ -61,18 +54,18 @@ function Keys() {
         <Show of={keys}>
           {(page) => (
             <>
-            <Table label={w.access.keys} rows={[...earlier, ...page.items]} id={(key) => key.id} columns={[
-              { title: w.data.name, cell: (key) => <bdi>{key.name}</bdi> },
-              { title: w.access.role, cell: (key) => w.roles[key.role] },
-              { title: w.access.prefix, cell: (key) => <code dir="ltr">sld_{key.prefix}_…</code> },
-              { title: w.access.used, cell: (key) => (key.last_used_at ? ago(key.last_used_at) : w.access.never) },
-              {
-                title: w.access.revoke,
-                cell: (key) => key.revoked_at ? <Badge tone="quiet">{w.access.revoked}</Badge> : key.id === caller?.id ? <span class="muted">{w.access.own}</span>
-                  : <Confirm small label={w.access.revoke} question={w.access.revokeQuestion} onYes={() => revoke(key)} />,
-              },
-            ]} />
-            <More page={page} onMore={(next) => { setEarlier([...earlier, ...page.items]); setCursor(next); }} />
+              <Table label={w.access.keys} rows={page.items} id={(key) => key.id} columns={[
+                { title: w.data.name, cell: (key) => <bdi>{key.name}</bdi> },
+                { title: w.access.role, cell: (key) => w.roles[key.role] },
+                { title: w.access.prefix, cell: (key) => <code dir="ltr">sld_{key.prefix}_…</code> },
+                { title: w.access.used, cell: (key) => (key.last_used_at ? ago(key.last_used_at) : w.access.never) },
+                {
+                  title: w.access.revoke,
+                  cell: (key) => key.revoked_at ? <Badge tone="quiet">{w.access.revoked}</Badge> : key.id === caller?.id ? <span class="muted">{w.access.own}</span>
+                    : <Confirm small label={w.access.revoke} question={w.access.revokeQuestion} onYes={() => revoke(key)} />,
+                },
+              ]} />
+              <More page={page} onMore={keys.more} />
             </>
           )}
         </Show>
@@ -142,9 +135,7 @@ function Quotas() {
 
 function Audit() {
   const w = words();
-  const [cursor, setCursor] = useState<string | undefined>();
-  const [earlier, setEarlier] = useState<AuditRow[]>([]);
-  const rows = useLoad((signal) => listAudit(cursor, signal), [cursor]);
+  const rows = usePages(listAudit, (row) => row.seq, []);
   const [holds, setHolds] = useState<boolean | null>(null);
   const check = useAction();
   const verify = () => check.run(async () => setHolds((await verifyAudit()).holds));
@@ -156,13 +147,13 @@ function Audit() {
         <Show of={rows}>
           {(page) => (
             <>
-              <Table label={w.access.audit} rows={[...earlier, ...page.items]} id={(row) => String(row.seq)} columns={[
+              <Table label={w.access.audit} rows={page.items} id={(row) => String(row.seq)} columns={[
                 { title: w.data.when, cell: (row) => <span class="nowrap">{moment(row.at)}</span> },
                 { title: w.access.who, cell: (row) => <bdi>{String(row.details.key ?? row.actor)}</bdi> },
                 { title: w.access.action, cell: (row) => <code dir="ltr">{row.action}</code> },
                 { title: w.access.decision, cell: (row) => <Badge tone={row.decision === "allow" ? "good" : "bad"}>{row.decision === "allow" ? w.access.allowed : w.access.denied}</Badge> },
               ]} />
-              <More page={page} onMore={(next) => { setEarlier([...earlier, ...page.items]); setCursor(next); }} />
+              <More page={page} onMore={rows.more} />
             </>
           )}
         </Show>

@@ -1,5 +1,5 @@
-/** A specialist's answer, each part as its kind wants it: a timeline, marked evidence, labels with scores, a report,
- * tables, and otherwise names with values. */
+/** A specialist's answer, each part as its kind wants it: a timeline, marked evidence, labels with scores, a heat map over
+ * the picture, a report, tables, and otherwise names with values. */
 import type { ComponentChildren } from "preact";
 import { isRecord, metric, number } from "../format";
 import { words } from "../state";
@@ -13,10 +13,44 @@ interface Span extends Values {
   end: number;
 }
 
-export function Answer({ output, input }: { output: Values; input: Values }) {
+export function Answer({ output, input, picture }: { output: Values; input: Values; picture: string | undefined }) {
   const text = typeof input.text === "string" ? input.text : undefined;
-  if ("label" in output && isRecord(output.scores)) return <><Labels label={output.label} scores={output.scores as Record<string, number>} /><Members of={output} without={["label", "scores"]} text={text} /></>;
-  return <Members of={output} without={[]} text={text} />;
+  const sorted = "label" in output && isRecord(output.scores);
+  const heat = isGrid(output.heat_map) ? output.heat_map : null;
+  const without = [...(sorted ? ["label", "scores"] : []), ...(heat ? ["heat_map"] : [])];
+  return (
+    <>
+      {sorted && <Labels label={output.label} scores={output.scores as Record<string, number>} />}
+      {heat && <HeatMap values={heat} picture={picture} />}
+      <Members of={output} without={without} text={text} />
+    </>
+  );
+}
+
+const isGrid = (value: unknown): value is number[][] =>
+  Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.length > 0 && row.every((cell) => typeof cell === "number"));
+
+/** Where in the picture a decision rests: the redder a part, the more the label loses where it is hidden. */
+function HeatMap({ values, picture }: { values: number[][]; picture: string | undefined }) {
+  const w = words();
+  const rows = values.length, columns = values[0]?.length ?? 1;
+  const most = Math.max(...values.flat(), 0);
+  let strongest: readonly [number, number] = [0, 0];
+  values.forEach((row, y) => row.forEach((value, x) => {
+    if (value > (values[strongest[0]]?.[strongest[1]] ?? 0)) strongest = [y, x];
+  }));
+  const label = most > 0 ? w.specialists.heat(number(strongest[0] + 1), number(strongest[1] + 1), number(rows), number(columns)) : w.specialists.noHeat;
+  return (
+    <figure class="value">
+      <svg class="heat" viewBox={`0 0 ${columns * 10} ${rows * 10}`} role="img" aria-label={label}>
+        {picture && <image href={picture} width={columns * 10} height={rows * 10} preserveAspectRatio="none" />}
+        {most > 0 && values.flatMap((row, y) => row.map((value, x) => (
+          <rect key={`${y} ${x}`} x={x * 10} y={y * 10} width="10" height="10" fill-opacity={(0.65 * Math.max(0, value)) / most} />
+        )))}
+      </svg>
+      <figcaption class="muted small">{w.specialists.heatNote} {label}</figcaption>
+    </figure>
+  );
 }
 
 const Members = ({ of, without, text }: { of: Values; without: readonly string[]; text: string | undefined }) => (

@@ -3,17 +3,17 @@ import { collectFiles, deleteInput, listDatasets, listInputs } from "../api/call
 import { upload } from "../api/uploads";
 import type { Dataset, UserInput } from "../api/shapes";
 import { ago, bytes, number } from "../format";
-import { newKey, useAction, useLoad, useOnce } from "../load";
+import { newKey, useAction, useOnce, usePages } from "../load";
 import { go, link, may, words } from "../state";
 import { Collect } from "./collect";
-import { Badge, Bar, Button, Card, Confirm, Empty, ErrorBox, Head, Show, Table } from "../ui/parts";
+import { Badge, Bar, Button, Card, Confirm, Empty, ErrorBox, Head, More, Show, Table } from "../ui/parts";
 
 /** Upload documents, see what was uploaded, collected and prepared. */
 export function Data() {
   const w = words();
   const [chosen, choose] = useState<ReadonlySet<string>>(new Set());
-  const inputs = useLoad((signal) => (may("user") ? listInputs(undefined, 100, signal) : Promise.resolve({ items: [], next: null })), []);
-  const datasets = useLoad((signal) => listDatasets(undefined, undefined, 100, signal), [], () => 10);
+  const inputs = usePages<UserInput>((cursor, signal) => (may("user") ? listInputs(cursor, 100, signal) : Promise.resolve({ items: [], next: null })), (item) => item.id, []);
+  const datasets = usePages((cursor, signal) => listDatasets(undefined, cursor, 100, signal), (row) => row.id, [], () => 10);
   const start = useAction();
   const once = useOnce();
   const collect = () =>
@@ -40,7 +40,7 @@ export function Data() {
             <ErrorBox error={start.error} />
             <Show of={inputs}>
               {(page) => page.items.length === 0 ? <Empty title={w.data.noFiles} /> : (
-                <Files items={page.items} chosen={chosen} onChoose={choose} onDeleted={inputs.reload} />
+                <><Files items={page.items} chosen={chosen} onChoose={choose} onDeleted={inputs.reload} /><More page={page} onMore={inputs.more} /></>
               )}
             </Show>
           </Card>
@@ -48,7 +48,7 @@ export function Data() {
         {may("trainer") && <Collect />}
         <Card title={w.data.datasets}>
           <Show of={datasets}>
-            {(page) => page.items.length === 0 ? <Empty title={w.data.noDatasets}><p>{w.data.noDatasetsHint}</p></Empty> : <Datasets items={page.items} />}
+            {(page) => page.items.length === 0 ? <Empty title={w.data.noDatasets}><p>{w.data.noDatasetsHint}</p></Empty> : <><Datasets items={page.items} /><More page={page} onMore={datasets.more} /></>}
           </Show>
         </Card>
       </div>

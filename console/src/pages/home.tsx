@@ -1,4 +1,4 @@
-import { listDatasets, listJobs, listModels, readiness } from "../api/calls";
+import { listDatasets, listFeedback, listJobs, listModels, readiness } from "../api/calls";
 import type { Job } from "../api/shapes";
 import { ago } from "../format";
 import { useLoad } from "../load";
@@ -10,10 +10,12 @@ export function Home() {
   const w = words();
   const loaded = useLoad(
     async (signal) => {
-      const [jobs, models, datasets] = await Promise.all([
+      const [jobs, models, datasets, feedback] = await Promise.all([
         listJobs(undefined, undefined, 20, signal), listModels(undefined, 50, signal), listDatasets(undefined, undefined, 50, signal),
+        may("trainer") ? listFeedback(undefined, undefined, signal, "new") : { items: [], next: null },
       ]);
-      return { jobs: jobs.items, models: models.items, datasets: datasets.items };
+      const rated = [...new Set(feedback.items.map((each) => each.model_id))];
+      return { jobs: jobs.items, models: models.items, datasets: datasets.items, rated };
     },
     [],
     () => 5,
@@ -23,11 +25,12 @@ export function Home() {
     <>
       <Head title={w.home.title} intro={w.home.intro} />
       <Show of={loaded}>
-        {({ jobs, models, datasets }) => {
+        {({ jobs, models, datasets, rated }) => {
           const running = jobs.filter((job) => job.status === "running" || job.status === "pending");
           const failed = jobs.filter((job) => job.status === "failed").slice(0, 4);
           const held = models.filter((model) => model.gate?.passed === false).slice(0, 4);
           const away = Object.entries(services.data?.services ?? {}).filter(([, service]) => service.state !== "running");
+          const toReview = models.filter((model) => rated.includes(model.id)).slice(0, 4);
           const deployed = models.filter((model) => model.deployed);
           return (
             <div class="stack">
@@ -37,7 +40,7 @@ export function Home() {
                   {running.length === 0 ? <p class="muted">{w.home.nothingRuns}</p> : <ul class="list">{running.map((job) => <Running key={job.id} job={job} />)}</ul>}
                 </Card>
                 <Card title={w.home.attention}>
-                  {failed.length + held.length + away.length === 0 ? <p class="muted">{w.home.allWell}</p> : (
+                  {failed.length + held.length + away.length + toReview.length === 0 ? <p class="muted">{w.home.allWell}</p> : (
                     <ul class="list">
                       {away.map(([name, service]) => <li key={name}><span>{w.serviceNames[name] ?? name}</span><Badge tone="bad">{service.state}</Badge></li>)}
                       {failed.map((job) => (
@@ -45,6 +48,9 @@ export function Home() {
                           <span><a href={link("train", job.id)}>{job.name}</a><span class="muted" dir="auto">{job.problem?.detail ?? job.error}</span></span>
                           <StatusBadge status={job.status} />
                         </li>
+                      ))}
+                      {toReview.map((model) => (
+                        <li key={`rated ${model.id}`}><span><a href={link("models", model.id)}>{model.name}</a><span class="muted">{w.home.toReview}</span></span></li>
                       ))}
                       {held.map((model) => (
                         <li key={model.id}>

@@ -116,7 +116,7 @@ function Answers() {
     const deployed = (await listModels(undefined, 200, signal)).items.filter((model) => model.deployed).slice(0, 12);
     return Promise.all(deployed.map(async (model): Promise<Served> => {
       const { by_day, drift, satisfaction } = await modelMetrics(model.id, signal);
-      return { model, days: by_day, drift, satisfaction: satisfaction.find((each) => each.id === model.id) };
+      return { model, days: by_day ?? [], drift: drift ?? null, satisfaction: satisfaction.find((each) => each.id === model.id) };
     }));
   }, [], () => 30);
   return (

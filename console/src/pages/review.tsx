@@ -3,36 +3,29 @@ import { useState } from "preact/hooks";
 import { acceptFeedback, listFeedback, rejectFeedback, retrainModel } from "../api/calls";
 import type { Feedback } from "../api/shapes";
 import { ago, isRecord } from "../format";
-import { useAction, useLoad, useOnce } from "../load";
+import { useAction, useOnce, usePages } from "../load";
 import { go, words } from "../state";
 import { Badge, Button, Card, ErrorBox, Field, More, Show } from "../ui/parts";
 
 export function Review({ model }: { model: string }) {
   const w = words();
-  const [cursor, setCursor] = useState<string | undefined>();
-  const [earlier, setEarlier] = useState<readonly Feedback[]>([]);
-  const loaded = useLoad((signal) => listFeedback(model, cursor, signal), [model, cursor]);
+  const loaded = usePages((cursor, signal) => listFeedback(model, cursor, signal), (item) => item.id, [model]);
   const act = useAction();
   const once = useOnce();
-  const items = [...earlier, ...(loaded.data?.items ?? [])];
+  const items = loaded.data?.items ?? [];
   const accepted = items.filter((item) => item.status === "accepted").length;
   const retrain = () => act.run(async () => {
     const job = await retrainModel(model, once([model, accepted]));
     go("train", job.id);
   });
-  const change = () => {
-    setEarlier([]);
-    if (cursor === undefined) loaded.reload();
-    else setCursor(undefined);
-  };
   return (
     <Card title={w.review.title} note={w.review.note} actions={accepted > 0 && <Button kind="primary" busy={act.busy} onClick={retrain}>{w.review.retrain(accepted)}</Button>}>
       <ErrorBox error={act.error} />
       <Show of={loaded}>
         {(page) => items.length === 0 ? <p class="muted">{w.review.none}</p> : (
           <>
-            {items.map((item) => <Item key={`${item.id} ${item.status}`} item={item} onChange={change} />)}
-            <More page={page} onMore={(next) => { setEarlier(items); setCursor(next); }} />
+            {items.map((item) => <Item key={`${item.id} ${item.status}`} item={item} onChange={loaded.reload} />)}
+            <More page={page} onMore={loaded.more} />
           </>
         )}
       </Show>

@@ -4,6 +4,7 @@ import type { Capability, Pack, Schema } from "../api/shapes";
 import { useAction, useLoad } from "../load";
 import { link, may, words } from "../state";
 import { Button, Card, ErrorBox, Field, Head, Notice, Show } from "../ui/parts";
+import { base64Of } from "./try";
 import { Answer } from "./answer";
 
 /** A capability as a form made from its schema, and its answer. */
@@ -29,6 +30,7 @@ function Ask({ pack, name, capability }: { pack: Pack; name: string; capability:
   const asking = useAction();
   const fields = Object.entries(capability.input.properties ?? {});
   const required = new Set(capability.input.required ?? []);
+  const pictureField = capability.by.picture;
   const submit = (event: Event) => {
     event.preventDefault();
     asking.run(async () => {
@@ -49,7 +51,7 @@ function Ask({ pack, name, capability }: { pack: Pack; name: string; capability:
         <Card>
           <form class="form" onSubmit={submit}>
             {fields.map(([field, schema]) => (
-              <SchemaField key={field} name={field} schema={schema} required={required.has(field)} value={values[field] ?? ""} onValue={(value) => setValues((before) => ({ ...before, [field]: value }))} />
+              <SchemaField key={field} name={field} schema={schema} required={required.has(field)} picture={field === pictureField} value={values[field] ?? ""} onValue={(value) => setValues((before) => ({ ...before, [field]: value }))} />
             ))}
             <ErrorBox error={asking.error} />
             {may("user") ? <div class="actions"><Button type="submit" kind="primary" busy={asking.busy}>{w.specialists.ask}</Button></div> : <Notice kind="warn">{w.errors.role("user")}</Notice>}
@@ -57,7 +59,7 @@ function Ask({ pack, name, capability }: { pack: Pack; name: string; capability:
         </Card>
         {answer && (
           <section aria-live="polite" class="stack">
-            <Card title={w.specialists.answer}><Answer output={answer.output} input={answer.input} /></Card>
+            <Card title={w.specialists.answer}><Answer output={answer.output} input={answer.input} picture={pictureField ? pictureOf(answer.input[pictureField]) : undefined} /></Card>
             <Notice kind="warn"><span lang="en" dir="auto">{answer.notice}</span></Notice>
           </section>
         )}
@@ -99,14 +101,30 @@ function inputOf(fields: readonly (readonly [string, Schema])[], values: Record<
   return input;
 }
 
-function SchemaField({ name, schema, required, value, onValue }: {
-  name: string; schema: Schema; required: boolean; value: string; onValue: (value: string) => void;
+/** A picture in base64 as an address of its data; PNG files begin with the same bytes. */
+const pictureOf = (base64: unknown): string | undefined =>
+  typeof base64 === "string" && base64 ? `data:image/${base64.startsWith("iVBOR") ? "png" : "jpeg"};base64,${base64}` : undefined;
+
+function SchemaField({ name, schema, required, picture, value, onValue }: {
+  name: string; schema: Schema; required: boolean; picture: boolean; value: string; onValue: (value: string) => void;
 }) {
   const w = words();
   const type = typeOf(schema);
   const label = `${name}${required ? "" : ` (${w.specialists.optional})`}`;
   const hint = <>{schema.description && <span lang="en" dir="auto">{schema.description}</span>}{isComplex(schema) ? ` ${w.specialists.json}` : type === "array" ? ` ${w.specialists.lines}` : ""}</>;
   const open = (file: File | undefined) => void file?.text().then(onValue);
+  if (picture)
+    return (
+      <>
+        <Field label={label} hint={w.try.pictureHint}>
+          <input type="file" required={required && !value} accept="image/png,image/jpeg" onChange={(event) => {
+            const file = event.currentTarget.files?.[0];
+            if (file) void base64Of(file).then(onValue);
+          }} />
+        </Field>
+        {value && <img class="tried" src={pictureOf(value)} alt={label} />}
+      </>
+    );
   if (schema.enum)
     return (
       <Field label={label} hint={hint}>

@@ -2,9 +2,9 @@ import { useState } from "preact/hooks";
 import { listBases, listDatasets, listInputs, listJobs, listModels, listSpecialists, planTraining, startJob } from "../api/calls";
 import type { Pack, Plan } from "../api/shapes";
 import { ago, bytes, duration, number } from "../format";
-import { newKey, useAction, useLoad } from "../load";
+import { newKey, useAction, useLoad, usePages } from "../load";
 import { go, link, may, words } from "../state";
-import { Bar, Button, Card, Empty, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, StatusBadge, Table } from "../ui/parts";
+import { Bar, Button, Card, Empty, ErrorBox, Facts, Field, Head, LinkButton, More, Notice, Show, StatusBadge, Table } from "../ui/parts";
 
 /** The jobs, or three steps to a new training. */
 export function Train({ path }: { path: string[] }) {
@@ -13,7 +13,7 @@ export function Train({ path }: { path: string[] }) {
 
 function Jobs() {
   const w = words();
-  const loaded = useLoad((signal) => listJobs(undefined, undefined, 100, signal), [], (page) => (page?.items.some((job) => job.status === "running" || job.status === "pending") ? 3 : 15));
+  const loaded = usePages((cursor, signal) => listJobs(undefined, cursor, 100, signal), (job) => job.id, [], (page) => (page?.items.some((job) => job.status === "running" || job.status === "pending") ? 3 : 15));
   const [chosen, choose] = useState<readonly string[]>([]);
   const toggle = (id: string) => choose(chosen.includes(id) ? chosen.filter((each) => each !== id) : [...chosen, id].slice(-4));
   return (
@@ -25,14 +25,17 @@ function Jobs() {
       <Card>
         <Show of={loaded}>
           {(page) => page.items.length === 0 ? <Empty title={w.home.noJobs} /> : (
-            <Table label={w.train.jobs} rows={page.items} id={(job) => job.id} columns={[
-              { title: w.data.name, cell: (job) => <a href={link("train", job.id)}><bdi>{job.name}</bdi></a> },
-              { title: w.data.kind, cell: (job) => w.kinds[job.kind] ?? job.kind },
-              { title: w.train.state, cell: (job) => <><StatusBadge status={job.status} />{job.status === "running" && <Bar share={job.progress} label={job.name} />}</> },
-              { title: w.train.base, cell: (job) => <bdi>{job.base_model ?? "–"}</bdi> },
-              { title: w.data.when, cell: (job) => <span class="nowrap">{ago(job.created_at)}</span> },
-              { title: w.compare.choose, cell: (job) => (job.base_model ? <input type="checkbox" checked={chosen.includes(job.id)} aria-label={`${w.compare.choose}: ${job.name}`} onChange={() => toggle(job.id)} /> : "") },
-            ]} />
+            <>
+              <Table label={w.train.jobs} rows={page.items} id={(job) => job.id} columns={[
+                { title: w.data.name, cell: (job) => <a href={link("train", job.id)}><bdi>{job.name}</bdi></a> },
+                { title: w.data.kind, cell: (job) => w.kinds[job.kind] ?? job.kind },
+                { title: w.train.state, cell: (job) => <><StatusBadge status={job.status} />{job.status === "running" && <Bar share={job.progress} label={job.name} />}</> },
+                { title: w.train.base, cell: (job) => <bdi>{job.base_model ?? "–"}</bdi> },
+                { title: w.data.when, cell: (job) => <span class="nowrap">{ago(job.created_at)}</span> },
+                { title: w.compare.choose, cell: (job) => (job.base_model ? <input type="checkbox" checked={chosen.includes(job.id)} aria-label={`${w.compare.choose}: ${job.name}`} onChange={() => toggle(job.id)} /> : "") },
+              ]} />
+              <More page={page} onMore={loaded.more} />
+            </>
           )}
         </Show>
       </Card>

@@ -108,7 +108,8 @@ function Classes({ models, kind }: { models: readonly Model[]; kind: "text" | "p
   );
 }
 
-function base64Of(file: File): Promise<string> {
+/** A file's bytes in base64. */
+export function base64Of(file: File): Promise<string> {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
     reader.onerror = () => reject(reader.error ?? new Error(file.name));
