@@ -217,6 +217,21 @@ def test_calibration_and_abstention_are_fitted_on_the_validation_side_and_served
     assert unset.details["calibration"]["threshold"] == 0 and "coverage" not in unset.details["tuned"]
 
 
+def test_a_label_that_training_never_saw_is_named_and_counts_as_wrong(context: Context, run: Manifest) -> None:
+    rows = [
+        {"text": text, "metadata": json.dumps({"label": "plant" if number < 4 else "none"})}
+        for number, (text, _) in enumerate(sentences(30))
+    ]
+    dataset = dataset_of(context.artifacts, rows)
+    scores = evaluate(context, run, dataset, Evaluate(resamples=200))
+    reason = scores.details["missing"]["labels that training never saw"]
+    held_out = list(context.artifacts.rows(dataset, "test/"))
+    never_seen = sum('"plant"' in row["metadata"] for row in held_out)
+    assert never_seen and reason.startswith(f"'plant' ({never_seen}): {never_seen} of {len(held_out)} samples count")
+    assert "labels that training never saw: 'plant'" in context.artifacts.read(scores, "report.md").decode()
+    assert scores.details["tuned"]["accuracy"] <= 1 - never_seen / len(held_out)
+
+
 def test_a_linear_head_is_fitted_saved_and_asked(encoder: Path, tmp_path: Path) -> None:
     """Rare labels that a word names are told apart at once."""
     context, draw = context_in(tmp_path), random.Random(3)

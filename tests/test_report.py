@@ -77,6 +77,8 @@ def test_the_report_is_one_page_that_loads_nothing(scored: tuple[Context, Manife
     names = {entry.name for entry in scores.files}
     assert "pictures/systems.png" in names and "pictures/answers.png" in names
     assert context.artifacts.read(scores, "pictures/systems.png").startswith(PNG)
+    best = max(values["rouge_l"] for values in scores.details["systems"].values())
+    assert ("No better than a trivial baseline" in page) == (best >= scores.details["tuned"]["rouge_l"])
     assert page.count("data:image/png;base64") == sum(name.startswith("pictures/") for name in names)
 
 

@@ -60,7 +60,9 @@ def _trivial_ones(content: Mapping[str, Any]) -> str:
     """Which trivial baselines are better than the tuned model by what decides in their part: a gate against the base
     does not say so."""
     lines = []
-    for name in (name for name in HEADLINES.values() if name in content["metrics"]):
+    for part, name in HEADLINES.items():
+        if name not in content["metrics"] or content["units"][name]["part"] != part:
+            continue
         tuned, sign = content["tuned"][name], -1 if METRICS[name].lower_is_better else 1
         trivial = {
             system: values[name]
