@@ -170,3 +170,9 @@ def test_a_text_made_to_be_slow_takes_time_in_proportion(unit: str) -> None:
 def test_input_of_another_shape_is_refused(rule: str, document: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         RULES[rule](document)
+
+
+def test_a_sentence_of_many_quotes_and_numbers_takes_time_in_proportion(facts: dict[str, Any]) -> None:
+    assert_in_proportion(
+        lambda count: RULES["check_report"]({**facts, "report": 'it has "web" and 17 of them, ' * count}), 500
+    )

@@ -88,11 +88,8 @@ class Facts:
             return _verdict("no claim", [], "heading")
         claims = self._claims(statement)
         missing = [name for name, places, items in claims if not places and not items]
-        loose = [
-            number
-            for number in _loose_numbers(statement)
-            if number not in self._counts(statement, cited_events, cited_items)
-        ]
+        counts = self._counts(statement, cited_events, cited_items)
+        loose = [number for number in _loose_numbers(statement) if number not in counts]
         says_something = any(character.isalnum() for character in statement.bare)
         if not claims and not loose and not says_something:
             return _verdict("no claim", [], "")
