@@ -32,7 +32,7 @@ PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscop
 BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training methods first_step scoring classification serving
 
 .DEFAULT_GOAL := help
-.PHONY: quickstart test check domains endurance bench console environment up down base-model clean help
+.PHONY: quickstart test check domains security endurance bench console environment up down base-model clean help
 
 quickstart: ## environment, services, the whole workflow on real input, a model you can call
 	@began=$$(date +%s); \
@@ -54,6 +54,9 @@ check: $(DEV) ## format, lint, types and every test that starts no service, but 
 domains: $(DEV) ## every domain made for real on DATA (default ../shared/data), and the table: hours on two cores
 	@$(BIN)/soldiom up
 	@$(BIN)/python benchmarks/domains.py $(if $(DATA),--data $(DATA)) $(ARGS)
+
+security: $(DEV) ## the attacks and faults of docs/security.md, and the table of what they met (ARGS=--long: an hour more)
+	@$(BIN)/python tests/security.py $(ARGS)
 
 endurance: $(DEV) ## kills again and again, long soaks, losses of nodes at length: an hour and more
 	@$(BIN)/python -m pytest -m endurance $(ARGS)

@@ -141,7 +141,7 @@ def corpora(data: Path) -> Iterable[tuple[str, list[str]]]:
     """Texts of people in which nothing is to be found."""
 
     def lines(name: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (data / name).read_text("utf-8").splitlines()]
+        return [json.loads(line) for line in (data / name).read_text("utf-8").split("\n") if line]
 
     yield (
         "instructions and their answers",

@@ -2,14 +2,17 @@
 
     python benchmarks/serving.py                            # builtin/smollm2-135m-instruct
     python benchmarks/serving.py --base builtin/tiny --new 64
+    python benchmarks/serving.py --adapters 64              # many adapters on one base, beside one merged model
     SOLDIOM_API_KEY=… python benchmarks/serving.py --api http://127.0.0.1:8000 --model MODEL_ID
 
 Prompts are chat turns about passages of this project's documents, 20 to 120 tokens of them. Every answer has its own
 length, temperature and seed, and is as long as it is asked to be. The same prompts go to `transformers.generate` one by
 one and in static batches, which end with their longest answer; the best of several rounds counts on our side, and only
 tokens that were asked for do. Times between tokens are taken where a caller receives them. With `--api` the same
-requests go through a running API as streams of server-sent events instead, and there is no peer. `--quick`: a few short
-answers of the small model.
+requests go through a running API as streams of server-sent events instead, and there is no peer. With `--adapters` as
+many requests come at once as there are adapters (LoRA, rank 16, all linear layers), each for another one, in turns with
+the same requests to one of them merged into the base; tokens are counted by the second and by the second of a core.
+`--quick`: a few short answers of the small model.
 """
 
 import argparse
@@ -23,6 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 BASE, SMALL = "builtin/smollm2-135m-instruct", "builtin/tiny"
@@ -47,12 +51,15 @@ class Times:
 
     tokens: int = 0
     seconds: float = 0.0
+    core_seconds: float = 0.0
     first: list[float] = field(default_factory=list)
     further: list[float] = field(default_factory=list)
 
     def row(self, name: str) -> dict[str, Any]:
         """For the table."""
         values = {"case": name, "tokens_per_second": round(self.tokens / self.seconds, 1)}
+        if self.core_seconds:
+            values["tokens_per_core_second"] = round(self.tokens / self.core_seconds, 1)
         for label, seconds in (("first", self.first), ("further", self.further)):
             if seconds:
                 ordered = sorted(seconds)
@@ -91,10 +98,10 @@ async def ask(stream: Stream, asked: Asked, times: Times) -> None:
 
 async def together(stream: Stream, asked: Sequence[Asked], late: Awaitable[None] | None = None) -> Times:
     """All at once; with something that runs beside them."""
-    times, started = Times(), time.perf_counter()
+    times, started, worked = Times(), time.perf_counter(), time.process_time()
     calls = [ask(stream, each, times) for each in asked]
     await asyncio.gather(*calls, *([late] if late else []))
-    times.seconds = time.perf_counter() - started
+    times.seconds, times.core_seconds = time.perf_counter() - started, time.process_time() - worked
     return times
 
 
@@ -119,8 +126,6 @@ async def measure(stream: Stream, new_tokens: int, rounds: int, words: int) -> l
 
 def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
     """(the engine's stream, another copy of the model, its tokenizer)."""
-    from soldiom_ray.deploy.engine import TransformersEngine
-    from soldiom_ray.models.decoding.answers import Generated, Options
     from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import load_base
     from soldiom_ray.settings import load_settings
@@ -129,6 +134,14 @@ def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
         generator = Generator.taking_over(model, tokenizer)
     with load_base(None, load_settings(), base) as (plain, _):
         pass
+    return stream_of(generator, threads), plain, generator
+
+
+def stream_of(generator: Any, threads: int, adapters: Sequence[Any] = (None,)) -> Stream:
+    """Streams of an engine; a question is one for the adapter at its seed's place."""
+    from soldiom_ray.deploy.engine import TransformersEngine
+    from soldiom_ray.models.decoding.answers import Generated, Options
+
     generator.ends = frozenset()
     engine = TransformersEngine(generator, threads)
     gc.collect()
@@ -136,13 +149,63 @@ def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
 
     async def stream(asked: Asked) -> Any:
         ids = generator.prompt_ids(generator.chat([{"role": "user", "content": asked.text}]))
-        async with aclosing(
-            engine.stream(ids, Options(asked.new_tokens, asked.temperature, 1.0, asked.seed))
-        ) as pieces:
+        adapter = adapters[asked.seed % len(adapters)]
+        options = Options(asked.new_tokens, asked.temperature, 1.0, asked.seed, adapter=adapter)
+        async with aclosing(engine.stream(ids, options)) as pieces:
             async for piece in pieces:
                 yield piece.completion_tokens if isinstance(piece, Generated) else piece
 
-    return stream, plain, generator
+    return stream
+
+
+def adapted_streams(base: str, count: int, threads: int) -> tuple[Stream, Stream, dict[str, Any]]:
+    """(streams of a base with one adapter merged into it, of the base with `count` adapters, what an adapter takes)."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from soldiom_ray.models.generate import Generator
+    from soldiom_ray.models.load import load_base
+    from soldiom_ray.settings import load_settings
+
+    torch.manual_seed(0)
+    with load_base(None, load_settings(), base) as (model, tokenizer), TemporaryDirectory() as name:
+        config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        tuned = get_peft_model(model, config)
+        with torch.no_grad():
+            for key, parameter in tuned.named_parameters():
+                if "lora_B" in key:
+                    parameter.normal_(std=0.002)
+        tuned.save_pretrained(name)
+        merged = Generator.taking_over(tuned, tokenizer)
+        with load_base(None, load_settings(), base) as (plain, _):
+            shared = Generator.taking_over(plain, tokenizer)
+        adapters, seconds = [], []
+        for number in range(count):
+            started = time.perf_counter()
+            adapters.append(shared.adapter(str(number), Path(name)))
+            seconds.append(time.perf_counter() - started)
+    cost = {"megabytes": round(adapters[0].bytes / 1e6, 2), "load_p50_ms": round(1000 * statistics.median(seconds), 1)}
+    cost["load_max_ms"] = round(1000 * max(seconds), 1)
+    return stream_of(merged, threads), stream_of(shared, threads, adapters), cost
+
+
+async def compare_adapters(base: str, count: int, new_tokens: int, rounds: int, threads: int) -> None:
+    """Print both sides, measured in turns, the best round of each, and their ratio."""
+    one, many, cost = adapted_streams(base, count, threads)
+    asked = questions(count, new_tokens)
+    results: dict[str, list[Times]] = {"one merged model": [], f"{count} adapters": []}
+    for stream in (one, many):
+        await together(stream, asked[:4])
+    for _ in range(rounds):
+        for stream, times in zip((one, many), results.values(), strict=True):
+            times.append(await together(stream, asked))
+    best = [max(times, key=lambda each: each.tokens / each.core_seconds) for times in results.values()]
+    for name, times in zip(results, best, strict=True):
+        print(json.dumps({"side": name, **times.row(f"{count} at once")}), flush=True)
+    merged, adapted = (times.tokens / times.core_seconds for times in best)
+    print(
+        json.dumps({"side": "ratio by the second of a core", "ratio": round(adapted / merged, 3), **cost}), flush=True
+    )
 
 
 def api_stream(url: str, model: str) -> Stream:
@@ -194,6 +257,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=64, help="tokens of an answer, about")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--adapters", type=int, default=0, help="so many on one base, beside one merged model")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     base, new, rounds = (SMALL, 12, 1) if options.quick else (options.base, options.new, options.rounds)
@@ -207,6 +271,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    if options.adapters:
+        asyncio.run(compare_adapters(base, options.adapters, new, rounds, options.threads))
+        return
     stream, plain, generator = engine_stream(base, options.threads)
     words = min(LONG_PROMPT, generator.context // 4)
     for row in asyncio.run(measure(stream, new, rounds, words)):

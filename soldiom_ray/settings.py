@@ -52,6 +52,7 @@ JOB_VARIABLES = (
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
     "SOLDIOM_OTLP_ENDPOINT",
+    "SOLDIOM_OIDC",
     KEY_COMMAND,
 )
 """Handed to jobs as they stand in the environment of whoever submits."""
@@ -69,6 +70,7 @@ KEPT_VARIABLES = (
     "SOLDIOM_UPLOAD_QUOTA_BYTES",
     "SOLDIOM_ANSWER_DAYS",
     "SOLDIOM_OTLP_ENDPOINT",
+    "SOLDIOM_OIDC",
     "SOLDIOM_RATE_LIMIT",
     KEY_COMMAND,
 )
@@ -111,6 +113,8 @@ class Settings:
     api_port: int
     tls_cert: Path | None
     tls_key: Path | None
+    oidc: Path | None
+    """The file that describes whose logins are taken beside our own keys (`api.oidc.Provider`)."""
     rate_limit: str
     private_hosts: tuple[str, ...]
     """Host names, addresses and networks that sources of users may reach though they are private."""
@@ -196,6 +200,7 @@ def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
         api_port=variables.port("SOLDIOM_API_PORT", str(addresses.get("api_port", "8000"))),
         tls_cert=variables.file("SOLDIOM_TLS_CERT"),
         tls_key=variables.file("SOLDIOM_TLS_KEY"),
+        oidc=variables.file("SOLDIOM_OIDC"),
         rate_limit=variables.rate_limit(),
         private_hosts=variables.hosts("SOLDIOM_PRIVATE_HOSTS"),
         api_hosts=variables.names("SOLDIOM_API_HOSTS"),

@@ -14,7 +14,6 @@ from soldiom_ray.artifacts import Context
 from soldiom_ray.deploy.app import ModelEndpoint
 from soldiom_ray.deploy.requests import read_request
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
-from soldiom_ray.domains.messages import calls_in
 from soldiom_ray.domains.schema import Prepare, SplitRule, Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.chat import chat_text, encode_chat, encode_prompt, encode_samples
@@ -245,12 +244,6 @@ def test_a_conversation_with_calls_is_asked_as_it_was_trained_also_from_openais_
         tokenizer = tokenizer_with(template)
         trained = chat_text(tokenizer, WITH_CALLS, add_generation_prompt=False)
         assert trained.startswith(chat_text(tokenizer, asked, add_generation_prompt=True))
-
-
-def test_calls_are_read_from_an_answer_and_other_words_are_not() -> None:
-    answer = 'One moment.\n<tool_call>\n{"name": "clock", "arguments": {"zone": "UTC"}}\n</tool_call>'
-    assert calls_in(answer) == [CALL]
-    assert calls_in("<tool_call>clock</tool_call> <tool_call>{}</tool_call> {}") == []
 
 
 def test_a_system_turn_that_a_template_would_leave_out_begins_the_users_turn() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small_models import (
     CONTEXT,
     code,
@@ -181,6 +182,34 @@ def test_concurrent_requests_share_batches_and_get_what_they_would_get_alone(
     assert ask(model_id, *PROMPTS, max_tokens=16) == alone
 
 
+def test_an_adapter_answers_on_its_bases_endpoint(
+    context: Context, endpoint: dict[str, Any], model_id: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    before = ask(model_id, PROMPTS[0], max_tokens=16)
+    base, _ = load_model(folders["tuned"])
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(1)).mul_(0.2)
+    adapted.save_pretrained(tmp_path / "adapter")
+    dataset = small_dataset(context, {"train": {"alpha": 1}})
+    run = small_run(context, dataset, tmp_path / "adapter", folders["tuned"], method="lora")
+    request = {"inputs": PROMPTS, "parameters": {"max_tokens": 16}, "adapter": run.id}
+    outputs = handle_of(model_id).generate.remote(request).result(timeout_s=60)["outputs"]
+    model, tokenizer = load_model(folders["tuned"], adapter=tmp_path / "adapter")
+    expected = Generator(model, tokenizer).generate(PROMPTS, max_new_tokens=16)
+    assert [output["text"] for output in outputs] == [answer.text for answer in expected]
+    assert outputs[0] != before[0] and ask(model_id, PROMPTS[0], max_tokens=16) == before
+    described = handle_of(model_id).describe.remote().result(timeout_s=10)
+    assert described["adapters"]["loaded"] == 1
+    with pytest.raises(Exception, match="not an adapter"):
+        whole = small_run(context, dataset, folders["tuned"], folders["base"])
+        handle_of(model_id).generate.remote(request | {"adapter": whole.id}).result(timeout_s=60)
+
+
 def test_a_stream_gives_the_text_of_the_whole_answer(endpoint: dict[str, Any], model_id: str) -> None:
     for parameters in ({"max_tokens": 20}, {"max_tokens": 20, "temperature": 0.8, "seed": 5}):
         request = {"inputs": [PROMPTS[1]], "parameters": parameters}
@@ -225,15 +254,15 @@ def test_a_prompt_longer_than_the_context_is_refused_with_both_lengths(endpoint:
 
 
 def test_a_long_prompt_is_read_beside_the_event_loop_and_only_as_far_as_it_may_fit() -> None:
-    reader = PromptReader(load_tokenizer(BUILTIN_FOLDER / "tiny"), CONTEXT, "text")
+    reader = PromptReader(load_tokenizer(BUILTIN_FOLDER / "tiny"), CONTEXT)
     long = Request(inputs=("\U0001f600" * 900_000,))
     gaps: list[float] = []
 
     async def ask() -> None:
-        reading = asyncio.ensure_future(reader.read(long))
+        reading = asyncio.ensure_future(reader.read(long, "text"))
         while not reading.done():
             began = time.monotonic()
-            assert await reader.read(Request(inputs=("def f",))) == [reader.short.prompt_ids("def f")]
+            assert await reader.read(Request(inputs=("def f",)), "text") == [reader.short.prompt_ids("def f")]
             await asyncio.sleep(0.001)
             gaps.append(time.monotonic() - began)
         with pytest.raises(InputError, match=r"takes more than 400000 tokens"):

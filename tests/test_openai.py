@@ -173,6 +173,69 @@ def test_functions_are_called_whole_and_as_a_stream(client: openai.OpenAI, model
         client.chat.completions.create(**named | {"tool_choice": {"type": "function", "function": {"name": "x"}}})
 
 
+def test_functions_are_bound_in_our_own_call_too(
+    client: openai.OpenAI, model: str, endpoint: ModelEndpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model calls nothing by itself, so the call that it may make is one that it must."""
+
+    def forced(request: dict[str, Any]) -> dict[str, Any]:
+        assert request["parameters"].pop("tool_choice") == "auto"
+        return request | {"parameters": request["parameters"] | {"tool_choice": "required"}}
+
+    async def call(name: str, method: str, request: Any) -> Any:
+        return await endpoint.generate(forced(request))
+
+    async def stream(name: str, method: str, request: dict[str, Any]) -> AsyncIterator[Any]:
+        async for part in endpoint.stream(forced(request)):
+            yield part
+
+    monkeypatch.setattr(endpoints, "call", call)
+    monkeypatch.setattr(endpoints, "stream", stream)
+    asked: dict[str, Any] = {"messages": USER, "tools": [TOOL], "parameters": {"max_tokens": 150}}
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    url = str(client.base_url).replace("/v1/", "/api/inference/") + model
+    answer = httpx.post(url, json=asked, headers=headers, timeout=60).json()
+    called = answer["tool_calls"][0]["function"]
+    assert called["name"] == "clock" and called["arguments"]["zone"] in ("UTC", "CET") and not answer["output"]
+    lines = httpx.post(url, json=asked | {"stream": True}, headers=headers, timeout=60).text.splitlines()
+    events = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+    assert [call for event in events for call in event.get("tool_calls", ())] == [
+        {"index": index, **each} for index, each in enumerate(answer["tool_calls"])
+    ]
+
+
+def test_an_adapter_is_asked_by_its_name_on_its_bases_endpoint(
+    client: openai.OpenAI, model: str, api_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    async def call(name: str, method: str, request: Any) -> Any:
+        asked.append((name, request.get("adapter")))
+        return {"outputs": [{"text": "yes", "finish_reason": "stop", "prompt_tokens": 1, "completion_tokens": 1}]}
+
+    monkeypatch.setattr(endpoints, "call", call)
+    values: dict[str, Any] = {"base_model_id": model, "lineage": {"method": "lora", "task": "causal_lm"}}
+    with open_session(api_settings) as session:
+        for number, gate in enumerate(({"passed": True, "promoted": True}, {"passed": False, "promoted": False})):
+            made = values | {"run_artifact": f"run-{number:024x}", "gate": gate}
+            models.create(session, family="fine-tuned", name="helper", **made)
+        refused = models.get(session, "fine-tuned/helper@2").id
+        made = values | {"run_artifact": "run-" + "a" * 24, "license": "CC-BY-ND-4.0"}
+        models.create(session, family="fine-tuned", name="bound", **made)
+    answer = client.chat.completions.create(model="fine-tuned/helper", messages=USER)  # type: ignore[arg-type]
+    assert answer.choices[0].message.content == "yes" and asked == [(f"model-{model}", f"run-{0:024x}")]
+    client.chat.completions.create(model=model, messages=USER)  # type: ignore[arg-type]
+    assert asked[-1] == (f"model-{model}", None)
+    with pytest.raises(openai.ConflictError, match="did not pass its gate"):
+        client.completions.create(model=refused, prompt="x")
+    with pytest.raises(openai.ConflictError, match="may not be served"):
+        client.completions.create(model="fine-tuned/bound", prompt="x")
+    assert [each.owned_by for each in client.models.list()] == ["fine-tuned/helper", "base/tiny", "builtin"]
+    with open_session(api_settings) as session:
+        for name in ("fine-tuned/helper@1", "fine-tuned/helper@2", "fine-tuned/bound"):
+            models.delete(session, models.get(session, name).id)
+
+
 def test_a_schema_that_cannot_be_used_is_refused_with_its_keyword(client: openai.OpenAI, model: str) -> None:
     form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"type": "null"}}}}
     with pytest.raises(openai.UnprocessableEntityError, match=r"schema\.not: is not supported"):

@@ -151,7 +151,13 @@ def test_a_run_and_its_base_become_versions_in_the_database_and_in_mlflow(
     assert client.get_model_version_by_alias("fine-tuned.first", "champion").version == details["mlflow_version"]
     card = context.artifacts.read(version, "card.md").decode()
     assert card == row.card
-    for part in ("## Intended use", "## Data", "| alpha | local | 1.0 | MIT | 3 | 0 |", "## Evaluation", run.id):
+    for part in (
+        "## Intended use",
+        "## Data",
+        "| local | other | MIT | alpha, gamma, beta | 4 | 2 |",
+        "## Evaluation",
+        run.id,
+    ):
         assert part in card, part
     assert "[-0.6000, -0.4000]" in card and "Apache-2.0" in card and "## Limits" in card
     shown = [card.index(text) for text in ("## Answers before and after", "How many?", "Seven.", "Seven!")]

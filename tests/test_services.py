@@ -117,6 +117,14 @@ def test_ray_refuses_whoever_lacks_the_token_which_only_its_owner_can_read(folde
     assert get(f"{settings.dashboard_url}/api/jobs/", {"Authorization": f"Bearer {token}"}).status == 200
 
 
+def test_what_the_home_holds_is_its_owners_alone(folder: Path) -> None:
+    """Whoever may not enter a folder reaches nothing in it, whatever Ray grants on its sessions within `run`."""
+    for name in ("keys", "run", "postgres", "logs", "storage", "chroma", "mlflow"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) & 0o077 == 0, name
+    kept = [path for path in (folder / "keys").iterdir() if path.is_file()]
+    assert kept and all(stat.S_IMODE(path.stat().st_mode) & 0o077 == 0 for path in kept)
+
+
 def test_a_job_sees_this_home_and_none_of_the_secrets(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = compute.job_client(settings_of(folder))
     job = client.submit_job(entrypoint="env")

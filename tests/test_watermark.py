@@ -68,6 +68,16 @@ def test_marked_texts_are_found_and_plain_ones_and_those_of_other_keys_are_not(
     assert min(MARK.detect(each).p_value for each in others) > 1e-5
 
 
+@pytest.mark.endurance
+def test_two_hundred_texts_of_each_kind_keep_the_rates(tokenizer: Any) -> None:
+    marked = [MARK.detect(written(tokenizer, MARK, seed, 200)).p_value for seed in range(200)]
+    plain = [MARK.detect(written(tokenizer, None, seed, 200)).p_value for seed in range(200)]
+    other = [MARK.detect(written(tokenizer, Watermark(KEYS, 78), seed, 200)).p_value for seed in range(200)]
+    assert np.mean(np.array(marked) <= 0.01) >= 0.95
+    for values in (plain, other):  # of a rate of 1 %, 200 texts have more than 7 once in a thousand times
+        assert np.sum(np.array(values) <= 0.01) <= 7
+
+
 def test_the_p_value_is_one() -> None:
     generator = np.random.default_rng(5)
     values = [MARK.detect(generator.integers(0, 40_000, 80).tolist()).p_value for _ in range(300)]

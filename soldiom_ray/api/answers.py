@@ -15,6 +15,7 @@ from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.db import answers, usage
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.hosting import Address
 from soldiom_ray.errors import BlockedError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who asked which model, and when. `form` is the one of `db.answers.Exchange`; None where nothing is stored."""
+    """Who asked which model, and when. `form` is the one of `db.answers.Exchange`; None where nothing is stored.
+    `address` says whose endpoint answers, None that the model's own does."""
 
     settings: Settings
     metrics: RequestMetrics
@@ -37,13 +39,14 @@ class Asked:
     model_id: str
     form: str | None
     user_id: str | None = None
+    address: Address | None = None
     began: float = field(default_factory=time.monotonic)
 
     async def ask(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The model's outputs for a request, with what its content filter has found counted. Errors as of
         `endpoints.call`, and BlockedError."""
         try:
-            answer = await endpoints.call(application_name(self.model_id), "generate", request)
+            answer = await endpoints.call(self._application, "generate", self._addressed(request))
         except BlockedError as error:
             self.count_blocked(error)
             raise
@@ -55,12 +58,21 @@ class Asked:
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The model's chunks for a request; counts and errors as of `ask`."""
         try:
-            async for chunk in endpoints.stream(application_name(self.model_id), "stream", request):
+            async for chunk in endpoints.stream(self._application, "stream", self._addressed(request)):
                 self.metrics.filtered(self.model_id, chunk.get("filter") or ())
                 yield chunk
         except BlockedError as error:
             self.count_blocked(error)
             raise
+
+    @property
+    def _application(self) -> str:
+        return self.address.application if self.address else application_name(self.model_id)
+
+    def _addressed(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The request with the adapter that answers it, where it is not the endpoint's own model."""
+        adapter = self.address.adapter if self.address else None
+        return {**request, "adapter": adapter} if adapter else dict(request)
 
     def count_blocked(self, error: BlockedError) -> None:
         """Count why a request was refused."""

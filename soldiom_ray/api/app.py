@@ -16,6 +16,7 @@ from soldiom_ray.api.hosts import HostCheck
 from soldiom_ray.api.methods import MethodsMiddleware
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import RequestMiddleware
+from soldiom_ray.api.oidc import Issuer, read_provider
 from soldiom_ray.api.openapi import openapi_document
 from soldiom_ray.api.quotas import Quotas
 from soldiom_ray.api.routes import (
@@ -67,6 +68,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.settings = settings
+    app.state.issuer = Issuer(read_provider(settings.oidc)) if settings.oidc else None
     app.state.rate_limit = RateLimit(settings.rate_limit)
     app.state.quotas = Quotas(settings)
     app.state.metrics = RequestMetrics()

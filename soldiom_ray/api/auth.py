@@ -21,6 +21,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import strict_json
+from soldiom_ray.api.oidc import Issuer
 from soldiom_ray.api.quotas import Quotas, user_of, with_balances
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
@@ -43,7 +44,7 @@ _large_bodies = CapacityLimiter(2)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The owner of the key that came with a request."""
+    """The owner of the key, or of the login's token, that came with a request; `key_id` is the token's owner, then."""
 
     key_id: str
     name: str
@@ -106,7 +107,9 @@ async def _admit(request: Request, role: str) -> None:
     if role == ANYONE or (role == LOCAL_OR_ADMIN and is_local(request)):
         return
     required_role = "admin" if role == LOCAL_OR_ADMIN else role
-    caller = await run_in_threadpool(_caller, settings_of(request), request.headers.get("authorization", ""))
+    issuer: Issuer | None = request.app.state.issuer
+    header = request.headers.get("authorization", "")
+    caller = await run_in_threadpool(_caller, settings_of(request), issuer, header)
     request.state.caller = caller
     limit: RateLimit = request.app.state.rate_limit
     standing = limit.take(caller.key_id)
@@ -134,12 +137,15 @@ async def _check_quotas(request: Request) -> None:
     request.state.headers = with_balances(request.state.headers, balances)
 
 
-def _caller(settings: Settings, header: str) -> Caller:
+def _caller(settings: Settings, issuer: Issuer | None, header: str) -> Caller:
     scheme, _, plain = header.partition(" ")
     if scheme.lower() != "bearer" or not plain.strip():
         raise UnauthenticatedError(
             "This call needs a key.", remedy="send it as `Authorization: Bearer sld_…`; `soldiom keys create` makes one"
         )
+    if issuer is not None and plain.count(".") == 2:
+        caller_id, name, role = issuer.identify(plain.strip())
+        return Caller(caller_id, name, role, issuer.provider.tenant)
     with open_session(settings) as session:
         row = keys.find(session, plain.strip())
         if row is None:

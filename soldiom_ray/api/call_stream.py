@@ -1,59 +1,38 @@
-"""Calls in an answer that arrives in pieces: each is sent whole once it is complete, and the words around it as they
-come."""
+"""Calls of functions in an answer of ours: whole, with their arguments as values."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from soldiom_ray.domains.messages import calls_in
 
-_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+def function_call(name: str, arguments: str) -> dict[str, Any]:
+    """A call as answers hold it; arguments that `max_tokens` or a stop text cut stay the text that came."""
+    try:
+        values = json.loads(arguments)
+    except ValueError:
+        values = arguments
+    return {"type": "function", "function": {"name": name, "arguments": values}}
 
 
-class CallStream:
-    """Pieces of an answer in, events out: {"text": ...} or {"tool_calls": [{"index", "type", "function"}]}."""
+class CallEvents:
+    """An endpoint's parts of calls in, an event for each call out: {"tool_calls": [{"index", "type", "function"}]}."""
 
     def __init__(self) -> None:
-        self._held = ""
-        self._calls = 0
+        self._name: str | None = None
+        self._arguments: list[str] = []
+        self._index = 0
 
-    def add(self, piece: str) -> Iterator[dict[str, Any]]:
-        """The events that a piece completes."""
-        self._held += piece
-        while True:
-            before, mark, rest = self._held.partition(_OPEN)
-            if not mark:
-                keep = _length_of_beginning(self._held)
-                before, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-                yield from _text(before)
-                return
-            yield from _text(before)
-            self._held = _OPEN + rest
-            inner, close, after = rest.partition(_CLOSE)
-            if not close:
-                return
-            written, self._held = f"{_OPEN}{inner}{_CLOSE}", after
-            yield from self._call(written)
+    def add(self, part: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """The call that a part ends: the one before the next name."""
+        if "name" in part:
+            yield from self.end()
+            self._name, self._index = part["name"], part["index"]
+        else:
+            self._arguments.append(part["arguments"])
 
     def end(self) -> Iterator[dict[str, Any]]:
-        """What was held back and is no call after all."""
-        held, self._held = self._held, ""
-        yield from _text(held)
-
-    def _call(self, written: str) -> Iterator[dict[str, Any]]:
-        calls = calls_in(written)
-        if not calls:
-            yield from _text(written)
-            return
-        yield {"tool_calls": [{"index": self._calls + number, **call} for number, call in enumerate(calls)]}
-        self._calls += len(calls)
-
-
-def _length_of_beginning(text: str) -> int:
-    """How many of the last characters may be the beginning of a call."""
-    longest = min(len(text), len(_OPEN) - 1)
-    return next((length for length in range(longest, 0, -1) if _OPEN.startswith(text[-length:])), 0)
-
-
-def _text(text: str) -> Iterator[dict[str, Any]]:
-    if text:
-        yield {"text": text}
+        """The last call."""
+        if self._name is not None:
+            call = function_call(self._name, "".join(self._arguments))
+            yield {"tool_calls": [{"index": self._index, **call}]}
+        self._name, self._arguments = None, []

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import func, or_, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Deployment, Model
@@ -61,14 +61,29 @@ def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
 
 
 def get_served(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
-    """The model that answers under an id or a name: of a name without a version the newest version that is deployed;
-    else as `get`."""
+    """The model that answers under an id or a name: of a name without a version the newest version that is deployed,
+    else the newest promoted one that answers on its base's endpoint; else as `get`."""
     model = get(session, id_or_name, tenant)
     if model.deployed or id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
         return model
     same = (Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
     served = select(Model).where(*same, Model.deployed.is_(True)).order_by(Model.version.desc()).limit(1)
-    return session.scalars(served).first() or model
+    if (deployed := session.scalars(served).first()) is not None:
+        return deployed
+    base = aliased(Model)
+    hosted = select(Model).join(base, base.id == Model.base_model_id).where(*same, base.deployed.is_(True))
+    for each in session.scalars(hosted.order_by(Model.version.desc())):
+        if each.gate.get("promoted") and host_of(session, each) is not None:
+            return each
+    return model
+
+
+def host_of(session: Session, model: Model) -> Model | None:
+    """The model that an adapter was trained on, where that is deployed. None for one that is no adapter."""
+    if not model.base_model_id or not model.run_artifact or model.lineage.get("method") not in ("lora", "prompt"):
+        return None
+    base = session.get(Model, model.base_model_id)
+    return base if base is not None and base.deployed and base.tenant == model.tenant else None
 
 
 def known_names(session: Session, tenant: str) -> list[str]:

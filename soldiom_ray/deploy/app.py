@@ -11,14 +11,16 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.deploy.guard import BLOCKED, Findings, Guard, as_dicts
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, NamedTool, Parameters, Request, read_request
-from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.errors import BlockedError, InputError, UnavailableError
 from soldiom_ray.models.decoding.calls import CallReader, bound_calls, call_syntax, read_calls
 
 if TYPE_CHECKING:
+    from soldiom_ray.models.decoding.adapters import Adapter
     from soldiom_ray.models.decoding.answers import Generated, Options
     from soldiom_ray.models.decoding.grammar import Grammar
     from soldiom_ray.models.decoding.watermark import Watermark
@@ -48,6 +50,7 @@ class ModelEndpoint:
     ) -> None:
         from soldiom_ray import compute
         from soldiom_ray.artifacts import Artifacts
+        from soldiom_ray.deploy.adapters import AdapterCache, load_served
         from soldiom_ray.deploy.engine import Engine, TransformersEngine
         from soldiom_ray.deploy.prompts import PromptReader
         from soldiom_ray.models.chat import prompt_format_of_base, prompt_format_of_run
@@ -69,9 +72,10 @@ class ModelEndpoint:
             )
             generator = Generator.taking_over(model, tokenizer)
         self.engine: Engine = TransformersEngine(generator, threads)
+        self.adapters = AdapterCache(partial(load_served, artifacts, settings, generator))
         self.call_syntax = call_syntax(tokenizer)
         self._detector, self._detector_tokenizer = ThreadPoolExecutor(1, "detector"), copy.deepcopy(tokenizer)
-        self.reader = PromptReader(tokenizer, self.engine.context, self.prompt_format)
+        self.reader = PromptReader(tokenizer, self.engine.context)
         # What is loaded stays: looking through it for garbage took a tenth of the time between tokens.
         gc.collect()
         gc.freeze()
@@ -88,10 +92,7 @@ class ModelEndpoint:
         then nothing is generated.
         """
         request, found = await self.guard.request(request) if self.guard else (request, [])
-        parsed = read_request(request)
-        prompts = await self.reader.read(parsed)
-        grammar = await self._grammar(parsed)
-        options = [self._options(ids, parsed.parameters, index, grammar) for index, ids in enumerate(prompts)]
+        parsed, prompts, options = await self._read(request)
         try:
             async with asyncio.TaskGroup() as group:
                 calls = [group.create_task(self.engine.generate(*pair)) for pair in zip(prompts, options, strict=True)]
@@ -113,14 +114,12 @@ class ModelEndpoint:
         One input or one conversation. When the caller goes away, generation stops at the next chunk.
         """
         request, found = await self.guard.request(request) if self.guard else (request, [])
-        parsed = read_request(request)
-        prompts = await self.reader.read(parsed)
+        parsed, prompts, options = await self._read(request)
         if len(prompts) != 1:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
-        grammar = await self._grammar(parsed)
         reader = CallReader(self.call_syntax) if self._reads_calls(parsed) else None
         pieces: AsyncGenerator[str | Generated | Findings, None]
-        pieces = self.engine.stream(prompts[0], self._options(prompts[0], parsed.parameters, 0, grammar))
+        pieces = self.engine.stream(prompts[0], options[0])
         if self.guard:
             pieces = self.guard.pieces(pieces, masks=self._may_mask(parsed))
         spoilt = False
@@ -157,7 +156,10 @@ class ModelEndpoint:
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""
-        answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 16}})
+        try:
+            answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 16}})
+        except BlockedError:  # the filter works, too
+            return {"prompt": PROBE, "text": ""}
         return {"prompt": PROBE, "text": answer["outputs"][0]["text"]}
 
     async def describe(self) -> dict[str, Any]:
@@ -167,8 +169,19 @@ class ModelEndpoint:
             "context_length": self.engine.context,
             "prompt_format": self.prompt_format,
             "pid": os.getpid(),
+            "adapters": self.adapters.describe(),
             **self.engine.describe(),
         }
+
+    async def _read(self, request: Mapping[str, Any]) -> "tuple[Request, list[list[int]], list[Options]]":
+        """A request, the tokens of its prompts and how each is continued."""
+        parsed = read_request(request)
+        served = await self.adapters.get(parsed.adapter) if parsed.adapter else None
+        prompts = await self.reader.read(parsed, served.prompt_format if served else self.prompt_format)
+        grammar = await self._grammar(parsed)
+        adapter = served.adapter if served else None
+        options = [self._options(ids, parsed.parameters, index, grammar, adapter) for index, ids in enumerate(prompts)]
+        return parsed, prompts, options
 
     @staticmethod
     def _reads_calls(request: Request) -> bool:
@@ -194,13 +207,20 @@ class ModelEndpoint:
         return None if calls is None else await self.engine.call_grammar(calls)
 
     def _options(
-        self, ids: Sequence[int], parameters: Parameters, index: int, grammar: "Grammar | None" = None
+        self,
+        ids: Sequence[int],
+        parameters: Parameters,
+        index: int,
+        grammar: "Grammar | None" = None,
+        adapter: "Adapter | None" = None,
     ) -> "Options":
         """The options for one prompt, which leave room for at least one new token. Each input of a request gets a seed
         of its own from the request's seed, so that the same request gives the same answers."""
         from soldiom_ray.models.decoding.answers import Options
+        from soldiom_ray.models.generate import check_room
 
-        context = self.engine.context
+        context = self.engine.context - (adapter.virtual_tokens if adapter else 0)
+        check_room(ids, context)
         if parameters.max_tokens and parameters.max_tokens > context:
             raise InputError(
                 f"`parameters.max_tokens` is {parameters.max_tokens}; the context of model {self.model_id} holds"
@@ -224,6 +244,7 @@ class ModelEndpoint:
             parameters.logprobs,
             grammar,
             self.watermark if self.marks else None,
+            adapter,
         )
 
     def _output(self, generated: "Generated") -> dict[str, Any]:

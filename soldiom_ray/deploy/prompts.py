@@ -21,22 +21,23 @@ class PromptReader:
     """Short requests are read at once on the event loop; long ones by a thread, one after the other. Each way has a
     tokenizer of its own, which no two threads may share."""
 
-    def __init__(self, tokenizer: Any, context: int, prompt_format: PromptFormat) -> None:
-        self.prompt_format = prompt_format
+    def __init__(self, tokenizer: Any, context: int) -> None:
         self.short, self._long = (Prompts(copy.deepcopy(tokenizer), context) for _ in range(2))
         self._thread = ThreadPoolExecutor(1, "long-prompts")
 
-    async def read(self, request: Request) -> list[list[int]]:
-        """The tokens of each prompt. InputError for one that the template refuses or the context does not hold."""
+    async def read(self, request: Request, prompt_format: PromptFormat) -> list[list[int]]:
+        """The tokens of each prompt, a text's as the model is asked. InputError for one that the template refuses or
+        the context does not hold."""
         if request.characters <= SHORT_CHARACTERS:
-            return self._read(request, self.short)
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, request, self._long)
+            return self._read(request, prompt_format, self.short)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._read, request, prompt_format, self._long)
 
-    def _read(self, request: Request, prompts: Prompts) -> list[list[int]]:
+    def _read(self, request: Request, prompt_format: PromptFormat, prompts: Prompts) -> list[list[int]]:
         texts = list(request.inputs)
         if request.messages:
             texts = [prompts.chat([message.as_dict() for message in request.messages])]
-        elif not request.raw and self.prompt_format != "text":
+        elif not request.raw and prompt_format != "text":
             texts = [prompts.chat([{"role": "user", "content": text}]) for text in texts]
         for text in texts:
             _check_beginning(text, prompts.context, prompts.tokenizer)

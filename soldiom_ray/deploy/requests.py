@@ -71,11 +71,13 @@ class Message(Record):
 
 class Request(Record):
     """Either texts, each on its own, or one conversation. A model that was trained on conversations takes a text as the
-    user's turn, unless the request is `raw`: then every model continues it."""
+    user's turn, unless the request is `raw`: then every model continues it. `adapter` is the run whose adapter answers
+    in place of the endpoint's own model."""
 
     inputs: tuple[str, ...] = Field(default=(), max_length=MAX_INPUTS)
     messages: tuple[Message, ...] = ()
     raw: bool = False
+    adapter: str | None = None
     parameters: Parameters = Parameters()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.deploy.guard import Guard
 from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
-from soldiom_ray.errors import InputError, Problem, SoldiomError
+from soldiom_ray.errors import BlockedError, InputError, Problem, SoldiomError
 from soldiom_ray.models.batching import Batches
 
 if TYPE_CHECKING:
@@ -68,7 +68,10 @@ class SequenceEndpoint:
 
     async def probe(self) -> dict[str, str]:
         """A first answer, to see that it works: {prompt, text}."""
-        answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 8}})
+        try:
+            answer = await self.generate({"inputs": [PROBE], "parameters": {"max_tokens": 8}})
+        except BlockedError:  # the filter works, too
+            return {"prompt": PROBE, "text": ""}
         return {"prompt": PROBE, "text": answer["outputs"][0]["text"]}
 
     async def describe(self) -> dict[str, Any]:

@@ -3,7 +3,6 @@ are some `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, `weight` (0:
 conversation carries its `tools`."""
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,7 +11,6 @@ ROLES = (SYSTEM, USER, ASSISTANT, TOOL)
 WRITTEN_FIELDS = ("tool_calls", "tools", "reasoning_content")
 """Fields of a message besides `content` whose strings were written by somebody: they are cleaned and redacted."""
 
-_CALL = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 
 Message = Mapping[str, Any]
 
@@ -74,19 +72,6 @@ def with_parsed_arguments(call: Mapping[str, Any]) -> dict[str, Any]:
     except ValueError:
         return dict(call)
     return {**call, "function": {**function, "arguments": arguments}} if isinstance(arguments, dict) else dict(call)
-
-
-def calls_in(text: str) -> list[dict[str, Any]]:
-    """The calls that a model wrote into its answer, each as JSON between <tool_call> and </tool_call>."""
-    calls = []
-    for written in _CALL.findall(text):
-        try:
-            function = json.loads(written)
-        except ValueError:
-            continue
-        if isinstance(function, dict) and isinstance(function.get("name"), str):
-            calls.append({"type": "function", "function": {"arguments": {}} | function})
-    return calls
 
 
 def is_taught(message: Message) -> bool:

@@ -24,7 +24,7 @@ class ModelRule:
     name_starts_with: str = ""
     """What the name of a model that is made from such a base has to begin with."""
     notice: str = ""
-    """What the card and `GET /api/models/{id}` say, for those who show the model to others."""
+    """What the card, `GET /api/models/{id}` and answers say."""
     duty: str = ""
     """What a person who passes the model on has to do; in the card."""
 

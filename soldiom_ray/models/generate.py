@@ -7,17 +7,28 @@ here as they do when deployed.
 import copy
 from collections.abc import Generator as Stream
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import merged
 from soldiom_ray.models.chat import chat_text, encode_prompt
+from soldiom_ray.models.decoding.adapters import Adapter, load_adapter
 from soldiom_ray.models.decoding.answers import Answer, Generated, Options
 from soldiom_ray.models.decoding.forward import Forward
 from soldiom_ray.models.decoding.grammar import Grammars
 from soldiom_ray.models.decoding.scheduler import SEQUENCES, Scheduler
 from soldiom_ray.models.decoding.select import forward_of
 from soldiom_ray.models.tokens import terminator
+
+
+def check_room(ids: Sequence[int], context: int) -> None:
+    """InputError when a prompt leaves no room in the context."""
+    if len(ids) >= context:
+        raise InputError(
+            f"The prompt takes {len(ids)} tokens; this model's context is {context}, answer included.",
+            remedy="shorten the prompt",
+        )
 
 
 class Prompts:
@@ -33,11 +44,7 @@ class Prompts:
     def prompt_ids(self, prompt: str) -> list[int]:
         """The prompt's tokens. InputError when they leave no room in the model's context."""
         ids = encode_prompt(self.tokenizer, prompt)
-        if len(ids) >= self.context:
-            raise InputError(
-                f"The prompt takes {len(ids)} tokens; this model's context is {self.context}, answer included.",
-                remedy="shorten the prompt",
-            )
+        check_room(ids, self.context)
         return ids or [terminator(self.tokenizer)]
 
 
@@ -62,6 +69,11 @@ class Generator(Prompts):
         weights are packed."""
         model = merged(model)
         return cls(model, tokenizer, forward_of(model, SEQUENCES, take_over=True))
+
+    def adapter(self, name: str, folder: Path) -> Adapter:
+        """The adapter in a folder, as options of answers take it; errors as of `load_adapter`. `name` tells it from
+        every other."""
+        return load_adapter(name, folder, self.forward)
 
     def answer(self, ids: Sequence[int], options: Options) -> Answer:
         """An answer to a prompt that `prompt_ids` made, still to be computed."""

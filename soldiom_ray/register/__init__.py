@@ -8,7 +8,7 @@ from soldiom_ray.domains.schema import Register
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.records import Manifest
 
-STAGE_VERSION = 1
+STAGE_VERSION = 2
 
 
 def register(

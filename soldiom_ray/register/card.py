@@ -17,11 +17,12 @@ from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
-from soldiom_ray.register.sources import DataSource
+from soldiom_ray.register.sources import DataSource, summarized
 
 SHOWN_LABELS = 30
-SHOWN_SOURCES = 200
-"""More are counted in one last line; the dataset's own card has them all."""
+SHOWN_ROWS, SHOWN_GROUPS, SHOWN_NAME = 100, 3, 60
+"""Rows of the table of the data, groups that a row names, and characters of a group's name; the dataset's own card has
+all."""
 
 HYPERPARAMETERS = (
     "method", "rank", "alpha", "dropout", "target_modules", "virtual_tokens", "epochs", "max_tokens", "sequence_length",
@@ -183,19 +184,20 @@ def _data(dataset: Manifest, sources: Sequence[DataSource]) -> str:
     held_out = sum(source.held_out for source in sources)
     lines = [
         f"## Data\n\nDataset `{dataset.id}`: {trained} documents to train and validate, {held_out} held out,"
-        f" from {len(sources)} source{'s' * (len(sources) != 1)}.\n",
-        "| source | from | version | licence | trained on | held out |",
+        f" from {len(sources):,} group{'s' * (len(sources) != 1)} (repositories, packages, folders and the like).\n",
+        "| source | kind | licence | from | trained on | held out |",
         "|---|---|---|---|---|---|",
     ]
-    for source in sources[:SHOWN_SOURCES]:
-        versions = ", ".join(sorted(source.versions)) or "-"
-        licenses = ", ".join(sorted(name or "unknown" for name in source.licenses))
+    rows = summarized(sources)
+    for row in rows[:SHOWN_ROWS]:
+        names = ", ".join(_cell(group)[:SHOWN_NAME] for group in row.groups[:SHOWN_GROUPS])
+        more = f" and {len(row.groups) - SHOWN_GROUPS:,} more" if len(row.groups) > SHOWN_GROUPS else ""
         lines.append(
-            f"| {_cell(source.group)} | {source.source} | {_cell(versions)} | {_cell(licenses)} | {source.trained}"
-            f" | {source.held_out} |"
+            f"| {_cell(row.source)} | {_cell(row.kind)} | {_cell(row.license or 'unknown')} | {names}{more}"
+            f" | {row.trained:,} | {row.held_out:,} |"
         )
-    if len(sources) > SHOWN_SOURCES:
-        lines.append(f"| {len(sources) - SHOWN_SOURCES} more, see the dataset's card | | | | | |")
+    if len(rows) > SHOWN_ROWS:
+        lines.append(f"| {len(rows) - SHOWN_ROWS} more rows, see the dataset's card | | | | | |")
     return "\n".join(lines)
 
 

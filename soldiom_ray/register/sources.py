@@ -27,6 +27,8 @@ class DataSource:
     """Of each licence the first record that was trained on."""
     by_license: dict[str, int] = field(default_factory=dict)
     """Documents trained on under each licence."""
+    by_kind: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """(licence, kind) -> documents trained on and held out."""
 
 
 def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
@@ -41,13 +43,44 @@ def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
                 source.versions |= {row["version"]} - {""}
                 source.licenses.add(row["license"])
                 source.kinds.add(row["kind"])
-                if row["split"] == "test":
+                trained, held_out = source.by_kind.get((row["license"], row["kind"]), (0, 0))
+                is_test, count = row["split"] == "test", row["count_all"]
+                source.by_kind[row["license"], row["kind"]] = (
+                    trained + count * (not is_test),
+                    held_out + count * is_test,
+                )
+                if is_test:
                     source.held_out += row["count_all"]
                 else:
                     source.trained += row["count_all"]
                     source.first_records.setdefault(row["license"], row["id_min"])
                     source.by_license[row["license"]] = source.by_license.get(row["license"], 0) + row["count_all"]
     return sorted(sources.values(), key=lambda source: (-source.trained - source.held_out, source.group))
+
+
+@dataclass(slots=True)
+class DataSummary:
+    """Documents of one origin, kind and licence: how many groups (repositories, packages, folders) they come from, the
+    largest of these, and how many were trained on and held out."""
+
+    source: str
+    kind: str
+    license: str
+    groups: list[str] = field(default_factory=list)
+    trained: int = 0
+    held_out: int = 0
+
+
+def summarized(sources: Iterable[DataSource]) -> list[DataSummary]:
+    """The sources by origin, kind and licence, the most documents first."""
+    rows: dict[tuple[str, str, str], DataSummary] = {}
+    for each in sources:
+        for (license_, kind), (trained, held_out) in each.by_kind.items():
+            row = rows.setdefault((each.source, kind, license_), DataSummary(each.source, kind, license_))
+            row.groups.append(each.group)
+            row.trained += trained
+            row.held_out += held_out
+    return sorted(rows.values(), key=lambda row: (-row.trained - row.held_out, row.source, row.kind, row.license))
 
 
 def combined_license(base: str | None, sources: Iterable[DataSource]) -> tuple[str, list[str]]:

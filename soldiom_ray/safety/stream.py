@@ -1,5 +1,6 @@
 """The content filter on an answer that arrives in pieces: what is handed out was checked, with the text around it."""
 
+import string
 from dataclasses import replace
 
 from soldiom_ray.safety.content_filter import Decision, Filter, masked
@@ -10,8 +11,11 @@ STEP = 40
 """Characters that are checked at a time: each check reads the text around them again."""
 CONTEXT = 240
 """Characters of what was handed out that are read with what comes next; with it a classifier reads one window."""
+RUN = frozenset(string.ascii_letters + string.digits + "+/=_-.@:%\\&#;")
+"""What keys, addresses and encoded texts are made of. A run of these is held until it ends; scripts without spaces are
+not made of them."""
 LONGEST_RUN = 4_000
-"""Characters without a space that are held until it comes: a key, an encoded text. Longer runs go out in parts."""
+"""Longer runs go out in parts."""
 
 
 class StreamFilter:
@@ -38,11 +42,12 @@ class StreamFilter:
 
     def _cut(self) -> int:
         """Up to where the held text may go out: not within a run of characters, of which the rest is to come."""
-        cut = len(self._held) - HOLD
-        if cut < STEP or self._held[cut - 1].isspace():
+        end = cut = len(self._held) - HOLD
+        if cut < STEP:
             return cut
-        spaces = [place for space in " \n\t" if (place := self._held.rfind(space, 0, cut)) >= 0]
-        return max(spaces) + 1 if spaces else cut if cut > LONGEST_RUN else 0
+        while cut and self._held[cut - 1] in RUN:
+            cut -= 1
+        return end if end - cut > LONGEST_RUN else cut
 
     async def _release(self, cut: int) -> str:
         """Check everything that is held, with its context, and let go of it up to `cut`, or up to where a match begins

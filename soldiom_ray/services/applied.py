@@ -73,6 +73,7 @@ def _values(settings: Settings, salt: str) -> dict[str, str]:
         "SOLDIOM_JUDGE_API_KEY": settings.judge_api_key,
         "SOLDIOM_TLS_CERT": settings.tls_cert,
         "SOLDIOM_TLS_KEY": settings.tls_key,
+        "SOLDIOM_OIDC": settings.oidc,
         "SOLDIOM_RATE_LIMIT": settings.rate_limit,
         "SOLDIOM_PRIVATE_HOSTS": settings.private_hosts,
         "SOLDIOM_API_HOSTS": settings.api_hosts,

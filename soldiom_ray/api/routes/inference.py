@@ -14,14 +14,13 @@ from soldiom_ray.api import endpoints
 from soldiom_ray.api.answers import Asked
 from soldiom_ray.api.auth import MULTIPART, AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
 from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters, WatermarkBody
-from soldiom_ray.api.call_stream import CallStream
+from soldiom_ray.api.call_stream import CallEvents, function_call
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.domains.messages import calls_in
+from soldiom_ray.domains.hosting import Address, address_of
 from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ, TEXT_CLASSIFICATION
-from soldiom_ray.errors import BlockedError, ConflictError, InputError, Problem, SoldiomError, TooLargeError
-from soldiom_ray.records import application_name
+from soldiom_ray.errors import BlockedError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["inference"])
@@ -48,7 +47,7 @@ async def infer_batch(
     """Answers in the order of `inputs`; one that failed has an `error` in its place."""
     inputs = _few(body.inputs)
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
-    asked = Asked(settings, metrics, caller, model.id, model.form(raw=body.raw), body.user_id)
+    asked = Asked(settings, metrics, caller, model.id, model.form(raw=body.raw), body.user_id, model.address)
     return await _answer_each(model, asked, inputs, {**_request(body.parameters), "raw": body.raw})
 
 
@@ -63,14 +62,15 @@ async def infer(
 ) -> dict[str, Any] | Response:
     """One answer, or of several texts those of /batch; of a classifier `output` is `{label, scores, abstained}`. With
     `stream` server-sent events of `{text}`, one with `finish_reason` and `usage`, and `[DONE]`.
-    Calls of `tools` in the answer are read into `tool_calls`; in a stream each is an event of its own, with its
+    `notices` are those that the licences of base and data want shown with answers, where there are some.
+    Calls of `tools` obey their schemas and are in `tool_calls`; in a stream each is an event of its own, with its
     `index`, once it is complete. A question that the model's content filter blocks is a problem (422); an answer that
     it blocks is empty or ends with the `finish_reason` content_filter, and `filter` says what was found."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
     request = _request(body.parameters)
     form = model.form(raw=body.raw) if body.image is None else None
     form = "chat" if form and body.messages is not None else form
-    asked = Asked(settings, metrics, caller, model.id, form, body.user_id)
+    asked = Asked(settings, metrics, caller, model.id, form, body.user_id, model.address)
     if isinstance(body.input, tuple):
         return await _answer_each(model, asked, _few(body.input), request | {"raw": body.raw})
     if body.messages is not None:
@@ -82,28 +82,38 @@ async def infer(
     else:
         request |= {"inputs": [body.input], "raw": body.raw}
     question = question_of(asked.form, request)
+    if body.tools:
+        request["parameters"]["tool_choice"] = "auto"
     if body.stream and model.streams:
-        return respond(_event_stream(asked, question, request, CallStream() if body.tools else None))
+        return respond(_event_stream(asked, model, question, request))
     request |= {"stream": True} if body.stream else {}
     outputs = await asked.ask(request)
-    calls = calls_in(outputs[0]["text"]) if body.tools else []
     output = {"watermark": None, **_output(outputs[0])}
     [answer_id] = await asked.store([question], [output])
+    calls = [function_call(call["name"], call["arguments"]) for call in outputs[0].get("tool_calls") or ()]
     return {
         **output,
         **({"tool_calls": calls} if calls else {}),
         "id": answer_id,
         "model": model.id,
+        **model.notices,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedModel:
-    """`task` is what the model was trained for, `prompt_format` how it is asked, where that is known."""
+    """`task` is what the model was trained for, `prompt_format` how it is asked, where that is known; `address` says
+    whose endpoint answers."""
 
     id: str
     task: str | None
+    address: Address
     prompt_format: str | None = None
+
+    @property
+    def notices(self) -> dict[str, list[str]]:
+        """What its answers hold besides: what the licences of base and data want said with them."""
+        return {"notices": list(self.address.notices)} if self.address.notices else {}
 
     @property
     def streams(self) -> bool:
@@ -140,15 +150,11 @@ def chat_model(settings: Settings, model_id: str, caller: Caller) -> DeployedMod
 
 
 def deployed_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:
-    """ConflictError when it is not deployed, NotFoundError when it is another tenant's."""
+    """NotFoundError when it is another tenant's, errors of `address_of`."""
     with open_session(settings) as session:
         model = models.get_served(session, model_id, caller.tenant)
-        if not model.deployed:
-            raise ConflictError(
-                f"Model {model.id} is not deployed.",
-                remedy=f"deploy it: POST /api/models/{model.id}/deploy or `soldiom deploy {model.id}`",
-            )
-        return DeployedModel(model.id, models.task_of(model), model.lineage.get("prompt_format"))
+        address = address_of(session, model)
+        return DeployedModel(model.id, models.task_of(model), address, model.lineage.get("prompt_format"))
 
 
 def _few(inputs: tuple[str, ...]) -> tuple[str, ...]:
@@ -176,7 +182,8 @@ async def _answer_each(
     outputs = [output | {"id": answer_id} for output, answer_id in zip(outputs, ids, strict=True)]
     marks = [output["watermark"] for output in outputs if output.get("watermark")]
     mark = {"scheme": marks[0]["scheme"], "tokens": sum(each["tokens"] for each in marks)} if marks else None
-    return {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": mark}
+    answer = {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": mark}
+    return answer | model.notices
 
 
 @router.post("/api/watermark/detect", openapi_extra=needs("user"))
@@ -185,7 +192,7 @@ async def detect_watermark(body: WatermarkBody, caller: CurrentCaller, settings:
     a text too short to tell; `p_value` is how likely a text without it has as high a score. not_found proves nothing:
     what was answered at temperature 0 or rewritten bears none."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
-    detection = await endpoints.call(application_name(model.id), "detect_watermark", body.text)
+    detection = await endpoints.call(model.address.application, "detect_watermark", body.text)
     return {**detection, "model": model.id}
 
 
@@ -236,26 +243,28 @@ def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
 
 
 async def _event_stream(
-    asked: Asked, question: Mapping[str, Any], request: dict[str, Any], calls: CallStream | None = None
+    asked: Asked, model: DeployedModel, question: Mapping[str, Any], request: dict[str, Any]
 ) -> AsyncIterator[bytes]:
-    """The endpoint's chunks as events, with `calls` the calls in their text as events of their own. The last one, with
-    the counts, also gets the model, the answer's id and the total."""
+    """The endpoint's chunks as events, each call as one when it is complete. The last one, with the counts, also gets
+    the model, the answer's id and the total."""
     texts: list[str] = []
+    calls = CallEvents()
     async for chunk in asked.stream(request):
         if chunk.get("text"):
             if not texts:
                 asked.note_first_text()
             texts.append(str(chunk["text"]))
         if chunk.get("done"):
-            for last in calls.end() if calls else ():
-                yield event(last)
+            for call in calls.end():
+                yield event(call)
             closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
             [answer_id] = await asked.store([question], [{"output": "".join(texts), **closing}])
             closing |= {"filter": chunk["filter"]} if chunk.get("filter") else {}
-            yield event({**closing, "id": answer_id, "model": asked.model_id, "watermark": chunk.get("watermark")})
-        elif calls and "text" in chunk:
-            for part in calls.add(chunk["text"]):
-                yield event(part)
+            closing |= {"id": answer_id, "model": asked.model_id, "watermark": chunk.get("watermark")}
+            yield event(closing | model.notices)
+        elif "tool_call" in chunk:
+            for call in calls.add(chunk["tool_call"]):
+                yield event(call)
         else:
             yield event(chunk)
     yield DONE

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from fastapi import APIRouter
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
@@ -27,11 +28,13 @@ from soldiom_ray.api.openai import (
     new_answer,
     usage,
 )
-from soldiom_ray.api.routes.inference import EVENTS, chat_model, question_of
+from soldiom_ray.api.routes.inference import EVENTS, DeployedModel, chat_model, question_of
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.builtin_models import MINILM
-from soldiom_ray.errors import NotFoundError
+from soldiom_ray.domains.hosting import address_of
+from soldiom_ray.errors import ConflictError, NotFoundError
 from soldiom_ray.records import SEARCH_APPLICATION
 from soldiom_ray.settings import Settings
 
@@ -43,7 +46,8 @@ EMBEDDER = {"id": MINILM, "object": "model", "created": 0, "owned_by": "builtin"
 
 @router.get("/v1/models", openapi_extra=needs("viewer"))
 async def list_models(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """The models that are deployed, newest first, and the one that embeds texts."""
+    """The models that answer, newest first: those that are deployed, adapters whose base is, and the one that embeds
+    texts."""
     return {"object": "list", "data": [*await run_in_threadpool(_deployed, settings, caller), EMBEDDER]}
 
 
@@ -62,15 +66,16 @@ async def chat(
     """The next turn of a conversation; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
     count = body.n or 1
-    asked = Asked(settings, metrics, caller, model.id, "chat" if count == 1 else None, body.user)
+    form = "chat" if count == 1 else None
+    asked = Asked(settings, metrics, caller, model.id, form, body.user, model.address)
     if body.stream:
-        return respond(_chat_events(asked, body), openai=True)
+        return respond(_chat_events(asked, model, body), openai=True)
     answers = await asyncio.gather(*(asked.ask(body.request(index)) for index in range(count)))
     outputs = [answer[0] for answer in answers]
     choices = [chat_choice(index, output) for index, output in enumerate(outputs)]
     shared, used = new_answer(CHAT, body.model), usage(outputs, count)
     await _store(asked, shared, body.request(), outputs[0], used)
-    return {**shared, "choices": choices, "usage": used}
+    return {**shared, "choices": choices, "usage": used, **model.notices}
 
 
 @router.post("/v1/completions", response_model=dict[str, Any], responses=EVENTS, openapi_extra=needs("user"))
@@ -80,15 +85,16 @@ async def complete(
     """Continuations of texts as they are, without a chat template; with `stream` as server-sent events."""
     model = await run_in_threadpool(chat_model, settings, body.model, caller)
     request, count = body.request(), body.n or 1
-    asked = Asked(settings, metrics, caller, model.id, "text" if count == len(body.prompt) == 1 else None, body.user)
+    form = "text" if count == len(body.prompt) == 1 else None
+    asked = Asked(settings, metrics, caller, model.id, form, body.user, model.address)
     if body.stream:
-        return respond(_completion_events(asked, body, request), openai=True)
+        return respond(_completion_events(asked, model, body, request), openai=True)
     answers = await asyncio.gather(*(asked.ask(body.request(index)) for index in range(count)))
     outputs = [answer[place] for place in range(len(body.prompt)) for answer in answers]
     choices = [completion_choice(index, output) for index, output in enumerate(outputs)]
     shared, used = new_answer(TEXT, body.model), usage(outputs, count)
     await _store(asked, shared, request, outputs[0], used)
-    return {**shared, "choices": choices, "usage": used}
+    return {**shared, "choices": choices, "usage": used, **model.notices}
 
 
 @router.post("/v1/embeddings", response_model=dict[str, Any], openapi_extra=needs("user"))
@@ -113,7 +119,7 @@ async def _store(
     await asked.store([question_of(asked.form, request)], [stored], answer_id)
 
 
-async def _chat_events(asked: Asked, body: ChatBody) -> AsyncIterator[bytes]:
+async def _chat_events(asked: Asked, model: DeployedModel, body: ChatBody) -> AsyncIterator[bytes]:
     """Chunks of a chat; of a call first its name, then its arguments piece by piece."""
     shared = new_answer(CHAT, body.model, chunk=True)
 
@@ -137,11 +143,13 @@ async def _chat_events(asked: Asked, body: ChatBody) -> AsyncIterator[bytes]:
         logprobs = {"logprobs": chat_logprobs(part)} if body.logprobs else {}
         yield chunk({}, chat_finish(part["finish_reason"], calls=calls), **logprobs)
         if body.stream_options and body.stream_options.include_usage:
-            yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
+            yield event({**shared, "choices": [], "usage": usage([part["usage"]]), **model.notices})
     yield DONE
 
 
-async def _completion_events(asked: Asked, body: CompletionBody, request: dict[str, Any]) -> AsyncIterator[bytes]:
+async def _completion_events(
+    asked: Asked, model: DeployedModel, body: CompletionBody, request: dict[str, Any]
+) -> AsyncIterator[bytes]:
     """Chunks of a continuation."""
     shared = new_answer(TEXT, body.model)
 
@@ -160,7 +168,7 @@ async def _completion_events(asked: Asked, body: CompletionBody, request: dict[s
         await _store(asked, shared, request, {**part, "text": "".join(texts)}, usage([part["usage"]]))
         yield chunk("", part["finish_reason"], completion_logprobs(part))
         if body.stream_options and body.stream_options.include_usage:
-            yield event({**shared, "choices": [], "usage": usage([part["usage"]])})
+            yield event({**shared, "choices": [], "usage": usage([part["usage"]]), **model.notices})
     yield DONE
 
 
@@ -170,7 +178,7 @@ def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
     with open_session(settings) as session:
         while True:
             page, cursor = models.list_models(session, caller.tenant, cursor=cursor, limit=200)
-            found += [_described(row) for row in page if row.deployed]
+            found += [_described(row) for row in page if _answers_now(session, row)]
             if cursor is None:
                 return found
 
@@ -178,9 +186,17 @@ def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
 def _model(settings: Settings, model: str, caller: Caller) -> dict[str, Any]:
     with open_session(settings) as session:
         row = models.get_served(session, model, caller.tenant)
-        if not row.deployed:
+        if not _answers_now(session, row):
             raise NotFoundError(f"Model {row.id} is not deployed.", remedy=f"run `soldiom deploy {row.id}`")
         return _described(row)
+
+
+def _answers_now(session: Session, row: Model) -> bool:
+    try:
+        address_of(session, row)
+    except ConflictError:
+        return False
+    return True
 
 
 def _described(row: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from soldiom_ray.models.decoding.adapters import Adapter
     from soldiom_ray.models.decoding.constraint import Constraint
     from soldiom_ray.models.decoding.grammar import Grammar
     from soldiom_ray.models.decoding.watermark import Watermark
@@ -19,7 +20,8 @@ REPLACEMENT = "\ufffd"
 class Options:
     """How one prompt is continued. Temperature 0 takes the likeliest token each time; `logprobs` is the number of
     alternatives whose log probabilities are recorded beside each token's, None for none at all; `grammar` is what the
-    answer obeys, for which `max_new_tokens` must hold its shortest answer; `watermark` marks sampled tokens."""
+    answer obeys, for which `max_new_tokens` must hold its shortest answer; `watermark` marks sampled tokens; `adapter`
+    answers in place of the model itself."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -29,6 +31,7 @@ class Options:
     logprobs: int | None = None
     grammar: "Grammar | None" = None
     watermark: "Watermark | None" = None
+    adapter: "Adapter | None" = None
 
 
 @dataclass(frozen=True, slots=True)

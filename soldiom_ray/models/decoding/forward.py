@@ -10,11 +10,13 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from soldiom_ray.models.decoding.adapters import AdaptedProducts, Adapter, Part, PassAdapters
 from soldiom_ray.models.decoding.passes import Attention, Pass, Read
 from soldiom_ray.models.decoding.pool import BLOCK, KeyValuePool, LayerShape, Range
 from soldiom_ray.models.load import context_length
@@ -35,11 +37,14 @@ _current = threading.local()
 
 class Forward(Protocol):
     """A model that computes passes. `vectors` are those of a tuned prompt, [virtual tokens, width]; `prompt_rows` is
-    the least number of rows for a pass of prompts, which may hold several blocks where the model `mixes_prompts`."""
+    the least number of rows for a pass of prompts, which may hold several blocks where the model `mixes_prompts`;
+    `products` are those that rows' adapters may add to, None where it takes no adapters."""
 
     pool: KeyValuePool
     context: int
+    embedding: Any
     vectors: Tensor | None
+    products: AdaptedProducts | None
     shares_prefixes: bool
     prompt_rows: int
     mixes_prompts: bool
@@ -79,15 +84,18 @@ class FlatModel:
         self.context = min(context_length(model), self.pool.positions - virtual_tokens(model))
         # Rows of products in bfloat16 depend on how many there are, above ROWS: a prompt's block has its own number.
         self.mixes_prompts = not prompt_rows(weight)
+        self.products: AdaptedProducts | None = None if self.vectors is not None else _linear_products(self.model)
+        self._adapters: PassAdapters | None = None
+        self._is_hooked = False
 
     def __call__(self, work: Pass) -> Tensor:
         device = self.embedding.weight.device
         rows = torch.tensor(work.logits_of, dtype=torch.long, device=device)
         inputs: dict[str, Any] = {"position_ids": torch.tensor([work.positions], device=device), "use_cache": False}
-        inputs |= embedded(work.tokens, self.embedding, self.vectors)
+        inputs |= embedded(work.tokens, self.embedding, self.vectors, work.adapters)
         if self.takes_last_only:
             inputs["logits_to_keep"] = rows
-        with torch.inference_mode(), self._attending(Attention(self.pool, work)):
+        with torch.inference_mode(), self._attending(Attention(self.pool, work)), self._adapting(work):
             logits: Tensor = self.model(**inputs).logits[0]
             return (logits if self.takes_last_only else logits[rows]).float()
 
@@ -105,6 +113,26 @@ class FlatModel:
         finally:
             config._attn_implementation, _current.attention = before, None
 
+    @contextmanager
+    def _adapting(self, work: Pass) -> Iterator[None]:
+        """While it is open, products are those of the rows' adapters."""
+        if not work.adapters or self.products is None:
+            yield
+            return
+        if not self._is_hooked:  # modules with hooks are slower, so those whose base alone is asked have none
+            for number, (part,) in enumerate(self.products.products):
+                self.model.get_submodule(part.module).register_forward_hook(partial(self._adapt, number))
+            self._is_hooked = True
+        self._adapters = PassAdapters(work.adapters, self.products, self.embedding.weight)
+        try:
+            yield
+        finally:
+            self._adapters = None
+
+    def _adapt(self, number: int, module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        if self._adapters is not None:
+            self._adapters.add(number, inputs[0].flatten(0, -2), output.flatten(0, -2))
+
 
 class StepwiseModel:
     """Every answer of a pass on its own, by the model's own forward pass and cache; not thread-safe."""
@@ -112,6 +140,7 @@ class StepwiseModel:
     shares_prefixes = False
     prompt_rows = 0
     mixes_prompts = True
+    products: AdaptedProducts | None = None
 
     def __init__(self, model: Any, sequences: int) -> None:
         self.model = language_model(model)
@@ -173,14 +202,20 @@ def make_pool(
     return KeyValuePool(shapes, -(-positions // BLOCK) * BLOCK, dtype, device)
 
 
-def embedded(tokens: Sequence[int], embedding: Any, vectors: Tensor | None) -> dict[str, Any]:
-    """The rows as a model's input; where a tuned prompt's vectors are among them, as what the tokens stand for."""
+def embedded(
+    tokens: Sequence[int], embedding: Any, vectors: Tensor | None, adapters: Sequence[Adapter | None] = ()
+) -> dict[str, Any]:
+    """The rows as a model's input; where a tuned prompt's vectors are among them, its own or those of the rows'
+    adapters, as what the tokens stand for."""
     ids = torch.tensor([tokens], device=embedding.weight.device)
-    if vectors is None or min(tokens) >= 0:
+    if min(tokens) >= 0:
         return {"input_ids": ids}
-    states = embedding(ids.clamp_min(0))
-    virtual = ids < 0
-    states[virtual] = vectors[-1 - ids[virtual]].to(states.dtype)
+    prompts = [each.vectors if each else None for each in adapters] or [vectors] * len(tokens)
+    with torch.inference_mode():
+        states = embedding(ids.clamp_min(0))
+        for row, (token, prompt) in enumerate(zip(tokens, prompts, strict=True)):
+            if token < 0 and prompt is not None:
+                states[0, row] = prompt[-1 - token].to(states.dtype)
     return {"inputs_embeds": states}
 
 
@@ -196,6 +231,19 @@ def prompt_vectors(model: Any) -> Tensor | None:
 def prompt_rows(weight: Tensor) -> int:
     """The least number of rows for a pass of prompts: on a CPU in bfloat16, more than answers are continued by."""
     return ROWS + 1 if weight.device.type == "cpu" and weight.dtype == torch.bfloat16 else 0
+
+
+def _linear_products(model: Any) -> AdaptedProducts:
+    """The linear modules of a model, each a product of its own, but for its head."""
+    from transformers.pytorch_utils import Conv1D
+
+    head, products = model.get_output_embeddings(), []
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and module is not head:
+            products.append([Part(name, module.in_features, module.out_features)])
+        elif type(module) is Conv1D:
+            products.append([Part(name, *module.weight.shape)])
+    return AdaptedProducts(products)
 
 
 def probe_ids(model: Any) -> Tensor:

@@ -28,7 +28,7 @@ static inline element store(float value) { return value; }
 #endif
 static inline float rounded(float value) { return load(store(value)); }
 
-enum { CHUNK = 64, PARALLEL = 16384 };
+enum { CHUNK = 64, PARALLEL = 16384, LANES = 16, TOGETHER = 4, RANKS = 4, AHEAD = 4096 };
 
 /* e^x within 2 units of the last place (Cephes); a function of the C library would not be vectorised. */
 static inline float exponential(float x) {
@@ -55,6 +55,25 @@ typedef float lanes16 __attribute__((vector_size(64), aligned(4)));
 typedef float lanes8 __attribute__((vector_size(32)));
 typedef float lanes4 __attribute__((vector_size(16)));
 
+typedef uint16_t halves16 __attribute__((vector_size(32), aligned(2), may_alias));
+typedef uint32_t words16 __attribute__((vector_size(64)));
+
+static inline lanes16 load_lanes(const element *values) {
+#ifdef BF16
+    words16 bits = __builtin_convertvector(*(const halves16 *)values, words16) << 16;
+    return (lanes16)bits;
+#else
+    return *(const lanes16 *)values;
+#endif
+}
+
+static inline float sum_of(lanes16 sums) {
+    lanes8 eight = __builtin_shufflevector(sums, sums, 0, 1, 2, 3, 4, 5, 6, 7) +
+                   __builtin_shufflevector(sums, sums, 8, 9, 10, 11, 12, 13, 14, 15);
+    lanes4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
 /* The product of two rows; halves are added to each other, where gcc's own reduction adds lane to lane. */
 static inline float dot(const float *a, const float *b, int64_t width) {
     lanes16 sums = {0};
@@ -62,10 +81,7 @@ static inline float dot(const float *a, const float *b, int64_t width) {
     int64_t i = 0;
     for (; i + 16 <= width; i += 16) sums += *(const lanes16 *)(a + i) * *(const lanes16 *)(b + i);
     for (; i < width; i++) rest += a[i] * b[i];
-    lanes8 eight = __builtin_shufflevector(sums, sums, 0, 1, 2, 3, 4, 5, 6, 7) +
-                   __builtin_shufflevector(sums, sums, 8, 9, 10, 11, 12, 13, 14, 15);
-    lanes4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
-    return ((four[0] + four[2]) + (four[1] + four[3])) + rest;
+    return sum_of(sums) + rest;
 }
 
 /* states += delta (unless it is NULL), and normed = RMS norm of states * weight. [rows, width] */
@@ -197,6 +213,82 @@ void gate(const element *gate_up, element *output, int64_t rows, int64_t width) 
         for (int64_t i = 0; i < width; i++) {
             float value = load(x[i]);
             y[i] = store(rounded(value / (1.0f + exponential(-value))) * load(x[i + width]));
+        }
+    }
+}
+
+/* Adds sums to `lanes` numbers at y. */
+static inline __attribute__((always_inline)) void add_lanes(element *y, lanes16 sums, int64_t lanes) {
+    float added[LANES];
+    memcpy(added, &sums, sizeof added);
+#pragma omp simd
+    for (int64_t i = 0; i < lanes; i++) y[i] = store(load(y[i]) + added[i]);
+}
+
+/* The rows' products with `ranks` rows of `down` at once: one sum alone would wait for itself. */
+static inline __attribute__((always_inline)) void multiply_down(const float *rows, const element *down, float *inner,
+                                                                int64_t rank, int64_t terms, const int64_t ranks,
+                                                                const int64_t count) {
+    int64_t whole = terms / LANES * LANES;
+    lanes16 sums[RANKS][TOGETHER] = {{{0}}};
+    for (int64_t i = 0; i < whole; i += LANES)
+        for (int64_t r = 0; r < ranks; r++) {
+            if (i % 32 == 0) __builtin_prefetch(down + ranks * terms + r * terms + i);
+            lanes16 weights = load_lanes(down + r * terms + i);
+            for (int64_t c = 0; c < count; c++) sums[r][c] += weights * *(const lanes16 *)(rows + c * terms + i);
+        }
+    for (int64_t r = 0; r < ranks; r++)
+        for (int64_t c = 0; c < count; c++) {
+            float rest = 0;
+            for (int64_t i = whole; i < terms; i++) rest += load(down[r * terms + i]) * rows[c * terms + i];
+            inner[c * rank + r] = sum_of(sums[r][c]) + rest;
+        }
+}
+
+/* y += up (down x) for `count` rows of one adapter. down [rank, terms], up [width / LANES, rank, LANES], both read once
+ * and in order: what limits one row is memory, so what comes next is fetched ahead. */
+static inline __attribute__((always_inline)) void add_rows(const element *x, element *y, const element *down,
+                                                           const element *up, int64_t rank, int64_t terms,
+                                                           int64_t width, int64_t y_width, const int64_t count) {
+    float rows[count * terms], inner[count * rank];
+    for (int64_t i = 0; i < count * terms; i++) rows[i] = load(x[i]);
+    int64_t r = 0;
+    for (; r + RANKS <= rank; r += RANKS) multiply_down(rows, down + r * terms, inner + r, rank, terms, RANKS, count);
+    for (; r < rank; r++) multiply_down(rows, down + r * terms, inner + r, rank, terms, 1, count);
+    for (int64_t first = 0; first < width; first += LANES, up += rank * LANES) {
+        lanes16 sums[TOGETHER] = {{0}};
+        for (r = 0; r < rank; r++) {
+            if (r % 2 == 0) __builtin_prefetch(up + AHEAD + r * LANES);
+            lanes16 weights = load_lanes(up + r * LANES);
+            for (int64_t c = 0; c < count; c++) sums[c] += weights * inner[c * rank + r];
+        }
+        for (int64_t c = 0; c < count; c++) {
+            element *z = y + c * y_width + first;
+            if (width - first >= LANES) add_lanes(z, sums[c], LANES);
+            else add_lanes(z, sums[c], width - first);
+        }
+    }
+}
+
+/* What adapters add to a product of one or several parts side by side. x [rows, terms], y [rows, y_width]; table
+ * [adapters, stride]: of each part the addresses of `down` and `up` and the rank, 0 where the adapter has none; groups
+ * [group_count, 3]: rows of one adapter, the first, how many (at most TOGETHER) and which; widths [parts] */
+void add_low_rank(const element *x, element *y, const int64_t *table, const int64_t *groups, const int64_t *widths,
+                  int64_t group_count, int64_t parts, int64_t stride, int64_t terms, int64_t y_width) {
+#pragma omp parallel for schedule(dynamic, 1) if (group_count * terms >= PARALLEL / 8)
+    for (int64_t item = 0; item < group_count * parts; item++) {
+        const int64_t *group = groups + item / parts * 3, *part = table + group[2] * stride + item % parts * 3;
+        if (!part[2]) continue;
+        const element *rows = x + group[0] * terms;
+        const element *down = (const element *)(intptr_t)part[0], *up = (const element *)(intptr_t)part[1];
+        element *z = y + group[0] * y_width;
+        int64_t width = widths[item % parts];
+        for (int64_t before = 0; before < item % parts; before++) z += widths[before];
+        switch (group[1]) {
+            case 1: add_rows(rows, z, down, up, part[2], terms, width, y_width, 1); break;
+            case 2: add_rows(rows, z, down, up, part[2], terms, width, y_width, 2); break;
+            case 3: add_rows(rows, z, down, up, part[2], terms, width, y_width, 3); break;
+            default: add_rows(rows, z, down, up, part[2], terms, width, y_width, 4);
         }
     }
 }

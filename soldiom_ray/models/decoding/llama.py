@@ -8,12 +8,14 @@ where transformers has it.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from soldiom_ray.models.decoding.adapters import AdaptedProducts, Part, PassAdapters
 from soldiom_ray.models.decoding.forward import (
     ROWS,
     UnsupportedError,
@@ -70,6 +72,7 @@ class LlamaModel:
         self.embedding: Any = self.body.embed_tokens
         weight = self.embedding.weight
         self.layers = [_plain_layer(each) for each in self.body.layers]
+        self.products = None if self.vectors is not None else _adapted_products(self.body.layers)
         self.head: Product = plain.lm_head
         shapes = [LayerShape(self.kv_heads, self.width, self.width)] * len(self.layers)
         self.prompt_rows = prompt_rows(weight)
@@ -88,14 +91,16 @@ class LlamaModel:
             # Only blocks of a prompt are ever more than ROWS rows.
             parts = attention.parts(len(work.tokens)) if len(work.tokens) > ROWS else None
             operations, delta = self.operations, None
+            product = partial(_product, parts, self._adapters_of(work))
             for number, layer in enumerate(self.layers):
                 normed = operations.add_norm(states, delta, layer.norms[0], self.epsilon)
-                qkv = _in_parts(layer.qkv, normed, parts).view(len(states), -1, self.width)
+                qkv = product(4 * number, layer.qkv, normed).view(len(states), -1, self.width)
                 operations.rotate(qkv, cosines, sines, self.pool.states[number], attention.slots)
                 attended = attention.read(number, qkv[:, : self.heads], self.scaling).flatten(1)
-                delta = _in_parts(layer.out, attended, parts)
+                delta = product(4 * number + 1, layer.out, attended)
                 normed = operations.add_norm(states, delta, layer.norms[1], self.epsilon)
-                delta = _in_parts(layer.down, operations.gate(_in_parts(layer.gate_up, normed, parts)), parts)
+                gated = operations.gate(product(4 * number + 2, layer.gate_up, normed))
+                delta = product(4 * number + 3, layer.down, gated)
             if not work.logits_of:
                 return states.new_empty(0, 0)
             normed = operations.add_norm(states, delta, self.body.norm.weight, self.epsilon)
@@ -105,6 +110,11 @@ class LlamaModel:
     def release(self, taken: Range) -> None:
         """Nothing is kept beside the pool."""
 
+    def _adapters_of(self, work: Pass) -> PassAdapters | None:
+        if not work.adapters or self.products is None:
+            return None
+        return PassAdapters(work.adapters, self.products, self.embedding.weight)
+
     def _probe(self, tokens: list[int]) -> Tensor:
         """Logits of the last token, which continues the others."""
         read = range(len(tokens) - 1)
@@ -113,7 +123,7 @@ class LlamaModel:
 
     def _embed(self, work: Pass) -> tuple[Tensor, Tensor, Tensor]:
         """The rows' states, and the cosines and sines of their rotation [rows, width]."""
-        inputs = embedded(work.tokens, self.embedding, self.vectors)
+        inputs = embedded(work.tokens, self.embedding, self.vectors, work.adapters)
         states = inputs["inputs_embeds"] if "inputs_embeds" in inputs else self.embedding(inputs["input_ids"])
         positions = torch.tensor([work.positions], device=states.device)
         cosines, sines = (table[0].contiguous() for table in self.body.rotary_emb(states, positions))
@@ -147,6 +157,22 @@ def _plain_layer(module: Any) -> _Layer:
         mlp.down_proj,
         (module.input_layernorm.weight, module.post_attention_layernorm.weight),
     )
+
+
+def _adapted_products(layers: Any) -> AdaptedProducts:
+    """The four products of each layer, in the order in which a pass computes them."""
+    names = (
+        ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        ("self_attn.o_proj",),
+        ("mlp.gate_proj", "mlp.up_proj"),
+        ("mlp.down_proj",),
+    )
+    products = []
+    for number, layer in enumerate(layers):
+        for joined in names:
+            linears = [(f"model.layers.{number}.{name}", layer.get_submodule(name)) for name in joined]
+            products.append([Part(name, linear.in_features, linear.out_features) for name, linear in linears])
+    return AdaptedProducts(products)
 
 
 def _joined(*linears: nn.Linear, keep: bool = False) -> Product:
@@ -212,8 +238,15 @@ class _Packed:
         return result
 
 
-def _in_parts(product: Product, x: Tensor, parts: Sequence[int] | None) -> Tensor:
-    """The product, of each part on its own where together the sums would depend on how many rows there are."""
+def _product(
+    parts: Sequence[int] | None, adapters: PassAdapters | None, number: int, product: Product, x: Tensor
+) -> Tensor:
+    """The layer's product, of each part on its own where together the sums would depend on how many rows there are;
+    and what the rows' adapters add to it."""
     if parts is None or len(parts) == 1 or not isinstance(product, _Packed) or product.terms <= SPLIT_WIDTH:
-        return product(x)
-    return torch.cat([product(part) for part in torch.split(x, list(parts))])
+        y = product(x)
+    else:
+        y = torch.cat([product(part) for part in torch.split(x, list(parts))])
+    if adapters is not None:
+        adapters.add(number, x, y)
+    return y

@@ -40,6 +40,7 @@ _SIGNATURES: dict[str, Sequence[Any]] = {
     "rotate": (*[_POINTER] * 5, *[_SIZE] * 4),
     "attend": (*[_POINTER] * 6, *[_SIZE] * 8, _FLOAT),
     "gate": (*[_POINTER] * 2, *[_SIZE] * 2),
+    "add_low_rank": (*[_POINTER] * 5, *[_SIZE] * 5),
 }
 
 
@@ -57,6 +58,7 @@ class Kernels:
     _rotate: Any
     _attend: Any
     _gate: Any
+    _add_low_rank: Any
 
     def add_norm(self, states: Tensor, delta: Tensor | None, weight: Tensor, epsilon: float) -> Tensor:
         """`states` [rows, width] grow by `delta`; their RMS norm times `weight`."""
@@ -93,6 +95,13 @@ class Kernels:
         output = gate_up.new_empty(rows, width)
         self._gate(gate_up.data_ptr(), output.data_ptr(), rows, width)
         return output
+
+    def add_low_rank(self, x: Tensor, y: Tensor, table: Tensor, groups: Tensor, widths: Tensor) -> None:
+        """`y` [rows, sum of the parts' `widths`] grows by what the adapters of its rows add to the product of `x`
+        [rows, terms]. `table` [adapters, parts, 3] is strided in its first dimension (`adapters.Adapter`), `groups` are
+        rows of one adapter: [first, how many, at most 4, adapter]."""
+        pointers = (each.data_ptr() for each in (x, y, table, groups, widths))
+        self._add_low_rank(*pointers, len(groups), len(widths), table.stride(0), x.shape[1], y.shape[1])
 
 
 def kernels_for(like: Tensor) -> Kernels | None:

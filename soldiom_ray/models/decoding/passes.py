@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from soldiom_ray.models.decoding.adapters import Adapter
 from soldiom_ray.models.decoding.native import kernels_for
 from soldiom_ray.models.decoding.pool import KeyValuePool
 
@@ -25,13 +26,14 @@ class Read:
 class Pass:
     """`tokens`, `positions` and `slots` (where the pool keeps them) are [rows]. A token below zero, -1 - i, is the i-th
     vector of a tuned prompt; rows that no read covers are there for their number only. `logits_of` are the rows whose
-    logits are wanted."""
+    logits are wanted, `adapters` each row's, empty where no row has one."""
 
     tokens: Sequence[int]
     positions: Sequence[int]
     slots: Sequence[int]
     reads: Sequence[Read]
     logits_of: Sequence[int]
+    adapters: Sequence[Adapter | None] = ()
 
 
 class Attention:

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from soldiom_ray.models.decoding.adapters import Adapter
 from soldiom_ray.models.decoding.answers import Answer
 from soldiom_ray.models.decoding.constraint import Constraint
 from soldiom_ray.models.decoding.forward import ROWS, Forward
@@ -41,6 +42,11 @@ class _Sequence:
         """Tokens of prompt and answer."""
         return len(self.tokens) + len(self.answer.tokens)
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """What answers in place of the model itself."""
+        return self.answer.options.adapter
+
 
 def _in_groups(running: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
     """Answers that are continued together: at most ROWS tokens."""
@@ -55,6 +61,10 @@ def _in_groups(running: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
         rows += count
     if group:
         yield group
+
+
+def _if_any(adapters: list[Adapter | None]) -> list[Adapter | None]:
+    return adapters if any(adapters) else []
 
 
 class Scheduler:
@@ -105,12 +115,14 @@ class Scheduler:
         """Give waiting answers a range, in their order, while there is room."""
         while self.waiting and len(self.prompts) + len(self.running) < self.sequences:
             answer = self.waiting[0]
-            room = self.forward.context - len(answer.prompt)
+            adapter = answer.options.adapter
+            room = self._context(answer) - len(answer.prompt)
             if min(answer.options.max_new_tokens, room) < 1:
                 answer.end("length")
                 self.waiting.popleft()
                 continue
-            tokens = [-1 - place for place in range(self.virtual)] + answer.prompt
+            virtual = self.virtual if adapter is None else adapter.virtual_tokens
+            tokens = [-1 - place for place in range(virtual)] + answer.prompt
             size = len(tokens) + min(answer.options.max_new_tokens, room)
             taken = self.forward.pool.reserve(size)
             if taken is None:
@@ -118,7 +130,8 @@ class Scheduler:
             self.waiting.popleft()
             if answer.options.grammar is not None:
                 answer.constraint = Constraint(answer.options.grammar, size - len(tokens))
-            blocks = block_names(tokens) if self.forward.shares_prefixes else []
+            origin = "" if adapter is None else adapter.name
+            blocks = block_names(tokens, origin) if self.forward.shares_prefixes else []
             self.prompts.append(_Sequence(answer, tokens, taken, blocks))
 
     def _read_prompts(self) -> list[Answer]:
@@ -154,6 +167,7 @@ class Scheduler:
         slots: list[int] = []
         reads: list[Read] = []
         last: list[int] = []
+        adapters: list[Adapter | None] = []
         complete: list[_Sequence] = []
         for each, start, end in pieces:
             for begin in range(start, end, BLOCK):
@@ -162,6 +176,7 @@ class Scheduler:
             tokens += each.tokens[start:end]
             positions += range(start, end)
             slots += range(each.range.start + start, each.range.start + end)
+            adapters += [each.adapter] * (end - start)
             if end == len(each.tokens):
                 last.append(len(tokens) - 1)
                 complete.append(each)
@@ -169,7 +184,8 @@ class Scheduler:
             tokens += [0] * padding
             positions += [0] * padding
             slots += [self.forward.pool.positions] * padding
-        return Pass(tokens, positions, slots, reads, last), complete
+            adapters += [None] * padding
+        return Pass(tokens, positions, slots, reads, last, _if_any(adapters)), complete
 
     def _continue(self, running: list[_Sequence]) -> list[Answer]:
         """One more token for each, after those that were not read yet: its last, and what a grammar forced."""
@@ -178,15 +194,17 @@ class Scheduler:
         slots: list[int] = []
         reads: list[Read] = []
         last: list[int] = []
+        adapters: list[Adapter | None] = []
         for each in running:
             for position in range(each.read, each.length):
                 reads.append(Read(len(tokens), 1, each.range.start, position + 1))
                 tokens.append(each.answer.tokens[position - len(each.tokens)])
                 positions.append(position)
                 slots.append(each.range.start + position)
+            adapters += [each.adapter] * (each.length - each.read)
             each.read = each.length
             last.append(len(tokens) - 1)
-        logits = self.forward(Pass(tokens, positions, slots, reads, last))
+        logits = self.forward(Pass(tokens, positions, slots, reads, last, _if_any(adapters)))
         self.batches.append(len(running))
         self._give(running, logits)
         return [each.answer for each in running]
@@ -209,9 +227,14 @@ class Scheduler:
 
     def _add(self, answer: Answer, token: int) -> None:
         answer.add(token)
-        full = len(answer.prompt) + len(answer.tokens) >= self.forward.context
+        full = len(answer.prompt) + len(answer.tokens) >= self._context(answer)
         if full or len(answer.tokens) >= answer.options.max_new_tokens:
             answer.end("length")
+
+    def _context(self, answer: Answer) -> int:
+        """Tokens that its prompt and the answer may have together."""
+        adapter = answer.options.adapter
+        return self.forward.context - (adapter.virtual_tokens if adapter else 0)
 
     def _release(self, each: _Sequence) -> None:
         self.forward.release(each.range)
