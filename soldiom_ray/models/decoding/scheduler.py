@@ -48,6 +48,13 @@ class _Sequence:
         return self.answer.options.adapter
 
 
+def _by_adapter(running: list[_Sequence]) -> list[_Sequence]:
+    """Answers of one adapter beside each other: its matrices are read once for several rows."""
+    if any(each.adapter for each in running):
+        return sorted(running, key=lambda each: id(each.adapter) if each.adapter else 0)
+    return running
+
+
 def _in_groups(running: Sequence[_Sequence]) -> Iterator[list[_Sequence]]:
     """Answers that are continued together: at most ROWS tokens."""
     group: list[_Sequence] = []
@@ -96,7 +103,7 @@ class Scheduler:
         self.waiting = deque(answer for answer in self.waiting if not answer.finish)
         if self.prompts:
             changed += self._read_prompts()
-        for group in _in_groups(self.running):
+        for group in _in_groups(_by_adapter(self.running)):
             changed += self._continue(group)
         self.running = [each for each in self.running if not each.answer.finish]
         return changed
