@@ -172,7 +172,8 @@ def write(path: Path, records: Iterator[dict[str, str]]) -> None:
 
 def make(domain: str, model: str, folder: Path, base: str | None) -> dict[str, Any]:
     """Make a model as its users do: its scores, and the seconds of each stage, of which those reused cost nothing."""
-    command = [str(Path(sys.executable).with_name("soldiom")), "run", f"domain:{domain}", "--data", str(folder)]
+    command = [str(Path(sys.executable).with_name("soldiom")), "run", f"domain:{domain}"]
+    command += ["--data", str(folder)] if has_files(domain, model, folder) else []
     command += ["--model", model, "--no-deploy", "--json", *(["--base", base] if base else [])]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     (item,) = json.loads(done.stdout)["items"]
@@ -181,7 +182,8 @@ def make(domain: str, model: str, folder: Path, base: str | None) -> dict[str, A
 
 def make_here(domain: str, model: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Make a model in this process: its scores, and the seconds that each stage took when it was made."""
-    content = plan_run(packs()[domain], folder, {}, model=model, base=options.base, deploys=False).recipes[model]
+    data = folder if has_files(domain, model, folder) else None
+    content = plan_run(packs()[domain], data, {}, model=model, base=options.base, deploys=False).recipes[model]
     if content["train"].get("task", "causal_lm") == "causal_lm":
         for heading, key, most in (
             ("train", "max_tokens", options.tokens),
@@ -202,6 +204,11 @@ def make_here(domain: str, model: str, folder: Path, options: argparse.Namespace
     stages = {"collect": documents, "prepare": dataset, "train": run, "evaluate": scored}
     seconds = {name: stage.seconds for name, stage in stages.items()}
     return {"metrics": scored.details, "seconds": seconds, "tokens": run.details.get("tokens")}
+
+
+def has_files(domain: str, model: str, folder: Path) -> bool:
+    """Whether the folder holds the model's files; one without is made from sources of its own."""
+    return any((folder / path).exists() for path in packs()[domain].models[model].data.paths)
 
 
 def report(fraction: float, message: str) -> None:
