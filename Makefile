@@ -29,7 +29,7 @@ endef
 # Processes of tests, more than two cores have: two kept 1.5 cores busy, much is waiting. tests/conftest.py groups the files.
 PROCESSES ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(PROCESSES) --dist loadscope --no-loadscope-reorder
-BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training methods first_step scoring classification serving
+BENCHMARKS := parsers github_crawl quality_filters near_duplicates secret_detection licences embedding retrieval preparation training_memory training methods first_step scoring classification serving content_filter watermark
 
 .DEFAULT_GOAL := help
 .PHONY: quickstart test check domains security endurance bench console environment up down base-model clean help
