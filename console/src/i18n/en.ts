@@ -439,7 +439,7 @@ export const en = {
     mean: "Mean time",
     most: "95 % within",
     answers: "Models in use",
-    answersNote: "Answers that are stored. Satisfied: the share of good ratings with its 95 % interval.",
+    answersNote: "The last 90 days; the time is that of the last day. Satisfied: the share of good ratings with its 95 % interval.",
     answered: "Answers",
     days: "By day",
     satisfied: "Satisfied",
