@@ -1,13 +1,13 @@
 """Many simulated months of feedback of which a fifth is malicious and none is read before it is accepted: how often the
 gate lets a worse version pass, and how often the watch sends it back.
 
-    python benchmarks/feedback_gate.py [--data FOLDER] [--months 20]
+    python benchmarks/feedback_gate.py [--data FOLDER] [--months 10]
 
 The same classifier head, gate and evidence as `soldiom retrain` and `soldiom watch` use, without the services
-(`feedback_month.py` has one month with them). Of SMS a first version learns 160; each week 150 more are rated by 50
+(`feedback_month.py` has one month with them). Of SMS a first version learns 60; each week 500 more are rated by 50
 users, of whom 10 always say the opposite; all of it is accepted and learnt from beside what was learnt before, and a
 version that passes the gate `beat: previous` on the held-out side, a fifth of which lies too, answers from then on.
-After four weeks comes one in which all 50 lie; where that version passes, 300 messages of the next week are rated by
+After four weeks comes one in which all 50 lie; where that version passes, 500 messages of the next week are rated by
 honest users and ten liars. Accuracy is that on 600 messages that nobody touched.
 """
 
@@ -32,8 +32,8 @@ from soldiom_ray.monitor.watch import FALSE_ALARM, MARGINS
 from soldiom_ray.settings import load_settings
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
-HELD_OUT, FIRST, RATED, USERS, LIARS, WEEKS = 600, 160, 150, 50, 10, 4
-SAMPLES = HELD_OUT + FIRST + (WEEKS + 1) * RATED + 2 * RATED
+HELD_OUT, FIRST, RATED, USERS, LIARS, WEEKS = 600, 60, 500, 50, 10, 4
+SAMPLES = HELD_OUT + FIRST + (WEEKS + 2) * RATED
 
 
 @dataclass
@@ -150,7 +150,7 @@ def month(texts: Texts, seed: int) -> Month:
     back = None
     if passed and previous is not None:
         assert serving is not None
-        back = sent_back_after(before, ratings(texts, serving, rest[start : start + 2 * RATED], LIARS))
+        back = sent_back_after(before, ratings(texts, serving, rest[start : start + RATED], LIARS))
         serving = previous if back is not None else serving
     assert serving is not None
     return Month(found, promoted, worse, passed, back, accuracy(texts, serving, untouched))
@@ -159,7 +159,7 @@ def month(texts: Texts, seed: int) -> Month:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--months", type=int, default=20)
+    parser.add_argument("--months", type=int, default=10)
     options = parser.parse_args()
     texts = load(options.data, SAMPLES)
     months = [month(texts, seed) for seed in range(options.months)]

@@ -21,7 +21,7 @@ def add(
     size_bytes: int,
     metadata: dict[str, Any] | None = None,
     tenant: str = HOME_TENANT,
-    owner: str = "",
+    owner: str | None = None,
     id: str | None = None,  # noqa: A002 - the column's name
 ) -> UserInput:
     """Add one input. `content` is the text or structured value itself, or the storage key of a file."""

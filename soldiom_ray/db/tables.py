@@ -175,7 +175,7 @@ class UserInput(Table):
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     user_id: Mapped[str] = mapped_column(String(128))
-    owner: Mapped[str] = mapped_column(String(128), default="", server_default="")
+    owner: Mapped[str | None] = mapped_column(String(128))
     input_type: Mapped[str] = mapped_column(String(16))
     content: Mapped[str] = mapped_column(LongText)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)

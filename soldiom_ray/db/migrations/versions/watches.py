@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("device_seconds", sa.Float(53), nullable=False),
         sa.PrimaryKeyConstraint("hour", "tenant", "owner", "user_id", "model_id", name="pk_usage_hours"),
     )
-    op.add_column("user_inputs", sa.Column("owner", sa.String(length=128), server_default="", nullable=False))
+    op.add_column("user_inputs", sa.Column("owner", sa.String(length=128), nullable=True))
     op.add_column("training_jobs", sa.Column("device_seconds", sa.Float(53), server_default="0", nullable=False))
     op.create_table(
         "quotas",
