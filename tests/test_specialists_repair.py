@@ -72,5 +72,5 @@ def test_the_api_runs_no_repair_beside_its_requests(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(specialists, "_run_apart", run_apart)
     value = {"code": CODE, "tests": TESTS}
-    asyncio.run(specialists.ask_specialist("code", "repair", value, None, None))  # type: ignore[arg-type]
+    asyncio.run(specialists.ask_specialist("code", "repair", value, None, None, None))  # type: ignore[arg-type]
     assert apart == [("code", "repair", value)]
