@@ -31,7 +31,7 @@ ANSWERS_EACH = 64
 TOKENS_EACH = 8192
 """Of a part, at least: eight batches, a few seconds to half a minute of two cores."""
 
-Work = Literal["scores", "answers", "tries"]
+WorkKind = Literal["scores", "answers", "tries"]
 Payload = dict[str, Any]
 """What is stored of a part: `values`, one for each of its places, and what else its task needs. All of it is JSON."""
 
@@ -42,7 +42,7 @@ class Part:
     `effort` about how long it takes, in tokens."""
 
     system: str
-    work: Work
+    work: WorkKind
     places: tuple[int, ...]
     name: str
     effort: float
@@ -69,7 +69,7 @@ class Plan(Protocol):
 
 def cut_into_parts(
     system: str,
-    work: Work,
+    work: WorkKind,
     ordered: Sequence[int],
     efforts: Callable[[int], float],
     most: float,
