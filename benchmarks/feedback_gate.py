@@ -1,7 +1,7 @@
 """Many simulated months of feedback of which a fifth is malicious and none is read before it is accepted: how often the
 gate lets a worse version pass, and how often the watch sends it back.
 
-    python benchmarks/feedback_gate.py [--data FOLDER] [--months 10]
+    python benchmarks/feedback_gate.py [--data FOLDER] [--months 10] [--liars 10]
 
 The same classifier head, gate and evidence as `soldiom retrain` and `soldiom watch` use, without the services
 (`feedback_month.py` has one month with them). Of SMS a first version learns 60; each week 500 more are rated by 50
@@ -121,7 +121,7 @@ class Month:
     end: float
 
 
-def month(texts: Texts, seed: int) -> Month:
+def month(texts: Texts, seed: int, usual: int) -> Month:
     order = random.Random(seed).sample(range(len(texts.labels)), len(texts.labels))
     untouched, rest = order[:HELD_OUT], order[HELD_OUT:]
     believed = {place: int(texts.labels[place]) for place in rest[:FIRST]}
@@ -130,13 +130,13 @@ def month(texts: Texts, seed: int) -> Month:
     before: list[bool] = []
     previous: LinearHead | None = None
     for week in range(WEEKS + 2):
-        liars = USERS if week == WEEKS + 1 else LIARS
+        liars = USERS if week == WEEKS + 1 else usual
         if week:
             part, start = rest[start : start + RATED], start + RATED
             lies = {place: number % USERS < liars for number, place in enumerate(part)}
             believed |= {place: int(texts.labels[place]) ^ int(lies[place]) for place in part}
             assert serving is not None
-            before = ratings(texts, serving, part, LIARS) if week <= WEEKS else before
+            before = ratings(texts, serving, part, usual) if week <= WEEKS else before
         test = [place for place in believed if (place * 2654435761) % 100 < 30]
         new = train(texts, [place for place in believed if place not in set(test)], believed)
         passed = serving is None or passes(texts, new, serving, test, believed)
@@ -150,7 +150,7 @@ def month(texts: Texts, seed: int) -> Month:
     back = None
     if passed and previous is not None:
         assert serving is not None
-        back = sent_back_after(before, ratings(texts, serving, rest[start : start + RATED], LIARS))
+        back = sent_back_after(before, ratings(texts, serving, rest[start : start + RATED], usual))
         serving = previous if back is not None else serving
     assert serving is not None
     return Month(found, promoted, worse, passed, back, accuracy(texts, serving, untouched))
@@ -160,11 +160,12 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--months", type=int, default=10)
+    parser.add_argument("--liars", type=int, default=LIARS, help="of 50 users, in an ordinary week")
     options = parser.parse_args()
     texts = load(options.data, SAMPLES)
-    months = [month(texts, seed) for seed in range(options.months)]
+    months = [month(texts, seed, options.liars) for seed in range(options.months)]
     print("| accuracy of what answers, of untouched messages | mean | least | most |\n|---|---|---|---|")
-    names = ["the first version", *(f"week {week}, a fifth lies" for week in range(1, WEEKS + 1)), "the attack"]
+    names = ["the first version", *(f"week {week}" for week in range(1, WEEKS + 1)), "the attack"]
     for place, name in enumerate(names):
         values = [each.accuracies[place] for each in months]
         print(f"| {name} | {statistics.mean(values):.3f} | {min(values):.3f} | {max(values):.3f} |")
