@@ -9,7 +9,7 @@ import typer
 from soldiom_ray.cli.output import Json, follow, print_json, say
 from soldiom_ray.cli.specialists import make_models
 from soldiom_ray.errors import InputError, NotFoundError
-from soldiom_ray.settings import load_settings
+from soldiom_ray.settings import load_settings, write_private
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -34,8 +34,7 @@ def new_domain(
     if not documents.is_dir():
         raise NotFoundError(f"There is no folder {folder!r}.", remedy="name a folder of documents with --from")
     pack = new_pack(name, title, str(documents), *_counted(name, documents, pictures=pictures))
-    pack_file.parent.mkdir(parents=True, exist_ok=True)
-    pack_file.write_text(pack.text, encoding="utf-8")
+    write_private(pack_file, pack.text)
     made = make_models(name, [], base, None, deploys=deploys, quiet=json) if makes else []
     if json:
         print_json(

@@ -56,7 +56,7 @@ def converted_folder(settings: Settings, file: Path, card: str | None = None, sh
     target = settings.home / "models" / f"gguf-{sha256[:32]}-{FORMAT_VERSION}"
     if (target / "config.json").is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with private_lock(target.with_suffix(".lock")):
         if not (target / "config.json").is_file():
             log.info(f"converting {file.name} to safetensors, once for this file; small models take a few seconds")

@@ -1,6 +1,7 @@
 """Start the services of one home, stop them, show their state."""
 
 import fcntl
+import os
 import signal
 import stat
 import threading
@@ -343,7 +344,9 @@ def _make_home(settings: Settings) -> None:
         settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         for folder in (settings.run_folder, settings.keys_folder, settings.home / "logs"):
             folder.mkdir(exist_ok=True, mode=0o700)
-            if stat.S_IMODE(folder.stat().st_mode) != 0o700:
+        for folder in settings.home.iterdir():  # PostgreSQL's user enters the home, so each folder in it is closed
+            status = folder.lstat()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and status.st_mode & 0o077:
                 folder.chmod(0o700)
     except OSError as error:
         raise UnavailableError(

@@ -205,6 +205,7 @@ class Attempt:
         if self.placement is None:  # decided once: when nodes are lost later, their return is waited for
             self.placement = placement_of(self.declared)
         self._look_at_nodes()
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)  # Ray Train would let everyone read it
         self._runner = start_runner()
         self._ended = self._runner.run.remote(
             self.declared,
