@@ -17,7 +17,7 @@ from test_tasks import dataset_of, declared, encoder, sentences, viewer
 from training import context_in
 
 from soldiom_ray.artifacts import Context
-from soldiom_ray.cli.models import chat
+from soldiom_ray.cli.chat import chat
 from soldiom_ray.cli.output import output_text
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session

@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 from preparing import context_in, document, documents_of
 
-from soldiom_ray.cli.models import _read_turn
+from soldiom_ray.cli.chat import _read_turn
 from soldiom_ray.cli.output import follow
 from soldiom_ray.cli.summary import _next_steps, _prompt
 from soldiom_ray.collect import collect

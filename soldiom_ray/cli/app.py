@@ -7,6 +7,7 @@ import traceback
 import typer
 
 from soldiom_ray.cli import (
+    chat,
     collect,
     datasets,
     encryption,
@@ -49,6 +50,7 @@ for module in (
     evaluation,
     jobs,
     models,
+    chat,
     new_domain,
     feedback,
     usage,

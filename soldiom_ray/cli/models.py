@@ -1,4 +1,4 @@
-"""`soldiom models`, and commands that serve a model and ask it: deploy, undeploy, infer, chat."""
+"""`soldiom models`, and commands that serve a model and ask it once: deploy, undeploy, infer."""
 
 import base64
 import sys
@@ -9,8 +9,8 @@ import typer
 
 from soldiom_ray.cli.jobs import run_job
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
-from soldiom_ray.cli.output import Json, note, output_text, print_items, print_json, print_table, say
-from soldiom_ray.domains.tasks import CHAT_TASKS, IMAGE_CLASSIFICATION
+from soldiom_ray.cli.output import Json, output_text, print_items, print_json, print_table, say
+from soldiom_ray.domains.tasks import IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import HOME_TENANT, Settings, load_settings
 
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(help="List, show, promote and delete registered models.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, family/name for its newest version, or a run's id.")]
-MaxTokens = Annotated[int, typer.Option(min=1, help="At most this many tokens in the answer.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
     app.add_typer(models_app, name="models")
     app.command(cls=RecipeCommand)(deploy)
-    for command in (undeploy, infer, chat):
+    for command in (undeploy, infer):
         app.command()(command)
 
 
@@ -52,7 +51,7 @@ def list_models(
 @models_app.command("show")
 def show_model(model: Model, json: Json = False) -> None:
     """Show a model: its version, metrics, license, lineage."""
-    record = _get(model)
+    record = get_model(model)
     if json:
         print_json(record)
     else:
@@ -63,7 +62,7 @@ def show_model(model: Model, json: Json = False) -> None:
 @models_app.command("card")
 def card(model: Model, json: Json = False) -> None:
     """Print a model's card."""
-    record = _get(model)
+    record = get_model(model)
     print_json({"id": record["id"], "card": record["card"]}) if json else say(record["card"])
 
 
@@ -81,7 +80,7 @@ def promote(
     from soldiom_ray.registry import promote as promote_version
 
     promoted = promote_version(
-        load_settings(), _get(model)["id"], actor=COMMAND_LINE, is_admin=True, force=force, reason=reason
+        load_settings(), get_model(model)["id"], actor=COMMAND_LINE, is_admin=True, force=force, reason=reason
     )
     print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
@@ -105,7 +104,7 @@ def rollback(model: Model, json: Json = False) -> None:
     from soldiom_ray.records import COMMAND_LINE
     from soldiom_ray.registry import rollback as roll_back
 
-    champion = roll_back(load_settings(), _get(model)["id"], actor=COMMAND_LINE)
+    champion = roll_back(load_settings(), get_model(model)["id"], actor=COMMAND_LINE)
     name = f"{champion['family']}/{champion['name']}"
     print_json(champion) if json else say(f"Version {champion['version']} is the champion of {name} again.")
 
@@ -115,7 +114,7 @@ def lineage(model: Model, json: Json = False) -> None:
     """Show what a model was made from, down to sources and licences, and what was built on it."""
     from soldiom_ray.registry import lineage as lineage_of
 
-    record = lineage_of(load_settings(), _get(model)["id"])
+    record = lineage_of(load_settings(), get_model(model)["id"])
     if json:
         print_json(record)
         return
@@ -135,7 +134,7 @@ def sbom(model: Model) -> None:
     """Print a model's bill of materials (CycloneDX 1.6, JSON): weights, bases, data by licence, libraries."""
     from soldiom_ray.registry import materials
 
-    print_json(materials(load_settings(), _get(model)["id"]))
+    print_json(materials(load_settings(), get_model(model)["id"]))
 
 
 @models_app.command("verify")
@@ -165,7 +164,7 @@ def delete(model: Model, json: Json = False) -> None:
     """Delete a version. Refused while it is deployed or another model is built on it."""
     from soldiom_ray.registry import remove
 
-    model_id = _get(model)["id"]
+    model_id = get_model(model)["id"]
     remove(load_settings(), model_id)
     print_json({"id": model_id, "deleted": True}) if json else say(f"Model {model_id} is deleted.")
 
@@ -179,7 +178,7 @@ def deploy(
     json: Json = False,
 ) -> None:
     """Serve a model. Returns when its endpoint answers."""
-    record = _get(model)
+    record = get_model(model)
     declared = drop_unset(replicas=replicas, use=use, filter=content_filter, watermark=watermark or None)
     content = {"name": record["name"], "version": record["id"], "deploy": declared}
     job = run_job(content, "deploy")
@@ -192,7 +191,7 @@ def undeploy(model: Model, json: Json = False) -> None:
     """Stop serving a model."""
     from soldiom_ray import launch
 
-    model_id = _get(model)["id"]
+    model_id = get_model(model)["id"]
     launch.undeploy(load_settings(), model_id, HOME_TENANT)
     print_json({"id": model_id, "deployed": False}) if json else say(f"Model {model_id} is no longer served.")
 
@@ -215,7 +214,7 @@ def infer(
     from soldiom_ray.cli.client import call
 
     settings = load_settings()
-    record = _get(model, served=True)
+    record = get_model(model, served=True)
     asked = _picture(text) if record["task"] == IMAGE_CLASSIFICATION else _text(text)
     parameters = drop_unset(max_tokens=max_tokens, temperature=temperature)
     body = asked | {"raw": raw, "parameters": parameters}
@@ -234,52 +233,13 @@ def _picture(name: str) -> dict[str, str]:
     return {"image": base64.b64encode(path.read_bytes()).decode()}
 
 
-def chat(model: Model, max_tokens: MaxTokens = 256, json: Json = False) -> None:
-    """Talk to a deployed model; an empty line ends the conversation. A line that opens a fence (```) begins a text of
-    several lines, up to the line that closes it. With --json: one JSON document per answer."""
-    from soldiom_ray.cli.client import stream
-
-    settings = load_settings()
-    record = _get(model, served=True)
-    model_id = record["id"]
-    if record["task"] is not None and record["task"] not in CHAT_TASKS:
-        raise InputError(
-            f"Model {model} was trained for {record['task']}; it holds no conversation.",
-            remedy=f"ask it with `soldiom infer {model} TEXT`",
-        )
-    messages: list[dict[str, str]] = []
-    if sys.stdin.isatty() and not json:
-        note("Several lines, such as code, go between two lines of ```. An empty line ends the conversation.")
-    while text := _read_turn(quiet=json):
-        messages.append({"role": "user", "content": text})
-        body = {"messages": messages, "parameters": {"max_tokens": max_tokens, "temperature": 0.7}, "stream": True}
-        texts = []
-        for event in stream(settings, f"/api/inference/{model_id}", body):
-            texts.append(str(event.get("text", "")))
-            if not json:
-                say(texts[-1], end="", flush=True)
-        say() if not json else print_json({"output": "".join(texts)})
-        messages.append({"role": "assistant", "content": "".join(texts)})
-
-
-def _read_turn(quiet: bool) -> str:
-    """What the user says: a line, or all lines of an open fence; empty at the end of the input."""
-    lines: list[str] = []
-    while not lines or "\n".join(lines).count("```") % 2:
-        try:
-            lines.append(input("" if quiet else "...> " if lines else "you> "))
-        except EOFError:
-            break
-    return "\n".join(lines).strip()
-
-
 def _run_of(model: str) -> str:
     """The run that a model was made by; a run's id is its own. InputError for a base model, which no run has made."""
     from soldiom_ray.records import RUN_ID
 
     if RUN_ID.fullmatch(model):
         return model
-    if run := _get(model)["run_artifact"]:
+    if run := get_model(model)["run_artifact"]:
         return str(run)
     raise InputError(
         f"{model} is a base model: no run of this home has made it.", remedy="name a model that was trained"
@@ -294,7 +254,7 @@ def _artifacts() -> "tuple[Settings, Artifacts]":
     return settings, Artifacts(open_storage(settings))
 
 
-def _get(model: str, *, served: bool = False) -> dict[str, Any]:
+def get_model(model: str, *, served: bool = False) -> dict[str, Any]:
     """The model; with `served`, of a name the newest version that is deployed."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session

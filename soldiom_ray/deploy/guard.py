@@ -50,7 +50,7 @@ class Guard:
         self._log(reading.decisions)
         if reading.problems:
             raise BlockedError(
-                "The content filter of this model lets the request not pass; `errors` names where and why.",
+                "The content filter of this model blocks the request; `errors` names where and why.",
                 remedy="ask without it; whoever deploys the model decides what its filter blocks (`deploy.filter`)",
                 problems=reading.problems,
             )
