@@ -12,6 +12,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -19,8 +20,8 @@ from sqlalchemy.orm import Session
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.db import answers, drift, models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import SoldiomError
 from soldiom_ray.metrics.two_sample import Features, Game, features
+from soldiom_ray.monitor.looks import those_found
 from soldiom_ray.records import now
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
@@ -62,15 +63,7 @@ def look(settings: Settings) -> list[str]:
         return []
     with open_session(settings) as session:
         served = [model.id for model in drift.watched(session)]
-    noticed = []
-    for model_id in served:
-        try:
-            if _look_at(settings, model_id):
-                noticed.append(model_id)
-        except Exception as error:  # one model's trouble does not leave the others unwatched
-            why = error.what if isinstance(error, SoldiomError) else type(error).__name__
-            logger.warning("a look failed", extra={"data": {"model": model_id, "why": why}})
-    return noticed
+    return those_found(served, partial(_look_at, settings))
 
 
 def _look_at(settings: Settings, model_id: str) -> bool:

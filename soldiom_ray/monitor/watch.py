@@ -9,6 +9,7 @@ stops, so that their name means the one before, and that is the champion again.
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from math import ceil
 from typing import Any
 
@@ -19,8 +20,9 @@ from soldiom_ray.db import audit, deployments, jobs, models, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model, Watch
 from soldiom_ray.domains.schema import Recipe
-from soldiom_ray.errors import ConflictError, SoldiomError
+from soldiom_ray.errors import ConflictError
 from soldiom_ray.metrics.sequential import Count, Rise, rise
+from soldiom_ray.monitor.looks import those_found
 from soldiom_ray.records import ENDED, WATCHER, now
 from soldiom_ray.settings import Settings
 
@@ -70,15 +72,7 @@ def look(settings: Settings) -> list[str]:
     looked at again by the next one."""
     with open_session(settings) as session:
         ids = watches.open_ids(session)
-    gone = []
-    for watch_id in ids:
-        try:
-            if _look_at(settings, watch_id):
-                gone.append(watch_id)
-        except Exception as error:  # one version's trouble does not leave the others unwatched
-            why = error.what if isinstance(error, SoldiomError) else type(error).__name__
-            logger.warning("a look failed", extra={"data": {"watch": watch_id, "why": why}})
-    return gone
+    return those_found(ids, partial(_look_at, settings))
 
 
 def _look_at(settings: Settings, watch_id: str) -> bool:

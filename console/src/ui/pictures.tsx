@@ -5,6 +5,32 @@ import { words } from "../state";
 
 const WIDTH = 640, HEIGHT = 220, LEFT = 46, BOTTOM = 26, TOP = 10, RIGHT = 12;
 
+/** Where steps and values lie in a picture that holds all of these points. */
+function scales(all: Points) {
+  const lastStep = Math.max(1, ...all.map(([step]) => step));
+  const low = Math.min(...all.map(([, value]) => value)), high = Math.max(...all.map(([, value]) => value));
+  const x = (step: number) => LEFT + (step / lastStep) * (WIDTH - LEFT - RIGHT);
+  const y = (value: number) => TOP + ((high - value) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
+  const path = (line: Points) =>
+    line.map(([step, value], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+  return { x, y, path, low, high, lastStep };
+}
+
+function Axes({ ticks, y, lastStep }: { ticks: readonly number[]; y: (value: number) => number; lastStep: number }) {
+  return (
+    <>
+      {ticks.map((tick) => (
+        <g key={tick}>
+          <line class="axis" x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />
+          <text x={LEFT - 6} y={y(tick) + 4} text-anchor="end">{metric(tick)}</text>
+        </g>
+      ))}
+      <text x={LEFT} y={HEIGHT - 6}>0</text>
+      <text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{number(lastStep)}</text>
+    </>
+  );
+}
+
 /** Losses over steps; one is better when it falls. */
 export function Curves({ points }: { points: readonly CurvePoint[] }) {
   const w = words();
@@ -16,26 +42,14 @@ export function Curves({ points }: { points: readonly CurvePoint[] }) {
   const train = series("train_loss"), validation = series("validation_loss");
   const all = [...train, ...validation];
   if (all.length < 2) return null;
-  const lastStep = Math.max(1, ...all.map(([step]) => step));
-  const low = Math.min(...all.map(([, value]) => value)), high = Math.max(...all.map(([, value]) => value));
-  const x = (step: number) => LEFT + (step / lastStep) * (WIDTH - LEFT - RIGHT);
-  const y = (value: number) => TOP + ((high - value) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
-  const path = (line: readonly (readonly [number, number])[]) =>
-    line.map(([step, value], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("");
+  const { x, y, path, low, high, lastStep } = scales(all);
   const ticks = [0, 1, 2, 3].map((part) => low + ((high - low) * part) / 3);
   const last = validation.at(-1) ?? train.at(-1);
   return (
     <figure class="value">
       <ul class="legend"><li>{w.job.trainLoss}</li><li class="second">{w.job.validationLoss}</li></ul>
       <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={w.job.curvesLabel(number(lastStep), metric(last?.[1]))}>
-        {ticks.map((tick) => (
-          <g key={tick}>
-            <line class="axis" x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />
-            <text x={LEFT - 6} y={y(tick) + 4} text-anchor="end">{metric(tick)}</text>
-          </g>
-        ))}
-        <text x={LEFT} y={HEIGHT - 6}>0</text>
-        <text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{number(lastStep)}</text>
+        <Axes ticks={ticks} y={y} lastStep={lastStep} />
         <path class="train" d={path(train)} />
         <path class="validation" d={path(validation)} />
         {validation.map(([step, value]) => <circle key={step} class="dot" cx={x(step)} cy={y(value)} r="3" />)}
@@ -44,32 +58,23 @@ export function Curves({ points }: { points: readonly CurvePoint[] }) {
   );
 }
 
+type Points = readonly (readonly [number, number])[];
+
 export interface Line {
   name: string;
-  points: readonly (readonly [number, number])[];
+  points: Points;
 }
 
 /** Several curves in one picture; each has its colour and its dashes. */
 export function Lines({ lines, label }: { lines: readonly Line[]; label: string }) {
-  const all = lines.flatMap((line) => line.points);
-  const lastStep = Math.max(1, ...all.map(([step]) => step));
-  const low = Math.min(...all.map(([, value]) => value)), high = Math.max(...all.map(([, value]) => value));
-  const x = (step: number) => LEFT + (step / lastStep) * (WIDTH - LEFT - RIGHT);
-  const y = (value: number) => TOP + ((high - value) / (high - low || 1)) * (HEIGHT - TOP - BOTTOM);
+  const { y, path, low, high, lastStep } = scales(lines.flatMap((line) => line.points));
   return (
     <figure class="value">
       <ul class="legend">{lines.map((line, number) => <li key={line.name} class={`line${number % 4}`}><bdi>{line.name}</bdi></li>)}</ul>
       <svg class="chart" viewBox={`0 0 ${WIDTH} ${HEIGHT}`} role="img" aria-label={label}>
-        {[low, (low + high) / 2, high].map((tick) => (
-          <g key={tick}>
-            <line class="axis" x1={LEFT} x2={WIDTH - RIGHT} y1={y(tick)} y2={y(tick)} />
-            <text x={LEFT - 6} y={y(tick) + 4} text-anchor="end">{metric(tick)}</text>
-          </g>
-        ))}
-        <text x={LEFT} y={HEIGHT - 6}>0</text>
-        <text x={WIDTH - RIGHT} y={HEIGHT - 6} text-anchor="end">{number(lastStep)}</text>
+        <Axes ticks={[low, (low + high) / 2, high]} y={y} lastStep={lastStep} />
         {lines.map((line, place) => (
-          <path key={line.name} class={`line line${place % 4}`} d={line.points.map(([step, value], index) => `${index ? "L" : "M"}${x(step).toFixed(1)} ${y(value).toFixed(1)}`).join("")} />
+          <path key={line.name} class={`line line${place % 4}`} d={path(line.points)} />
         ))}
       </svg>
     </figure>
