@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from soldiom_ray import __version__
 from soldiom_ray.artifacts import Artifacts, kept_prefix
-from soldiom_ray.errors import DamagedError, NotFoundError
-from soldiom_ray.metrics.measurement import Measurement
+from soldiom_ray.errors import DamagedError, InputError, NotFoundError
+from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED, Measurement
 from soldiom_ray.models.load import model_folder
 from soldiom_ray.records import Manifest
 from soldiom_ray.settings import Settings
@@ -118,14 +118,30 @@ def write_part(artifacts: Artifacts, dataset: Manifest, part: Part, payload: Pay
     artifacts.storage.write(key, json.dumps(payload).encode(errors="surrogatepass"))
 
 
-def run_fingerprint(settings: Settings, artifacts: Artifacts, run: Manifest) -> list[Any]:
+def fingerprints(models: "LoadedModels", base: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """What decides the answers of each system's model, and why a system is missing. Errors as of
+    `models.load.model_folder` for the run and its base."""
+    settings, artifacts = models.settings, models.artifacts
+    prints: dict[str, Any] = {TUNED: _run_fingerprint(settings, artifacts, models.run)}
+    missing: dict[str, str] = {}
+    if base is not None:
+        prints[BASE] = _base_fingerprint(settings, artifacts, base)
+    if models.previous is not None:
+        try:
+            prints[PREVIOUS] = _run_fingerprint(settings, artifacts, models.previous)
+        except (NotFoundError, InputError, DamagedError) as error:
+            missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
+    return prints, missing
+
+
+def _run_fingerprint(settings: Settings, artifacts: Artifacts, run: Manifest) -> list[Any]:
     """What decides the answers of a run's model. Errors as of `models.load.model_folder` for an adapter's base."""
-    base = [] if run.details["method"] == "full" else base_fingerprint(settings, artifacts, run.details["base_model"])
+    base = [] if run.details["method"] == "full" else _base_fingerprint(settings, artifacts, run.details["base_model"])
     weights = sorted((entry.name, entry.sha256) for entry in run.files if entry.name.startswith("weights/"))
     return [weights, run.details.get("configuration"), base]
 
 
-def base_fingerprint(settings: Settings, artifacts: Artifacts, name: str) -> list[Any]:
+def _base_fingerprint(settings: Settings, artifacts: Artifacts, name: str) -> list[Any]:
     """The same of a base model by its name: its files with their sizes and times, which are read faster than hashed."""
     if name.startswith("run-") and (run := artifacts.find(name)) is not None:
         return [name, sorted((entry.name, entry.sha256) for entry in run.files if entry.name.startswith("weights/"))]

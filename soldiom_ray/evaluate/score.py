@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.errors import DamagedError, InputError, NotFoundError
+from soldiom_ray.errors import InputError
 from soldiom_ray.evaluate.ask import (
     MAX_ANSWERS,
     Question,
@@ -26,11 +26,10 @@ from soldiom_ray.evaluate.parts import (
     TOKENS_EACH,
     Part,
     Payload,
-    base_fingerprint,
     computed_by,
     cut_into_parts,
     digest,
-    run_fingerprint,
+    fingerprints,
 )
 from soldiom_ray.evaluate.programs import with_checks_run
 from soldiom_ray.evaluate.red_team import RedTeam, choose_probes, judge_probes
@@ -196,15 +195,7 @@ def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> 
     chosen = {block.document for block in work.blocks} | {question.document for question in work.questions}
     facts = {sample: values for sample, values in facts_of(rows).items() if sample in chosen}
     plan = CausalPlan(run, dataset, declared, base, work, judged, length, vocabulary, size, facts)
-    prints: dict[str, Any] = {TUNED: run_fingerprint(models.settings, artifacts, run)}
-    missing: dict[str, str] = {}
-    if base is not None:
-        prints[BASE] = base_fingerprint(models.settings, artifacts, base)
-    if models.previous is not None:
-        try:
-            prints[PREVIOUS] = run_fingerprint(models.settings, artifacts, models.previous)
-        except (NotFoundError, InputError, DamagedError) as error:
-            missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
+    prints, missing = fingerprints(models, base)
     return replace(
         plan, parts=_cut(work, prints, how, has_adapter=models.has_adapter, seed=declared.seed), missing=missing
     )

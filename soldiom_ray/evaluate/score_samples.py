@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
 from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines
 from soldiom_ray.evaluate.loaded import LoadedModels
@@ -24,11 +23,10 @@ from soldiom_ray.evaluate.parts import (
     TOKENS_EACH,
     Part,
     Payload,
-    base_fingerprint,
     computed_by,
     cut_into_parts,
     digest,
-    run_fingerprint,
+    fingerprints,
 )
 from soldiom_ray.evaluate.score_labels import (
     Results,
@@ -187,26 +185,18 @@ class SamplesPlan:
 
 def plan_samples(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> SamplesPlan:
     """Choose what is scored. NothingToScoreError where the dataset holds nothing that the task can score."""
-    artifacts, settings, run = models.artifacts, models.settings, models.run
+    artifacts, run = models.artifacts, models.run
     rows = _test_samples(artifacts, dataset, run, declared)
     pairs = run.details["task"] == "seq2seq_lm"
     asked = list(islice(spread(rows, declared.seed), _answer_count(declared) if pairs else declared.examples))
     fitted_on = [] if pairs else validation_samples(artifacts, dataset, run, declared)
     with models.reading(TUNED) as (model, processor):
         how, vocabulary = computed_by(model, processor), int(getattr(model.config, "vocab_size", 0))
-    missing: dict[str, str] = {}
-    if declared.red_team:
-        missing["red team"] = f"attacks are written for models of text, not for the task {run.details['task']}"
     name = run.details.get("base_model")
     base = str(name) if pairs and name and name != run.id else None
-    prints: dict[str, Any] = {TUNED: run_fingerprint(settings, artifacts, run)}
-    if base is not None:
-        prints[BASE] = base_fingerprint(settings, artifacts, base)
-    if models.previous is not None:
-        try:
-            prints[PREVIOUS] = run_fingerprint(settings, artifacts, models.previous)
-        except (NotFoundError, InputError, DamagedError) as error:
-            missing[PREVIOUS] = f"it cannot be loaded: {error.what}"
+    prints, missing = fingerprints(models, base)
+    if declared.red_team:
+        missing["red team"] = f"attacks are written for models of text, not for the task {run.details['task']}"
     plan = SamplesPlan(run, dataset, declared, base, rows, asked, fitted_on, vocabulary, missing=missing)
     parts = [part for system, each in prints.items() for part in _cut(plan, system, each, how)]
     return replace(plan, parts=tuple(parts))
