@@ -19,17 +19,78 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs or models, at least two.")],
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Confidence of the intervals.")] = 0.95,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN... [PROMPT]",
+            help="Runs or models. The last one may be a prompt: what holds a space, which no name does.",
+        ),
+    ],
+    prompt: Annotated[str | None, typer.Option(help="A prompt for two models, also one of a single word.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="Prompts for two models: a line each, or JSON lines with `input`.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Of an answer at most; unset: 128.")] = None,
+    temperature: Annotated[float, typer.Option(min=0.0, max=2.0, help="0: always the likeliest token.")] = 0.0,
+    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampled answers repeatable.")] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Continue prompts as they are, without the chat template.")
+    ] = False,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999, help="Without a prompt: confidence of the intervals.")
+    ] = 0.95,
     json: Json = False,
 ) -> None:
-    """Compare scored runs on the held-out samples that all of them were scored on: each against the first, paired."""
+    """With a prompt: ask two models the same, each the way it was trained, and show their answers side by side. A model
+    that no endpoint answers for is loaded into this process; so is a base, by its name.
+
+    Without one: compare scored runs on the held-out samples that all of them were scored on, each against the first,
+    paired."""
+    prompts = _prompts(names, prompt, file)
+    if not prompts:
+        _compare_scores(names, confidence, json)
+        return
+    from soldiom_ray.cli.side_by_side import ask_both, show
+    from soldiom_ray.models.answerer import Asking
+
+    sides = ask_both(names, prompts, Asking(max_tokens, temperature, seed, raw))
+    if json:
+        print_json({"prompts": prompts, "models": [side.as_dict() for side in sides]})
+    else:
+        show(sides, prompts)
+    if any("error" in answer for side in sides for answer in side.answers):
+        raise typer.Exit(1)
+
+
+def _prompts(names: list[str], prompt: str | None, file: Path | None) -> list[str]:
+    """The prompts that two models are to be asked, taken out of the names; none where scores are compared. InputError
+    for prompts of more than one kind, and for another number of models than two."""
+    from soldiom_ray.cli.inputs import read_inputs
+
+    last = len(names) > 1 and any(character.isspace() for character in names[-1].strip())
+    given = [names.pop()] if last else []
+    given += [prompt] if prompt is not None else []
+    if (given and file) or len(given) > 1:
+        raise InputError("Prompts are given in more than one way.", remedy="give one prompt, or a --file of them")
+    prompts = read_inputs(file) if file else given
+    if prompts and len(names) != 2:
+        raise InputError(
+            f"A prompt is for two models; {len(names)} are named.",
+            remedy='for example soldiom compare A B "a question"',
+        )
+    return prompts
+
+
+def _compare_scores(runs: list[str], confidence: float, json: bool) -> None:
     from soldiom_ray.domains.metrics import title_of
     from soldiom_ray.metrics.side_by_side import compare_runs
 
-    stored = {name: _scores(name) for name in dict.fromkeys(runs)}
-    if len(stored) < 2:
+    if len(set(runs)) < 2:
         raise InputError("Only one run is named.", remedy="name two or more: soldiom compare RUN RUN")
+    try:
+        stored = {name: _scores(name) for name in dict.fromkeys(runs)}
+    except NotFoundError as error:
+        raise NotFoundError(error.what, remedy=f"{error.remedy}; a prompt of one word is given with --prompt") from None
     result = compare_runs(stored, confidence=confidence)
     if json:
         print_json(result)

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.deploy.guard import BLOCKED, Findings, Guard, as_dicts
-from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, NamedTool, Parameters, Request, read_request
+from soldiom_ray.deploy.requests import NamedTool, Parameters, Request, read_request
+from soldiom_ray.domains.door_defaults import DEFAULT_MAX_TOKENS
 from soldiom_ray.errors import BlockedError, InputError, UnavailableError
 from soldiom_ray.models.decoding.calls import CallReader, bound_calls, call_syntax, read_calls
 

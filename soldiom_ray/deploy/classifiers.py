@@ -134,21 +134,17 @@ class ClassifierEndpoint:
         return parsed.images if reads_pictures else parsed.inputs
 
     async def _classified(self, inputs: Sequence[str | bytes], *, heat_map: bool = False) -> list[dict[str, Any]]:
-        from soldiom_ray.models.classifier import decision, probabilities
-
         classifier = self.classifier
         loop = asyncio.get_running_loop()
         readings = await loop.run_in_executor(self._reader, classifier.read, inputs)
         logits = await self.batches.run([(reading.size, reading) for reading in readings])
         answers = []
         for reading, row in zip(readings, logits, strict=True):
-            multi_label, temperature = classifier.multi_label, self.calibration.temperature
-            chances = probabilities(row[None], multi_label=multi_label, temperature=temperature)[0]
-            output = decision(classifier.names, chances, multi_label=multi_label)
-            output["abstained"] = not multi_label and bool(chances.max() <= self.calibration.threshold)
+            output, chances = classifier.decide(row, self.calibration)
             if heat_map and classifier.reads_pictures:
                 draw, place = classifier.heat_map, int(chances.argmax())
-                output["heat_map"] = await loop.run_in_executor(self._reader, draw, reading, place, temperature)
+                sharpness = self.calibration.temperature
+                output["heat_map"] = await loop.run_in_executor(self._reader, draw, reading, place, sharpness)
             truncated = {"truncated": True} if reading.truncated else {}
             tokens = 0 if classifier.reads_pictures else reading.size
             answers.append({"output": output, "prompt_tokens": tokens, "completion_tokens": 0, **truncated})

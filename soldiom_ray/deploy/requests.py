@@ -16,10 +16,6 @@ MAX_INPUTS = 64
 """Inputs of one request; more belong into a batch job or several requests."""
 
 
-DEFAULT_MAX_TOKENS = 128
-"""New tokens when a request names no number, or fewer where the context ends before."""
-
-
 class NamedTool(Record):
     """The one function that is to be called."""
 

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.deploy.guard import Guard
-from soldiom_ray.deploy.requests import DEFAULT_MAX_TOKENS, Parameters, Request, read_request
+from soldiom_ray.deploy.requests import Parameters, Request, read_request
+from soldiom_ray.domains.door_defaults import DEFAULT_MAX_TOKENS
 from soldiom_ray.errors import BlockedError, InputError, Problem, SoldiomError
 from soldiom_ray.models.batching import Batches
 

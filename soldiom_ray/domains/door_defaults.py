@@ -13,3 +13,5 @@ PLANNED_GPU_GIB = 80
 """Memory of a GPU that is planned for and not there, where nothing says how much it has."""
 REQUEST_CHARACTERS = 1_000_000
 """Most characters of one request to a model."""
+DEFAULT_MAX_TOKENS = 128
+"""New tokens when a request names no number, or fewer where the context ends before."""

@@ -46,13 +46,13 @@ def pin(session: Session, recipe: Recipe, tenant: str) -> Recipe:
     if recipe.version:
         changes["version"] = models.get(session, recipe.version, tenant).id
     if recipe.train is not None and recipe.train.architecture is None:
-        base = _pin_base(session, recipe.train.base_model, tenant, "train.base_model")
+        base = pin_base(session, recipe.train.base_model, tenant, "train.base_model")
         changes["train"] = recipe.train.model_copy(update={"base_model": base})
     if recipe.auto is not None:
-        bases = [_pin_base(session, name, tenant, f"auto.bases[{i}]") for i, name in enumerate(recipe.auto.bases)]
+        bases = [pin_base(session, name, tenant, f"auto.bases[{i}]") for i, name in enumerate(recipe.auto.bases)]
         changes["auto"] = recipe.auto.model_copy(update={"bases": tuple(bases)})
     if recipe.embed is not None and recipe.embed.model not in EMBEDDERS:
-        base = _pin_base(session, recipe.embed.model, tenant, "embed.model")
+        base = pin_base(session, recipe.embed.model, tenant, "embed.model")
         changes["embed"] = recipe.embed.model_copy(update={"model": base})
     return recipe.model_copy(update=changes)
 
@@ -93,20 +93,9 @@ def find_run(session: Session, name: str, tenant: str) -> str:
     return model.run_artifact
 
 
-def base_of(session: Session, name: str, tenant: str) -> str:
-    """What holds the weights of a base: a run, what a base model was registered from, or what a name of the catalogue
-    stands for; other names stay."""
-    if is_local_path(name) or name.startswith("builtin/") or RUN_ID.fullmatch(name):
-        return name
-    try:
-        model = models.get(session, name, tenant)
-    except NotFoundError:
-        return model_of(name) or name
-    return model.run_artifact or model.base_model or name
-
-
-def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
-    """A base as a job keeps it; only the job learns whether a hub id exists."""
+def pin_base(session: Session, name: str, tenant: str, location: str) -> str:
+    """A base as a job keeps it: built in, a folder, a run, a model with its version, or a hub id; only the job learns
+    whether that exists. InputError, which names `location`, for any other name."""
     if is_local_path(name):
         return name
     if name.startswith("builtin/"):
@@ -133,3 +122,15 @@ def _pin_base(session: Session, name: str, tenant: str, location: str) -> str:
         remedy=f"use builtin/{SMOLLM2}, a name of `soldiom models list` or `catalog`, or a Hugging Face id OWNER/NAME",
         problems=[Problem(location, reason)],
     )
+
+
+def base_of(session: Session, name: str, tenant: str) -> str:
+    """What holds the weights of a base: a run, what a base model was registered from, or what a name of the catalogue
+    stands for; other names stay."""
+    if is_local_path(name) or name.startswith("builtin/") or RUN_ID.fullmatch(name):
+        return name
+    try:
+        model = models.get(session, name, tenant)
+    except NotFoundError:
+        return model_of(name) or name
+    return model.run_artifact or model.base_model or name

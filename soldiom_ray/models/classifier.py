@@ -90,6 +90,14 @@ class Classifier:
             logits: Numbers = self.model(**inputs).logits.double().cpu().numpy()
         return logits
 
+    def decide(self, logits: "Numbers", calibration: Calibration) -> "tuple[dict[str, Any], Numbers]":
+        """One input's answer from its logits [labels], with whether the classifier abstains, and each label's
+        probability."""
+        chances = probabilities(logits[None], multi_label=self.multi_label, temperature=calibration.temperature)[0]
+        output = decision(self.names, [float(chance) for chance in chances], multi_label=self.multi_label)
+        abstained = not self.multi_label and bool(chances.max() <= calibration.threshold)
+        return output | {"abstained": abstained}, chances
+
     def heat_map(self, reading: Reading, place: int, temperature: float) -> list[list[float]]:
         """How much probability the label at `place` loses where a part of a picture is hidden, in HEAT_CELLS rows and
         columns from the top left: what the decision rests on lies where the numbers are high (occlusion, Zeiler and
