@@ -3,11 +3,17 @@ first half in English, the second in Arabic, and every page without barriers tha
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
+from api_server import serve
 from conftest import Home
+from login_server import LoginServer, provider
+
+from soldiom_ray.settings import Settings
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync", "--no-first-run"]
@@ -31,7 +37,7 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(home: Home, browser: Any) -> Iterator[Any]:
+def page(browser: Any) -> Iterator[Any]:
     """A page with storage of its own; what its console complains of fails the test."""
     made = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-GB")
     complaints: list[str] = []
@@ -220,3 +226,31 @@ def test_a_specialist_answers_through_a_form_made_from_its_schema(home: Home, pa
     page.get_by_role("button", name="Sign out").click()
     page.get_by_role("heading", name="Sign in").wait_for()
     assert page.evaluate("sessionStorage.length") == 0
+
+
+def test_a_person_logs_in_at_the_provider(page: Any, api_settings: Settings, tmp_path: Path) -> None:
+    issuer, path = LoginServer(), tmp_path / "oidc.json"
+    ends = {"authorization_endpoint": f"{issuer.root}/authorize", "token_endpoint": f"{issuer.root}/token"}
+    path.write_text(provider(issuer, login={"client": "console", **ends}).model_dump_json())
+    issuer.claims = {"preferred_username": "anna"}
+    at_provider = page.get_by_role("button", name=f"Sign in at {issuer.root.removeprefix('http://')}")
+    for url in serve(replace(api_settings, oidc=path)):
+        page.goto(f"{url}/soldiom/#/models")
+        at_provider.wait_for()
+        assert barriers(page) == []
+        at_provider.click()
+        page.get_by_role("heading", name="Models", level=1).wait_for()
+        assert page.url == f"{url}/soldiom/#/models"
+        page.get_by_text("anna").wait_for()
+        page.reload()
+        page.get_by_text("anna").wait_for()
+        assert page.evaluate("[Object.keys(localStorage).length, sessionStorage.length]") == [0, 1]
+        page.get_by_role("button", name="Sign out").click()
+        page.goto(f"{url}/soldiom/?code=code-0&state=forged")  # another site's answer, or one that comes twice
+        page.get_by_text("The login did not succeed").wait_for()
+        assert page.url == f"{url}/soldiom/" and page.evaluate("sessionStorage.length") == 0
+        issuer.claims = {"groups": ["strangers"]}
+        at_provider.click()
+        page.get_by_text("None of the roles in the token's claim").wait_for()
+        assert page.evaluate("sessionStorage.length") == 0
+    issuer.close()

@@ -2,11 +2,9 @@
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +12,19 @@ import httpx
 import pytest
 from api_server import problem, serve
 from joserfc import jwk, jwt
+from login_server import AUDIENCE, ISSUER, LoginServer, provider
 
 from soldiom_ray.api import oidc
-from soldiom_ray.api.oidc import Issuer, Provider, read_provider
+from soldiom_ray.api.oidc import Issuer, read_provider
 from soldiom_ray.errors import DeniedError, InputError, UnauthenticatedError, UnavailableError
 from soldiom_ray.settings import Settings, load_settings
-
-ISSUER, AUDIENCE = "https://login.example.org", "soldiom"
-
-
-class LoginServer:
-    """An issuer: its keys at /keys, and tokens that it signs."""
-
-    def __init__(self) -> None:
-        self.keys: dict[str, Any] = {
-            "rsa": jwk.RSAKey.generate_key(2048, parameters={"kid": "rsa"}),
-            "ec": jwk.ECKey.generate_key("P-256", parameters={"kid": "ec"}),
-        }
-        self.requests, self.broken = 0, False
-        login = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                login.requests += 1
-                body = json.dumps({"keys": [key.as_dict(private=False) for key in login.keys.values()]}).encode()
-                self.send_response(500 if login.broken else 200)
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_port}/keys"
-
-    def token(self, key: Any = None, header: dict[str, Any] | None = None, **claims: Any) -> str:
-        key = key or self.keys["rsa"]
-        algorithm = "ES256" if key.key_type == "EC" else "RS256"
-        content = {"iss": ISSUER, "aud": AUDIENCE, "sub": "u-1", "exp": int(time.time()) + 300, "groups": ["ml"]}
-        content = {name: value for name, value in (content | claims).items() if value is not None}
-        head = {"alg": algorithm, "kid": key.kid} | (header or {})
-        return jwt.encode({name: value for name, value in head.items() if value}, content, key)
 
 
 @pytest.fixture
 def login() -> Iterator[LoginServer]:
     made = LoginServer()
     yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
-def provider(login: LoginServer, **values: Any) -> Provider:
-    roles = {"ml": "user", "ml-admins": "admin", "readers": "viewer"}
-    content = {"issuer": ISSUER, "audience": AUDIENCE, "jwks": login.url, "role_claim": "groups", "roles": roles}
-    return Provider.model_validate(content | values)
+    made.close()
 
 
 def test_good_tokens_name_the_caller_and_the_highest_of_his_roles(login: LoginServer) -> None:
@@ -157,6 +112,10 @@ def test_a_file_of_keys_will_do_and_mistakes_in_the_settings_are_named(login: Lo
     path.write_text("{issuer: x, audience: y, jwks: 'http://login.example.org/keys', roles: {ml: user}}")
     with pytest.raises(InputError, match="https"):
         read_provider(path)
+    ends = "authorization_endpoint: 'https://x', token_endpoint: 'http://login.example.org/token'"
+    path.write_text(f"{{issuer: x, audience: y, jwks: 'https://x', roles: {{ml: user}}, login: {{client: c, {ends}}}}}")
+    with pytest.raises(InputError, match=r"(?s)login.*endpoints are https"):
+        read_provider(path)
     with pytest.raises(InputError, match="SOLDIOM_OIDC"):
         load_settings({"SOLDIOM_HOME": str(tmp_path), "SOLDIOM_OIDC": str(tmp_path / "missing")})
 
@@ -172,6 +131,8 @@ def test_the_api_takes_tokens_beside_keys(
             def get(token: str, place: str = "/api/keys/current") -> httpx.Response:
                 return client.get(place, headers={"Authorization": f"Bearer {token}"})
 
+            assert client.get("/api/sign-in").json() == {"login": None}
+            assert login.root not in client.get("/soldiom/").headers["Content-Security-Policy"]
             caller = get(login.token(email="anna@example.org")).json()
             assert (caller["name"], caller["role"], caller["tenant"]) == ("anna@example.org", "user", "default")
             assert get(login.token(groups=["ml-admins"]), "/api/keys").status_code == 200

@@ -5,6 +5,7 @@ import { onRefusedKey, Problem, storedKey, storeKey } from "./api/client";
 import type { Caller, Role } from "./api/shapes";
 import { ar } from "./i18n/ar";
 import { en, type Words } from "./i18n/en";
+import { finishLogin, isAnswered } from "./login";
 
 export type Language = "en" | "ar";
 export type Appearance = "system" | "light" | "dark";
@@ -15,8 +16,10 @@ interface Shared {
   caller: Caller | null;
   /** Whether a stored key is being looked at. */
   entering: boolean;
-  /** Why somebody who was signed in is asked again: the key has ended, or the API did not answer. */
-  notice: "ended" | "unreachable" | null;
+  /** Why somebody who was signed in is asked again: the key has ended, the API did not answer, or a provider's login failed. */
+  notice: "ended" | "unreachable" | "login" | null;
+  /** What the provider said to that. */
+  said: string;
   language: Language;
   appearance: Appearance;
   route: string[];
@@ -49,8 +52,9 @@ const parts = (): string[] => location.hash.replace(/^#\/?/, "").split("/").filt
 
 const shared: Shared = {
   caller: null,
-  entering: storedKey() !== null,
+  entering: storedKey() !== null || isAnswered(),
   notice: null,
+  said: "",
   language: (remembered("soldiom.language") ?? navigator.language).startsWith("ar") ? "ar" : "en",
   appearance: (remembered("soldiom.appearance") as Appearance | null) ?? "system",
   route: parts(),
@@ -109,8 +113,17 @@ export function leave(notice: Shared["notice"] = null): void {
   change({ caller: null, entering: false, notice });
 }
 
-/** Enter with the key that this tab has, if it has one. */
+/** Enter with the token of a login that has just ended, or with the key that this tab has, if it has one. */
 export async function resume(): Promise<void> {
+  try {
+    const token = await finishLogin();
+    if (token) {
+      await enter(token);
+      return change({ route: parts() });
+    }
+  } catch (error) {
+    return change({ entering: false, notice: "login", said: error instanceof Problem ? error.detail : "" });
+  }
   const key = storedKey();
   if (!key) return change({ entering: false });
   change({ entering: true });

@@ -32,6 +32,7 @@ from soldiom_ray.api.routes import (
     keys,
     models,
     openai,
+    sign_in,
     specialists,
     usage,
     users,
@@ -85,6 +86,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         users,
         usage,
         keys,
+        sign_in,
         health,
         docs,
     ):

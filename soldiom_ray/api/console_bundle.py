@@ -46,8 +46,9 @@ class BundledFile:
     etag: str
     fixed: bool
 
-    def response(self, request: Request) -> Response:
-        """The file, packed for whoever takes it packed; 304 for whoever has it."""
+    def response(self, request: Request, login: str = "") -> Response:
+        """The file, packed for whoever takes it packed; 304 for whoever has it. `login` is the origin of the provider
+        whose logins are taken: a page may fetch its token there."""
         headers = {
             "Cache-Control": "public, max-age=31536000, immutable" if self.fixed else "no-cache",
             "ETag": self.etag,
@@ -55,6 +56,9 @@ class BundledFile:
         }
         if self.media_type.startswith("text/html"):
             headers |= PAGE_HEADERS
+            headers["Content-Security-Policy"] = POLICY.replace(
+                "connect-src 'self'", f"connect-src 'self' {login}".strip()
+            )
         if self.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if "gzip" not in request.headers.get("accept-encoding", ""):

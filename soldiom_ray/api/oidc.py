@@ -30,6 +30,31 @@ OLDEST_SECONDS = 3600.0
 FETCH_SECONDS, SET_BYTES, TOKEN_CHARACTERS = 5.0, 1 << 20, 16_384
 
 
+class Login(Record):
+    """How the console lets a person log in at the provider: the authorization code flow with PKCE, of a public client
+    (one without a secret) whose redirect address is the console's."""
+
+    client: str = Field(min_length=1)
+    authorization_endpoint: str = Field(min_length=1)
+    token_endpoint: str = Field(min_length=1)
+    """The provider's addresses (https, or http on this machine). The second must answer the console's origin (CORS)."""
+    scope: str = Field("openid", min_length=1)
+    """What is asked for, separated by spaces: enough that the access token is for `audience` and has `role_claim`."""
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> "Login":
+        for address in (self.authorization_endpoint, self.token_endpoint):
+            if not _is_safe_address(address) or any(letter in address for letter in "\"'; ,"):
+                raise ValueError("the endpoints are https:// addresses, or http:// ones of this machine")
+        return self
+
+    @property
+    def origin(self) -> str:
+        """Where tokens are fetched."""
+        address = urlsplit(self.token_endpoint)
+        return f"{address.scheme}://{address.netloc}"
+
+
 class Provider(Record):
     """The file that SOLDIOM_OIDC names. `roles` maps values of the claim `role_claim` to ours; who has several gets the
     highest, who has none is let in nowhere."""
@@ -41,12 +66,11 @@ class Provider(Record):
     role_claim: str = "roles"
     roles: dict[str, Literal["viewer", "user", "trainer", "admin"]] = Field(min_length=1)
     tenant: str = Field(HOME_TENANT, min_length=1, max_length=64)
+    login: Login | None = None
 
     @model_validator(mode="after")
     def _keys_come_safely(self) -> "Provider":
-        address = urlsplit(self.jwks)
-        is_local = address.hostname == "localhost" or (_is_address(address.hostname) and _is_loopback(address.hostname))
-        if not (address.scheme == "https" or (address.scheme == "http" and is_local) or Path(self.jwks).is_absolute()):
+        if not (_is_safe_address(self.jwks) or Path(self.jwks).is_absolute()):
             raise ValueError("`jwks` is an https:// address, an http:// one of this machine, or the path of a file")
         return self
 
@@ -169,13 +193,15 @@ def _read(place: str) -> bytes:
         return read
 
 
-def _is_address(host: str | None) -> bool:
-    try:
-        ip_address(host or "")
-    except ValueError:
-        return False
-    return True
+def _is_safe_address(text: str) -> bool:
+    """Whether nobody on the way can read or change what comes from there."""
+    address = urlsplit(text)
+    is_local = address.hostname == "localhost" or _is_loopback(address.hostname)
+    return (address.scheme == "https" and bool(address.netloc)) or (address.scheme == "http" and is_local)
 
 
 def _is_loopback(host: str | None) -> bool:
-    return ip_address(host or "").is_loopback
+    try:
+        return ip_address(host or "").is_loopback
+    except ValueError:
+        return False

@@ -2,7 +2,7 @@
  * OpenAPI document when this is compiled. */
 import { events, request, respond } from "./client";
 import type {
-  AuditRow, BaseModel, Caller, Dataset, DatasetDetails, Day, Drift, Evaluation, Example, Feedback, Job, JobMetrics, JobStatus, Key, Lineage, Model,
+  AuditRow, BaseModel, Caller, Dataset, DatasetDetails, Day, Drift, Evaluation, Example, Feedback, Job, JobMetrics, JobStatus, Key, Lineage, Login, Model,
   ModelDetails, Pack, Page, Passage, Plan, Quota, Readiness, Role, Satisfaction, Slice, Traffic, Usage, UserInput,
 } from "./shapes";
 import type { components } from "./schema";
@@ -10,6 +10,19 @@ import type { components } from "./schema";
 type Body<N extends keyof components["schemas"]> = components["schemas"][N];
 type Signal = AbortSignal | undefined;
 
+/** All items of a list, page after page: for what is chosen from, where nothing may be missing. */
+export async function all<T>(load: (cursor: string | undefined, limit: number) => Promise<Page<T>>): Promise<T[]> {
+  const items: T[] = [];
+  let cursor: string | undefined;
+  do {
+    const page = await load(cursor, 200);
+    items.push(...page.items);
+    cursor = page.next ?? undefined;
+  } while (cursor);
+  return items;
+}
+
+export const signInWays = () => request<{ login: Login | null }>()("get", "/api/sign-in", { key: "" });
 export const whoAmI = (key: string) => request<Caller>()("get", "/api/keys/current", { key });
 export const readiness = (signal?: Signal) => request<Readiness>()("get", "/readyz", { signal, accepts: 503 });
 

@@ -14,6 +14,14 @@ export interface Caller {
   tenant: string;
 }
 
+/** Where a person logs in at an OpenID Connect provider. */
+export interface Login {
+  client: string;
+  authorization_endpoint: string;
+  token_endpoint: string;
+  scope: string;
+}
+
 export type JobStatus = "pending" | "running" | "completed" | "failed" | "cancelled";
 
 export interface Stage {

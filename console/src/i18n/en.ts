@@ -36,6 +36,8 @@ export const en = {
     key: "Key",
     hint: "Whoever runs the server gave it to you. It begins with sld_.",
     enter: "Sign in",
+    login: (host: string) => `Sign in at ${host}`,
+    loginFailed: "The login did not succeed. Try again, or use a key.",
     refused: "This key is unknown or has been revoked.",
     ended: "Your key is no longer accepted. Sign in again.",
     kept: "You are still signed in.",

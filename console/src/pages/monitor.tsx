@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { listJobs, listModels, metricsText, modelMetrics, readiness, showUsage } from "../api/calls";
+import { all, listJobs, listModels, metricsText, modelMetrics, readiness, showUsage } from "../api/calls";
 import type { Day, Drift, Model, Satisfaction, Usage } from "../api/shapes";
 import { ago, duration, metric, number, percent } from "../format";
 import { useLoad } from "../load";
@@ -113,7 +113,7 @@ interface Served {
 function Answers() {
   const w = words();
   const loaded = useLoad(async (signal) => {
-    const deployed = (await listModels(undefined, 200, signal)).items.filter((model) => model.deployed).slice(0, 12);
+    const deployed = (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed).slice(0, 12);
     return Promise.all(deployed.map(async (model): Promise<Served> => {
       const { by_day, drift, satisfaction } = await modelMetrics(model.id, signal);
       return { model, days: by_day ?? [], drift: drift ?? null, satisfaction: satisfaction.find((each) => each.id === model.id) };
@@ -170,8 +170,8 @@ function Costs() {
   const w = words();
   const [by, setBy] = useState<"model" | "key" | "job">("model");
   const loaded = useLoad(async (signal) => {
-    const [used, models] = await Promise.all([showUsage(by, signal), listModels(undefined, 200, signal)]);
-    return { rows: used.items, names: new Map(models.items.map((model) => [model.id, `${model.name} ${model.version}`])) };
+    const [used, models] = await Promise.all([showUsage(by, signal), all((cursor, limit) => listModels(cursor, limit, signal))]);
+    return { rows: used.items, names: new Map(models.map((model) => [model.id, `${model.name} ${model.version}`])) };
   }, [by]);
   return (
     <Card title={w.monitor.costs} note={may("admin") ? w.monitor.costsNote : w.monitor.ownCostsNote}>

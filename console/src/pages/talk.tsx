@@ -1,6 +1,6 @@
 /** A conversation with one model, or one question to two models side by side; with passages of an index where one is chosen. */
 import { useRef, useState } from "preact/hooks";
-import { chat, listDatasets, rateAnswer, searchPassages } from "../api/calls";
+import { all, chat, listDatasets, rateAnswer, searchPassages } from "../api/calls";
 import type { Model, Passage } from "../api/shapes";
 import { ago, metric, readable } from "../format";
 import { useAction, useLoad } from "../load";
@@ -32,7 +32,7 @@ export function Talk({ models }: { models: readonly Model[] }) {
   const [length, setLength] = useState(128);
   const [temperature, setTemperature] = useState(0);
   const [index, setIndex] = useState("");
-  const indexes = useLoad((signal) => listDatasets("index", undefined, 50, signal), []);
+  const indexes = useLoad((signal) => all((cursor, limit) => listDatasets("index", cursor, limit, signal)), []);
   const stop = useRef<AbortController | null>(null);
   const asking = useAction();
 
@@ -115,11 +115,11 @@ export function Talk({ models }: { models: readonly Model[] }) {
       <details>
         <summary>{w.try.settings}</summary>
         <div class="row">
-          {(indexes.data?.items.length ?? 0) > 0 && (
+          {(indexes.data?.length ?? 0) > 0 && (
             <Field label={w.try.documents} hint={w.try.documentsHint}>
               <select value={index} onChange={(event) => setIndex(event.currentTarget.value)}>
                 <option value="">{w.try.noDocuments}</option>
-                {indexes.data?.items.map((each) => <option key={each.id} value={each.id}>{each.name}{w.comma}{ago(each.created_at)}</option>)}
+                {indexes.data?.map((each) => <option key={each.id} value={each.id}>{each.name}{w.comma}{ago(each.created_at)}</option>)}
               </select>
             </Field>
           )}

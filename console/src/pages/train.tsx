@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { listBases, listDatasets, listInputs, listJobs, listModels, listSpecialists, planTraining, startJob } from "../api/calls";
+import { all, listBases, listDatasets, listInputs, listJobs, listModels, listSpecialists, planTraining, startJob } from "../api/calls";
 import type { Pack, Plan } from "../api/shapes";
 import { ago, bytes, duration, number } from "../format";
 import { newKey, useAction, useLoad, usePages } from "../load";
@@ -86,9 +86,9 @@ type StepProps = { choice: Choice; change: (values: Partial<Choice>) => void; on
 
 function What({ choice, change, onNext }: StepProps) {
   const w = words();
-  const datasets = useLoad((signal) => listDatasets("dataset", undefined, 100, signal), []);
+  const datasets = usePages((cursor, signal) => listDatasets("dataset", cursor, 100, signal), (row) => row.id, []);
   const packs = useLoad(listSpecialists, []);
-  const inputs = useLoad((signal) => listInputs(undefined, 100, signal), []);
+  const inputs = usePages((cursor, signal) => listInputs(cursor, 100, signal), (item) => item.id, []);
   const ready = choice.from === "dataset" ? choice.dataset !== "" : choice.pack !== "" && choice.model !== "" && choice.inputs.length > 0;
   return (
     <div class="stack">
@@ -108,6 +108,7 @@ function What({ choice, change, onNext }: StepProps) {
                     <span><strong><bdi>{each.name}</bdi></strong><span class="muted">{w.train.samples(number(each.counts.train ?? each.num_samples))}{w.comma}{ago(each.created_at)}</span></span>
                   </label>
                 ))}
+                <More page={page} onMore={datasets.more} />
               </fieldset>
             )}
           </Show>
@@ -119,7 +120,7 @@ function What({ choice, change, onNext }: StepProps) {
           </Card>
           <Card title={w.train.whichFiles} note={w.train.whichFilesNote}>
             <Show of={inputs}>
-              {(page) => page.items.filter((item) => item.input_type === "file").length === 0 ? <Empty title={w.data.noFiles}><LinkButton href={link("data")}>{w.data.upload}</LinkButton></Empty> : (
+              {(page) => page.next === null && page.items.filter((item) => item.input_type === "file").length === 0 ? <Empty title={w.data.noFiles}><LinkButton href={link("data")}>{w.data.upload}</LinkButton></Empty> : (
                 <fieldset>
                   <legend class="unseen">{w.train.whichFiles}</legend>
                   {page.items.filter((item) => item.input_type === "file").map((item) => (
@@ -130,6 +131,7 @@ function What({ choice, change, onNext }: StepProps) {
                       <span><bdi>{item.metadata.filename}</bdi> <span class="muted">{bytes(item.size_bytes)}</span></span>
                     </label>
                   ))}
+                  <More page={page} onMore={inputs.more} />
                 </fieldset>
               )}
             </Show>
@@ -161,8 +163,8 @@ function PackChoice({ packs, choice, change }: { packs: readonly Pack[]; choice:
 function How({ choice, change, onNext, onBack }: StepProps & { onBack: () => void }) {
   const w = words();
   const bases = useLoad(listBases, []);
-  const models = useLoad((signal) => listModels(undefined, 100, signal), []);
-  const own = (models.data?.items ?? []).filter((model) => model.family !== "base" && model.task === "causal_lm");
+  const models = useLoad((signal) => all((cursor, limit) => listModels(cursor, limit, signal)), []);
+  const own = (models.data ?? []).filter((model) => model.family !== "base" && model.task === "causal_lm");
   const submit = (event: Event) => {
     event.preventDefault();
     onNext();

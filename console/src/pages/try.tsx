@@ -1,5 +1,5 @@
 import { useEffect, useState } from "preact/hooks";
-import { classify, listModels } from "../api/calls";
+import { all, classify, listModels } from "../api/calls";
 import { apiRoot } from "../api/client";
 import type { Model } from "../api/shapes";
 import { percent } from "../format";
@@ -15,7 +15,7 @@ const titleOf = (model: Model): string => `${model.family}/${model.name} ${model
 /** Talk with a deployed model, with two side by side, or give a classifier a text or a picture. */
 export function Try({ path }: { path: string[] }) {
   const w = words();
-  const loaded = useLoad(async (signal) => (await listModels(undefined, 200, signal)).items.filter((model) => model.deployed), []);
+  const loaded = useLoad(async (signal) => (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed), []);
   return (
     <>
       <Head title={w.try.title} intro={w.try.intro} />

@@ -29,7 +29,9 @@ async def base() -> Response:
 
 def _serve(file: BundledFile) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
-        return file.response(request)
+        issuer = request.app.state.issuer
+        login = issuer.provider.login if issuer else None
+        return file.response(request, login.origin if login else "")
 
     return serve
 
