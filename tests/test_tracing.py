@@ -5,9 +5,13 @@ import asyncio
 import io
 import json
 import logging
+import pickle
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -15,6 +19,7 @@ import httpx
 import pytest
 from api_server import serve
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from training import context_in, dataset_in, declared, two_layer_model
 
 from soldiom_ray import launch, logs, tracing
 from soldiom_ray.api import endpoints
@@ -22,6 +27,7 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import Settings, load_settings
+from soldiom_ray.train.work import prepare_work
 
 SECRET = "the patient is called Planted Name"
 
@@ -164,6 +170,28 @@ def test_a_job_belongs_to_the_request_that_started_it(
     spans = collector.spans()
     assert spans["job train"].parent_span_id == spans["request"].span_id
     assert spans["job train"].status.message == "ValueError" and not spans["job train"].events
+
+
+def test_the_workers_of_a_training_belong_to_the_job_on_whatever_machine_they_run(
+    collector: Collector, tmp_path: Path
+) -> None:
+    context = context_in(tmp_path / "home")
+    context = replace(context, settings=replace(context.settings, otlp_endpoint=collector.url))
+    base = two_layer_model(tmp_path / "base")
+    with tracing.span("stage train"):
+        _, work = prepare_work(context, dataset_in(context.artifacts), declared(base))
+    (tmp_path / "work").write_bytes(pickle.dumps(work))
+    script = (
+        "import pickle, sys; from soldiom_ray.artifacts import Artifacts; from soldiom_ray.storage import open_storage;"
+        "from soldiom_ray.train.worker import run_worker; work = pickle.load(open(sys.argv[1], 'rb'));"
+        "run_worker(work, Artifacts(open_storage(work.settings)), lambda *_: None, lambda _: None)"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "work")], check=True)
+    spans = collector.spans()
+    assert spans["train worker"].parent_span_id == spans["stage train"].span_id
+    assert spans["train worker"].trace_id == spans["stage train"].trace_id
+    for inner in ("train steps", "save weights"):
+        assert spans[inner].parent_span_id == spans["train worker"].span_id
 
 
 def test_a_line_of_the_log_names_job_request_and_trace(collector: Collector) -> None:

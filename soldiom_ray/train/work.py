@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray import tracing
 from soldiom_ray.artifacts import Artifacts, Context, Draft, Report, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.models.base_check import check_base
@@ -54,6 +55,8 @@ class Work:
     """When that began, by the driver's monotonic clock."""
     checked: DataCheck
     """What was said of the dataset before anything was tokenised."""
+    parent: str | None = None
+    """The driver's span that those of the workers belong to, as a `traceparent`."""
 
     def checkpoints(self, artifacts: Artifacts) -> Checkpoints:
         """Where this run's checkpoints lie until it is finished."""
@@ -109,8 +112,8 @@ def prepare_work(
         if cuts["cut_samples"]:
             log.warning("samples are longer than sequence_length", extra={"data": cuts})
         laps.end("tokenise")
-    work = Work(context.settings, declared, draft.id, tokens.id, tokenizer_id, setup, laps.seconds, began, checked)
-    return draft, work
+    made = (draft.id, tokens.id, tokenizer_id, setup, laps.seconds, began, checked)
+    return draft, Work(context.settings, declared, *made, tracing.traceparent())
 
 
 @contextmanager

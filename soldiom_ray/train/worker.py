@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from soldiom_ray import tracing
 from soldiom_ray.artifacts import Artifacts, Draft, Report
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read, validations
@@ -44,6 +45,23 @@ def run_worker(
 
     Rank 0 leaves the weights and `result.json` in storage. `report`, `observe` and `is_preempted`: see `Loop`;
     `cpu_before` are CPU seconds of this process that are not this training's."""
+    tracing.start_tracing(work.settings, "worker")
+    try:
+        with tracing.span("train worker", work.parent, run=work.run) as mark:
+            _run_worker(work, artifacts, report, observe, is_preempted, cpu_before, mark)
+    finally:
+        tracing.flush()
+
+
+def _run_worker(
+    work: Work,
+    artifacts: Artifacts,
+    report: Report,
+    observe: Callable[[Metrics], None],
+    is_preempted: Callable[[], bool],
+    cpu_before: float,
+    mark: tracing.Mark,
+) -> None:
     import torch
 
     declared, task, laps = work.declared, task_of(work.declared.task), Laps()
@@ -90,7 +108,9 @@ def run_worker(
             )
             loop = Loop(strategy, train, validation, schedule, checkpoints, steps_report, observe, is_preempted)
             laps.end("load")
-            outcome = loop.run()
+            mark.set(rank=loop.rank)
+            with tracing.span("train steps"):
+                outcome = loop.run()
             weights, world = strategy.weights() if sharded else {}, strategy.world
             if loop.rank:
                 return
@@ -108,7 +128,9 @@ def run_worker(
         if sharded:
             model = with_weights(build(device="cpu"), weights)
         saving = Laps()
-        entries = [entry.model_dump() for entry in _store_weights(artifacts, work, model, processor, head, bfloat16)]
+        with tracing.span("save weights"):
+            stored = _store_weights(artifacts, work, model, processor, head, bfloat16)
+            entries = [entry.model_dump() for entry in stored]
         saving.end("save")
         details["seconds_by_part"] = {**work.seconds, **laps.seconds, **outcome.seconds_by_part, **saving.seconds}
         checkpoints.put_result({"details": details, "curves": outcome.curves, "files": entries})

@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from soldiom_ray import tracing
 from soldiom_ray.artifacts import Context, Draft, prefix_of
 from soldiom_ray.domains.schema import Train, hash_input
 from soldiom_ray.domains.search import Sweep, draw_trials
@@ -158,6 +159,7 @@ class _Search:
             self.context.tenant,
             placement,
             range(mark, mark + MARKS),
+            tracing.traceparent(),
         )
         try:
             for _ in range(1 + RESTARTS):

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soldiom_ray import logs
+from soldiom_ray import logs, tracing
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, SoldiomError
@@ -50,6 +50,8 @@ class TrialSetup:
     placement: Placement
     marks: range
     """Of what the trials reserve: see `release_placements`."""
+    parent: str | None = None
+    """The sweep's span that those of the trials belong to, as a `traceparent`."""
 
 
 def declared_with(declared: Train, settings: Mapping[str, Any]) -> Train:
@@ -68,9 +70,11 @@ def run_trial(config: Mapping[str, Any], setup: TrialSetup) -> dict[str, Any]:
     Tune has stopped the trial."""
     os.environ["TUNE_FUNCTION_THREAD_TIMEOUT_S"] = STOP_SECONDS
     logs.start_logging()
+    tracing.start_tracing(setup.settings, "trial")
     trial = _Trial(setup, int(config["number"]), config["settings"])
     try:
-        run = trial.train()
+        with tracing.span("trial", setup.parent, number=trial.number):
+            run = trial.train()
     except CancelledError:
         sys.exit(0)  # as Ray Tune ends a thread: after a return it would wait for another report
     except SoldiomError as error:
@@ -78,6 +82,8 @@ def run_trial(config: Mapping[str, Any], setup: TrialSetup) -> dict[str, Any]:
     except Exception as error:  # the sweep goes on; the message, which may hold a user's text, stays in the log
         log.exception("a trial failed unexpectedly")
         return trial.failed(f"{type(error).__name__}; see the job's log.")
+    finally:
+        tracing.flush()
     return trial.report_of(run)
 
 
