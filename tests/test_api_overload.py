@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from api_server import UPLOAD, listen, problem, serve
+from starlette.responses import JSONResponse
 
 from soldiom_ray.api import connections, pages, proxy_middleware
 from soldiom_ray.api.app import make_app
@@ -219,6 +220,20 @@ def test_a_greedy_key_is_told_to_come_back_and_a_polite_one_is_served(door: str,
     assert {answer.status_code for answer in answers} == {201, 429} and refused
     assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
     assert str(KEY_REQUESTS) in problem(refused[0], 429)["detail"]
+
+
+def test_a_response_has_one_id_which_is_the_applications() -> None:
+    from ray.serve._private.http_util import RequestIdMiddleware  # what Serve's proxy puts around every application
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await JSONResponse({}, headers={"x-request-id": "ours"})(scope, receive, send)
+
+    async def get() -> httpx.Response:
+        transport = httpx.ASGITransport(ProxyMiddleware(RequestIdMiddleware(application)))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get("/api/models", headers={"x-request-id": "theirs"})
+
+    assert asyncio.run(get()).headers.get_list("x-request-id") == ["ours"]
 
 
 def test_health_answers_beside_a_stuck_application_and_says_when_it_stays_stuck(

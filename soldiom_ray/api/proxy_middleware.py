@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.middleware import Middleware
@@ -152,6 +153,7 @@ class OwnErrors:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._began = True
+            message["headers"] = _with_one_id(message.get("headers", ()))
             kind = next((value for name, value in message.get("headers", ()) if name.lower() == b"content-type"), b"")
             if message["status"] >= 500 and kind.startswith(b"text/plain"):
                 self._replaced = True
@@ -167,6 +169,17 @@ class OwnErrors:
     async def _refuse(self) -> None:
         headers = {"Retry-After": str(problems.RETRY_SECONDS), **HEADERS}
         await problems.protocol_response(503, RESTARTS, headers)(self._scope, self._receive, self._send)
+
+
+def _with_one_id(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of a response with the application's id of the request, without the one that Serve adds."""
+    seen = Counter[bytes]()
+
+    def is_kept(name: bytes) -> bool:
+        seen[name.lower()] += 1
+        return name.lower() != b"x-request-id" or seen[name.lower()] == 1
+
+    return [(name, value) for name, value in headers if is_kept(name)]
 
 
 def _key_of(scope: Scope) -> bytes:
