@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray import __version__
 from soldiom_ray.errors import DamagedError, NotFoundError
-from soldiom_ray.records import FileEntry, Manifest, Record, now
+from soldiom_ray.records import FileEntry, Manifest, Record, keeper_of, now
 from soldiom_ray.settings import HOME_TENANT, Settings
 from soldiom_ray.storage import Storage
 
@@ -46,6 +46,13 @@ class Context:
     """Folders of the machine that sources may read; None: all of it (see `domains.access`)."""
     show: Callable[[dict[str, Any]], None] = lambda details: None
     """Replaces details of a stage's record while it still runs: the trials of a sweep."""
+    owner: str = ""
+    """Whose that is which the job makes (see `db.ownership`)."""
+
+    @property
+    def keeper(self) -> str:
+        """Under whose name the recipe's secrets are kept."""
+        return keeper_of(self.tenant, self.owner)
 
 
 def artifact_id(kind: str, made_from: Mapping[str, Any]) -> str:

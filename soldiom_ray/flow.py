@@ -20,6 +20,7 @@ from soldiom_ray import compute, logs, tracing
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, evaluations, feedback, jobs, models, watches
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.ownership import act_as, reader_of_job
 from soldiom_ray.domains.access import access_of_job, check_access
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.names import pin, with_bases
@@ -90,6 +91,7 @@ def _run_job(settings: Settings, job_id: str, mark: tracing.Mark) -> int:
             return 0
         mark.rename(f"job {job.kind}")
         access = access_of_job(settings, job.owner, job.tenant)
+        act_as(reader_of_job(job))
         jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     heartbeat = Heartbeat(settings, job_id)
     try:
@@ -107,6 +109,7 @@ def _run_job(settings: Settings, job_id: str, mark: tracing.Mark) -> int:
             heartbeat.notify,
             access.folders,
             heartbeat.show,
+            job.owner,
         )
         with open_session(settings) as session:
             recipe = with_bases(session, recipe, job.tenant)
@@ -268,6 +271,7 @@ def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
             scores=state.scores.details,
             scores_artifact=state.scores.id,
             tenant=context.tenant,
+            owner=context.owner,
         )
     return state.scores
 
@@ -309,7 +313,7 @@ def _previous_run(context: Context, recipe: Recipe, run: Manifest) -> Manifest |
     family = recipe.register_.family if recipe.register_ else "fine-tuned"
     name = (recipe.register_ and recipe.register_.name) or recipe.name
     with open_session(context.settings) as session:
-        before = models.champion_before(session, context.tenant, family, name, run.id)
+        before = models.champion_before(session, context.tenant, family, name, run.id, context.owner)
     manifest = context.artifacts.find(before) if before else None
     return manifest if manifest and manifest.details.get("task") == run.details.get("task") else None
 
@@ -383,6 +387,7 @@ def _record(context: Context, recipe: Recipe, stage: str, manifest: Manifest | N
             stage=kinds[stage],
             data_type=str(manifest.details.get("data_type", "text")),
             tenant=context.tenant,
+            owner=context.owner,
         )
 
 

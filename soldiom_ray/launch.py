@@ -22,6 +22,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from soldiom_ray import compute
 from soldiom_ray.db import datasets, deployments, jobs, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.ownership import check_change
 from soldiom_ray.db.tables import Job
 from soldiom_ray.domains.names import pin
 from soldiom_ray.domains.recipes import as_dict
@@ -29,10 +30,10 @@ from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
-from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, WATCHER, application_name, now
+from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, WATCHER, application_name, keeper_of, now
 from soldiom_ray.services import applied
 from soldiom_ray.settings import HOME_TENANT, Settings, job_environment, save_secrets
-from soldiom_ray.storage import open_storage
+from soldiom_ray.storage import LOGS, log_key, open_storage
 from soldiom_ray.tracing import traceparent
 
 SILENT_SECONDS = 60.0
@@ -41,7 +42,6 @@ START_SECONDS = 20.0
 """A pending job younger than this is not checked: its driver is still starting."""
 CANCEL_SECONDS = 30.0
 """How long a cancelled job may take to write its checkpoint before Ray stops it."""
-LOGS = "logs"
 LOG_CHARACTERS = 4_000_000
 LOG_HOURS = 48
 """How far back ended jobs are looked at whose logs may not be stored yet."""
@@ -60,23 +60,27 @@ def launch_job(
     kind: str,
     tenant: str = HOME_TENANT,
     owner: str = "",
+    account: str | None = None,
+    as_admin: bool = False,
     idempotency_key: str | None = None,
 ) -> dict[str, Any]:
     """Write the job's row, without the secrets of its sources, and submit it. Returns the job as the API shows it.
 
-    The same idempotency key of a tenant returns the job that it created before (ConflictError when the recipe
-    differs). InputError for a base in a folder here that cannot be trained; errors of `names.pin`; ConflictError for
-    settings of this shell that are not the home's (`services.applied`). UnavailableError
+    What it makes is its owner's, and it sees what that one sees, or `as_admin` all of the tenant; `account` is charged
+    with it where that is another. The same idempotency key of an owner returns the job that it created before
+    (ConflictError when the recipe differs). InputError for a base in a folder here that cannot be trained; errors of
+    `names.pin`; ConflictError for settings of this shell that are not the home's (`services.applied`). UnavailableError
     when the database or Ray cannot be reached; the row then says `failed`.
     """
     if owner == COMMAND_LINE:
         applied.check_job(settings)
     check_base_folder(recipe)
     save_secrets(settings)
-    recipe = hide_secrets(settings, recipe, tenant)
+    recipe = hide_secrets(settings, recipe, keeper_of(tenant, owner))
     with open_session(settings) as session:
         recipe = pin(session, recipe, tenant)
-        job = create_job(session, recipe, kind=kind, tenant=tenant, owner=owner, idempotency_key=idempotency_key)
+        whose: dict[str, Any] = {"owner": owner, "account": account, "as_admin": as_admin}
+        job = create_job(session, recipe, kind=kind, tenant=tenant, idempotency_key=idempotency_key, **whose)
         is_new = job.submission_id is None and job.status == "pending"
         job_id = job.id
         if is_new:
@@ -115,6 +119,8 @@ def create_job(
     kind: str,
     tenant: str = HOME_TENANT,
     owner: str = "",
+    account: str | None = None,
+    as_admin: bool = False,
     idempotency_key: str | None = None,
 ) -> Job:
     """Write the row of a job that runs this recipe, whose secrets are hidden already; see `db.jobs.create`. BusyError
@@ -126,6 +132,8 @@ def create_job(
         config=as_dict(recipe),
         tenant=tenant,
         owner=owner,
+        account=account,
+        as_admin=as_admin,
         base_model=(recipe.train.base_model or None) if recipe.train else None,
         training_method=recipe.train.method if recipe.train else None,
         dataset_id=recipe.dataset,
@@ -198,7 +206,7 @@ def store_logs(settings: Settings, *, unfinished: bool = False) -> None:
         ended = [(job.id, job.submission_id, job.completed_at) for job in jobs.ended_since(session, LOG_HOURS)]
         running = [(job.id, job.submission_id) for job in jobs.stale(session, 0)] if unfinished else []
     lately = now() - timedelta(seconds=0 if unfinished else PRINTING_SECONDS)
-    missing = [(i, name) for i, name, at in ended if _log_key(i) not in stored and at is not None and at < lately]
+    missing = [(i, name) for i, name, at in ended if log_key(i) not in stored and at is not None and at < lately]
     wanted = {job_id: submission for job_id, submission in (*missing, *running) if submission}
     if not wanted:
         return
@@ -209,7 +217,7 @@ def store_logs(settings: Settings, *, unfinished: bool = False) -> None:
         except RuntimeError:
             continue  # an earlier session's
         if text:
-            storage.write(_log_key(job_id), shorten_log(text).encode())
+            storage.write(log_key(job_id), shorten_log(text).encode())
 
 
 def shorten_log(text: str) -> str:
@@ -222,11 +230,7 @@ def shorten_log(text: str) -> str:
 
 def _stored_log(settings: Settings, job_id: str) -> str:
     storage = open_storage(settings)
-    return storage.read(_log_key(job_id)).decode() if storage.exists(_log_key(job_id)) else ""
-
-
-def _log_key(job_id: str) -> str:
-    return f"{LOGS}/{job_id}.log"
+    return storage.read(log_key(job_id)).decode() if storage.exists(log_key(job_id)) else ""
 
 
 def follow_logs(settings: Settings, job_id: str, tenant: str | None, poll_seconds: float = 1.0) -> Iterator[str]:
@@ -287,6 +291,7 @@ def undeploy(settings: Settings, model_id: str, tenant: str | None) -> None:
     """Stop serving a model. ConflictError when it is not served."""
     with open_session(settings) as session:
         model = models.get(session, model_id, tenant)
+        check_change(session, model, f"Model {model.id}")
         if not model.deployed:
             raise ConflictError(f"Model {model.id} is not deployed.", remedy="`soldiom models list` shows what is")
         model_id = model.id

@@ -30,6 +30,15 @@ RUN_ID = re.compile(r"run-[0-9a-f]{16}")
 COMMAND_LINE = "cli"
 """Owner of the jobs, and actor of the deeds, of whoever runs the server; others belong to a key of the API."""
 
+TENANTS_OWN = ("", COMMAND_LINE)
+"""Owners of what is nobody's but the tenant's."""
+
+
+def keeper_of(tenant: str, owner: str) -> str:
+    """Under whose name the secrets of a recipe are kept: its owner's within the tenant, or the tenant's."""
+    return tenant if owner in TENANTS_OWN else f"{tenant}/{owner}"
+
+
 WATCHER = "watch"
 """Actor of what the API does by itself to a version that is watched."""
 

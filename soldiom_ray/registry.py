@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from soldiom_ray.artifacts import Artifacts, prefix_of
 from soldiom_ray.db import audit, locks, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.ownership import check_change, may_change
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.base_catalog import CATALOG
 from soldiom_ray.domains.schema import Deploy
@@ -40,9 +41,9 @@ MLFLOW_LIMITS = {
 """With MLflow's own values a call to a dead server blocks for minutes (measured: 246 s; with these 2.3 s)."""
 
 
-def registered_name(family: str, name: str, tenant: str) -> str:
-    """The name of a registered model in MLflow."""
-    return ".".join((*(() if tenant == HOME_TENANT else (tenant,)), family, name))
+def registered_name(family: str, name: str, tenant: str, owner: str = "") -> str:
+    """The name of a registered model in MLflow. Each owner has names of its own."""
+    return ".".join((*(() if tenant == HOME_TENANT else (tenant,)), *((owner,) if owner else ()), family, name))
 
 
 def source_of(settings: Settings, artifact: str) -> str:
@@ -117,7 +118,7 @@ def changing_champion(
     change = None
     try:
         with open_session(settings) as session:
-            name = row.mlflow_name or registered_name(row.family, row.name, row.tenant)
+            name = row.mlflow_name or registered_name(row.family, row.name, row.tenant, row.owner)
             locks.hold(session, f"champion {hashlib.sha256(name.encode()).hexdigest()}")
             change = ChampionChange(settings, session, name)
             yield change
@@ -173,8 +174,7 @@ def rollback(settings: Settings, model_id: str, *, actor: str, tenant: str | Non
     """Make the version that was champion before the champion of the model's name again; returns it as the API shows it.
 
     ConflictError when there is none, or when its licence forbids it by now. Done twice, all is as it was."""
-    with open_session(settings) as session:
-        row = models.get(session, model_id, tenant)
+    row = _to_change(settings, model_id, tenant)
     details = {"name": f"{row.family}/{row.name}"}
     with changing_champion(settings, row, "rollback", actor, details) as change:
         version = champion(settings, row.mlflow_name, PREVIOUS) if row.mlflow_name else None
@@ -238,16 +238,27 @@ def materials(settings: Settings, model_id: str, tenant: str | None = None) -> d
         return bill_of_materials(row, _bases(session, row), run)
 
 
+def _to_change(settings: Settings, model_id: str, tenant: str | None) -> Model:
+    """A version that is about to be changed. DeniedError for one that another user shares."""
+    with open_session(settings) as session:
+        row = models.get(session, model_id, tenant)
+        check_change(session, row, f"Model {row.id}")
+        return row
+
+
 MOST_BASES = 100
 
 
 def _bases(session: Session, row: Model) -> list[Model]:
-    """The models that a version was built on, the nearest first."""
+    """The models that a version was built on, the nearest first, up to one that another user does not share."""
     bases: list[Model] = []
     above = row.base_model_id
     while above is not None and len(bases) < MOST_BASES:
-        bases.append(models.get(session, above, row.tenant))
-        above = bases[-1].base_model_id
+        base = session.get(Model, above)
+        if base is None:
+            break
+        bases.append(base)
+        above = base.base_model_id
     return bases
 
 
@@ -272,8 +283,7 @@ def promote(
     `force` and a `reason` (else DeniedError, InputError); it stays visible in the version's gate. Every promotion is
     in the audit trail, refused ones too.
     """
-    with open_session(settings) as session:
-        row = models.get(session, model_id, tenant)
+    row = _to_change(settings, model_id, tenant)
     details = {"name": f"{row.family}/{row.name}", "version": row.version, "reason": reason[:2000]}
     with changing_champion(settings, row, "promote", actor, details) as change:
         row = models.get(change.session, row.id, tenant)
@@ -330,10 +340,11 @@ def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> N
 
     When MLflow cannot be reached the row stays, so that the call can be repeated.
     """
-    with open_session(settings) as session:
+    model_id = _to_change(settings, model_id, tenant).id
+    with open_session(settings, reach="all") as session:
         row = models.get(session, model_id, tenant)
         if built := models.built_on(session, row.id):
-            names = ", ".join(f"{each.family}/{each.name}@{each.version}" for each in built[:5])
+            names = ", ".join(_told(session, each, f"{each.family}/{each.name}@{each.version}") for each in built[:5])
             more = f" and {len(built) - 5} more" if len(built) > 5 else ""
             raise ConflictError(
                 f"Model {row.id} may not be deleted: {names}{more} {'is' if len(built) == 1 else 'are'} built on it.",
@@ -342,6 +353,10 @@ def remove(settings: Settings, model_id: str, *, tenant: str | None = None) -> N
         models.delete(session, row.id, tenant)
         if row.mlflow_name and row.mlflow_version:
             remove_version(settings, row.mlflow_name, row.mlflow_version)
+
+
+def _told(session: Session, row: Model, name: str) -> str:
+    return name if may_change(session, row) else "another user's model"
 
 
 def remove_version(settings: Settings, name: str, version: str) -> None:

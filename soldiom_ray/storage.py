@@ -370,6 +370,15 @@ def open_storage(settings: Settings) -> Storage:
     return Storage(backend, settings.encryption_keys)
 
 
+LOGS = "logs"
+"""What the keys of logs begin with."""
+
+
+def log_key(job_id: str) -> str:
+    """The key of the log of a job that has ended."""
+    return f"{LOGS}/{job_id}.log"
+
+
 def raw_key(sha256: str) -> str:
     """The key of raw bytes with this hash, whether they were uploaded or collected."""
     return f"raw/sha256/{sha256[:2]}/{sha256}"

@@ -1,8 +1,10 @@
-"""What is stored of one user of a tenant (`user_id` of inputs, questions and feedback): handed out, and erased.
+"""What is stored of one user of a tenant (`user_id` of inputs, questions and feedback, or the id that owns what a key
+or a login has made): handed out, and erased.
 
 Artifacts never change, so erasing removes every artifact that holds a text of the user: documents that were collected
 from an input, and the datasets, indexes with their vectors, token files and scores made of them. They can be made anew
-from the sources that remain. Weights stay: which models learnt from the user is told, for a person to decide.
+from the sources that remain. Weights stay: which models learnt from the user is told, for a person to decide. So do
+models that the user owned, as the tenant's, and what the user shared; jobs, and datasets that nobody else has, go.
 """
 
 import json
@@ -10,23 +12,25 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts, kind_of
-from soldiom_ray.db import answers, audit, feedback, inputs, jobs, locks
+from soldiom_ray.db import answers, audit, datasets, evaluations, feedback, inputs, jobs, locks, models
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Feedback, Model, UserInput
+from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Evaluation, Feedback, Job, Model, UserInput
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.garbage import hashes_of, raw_references
-from soldiom_ray.records import now
+from soldiom_ray.records import TENANTS_OWN, now
 from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import Storage, open_storage, raw_key
+from soldiom_ray.storage import Storage, log_key, open_storage, raw_key
 
+STORED = ("inputs", "answers", "feedback", "jobs", "datasets", "evaluations", "own_models")
+"""What is stored of a user, by its name in an export."""
 TEXT_KINDS = ("documents", "dataset", "index", "tokens", "scores")
 """Kinds of artifacts that hold texts of documents."""
 PARSED = "kept/parsed"
@@ -35,10 +39,11 @@ PARSED = "kept/parsed"
 
 def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) -> dict[str, int]:
     """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback and the models that
-    learnt from them, and the uploaded files; returns how many of each. What others asked and were answered is left out
+    learnt from them, jobs, datasets, evaluations and models that the user owns, and the uploaded files; returns how
+    many of each. What others asked and were answered is left out
     where the user rated it. NotFoundError where nothing is stored."""
     storage, key = open_storage(settings), settings.encryption_keys
-    with open_session(settings) as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with open_session(settings, reach="all") as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         rows = _inputs(session, tenant, user_id)
         said = _feedback(session, tenant, user_id)
         others = _about_others(session, said, user_id)
@@ -57,12 +62,18 @@ def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) 
         record["answers"] = [_answer(row, settings) for row in _answers(session, tenant, user_id)]
         given = [feedback.as_dict(session, row, key) for row in said]
         record["feedback"] = [item if item["id"] not in others else _without_exchange(item) for item in given]
-        if not any(record[name] for name in ("inputs", "answers", "feedback")):
+        record |= {
+            "jobs": [jobs.as_dict(row) for row in _owned(session, Job, tenant, user_id)],
+            "datasets": [datasets.as_dict(row) for row in _owned(session, Dataset, tenant, user_id)],
+            "evaluations": [evaluations.as_dict(row) for row in _owned(session, Evaluation, tenant, user_id)],
+            "own_models": [models.as_dict(row, with_card=True) for row in _owned(session, Model, tenant, user_id)],
+        }
+        if not any(record[name] for name in STORED):
             raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
         affected = _affected(Artifacts(storage), session, [row.id for row in rows])
-        record["models"] = _learnt(session, tenant, affected)
+        record["models"] = _learnt(session, tenant, affected, user_id)
         archive.writestr("user.json", json.dumps(record, ensure_ascii=False, indent=1))
-        return {name: len(record[name]) for name in ("inputs", "answers", "feedback", "models")}
+        return {name: len(record[name]) for name in (*STORED, "models")}
 
 
 def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dict[str, Any]:
@@ -71,21 +82,27 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
     learnt from them, which stay. Called again after a failure it goes on. NotFoundError where nothing is stored,
     ConflictError while jobs of the tenant run: what they are making may hold the user's texts."""
     artifacts, began = Artifacts(open_storage(settings)), now()
-    with open_session(settings) as session:
+    with open_session(settings, reach="all") as session:
         rows = _inputs(session, tenant, user_id)
         rows += _examples_about(session, tenant, user_id)
         counts = {
             "inputs": len({row.id for row in rows}),
             "answers": len(_answers(session, tenant, user_id)),
             "feedback": len(_feedback(session, tenant, user_id)),
+            "jobs": len(_owned(session, Job, tenant, user_id)),
+            "datasets": len(_owned(session, Dataset, tenant, user_id)),
+            "evaluations": len(_owned(session, Evaluation, tenant, user_id)),
+            "own_models": len(_owned(session, Model, tenant, user_id)),
         }
         if not any(counts.values()):
             raise NotFoundError(f"Nothing is stored of user {user_id[:100]!r}.")
         _refuse_during_jobs(session, tenant, began)
         ids = [row.id for row in rows]
         affected = _affected(artifacts, session, ids)
-        learnt = _learnt(session, tenant, affected)
-        removed = sorted((name for name in affected if kind_of(name) in TEXT_KINDS), key=_from_below)
+        learnt = _learnt(session, tenant, affected, user_id)
+        texts = {name for name in affected if kind_of(name) in TEXT_KINDS}
+        removed = sorted(texts | _nobody_elses(artifacts, session, tenant, user_id), key=_from_below)
+        logs = [log_key(row.id) for row in _owned(session, Job, tenant, user_id)]
         raw = {row.sha256 for row in rows} | _raw_of(artifacts, affected, set(ids))
     raw -= raw_references(artifacts, without=removed)
     # From below, bytes before the documents that name them, rows last: what was interrupted finds again what is left.
@@ -95,7 +112,9 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
             vectors.delete_collections(settings, name)
         artifacts.delete(name)
     artifacts.storage.remove(PARSED)
-    with open_session(settings) as session:
+    for name in logs:
+        artifacts.storage.remove(name)
+    with open_session(settings, reach="all") as session:
         _refuse_during_jobs(session, tenant, began)  # the rows stay, so that another call finds what was made meanwhile
         _remove_rows(session, tenant, user_id, ids, removed)
         details = counts | {"artifacts": len(removed), "models": [model["id"] for model in learnt][:100]}
@@ -118,7 +137,7 @@ def _remove_bytes(
 ) -> None:
     """Remove raw bytes that, besides these inputs and artifacts, nothing refers to."""
     for sha256 in sorted(raw):
-        with open_session(settings) as session:
+        with open_session(settings, reach="all") as session:
             locks.hold(session, locks.of_content(raw_key(sha256)))
             if not _is_needed(session, sha256, input_ids, removed):
                 storage.remove(raw_key(sha256))
@@ -133,25 +152,70 @@ def _is_needed(session: Session, sha256: str, input_ids: Sequence[str], removed:
 
 
 def _inputs(session: Session, tenant: str, user_id: str) -> list[UserInput]:
-    query = select(UserInput).where(UserInput.tenant == tenant, UserInput.user_id == user_id)
+    query = select(UserInput).where(UserInput.tenant == tenant, _is_of(UserInput, user_id))
     return list(session.scalars(query.order_by(UserInput.id)))
 
 
+def _is_of(table: type[UserInput] | type[Answer], user_id: str) -> ColumnElement[bool]:
+    return or_(table.user_id == user_id, table.owner == user_id)
+
+
+Owned = TypeVar("Owned", Job, Dataset, Evaluation, Model)
+
+
+def _owned(session: Session, table: type[Owned], tenant: str, user_id: str) -> list[Owned]:
+    """What the user has made; nothing for an empty id, which is the tenant's."""
+    query = select(table).where(table.tenant == tenant, table.owner == user_id, table.owner.not_in(TENANTS_OWN))
+    return list(session.scalars(query.order_by(table.id)))
+
+
+def _nobody_elses(artifacts: Artifacts, session: Session, tenant: str, user_id: str) -> set[str]:
+    """Artifacts of datasets that the user owns and does not share, which nobody else has, with their token files."""
+    private = {row.artifact_id for row in _owned(session, Dataset, tenant, user_id) if not row.shared}
+    others = select(Dataset.artifact_id).where(
+        Dataset.artifact_id.in_(private), or_(Dataset.tenant != tenant, Dataset.owner != user_id)
+    )
+    private -= set(session.scalars(others))
+    return (
+        private | {each.id for each in artifacts.all_of("tokens") if private & set(each.parents)} if private else set()
+    )
+
+
+def _end_ownership(session: Session, tenant: str, user_id: str) -> None:
+    """Remove what the user alone had, and leave the rest to the tenant: shared things and models."""
+    for job in _owned(session, Job, tenant, user_id):
+        session.delete(job)
+    for dataset in _owned(session, Dataset, tenant, user_id):
+        same = Dataset.tenant == tenant, Dataset.owner == "", Dataset.artifact_id == dataset.artifact_id
+        if not dataset.shared or session.scalars(select(Dataset.id).where(*same)).first() is not None:
+            session.delete(dataset)
+        dataset.owner = ""
+    for evaluation in _owned(session, Evaluation, tenant, user_id):
+        if evaluation.model_id is None:
+            session.delete(evaluation)
+        evaluation.owner = ""
+    for model in _owned(session, Model, tenant, user_id):
+        model.version = models.next_version(session, family=model.family, name=model.name, tenant=tenant)
+        model.owner = ""
+        session.flush()
+    session.flush()
+
+
 def _answers(session: Session, tenant: str, user_id: str) -> list[Answer]:
-    query = select(Answer).where(Answer.tenant == tenant, Answer.user_id == user_id)
+    query = select(Answer).where(Answer.tenant == tenant, _is_of(Answer, user_id))
     return list(session.scalars(query.order_by(Answer.id)))
 
 
 def _feedback(session: Session, tenant: str, user_id: str) -> list[Feedback]:
     """What the user said of answers, and what others said of answers to the user."""
-    own = select(Answer.id).where(Answer.tenant == tenant, Answer.user_id == user_id)
+    own = select(Answer.id).where(Answer.tenant == tenant, _is_of(Answer, user_id))
     about = or_(Feedback.user_id == user_id, Feedback.answer_id.in_(own))
     return list(session.scalars(select(Feedback).where(Feedback.tenant == tenant, about).order_by(Feedback.id)))
 
 
 def _about_others(session: Session, rows: Sequence[Feedback], user_id: str) -> set[str]:
     """Ids of feedback on answers to others, and of the examples made of it, which hold what those asked."""
-    asked = select(Answer.id).where(Answer.id.in_({row.answer_id for row in rows}), Answer.user_id == user_id)
+    asked = select(Answer.id).where(Answer.id.in_({row.answer_id for row in rows}), _is_of(Answer, user_id))
     own = set(session.scalars(asked))
     return {name for row in rows if row.answer_id not in own for name in (row.id, row.input_id) if name}
 
@@ -194,9 +258,11 @@ def _affected(artifacts: Artifacts, session: Session, input_ids: Sequence[str]) 
     return sorted(found)
 
 
-def _learnt(session: Session, tenant: str, affected: Sequence[str]) -> list[dict[str, Any]]:
+def _learnt(session: Session, tenant: str, affected: Sequence[str], user_id: str) -> list[dict[str, Any]]:
+    """Models that learnt from the user, and those that the user owns."""
     runs = [name for name in affected if kind_of(name) == "run"]
-    query = select(Model).where(Model.tenant == tenant, Model.run_artifact.in_(runs)).order_by(Model.id)
+    chosen = or_(Model.run_artifact.in_(runs), Model.owner == user_id)
+    query = select(Model).where(Model.tenant == tenant, chosen).order_by(Model.id)
     return [
         {"id": row.id, "name": f"{row.family}/{row.name}", "version": row.version, "deployed": row.deployed}
         for row in session.scalars(query)
@@ -220,10 +286,11 @@ def _remove_rows(session: Session, tenant: str, user_id: str, input_ids: Sequenc
     for row in _feedback(session, tenant, user_id):
         session.delete(row)
     session.flush()
-    session.execute(delete(Answer).where(Answer.tenant == tenant, Answer.user_id == user_id))
+    session.execute(delete(Answer).where(Answer.tenant == tenant, _is_of(Answer, user_id)))
     session.execute(delete(UserInput).where(UserInput.id.in_(input_ids)))
     session.execute(delete(CollectedDocument).where(CollectedDocument.artifact_id.in_(removed)))
     session.execute(delete(Dataset).where(Dataset.artifact_id.in_(removed)))
+    _end_ownership(session, tenant, user_id)
 
 
 def _answer(row: Answer, settings: Settings) -> dict[str, Any]:

@@ -93,6 +93,37 @@ def test_migrations_go_up_keep_data_go_down_to_nothing_and_up_again(settings: Se
         assert jobs.list_jobs(session, "default") == ([], None)
 
 
+def test_what_was_there_before_owners_is_shared_and_an_older_database_is_told_from_an_empty_one(
+    settings: Settings,
+) -> None:
+    other, engine = engine_of(settings, "before_owners")
+    migrate(other)
+    with open_session(other) as session:
+        for owner in ("ann", "ben"):
+            models.create(session, family="fine-tuned", name="same", owner=owner)
+            datasets.record(session, manifest(), name="d", source="local", stage="dataset", owner=owner)
+            jobs.create(session, name="j", kind="train", config={}, owner=owner, idempotency_key="k")
+            inputs.add(session, user_id="u", input_type="text", content="x", sha256="0", size_bytes=1, owner=owner)
+    downgrade(other, "0006")
+    for call in (jobs.list_jobs, models.list_models, inputs.list_inputs):
+        with pytest.raises(UnavailableError) as caught, open_session(other) as session:
+            call(session, "default")
+        assert "earlier version (0006)" in caught.value.what and "soldiom migrate" in caught.value.remedy
+    migrate(other)
+    with open_session(other) as session:
+        rows = models.list_models(session, "default")[0]
+        assert len({row.name for row in rows}) == 2 and {row.owner for row in rows} == {""}
+        assert [row.owner for row in jobs.list_jobs(session, "default")[0]] == ["ben", "ann"]
+        assert len(datasets.list_datasets(session, "default")[0]) == 1
+        found = (jobs.list_jobs, datasets.list_datasets, models.list_models, inputs.list_inputs)
+        assert all(row.shared for listed in found for row in listed(session, "default")[0])
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        connection.execute(text("ALTER TABLE models DROP COLUMN shared"))
+    with pytest.raises(UnavailableError, match="later version"), open_session(other) as session:
+        models.list_models(session, "default")
+
+
 def test_eight_callers_that_migrate_at_once_do_not_trip_over_one_another(settings: Settings) -> None:
     other, engine = engine_of(settings, "rivals")
     failures: list[BaseException] = []

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +13,7 @@ from conftest import ROOT
 from starlette.requests import Request
 
 from soldiom_ray.api.auth import Caller
-from soldiom_ray.api.metrics import BUCKETS, RequestMetrics, device_seconds_text, drift_text
+from soldiom_ray.api.metrics import BUCKETS, RequestMetrics, device_seconds_text, drift_text, going_back_text
 from soldiom_ray.api.routes import health
 from soldiom_ray.settings import load_settings
 
@@ -21,7 +22,8 @@ RULES = ROOT / "cluster" / "prometheus" / "alerts.yml"
 
 def exposed() -> str:
     """What Prometheus reads of the API of whoever runs the server."""
-    return filled().text() + device_seconds_text({"workflow": 12.5}) + drift_text({"m1": True})
+    stored = device_seconds_text({"workflow": 12.5}) + drift_text({"m1": True})
+    return filled().text() + stored + going_back_text({"m1": datetime(2026, 11, 1, tzinfo=UTC), "m2": None})
 
 
 def filled() -> RequestMetrics:
@@ -58,7 +60,7 @@ def test_an_admin_of_one_tenant_sees_no_model_of_another(tmp_path: Path) -> None
     nowhere = load_settings({"SOLDIOM_HOME": str(tmp_path)})
     app = SimpleNamespace(state=SimpleNamespace(metrics=metrics, settings=nowhere))
     for tenant, sees_models in ((None, True), ("default", True), ("other", False)):
-        state = {"caller": Caller("k", "k", "admin", tenant)} if tenant else {}
+        state = {"caller": Caller("k", "k", "admin", tenant, "k")} if tenant else {}
         shown = health.metrics(Request({"type": "http", "app": app, "state": state})).body.decode()
         assert ("m1" in shown) is sees_models and "soldiom_requests_total" in shown
 
@@ -97,7 +99,15 @@ def test_promtool_finds_nothing_wrong_with_the_metrics_and_the_rules(tmp_path: P
         "input_series": [model, other],
         "alert_rule_test": [{"eval_time": "1d", "alertname": "UsersDissatisfied", "exp_alerts": [alert]}],
     }
+    summary = "Version m went back by itself; `soldiom watch` says why, and which one answers."
+    gone = {"exp_labels": {"severity": "ticket", "model": "m"}, "exp_annotations": {"summary": summary}}
+    told = [{"eval_time": "2h", "exp_alerts": [gone]}, {"eval_time": "26h", "exp_alerts": []}]
+    back = {
+        "interval": "1m",
+        "input_series": [{"series": 'soldiom_version_went_back_time_seconds{model="m"}', "values": "3600x1800"}],
+        "alert_rule_test": [each | {"alertname": "VersionWentBack"} for each in told],
+    }
     test = tmp_path / "test.json"  # JSON is YAML
-    test.write_text(json.dumps({"rule_files": [str(RULES)], "tests": [case]}))
+    test.write_text(json.dumps({"rule_files": [str(RULES)], "tests": [case, back]}))
     tried = subprocess.run([promtool, "test", "rules", str(test)], capture_output=True, text=True)
     assert tried.returncode == 0, tried.stdout + tried.stderr

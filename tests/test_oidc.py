@@ -140,5 +140,11 @@ def test_the_api_takes_tokens_beside_keys(
             problem(get(login.token(groups=[])), 403)
             problem(get(login.token(exp=1)), 401)
             assert get(api_keys["user"]).json()["role"] == "user"
-            rows = get(api_keys["admin"], "/api/audit").json()["items"]
-            assert rows[0]["actor"] == caller["id"] and rows[0]["decision"] == "deny"
+            unknown, roleless, refused = get(api_keys["admin"], "/api/audit").json()["items"][:3]
+            assert {row["decision"] for row in (unknown, roleless, refused)} == {"deny"}
+            assert refused["actor"] == roleless["actor"] == caller["id"] and roleless["action"] == "log in"
+            assert (unknown["actor"], unknown["action"]) == ("unknown", "log in")
+            for _ in range(oidc.TOLD_PER_MINUTE):
+                problem(get("not.a.token"), 401)
+            told = [row["action"] for row in get(api_keys["admin"], "/api/audit?limit=100").json()["items"]]
+            assert told.count("log in") == oidc.TOLD_PER_MINUTE

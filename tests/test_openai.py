@@ -356,6 +356,13 @@ def test_a_content_filter_blocks_questions_and_answers_streams_too(
         assert first["finish_reason"] == "content_filter" and second["error"]["status"] == 422
         native.headers["Authorization"] = f"Bearer {api_keys['admin']}"
         lines = [line for line in native.get("/metrics").text.splitlines() if line.startswith("soldiom_filter_total")]
+        trail = native.get("/api/audit?limit=100")
+    rows = [row for row in trail.json()["items"] if row["action"] == "content filter"]
+    assert len(rows) == 7 and {(row["object"], row["decision"]) for row in rows} == {(model, "deny")}
+    blocked = [row["details"]["blocked"] for row in rows]
+    assert [{"side": "input", "category": "prompt_injection"}] in blocked
+    assert [{"side": "output", "category": "moderation:bad"}] in blocked
+    assert "SECRETWORD" not in trail.text and "def read" not in trail.text
     labels = 'category="prompt_injection",side="input",action="block"'
     assert any(labels in line and float(line.split()[-1]) >= 3 for line in lines)
     assert any('category="moderation:bad",side="output",action="block"' in line for line in lines)

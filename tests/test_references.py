@@ -39,7 +39,7 @@ JUDGED = {
         "query license", "query reason", "query specialization", "SearchBody.filters",
     ),
     "a key's id or a user's name, compared with those of requests; times": (
-        "QuotaBody.subject", "query since", "query until",
+        "QuotaBody.subject", "KeyBody.user", "query since", "query until",
     ),
     "run in the user's own database, which is opened to read": ("DatabaseSource.query", "DatabaseSource.tables"),
     "what a judge is asked; its address is an endpoint": ("Judge.model", "Judge.criteria"),

@@ -90,6 +90,8 @@ export const words = (): Words => (shared.language === "ar" ? ar : en);
 export const language = (): Language => shared.language;
 export const may = (role: Role): boolean =>
   shared.caller !== null && ROLES.indexOf(shared.caller.role) >= ROLES.indexOf(role);
+/** Whether what this owner made is the caller's to share: its owner's or an admin's. */
+export const owns = (owner: string): boolean => may("admin") || (shared.caller !== null && shared.caller.user === owner);
 
 export function setLanguage(value: Language): void {
   remember("soldiom.language", value);

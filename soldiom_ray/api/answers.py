@@ -12,11 +12,11 @@ from starlette.concurrency import run_in_threadpool
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
-from soldiom_ray.db import answers, usage
+from soldiom_ray.db import answers, audit, usage
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.hosting import Address
-from soldiom_ray.errors import BlockedError
+from soldiom_ray.errors import BlockedError, SoldiomError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
 
@@ -48,21 +48,21 @@ class Asked:
         try:
             answer = await endpoints.call(self._application, "generate", self._addressed(request))
         except BlockedError as error:
-            self.count_blocked(error)
+            await self._note(_refused(error))
             raise
         outputs: list[dict[str, Any]] = answer["outputs"]
         for output in outputs:
-            self.metrics.filtered(self.model_id, output.get("filter") or ())
+            await self._note(output.get("filter") or ())
         return outputs
 
     async def stream(self, request: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """The model's chunks for a request; counts and errors as of `ask`."""
         try:
             async for chunk in endpoints.stream(self._application, "stream", self._addressed(request)):
-                self.metrics.filtered(self.model_id, chunk.get("filter") or ())
+                await self._note(chunk.get("filter") or ())
                 yield chunk
         except BlockedError as error:
-            self.count_blocked(error)
+            await self._note(_refused(error))
             raise
 
     @property
@@ -74,11 +74,25 @@ class Asked:
         adapter = self.address.adapter if self.address else None
         return {**request, "adapter": adapter} if adapter else dict(request)
 
-    def count_blocked(self, error: BlockedError) -> None:
-        """Count why a request was refused."""
-        found = dict.fromkeys(problem.msg for problem in error.problems)
-        decisions = [{"category": each, "side": "input", "action": "block"} for each in found]
+    async def _note(self, decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Count what the content filter decided; what it blocked is also a row of the audit trail, without the text."""
+        if not decisions:
+            return
         self.metrics.filtered(self.model_id, decisions)
+        if any(each["action"] == "block" for each in decisions):
+            await run_in_threadpool(self._audit_block, decisions)
+
+    def _audit_block(self, decisions: Sequence[Mapping[str, Any]]) -> None:
+        blocked = sorted(
+            {(str(each["side"]), str(each["category"])) for each in decisions if each["action"] == "block"}
+        )
+        details = {"key": self.caller.name, "blocked": [{"side": side, "category": name} for side, name in blocked]}
+        try:
+            with open_session(self.settings) as session:
+                actor, tenant = self.caller.key_id, self.caller.tenant
+                audit.append(session, actor, "content filter", self.model_id, "deny", details, tenant)
+        except SoldiomError as error:  # it is blocked all the same
+            logger.warning("a blocked request is not in the trail", extra={"data": {"type": type(error).__name__}})
 
     def note_first_text(self) -> None:
         """Count how long the first text of a stream took."""
@@ -122,7 +136,7 @@ class Asked:
                     id=answer_id,
                     tenant=self.caller.tenant,
                     model_id=self.model_id,
-                    owner=self.caller.key_id,
+                    owner=self.caller.user,
                     user_id=self.user_id or self.caller.name,
                     prompt_tokens=int(usage.get("prompt_tokens", 0)),
                     completion_tokens=int(usage.get("completion_tokens", 0)),
@@ -145,7 +159,7 @@ class Asked:
         usage.add(
             session,
             tenant=self.caller.tenant,
-            owner=self.caller.key_id,
+            owner=self.caller.user,
             user_id=(self.user_id or self.caller.name)[:USER_CHARACTERS],
             model_id=self.model_id,
             requests=len(outputs),
@@ -154,6 +168,12 @@ class Asked:
             bytes=sum(len(text.encode()) for text in texts),
             seconds=seconds,
         )
+
+
+def _refused(error: BlockedError) -> list[dict[str, Any]]:
+    """The decisions by which a request was refused."""
+    found = dict.fromkeys(problem.msg for problem in error.problems)
+    return [{"category": each, "side": "input", "action": "block"} for each in found]
 
 
 def _text(output: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,8 @@ from soldiom_ray.api.oidc import Issuer
 from soldiom_ray.api.quotas import Quotas, user_of, with_balances
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
-from soldiom_ray.errors import BusyError, DeniedError, InputError, Problem, UnauthenticatedError
+from soldiom_ray.db.ownership import Reader, act_as
+from soldiom_ray.errors import BusyError, DeniedError, InputError, Problem, SoldiomError, UnauthenticatedError
 from soldiom_ray.records import ROLES
 from soldiom_ray.settings import Settings
 
@@ -44,12 +45,19 @@ _large_bodies = CapacityLimiter(2)
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The owner of the key, or of the login's token, that came with a request; `key_id` is the token's owner, then."""
+    """Who came with a key, or with a login's token, whose subject `key_id` is, then; `user` is the owner of what is
+    made with it."""
 
     key_id: str
     name: str
     role: str
     tenant: str
+    user: str
+
+    @property
+    def reader(self) -> Reader:
+        """What the caller may see."""
+        return Reader(self.tenant, self.user, is_admin=self.may("admin"))
 
     def may(self, role: str) -> bool:
         """Whether the caller's role includes this one."""
@@ -111,6 +119,7 @@ async def _admit(request: Request, role: str) -> None:
     header = request.headers.get("authorization", "")
     caller = await run_in_threadpool(_caller, settings_of(request), issuer, header)
     request.state.caller = caller
+    act_as(caller.reader)
     limit: RateLimit = request.app.state.rate_limit
     standing = limit.take(caller.key_id)
     request.state.headers = standing.headers()
@@ -133,7 +142,7 @@ async def _check_quotas(request: Request) -> None:
     if caller is None or not (used := limits.applies(request.method, request.url.path, caller.tenant)):
         return
     user = user_of(getattr(request, "_json", None), caller.name)
-    balances = await run_in_threadpool(limits.check, caller.tenant, caller.key_id, user, used)
+    balances = await run_in_threadpool(limits.check, caller.tenant, caller.user, user, used)
     request.state.headers = with_balances(request.state.headers, balances)
 
 
@@ -144,13 +153,27 @@ def _caller(settings: Settings, issuer: Issuer | None, header: str) -> Caller:
             "This call needs a key.", remedy="send it as `Authorization: Bearer sld_…`; `soldiom keys create` makes one"
         )
     if issuer is not None and plain.count(".") == 2:
-        caller_id, name, role = issuer.identify(plain.strip())
-        return Caller(caller_id, name, role, issuer.provider.tenant)
+        try:
+            caller_id, name, role = issuer.identify(plain.strip())
+        except (DeniedError, UnauthenticatedError) as refusal:
+            _audit_login(settings, issuer, plain.strip(), refusal)
+            raise
+        return Caller(caller_id, name, role, issuer.provider.tenant, caller_id)
     with open_session(settings) as session:
         row = keys.find(session, plain.strip())
         if row is None:
             raise UnauthenticatedError("The key is unknown or revoked.", remedy="`soldiom keys create` makes a new one")
-        return Caller(row.id, row.name, row.role, row.tenant)
+        return Caller(row.id, row.name, row.role, row.tenant, keys.user_of(row))
+
+
+def _audit_login(settings: Settings, issuer: Issuer, token: str, refusal: SoldiomError) -> None:
+    """A row of the audit trail for a token that was refused: one without a role is told with its subject."""
+    if not issuer.is_told():
+        return
+    subject = issuer.subject_of(token)[0] if isinstance(refusal, DeniedError) else "unknown"
+    details = {"why": refusal.what, "issuer": issuer.provider.issuer[:200]}
+    with open_session(settings) as session:
+        audit.append(session, subject, "log in", issuer.provider.audience, "deny", details, issuer.provider.tenant)
 
 
 def _audit(request: Request, caller: Caller, decision: str, required_role: str) -> None:

@@ -239,7 +239,7 @@ class SearchBody(Record):
 
     query: str = Field(min_length=1, max_length=4000, description="a question, or words to look for")
     k: int = Field(PASSAGES, ge=1, le=MOST_PASSAGES, description="number of passages")
-    index: str | None = Field(None, max_length=64, description="id of an index; unset: the tenant's newest")
+    index: str | None = Field(None, max_length=64, description="id of an index; unset: the newest that you see")
     mode: Mode = Field(MODE, description="dense: by meaning; lexical: by words; hybrid: both, fused")
     filters: dict[str, str] = Field(
         default_factory=dict,
@@ -257,6 +257,12 @@ class QuotaBody(Record):
     amount: int | None = Field(None, ge=0, le=10**15, description="unset: without a limit")
 
 
+class SharingBody(Record):
+    """Whether all of the tenant see something."""
+
+    shared: bool = Field(True, description="false: its owner and admins alone")
+
+
 class KeyBody(Record):
     """A new key."""
 
@@ -266,6 +272,11 @@ class KeyBody(Record):
         None,
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
         description="whose data the key sees; only an admin of the tenant `default` may name another than its own",
+    )
+    user: str | None = Field(
+        None,
+        max_length=64,
+        description="id of another key: this one owns and sees what that one does; unset: a user of its own",
     )
 
 

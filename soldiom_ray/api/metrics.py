@@ -3,6 +3,7 @@
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
 METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
@@ -118,6 +119,16 @@ def drift_text(models: Mapping[str, bool]) -> str:
     name = "soldiom_inputs_differ"
     lines = [*_head(name, "1 where the questions to a model were found to differ from its training set.", "gauge")]
     lines += [f"{name}{{{_labels({'model': model})}}} {int(differs)}" for model, differs in sorted(models.items())]
+    return "\n".join(lines) + "\n"
+
+
+def going_back_text(versions: Mapping[str, datetime | None]) -> str:
+    """Of each version that went back by itself when it did, and of each that is on the way that it is."""
+    ended, under_way = "soldiom_version_went_back_time_seconds", "soldiom_version_goes_back"
+    lines = [*_head(ended, "When a version of a model went back by itself, in seconds since 1970.", "gauge")]
+    lines += [f"{ended}{{{_labels({'model': m})}}} {at.timestamp():.0f}" for m, at in versions.items() if at]
+    lines += [*_head(under_way, "1 where a version of a model is going back by itself.", "gauge")]
+    lines += [f"{under_way}{{{_labels({'model': m})}}} 1" for m, at in versions.items() if at is None]
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from soldiom_ray import logs
 from soldiom_ray.api import problems
 from soldiom_ray.api.hosts import HostCheck
+from soldiom_ray.db.ownership import NOBODY, act_as
 from soldiom_ray.records import new_id
 from soldiom_ray.settings import UPLOAD_MAX_BYTES
 from soldiom_ray.tracing import Mark, span
@@ -69,6 +70,7 @@ class RequestMiddleware:
         started, status = time.perf_counter(), 0
         request_id = _request_id(scope)
         logs.request_id.set(request_id)
+        act_as(NOBODY)  # until its route knows the caller
         state = scope.setdefault("state", {})  # of the request; `headers` are those that its route adds
 
         async def send_with_headers(message: Message) -> None:

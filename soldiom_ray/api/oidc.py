@@ -27,6 +27,7 @@ LEEWAY_SECONDS = 60
 REFRESH_SECONDS = 30.0
 OLDEST_SECONDS = 3600.0
 """After so long the set is read again in any case: a key that the issuer has withdrawn is no longer taken."""
+TOLD_PER_MINUTE = 30
 FETCH_SECONDS, SET_BYTES, TOKEN_CHARACTERS = 5.0, 1 << 20, 16_384
 
 
@@ -97,22 +98,38 @@ class Issuer:
         self.provider = provider
         self._lock = threading.Lock()
         self._keys: Any = None
-        self._read_at = self._tried_at = float("-inf")
+        self._read_at = self._tried_at = self._minute = float("-inf")
+        self._told = 0
 
     def identify(self, token: str) -> tuple[str, str, str]:
-        """(id, name, role) of whom a token names. UnauthenticatedError for a token that is not good, DeniedError for
-        one without a role here, UnavailableError while the issuer's keys cannot be read."""
-        claims = self._claims(token)
-        subject = str(claims["sub"])
-        role = self._role(claims.get(self.provider.role_claim))
+        """(id, name, role) of whom a token names. Errors of `subject_of`, and DeniedError for one without a role
+        here."""
+        subject, name, role = self.subject_of(token)
         if role is None:
             raise DeniedError(
                 f"None of the roles in the token's claim {self.provider.role_claim!r} has one here.",
                 remedy="whoever runs the server maps roles in the file of SOLDIOM_OIDC",
             )
+        return subject, name, role
+
+    def subject_of(self, token: str) -> tuple[str, str, str | None]:
+        """(id, name, role or None) of whom a token names. UnauthenticatedError for a token that is not good,
+        UnavailableError while the issuer's keys cannot be read."""
+        claims = self._claims(token)
+        subject = str(claims["sub"])
         digest = hashlib.sha256(f"{self.provider.issuer}\n{subject}".encode()).hexdigest()
         name = str(claims.get("preferred_username") or claims.get("email") or subject)
-        return f"oidc-{digest[:32]}", name[:100], role
+        return f"oidc-{digest[:32]}", name[:100], self._role(claims.get(self.provider.role_claim))
+
+    def is_told(self) -> bool:
+        """Whether this refusal is one of the first of its minute, which the audit trail has: whoever sends what is no
+        token may not fill it."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._minute >= 60:
+                self._minute, self._told = now, 0
+            self._told += 1
+            return self._told <= TOLD_PER_MINUTE
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         from joserfc import jws, jwt

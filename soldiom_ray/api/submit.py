@@ -28,13 +28,22 @@ def start(
     idempotency_key: str | None,
     response: Response,
     body: TrainingBody | None = None,
+    owner: str | None = None,
 ) -> dict[str, Any]:
-    """Launch the recipe for the caller and set the response's `Location`; returns the job. Errors name the fields as
+    """Launch the recipe for the caller, or for an `owner` at the caller's expense, and set the response's `Location`;
+    returns the job. Errors name the fields as
     they are in `body`, or in a body that is the recipe's only source."""
     try:
         _check_access(settings, caller, recipe, kind)
         job = launch.launch_job(
-            settings, recipe, kind=kind, tenant=caller.tenant, owner=caller.key_id, idempotency_key=idempotency_key
+            settings,
+            recipe,
+            kind=kind,
+            tenant=caller.tenant,
+            owner=caller.user if owner is None else owner,
+            account=caller.user,
+            as_admin=caller.may("admin"),
+            idempotency_key=idempotency_key,
         )
     except (DeniedError, InputError) as error:
         raise type(error)(error.what, remedy=error.remedy, problems=_in_body(error.problems, body)) from error

@@ -57,7 +57,7 @@ def store_uploads(
     request_hash = fingerprint("files", user_id, [[upload.sha256, upload.metadata] for upload in uploads])
     added = sum(upload.size_bytes for upload in uploads)
     with open_session(settings) as session:
-        previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
+        previous = requests.find(session, tenant, owner, idempotency_key, request_hash) if idempotency_key else None
         if previous is not None:
             return _rows(session, tenant, previous)
         check_quota(session, settings, tenant, added)
@@ -70,7 +70,7 @@ def store_uploads(
             for lock in sorted({locks.of_content(key) for key in keys}):
                 locks.hold(session, lock)
             locks.hold(session, f"uploads/{tenant}")
-            previous = requests.find(session, tenant, idempotency_key, request_hash) if idempotency_key else None
+            previous = requests.find(session, tenant, owner, idempotency_key, request_hash) if idempotency_key else None
             if previous is not None:
                 return _rows(session, tenant, previous)
             check_quota(session, settings, tenant, added)
@@ -78,7 +78,7 @@ def store_uploads(
                 _write(storage, upload)
             rows = [_add_row(session, tenant, user_id, owner, upload) for upload in uploads]
             if idempotency_key:
-                requests.record(session, tenant, idempotency_key, request_hash, [row["id"] for row in rows])
+                requests.record(session, tenant, owner, idempotency_key, request_hash, [row["id"] for row in rows])
             usage.add(session, tenant=tenant, owner=owner, user_id=user_id, requests=1, bytes=added)
             return rows
     except BaseException:

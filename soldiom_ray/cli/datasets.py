@@ -73,6 +73,32 @@ def delete(
     print_json(removed) if json else say(f"{removed['artifact_id']} is deleted; `soldiom gc` frees its raw bytes.")
 
 
+@dataset_app.command("share")
+def share(
+    dataset: Annotated[str, typer.Argument(help="Id of documents, a dataset or an index.")],
+    private: Annotated[bool, typer.Option("--private", help="Its owner and admins alone see it, from now on.")] = False,
+    json: Json = False,
+) -> None:
+    """Let all users see and use documents, a dataset or an index that one of them owns."""
+    from soldiom_ray.db import datasets
+    from soldiom_ray.db.engine import open_session
+
+    with open_session(load_settings()) as session:
+        row = datasets.get(session, dataset, HOME_TENANT)
+        share_row(session, row, "dataset", shared=not private)
+        shown = datasets.as_dict(row)
+    print_json(shown) if json else say(f"{shown['artifact_id']} is {'private' if private else 'shared'}.")
+
+
+def share_row(session: Any, row: Any, noun: str, *, shared: bool) -> None:
+    """Share something or make it private, as the operator; a row of the audit trail says so."""
+    from soldiom_ray.db import audit, ownership
+    from soldiom_ray.records import COMMAND_LINE
+
+    ownership.share(session, row, f"{noun} {row.id}", shared=shared)
+    audit.append(session, COMMAND_LINE, f"share {noun}", row.id, "allow", {"shared": shared}, row.tenant)
+
+
 @dataset_app.command("preview")
 def preview_dataset(
     dataset: Annotated[str, typer.Argument(help="Id of the dataset.")],

@@ -83,6 +83,7 @@ def retrain(
     """Make the next version of a model: trained as before, on its former data and on accepted feedback; promoted and
     served if it beats the version before. Otherwise that one goes on."""
     from soldiom_ray.cli.jobs import run_job, stage_of
+    from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
     from soldiom_ray.domains.recipes import as_dict
     from soldiom_ray.domains.retraining import RETRAIN, retraining
@@ -93,7 +94,8 @@ def retrain(
         raise InputError(f"--method is {method!r}; known: sft, dpo", remedy="name one of these")
     with open_session(load_settings()) as session:
         content = as_dict(retraining(session, model, HOME_TENANT, "dpo" if method == "dpo" else "sft"))
-    job = run_job(content, RETRAIN)
+        owner = models.get_served(session, model, HOME_TENANT).owner
+    job = run_job(content, RETRAIN, owner=owner)
     result, version = job["result"], stage_of(job, "register")["details"]
     gate, served = version["gate"], (result["endpoint"] or {}).get("deployed", result["endpoint"] is not None)
     made = {"id": result["model_id"], "job": job["id"], "promoted": version["promoted"], "served": served, "gate": gate}

@@ -17,16 +17,19 @@ def add_commands(app: typer.Typer) -> None:
     app.add_typer(jobs_app, name="jobs")
 
 
-def run_job(content: dict[str, Any], kind: str, table: Callable[[dict[str, Any]], Any] | None = None) -> dict[str, Any]:
-    """Launch a recipe given as plain values as a job of this kind; the job when it has completed. `table` is shown
-    above its progress (see `follow`)."""
+def run_job(
+    content: dict[str, Any], kind: str, table: Callable[[dict[str, Any]], Any] | None = None, owner: str = ""
+) -> dict[str, Any]:
+    """Launch a recipe given as plain values as a job of this kind, the tenant's or an `owner`'s; the job when it has
+    completed. `table` is shown above its progress (see `follow`)."""
     from soldiom_ray import launch
     from soldiom_ray.domains.recipes import validate_recipe, with_absolute_paths
     from soldiom_ray.records import COMMAND_LINE
 
     settings = load_settings()
     recipe = with_absolute_paths(validate_recipe(content, f"soldiom {kind}"))
-    return follow(settings, launch.launch_job(settings, recipe, kind=kind, owner=COMMAND_LINE), table)
+    whose: dict[str, Any] = {"owner": owner or COMMAND_LINE, "account": COMMAND_LINE}
+    return follow(settings, launch.launch_job(settings, recipe, kind=kind, **whose), table)
 
 
 def stage_of(job: dict[str, Any], name: str) -> dict[str, Any]:

@@ -85,6 +85,24 @@ def promote(
     print_json(promoted) if json else say(f"Model {promoted['id']} is now the champion of {promoted['name']}.")
 
 
+@models_app.command("share")
+def share(
+    model: Model,
+    private: Annotated[bool, typer.Option("--private", help="Its owner and admins alone see it, from now on.")] = False,
+    json: Json = False,
+) -> None:
+    """Let all users see a version that one of them owns, and train on it. A deployed one they may ask anyway."""
+    from soldiom_ray.cli.datasets import share_row
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import open_session
+
+    with open_session(load_settings()) as session:
+        row = models.get(session, model, HOME_TENANT)
+        share_row(session, row, "model", shared=not private)
+        shown = models.as_dict(row)
+    print_json(shown) if json else say(f"{row.id} is {'private' if private else 'shared'}.")
+
+
 @models_app.command("catalog")
 def catalog(json: Json = False) -> None:
     """List well-known base models: what `base_model` takes, license, size, tasks, and what the license asks for."""

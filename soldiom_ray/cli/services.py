@@ -183,6 +183,9 @@ def create_key(
     role: Annotated[str, typer.Option(help="viewer, user, trainer or admin.")],
     name: Annotated[str, typer.Option(help="What or who the key is for.")] = "",
     tenant: Annotated[str, typer.Option(help="Whose data the key sees.")] = HOME_TENANT,
+    user: Annotated[
+        str | None, typer.Option(help="Id of another key: this one owns and sees what that one does.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Create a key. It is shown only this once."""
@@ -193,7 +196,7 @@ def create_key(
     if role not in ROLES:
         raise InputError(f"Role is {role!r}; known: {', '.join(ROLES)}.", remedy="give one of them with --role")
     with open_session(load_settings()) as session:
-        row, key = keys.create(session, role=role, name=name, tenant=tenant)
+        row, key = keys.create(session, role=role, name=name, tenant=tenant, user=user)
         _record_key(session, "keys create", row)
         record = keys.as_dict(row) | {"key": key}
     if json:
@@ -210,7 +213,7 @@ def list_keys(json: Json = False) -> None:
 
     with open_session(load_settings()) as session:
         items = [keys.as_dict(row) for row in keys.list_keys(session)[0]]
-    print_items(items, ["id", "name", "role", "tenant", "prefix", "created_at", "revoked_at"], json, "No keys.")
+    print_items(items, ["id", "user", "name", "role", "tenant", "prefix", "created_at", "revoked_at"], json, "No keys.")
 
 
 @keys_app.command("revoke")

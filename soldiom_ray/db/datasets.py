@@ -6,6 +6,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.ownership import belongs_to, own_first
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Dataset
 from soldiom_ray.errors import NotFoundError
@@ -22,17 +23,19 @@ def record(
     stage: str,
     data_type: str = "text",
     tenant: str = HOME_TENANT,
+    owner: str = "",
 ) -> Dataset:
-    """Record an artifact ("documents", "dataset" or "index") under a name; an artifact recorded before gets its row
-    updated."""
-    row = _by_artifact(session, manifest.id, tenant)
+    """Record an artifact ("documents", "dataset" or "index") under a name as its owner's; one that the owner has
+    already gets its row updated."""
+    its = belongs_to(owner)
+    row = _by_artifact(session, manifest.id, tenant, its["owner"])
     if row is None:
-        row = Dataset(tenant=tenant, artifact_id=manifest.id, name=name, source=source, stage=stage)
+        row = Dataset(tenant=tenant, artifact_id=manifest.id, name=name, source=source, stage=stage, **its)
         try:
             with session.begin_nested():
                 session.add(row)
         except IntegrityError:
-            row = _by_artifact(session, manifest.id, tenant)
+            row = _by_artifact(session, manifest.id, tenant, its["owner"])
             if row is None:
                 raise
     row.name, row.source, row.stage, row.data_type = name, source, stage, data_type
@@ -44,11 +47,12 @@ def record(
 
 
 def get(session: Session, id_or_artifact: str, tenant: str | None = None) -> Dataset:
-    """The dataset by its id or its artifact's id; NotFoundError when there is none or it is another tenant's."""
+    """The dataset by its id or its artifact's id; NotFoundError when there is none or it is another tenant's or
+    user's."""
     query = select(Dataset).where(or_(Dataset.id == id_or_artifact, Dataset.artifact_id == id_or_artifact))
     if tenant is not None:
         query = query.where(Dataset.tenant == tenant)
-    row = session.scalars(query.order_by(Dataset.id).limit(1)).one_or_none()
+    row = session.scalars(query.order_by(*own_first(session, Dataset), Dataset.id).limit(1)).one_or_none()
     if row is None:
         raise NotFoundError(f"No dataset {id_or_artifact!r}.", remedy="list them with `soldiom dataset list`")
     return row
@@ -84,14 +88,15 @@ def as_dict(row: Dataset) -> dict[str, Any]:
         "num_samples",
         "counts",
         "parents",
+        "owner",
+        "shared",
     )
     return {name: getattr(row, name) for name in names} | {"created_at": row.created_at.isoformat()}
 
 
-def _by_artifact(session: Session, artifact: str, tenant: str) -> Dataset | None:
-    return session.scalars(
-        select(Dataset).where(Dataset.artifact_id == artifact, Dataset.tenant == tenant)
-    ).one_or_none()
+def _by_artifact(session: Session, artifact: str, tenant: str, owner: str) -> Dataset | None:
+    query = select(Dataset).where(Dataset.artifact_id == artifact, Dataset.tenant == tenant, Dataset.owner == owner)
+    return session.scalars(query).one_or_none()
 
 
 def _sample_count(counts: dict[str, int]) -> int:

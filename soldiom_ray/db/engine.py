@@ -8,6 +8,8 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
@@ -15,6 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db.anchor import write_anchor
+from soldiom_ray.db.ownership import REACH, READER, Reach, current_reader
 from soldiom_ray.errors import BusyError, InputError, SoldiomError, StorageFullError, UnavailableError
 from soldiom_ray.settings import Settings
 
@@ -27,7 +30,7 @@ _MYSQL_FAULTS = {
     1129: "unreachable", 1130: "unreachable", 1203: "unreachable", 1226: "unreachable", 1698: "unreachable",
     2002: "unreachable", 2003: "unreachable", 2005: "unreachable", 2006: "unreachable", 2013: "unreachable",
     1020: "busy", 1205: "busy", 1213: "busy", 1969: "busy", 3024: "busy", 3572: "busy",
-    1146: "no tables",
+    1054: "other tables", 1146: "other tables",
     1264: "value", 1292: "value", 1366: "value", 1406: "value", 3140: "value", 4025: "value",
 }  # fmt: skip
 """MySQL's and MariaDB's error numbers (their manuals' lists of server and client errors)."""
@@ -78,10 +81,12 @@ def _configure_mysql(connection: Any, _: object) -> None:
 
 
 @contextmanager
-def open_session(settings: Settings) -> Iterator[Session]:
-    """One transaction: committed at the end, rolled back on any error. Faults of the database become our errors."""
+def open_session(settings: Settings, *, reach: Reach = "own") -> Iterator[Session]:
+    """One transaction: committed at the end, rolled back on any error. Faults of the database become our errors. In a
+    request or a job it finds what whoever acts may see, and what `reach` adds to that; see `ownership`."""
     engine = open_database(settings)
-    with _translated_errors(engine), Session(engine, expire_on_commit=False, info={"settings": settings}) as session:
+    info = {"settings": settings, READER: current_reader(), REACH: reach}
+    with _translated_errors(engine), Session(engine, expire_on_commit=False, info=info) as session:
         with session.begin():
             yield session
         if (head := session.info.get(AUDIT_HEAD)) is not None:
@@ -155,8 +160,8 @@ def _translate(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomE
             return StorageFullError("The database has no space left.", remedy="free space where it keeps its data")
         case "busy":
             return BusyError("The database is busy with a concurrent change.", remedy="try again")
-        case "no tables":
-            return UnavailableError(f"The database at {url} has no tables yet.", remedy="run `soldiom up`")
+        case "other tables":
+            return _version_error(engine, url)
         case "value":
             return InputError(
                 "A value holds a character or number that the database cannot store.", remedy="remove NUL characters"
@@ -166,6 +171,26 @@ def _translate(error: DBAPIError | PoolTimeoutError, engine: Engine) -> SoldiomE
                 f"The database at {url} cannot be reached.", remedy="run `soldiom up` or check SOLDIOM_DATABASE_URL"
             )
     return None
+
+
+def _version_error(engine: Engine, url: str) -> SoldiomError | None:
+    """What to say of a database that lacks a table or a column; None where it has this version's, so that the mistake
+    is our code's."""
+    with engine.connect() as connection:
+        script = ScriptDirectory.from_config(alembic_config(connection))
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found is None:
+        return UnavailableError(f"The database at {url} has no tables yet.", remedy="run `soldiom up`")
+    if found == script.get_current_head():
+        return None
+    if found not in {revision.revision for revision in script.walk_revisions()}:
+        return UnavailableError(
+            f"The database at {url} has tables of a later version ({found}) of Soldiom.", remedy="use that version"
+        )
+    return UnavailableError(
+        f"The database at {url} has tables of an earlier version ({found}) of Soldiom.",
+        remedy="run `soldiom up`, or `soldiom migrate` where the services run elsewhere",
+    )
 
 
 def _fault(error: DBAPIError) -> str:
@@ -179,8 +204,8 @@ def _fault(error: DBAPIError) -> str:
         return "full"
     if state in ("40001", "40P01", "55P03"):
         return "busy"
-    if state == "42P01" and isinstance(error, ProgrammingError):
-        return "no tables"
+    if state in ("42P01", "42703") and isinstance(error, ProgrammingError):  # no such table, no such column
+        return "other tables"
     if isinstance(error, DataError):
         return "value"
     connection_lost = isinstance(error, (OperationalError, InterfaceError))

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db.ownership import belongs_to
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Evaluation
 from soldiom_ray.errors import NotFoundError
@@ -19,12 +20,15 @@ def record(
     scores_artifact: str | None = None,
     model_id: str | None = None,
     tenant: str = HOME_TENANT,
+    owner: str = "",
 ) -> Evaluation:
-    """Record the scores of a run; the same scores artifact is recorded once per tenant."""
+    """Record the scores of a run; the same scores artifact is recorded once per owner."""
+    its = belongs_to(owner)
     query = select(Evaluation).where(Evaluation.scores_artifact == scores_artifact, Evaluation.tenant == tenant)
+    query = query.where(Evaluation.owner == its["owner"])
     row = session.scalars(query.limit(1)).one_or_none() if scores_artifact else None
     if row is None:
-        row = Evaluation(tenant=tenant, run_artifact=run_artifact, scores_artifact=scores_artifact)
+        row = Evaluation(tenant=tenant, run_artifact=run_artifact, scores_artifact=scores_artifact, **its)
         session.add(row)
     row.scores, row.model_id = scores, model_id or row.model_id
     session.flush()

@@ -11,8 +11,9 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from soldiom_ray.db import answers, inputs
+from soldiom_ray.db import answers, inputs, models
 from soldiom_ray.db.answers import Exchange
+from soldiom_ray.db.ownership import EVERYTHING
 from soldiom_ray.db.pages import PAGE_BYTES, newest_first
 from soldiom_ray.db.tables import Answer, Feedback, Model, UserInput
 from soldiom_ray.errors import ConflictError, InputError, NotFoundError, Problem
@@ -38,7 +39,7 @@ def give(
     that was reviewed."""
     answers.lock(session, answer.id)  # said twice at once, it is one feedback
     known = select(Feedback).where(Feedback.answer_id == answer.id, Feedback.user_id == user_id)
-    row = session.scalars(known.with_for_update()).one_or_none()
+    row = session.scalars(known.with_for_update().execution_options(**EVERYTHING)).one_or_none()
     if row is not None and row.status != NEW:
         raise ConflictError(f"Feedback {row.id} on this answer was {row.status} already.")
     if row is None:
@@ -210,7 +211,7 @@ def asked_text(exchange: Exchange) -> str:
 
 def versions_of(session: Session, model: Model) -> list[Model]:
     """All versions of a model's name, newest first."""
-    query = select(Model).where(Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
+    query = select(Model).where(*models.of_name(model))
     return list(session.scalars(query.order_by(Model.version.desc())))
 
 
@@ -263,6 +264,7 @@ def _store_example(session: Session, row: Feedback, value: dict[str, Any], encry
         sha256=hashlib.sha256(content.encode()).hexdigest(),
         size_bytes=len(content.encode()),
         metadata={"feedback": row.id},
+        shared=False,
     )
     return stored.id
 

@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Text, cast, func, select
 from sqlalchemy.orm import Session, defer
 
+from soldiom_ray.db.ownership import EVERYTHING, belongs_to, check_change
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import CollectedDocument, UserInput
 from soldiom_ray.errors import NotFoundError
@@ -21,13 +22,16 @@ def add(
     size_bytes: int,
     metadata: dict[str, Any] | None = None,
     tenant: str = HOME_TENANT,
-    owner: str | None = None,
+    owner: str = "",
+    shared: bool | None = None,
     id: str | None = None,  # noqa: A002 - the column's name
 ) -> UserInput:
-    """Add one input. `content` is the text or structured value itself, or the storage key of a file."""
+    """Add one input. `content` is the text or structured value itself, or the storage key of a file. `shared` unset: as
+    of its owner (`ownership.belongs_to`)."""
+    its = belongs_to(owner) | ({} if shared is None else {"shared": shared})
     row = UserInput(
         tenant=tenant,
-        owner=owner,
+        **its,
         user_id=user_id,
         input_type=input_type,
         content=content,
@@ -43,7 +47,7 @@ def add(
 
 
 def get(session: Session, input_id: str, tenant: str | None = None) -> UserInput:
-    """The input; NotFoundError when there is none or it is another tenant's."""
+    """The input; NotFoundError when there is none or it is another tenant's or user's."""
     query = select(UserInput).where(UserInput.id == input_id)
     if tenant is not None:
         query = query.where(UserInput.tenant == tenant)
@@ -76,6 +80,7 @@ def list_inputs(
 def remove(session: Session, input_id: str, tenant: str | None) -> UserInput:
     """Remove one input and return its row; NotFoundError when there is none or it is another tenant's."""
     row = get(session, input_id, tenant)
+    check_change(session, row, f"User input {row.id}")
     session.delete(row)
     session.flush()
     return row
@@ -88,14 +93,16 @@ def is_referenced(session: Session, key: str) -> bool:
     uploaded = select(UserInput.id).where(UserInput.sha256 == sha256, UserInput.content == key)
     elsewhere = CollectedDocument.sha256 == sha256, CollectedDocument.url.not_like("input:%")
     queries = (uploaded, select(CollectedDocument.id).where(*elsewhere))
-    return any(session.scalars(query.limit(1)).first() is not None for query in queries)
+    found = (session.scalars(query.limit(1).execution_options(**EVERYTHING)) for query in queries)
+    return any(each.first() is not None for each in found)
 
 
 def kept_bytes(session: Session, tenant: str) -> int:
     """The size of all inputs of a tenant, metadata included. Each upload of a file counts, though equal bytes are
     stored once."""
     sizes = UserInput.size_bytes + func.length(cast(UserInput.metadata_, Text))
-    return int(session.scalar(select(func.sum(sizes)).where(UserInput.tenant == tenant)) or 0)
+    total = select(func.sum(sizes)).where(UserInput.tenant == tenant)
+    return int(session.scalar(total.execution_options(**EVERYTHING)) or 0)
 
 
 def as_dict(row: UserInput) -> dict[str, Any]:
@@ -107,5 +114,6 @@ def as_dict(row: UserInput) -> dict[str, Any]:
         "metadata": row.metadata_,
         "sha256": row.sha256,
         "size_bytes": row.size_bytes,
+        "shared": row.shared,
         "created_at": row.created_at.isoformat(),
     }

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import quotas, usage
+from soldiom_ray.db.ownership import belongs_to, check_change
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Job, JobStage
 from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, SoldiomError
@@ -23,15 +24,18 @@ def create(
     config: dict[str, Any],
     tenant: str = HOME_TENANT,
     owner: str = "",
+    account: str | None = None,
+    as_admin: bool = False,
     base_model: str | None = None,
     training_method: str | None = None,
     dataset_id: str | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """Create a pending job, or return the one that this idempotency key created before (ConflictError when that request
-    was another). A new job has no `submission_id`; launching under the job's own id makes a second launch impossible.
+    """Create a pending job, or return the one that this idempotency key of its owner created before (ConflictError when
+    that request was another). A new job has no `submission_id`; launching under the job's own id makes a second launch
+    impossible.
     """
-    if idempotency_key and (existing := _by_key(session, tenant, idempotency_key)):
+    if idempotency_key and (existing := _by_key(session, tenant, owner, idempotency_key)):
         return _check_same_request(existing, kind, config)
     job = Job(
         name=name,
@@ -39,6 +43,9 @@ def create(
         config=config,
         tenant=tenant,
         owner=owner,
+        shared=belongs_to(owner)["shared"],
+        account=account if account != owner else None,
+        as_admin=as_admin,
         base_model=base_model,
         training_method=training_method,
         dataset_id=dataset_id,
@@ -48,7 +55,7 @@ def create(
         with session.begin_nested():
             session.add(job)
     except IntegrityError:
-        rival = _by_key(session, tenant, idempotency_key or "")
+        rival = _by_key(session, tenant, owner, idempotency_key or "")
         if rival is None:
             raise
         return _check_same_request(rival, kind, config)
@@ -56,7 +63,7 @@ def create(
 
 
 def get(session: Session, job_id: str, tenant: str | None = None) -> Job:
-    """The job; NotFoundError when there is none or it is another tenant's."""
+    """The job; NotFoundError when there is none or it is another tenant's or user's."""
     query = select(Job).where(Job.id == job_id)
     if tenant is not None:
         query = query.where(Job.tenant == tenant)
@@ -208,7 +215,7 @@ def add_device_seconds(session: Session, job_id: str, seconds: float) -> None:
     if job is not None and seconds > 0:
         job.device_seconds += seconds
         session.flush()
-        usage.add(session, tenant=job.tenant, owner=job.owner, device_seconds=seconds)
+        usage.add(session, tenant=job.tenant, owner=job.account or job.owner, device_seconds=seconds)
 
 
 def exhausted_quota(session: Session, job_id: str) -> BusyError | None:
@@ -217,15 +224,15 @@ def exhausted_quota(session: Session, job_id: str) -> BusyError | None:
     if job is None:
         return None
     try:
-        quotas.check(session, job.tenant, ("device_minutes",), key_id=job.owner)
+        quotas.check(session, job.tenant, ("device_minutes",), key_id=job.account or job.owner)
     except BusyError as refusal:
         return refusal
     return None
 
 
 def request_cancel(session: Session, job_id: str, tenant: str | None) -> Job:
-    """Ask a job to stop; ConflictError when it has ended already."""
-    get(session, job_id, tenant)
+    """Ask a job to stop. ConflictError when it has ended already, DeniedError for one that another user shares."""
+    check_change(session, get(session, job_id, tenant), f"Job {job_id}")
     job = _locked(session, job_id)
     if job.status in ENDED:
         raise ConflictError(f"Job {job_id} has already ended: it is {job.status}.")
@@ -255,7 +262,10 @@ def as_dict(job: Job, stages: list[JobStage] | None = None) -> dict[str, Any]:
         name: getattr(job, name)
         for name in ("id", "name", "kind", "base_model", "training_method", "status", "progress", "stage", "message")
     }
-    shown |= {name: getattr(job, name) for name in ("dataset_id", "metrics", "config", "result", "cancel_requested")}
+    shown |= {
+        name: getattr(job, name)
+        for name in ("dataset_id", "metrics", "config", "result", "cancel_requested", "owner", "shared")
+    }
     shown["device_seconds"] = round(job.device_seconds, 3)
     for name in ("created_at", "started_at", "completed_at"):
         time = getattr(job, name)
@@ -276,8 +286,9 @@ def _locked(session: Session, job_id: str) -> Job:
     return job
 
 
-def _by_key(session: Session, tenant: str, key: str) -> Job | None:
-    return session.scalars(select(Job).where(Job.tenant == tenant, Job.idempotency_key == key)).one_or_none()
+def _by_key(session: Session, tenant: str, owner: str, key: str) -> Job | None:
+    query = select(Job).where(Job.tenant == tenant, Job.owner == owner, Job.idempotency_key == key)
+    return session.scalars(query).one_or_none()
 
 
 def _check_same_request(job: Job, kind: str, config: dict[str, Any]) -> Job:

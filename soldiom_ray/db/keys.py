@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from datetime import timedelta
 from typing import Any
@@ -15,17 +16,34 @@ from soldiom_ray.errors import InputError, NotFoundError
 from soldiom_ray.records import ROLES, now
 from soldiom_ray.settings import HOME_TENANT
 
+LOGIN = re.compile(r"oidc-[0-9a-f]{32}")
+"""The user of a login's subject; see `api.oidc`."""
 
-def create(session: Session, role: str, name: str, tenant: str = HOME_TENANT) -> tuple[ApiKey, str]:
-    """Create a key: its row, and the key itself, which is stored nowhere and cannot be shown again."""
+
+def create(
+    session: Session, role: str, name: str, tenant: str = HOME_TENANT, user: str | None = None
+) -> tuple[ApiKey, str]:
+    """Create a key: its row, and the key itself, which is stored nowhere and cannot be shown again. It stands for a
+    user of its own, or for the one of another key (`user`: that key's id, or the `owner` of what a login's subject
+    made). NotFoundError for one that the tenant does not have."""
     if role not in ROLES:
         raise InputError(f"No role {role!r}.", remedy=f"use one of {', '.join(ROLES)}")
     prefix = secrets.token_hex(4)
     secret_key = f"sld_{prefix}_{secrets.token_urlsafe(32)}"
-    row = ApiKey(tenant=tenant, name=name, role=role, prefix=prefix, key_hash=_hash(secret_key))
+    owner = _user(session, user, tenant) if user else None
+    row = ApiKey(tenant=tenant, name=name, role=role, prefix=prefix, key_hash=_hash(secret_key), owner=owner)
     session.add(row)
     session.flush()
     return row, secret_key
+
+
+def _user(session: Session, user: str, tenant: str) -> str:
+    return user if LOGIN.fullmatch(user) else user_of(get(session, user, tenant))
+
+
+def user_of(row: ApiKey) -> str:
+    """The user that a key stands for: owner of what is made with it."""
+    return row.owner or row.id
 
 
 def find(session: Session, secret_key: str) -> ApiKey | None:
@@ -73,6 +91,7 @@ def revoke(session: Session, key_id: str, tenant: str | None = None) -> ApiKey:
 def as_dict(row: ApiKey) -> dict[str, Any]:
     """The key as the API and the CLI show it, without anything that grants access."""
     shown: dict[str, Any] = {name: getattr(row, name) for name in ("id", "name", "role", "prefix", "tenant")}
+    shown["user"] = user_of(row)
     for name in ("created_at", "revoked_at", "last_used_at"):
         time = getattr(row, name)
         shown[name] = time.isoformat() if time else None

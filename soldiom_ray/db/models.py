@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
+from soldiom_ray.db.ownership import belongs_to, own_first
 from soldiom_ray.db.pages import newest_first
 from soldiom_ray.db.tables import Deployment, Model
 from soldiom_ray.errors import BusyError, ConflictError, NotFoundError, suggestion
@@ -13,14 +14,18 @@ from soldiom_ray.records import RUN_ID
 from soldiom_ray.settings import HOME_TENANT
 
 
-def create(session: Session, *, family: str, name: str, tenant: str = HOME_TENANT, **values: Any) -> Model:
-    """Create the next version of `family/name`; `values` are columns of the table."""
+def create(
+    session: Session, *, family: str, name: str, tenant: str = HOME_TENANT, owner: str = "", **values: Any
+) -> Model:
+    """Create the next version of an owner's `family/name`; `values` are columns of the table."""
+    its = belongs_to(owner)
     for _ in range(5):
         model = Model(
             tenant=tenant,
             family=family,
             name=name,
-            version=next_version(session, family=family, name=name, tenant=tenant),
+            version=next_version(session, family=family, name=name, tenant=tenant, owner=its["owner"]),
+            **its,
             **values,
         )
         try:
@@ -32,15 +37,16 @@ def create(session: Session, *, family: str, name: str, tenant: str = HOME_TENAN
     raise BusyError(f"Many versions of {family}/{name} are being registered at once.", remedy="try again")
 
 
-def next_version(session: Session, *, family: str, name: str, tenant: str = HOME_TENANT) -> int:
-    """The number of the next version of `family/name`."""
-    query = select(func.max(Model.version)).where(Model.tenant == tenant, Model.family == family, Model.name == name)
+def next_version(session: Session, *, family: str, name: str, tenant: str = HOME_TENANT, owner: str = "") -> int:
+    """The number of the next version of an owner's `family/name`."""
+    query = select(func.max(Model.version)).where(*_named(tenant, owner, family, name))
     return (session.scalar(query) or 0) + 1
 
 
 def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
     """A model by id, `name`, `family/name`, each with or without `@version`; without one, the newest version. The id of
-    a run is the newest model made of it. NotFoundError names what is near."""
+    a run is the newest model made of it. Of a name that several users gave, the reader's own (`ownership`).
+    NotFoundError names what is near."""
     if RUN_ID.fullmatch(id_or_name) and (made := of_run(session, id_or_name, tenant)):
         return made
     path, _, version = id_or_name.partition("@")
@@ -53,7 +59,8 @@ def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
     query = select(Model).where(or_(Model.id == id_or_name, named))
     if tenant is not None:
         query = query.where(Model.tenant == tenant)
-    model = session.scalars(query.order_by((Model.id == id_or_name).desc(), Model.id.desc()).limit(1)).one_or_none()
+    order = ((Model.id == id_or_name).desc(), *own_first(session, Model), Model.id.desc())
+    model = session.scalars(query.order_by(*order).limit(1)).one_or_none()
     if model is None:
         near = suggestion(id_or_name, known_names(session, tenant), 3) if tenant is not None else ""
         raise NotFoundError(f"No model {id_or_name[:100]!r}.{near}", remedy="list them with `soldiom models list`")
@@ -66,7 +73,7 @@ def get_served(session: Session, id_or_name: str, tenant: str | None = None) -> 
     model = get(session, id_or_name, tenant)
     if model.deployed or id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
         return model
-    same = (Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
+    same = of_name(model)
     served = select(Model).where(*same, Model.deployed.is_(True)).order_by(Model.version.desc()).limit(1)
     if (deployed := session.scalars(served).first()) is not None:
         return deployed
@@ -86,6 +93,15 @@ def host_of(session: Session, model: Model) -> Model | None:
     return base if base is not None and base.deployed and base.tenant == model.tenant else None
 
 
+def of_name(model: Model) -> tuple[ColumnElement[bool], ...]:
+    """The versions of a model's name: those of its owner."""
+    return _named(model.tenant, model.owner, model.family, model.name)
+
+
+def _named(tenant: str, owner: str, family: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    return Model.tenant == tenant, Model.owner == owner, Model.family == family, Model.name == name
+
+
 def known_names(session: Session, tenant: str) -> list[str]:
     """What a tenant's models may be called: `family/name` and `name`, those of the newest versions."""
     query = select(Model.family, Model.name).where(Model.tenant == tenant).order_by(Model.id.desc()).limit(500)
@@ -98,7 +114,7 @@ def of_run(session: Session, run_artifact: str, tenant: str | None = None) -> Mo
     query = select(Model).where(Model.run_artifact == run_artifact)
     if tenant is not None:
         query = query.where(Model.tenant == tenant)
-    return session.scalars(query.order_by(Model.id.desc()).limit(1)).one_or_none()
+    return session.scalars(query.order_by(*own_first(session, Model), Model.id.desc()).limit(1)).one_or_none()
 
 
 def of_mlflow_version(session: Session, mlflow_name: str, mlflow_version: str) -> Model | None:
@@ -112,15 +128,17 @@ def built_on(session: Session, model_id: str) -> list[Model]:
     return list(session.scalars(select(Model).where(Model.base_model_id == model_id).order_by(Model.id)))
 
 
-def champion_before(session: Session, tenant: str, family: str, name: str, run_artifact: str) -> str | None:
-    """The run of the newest promoted version of `family/name`, other than the run given. Where that is registered
-    already, of its own family and name and of the versions before it, so that the answer stays the same."""
-    own = session.scalars(
-        select(Model).where(Model.tenant == tenant, Model.run_artifact == run_artifact).order_by(Model.id)
-    ).first()
+def champion_before(
+    session: Session, tenant: str, family: str, name: str, run_artifact: str, owner: str = ""
+) -> str | None:
+    """The run of the newest promoted version of an owner's `family/name`, other than the run given. Where that is
+    registered already, of its own family and name and of the versions before it, so that the answer stays the same."""
+    owner = belongs_to(owner)["owner"]
+    registered = Model.tenant == tenant, Model.owner == owner, Model.run_artifact == run_artifact
+    own = session.scalars(select(Model).where(*registered).order_by(Model.id)).first()
     if own is not None:
         family, name = own.family, own.name
-    query = select(Model).where(Model.tenant == tenant, Model.family == family, Model.name == name)
+    query = select(Model).where(*_named(tenant, owner, family, name))
     if own is not None:
         query = query.where(Model.version < own.version)
     for row in session.scalars(query.order_by(Model.version.desc())):
@@ -145,10 +163,12 @@ def list_models(
     name: str | None = None,
     cursor: str | None = None,
     limit: int = 50,
+    owner: str | None = None,
 ) -> tuple[list[Model], str | None]:
     """A page of versions, newest first, and the cursor of the next page."""
     query = select(Model)
     conditions = {Model.tenant: tenant, Model.family: family, Model.specialization: specialization, Model.name: name}
+    conditions[Model.owner] = owner
     for column, value in conditions.items():
         if value is not None:
             query = query.where(column == value)
@@ -188,7 +208,7 @@ def as_dict(model: Model, *, with_card: bool = False) -> dict[str, Any]:
     """The version as the API and the CLI show it; `with_card` adds card and lineage."""
     names = ["id", "family", "name", "version", "base_model", "base_model_id", "training_job_id", "dataset_id"]
     names += ["run_artifact", "scores_artifact", "specialization", "performance_metrics", "gate", "license"]
-    names += ["mlflow_name", "mlflow_version", "deployed"]
+    names += ["mlflow_name", "mlflow_version", "deployed", "owner", "shared"]
     if with_card:
         names += ["card", "lineage"]
     shown = {name: getattr(model, name) for name in names} | {"task": task_of(model)}

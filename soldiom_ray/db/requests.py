@@ -8,10 +8,10 @@ from soldiom_ray.db.tables import IdempotentRequest
 from soldiom_ray.errors import ConflictError
 
 
-def find(session: Session, tenant: str, key: str, fingerprint: str) -> list[str] | None:
-    """The ids that the request with this key created, or None when the key is new. ConflictError when the key was used
-    for another request."""
-    row = session.get(IdempotentRequest, (tenant, key))
+def find(session: Session, tenant: str, owner: str, key: str, fingerprint: str) -> list[str] | None:
+    """The ids that the request of this owner with this key created, or None when the key is new. ConflictError when the
+    key was used for another request."""
+    row = session.get(IdempotentRequest, (tenant, owner, key))
     if row is None:
         return None
     if row.fingerprint != fingerprint:
@@ -21,7 +21,7 @@ def find(session: Session, tenant: str, key: str, fingerprint: str) -> list[str]
     return row.made
 
 
-def record(session: Session, tenant: str, key: str, fingerprint: str, ids: Sequence[str]) -> None:
+def record(session: Session, tenant: str, owner: str, key: str, fingerprint: str, ids: Sequence[str]) -> None:
     """Record what a request created. The caller has held a lock on its key (`locks.hold`) since before `find`."""
-    session.add(IdempotentRequest(tenant=tenant, key=key, fingerprint=fingerprint, made=list(ids)))
+    session.add(IdempotentRequest(tenant=tenant, owner=owner, key=key, fingerprint=fingerprint, made=list(ids)))
     session.flush()

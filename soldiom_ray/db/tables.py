@@ -61,20 +61,29 @@ class Table(DeclarativeBase):
     }
 
 
-class Job(Table):
+class Owned:
+    """What a user made: whose it is (see `ownership`), and whether all of the tenant see it."""
+
+    owner: Mapped[str] = mapped_column(String(128), default="")
+    shared: Mapped[bool] = mapped_column(Boolean, default=False)
+
+
+class Job(Owned, Table):
     """One job on the cluster. Its state is what this row says, not Ray's record. `failure` holds the error that ended
-    it (`SoldiomError.to_dict`)."""
+    it (`SoldiomError.to_dict`). `account` is charged with it where that is not the owner; `as_admin`: it sees all of
+    the tenant, as the admin did who started it."""
 
     __tablename__ = "training_jobs"
     __table_args__ = (
-        UniqueConstraint("tenant", "idempotency_key"),
+        UniqueConstraint("tenant", "owner", "idempotency_key"),
         Index(None, "tenant", "status", "id"),
         Index(None, "status", "heartbeat_at"),
     )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
-    owner: Mapped[str] = mapped_column(String(128), default="")
+    account: Mapped[str | None] = mapped_column(String(128))
+    as_admin: Mapped[bool] = mapped_column(Boolean, default=False)
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(128))
     base_model: Mapped[str | None] = mapped_column(String(512))
@@ -116,11 +125,11 @@ class JobStage(Table):
     details: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
-class Dataset(Table):
-    """An artifact that a job made (documents, a dataset or an index), as one tenant sees it."""
+class Dataset(Owned, Table):
+    """An artifact that a job made (documents, a dataset or an index), as one user of one tenant has it."""
 
     __tablename__ = "training_datasets"
-    __table_args__ = (UniqueConstraint("tenant", "artifact_id"), Index(None, "tenant", "stage", "created_at"))
+    __table_args__ = (UniqueConstraint("tenant", "owner", "artifact_id"), Index(None, "tenant", "stage", "created_at"))
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
@@ -136,11 +145,14 @@ class Dataset(Table):
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
-class Model(Table):
-    """One version of a model in the registry."""
+class Model(Owned, Table):
+    """One version of a model in the registry. Each owner has names and versions of its own."""
 
     __tablename__ = "models"
-    __table_args__ = (UniqueConstraint("tenant", "family", "name", "version"), Index(None, "tenant", "created_at"))
+    __table_args__ = (
+        UniqueConstraint("tenant", "owner", "family", "name", "version"),
+        Index(None, "tenant", "created_at"),
+    )
 
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
@@ -166,8 +178,8 @@ class Model(Table):
     updated_at: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
 
-class UserInput(Table):
-    """An input of a user: `content` is a short text, or the storage key of a file; `owner`, the key it came with."""
+class UserInput(Owned, Table):
+    """An input of a user: `content` is a short text, or the storage key of a file; `owner`, whose key it came with."""
 
     __tablename__ = "user_inputs"
     __table_args__ = (Index(None, "tenant", "user_id", "id"), Index(None, "sha256"))
@@ -175,7 +187,6 @@ class UserInput(Table):
     id: Mapped[str] = mapped_column(String(36), primary_key=True, default=new_id)
     tenant: Mapped[str] = mapped_column(String(64), default=HOME_TENANT)
     user_id: Mapped[str] = mapped_column(String(128))
-    owner: Mapped[str | None] = mapped_column(String(128))
     input_type: Mapped[str] = mapped_column(String(16))
     content: Mapped[str] = mapped_column(LongText)
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", default=dict)
@@ -318,7 +329,7 @@ class Drift(Table):
     noticed_at: Mapped[datetime | None]
 
 
-class Evaluation(Table):
+class Evaluation(Owned, Table):
     """Scores of one run."""
 
     __tablename__ = "evaluations"
@@ -333,7 +344,8 @@ class Evaluation(Table):
 
 
 class ApiKey(Table):
-    """A bearer key, of which only the SHA-256 is stored: 256 random bits need no slow hash."""
+    """A bearer key, of which only the SHA-256 is stored: 256 random bits need no slow hash. `owner` is the user that it
+    stands for where that is not the key's own id: a key that follows another one."""
 
     __tablename__ = "api_keys"
 
@@ -343,6 +355,7 @@ class ApiKey(Table):
     role: Mapped[str] = mapped_column(String(16))
     prefix: Mapped[str] = mapped_column(String(16), unique=True)
     key_hash: Mapped[str] = mapped_column(String(64))
+    owner: Mapped[str | None] = mapped_column(String(128))
     created_at: Mapped[datetime] = mapped_column(default=now)
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
@@ -411,6 +424,7 @@ class IdempotentRequest(Table):
     __tablename__ = "idempotent_requests"
 
     tenant: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(128), primary_key=True, default="")
     key: Mapped[str] = mapped_column(String(255), primary_key=True)
     fingerprint: Mapped[str] = mapped_column(String(64))
     made: Mapped[list[str]] = mapped_column(default=list)

@@ -69,14 +69,15 @@ def of_jobs(
     session: Session, tenant: str, *, since: datetime, until: datetime, owner: str | None = None, limit: int = 1000
 ) -> list[dict[str, Any]]:
     """Device seconds of the jobs that began within these times, whole, those that used the most first."""
-    query = select(Job.id, Job.name, Job.kind, Job.owner, Job.status, Job.device_seconds).where(
+    charged = func.coalesce(Job.account, Job.owner).label("charged")
+    query = select(Job.id, Job.name, Job.kind, charged, Job.status, Job.device_seconds).where(
         Job.tenant == tenant, Job.started_at >= since, Job.started_at < until
     )
     if owner is not None:
-        query = query.where(Job.owner == owner)
+        query = query.where(charged == owner)
     rows = session.execute(query.order_by(Job.device_seconds.desc(), Job.id).limit(limit))
     return [
-        {"job": row.id, "name": row.name, "kind": row.kind, "key": row.owner, "status": row.status}
+        {"job": row.id, "name": row.name, "kind": row.kind, "key": row.charged, "status": row.status}
         | {"device_seconds": round(row.device_seconds, 3)}
         for row in rows
     ]

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from soldiom_ray.db import usage
+from soldiom_ray.db import models, usage
 from soldiom_ray.db.feedback import DOWN, REJECTED
 from soldiom_ray.db.tables import Answer, Feedback, Model, Watch
 from soldiom_ray.records import now
@@ -19,6 +19,8 @@ WINDOW = timedelta(days=7)
 """How long a version is watched."""
 BEFORE = timedelta(days=30)
 """How far back the version before is looked at."""
+GONE_BACK = timedelta(days=30)
+"""For how long the metrics tell of a version that went back."""
 MOST_ANSWERS = 5000
 """Of each version, the newest that are looked at."""
 MOST_OF_ONE_USER = 10
@@ -40,8 +42,7 @@ def begin(session: Session, model: Model, window: timedelta = WINDOW) -> Watch |
     known = session.scalars(select(Watch).where(Watch.model_id == model.id)).first()
     if known is not None:
         return known
-    same = (Model.tenant == model.tenant, Model.family == model.family, Model.name == model.name)
-    served = select(Model).where(*same, Model.deployed.is_(True), Model.version < model.version)
+    served = select(Model).where(*models.of_name(model), Model.deployed.is_(True), Model.version < model.version)
     previous = session.scalars(served.order_by(Model.version.desc()).limit(1)).first()
     if previous is None:
         return None
@@ -79,6 +80,15 @@ def of_models(session: Session, model_ids: Sequence[str]) -> list[Watch]:
 def list_watches(session: Session, tenant: str, limit: int = 50) -> list[Watch]:
     """The newest watches of a tenant."""
     return list(session.scalars(select(Watch).where(Watch.tenant == tenant).order_by(Watch.id.desc()).limit(limit)))
+
+
+def going_back(session: Session) -> dict[str, datetime | None]:
+    """Of each version that goes back, or went back by itself within GONE_BACK, when it did; None while it is on the
+    way."""
+    lately = or_(Watch.status == WITHDRAWING, Watch.ended_at >= now() - GONE_BACK)
+    query = select(Watch.model_id, Watch.status, Watch.ended_at)
+    rows = session.execute(query.where(Watch.status.in_((WITHDRAWING, WITHDRAWN)), lately).order_by(Watch.model_id))
+    return {str(row.model_id): row.ended_at if row.status == WITHDRAWN else None for row in rows}
 
 
 def failed_answers(session: Session, model_id: str, since: datetime, until: datetime) -> tuple[int, int]:

@@ -131,7 +131,7 @@ def _filter_classifiers(settings: Settings, artifacts: Artifacts, row: "Model", 
 
     ids: dict[str, str] = {}
     for check in declared.content_filter.classifiers if declared.content_filter else ():
-        with open_session(settings) as session:
+        with open_session(settings, reach="asked") as session:
             classifier = models.get_served(session, check.model, row.tenant)
         details = artifacts.get(classifier.run_artifact).details if classifier.run_artifact else {}
         labels = list(details.get("configuration", {}).get("id2label", {}).values())

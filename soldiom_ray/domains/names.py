@@ -10,6 +10,7 @@ import re
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import datasets, inputs, jobs, models
+from soldiom_ray.db.ownership import check_change
 from soldiom_ray.domains.base_catalog import model_of
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2, builtin_names
 from soldiom_ray.domains.references import is_local_path
@@ -34,7 +35,8 @@ EMBEDDERS = (MINILM, f"sentence-transformers/{MINILM}")
 
 def pin(session: Session, recipe: Recipe, tenant: str) -> Recipe:
     """The recipe with runs by their ids and models by their versions. NotFoundError for what does not exist or is
-    another tenant's, with names that are near; InputError for a base that cannot be one."""
+    another tenant's or user's, with names that are near; DeniedError for a version to deploy that another user shares;
+    InputError for a base that cannot be one."""
     for name in (*recipe.documents, *filter(None, (recipe.dataset,))):
         datasets.get(session, name, tenant)
     for source in recipe.collect or ():
@@ -44,7 +46,9 @@ def pin(session: Session, recipe: Recipe, tenant: str) -> Recipe:
     if recipe.run:
         changes["run"] = find_run(session, recipe.run, tenant)
     if recipe.version:
-        changes["version"] = models.get(session, recipe.version, tenant).id
+        version = models.get(session, recipe.version, tenant)
+        check_change(session, version, f"Model {version.id}")
+        changes["version"] = version.id
     if recipe.train is not None and recipe.train.architecture is None:
         base = pin_base(session, recipe.train.base_model, tenant, "train.base_model")
         changes["train"] = recipe.train.model_copy(update={"base_model": base})
@@ -107,7 +111,8 @@ def pin_base(session: Session, name: str, tenant: str, location: str) -> str:
     else:
         try:
             model = models.get(session, name, tenant)
-            return f"{model.family}/{model.name}@{model.version}"
+            full = f"{model.family}/{model.name}@{model.version}"
+            return full if models.get(session, full, tenant).id == model.id else model.id
         except NotFoundError:
             if listed := model_of(name):
                 return listed

@@ -6,6 +6,7 @@ from typing import Any, Literal
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import deployments, feedback, jobs, models
+from soldiom_ray.db.ownership import check_change
 from soldiom_ray.db.tables import Job, Model
 from soldiom_ray.domains.schema import Condition, Recipe, with_current_keys
 from soldiom_ray.errors import ConflictError, InputError
@@ -22,9 +23,10 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
     version of the name is one, if it passes the gate that the version had. What that asked for beside beating the base
     is asked for again.
 
-    ConflictError without accepted feedback, or where it is not known how the version was made; InputError where DPO
-    cannot be done."""
+    DeniedError for a model that another user shares, ConflictError without accepted feedback, or where it is not known
+    how the version was made; InputError where DPO cannot be done."""
     model = models.get_served(session, id_or_name, tenant)
+    check_change(session, model, f"Model {model.id}")
     versions = [row.id for row in feedback.versions_of(session, model)]
     examples = feedback.accepted_inputs(session, tenant, versions)
     name = f"{model.family}/{model.name}"
@@ -35,7 +37,7 @@ def retraining(session: Session, id_or_name: str, tenant: str, learning: Learnin
         )
     trained, prepared = _makers(session, model, tenant)
     train, evaluate = dict(trained["train"]), dict(trained.get("evaluate") or {})
-    if models.champion_before(session, tenant, model.family, model.name, "") is not None:
+    if models.champion_before(session, tenant, model.family, model.name, "", model.owner) is not None:
         evaluate["gate"] = _gate(evaluate.get("gate") or {})
     if learning == "dpo":
         train = _preference(session, model, train)

@@ -2,8 +2,8 @@
 in the address of an endpoint (`?token=`, `?sig=`, user and password).
 
 A secret never enters a stored recipe. It is kept in an owner-only file of the home, sealed when there is an encryption
-key, under a reference that names tenant and destination, so that it is only ever sent to the destination it was given
-for, and only for that tenant.
+key, under a reference that names whose it is and its destination, so that it is only ever sent to the destination it
+was given for, and only for that user (the `keeper`: see `records.keeper_of`).
 """
 
 from base64 import b64encode
@@ -31,34 +31,34 @@ EARLIER_ENTRY = "connections"
 """Where earlier versions kept these secrets in the file of the environment's, unsealed."""
 
 
-def hide_secrets(settings: Settings, recipe: Recipe, tenant: str) -> Recipe:
+def hide_secrets(settings: Settings, recipe: Recipe, keeper: str) -> Recipe:
     """The recipe without the secrets in its sources, which are stored for the jobs of this home."""
     secrets: dict[str, str] = {}
-    sources = tuple(_move_secrets(source, tenant, secrets) for source in recipe.collect or ())
+    sources = tuple(_move_secrets(source, keeper, secrets) for source in recipe.collect or ())
     if secrets:
         _save(settings, secrets)
     return recipe.model_copy(update={"collect": sources}) if recipe.collect else recipe
 
 
-def password_of(settings: Settings, tenant: str, address: DatabaseAddress) -> str | None:
-    """The stored password of this database and tenant."""
-    return _secret(settings, _database_reference(tenant, address))
+def password_of(settings: Settings, keeper: str, address: DatabaseAddress) -> str | None:
+    """The stored password of this database and keeper."""
+    return _secret(settings, _database_reference(keeper, address))
 
 
-def headers_of(settings: Settings, tenant: str, url: str, names: Mapping[str, str]) -> dict[str, str]:
-    """Headers with the values stored for this endpoint and tenant; a header without a value is left out."""
-    values = {name: value or _secret(settings, _header_reference(tenant, url, name)) for name, value in names.items()}
+def headers_of(settings: Settings, keeper: str, url: str, names: Mapping[str, str]) -> dict[str, str]:
+    """Headers with the values stored for this endpoint and keeper; a header without a value is left out."""
+    values = {name: value or _secret(settings, _header_reference(keeper, url, name)) for name, value in names.items()}
     return {name: value for name, value in values.items() if value}
 
 
-def address_of(settings: Settings, tenant: str, url: str) -> str:
-    """An endpoint's URL with the values stored for its empty secret parameters and this tenant. InputError for one that
+def address_of(settings: Settings, keeper: str, url: str) -> str:
+    """An endpoint's URL with the values stored for its empty secret parameters and this keeper. InputError for one that
     has none: a parameter that is empty on purpose is left out of the address."""
-    values = {name: _secret(settings, _parameter_reference(tenant, url, name)) for name in secret_parameters(url)}
+    values = {name: _secret(settings, _parameter_reference(keeper, url, name)) for name in secret_parameters(url)}
     if missing := [name for name, value in values.items() if value is None]:
         raise InputError(
             f"No value is kept for the parameter {missing[0][:60]!r} of {origin_of(url)}.",
-            remedy="give it in the address once; it is kept apart for this tenant",
+            remedy="give it in the address once; it is kept apart for you",
         )
     return with_secrets(url, {name: value for name, value in values.items() if value})
 
@@ -106,35 +106,35 @@ def _sealing_name(reference: str) -> str:
     return f"connections/{reference}"
 
 
-def _move_secrets(source: Source, tenant: str, secrets: dict[str, str]) -> Source:
+def _move_secrets(source: Source, keeper: str, secrets: dict[str, str]) -> Source:
     """The source without its secrets, which `secrets` then holds under their references."""
     if source.source == "database":
         address, password = read_database_url(source.url)
         if password:
-            secrets[_database_reference(tenant, address)] = password
+            secrets[_database_reference(keeper, address)] = password
         return source.model_copy(update={"url": address.url})
     if source.source == "url":
         url, parameters, userinfo = split_secrets(source.url)
         for name, value in parameters.items():
-            secrets[_parameter_reference(tenant, url, name)] = value
+            secrets[_parameter_reference(keeper, url, name)] = value
         headers = dict(source.headers)
         if userinfo and not any(name.lower() == "authorization" for name in headers):
             headers["Authorization"] = f"Basic {b64encode(unquote(userinfo).encode()).decode()}"
         for name, value in headers.items():
             if value:
-                secrets[_header_reference(tenant, url, name)] = value
+                secrets[_header_reference(keeper, url, name)] = value
         return source.model_copy(update={"url": url, "headers": dict.fromkeys(headers, "")})
     return source
 
 
-def _database_reference(tenant: str, address: DatabaseAddress) -> str:
+def _database_reference(keeper: str, address: DatabaseAddress) -> str:
     server = address.socket or f"{address.host.lower()}:{address.port}"
-    return f"{tenant} {address.backend} {quote(address.user, safe='')}@{server}/{quote(address.database)}"
+    return f"{keeper} {address.backend} {quote(address.user, safe='')}@{server}/{quote(address.database)}"
 
 
-def _parameter_reference(tenant: str, url: str, name: str) -> str:
-    return f"{tenant} parameter {origin_of(url)} {name}"
+def _parameter_reference(keeper: str, url: str, name: str) -> str:
+    return f"{keeper} parameter {origin_of(url)} {name}"
 
 
-def _header_reference(tenant: str, url: str, name: str) -> str:
-    return f"{tenant} header {origin_of(url)} {name.lower()}"
+def _header_reference(keeper: str, url: str, name: str) -> str:
+    return f"{keeper} header {origin_of(url)} {name.lower()}"

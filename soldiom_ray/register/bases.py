@@ -90,13 +90,14 @@ def _register_base(context: Context, name: str) -> "Model":
     with open_session(context.settings) as session:
         slug = base_name(name)
         for row in _versions(session, slug, context.tenant):
-            if row.lineage.get("fingerprint") == fingerprint:
+            if row.lineage.get("fingerprint") == fingerprint and (row.shared or row.owner == context.owner):
                 return row
         return models.create(
             session,
             family="base",
             name=slug,
             tenant=context.tenant,
+            owner="" if name.startswith("builtin/") else context.owner,
             base_model=name,
             license=license_,
             card=card,
@@ -122,7 +123,7 @@ def _put_in_mlflow(context: Context, row: "Model") -> "Model":
     from soldiom_ray.db.engine import open_session
     from soldiom_ray.registry import put_version, registered_name, source_of
 
-    name = registered_name("base", row.name, context.tenant)
+    name = registered_name("base", row.name, context.tenant, row.owner)
     version = put_version(
         context.settings,
         name,

@@ -115,9 +115,10 @@ def _write_row(context: Context, family: str, name: str, values: dict[str, Any],
     from soldiom_ray.db.engine import open_session
 
     with open_session(context.settings) as session:
-        row = _existing(session, context.tenant, family, name, values)
+        row = _existing(session, context, family, name, values)
         if row is None:
-            row = models.create(session, family=family, name=name, tenant=context.tenant, **values)
+            whose = {"tenant": context.tenant, "owner": context.owner}
+            row = models.create(session, family=family, name=name, **whose, **values)
         if scores:
             evaluations.record(
                 session,
@@ -126,6 +127,7 @@ def _write_row(context: Context, family: str, name: str, values: dict[str, Any],
                 scores_artifact=scores.id,
                 model_id=row.id,
                 tenant=context.tenant,
+                owner=context.owner,
             )
         return row
 
@@ -168,12 +170,14 @@ def check_weights(run: Manifest) -> None:
         )
 
 
-def _existing(connection: Any, tenant: str, family: str, name: str, values: dict[str, Any]) -> "Model | None":
+def _existing(connection: Any, context: Context, family: str, name: str, values: dict[str, Any]) -> "Model | None":
     from soldiom_ray.db import models
+    from soldiom_ray.db.ownership import belongs_to
 
+    chosen: dict[str, Any] = {"family": family, "name": name, "owner": belongs_to(context.owner)["owner"]}
     cursor = None
     while True:
-        rows, cursor = models.list_models(connection, tenant, family=family, name=name, cursor=cursor)
+        rows, cursor = models.list_models(connection, context.tenant, **chosen, cursor=cursor)
         for row in rows:
             if all(getattr(row, key) == values[key] for key in ("run_artifact", "scores_artifact")):
                 return row
@@ -197,7 +201,7 @@ def _put_in_mlflow(
 ) -> tuple[str, str]:
     from soldiom_ray.registry import log_metrics, put_version, registered_name, source_of
 
-    name = registered_name(row.family, row.name, context.tenant)
+    name = registered_name(row.family, row.name, context.tenant, row.owner)
     failed = "not passed" if gate.get("measured", True) else "not measured"
     verdict = "passed" if gate.get("passed") else failed if gate else "none"
     tags = {

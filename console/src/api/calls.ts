@@ -58,6 +58,8 @@ export const collectUrl = (body: Body<"UrlSource">, once: string) =>
   request<Job>()("post", "/api/training/collect/url", { body, once });
 export const listDatasets = (stage?: Dataset["stage"], cursor?: string, limit = 50, signal?: Signal) =>
   request<Page<Dataset>>()("get", "/api/datasets", { query: { stage, cursor, limit }, signal });
+export const shareDataset = (dataset_id: string, shared: boolean) =>
+  request<Dataset>()("post", "/api/datasets/{dataset_id}/share", { path: { dataset_id }, body: { shared } as Body<"SharingBody"> });
 export const showDataset = (dataset_id: string, signal?: Signal) =>
   request<DatasetDetails>()("get", "/api/datasets/{dataset_id}", { path: { dataset_id }, signal });
 export const previewDataset = (dataset_id: string, split: "train" | "validation" | "test", limit: number, signal?: Signal) =>
@@ -97,6 +99,8 @@ export const showEvaluation = (evaluation_id: string, signal?: Signal) =>
   request<Evaluation & { slices: Slice[] }>()("get", "/api/evaluations/{evaluation_id}", { path: { evaluation_id }, signal });
 export const undeployModel = (model_id: string) =>
   request<{ deployed: boolean }>()("delete", "/api/models/{model_id}/deploy", { path: { model_id } });
+export const shareModel = (model_id: string, shared: boolean) =>
+  request<Model>()("post", "/api/models/{model_id}/share", { path: { model_id }, body: { shared } as Body<"SharingBody"> });
 export const promoteModel = (model_id: string) =>
   request<Model>()("post", "/api/models/{model_id}/promote", { path: { model_id } });
 

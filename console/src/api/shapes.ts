@@ -9,6 +9,7 @@ export type Role = "viewer" | "user" | "trainer" | "admin";
 
 export interface Caller {
   id: string;
+  user: string;
   name: string;
   role: Role;
   tenant: string;
@@ -139,6 +140,8 @@ export interface Dataset {
   num_samples: number;
   counts: Record<string, number>;
   parents: string[];
+  owner: string;
+  shared: boolean;
   created_at: string;
 }
 
@@ -170,6 +173,8 @@ export interface Model {
   gate: Gate | null;
   license: string | null;
   deployed: boolean;
+  owner: string;
+  shared: boolean;
   task: string | null;
   created_at: string;
 }

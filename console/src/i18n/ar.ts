@@ -306,6 +306,7 @@ export const ar: Words = {
     loss: "الخسارة", perplexity: "الحيرة", token_accuracy: "دقة الرمز التالي", exact_match: "التطابق التام", token_f1: "الكلمات المشتركة (F1)",
     rouge_l: "ROUGE-L", chrf: "chrF", bleu: "BLEU", general_loss: "الخسارة على نص عام (النسيان)", accuracy: "الدقة", macro_f1: "متوسط F1",
   },
+  sharing: { share: "شارِكه مع الجميع", hide: "اجعله خاصًّا" },
   models: {
     title: "النماذج",
     intro: "كل إصدار مع قياساته وهل هو قيد الاستعمال.",

@@ -304,6 +304,7 @@ export const en = {
     loss: "Loss", perplexity: "Perplexity", token_accuracy: "Next-token accuracy", exact_match: "Exact match", token_f1: "Shared words (F1)",
     rouge_l: "ROUGE-L", chrf: "chrF", bleu: "BLEU", general_loss: "Loss on general text (forgetting)", accuracy: "Accuracy", macro_f1: "Macro F1",
   } as Record<string, string>,
+  sharing: { share: "Share with all", hide: "Make private" },
   models: {
     title: "Models",
     intro: "Every version with what it was measured at and whether it is in use.",

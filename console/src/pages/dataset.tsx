@@ -1,20 +1,21 @@
 import { useState } from "preact/hooks";
-import { collectFiles, listDropped, previewDataset, showDataset, startJob } from "../api/calls";
+import { collectFiles, listDropped, previewDataset, shareDataset, showDataset, startJob } from "../api/calls";
 import type { DatasetDetails } from "../api/shapes";
 import { bytes, isRecord, moment, number, percent, readable } from "../format";
 import { useAction, useLoad, useOnce } from "../load";
 import { go, link, may, words } from "../state";
 import { Bar, Button, Card, Empty, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, Table } from "../ui/parts";
 import { Markdown } from "../ui/markdown";
+import { Sharing } from "../ui/sharing";
 
 /** Collected documents, a prepared dataset or an index: counts, columns, samples, what was left out, the card. */
 export function Dataset({ path }: { path: string[] }) {
   const id = path[0] ?? "";
   const loaded = useLoad((signal) => showDataset(id, signal), [id]);
-  return <Show of={loaded}>{(data) => <Details data={data} />}</Show>;
+  return <Show of={loaded}>{(data) => <Details data={data} onChange={loaded.reload} />}</Show>;
 }
 
-function Details({ data }: { data: DatasetDetails }) {
+function Details({ data, onChange }: { data: DatasetDetails; onChange: () => void }) {
   const w = words();
   const isDataset = data.stage === "dataset";
   const warnings = Array.isArray(data.details.warnings) ? data.details.warnings.map(String) : [];
@@ -27,6 +28,7 @@ function Details({ data }: { data: DatasetDetails }) {
       <a class="crumb" href={link("data")}>{w.data.title}</a>
       <Head title={data.name} intro={`${w.data.stages[data.stage]}${w.comma}${moment(data.created_at)}`}>
         {isDataset && may("trainer") && <LinkButton kind="primary" href={link("train", "new", "dataset", data.artifact_id, data.name)}>{w.data.trainOn}</LinkButton>}
+        {may("trainer") && <Sharing of={data} set={(shared) => shareDataset(data.id, shared)} onChange={onChange} />}
       </Head>
       <div class="stack">
         {warnings.map((text) => <Notice key={text} kind="warn"><span dir="auto">{text}</span></Notice>)}

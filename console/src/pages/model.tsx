@@ -1,5 +1,5 @@
 import { useState } from "preact/hooks";
-import { deployModel, modelMetrics, promoteModel, rollBack, showEvaluation, showLineage, showModel, undeployModel } from "../api/calls";
+import { deployModel, modelMetrics, promoteModel, rollBack, shareModel, showEvaluation, showLineage, showModel, undeployModel } from "../api/calls";
 import type { Lineage, ModelDetails } from "../api/shapes";
 import { moment, readable } from "../format";
 import { useAction, useLoad, useOnce } from "../load";
@@ -7,6 +7,7 @@ import { go, link, may, words } from "../state";
 import { Badge, Button, Card, Confirm, ErrorBox, Facts, Field, Head, LinkButton, Notice, Show, Table } from "../ui/parts";
 import { LineageGraph } from "../ui/lineage";
 import { Markdown } from "../ui/markdown";
+import { Sharing } from "../ui/sharing";
 import { Review } from "./review";
 import { Examples, ScoresView, Slices } from "./scores";
 
@@ -50,6 +51,7 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
         {may("trainer") && model.deployed && <Confirm label={w.models.undeploy} question={w.models.undeployQuestion} onYes={undeploy} />}
         {may("trainer") && model.gate?.promoted === true && model.versions.length > 1 && <Confirm kind="plain" label={w.models.rollBack} question={w.models.rollBackQuestion} onYes={back} />}
         {may("trainer") && model.gate && <Confirm kind="plain" label={w.models.promote} question={w.models.promoteQuestion} onYes={promote} />}
+        {may("trainer") && <Sharing of={model} set={(shared) => shareModel(model.id, shared)} onChange={onChange} />}
       </Head>
       <div class="stack">
         <ErrorBox error={act.error} />

@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import MULTIPART, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import UserInputBody, check_metadata
+from soldiom_ray.api.bodies import SharingBody, UserInputBody, check_metadata
 from soldiom_ray.api.middleware import strict_json
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.api.upload_store import check_quota, fingerprint, read_upload, remove_unreferenced, store_uploads
 from soldiom_ray.api.uploads import check_upload, display_name
-from soldiom_ray.db import inputs, locks, requests, usage
+from soldiom_ray.db import inputs, locks, ownership, requests, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, UrlSource
@@ -143,12 +143,23 @@ async def collect_user_input(
 def list_user_inputs(
     caller: CurrentCaller, settings: AppSettings, user_id: UserId = None, cursor: Cursor = None, limit: Limit = 50
 ) -> dict[str, Any]:
-    """Inputs of the tenant's users, newest first, without their content. A key of the role `user` sees those that came
-    with it."""
-    owner = None if caller.may("trainer") else caller.key_id
+    """Inputs, newest first, without their content: the caller's, and with the role `trainer` those that are shared."""
+    owner = None if caller.may("trainer") else caller.user
     with open_session(settings) as session:
         rows, next_cursor = inputs.list_inputs(session, caller.tenant, user_id, cursor, limit, owner)
         return {"items": [inputs.as_dict(row) for row in rows], "next": next_cursor}
+
+
+@router.post("/api/training/collect/user-input/{input_id}/share", openapi_extra=needs("user"))
+def share_user_input(
+    input_id: str, caller: CurrentCaller, settings: AppSettings, body: SharingBody | None = None
+) -> dict[str, Any]:
+    """Let the tenant's trainers see the input and collect it, or, with `{"shared": false}`, its owner and admins
+    alone."""
+    with open_session(settings) as session:
+        row = inputs.get(session, input_id, caller.tenant)
+        ownership.share(session, row, f"User input {row.id}", shared=(body or SharingBody()).shared)
+        return inputs.as_dict(row)
 
 
 @router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
@@ -175,11 +186,11 @@ def _store_value(
     is_text = body.input_type == "text"
     content = body.content if is_text else json.dumps(body.content, ensure_ascii=False, allow_nan=False)
     data = content.encode()
-    sha256, tenant = hashlib.sha256(data).hexdigest(), caller.tenant
+    sha256, tenant, owner = hashlib.sha256(data).hexdigest(), caller.tenant, caller.user
     request_hash = fingerprint("value", body.user_id, body.input_type, sha256, body.metadata)
     with open_session(settings) as session:
         locks.hold(session, f"uploads/{tenant}")
-        if idempotency_key and (previous := requests.find(session, tenant, idempotency_key, request_hash)):
+        if idempotency_key and (previous := requests.find(session, tenant, owner, idempotency_key, request_hash)):
             return inputs.as_dict(inputs.get(session, previous[0], tenant))
         check_quota(session, settings, tenant, len(data) + len(json.dumps(body.metadata)))
         input_id = new_id()
@@ -193,11 +204,11 @@ def _store_value(
             size_bytes=len(data),
             metadata=body.metadata,
             tenant=tenant,
-            owner=caller.key_id,
+            owner=owner,
         )
         if idempotency_key:
-            requests.record(session, tenant, idempotency_key, request_hash, [row.id])
-        usage.add(session, tenant=tenant, owner=caller.key_id, user_id=body.user_id, requests=1, bytes=len(data))
+            requests.record(session, tenant, owner, idempotency_key, request_hash, [row.id])
+        usage.add(session, tenant=tenant, owner=owner, user_id=body.user_id, requests=1, bytes=len(data))
         return inputs.as_dict(row)
 
 
@@ -218,7 +229,7 @@ def _store_files(
         read_upload(file.file, metadata | {"filename": display_name(file.filename or ""), "extension": extension})
         for file, extension in checked
     ]
-    return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key, owner=caller.key_id)
+    return store_uploads(settings, caller.tenant, user_id, uploads, idempotency_key, owner=caller.user)
 
 
 def _check_announced(settings: Settings, caller: Caller, content_length: str) -> None:

@@ -8,11 +8,11 @@ from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import AppSettings, Caller, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import SearchBody
+from soldiom_ray.api.bodies import SearchBody, SharingBody
 from soldiom_ray.api.pages import preview_items
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import datasets, documents
+from soldiom_ray.db import datasets, documents, ownership
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deletion import delete_dataset
 from soldiom_ray.errors import InputError, NotFoundError, Problem
@@ -48,6 +48,18 @@ def show_dataset(dataset_id: str, caller: CurrentCaller, settings: AppSettings) 
     has_card = manifest is not None and any(entry.name == "card.md" for entry in manifest.files)
     card = artifacts.read(manifest, "card.md").decode() if manifest is not None and has_card else None
     return dataset | {"details": manifest.details if manifest else {}, "card": card}
+
+
+@router.post("/api/datasets/{dataset_id}/share", openapi_extra=needs("trainer"))
+def share_dataset(
+    dataset_id: str, caller: CurrentCaller, settings: AppSettings, body: SharingBody | None = None
+) -> dict[str, Any]:
+    """Let all of the tenant see documents, a dataset or an index, train on it and search it, or, with
+    `{"shared": false}`, its owner and admins alone."""
+    with open_session(settings) as session:
+        row = datasets.get(session, dataset_id, caller.tenant)
+        ownership.share(session, row, f"Dataset {row.id}", shared=(body or SharingBody()).shared)
+        return datasets.as_dict(row)
 
 
 @router.delete("/api/datasets/{dataset_id}", status_code=204, openapi_extra=needs("trainer"))
@@ -136,7 +148,7 @@ def _artifact(settings: Settings, dataset_id: str, caller: Caller) -> tuple[Mani
 
 
 def find_index(settings: Settings, index: str | None, caller: Caller) -> tuple[str, str]:
-    """The id of an index (unset: the tenant's newest), and the id of its artifact."""
+    """The id of an index (unset: the newest that the caller sees), and the id of its artifact."""
     with open_session(settings) as session:
         row = datasets.get(session, index, caller.tenant) if index else datasets.latest_index(session, caller.tenant)
         if row is None:

@@ -20,10 +20,11 @@ def give_feedback(
     body: FeedbackBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
 ) -> dict[str, Any]:
     """Say whether an answer is good, what it should have been, and why. Said again by the same user, it replaces what
-    was said before, until that is reviewed (409). A key of the role `user` rates the answers that it asked for."""
+    was said before, until that is reviewed (409). A key of the role `user` rates the answers that it asked for, a
+    trainer's also those of the trainer's and the tenant's models."""
     with open_session(settings) as session:
         answer = answers.get(session, body.answer_id, caller.tenant)
-        if answer.owner != caller.key_id and not caller.may("trainer"):
+        if answer.owner != caller.user and not caller.may("trainer"):
             raise NotFoundError(f"No answer {body.answer_id!r} of this key is stored.")
         row = feedback.give(
             session,
@@ -48,7 +49,8 @@ def list_feedback(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Feedback with the questions and answers that it is about, newest first."""
+    """Feedback on the caller's and the tenant's models, with the questions and answers that it is about, newest first;
+    for an admin that on every model."""
     with open_session(settings) as session:
         ids = None
         if model is not None:

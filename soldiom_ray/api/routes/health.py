@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, AppSettings, GuardedRoute, needs
-from soldiom_ray.api.metrics import device_seconds_text, drift_text
+from soldiom_ray.api.metrics import device_seconds_text, drift_text, going_back_text
 from soldiom_ray.api.problems import RETRY_SECONDS
-from soldiom_ray.db import drift, usage
+from soldiom_ray.db import drift, usage, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
@@ -61,8 +61,13 @@ def metrics(request: Request) -> Response:
 def _stored(settings: Settings) -> str:
     """What is counted in the database, by processes of their own. Nothing where it does not answer."""
     try:
-        with open_session(settings) as session:
-            return device_seconds_text(usage.totals(session)) + drift_text(drift.states(session))
+        with open_session(settings, reach="all") as session:
+            texts = (
+                device_seconds_text(usage.totals(session)),
+                drift_text(drift.states(session)),
+                going_back_text(watches.going_back(session)),
+            )
+            return "".join(texts)
     except SoldiomError:
         return ""
 

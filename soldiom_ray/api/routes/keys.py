@@ -22,14 +22,15 @@ def create_key(body: KeyBody, caller: CurrentCaller, settings: AppSettings) -> d
     if tenant != caller.tenant and caller.tenant != HOME_TENANT:
         raise DeniedError("Keys of other tenants are made by an admin of the tenant 'default'.")
     with open_session(settings) as session:
-        row, plain = keys.create(session, body.role, body.name, tenant)
+        row, plain = keys.create(session, body.role, body.name, tenant, body.user)
         return keys.as_dict(row) | {"key": plain}
 
 
 @router.get("/api/keys/current", openapi_extra=needs("viewer"))
 def show_current_key(caller: CurrentCaller) -> dict[str, Any]:
     """The key that the call is made with: its name, role and tenant."""
-    return {"id": caller.key_id, "name": caller.name, "role": caller.role, "tenant": caller.tenant}
+    names = {"id": caller.key_id, "user": caller.user, "name": caller.name}
+    return {**names, "role": caller.role, "tenant": caller.tenant}
 
 
 @router.get("/api/keys", openapi_extra=needs("admin"))

@@ -3,16 +3,29 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from soldiom_ray import launch, registry
 from soldiom_ray.api import submit
 from soldiom_ray.api.auth import AppSettings, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import PromotionBody, RetrainingBody
+from soldiom_ray.api.bodies import PromotionBody, RetrainingBody, SharingBody
 from soldiom_ray.api.routes.jobs import Cursor, Limit
 from soldiom_ray.artifacts import Artifacts
-from soldiom_ray.db import answers, deployments, drift, evaluations, feedback, models, readings, usage, watches
+from soldiom_ray.db import (
+    answers,
+    deployments,
+    drift,
+    evaluations,
+    feedback,
+    models,
+    ownership,
+    readings,
+    usage,
+    watches,
+)
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.domains.schema import Deploy, Recipe
 from soldiom_ray.examples import examples_as_dicts, read_examples
@@ -32,12 +45,13 @@ def list_models(
     cursor: Cursor = None,
     limit: Limit = 50,
 ) -> dict[str, Any]:
-    """Versions of models, newest first."""
-    with open_session(settings) as session:
+    """Versions of models, newest first: the caller's, those that are shared, and, as far as who asks them needs it,
+    those of others that are deployed."""
+    with open_session(settings, reach="asked") as session:
         rows, next_cursor = models.list_models(
             session, caller.tenant, family=family, specialization=specialization, cursor=cursor, limit=limit
         )
-        return {"items": [models.as_dict(row) for row in rows], "next": next_cursor}
+        return {"items": [_shown(session, row) for row in rows], "next": next_cursor}
 
 
 @router.get("/api/models/catalog", openapi_extra=needs("viewer"))
@@ -57,11 +71,12 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
         scored = [{"id": row.id, "scores": row.scores, "created_at": row.created_at.isoformat()} for row in rows]
         examples = examples_as_dicts(read_examples(Artifacts(open_storage(settings)), model.scores_artifact))
         metrics = {"metrics": model.performance_metrics, "gate": model.gate, "examples": examples}
-        versions = [
-            {"id": row.id, "version": row.version, **feedback.satisfaction(session, row.id)}
-            for row in feedback.versions_of(session, model)[:MOST_VERSIONS]
+        versions: list[dict[str, Any]] = [
+            {"id": row.id, "version": row.version} for row in feedback.versions_of(session, model)[:MOST_VERSIONS]
         ]
         watched = [watches.as_dict(row) for row in watches.of_models(session, [version["id"] for version in versions])]
+    with open_session(settings, reach="all") as session:  # counts and means of what others asked
+        versions = [{**each, **feedback.satisfaction(session, each["id"])} for each in versions]
         costs = usage.of_version(session, model)
         traffic = answers.traffic(session, model.id)
         served: dict[str, Any] = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}
@@ -95,11 +110,12 @@ def retrain_model(
     body: RetrainingBody | None = None,
     idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
 ) -> dict[str, Any]:
-    """Make the next version from accepted feedback, as one job: trained as before on the former data and the examples,
-    promoted and served if it beats the version before. 409 without accepted feedback."""
+    """Make the next version from accepted feedback, as one job of the model's owner: trained as before on the former
+    data and the examples, promoted and served if it beats the version before. 409 without accepted feedback."""
     with open_session(settings) as session:
         recipe = retraining(session, model_id, caller.tenant, (body or RetrainingBody()).method)
-    return submit.start(settings, caller, recipe, RETRAIN, idempotency_key, response)
+        owner = models.get_served(session, model_id, caller.tenant).owner
+    return submit.start(settings, caller, recipe, RETRAIN, idempotency_key, response, owner=owner)
 
 
 @router.post("/api/models/{model_id:path}/promote", openapi_extra=needs("trainer"))
@@ -138,6 +154,18 @@ def show_bill_of_materials(model_id: str, caller: CurrentCaller, settings: AppSe
     return registry.materials(settings, model_id, caller.tenant)
 
 
+@router.post("/api/models/{model_id:path}/share", openapi_extra=needs("trainer"))
+def share_model(
+    model_id: str, caller: CurrentCaller, settings: AppSettings, body: SharingBody | None = None
+) -> dict[str, Any]:
+    """Let all of the tenant see the version and train on it, or, with `{"shared": false}`, its owner and admins alone.
+    Whoever may ask a deployed model, all of the tenant may, shared or not."""
+    with open_session(settings) as session:
+        model = models.get(session, model_id, caller.tenant)
+        ownership.share(session, model, f"Model {model.id}", shared=(body or SharingBody()).shared)
+        return models.as_dict(model)
+
+
 @router.delete("/api/models/{model_id:path}/deploy", status_code=202, openapi_extra=needs("trainer"))
 def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Stop serving the model."""
@@ -149,12 +177,14 @@ def undeploy_model(model_id: str, caller: CurrentCaller, settings: AppSettings) 
 
 @router.get("/api/models/{model_id:path}", openapi_extra=needs("viewer"))
 def show_model(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """One version (by id, name or name@version) with card, lineage, license, notices, endpoint, other versions."""
-    with open_session(settings) as session:
+    """One version (by id, name or name@version) with card, lineage, license, notices, endpoint, other versions; of a
+    deployed one of another user, who does not share it, what those who ask it need: card, license and notices."""
+    with open_session(settings, reach="asked") as session:
         model = models.get(session, model_id, caller.tenant)
-        versions, _ = models.list_models(session, caller.tenant, family=model.family, name=model.name, limit=200)
-        endpoint = deployments.get(session, model.id)
-        return models.as_dict(model, with_card=True) | {
+        named: dict[str, Any] = {"family": model.family, "name": model.name, "owner": model.owner}
+        versions, _ = models.list_models(session, caller.tenant, **named, limit=200)
+        endpoint = deployments.get(session, model.id) if ownership.is_seen(session, model) else None
+        return _shown(session, model, with_card=True) | {
             "versions": [{"id": row.id, "version": row.version, "deployed": row.deployed} for row in versions],
             "deployment": deployments.as_dict(endpoint) if endpoint else None,
             "notices": registry.notices(model),
@@ -166,3 +196,24 @@ def delete_model(model_id: str, caller: CurrentCaller, settings: AppSettings) ->
     """Delete the version; 409 while it is deployed or another is built on it. The artifacts of its run
     remain."""
     registry.remove(settings, model_id, tenant=caller.tenant)
+
+
+def _shown(session: Session, model: Model, *, with_card: bool = False) -> dict[str, Any]:
+    """A version as the caller may see it: whole, or what it takes to ask it."""
+    shown = models.as_dict(model, with_card=with_card)
+    if ownership.is_seen(session, model):
+        return shown
+    empty: dict[str, Any] = {"performance_metrics": {}, "gate": {}, **({"lineage": {}} if with_card else {})}
+    return shown | empty | dict.fromkeys(MADE_FROM)
+
+
+MADE_FROM = (
+    "base_model_id",
+    "training_job_id",
+    "dataset_id",
+    "run_artifact",
+    "scores_artifact",
+    "mlflow_name",
+    "mlflow_version",
+)
+"""Of a model that is asked, but not shared, what leads to things of its owner."""

@@ -175,7 +175,7 @@ async def _completion_events(
 def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     cursor = None
-    with open_session(settings) as session:
+    with open_session(settings, reach="asked") as session:
         while True:
             page, cursor = models.list_models(session, caller.tenant, cursor=cursor, limit=200)
             found += [_described(row) for row in page if _answers_now(session, row)]
@@ -184,7 +184,7 @@ def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
 
 
 def _model(settings: Settings, model: str, caller: Caller) -> dict[str, Any]:
-    with open_session(settings) as session:
+    with open_session(settings, reach="asked") as session:
         row = models.get_served(session, model, caller.tenant)
         if not _answers_now(session, row):
             raise NotFoundError(f"Model {row.id} is not deployed.", remedy=f"run `soldiom deploy {row.id}`")

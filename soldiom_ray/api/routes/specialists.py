@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query
@@ -17,6 +18,7 @@ from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.routes.datasets import find_index
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.specialist_answers import (
     answer_by_rule,
     answer_of_label,
@@ -53,12 +55,13 @@ _rules: list[asyncio.Semaphore] = []
 def list_specialists(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """The domains with their notices, models and capabilities, each with the schemas of its input and output."""
     items = []
-    with open_session(settings) as session:
+    with open_session(settings, reach="asked") as session:
         for pack in packs().values():
             sources = {"models": {"__all__": {"collect"}}}  # a home's own pack has folders of its machine there
             shown = pack.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=sources)
             for model in shown["models"].values():
                 rows, _ = models.list_models(session, caller.tenant, model["family"], name=model["name"], limit=50)
+                rows.sort(key=partial(_far, caller))
                 served = next((row for row in rows if row.deployed), None)
                 model["versions"] = len(rows)
                 model["deployed"] = served.id if served else None
@@ -138,11 +141,12 @@ def _model(
     """(id, notices) of the model that answers: the one that is named, else the newest that is deployed of the domain's.
     ConflictError where none is; NotFoundError for a name that the tenant does not have."""
     declared = pack.models[str(capability.by.model)]
-    with open_session(settings) as session:
+    with open_session(settings, reach="asked") as session:
         if model is not None:
             rows = [models.get(session, model, caller.tenant)]
         else:
             rows, _ = models.list_models(session, caller.tenant, declared.family, name=declared.name, limit=50)
+            rows.sort(key=partial(_far, caller))
         served = next((row for row in rows if row.deployed), None)
         if served is not None:
             return served.id, registry.notices(served)
@@ -155,6 +159,11 @@ def _model(
             f"The model {rows[0].id} ({declared.registered}) is not deployed.",
             remedy=f"deploy it: POST /api/models/{rows[0].id}/deploy or `soldiom deploy {rows[0].id}`",
         )
+
+
+def _far(caller: Caller, model: Model) -> tuple[bool, bool]:
+    """Of several users' models of one name the caller's own come first, then those that are shared."""
+    return model.owner != caller.user, not model.shared
 
 
 async def _retrieve(

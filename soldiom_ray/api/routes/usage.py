@@ -35,7 +35,7 @@ def show_usage(
         raise InputError("A time has no zone.", remedy="write Z", problems=[Problem("query.since", "has no zone")])
     if "job" in by and len(by) > 1:
         raise InputError("Jobs are told one by one.", problems=[Problem("query.by", "`job` stands alone")])
-    owner = None if caller.may("admin") else caller.key_id
+    owner = None if caller.may("admin") else caller.user
     with open_session(settings) as session:
         chosen: dict[str, Any] = {"since": since, "until": until, "owner": owner, "limit": limit}
         items = (
@@ -53,7 +53,7 @@ def list_quotas(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     with open_session(settings) as session:
         rows = quotas.of_tenant(session, caller.tenant)
         if not caller.may("admin"):
-            rows = [row for row in rows if row.subject in ("", f"key:{caller.key_id}", f"user:{caller.name}")]
+            rows = [row for row in rows if row.subject in ("", f"key:{caller.user}", f"user:{caller.name}")]
         return {"items": [quotas.as_dict(session, row) for row in rows], "next": None}
 
 

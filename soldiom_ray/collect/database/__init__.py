@@ -82,7 +82,7 @@ class DatabasePlan:
 def plan(declared: DatabaseSource, context: Context, collected_at: datetime) -> DatabasePlan:
     """Read everything that is declared. Raises InputError or UnavailableError, without the password."""
     address, password = read_database_url(declared.url)
-    password = password or password_of(context.settings, context.tenant, address)
+    password = password or password_of(context.settings, context.keeper, address)
     query = checked_query(declared.query, address.backend) if declared.query else ""
     settings = context.settings
     with open_reader(

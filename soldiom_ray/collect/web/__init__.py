@@ -114,14 +114,14 @@ class UrlPlan:
 def plan(declared: UrlSource, context: Context, collected_at: datetime) -> UrlPlan:
     """Ask the endpoint, as often as declared. Raises InputError or UnavailableError when its very first page does not
     come."""
-    secret = headers_of(context.settings, context.tenant, declared.url, declared.headers)
+    secret = headers_of(context.settings, context.keeper, declared.url, declared.headers)
     missing = sorted(set(declared.headers) - set(secret))
     if missing:
         raise InputError(
             f"No value is kept for the header {missing[0]!r} of {origin_of(declared.url)}.",
             remedy="give it with --header-env NAME=VARIABLE, or in the recipe's `headers`",
         )
-    address = address_of(context.settings, context.tenant, declared.url)
+    address = address_of(context.settings, context.keeper, declared.url)
     poller = Poller(declared.model_copy(update={"url": address}), open_storage(context.settings), secret, context)
     for number in range(declared.polls):
         if number:
