@@ -15,9 +15,9 @@ from sqlalchemy import text
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
 from soldiom_ray.db import datasets, jobs, models
-from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.engine import downgrade, migrate, open_session
 from soldiom_ray.domains.sources import FilesSource
-from soldiom_ray.errors import InputError
+from soldiom_ray.errors import InputError, UnavailableError
 from soldiom_ray.settings import Settings, write_private
 from soldiom_ray.storage import open_storage
 
@@ -435,3 +435,29 @@ def test_an_upload_has_the_license_that_its_uploader_or_the_collection_declares(
     for declared, expected in (("Apache-2.0", {"MIT", "Apache-2.0"}), ("", {"MIT", ""})):
         manifest = collect(context, [FilesSource(inputs=(named, unnamed), license=declared)])
         assert {row["license"] for row in context.artifacts.rows(manifest, "documents/")} == expected
+
+
+def test_commands_on_a_home_whose_tables_are_older_say_so_and_down_stops_it_all_the_same(
+    api_settings: Settings, monkeypatch: pytest.MonkeyPatch, command: Callable[..., tuple[int, str]]
+) -> None:
+    from typer.testing import CliRunner
+
+    from soldiom_ray.cli.app import app
+
+    downgrade(api_settings, "0006")
+    try:
+        for words in (
+            "jobs list",
+            "models list",
+            "dataset list",
+            "keys list",
+            "users export u",
+        ):
+            result = CliRunner().invoke(app, words.split())
+            assert isinstance(result.exception, UnavailableError), (words, result.output)
+            assert "earlier version (0006)" in result.exception.what and "soldiom up" in result.exception.remedy
+        code, said = command("down")
+        assert code == 0 and "stopped" in said
+    finally:
+        migrate(api_settings)
+    assert command("models", "list")[0] == 0

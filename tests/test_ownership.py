@@ -128,6 +128,8 @@ def calls(settings: Settings, made: dict[str, str]) -> Iterator[tuple[str, str, 
                 yield method, path, body
     yield "GET", f"/api/models/{made['run']}", None
     yield "GET", f"/api/feedback?model={made['model_id']}", None
+    yield "GET", f"/api/training/jobs/{made['job_id']}/logs?follow=true", None
+    yield "POST", f"/api/specialists/moderation/spam?model={made['model_id']}", {"text": "x"}
     yield "GET", f"/api/datasets/{made['dataset_artifact']}", None
 
 

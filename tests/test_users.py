@@ -5,6 +5,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,14 @@ from real_chroma import Chroma
 from soldiom_ray import vectors
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
-from soldiom_ray.db import answers, audit, datasets, documents, feedback, jobs, models
+from soldiom_ray.db import answers, audit, datasets, documents, feedback, jobs, keys, models
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Table
 from soldiom_ray.domains.sources import FilesSource
-from soldiom_ray.records import Manifest, new_id
+from soldiom_ray.records import Manifest, new_id, now
 from soldiom_ray.settings import Settings
-from soldiom_ray.storage import open_storage, raw_key
+from soldiom_ray.storage import log_key, open_storage, raw_key
 
 PLANTED = "Planted Name lives in Planted Street and has a planted illness."
 SHARED = "a text that two users have uploaded, each for himself"
@@ -191,3 +192,35 @@ def test_the_command_writes_an_archive_for_its_owner_alone_and_no_other_file(tmp
     target.write_bytes(b"mine")
     done = CliRunner().invoke(app, ["users", "export", "ada", "--output", str(target)])
     assert done.exit_code != 0 and target.read_bytes() == b"mine"
+
+
+def test_what_a_key_owns_is_handed_out_and_erased_and_what_others_need_stays(
+    private: Settings, admin: httpx.Client, url: str
+) -> None:
+    storage = open_storage(private)
+    with open_session(private) as session:
+        row, plain = keys.create(session, "trainer", "owner")
+        mine, open_to_all = (below(private, "dataset", f"documents-{number}") for number in range(2))
+        tokens = below(private, "tokens", mine.id)
+        datasets.record(session, mine, name="mine", source="user", stage="dataset", owner=row.id)
+        datasets.record(session, open_to_all, name="all's", source="user", stage="dataset", owner=row.id).shared = True
+        model = models.create(session, family="fine-tuned", name="left", owner=row.id)
+        models.create(session, family="fine-tuned", name="left")
+        job = jobs.create(session, name="mine", kind="train", config={"note": PLANTED}, owner=row.id).id
+        jobs.update(session, job, status="completed", completed_at=now() - timedelta(hours=1))
+    storage.write(log_key(job), PLANTED.encode())
+    with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {plain}"}) as owner:
+        upload(owner, "somebody", "Uploaded with the key of its owner.")
+    archive = zipfile.ZipFile(io.BytesIO(admin.get(f"/api/users/{row.id}/export").content))
+    record = json.loads(archive.read("user.json"))
+    assert [each["name"] for each in record["datasets"]] == ["mine", "all's"]
+    counts = [len(record[name]) for name in ("inputs", "jobs", "evaluations", "own_models", "models")]
+    assert counts == [1, 1, 0, 1, 1]
+    erased = admin.delete(f"/api/users/{row.id}").json()
+    assert erased["artifacts"] == sorted([mine.id, tokens.id]) and erased["models"][0]["id"] == model.id
+    assert not storage.exists(log_key(job)) and Artifacts(storage).find(open_to_all.id)
+    problem(admin.get(f"/api/training/jobs/{job}"), 404)
+    left = admin.get(f"/api/models/{model.id}").json()
+    assert (left["owner"], left["shared"], left["version"]) == ("", False, 2)  # an admin decides
+    assert admin.get(f"/api/datasets/{open_to_all.id}").json()["owner"] == ""
+    problem(admin.get(f"/api/users/{row.id}/export"), 404)

@@ -290,6 +290,22 @@ def test_documents_sent_by_a_user_are_collected(home: Home) -> None:
     assert uploaded.status_code == 201, uploaded.text
 
 
+def test_what_a_users_job_makes_is_that_users(home: Home) -> None:
+    ann, ben = (home.json("keys", "create", "--role", "trainer", "--name", name) for name in ("ann", "ben"))
+    text = {"user_id": "u2", "input_type": "text", "content": "What was agreed stays between the two of us. " * 20}
+    sent = home.call("POST", "/api/training/collect/user-input", key=ann["key"], json=text).json()["id"]
+    for key, status in ((ben["key"], 404), (ann["key"], 202)):
+        started = home.call("POST", "/api/training/collect/files", key=key, json={"inputs": [sent]})
+        assert started.status_code == status, started.text
+    made = wait(home, started.json()["id"])
+    assert made["status"] == "completed" and made["owner"] == ann["user"], made
+    documents = f"/api/datasets/{made['result']['documents'][0]}"
+    assert home.call("GET", documents, key=ann["key"]).json()["owner"] == ann["user"]
+    assert home.call("GET", documents, key=ben["key"]).status_code == 404
+    home.json("dataset", "share", documents.rpartition("/")[2])
+    assert home.call("GET", documents, key=ben["key"]).json()["shared"] is True
+
+
 def test_a_cancelled_job_ends_keeps_its_checkpoint_and_goes_on_later(
     home: Home, sources: Path, finished: dict[str, Any], tmp_path: Path
 ) -> None:
