@@ -247,6 +247,11 @@ def _embed(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
 def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.train import sweep, train, train_auto
 
+    if recipe.federate is not None:
+        from soldiom_ray.federate import federate
+
+        state.run = federate(context, _require(recipe.train, "train"), recipe.federate)
+        return state.run
     dataset, declared = _require(state.dataset, "dataset"), _require(recipe.train, "train")
     if recipe.auto is not None:
         state.run, state.sweep, state.reasons = train_auto(context, dataset, declared, recipe.auto)
@@ -323,7 +328,8 @@ def _register(context: Context, recipe: Recipe, state: WorkflowState) -> Manifes
 
     declared = _require(recipe.register_, "register")
     name = declared.name or recipe.name
-    run, dataset = _require(state.run, "run"), _require(state.dataset, "dataset")
+    run = _require(state.run, "run")
+    dataset = _require(state.dataset, "dataset") if recipe.federate is None else context.artifacts.get(run.parents[0])
     state.version = register(context, name, run, state.scores, dataset, declared, state.reasons)
     state.model_id = str(state.version.details["model_id"])
     return state.version

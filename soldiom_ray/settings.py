@@ -414,6 +414,12 @@ def environment_value(name: str, environ: Mapping[str, str] | None = None) -> st
     return value
 
 
+def environment_of(home: Path) -> dict[str, str]:
+    """This environment for a process of another home of this machine: without what belongs to this one."""
+    own = ("SOLDIOM_", "RAY_", "MLFLOW_", "TRACEPARENT")
+    return {name: value for name, value in os.environ.items() if not name.startswith(own)} | {"SOLDIOM_HOME": str(home)}
+
+
 def write_private(path: Path, text: str) -> None:
     """Write a file that only its owner can read (0600, its folder 0700), whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

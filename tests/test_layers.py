@@ -47,6 +47,7 @@ ROWS = {
     "register": 5,
     "deploy": 5,
     "feedback": 5,
+    "federate": 6,
     "flow": 6,
     "launch": 6,
     "monitor": 6,
@@ -58,11 +59,12 @@ CRAFT = {name for name, row in ROWS.items() if row == 4}
 STAGES = {name for name, row in ROWS.items() if row == 5}
 ALLOWED = {
     "launch": GROUND | CRAFT - {"models"},
-    "flow": GROUND | CRAFT | STAGES | {"launch"},
+    "federate": GROUND | CRAFT | {"train"},
+    "flow": GROUND | CRAFT | STAGES | {"launch", "federate"},
     "monitor": GROUND | CRAFT - {"models"} | {"launch"},
     "api": GROUND
     | {"deletion", "domains", "examples", "metrics", "registry", "specialists", "users", "launch", "monitor"},
-    "cli": GROUND | CRAFT | {"launch", "monitor"},
+    "cli": GROUND | CRAFT | {"launch", "monitor", "federate"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""
 SAME_ROW = {1, 4}

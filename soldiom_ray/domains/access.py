@@ -69,6 +69,11 @@ def check_access(recipe: Recipe, access: Access) -> None:
     ]
     if recipe.evaluate and recipe.evaluate.judge and recipe.evaluate.judge.private and not access.private:
         private.append(Problem("evaluate.judge.private", "is set"))
+    if recipe.federate is not None and not access.private:
+        raise DeniedError(
+            f"Sites are asked only by whoever runs the server and by admins of the tenant {HOME_TENANT!r}.",
+            remedy="have one of them start it",
+        )
     if private:
         raise DeniedError(
             f"Private addresses can only be reached by an admin of the tenant {HOME_TENANT!r}.",
@@ -84,7 +89,7 @@ def server_path(reference: Reference) -> str | None:
             return reference.value
         case "speech model":
             return None if reference.value == POCKETSPHINX else reference.value
-        case "model":
+        case "model" | "site":
             return reference.value if is_local_path(reference.value) else None
         case "database":
             address, _ = read_database_url(reference.value)
@@ -97,6 +102,8 @@ def _is_allowed(reference: Reference, path: Path, folders: Folders) -> bool:
     folder may lead out. Of a folder of documents each file is judged by itself, when it is read."""
     if folders is None:
         return True
+    if reference.kind == "site":  # a process is started in such a home
+        return False
     if not path.is_absolute() or ".." in path.parts or "\0" in str(path):
         return False
     if not any(path.is_relative_to(folder) for folder in folders) or not is_within(path, folders):

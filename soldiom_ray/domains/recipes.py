@@ -13,7 +13,7 @@ from soldiom_ray.domains.specialists import with_domain
 from soldiom_ray.domains.yaml_text import Lines, problem_of, read_yaml
 from soldiom_ray.errors import InputError, Problem
 
-HEADINGS = ("prepare", "embed", "train", "sweep", "auto", "evaluate", "register", "deploy")
+HEADINGS = ("prepare", "embed", "train", "sweep", "auto", "federate", "evaluate", "register", "deploy")
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -88,6 +88,8 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
     for heading, key in (("train", "base_model"), ("embed", "model")):
         if heading in content:
             content[heading][key] = absolute_model(content[heading][key])
+    if "federate" in content:
+        content["federate"]["sites"] = [absolute_model(name) for name in content["federate"].get("sites", ())]
     if "auto" in content:
         content["auto"]["bases"] = [absolute_model(name) for name in content["auto"].get("bases", ())]
     return validate_recipe(content)

@@ -22,12 +22,14 @@ DATABASE: dict[str, JsonValue] = {NAMES: "database"}
 """A database's URL: a host, a socket, or a file of the server."""
 ENDPOINT: dict[str, JsonValue] = {NAMES: "endpoint"}
 """An HTTP address; `collect.address` decides where connections may go."""
+SITE: dict[str, JsonValue] = {NAMES: "site"}
+"""A site of a federation that this home knows by name, or the home of one on this machine."""
 INPUT: dict[str, JsonValue] = {NAMES: "user input"}
 ARTIFACT: dict[str, JsonValue] = {NAMES: "dataset"}
 RUN: dict[str, JsonValue] = {NAMES: "run"}
 VERSION: dict[str, JsonValue] = {NAMES: "version"}
 
-KINDS = ("path", "model", "speech model", "database", "endpoint", "user input", "dataset", "run", "version")
+KINDS = ("path", "model", "speech model", "database", "endpoint", "site", "user input", "dataset", "run", "version")
 
 
 @dataclass(frozen=True, slots=True)

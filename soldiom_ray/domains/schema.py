@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from soldiom_ray.domains.builtin_models import MINILM, SMOLLM2
 from soldiom_ray.domains.content_filter import ContentFilter
+from soldiom_ray.domains.federation import Federate, mistakes_of_federation
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.metrics import MetricName
 from soldiom_ray.domains.references import ARTIFACT, MODEL, RUN, VERSION
@@ -462,6 +463,9 @@ class Recipe(Record):
     train: Train | None = None
     sweep: Sweep | None = Field(None, description="`train` becomes several trainings, of which the best is taken")
     auto: Auto | None = Field(None, description="the settings of `train` are chosen within a time, by validation loss")
+    federate: Federate | None = Field(
+        None, description="`train` happens at sites that keep their data; only updates of the adapter leave them"
+    )
     run: str | None = Field(
         None, description="a training run, or the model made of one, instead of `train`", json_schema_extra=RUN
     )
@@ -479,7 +483,7 @@ class Recipe(Record):
         needs = {
             "prepare": ("collect", self.prepare, self.collect or self.documents),
             "embed": ("prepare", self.embed, self.prepare or self.dataset),
-            "train": ("prepare", self.train, self.prepare or self.dataset),
+            "train": ("prepare", self.train, self.prepare or self.dataset or self.federate),
             "evaluate": ("train", self.evaluate, self.train or self.run),
             "register": ("train", self.register_, self.train or self.run),
             "deploy": ("register", self.deploy, self.register_ or self.version),
@@ -491,11 +495,22 @@ class Recipe(Record):
             raise ValueError("`sweep` needs `train` beside it: what all trials share")
         if self.auto is not None and (self.train is None or self.sweep is not None):
             raise ValueError("`auto` needs `train` beside it, and no `sweep`")
+        self._check_federation()
         if self.sweep is not None and self.train is not None and (mistakes := mistakes_in(self.sweep, self.train)):
             raise ValueError("; ".join(f"sweep: {mistake}" for mistake in mistakes))
         if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:
             raise ValueError("no stage is named; known: collect, prepare, embed, train, evaluate, register, deploy")
         return self
+
+    def _check_federation(self) -> None:
+        if self.federate is None:
+            return
+        if self.train is None or self.sweep is not None or self.auto is not None:
+            raise ValueError("`federate` needs `train` beside it, and neither `sweep` nor `auto`")
+        if self.evaluate is not None and not (self.dataset or self.prepare):
+            raise ValueError("`evaluate` after `federate` needs a `dataset` of this home's own: sites keep theirs")
+        for mistake in mistakes_of_federation(self.federate, self.train):
+            raise ValueError(mistake)
 
 
 RENAMED_KEYS: Mapping[str, Mapping[str, str]] = {

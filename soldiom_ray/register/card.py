@@ -17,6 +17,7 @@ from soldiom_ray.models.chat import prompt_format_of_run
 from soldiom_ray.models.task_models import TASK_MODELS
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.bases import RegisteredBase
+from soldiom_ray.register.federation import federation_section
 from soldiom_ray.register.sources import DataSource, summarized
 
 SHOWN_LABELS = 30
@@ -54,6 +55,7 @@ def write_card(
         *_how_to_ask(run),
         _training(run),
         _choice(reasons),
+        federation_section(run),
         _data(dataset, sources),
         _evaluation(scores),
         _calibration(scores),

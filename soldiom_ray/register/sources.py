@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from soldiom_ray.artifacts import Artifacts
+from soldiom_ray.domains.federation import FEDERATION
 from soldiom_ray.licenses import Ingredient, ModelUse, combine
 from soldiom_ray.records import Manifest
 
@@ -32,7 +33,10 @@ class DataSource:
 
 
 def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
-    """The sources of a dataset's samples, the largest first."""
+    """The sources of a dataset's samples, the largest first. Of a federation these are its sites, which do not tell the
+    licences of their data."""
+    if (sites := dataset.details.get(FEDERATION)) is not None:
+        return [_site(name, count) for name, count in sorted(sites.items(), key=lambda site: (-site[1], site[0]))]
     sources: dict[tuple[str, str], DataSource] = {}
     columns = ["group", "source", "version", "license", "split", "kind"]
     for split in ("train/", "validation/", "test/"):
@@ -56,6 +60,19 @@ def data_sources(artifacts: Artifacts, dataset: Manifest) -> list[DataSource]:
                     source.first_records.setdefault(row["license"], row["id_min"])
                     source.by_license[row["license"]] = source.by_license.get(row["license"], 0) + row["count_all"]
     return sorted(sources.values(), key=lambda source: (-source.trained - source.held_out, source.group))
+
+
+def _site(name: str, samples: int) -> DataSource:
+    return DataSource(
+        name,
+        "site",
+        licenses={""},
+        trained=samples,
+        kinds={"other"},
+        first_records={"": "1"},
+        by_license={"": samples},
+        by_kind={("", "other"): (samples, 0)},
+    )
 
 
 @dataclass(slots=True)

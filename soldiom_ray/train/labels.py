@@ -49,10 +49,17 @@ def label_names(artifacts: Artifacts, dataset: Manifest, *, several: bool) -> li
 
 
 def label_ids(labels: Iterable[list[str]], names: list[str], *, several: bool) -> "npt.NDArray[Any]":
-    """[samples] positions in `names` (int64), or with `several` [samples, names] of 0 and 1 (uint8)."""
+    """[samples] positions in `names` (int64), or with `several` [samples, names] of 0 and 1 (uint8). InputError for
+    other labels."""
     import numpy as np
 
+    labels = list(labels)
     ids = {name: number for number, name in enumerate(names)}
+    if others := {name for of_sample in labels for name in of_sample} - ids.keys():
+        raise InputError(
+            f"The samples have {len(others)} label(s) besides those that were named.",
+            remedy="name all of them, or correct the samples' labels",
+        )
     if not several:
         return np.array([ids[of_sample[0]] for of_sample in labels], np.int64)
     rows = [[ids[name] for name in of_sample] for of_sample in labels]

@@ -22,6 +22,7 @@ from soldiom_ray.models.planning.shape import enable_activation_checkpointing
 from soldiom_ray.models.pooling import read_pooling
 from soldiom_ray.models.signing import SIGNATURE, sign_weights
 from soldiom_ray.records import FileEntry
+from soldiom_ray.settings import Settings
 from soldiom_ray.train import methods
 from soldiom_ray.train.blocks import Source
 from soldiom_ray.train.laps import Laps
@@ -92,7 +93,7 @@ def _run_worker(
         optimization = Optimization(
             schedule.learning_rate, declared.weight_decay, declared.gradient_clip, bfloat16, declared.offload
         )
-        sizes = _sizes(model)  # before a strategy shards it
+        sizes = model_sizes(model)  # before a strategy shards it
         head: LinearHead | None = None
         world, weights = 1, dict[str, Any]()
         steps_report = part_of(report, TOKENISING_SHARE, 1.0)
@@ -122,14 +123,14 @@ def _run_worker(
             "cuts": task.cuts(artifacts, tokens, length),
             "precision": "bfloat16" if bfloat16 else "float32",
             "workers": world,
-            "software": _software(),
+            "software": software_versions(),
         }
         details |= _run_details(declared, setup, schedule, outcome) | _process_usage(cpu_before) | sizes
         if sharded:
             model = with_weights(build(device="cpu"), weights)
         saving = Laps()
         with tracing.span("save weights"):
-            stored = _store_weights(artifacts, work, model, processor, head, bfloat16)
+            stored = store_weights(work.settings, artifacts, work.run, declared, model, processor, bfloat16, head)
             entries = [entry.model_dump() for entry in stored]
         saving.end("save")
         details["seconds_by_part"] = {**work.seconds, **laps.seconds, **outcome.seconds_by_part, **saving.seconds}
@@ -206,7 +207,8 @@ def _run_details(declared: Train, setup: TrainingSetup, schedule: Schedule, outc
     }
 
 
-def _sizes(model: Any) -> dict[str, int]:
+def model_sizes(model: Any) -> dict[str, int]:
+    """How many parameters it has, and how many of them are trained."""
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -219,7 +221,7 @@ def _best_validation(outcome: Outcome) -> Metrics:
     return {key: value for point in points for key, value in point.items() if key.startswith("validation_")}
 
 
-def _software() -> dict[str, str]:
+def software_versions() -> dict[str, str]:
     """Versions of the installed libraries that had a part in the weights."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -238,19 +240,27 @@ def _process_usage(cpu_before: float) -> dict[str, float]:
     return {"cpu_seconds": round(cpu_seconds() - cpu_before, 1), "max_resident_mib": round(peak_kib / 1024, 1)}
 
 
-def _store_weights(
-    artifacts: Artifacts, work: Work, model: Any, processor: Any, head: LinearHead | None, bfloat16: bool
+def store_weights(
+    settings: Settings,
+    artifacts: Artifacts,
+    run: str,
+    declared: Train,
+    model: Any,
+    processor: Any,
+    bfloat16: bool,
+    head: LinearHead | None = None,
 ) -> tuple[FileEntry, ...]:
-    draft = Draft(artifacts, "run", work.run, {}, ())
+    """Store a run's weights, what reads its input and their signature; the files, for the run's draft."""
+    draft = Draft(artifacts, "run", run, {}, ())
     with tempfile.TemporaryDirectory(prefix="soldiom-") as name:
         folder = Path(name)
-        methods.save(model, processor, folder, method=work.declared.method, bfloat16=bfloat16)
-        if work.declared.method != "full":
-            _name_base_as_declared(folder, work.declared.base_model)
+        methods.save(model, processor, folder, method=declared.method, bfloat16=bfloat16)
+        if declared.method != "full":
+            _name_base_as_declared(folder, declared.base_model)
         if head is not None:
             head.save(folder)
         draft.write_folder(folder, "weights")
-        if (signature := sign_weights(work.settings, artifacts, work.run, folder)) is not None:
+        if (signature := sign_weights(settings, artifacts, run, folder)) is not None:
             draft.write(SIGNATURE, signature)
     return tuple(draft.files.values())
 

@@ -1,6 +1,6 @@
 """Text classification: a model with a classification head reads a text and names its label or labels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,10 @@ class TextClassificationTask(Task):
     models = TASK_MODELS["text_classification"]
     words = TRAIN
 
+    def __init__(self, labels: Sequence[str] = ()) -> None:
+        """`labels` are given where a dataset need not have all of them; else they are those that it has."""
+        self.labels = list(labels)
+
     def tokenize(
         self, artifacts: Artifacts, dataset: Manifest, processor: Any, by: str, declared: Train, report: Report
     ) -> Manifest:
@@ -46,11 +50,11 @@ class TextClassificationTask(Task):
             "tokenizer": by,
             "task": declared.task,
             "several": several,
-        }
+        } | ({"labels": self.labels} if self.labels else {})
         draft = artifacts.draft("tokens", made_from, parents=[dataset.id])
         if finished := draft.finished():
             return finished
-        names = label_names(artifacts, dataset, several=several)
+        names = self.labels or label_names(artifacts, dataset, several=several)
         count_samples = sample_counter(dataset, report)
         for split in (TRAIN, VALIDATION):
             labels_of_texts: list[list[str]] = []
