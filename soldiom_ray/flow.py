@@ -81,6 +81,7 @@ def run_job(job_id: str) -> int:
         with tracing.span("job", settings.trace_parent, job=job_id) as mark:
             return _run_job(settings, job_id, mark)
     finally:
+        act_as(None)
         tracing.flush()
 
 

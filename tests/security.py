@@ -52,6 +52,12 @@ def cell(check: dict[str, Any], outcomes: Outcomes) -> tuple[str, bool]:
     return ", ".join(words), not total["failed"]
 
 
+def tried_by(check: dict[str, Any]) -> str:
+    """The files of a check's tests, with how many of them."""
+    files = Counter(test.partition("::")[0] for test in check.get("tests", ()))
+    return ", ".join(f"`{name}` ({count})" for name, count in files.items())
+
+
 def main() -> int:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,12 +71,12 @@ def main() -> int:
     outcomes, began = Outcomes(), time.monotonic()
     marks = "" if options.long else "not endurance"
     code = pytest.main(["-q", "-p", "no:cacheprovider", "-m", marks, *ids], plugins=[outcomes])
-    print("\n| level | attack or fault | tests | result |\n|---|---|---|---|")
+    print("\n| level | attack or fault | tried by | result |\n|---|---|---|---|")
     held = True
     for check in checks:
         words, holds = cell(check, outcomes)
         held &= holds
-        print(f"| {check['level']} | {check['check']} | {len(check.get('tests', ()))} | {words} |")
+        print(f"| {check['level']} | {check['check']} | {tried_by(check)} | {words} |")
     print(f"\n{time.monotonic() - began:.0f} s; skipped: a program of Debian or a package is missing here.")
     return 0 if held and code in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED) else 1
 

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from soldiom_ray.artifacts import Context
 from soldiom_ray.cli.app import app
 from soldiom_ray.errors import DamagedError, InputError
+from soldiom_ray.models import signing
 from soldiom_ray.models.load import load_run, model_folder
 from soldiom_ray.models.package_model import package_run
 from soldiom_ray.models.signing import PRIVATE_KEY, PUBLIC_KEY, SIGNATURE, TRUSTED, verify_run
@@ -85,6 +86,12 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("digest", [b"plain", b"a'b", b'a"b', b"""a'"b"""])
+def test_a_changed_file_is_named_whatever_bytes_its_digest_has(digest: bytes) -> None:
+    told = [f"Hash mismatch for 'model.safetensors': Expected '{digest!r}', Actual '{b'other'!r}'"]
+    assert signing._differences(f"Signature mismatch: {told}") == "model.safetensors changed"
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -104,8 +104,9 @@ def _changed(run: str, reason: str) -> DamagedError:
 
 
 def _differences(message: str) -> str:
-    """What model-signing says of files that differ, in a few words: it prints every byte of both digests."""
-    changed = re.findall(r"Hash mismatch for '([^']+)'", message)
+    """What model-signing says of files that differ, in a few words: it prints every byte of both digests, and where a
+    quotation mark is among these, those around the names have a backslash before them."""
+    changed = re.findall(r"Hash mismatch for \\?'([^'\\]+)", message)
     parts = [f"{', '.join(changed[:5])} changed"] if changed else []
     for kind, word in (("Extra files found", "added"), ("Missing files", "missing")):
         parts += [f"{names} {word}" for names in re.findall(kind + r" in model '[^']*': ([^\"\]]{1,300})", message)]
