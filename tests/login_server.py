@@ -94,7 +94,7 @@ def first_values(text: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(text).items()}
 
 
-def provider(login: LoginServer, **values: Any) -> Provider:
+def provider(server: LoginServer, /, **values: Any) -> Provider:
     roles = {"ml": "user", "ml-admins": "admin", "readers": "viewer"}
-    content = {"issuer": ISSUER, "audience": AUDIENCE, "jwks": login.url, "role_claim": "groups", "roles": roles}
+    content = {"issuer": ISSUER, "audience": AUDIENCE, "jwks": server.url, "role_claim": "groups", "roles": roles}
     return Provider.model_validate(content | values)
