@@ -37,7 +37,7 @@ from soldiom_ray.storage import open_storage
 if TYPE_CHECKING:
     from soldiom_ray.evaluate.judge import Judging
 
-STAGES = ("collect", "prepare", "embed", "train", "evaluate", "register", "deploy")
+STAGES = ("collect", "prepare", "embed", "train", "compress", "evaluate", "register", "deploy")
 SOURCE_NAMES = {"files": "user", "database": "user", "url": "user"}
 """Source of a recipe -> source in a dataset's row, where they differ."""
 Value = TypeVar("Value")
@@ -263,6 +263,17 @@ def _train(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     return state.run
 
 
+def _compress(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
+    from soldiom_ray.compress import compress
+
+    run, declared = _require(state.run, "run"), _require(recipe.compress, "compress")
+    with open_session(context.settings) as session:
+        if models.of_run(session, run.id, context.tenant) is None:
+            raise InputError(f"The run {run.id} is not registered.", remedy="register it first, and name the model")
+    state.run = compress(context, run, declared)
+    return state.run
+
+
 def _evaluate(context: Context, recipe: Recipe, state: WorkflowState) -> Manifest:
     from soldiom_ray.evaluate import evaluate
 
@@ -360,6 +371,7 @@ RUN: dict[str, Callable[[Context, Recipe, WorkflowState], Manifest | None]] = {
     "prepare": _prepare,
     "embed": _embed,
     "train": _train,
+    "compress": _compress,
     "evaluate": _evaluate,
     "register": _register,
     "deploy": _deploy,

@@ -43,6 +43,7 @@ ROWS = {
     "prepare": 5,
     "embed": 5,
     "train": 5,
+    "compress": 5,
     "evaluate": 5,
     "register": 5,
     "deploy": 5,

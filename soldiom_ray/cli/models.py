@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from soldiom_ray.cli.jobs import run_job
+from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, output_text, print_items, print_json, print_table, say
 from soldiom_ray.domains.tasks import IMAGE_CLASSIFICATION
@@ -24,6 +24,7 @@ Model = Annotated[str, typer.Argument(help="A model's id, family/name for its ne
 def add_commands(app: typer.Typer) -> None:
     """Put this module's commands under the program."""
     app.add_typer(models_app, name="models")
+    app.command(cls=RecipeCommand)(compress)
     app.command(cls=RecipeCommand)(deploy)
     for command in (undeploy, infer):
         app.command()(command)
@@ -203,6 +204,46 @@ def deploy(
     url = f"{load_settings().api_url}/api/inference/{record['id']}"
     result = {"id": record["id"], "url": url, "job": job["id"]}
     print_json(result) if json else say(f"Serving {record['name']} at {url}")
+
+
+def compress(
+    model: Model,
+    to: Annotated[str, recipe_option("compress.to")],
+    json: Json = False,
+) -> None:
+    """Make a version of a model with smaller weights, score it against the model itself on the held-out data, and
+    register it as NAME-FORMAT."""
+    from soldiom_ray.cli.summary import print_scores
+    from soldiom_ray.db.engine import open_session
+    from soldiom_ray.domains.compression import COMPRESS, compression
+    from soldiom_ray.domains.recipes import as_dict
+
+    with open_session(load_settings()) as session:
+        recipe = compression(session, model, HOME_TENANT, to)
+    job = run_job(as_dict(recipe), COMPRESS)
+    made = stage_of(job, "compress")["details"]["compression"]
+    result = {
+        "id": job["result"]["run"],
+        "model_id": job["result"]["model_id"],
+        "compression": made,
+        "metrics": job["metrics"],
+        "job": job["id"],
+    }
+    if json:
+        print_json(result)
+        return
+    print_scores(job["metrics"], "Held-out data: base is the uncompressed model, tuned the compressed one")
+    megabytes = {key: [made[key][side] / 1e6 for side in ("before", "after")] for key in ("file_bytes", "weight_bytes")}
+    rows = [
+        {"what": what, "uncompressed": f"{megabytes[key][0]:.1f} MB", "compressed": f"{megabytes[key][1]:.1f} MB"}
+        for key, what in (("file_bytes", "weights in the file"), ("weight_bytes", "weights in memory"))
+    ]
+    speeds = {side: f"{made['tokens_per_second'][key]:.1f} tokens/s" for side, key in SIDES.items()}
+    print_table([*rows, {"what": "one answer at a time", **speeds}], ["what", "uncompressed", "compressed"])
+    say(f"Model {result['model_id']}. Next: soldiom deploy {result['model_id']}")
+
+
+SIDES = {"uncompressed": "before", "compressed": "after"}
 
 
 def undeploy(model: Model, json: Json = False) -> None:

@@ -13,7 +13,7 @@ from soldiom_ray.domains.specialists import with_domain
 from soldiom_ray.domains.yaml_text import Lines, problem_of, read_yaml
 from soldiom_ray.errors import InputError, Problem
 
-HEADINGS = ("prepare", "embed", "train", "sweep", "auto", "federate", "evaluate", "register", "deploy")
+HEADINGS = ("prepare", "embed", "train", "sweep", "auto", "federate", "compress", "evaluate", "register", "deploy")
 
 
 def load_recipe(path: Path) -> Recipe:

@@ -330,6 +330,12 @@ class Gate(Condition):
         return any(each.metric == "judge_win_rate" for each in (self, *self.all, *self.any))
 
 
+class Compress(Record):
+    """A registered model's run becomes a smaller run, which is scored against it."""
+
+    to: Literal["int8", "int4"] = Field(description="number format of the weights: 8 bits, or 4 in groups of 32")
+
+
 class Evaluate(Record):
     """A run becomes scores."""
 
@@ -469,6 +475,7 @@ class Recipe(Record):
     run: str | None = Field(
         None, description="a training run, or the model made of one, instead of `train`", json_schema_extra=RUN
     )
+    compress: Compress | None = Field(None, description="the model of `run` becomes one with smaller weights")
     evaluate: Evaluate | None = None
     register_: Register | None = Field(None, alias="register")
     version: str | None = Field(
@@ -484,6 +491,7 @@ class Recipe(Record):
             "prepare": ("collect", self.prepare, self.collect or self.documents),
             "embed": ("prepare", self.embed, self.prepare or self.dataset),
             "train": ("prepare", self.train, self.prepare or self.dataset or self.federate),
+            "compress": ("register", self.compress, self.run),
             "evaluate": ("train", self.evaluate, self.train or self.run),
             "register": ("train", self.register_, self.train or self.run),
             "deploy": ("register", self.deploy, self.register_ or self.version),
@@ -491,6 +499,8 @@ class Recipe(Record):
         for stage, (before, declared, available) in needs.items():
             if declared is not None and not available:
                 raise ValueError(f"`{stage}` needs `{before}` before it (or the id of what it makes)")
+        if self.compress is not None and self.train is not None:
+            raise ValueError("`compress` takes a registered model by `run`; it does not go together with `train`")
         if self.sweep is not None and self.train is None:
             raise ValueError("`sweep` needs `train` beside it: what all trials share")
         if self.auto is not None and (self.train is None or self.sweep is not None):
@@ -499,7 +509,7 @@ class Recipe(Record):
         if self.sweep is not None and self.train is not None and (mistakes := mistakes_in(self.sweep, self.train)):
             raise ValueError("; ".join(f"sweep: {mistake}" for mistake in mistakes))
         if all(declared is None for _, declared, _ in needs.values()) and self.collect is None:
-            raise ValueError("no stage is named; known: collect, prepare, embed, train, evaluate, register, deploy")
+            raise ValueError(f"no stage is named; known: collect, {', '.join(needs)}")
         return self
 
     def _check_federation(self) -> None:

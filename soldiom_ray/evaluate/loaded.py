@@ -7,7 +7,7 @@ from typing import Any
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.errors import DamagedError, InputError, NotFoundError
 from soldiom_ray.metrics.measurement import BASE, PREVIOUS, TUNED
-from soldiom_ray.models.adapters import below_adapter, without_adapter
+from soldiom_ray.models.adapters import below_adapter, merged, without_adapter
 from soldiom_ray.models.load import load_base, load_run
 from soldiom_ray.models.task_models import CAUSAL_CLASS
 from soldiom_ray.records import Manifest
@@ -78,9 +78,20 @@ class LoadedModels:
 
     def _open(self, source: str) -> Any:
         if source == BASE:
+            if (uncompressed := self._uncompressed()) is not None:
+                return self._merged(uncompressed)
             auto_class = self.run.details.get("auto_class", CAUSAL_CLASS)
             return load_base(self.artifacts, self.settings, str(self.run.details["base_model"]), auto_class=auto_class)
         run = self.previous if source == PREVIOUS else self.run
         if run is None:
             raise NotFoundError("There is no earlier version.")
         return load_run(self.artifacts, self.settings, run)
+
+    def _uncompressed(self) -> Manifest | None:
+        """What a compressed run was made of, of which it is the base."""
+        return self.artifacts.get(self.run.details["base_model"]) if self.run.details.get("compression") else None
+
+    @contextmanager
+    def _merged(self, run: Manifest) -> Iterator[tuple[Any, Any]]:
+        with load_run(self.artifacts, self.settings, run) as (model, processor):
+            yield merged(model), processor

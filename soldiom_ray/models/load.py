@@ -121,6 +121,8 @@ def load_model(
     import transformers
     from transformers.utils import logging
 
+    from soldiom_ray.models.quantization import is_quantized, load_quantized
+
     logging.disable_progress_bar()
     if "id2label" in configuration:  # JSON knows no whole numbers as names
         configuration["id2label"] = {int(number): name for number, name in configuration["id2label"].items()}
@@ -133,6 +135,8 @@ def load_model(
     if dtype == "auto" and device == "cpu" and not has_bfloat16(device):
         torch_dtype = torch.float32
     family = _MODEL_FAMILIES.get(auto_class, auto_class)
+    if is_quantized(folder):
+        return load_quantized(folder, torch_dtype).to(device).eval(), load_processor(folder)
     try:
         model: Any = getattr(transformers, auto_class).from_pretrained(
             folder, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **configuration
@@ -233,6 +237,11 @@ def _run_folder(settings: Settings, artifacts: Artifacts | None, name: str) -> I
         raise InputError(
             f"The run {name!r} holds an adapter ({run.details.get('method')}), not a whole model.",
             remedy=f"train on its base {run.details.get('base_model')!r}, or make a run with `method: full`",
+        )
+    if run.details.get("compression"):
+        raise InputError(
+            f"The run {name!r} is a compressed model, which is not trained further.",
+            remedy=f"train on what it was made of: {run.details['base_model']}",
         )
     with verified_weights(settings, artifacts, name) as folder:
         yield folder

@@ -53,7 +53,7 @@ def write_card(
         f"# {declared.family}/{name}",
         _intended_use(run, declared, base),
         *_how_to_ask(run),
-        _training(run),
+        _compression(run, base) or _training(run),
         _choice(reasons),
         federation_section(run),
         _data(dataset, sources),
@@ -91,8 +91,9 @@ def _intended_use(run: Manifest, declared: Register, base: RegisteredBase | None
     noun, ability = USES[task]
     if task == "causal_lm" and prompt_format_of_run(run.details) == "chat":
         ability = "it answers like the conversations it was trained on"
+    made = "compressed" if run.details.get("compression") else "tuned"
     origin = (
-        f"It was tuned from {base.label} (`{_cell(run.details.get('base_model'))}`)."
+        f"It was {made} from {base.label} (`{_cell(run.details.get('base_model'))}`)."
         if base
         else ("It was trained from random weights; it has no base model.")
     )
@@ -161,6 +162,28 @@ def _training(run: Manifest) -> str:
         if details.get(key) is not None:
             lines.append(f"| {key} | {_cell(details[key])} |")
     return "\n".join([*lines, *_template_gaps(details.get("template_gaps") or {})])
+
+
+def _compression(run: Manifest, base: RegisteredBase | None) -> str:
+    """What the weights were rounded to, and what that saves; "" for a model that was not compressed."""
+    compression = run.details.get("compression")
+    if not compression:
+        return ""
+    origin = base.label if base else run.details["base_model"]
+    rows = [
+        f"| {what} | {compression[key]['before'] / scale:.1f} {unit} | {compression[key]['after'] / scale:.1f} {unit} |"
+        for key, what, scale, unit in (
+            ("file_bytes", "weights in the file", 1e6, "MB"),
+            ("weight_bytes", "weights in memory", 1e6, "MB"),
+            ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
+        )
+    ]
+    text = (
+        f"## Compression\n\nThe weights of {origin} (`{run.details['base_model']}`) in {compression['to']}; nothing"
+        " was trained. How that one was trained stands on its card. Below, it is the base. Speeds were measured in the"
+        f" job that compressed it, with {compression['threads']} thread(s), the two models in turns.\n"
+    )
+    return "\n".join([text, "| | uncompressed | compressed |", "|---|---|---|", *rows])
 
 
 def _choice(reasons: Sequence[str]) -> str:

@@ -26,8 +26,9 @@ from soldiom_ray.db import (
 )
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
+from soldiom_ray.domains.compression import COMPRESS, compression
 from soldiom_ray.domains.retraining import RETRAIN, retraining
-from soldiom_ray.domains.schema import Deploy, Recipe
+from soldiom_ray.domains.schema import Compress, Deploy, Recipe
 from soldiom_ray.examples import examples_as_dicts, read_examples
 from soldiom_ray.records import Family
 from soldiom_ray.storage import open_storage
@@ -116,6 +117,22 @@ def retrain_model(
         recipe = retraining(session, model_id, caller.tenant, (body or RetrainingBody()).method)
         owner = models.get_served(session, model_id, caller.tenant).owner
     return submit.start(settings, caller, recipe, RETRAIN, idempotency_key, response, owner=owner)
+
+
+@router.post("/api/models/{model_id:path}/compress", status_code=202, openapi_extra=needs("trainer"))
+def compress_model(
+    model_id: str,
+    body: Compress,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    response: Response,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> dict[str, Any]:
+    """Make a version with smaller weights, as one job: compressed, scored against the model itself on the held-out
+    data, registered as NAME-FORMAT."""
+    with open_session(settings) as session:
+        recipe = compression(session, model_id, caller.tenant, body.to)
+    return submit.start(settings, caller, recipe, COMPRESS, idempotency_key, response)
 
 
 @router.post("/api/models/{model_id:path}/promote", openapi_extra=needs("trainer"))

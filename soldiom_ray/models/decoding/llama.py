@@ -32,6 +32,7 @@ from soldiom_ray.models.decoding.passes import Attention, Pass, Read
 from soldiom_ray.models.decoding.pool import KeyValuePool, LayerShape, Range
 from soldiom_ray.models.load import context_length
 from soldiom_ray.models.loss import virtual_tokens
+from soldiom_ray.models.quantization import QuantizedProduct, small_matrices
 
 ARCHITECTURES = ("llama", "mistral", "qwen2")
 SPLIT_WIDTH = 1024
@@ -133,14 +134,22 @@ class LlamaModel:
 
     def _take_over(self, plain: Any) -> None:
         """Pack the weights, layer by layer, so that there are never two copies of more than one."""
+        joined = partial(_joined, scratch={})
         for module, layer in zip(self.body.layers, self.layers, strict=True):
             attention, mlp = module.self_attn, module.mlp
-            layer.qkv = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
-            layer.out = _joined(attention.o_proj)
-            layer.gate_up = _joined(mlp.gate_proj, mlp.up_proj)
-            layer.down = _joined(mlp.down_proj)
+            layer.qkv = joined(attention.q_proj, attention.k_proj, attention.v_proj)
+            layer.out = joined(attention.o_proj)
+            layer.gate_up = joined(mlp.gate_proj, mlp.up_proj)
+            layer.down = joined(mlp.down_proj)
         tied = plain.lm_head.weight is self.embedding.weight
-        self.head = _joined(plain.lm_head, keep=tied)
+        self.head = joined(plain.lm_head, keep=tied)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What its weights take in memory."""
+        products = [each for layer in self.layers for each in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        packed = sum(each.nbytes for each in (*products, self.head) if isinstance(each, HELD))
+        return int(packed + self.embedding.weight.nbytes)
 
 
 def _plain_layer(module: Any) -> _Layer:
@@ -175,9 +184,9 @@ def _adapted_products(layers: Any) -> AdaptedProducts:
     return AdaptedProducts(products)
 
 
-def _joined(*linears: nn.Linear, keep: bool = False) -> Product:
+def _joined(*linears: nn.Linear, scratch: dict[str, Tensor], keep: bool = False) -> Product:
     """The product with several layers' weights at once; the layers are left without theirs unless they are to `keep`
-    them."""
+    them. `scratch` is memory that products with weights in few bits share."""
     with torch.inference_mode():
         weight = linears[0].weight.data if len(linears) == 1 else torch.cat([each.weight.data for each in linears])
         biases = [each.bias.data if each.bias is not None else None for each in linears]
@@ -188,6 +197,9 @@ def _joined(*linears: nn.Linear, keep: bool = False) -> Product:
         if not keep:
             for each in linears:
                 each.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+        matrices = small_matrices(linears) if weight.device.type == "cpu" else None
+        if matrices is not None and matrices[0].scales.dtype == weight.dtype:
+            return QuantizedProduct(matrices, bias, ROWS, scratch)
         if weight.device.type != "cpu" or weight.dtype != torch.bfloat16 or not torch._C._has_mkldnn:
             return _Plain(weight, bias)
         # Packed for one row: so up to ROWS rows and more give the same numbers, where oneDNN can.
@@ -226,6 +238,11 @@ class _Plain:
     def __call__(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight, self.bias)
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory."""
+        return self.weight.nbytes
+
 
 @dataclass(slots=True)
 class _Packed:
@@ -237,13 +254,22 @@ class _Packed:
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
         return result
 
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory."""
+        return self.weight.numel() * self.weight.element_size()
+
+
+HELD = (_Plain, _Packed, QuantizedProduct)
+SUMMED_IN_PARTS = (_Packed, QuantizedProduct)
+
 
 def _product(
     parts: Sequence[int] | None, adapters: PassAdapters | None, number: int, product: Product, x: Tensor
 ) -> Tensor:
     """The layer's product, of each part on its own where together the sums would depend on how many rows there are;
     and what the rows' adapters add to it."""
-    if parts is None or len(parts) == 1 or not isinstance(product, _Packed) or product.terms <= SPLIT_WIDTH:
+    if parts is None or len(parts) == 1 or not isinstance(product, SUMMED_IN_PARTS) or product.terms <= SPLIT_WIDTH:
         y = product(x)
     else:
         y = torch.cat([product(part) for part in torch.split(x, list(parts))])
