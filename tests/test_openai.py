@@ -358,7 +358,7 @@ def test_a_content_filter_blocks_questions_and_answers_streams_too(
         lines = [line for line in native.get("/metrics").text.splitlines() if line.startswith("soldiom_filter_total")]
         trail = native.get("/api/audit?limit=100")
     rows = [row for row in trail.json()["items"] if row["action"] == "content filter"]
-    assert len(rows) == 7 and {(row["object"], row["decision"]) for row in rows} == {(model, "deny")}
+    assert len(rows) == 9 and {(row["object"], row["decision"]) for row in rows} == {(model, "deny")}
     blocked = [row["details"]["blocked"] for row in rows]
     assert [{"side": "input", "category": "prompt_injection"}] in blocked
     assert [{"side": "output", "category": "moderation:bad"}] in blocked
