@@ -6,7 +6,7 @@
 
 Two cores cannot be sixteen, so a worker computes on short documents and then sleeps until it has taken what the same
 number of real ones takes one core (measured on `preparation.py`'s files, for each pass). All else is real: Ray's
-nodes, the pools of actors, what travels, the driver's own work on every document, storage. The input grows with the
+nodes, the pool of actors, what travels, the driver's own work on every document, storage. The input grows with the
 nodes, so documents per second and node would stay the same on an ideal system. "Driver" is the CPU time of the driver's
 process: its own work on every document, and Ray Data's polling for as long as it takes. A node is as fast as a quarter
 of a core (--slower), or the short documents of sixteen nodes would take both cores of this machine.
@@ -59,14 +59,14 @@ def count_of(piece: Any, result: Any) -> int:
 
 def pace(milliseconds: dict[str, float]) -> None:
     """Have the preparation's passes take their time."""
-    from soldiom_ray.prepare import pipeline
+    from soldiom_ray.actors import Workers
 
-    map_in_order = pipeline.map_in_order
+    map_in_order = Workers.map_in_order
 
-    def paced(function: Any, pieces: Any, *rest: Any) -> Any:
-        return map_in_order(Paced(function, milliseconds[type(function).__name__] / 1e3, count_of), pieces, *rest)
+    def paced(self: Workers, function: Any, pieces: Any, *rest: Any) -> Any:
+        return map_in_order(self, Paced(function, milliseconds[type(function).__name__] / 1e3, count_of), pieces, *rest)
 
-    pipeline.map_in_order = paced
+    Workers.map_in_order = paced  # type: ignore[method-assign]
 
 
 def documents(context: Any, parts: int) -> Any:

@@ -34,7 +34,7 @@ print(json.dumps({"id": made.id, "files": [[f.name, f.sha256] for f in made.file
 
 def begin(home: Path, address: str = "") -> subprocess.Popen[str]:
     """A preparation of the same documents in a home of its own."""
-    documents = documents_of(context_in(home), package_documents(most=25)).id
+    documents = documents_of(context_in(home), package_documents(most=15)).id
     return start(PROGRAM, str(home), documents, *([address] if address else []))
 
 

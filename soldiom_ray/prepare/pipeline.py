@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
-from soldiom_ray.actors import map_in_order
+from soldiom_ray.actors import Workers
 from soldiom_ray.artifacts import Context, Draft
 from soldiom_ray.domains.schema import Prepare, hash_input
 from soldiom_ray.errors import InputError, Problem
@@ -52,6 +52,9 @@ PAIRS_VERSION = 1
 PART_BYTES = 3 << 20
 """Of a compressed documents shard; a part is what one call processes."""
 
+PASSES = 5
+"""Over all parts, about: processing, n-grams, overlaps, and twice as many shards as parts."""
+
 SHARD_CHARACTERS = 8 << 20
 DROP_ROWS = 50_000
 """Rows of a file of dropped documents."""
@@ -79,24 +82,25 @@ def prepare(context: Context, documents: Sequence[Manifest], declared: Prepare) 
         return done
     settings, work = _for_workers(context.settings), f"work/{draft.id}"
     parts = _parts(documents, work)
-    _process_all(context, ProcessPart(settings, declared), parts)
-    document_table = DocumentTable(read_facts(context.artifacts.storage, parts))
-    try:
-        _refuse_empty(document_table, parents)
-        context.report(0.6, f"comparing {len(document_table.remaining())} documents")
-        how_split = _split(document_table, declared)
-        _drop_exact_copies(document_table)
-        _drop_near_copies(context, document_table, parts, declared)
-        context.report(0.7, "looking for test text in the training split")
-        _drop_test_overlaps(context, settings, document_table, parts)
-        _drop_contaminated(context, settings, document_table, parts, evaluations)
-        _limit_documents(document_table, declared)
-        _refuse_empty(document_table, parents, "train")
-    except InputError:
-        context.artifacts.storage.remove(work)
-        raise
-    context.report(0.85, "writing")
-    _write_splits(context, settings, draft, document_table, parts)
+    with Workers(PASSES) as workers:
+        _process_all(context, workers, ProcessPart(settings, declared), parts)
+        document_table = DocumentTable(read_facts(context.artifacts.storage, parts))
+        try:
+            _refuse_empty(document_table, parents)
+            context.report(0.6, f"comparing {len(document_table.remaining())} documents")
+            how_split = _split(document_table, declared)
+            _drop_exact_copies(document_table)
+            _drop_near_copies(context, document_table, parts, declared)
+            context.report(0.7, "looking for test text in the training split")
+            _drop_test_overlaps(context, workers, settings, document_table, parts)
+            _drop_contaminated(context, workers, settings, document_table, parts, evaluations)
+            _limit_documents(document_table, declared)
+            _refuse_empty(document_table, parents, "train")
+        except InputError:
+            context.artifacts.storage.remove(work)
+            raise
+        context.report(0.85, "writing")
+        _write_splits(context, workers, settings, draft, document_table, parts)
     manifest = _finish(context, draft, document_table, how_split, declared)
     context.artifacts.storage.remove(work)
     return manifest
@@ -134,13 +138,13 @@ def _parts(documents: Sequence[Manifest], work: str) -> list[Part]:
     return parts
 
 
-def _process_all(context: Context, function: Callable[[Part], int], parts: Sequence[Part]) -> None:
+def _process_all(context: Context, workers: Workers, function: Callable[[Part], int], parts: Sequence[Part]) -> None:
     documents = 0
 
     def report(done: int = 0) -> None:
         context.report(0.6 * done / len(parts), f"processed {documents} documents")
 
-    for done, count in enumerate(map_in_order(function, parts, report), 1):
+    for done, count in enumerate(workers.map_in_order(function, parts, report), 1):
         documents += count
         report(done)
 
@@ -208,18 +212,19 @@ def _drop_near_copies(
 
 
 def _drop_test_overlaps(
-    context: Context, settings: Settings, document_table: DocumentTable, parts: Sequence[Part]
+    context: Context, workers: Workers, settings: Settings, document_table: DocumentTable, parts: Sequence[Part]
 ) -> None:
     """Drop training and validation documents that hold much of the test text word for word, also when they are no near
     copy as a whole."""
     test = document_table.by_part(document_table.remaining(SPLITS.index("test")))
     rows = [_rows(document_table, parts, part, members) for part, members in test]
-    ngrams = NgramSet.union(list(map_in_order(HashNgrams(settings), rows)))
-    _drop_overlaps(context, settings, document_table, parts, ngrams, "overlaps_test")
+    ngrams = NgramSet.union(list(workers.map_in_order(HashNgrams(settings), rows)))
+    _drop_overlaps(context, workers, settings, document_table, parts, ngrams, "overlaps_test")
 
 
 def _drop_contaminated(
     context: Context,
+    workers: Workers,
     settings: Settings,
     document_table: DocumentTable,
     parts: Sequence[Part],
@@ -230,11 +235,14 @@ def _drop_contaminated(
         manifest = context.artifacts.find(name)
         if manifest is not None:
             ngrams = NgramSet.of(row["text"] for row in context.artifacts.rows(manifest, "test/", ["text"]))
-            _drop_overlaps(context, settings, document_table, parts, ngrams, "overlaps_evaluation", f" of {name}")
+            _drop_overlaps(
+                context, workers, settings, document_table, parts, ngrams, "overlaps_evaluation", f" of {name}"
+            )
 
 
 def _drop_overlaps(
     context: Context,
+    workers: Workers,
     settings: Settings,
     document_table: DocumentTable,
     parts: Sequence[Part],
@@ -248,7 +256,7 @@ def _drop_overlaps(
         return
     by_part = document_table.by_part(candidates)
     rows = [_rows(document_table, parts, part, members) for part, members in by_part]
-    overlaps_of_parts = map_in_order(MeasureOverlap(settings, ngrams), rows)
+    overlaps_of_parts = workers.map_in_order(MeasureOverlap(settings, ngrams), rows)
     for done, ((_, members), overlaps) in enumerate(zip(by_part, overlaps_of_parts, strict=True)):
         for position, (share, longest) in zip(members, overlaps, strict=True):
             if share > MAX_SHARED_NGRAMS or longest > MAX_SHARED_WORDS:
@@ -284,7 +292,12 @@ def _texts(
 
 
 def _write_splits(
-    context: Context, settings: Settings, draft: Draft, document_table: DocumentTable, parts: Sequence[Part]
+    context: Context,
+    workers: Workers,
+    settings: Settings,
+    draft: Draft,
+    document_table: DocumentTable,
+    parts: Sequence[Part],
 ) -> None:
     """Write the shards of every split."""
     shards = [
@@ -292,7 +305,7 @@ def _write_splits(
         for split in SPLITS
         for number, positions in enumerate(_shards(document_table, SPLITS.index(split)))
     ]
-    for done, entry in enumerate(map_in_order(WriteShard(settings), shards), 1):
+    for done, entry in enumerate(workers.map_in_order(WriteShard(settings), shards), 1):
         draft.add_written([entry])
         context.report(0.85 + 0.1 * done / len(shards), "writing")
 
