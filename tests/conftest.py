@@ -120,6 +120,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         world.add(*github_world(), *hub_world())
         variables = {"SOLDIOM_GITHUB_API_URL": world.url, "HF_ENDPOINT": world.url}
         variables["SOLDIOM_API_FOLDERS"] = str(tmp_path_factory.getbasetemp())
+        variables["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # an actor of each training, which one node can spare
         made = Home(folder, {"SOLDIOM_API_PORT": str(free_port())} | variables)
         try:
             with starting():

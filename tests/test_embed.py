@@ -42,14 +42,18 @@ def context(tmp_path_factory: pytest.TempPathFactory, chroma: Chroma) -> Context
     return context_in(tmp_path_factory.mktemp("home"), SOLDIOM_CHROMA_URL=chroma.url)
 
 
-@pytest.fixture(scope="module")
-def dataset(context: Context) -> Manifest:
-    rows = package_documents(["peft", "accelerate", "httpx"], most=12)
+def library_documents(most: int) -> list[dict[str, Any]]:
+    """So many modules of each of three packages, and a guide."""
+    rows = package_documents(["peft", "accelerate", "httpx"], most)
     guide = "# Guide\n\nThis page explains the library.\n\n"
     guide += "## Installing\n\nRun pip to install the package and its extras.\n"
-    rows.append(document(guide, "peft", "peft/guide.md", kind="documentation", license="Apache-2.0"))
+    return [*rows, document(guide, "peft", "peft/guide.md", kind="documentation", license="Apache-2.0")]
+
+
+@pytest.fixture(scope="module")
+def dataset(context: Context) -> Manifest:
     rule = SplitRule(test=0, validation=0, test_groups=("httpx",))
-    return prepare(context, [documents_of(context, rows)], Prepare(split=rule))
+    return prepare(context, [documents_of(context, library_documents(12))], Prepare(split=rule))
 
 
 @pytest.fixture(scope="module")
@@ -272,10 +276,13 @@ ray.shutdown()
 
 
 def test_on_ray_dataset_passages_and_vectors_are_the_same_and_search_is_served(
-    context: Context, dataset: Manifest, chroma: Chroma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    context: Context, chroma: Chroma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "PART_BYTES", 10_000)
+    rule = SplitRule(test=0, validation=0, test_groups=("httpx",))
+    dataset = prepare(context, [documents_of(context, library_documents(4))], Prepare(split=rule))
     alone = embed(context, dataset, Embed(max_tokens=64))
+    assert alone.details["parts"] > 2
     (tmp_path / "home").mkdir()
     shutil.copytree(context.settings.home / "storage" / "documents", tmp_path / "home" / "storage" / "documents")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

@@ -138,6 +138,7 @@ def ray_here() -> Iterator[None]:
     import ray
 
     os.environ["RAY_API_SERVER_ADDRESS"] = NO_DASHBOARD
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
     yield
     ray.shutdown()

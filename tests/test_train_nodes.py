@@ -29,6 +29,8 @@ from soldiom_ray.train.work import prepare_work
 
 pytestmark = pytest.mark.service
 STEPS, INTERVAL = 500, 50
+NOTICE_SECONDS = 0.5
+"""How often Ray Train looks whether a node will be taken away, for which steps must be left."""
 MOST_REPEATED = 2 * INTERVAL
 """A checkpoint is written beside the steps that follow it, and the next one waits for it: what is lost meanwhile goes
 back to the one before."""
@@ -97,6 +99,7 @@ def nodes() -> Iterator[Nodes]:
     folder = tempfile.mkdtemp(prefix="sldn-", dir="/tmp")
     before = dict(os.environ)
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder, "RAY_API_SERVER_ADDRESS": NO_DASHBOARD}
+    os.environ["RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"] = str(NOTICE_SECONDS)
     try:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         ray.init(address=cluster.address, log_to_driver=False)
@@ -223,8 +226,7 @@ def test_a_node_that_will_be_taken_away_is_left_in_time_and_nothing_is_repeated(
         drain(drained[0], 600)
 
     watch = Watch([(0.1, notice)])
-    # A worker looks for such a notice every 5 s: there must be steps left when it does.
-    run = train_under(watch, tmp_path, long(base, max_tokens=512 * 4 * STEPS, validations=5))
+    run = train_under(watch, tmp_path, long(base, max_tokens=512 * STEPS, validations=5))
     nodes.lose(drained[0])
     nodes.add()
     assert watch.repeated == 0 and not run.details["stopped_early"]
