@@ -98,13 +98,13 @@ class Workers:
             # Each piece that is left is taken to last as long as those so far, this one until now included.
             worth = START_SECONDS * done / left - spent if left else 0.0
             if left and (worth <= 0 or not here.wait(worth, tick)):
-                self._pool = _Pool(self._passes * left, self._local_only)
+                self._pool = _Pool(left, self._passes, self._local_only)
                 self._pool.begin(function, pieces[done:])
             value = here.take(tick)
             spent += time.monotonic() - began
             yield value
         if self._pool:
-            if not done:
+            if pieces and not done:
                 self._pool.begin(function, pieces)
             for _ in pieces[done:]:
                 yield self._pool.take(tick)
@@ -116,9 +116,10 @@ class Workers:
 
 
 class _Pool:
-    """Actors at work for as long as `blocks` last, of which each piece takes one. `left` counts those to come."""
+    """Actors at work for as long as their blocks last, of which each piece takes one: `passes` times `pieces`. `left`
+    counts those to come."""
 
-    def __init__(self, blocks: int, local_only: bool) -> None:
+    def __init__(self, pieces: int, passes: int, local_only: bool) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -131,7 +132,7 @@ class _Pool:
         # One waits in it for each worker; Ray's own limit is a thousand.
         options = {"num_cpus": 0, "scheduling_strategy": here, "max_concurrency": 100_000}
         self._supply: Any = ray.remote(**options)(Supply).remote()
-        self.left = blocks
+        self.left = blocks = pieces * passes
         dataset = ray.data.from_items([{"number": number} for number in range(blocks)], override_num_blocks=blocks)
         dataset.context.execution_options.preserve_order = True
         dataset.context.print_on_execution_start = False
@@ -142,7 +143,7 @@ class _Pool:
             batch_format="numpy",
             # One piece at a time: a second that waits for its worker would wait while others have nothing to do.
             compute=ray.data.ActorPoolStrategy(
-                size=min(blocks, cpus or WORKERS_WITHOUT_CPUS), max_tasks_in_flight_per_actor=1
+                size=min(pieces, cpus or WORKERS_WITHOUT_CPUS), max_tasks_in_flight_per_actor=1
             ),
             num_cpus=1 if cpus else 0,
             max_task_retries=LOST_WORKERS_PER_PIECE,

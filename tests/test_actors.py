@@ -1,13 +1,14 @@
 """Passes of a stage over pieces of work, in this process and in a pool of actors on a real Ray."""
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from soldiom_ray import actors
-from soldiom_ray.actors import Workers, map_in_order
+from soldiom_ray.actors import Supply, Workers, map_in_order
 from soldiom_ray.errors import CancelledError, InputError
 
 
@@ -45,7 +46,10 @@ def test_passes_come_in_order_share_their_workers_and_end_with_their_errors(monk
         # More pieces than blocks are left, after a pass that did not end: another pool.
         third = list(workers.map_in_order(double, range(40)))
         assert numbers(third) == list(range(0, 80, 2)) and not pids & {pid for _, pid in third}
-    assert not [thread for thread in threading.enumerate() if thread.name == "results"]
+    for thread in threading.enumerate():
+        if thread.name == "results":
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @pytest.mark.service
@@ -66,6 +70,43 @@ def test_a_tick_stops_a_pass_whose_pool_has_only_begun(monkeypatch: pytest.Monke
 
     with pytest.raises(CancelledError):
         list(map_in_order(wait, range(20), cancel))
+
+
+def test_pieces_wait_for_their_pass_and_the_same_number_gives_the_same_piece_again() -> None:
+    async def passes() -> None:
+        supply = Supply()
+        early = asyncio.create_task(supply.piece(2))  # of the second pass, asked for by a worker that has nothing to do
+        await supply.add(["f"], [b"a", b"b"])
+        assert await supply.piece(1) == (["f"], b"b") and await supply.piece(1) == (["f"], b"b")
+        assert not early.done()
+        await supply.add(["g"], [b"c"])
+        assert await early == (["g"], b"c") and await supply.piece(0) is None
+        last = asyncio.create_task(supply.piece(3))
+        await supply.end()
+        assert await last is None and await supply.piece(2) == (["g"], b"c")
+
+    asyncio.run(passes())
+
+
+def test_a_result_that_does_not_come_is_waited_for_with_ticks_and_an_error_arrives() -> None:
+    release, ticks = threading.Event(), []
+
+    def values() -> Iterator[int]:
+        yield 1
+        release.wait(10)
+        raise InputError("number is 2.", remedy="give another")
+
+    fetched = actors._Fetched(values())
+    assert fetched.take(lambda: None) == 1
+    assert not fetched.wait(0.05, lambda: None)
+
+    def tick() -> None:
+        ticks.append(1)
+        release.set()
+
+    with pytest.raises(InputError, match="number is 2"):
+        fetched.take(tick)
+    assert ticks == [1]
 
 
 def test_without_ray_everything_is_done_here() -> None:
