@@ -30,7 +30,7 @@ from soldiom_ray.train.work import prepare_work
 pytestmark = pytest.mark.service
 STEPS, INTERVAL = 500, 50
 NOTICE_SECONDS = 0.5
-"""How often Ray Train looks whether a node will be taken away, for which steps must be left."""
+"""How often Ray Train asks which nodes will be taken away; its default is ten times as long."""
 MOST_REPEATED = 2 * INTERVAL
 """A checkpoint is written beside the steps that follow it, and the next one waits for it: what is lost meanwhile goes
 back to the one before."""
@@ -226,7 +226,8 @@ def test_a_node_that_will_be_taken_away_is_left_in_time_and_nothing_is_repeated(
         drain(drained[0], 600)
 
     watch = Watch([(0.1, notice)])
-    run = train_under(watch, tmp_path, long(base, max_tokens=512 * STEPS, validations=5))
+    # A worker looks for such a notice every 5 s: there must be steps left when it does.
+    run = train_under(watch, tmp_path, long(base, max_tokens=512 * 2 * STEPS, validations=5))
     nodes.lose(drained[0])
     nodes.add()
     assert watch.repeated == 0 and not run.details["stopped_early"]
