@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,10 +24,7 @@ sys.exit(done.returncode)
 
 
 def test_the_workflow_runs_on_two_nodes(home: Home, sources: Path, tmp_path: Path) -> None:
-    few = tmp_path / "sources"  # what is tried is where the stages run, not how much they can do
-    for package in ("peft", "rich"):
-        shutil.copytree(sources / package, few / package)
-    content = recipe(few, name="two-nodes", evaluate={"max_tokens": 2000, "resamples": 50})
+    content = recipe(sources, name="two-nodes")
     content["train"] = content["train"] | {"workers": 2, "seed": 2}
     del content["deploy"], content["embed"]
     command = [sys.executable, "-c", CLUSTER, sys.executable, str(ROOT / "jobs/workflow.py"), write(tmp_path, content)]
