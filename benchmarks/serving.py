@@ -4,14 +4,16 @@
     python benchmarks/serving.py --base builtin/tiny --new 64
     python benchmarks/serving.py --adapters 64              # many adapters on one base, beside one merged model
     SOLDIOM_API_KEY=… python benchmarks/serving.py --api http://127.0.0.1:8000 --model MODEL_ID
+    SOLDIOM_API_KEY=… python benchmarks/serving.py --api http://127.0.0.1:8000 --model MODEL_ID --overhead --base NAME
 
 Prompts are chat turns about passages of this project's documents, 20 to 120 tokens of them. Every answer has its own
 length, temperature and seed, and is as long as it is asked to be. The same prompts go to `transformers.generate` one by
 one and in static batches, which end with their longest answer; the best of several rounds counts on our side, and only
 tokens that were asked for do. Times between tokens are taken where a caller receives them. With `--api` the same
-requests go through a running API as streams of server-sent events instead, and there is no peer. With `--adapters` as
-many requests come at once as there are adapters (LoRA, rank 16, all linear layers), each for another one, in turns with
-the same requests to one of them merged into the base; tokens are counted by the second and by the second of a core.
+requests go through a running API as streams of server-sent events instead, and there is no peer; with `--overhead` also
+to a bare engine of the same base in this process, in turns: 32 at once, and short answers one by one. With `--adapters`
+as many requests come at once as there are adapters (LoRA, rank 16, all linear layers), each for another one, in turns
+with the same requests to one of them merged into the base; tokens are counted by the second, and by that of a core.
 `--quick`: a few short answers of the small model.
 """
 
@@ -33,6 +35,7 @@ BASE, SMALL = "builtin/smollm2-135m-instruct", "builtin/tiny"
 STREAMS = (1, 8, 32)
 STATIC_BATCH = 16
 LONG_PROMPT = 1500
+IDLE_REQUESTS = 40
 
 
 @dataclass(slots=True)
@@ -126,23 +129,32 @@ async def measure(stream: Stream, new_tokens: int, rounds: int, words: int) -> l
 
 def engine_stream(base: str, threads: int) -> tuple[Stream, Any, Any]:
     """(the engine's stream, another copy of the model, its tokenizer)."""
-    from soldiom_ray.models.generate import Generator
     from soldiom_ray.models.load import load_base
     from soldiom_ray.settings import load_settings
 
-    with load_base(None, load_settings(), base) as (model, tokenizer):
-        generator = Generator.taking_over(model, tokenizer)
+    generator = loaded(base)
     with load_base(None, load_settings(), base) as (plain, _):
         pass
     return stream_of(generator, threads), plain, generator
 
 
-def stream_of(generator: Any, threads: int, adapters: Sequence[Any] = (None,)) -> Stream:
-    """Streams of an engine; a question is one for the adapter at its seed's place."""
+def loaded(base: str) -> Any:
+    """The generator of a base, as a replica makes it."""
+    from soldiom_ray.models.generate import Generator
+    from soldiom_ray.models.load import load_base
+    from soldiom_ray.settings import load_settings
+
+    with load_base(None, load_settings(), base) as (model, tokenizer):
+        return Generator.taking_over(model, tokenizer)
+
+
+def stream_of(generator: Any, threads: int, adapters: Sequence[Any] = (None,), *, ends: bool = False) -> Stream:
+    """Streams of an engine; a question is one for the adapter at its seed's place. With `ends` an answer may be shorter
+    than it was asked to be."""
     from soldiom_ray.deploy.engine import TransformersEngine
     from soldiom_ray.models.decoding.answers import Generated, Options
 
-    generator.ends = frozenset()
+    generator.ends = generator.ends if ends else frozenset()
     engine = TransformersEngine(generator, threads)
     gc.collect()
     gc.freeze()  # as a replica does
@@ -228,6 +240,30 @@ def api_stream(url: str, model: str) -> Stream:
     return stream
 
 
+async def compare_doors(api: Stream, engine: Stream, new_tokens: int, rounds: int) -> None:
+    """Print both sides, measured in turns, and what the API costs: of 32 at once the ratio of tokens per second, the
+    best round of each, and of one at a time the difference of the medians until the first text."""
+    sides = {"bare engine": engine, "through the API": api}
+    full: dict[str, list[Times]] = {name: [] for name in sides}
+    idle = {name: Times(seconds=1.0) for name in sides}
+    for stream in sides.values():
+        await together(stream, questions(STREAMS[-1], 8))
+    for _ in range(rounds):
+        for name, stream in sides.items():
+            full[name].append(await together(stream, questions(STREAMS[-1], new_tokens)))
+    for asked in questions(IDLE_REQUESTS, 4):
+        for name, stream in sides.items():
+            await ask(stream, Asked(asked.text, 2, 0.0, 0), idle[name])
+    best = {name: max(times, key=lambda each: each.tokens / each.seconds) for name, times in full.items()}
+    for name in sides:
+        row = {"side": name, **best[name].row(f"{STREAMS[-1]} at once"), "idle": idle[name].row("one at a time")}
+        print(json.dumps(row), flush=True)
+    bare, through = (each.tokens / each.seconds for each in best.values())
+    waits = [1000 * statistics.median(idle[name].first) for name in sides]
+    ratio = {"ratio": round(through / bare, 3), "idle_p50_more_ms": round(waits[1] - waits[0], 2)}
+    print(json.dumps({"side": "what the API costs", "tokens": [each.tokens for each in best.values()]} | ratio))
+
+
 def generate_plainly(model: Any, generator: Any, asked: Sequence[Asked], batch: int) -> Times:
     """transformers.generate in batches of equal options, padded on the left; each ends with its longest answer."""
     import torch
@@ -258,10 +294,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--adapters", type=int, default=0, help="so many on one base, beside one merged model")
+    parser.add_argument("--overhead", action="store_true", help="with --api: beside a bare engine of --base")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     base, new, rounds = (SMALL, 12, 1) if options.quick else (options.base, options.new, options.rounds)
-    if options.api:
+    if options.api and not options.overhead:
         for row in asyncio.run(measure(api_stream(options.api, options.model), new, rounds, LONG_PROMPT)):
             print(json.dumps({"side": "ours, through the API", **row}), flush=True)
         return
@@ -271,6 +308,10 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    if options.overhead:
+        engine = stream_of(loaded(base), options.threads, ends=True)
+        asyncio.run(compare_doors(api_stream(options.api, options.model), engine, new, rounds))
+        return
     if options.adapters:
         asyncio.run(compare_adapters(base, options.adapters, new, rounds, options.threads))
         return

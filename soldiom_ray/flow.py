@@ -16,11 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from soldiom_ray import compute, logs, tracing
+from soldiom_ray import batches, compute, logs, tracing
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.db import datasets, documents, evaluations, feedback, jobs, models, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.ownership import act_as, reader_of_job
+from soldiom_ray.db.tables import Job
 from soldiom_ray.domains.access import access_of_job, check_access
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.names import pin, with_bases
@@ -96,9 +97,11 @@ def _run_job(settings: Settings, job_id: str, mark: tracing.Mark) -> int:
         jobs.update(session, job_id, status="running", started_at=job.started_at or now(), heartbeat_at=now())
     heartbeat = Heartbeat(settings, job_id)
     try:
-        recipe = read_stored_recipe(job.config, f"job {job_id}")
         compute.connect(settings)
         signal.signal(signal.SIGTERM, lambda *_: heartbeat.cancelled.set())
+        if job.kind == batches.KIND:
+            return heartbeat.end("completed", progress=1.0, result=_answer_batch(settings, job, heartbeat))
+        recipe = read_stored_recipe(job.config, f"job {job_id}")
         check_access(recipe, access)
         context = Context(
             _tenant_settings(settings, job.tenant),
@@ -126,6 +129,22 @@ def _run_job(settings: Settings, job_id: str, mark: tracing.Mark) -> int:
         mark.failed(type(own or error).__name__)
         return heartbeat.fail(own or _unexpected(error, heartbeat.stage, job_id))
     return heartbeat.end("completed", progress=1.0, **outcome)
+
+
+def _answer_batch(settings: Settings, job: Job, heartbeat: Heartbeat) -> dict[str, Any]:
+    """Answer the inputs of a batch; the job's result."""
+    from soldiom_ray.deploy.batch import answer_batch
+
+    heartbeat.stages, heartbeat.devices = [batches.KIND], 0
+    with open_session(settings) as session:
+        jobs.set_stage(session, job.id, batches.KIND, position=0, status="running")
+    heartbeat.begin(batches.KIND)
+    began = time.monotonic()
+    result = answer_batch(settings, job, heartbeat.report)
+    with open_session(settings) as session:
+        done = {"status": "completed", "progress": 1.0, "message": "", "seconds": round(time.monotonic() - began, 2)}
+        jobs.set_stage(session, job.id, batches.KIND, **done)
+    return result
 
 
 def _unexpected(error: Exception, stage: str, job_id: str) -> SoldiomError:
@@ -358,9 +377,10 @@ def _deploy(context: Context, recipe: Recipe, state: WorkflowState) -> None:
             state.endpoint = {"model_id": model_id, "deployed": False, "notes": [NOT_PROMOTED]}
             return
     state.endpoint = dict(deploy(context, model_id, declared.model_copy(update={"only": None})))
-    if declared.only == "promoted":
+    if declared.only == "promoted" or declared.is_canary:
         with open_session(context.settings) as session:
-            row = watches.begin(session, models.get(session, model_id, context.tenant))
+            version = models.get(session, model_id, context.tenant)
+            row = watches.begin(session, version, again=declared.is_canary)
             state.endpoint["watched_until"] = row.ends_at.isoformat() if row else None
 
 

@@ -1,5 +1,5 @@
-"""What storage holds that nothing refers to any more: raw bytes, results of parsing, shared files of artifacts, and
-what interrupted jobs had begun."""
+"""What storage holds that nothing refers to any more: raw bytes, results of parsing, shared files of artifacts, what
+interrupted jobs had begun, and batches that were kept long enough."""
 
 import json
 import re
@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import select
 
+from soldiom_ray import batches
 from soldiom_ray.artifacts import MANIFEST, Artifacts, prefix_of
 from soldiom_ray.db import audit, jobs, locks
 from soldiom_ray.db.engine import open_session
@@ -31,7 +32,8 @@ _SHA256 = re.compile(r"\b[0-9a-f]{64}\b")
 
 @dataclass(frozen=True, slots=True)
 class Garbage:
-    """An object that nothing refers to: `raw bytes`, a `cached result`, a `shared file`, `unfinished work`."""
+    """An object that nothing refers to: `raw bytes`, a `cached result`, a `shared file`, `unfinished work`; or what a
+    `batch` asked and was answered."""
 
     key: str
     kind: str
@@ -78,10 +80,12 @@ def find_garbage(settings: Settings, storage: Storage, days: int) -> Iterator[Ga
             kind = "cached result"
         elif key.startswith(REMEMBERED):
             continue
+        elif family == batches.FOLDER:
+            kind = "batch" if storage.modified(key) < time.time() - batches.KEPT_DAYS * 86_400 else ""
         elif family == "work" or (rest.startswith(f"{family}-") and prefix_of(rest.partition("/")[0]) not in finished):
             kind = "unfinished work"
         with suppress(NotFoundError):
-            if kind and (kind in ("raw bytes", "shared file") or storage.modified(key) < before):
+            if kind and (kind in ("raw bytes", "shared file", "batch") or storage.modified(key) < before):
                 yield Garbage(key, kind, storage.size(key))
 
 

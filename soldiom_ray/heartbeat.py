@@ -30,7 +30,8 @@ class Heartbeat:
         self.stage, self.fraction, self.message = "", 0.0, ""
         self.cancelled, self._stopped = threading.Event(), threading.Event()
         self.devices = 1
-        """Of the running stage: the workers of a training; else the driver is the only one."""
+        """Of the running stage: the workers of a training; none where endpoints do the work, whose tokens are counted;
+        else the driver is the only one."""
         self.refusal: SoldiomError | None = None
         """Why the job has to stop, where nobody asked it to: a quota is used up."""
         self._counting, self._counted_until = threading.Lock(), time.monotonic()
@@ -112,7 +113,7 @@ class Heartbeat:
         with self._counted_session() as session:
             if jobs.record_heartbeat(session, self.job_id, progress, self.stage, self.message):
                 self.cancelled.set()
-            elif (refusal := jobs.exhausted_quota(session, self.job_id)) is not None:
+            elif self.devices and (refusal := jobs.exhausted_quota(session, self.job_id)) is not None:
                 self.refusal = refusal
                 self.cancelled.set()
             if self.stage:

@@ -3,6 +3,7 @@
 The state of a job is what its row says. Ray is asked only whether a job's driver is gone.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,27 @@ from typing import Any
 from sqlalchemy.orm import Session
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from soldiom_ray import compute
-from soldiom_ray.db import datasets, deployments, jobs, models
+from soldiom_ray import batches, compute
+from soldiom_ray.db import datasets, deployments, jobs, locks, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.ownership import check_change
-from soldiom_ray.db.tables import Job
+from soldiom_ray.db.tables import Job, Model
 from soldiom_ray.domains.names import pin
 from soldiom_ray.domains.recipes import as_dict
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.secrets import hide_secrets
 from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError, own_error
-from soldiom_ray.records import COMMAND_LINE, ENDED, SEARCH_APPLICATION, WATCHER, application_name, keeper_of, now
+from soldiom_ray.records import (
+    COMMAND_LINE,
+    ENDED,
+    SEARCH_APPLICATION,
+    WATCHER,
+    application_name,
+    keeper_of,
+    new_id,
+    now,
+)
 from soldiom_ray.services import applied
 from soldiom_ray.settings import HOME_TENANT, Settings, job_environment, save_secrets
 from soldiom_ray.storage import LOGS, log_key, open_storage
@@ -88,6 +98,55 @@ def launch_job(
     if is_new:
         _submit(settings, job_id, recipe.name, kind)
     return show_job(settings, job_id, tenant)
+
+
+def launch_batch(
+    settings: Settings,
+    model: Model,
+    request: Mapping[str, Any],
+    *,
+    tenant: str = HOME_TENANT,
+    owner: str = "",
+    user_id: str = "",
+    as_admin: bool = False,
+    idempotency_key: str | None = None,
+    joins: bool = False,
+) -> Job:
+    """Store inputs for a deployed model, and submit the job that answers them; its row. `request` holds `inputs`, `raw`
+    and `parameters`. Where the owner's last job that asked the same ended before all was answered, this one goes on
+    with what is left; with `joins` one that still runs is returned itself. Errors as of `launch_job`."""
+    if owner == COMMAND_LINE:
+        applied.check_job(settings)
+    digest, storage = batches.digest_of(model.id, user_id, request), open_storage(settings)
+    if joins:
+        reconcile(settings)
+    with open_session(settings) as session:
+        locks.hold(session, f"batch {hashlib.sha256(f'{tenant} {idempotency_key or digest}'.encode()).hexdigest()}")
+        known = jobs.of_key(session, tenant, owner, idempotency_key) if idempotency_key else None
+        if known is not None:
+            return jobs.check_same_request(known, batches.KIND, known.config | {"request": digest})
+        before = batches.newest(session, tenant, owner, digest)
+        if joins and before is not None and before.status not in ENDED:
+            return before
+        folder = batches.folder_to_go_on(before) or new_id()
+        batches.write_request(storage, folder, request)
+        config = {"model": model.id, "inputs": len(request["inputs"]), "request": digest, "folder": folder}
+        config |= {"user_id": user_id}
+        job = jobs.create(
+            session,
+            name=model.name,
+            kind=batches.KIND,
+            config=config,
+            tenant=tenant,
+            owner=owner,
+            as_admin=as_admin,
+            idempotency_key=idempotency_key,
+        )
+        jobs.update(session, job.id, submission_id=job.id)
+        job_id = job.id
+    _submit(settings, job_id, model.name, batches.KIND)
+    with open_session(settings) as session:
+        return jobs.get(session, job_id)
 
 
 def check_base_folder(recipe: Recipe) -> None:

@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 from sqlalchemy import ColumnElement, delete, or_, select
 from sqlalchemy.orm import Session
 
-from soldiom_ray import vectors
+from soldiom_ray import batches, vectors
 from soldiom_ray.artifacts import Artifacts, kind_of
 from soldiom_ray.db import answers, audit, datasets, evaluations, feedback, inputs, jobs, locks, models
 from soldiom_ray.db.engine import open_session
@@ -29,7 +29,7 @@ from soldiom_ray.sealing import unseal_text
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import Storage, log_key, open_storage, raw_key
 
-STORED = ("inputs", "answers", "feedback", "jobs", "datasets", "evaluations", "own_models")
+STORED = ("inputs", "answers", "feedback", "batches", "jobs", "datasets", "evaluations", "own_models")
 """What is stored of a user, by its name in an export."""
 TEXT_KINDS = ("documents", "dataset", "index", "tokens", "scores")
 """Kinds of artifacts that hold texts of documents."""
@@ -38,10 +38,10 @@ PARSED = "kept/parsed"
 
 
 def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) -> dict[str, int]:
-    """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback and the models that
-    learnt from them, jobs, datasets, evaluations and models that the user owns, and the uploaded files; returns how
-    many of each. What others asked and were answered is left out
-    where the user rated it. NotFoundError where nothing is stored."""
+    """Write what is stored of a user as a ZIP archive: `user.json` with inputs, answers, feedback, batches and the
+    models that learnt from them, jobs, datasets, evaluations and models that the user owns, and the files of uploads
+    and batches; returns how many of each. What others asked and were answered is left out where the user rated it.
+    NotFoundError where nothing is stored."""
     storage, key = open_storage(settings), settings.encryption_keys
     with open_session(settings, reach="all") as session, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         rows = _inputs(session, tenant, user_id)
@@ -63,6 +63,7 @@ def export_user(settings: Settings, tenant: str, user_id: str, file: IO[bytes]) 
         given = [feedback.as_dict(session, row, key) for row in said]
         record["feedback"] = [item if item["id"] not in others else _without_exchange(item) for item in given]
         record |= {
+            "batches": [_export_batch(job, storage, archive) for job in batches.of_user(session, tenant, user_id)],
             "jobs": [jobs.as_dict(row) for row in _owned(session, Job, tenant, user_id)],
             "datasets": [datasets.as_dict(row) for row in _owned(session, Dataset, tenant, user_id)],
             "evaluations": [evaluations.as_dict(row) for row in _owned(session, Evaluation, tenant, user_id)],
@@ -89,6 +90,7 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
             "inputs": len({row.id for row in rows}),
             "answers": len(_answers(session, tenant, user_id)),
             "feedback": len(_feedback(session, tenant, user_id)),
+            "batches": len(batches.of_user(session, tenant, user_id)),
             "jobs": len(_owned(session, Job, tenant, user_id)),
             "datasets": len(_owned(session, Dataset, tenant, user_id)),
             "evaluations": len(_owned(session, Evaluation, tenant, user_id)),
@@ -116,6 +118,7 @@ def erase_user(settings: Settings, tenant: str, user_id: str, actor: str) -> dic
         artifacts.storage.remove(name)
     with open_session(settings, reach="all") as session:
         _refuse_during_jobs(session, tenant, began)  # the rows stay, so that another call finds what was made meanwhile
+        batches.erase(session, artifacts.storage, batches.of_user(session, tenant, user_id))
         _remove_rows(session, tenant, user_id, ids, removed)
         details = counts | {"artifacts": len(removed), "models": [model["id"] for model in learnt][:100]}
         audit.append(session, actor, "erase user", user_id, "allow", details, tenant)
@@ -291,6 +294,16 @@ def _remove_rows(session: Session, tenant: str, user_id: str, input_ids: Sequenc
     session.execute(delete(CollectedDocument).where(CollectedDocument.artifact_id.in_(removed)))
     session.execute(delete(Dataset).where(Dataset.artifact_id.in_(removed)))
     _end_ownership(session, tenant, user_id)
+
+
+def _export_batch(job: Job, storage: Storage, archive: zipfile.ZipFile) -> dict[str, Any]:
+    """A batch's row as its caller sees it, and what it asked and was answered as files of the archive."""
+    shown = batches.as_dict(job)
+    for key in storage.keys(f"{batches.FOLDER}/{job.config['folder']}"):
+        with archive.open(f"batches/{job.id}/{key.rpartition('/')[2]}", "w", force_zip64=True) as target:
+            for chunk in storage.read_stream(key):
+                target.write(chunk)
+    return shown
 
 
 def _answer(row: Answer, settings: Settings) -> dict[str, Any]:

@@ -23,6 +23,7 @@ ROWS = {
     "services": 2,
     "db": 2,
     "artifacts": 3,
+    "batches": 4,
     "heartbeat": 3,
     "deletion": 4,
     "domains": 4,
@@ -64,7 +65,18 @@ ALLOWED = {
     "flow": GROUND | CRAFT | STAGES | {"launch", "federate"},
     "monitor": GROUND | CRAFT - {"models"} | {"launch"},
     "api": GROUND
-    | {"deletion", "domains", "examples", "metrics", "registry", "specialists", "users", "launch", "monitor"},
+    | {
+        "batches",
+        "deletion",
+        "domains",
+        "examples",
+        "metrics",
+        "registry",
+        "specialists",
+        "users",
+        "launch",
+        "monitor",
+    },
     "cli": GROUND | CRAFT | {"launch", "monitor", "federate"},
 }
 """Units whose imports are named one by one; everyone else may import every lower row, and row 4 its own row."""

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -233,3 +234,90 @@ def test_a_first_version_is_not_watched_and_no_version_twice(api_settings: Setti
         assert watches.begin(session, first) is None
         again = watches.begin(session, models.get(session, versions.since))
         assert again is not None and again.id == versions.watch_id
+
+
+def canary(versions: Versions, share: float) -> str:
+    """The newer version gets a share of the requests to the name, from an hour ago; the name."""
+    with open_session(versions.settings) as session:
+        deployments.set_state(session, versions.since, "running", config={"share": share})
+        row = models.get(session, versions.since)
+        return f"{row.family}/{row.name}"
+
+
+class Handles:
+    """Stands for Ray Serve's handles: applications that answer, and those that fail."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing, self.asked = failing, list[str]()
+
+    async def __call__(self, name: str) -> Any:
+        class Handle:
+            class generate:  # noqa: N801
+                @staticmethod
+                async def remote(request: dict[str, Any]) -> Any:
+                    self.asked.append(name.removeprefix(application_name("")))
+                    if name in self.failing:
+                        raise UnavailableError("The process died.")
+                    return {"outputs": [{"text": "y", "finish_reason": "stop", **COUNTS} for _ in request["inputs"]]}
+
+        return Handle
+
+
+COUNTS = {"prompt_tokens": 3, "completion_tokens": 2}
+
+
+def test_a_canary_gets_its_share_and_goes_back_by_itself_when_its_answers_fail(
+    versions: Versions, api_keys: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = canary(versions, 0.25)
+    with open_session(versions.settings) as session:
+        row = session.get_one(Watch, versions.watch_id)
+        row.started_at, row.ends_at = now(), now() + watches.WINDOW
+    handles = Handles(application_name(versions.since))
+    monkeypatch.setattr(endpoints, "_handle", handles)
+    random.seed(4)
+    server = serve(replace(versions.settings, rate_limit="100000/minute"))
+    headers = {"Authorization": f"Bearer {api_keys['user']}"}
+    with httpx.Client(base_url=next(server), headers=headers, timeout=30) as client:
+        statuses = [client.post(f"/api/inference/{name}", json={"input": "x"}).status_code for _ in range(120)]
+        assert set(handles.asked) == {versions.before, versions.since}
+        assert 15 < handles.asked.count(versions.since) < 45 and statuses.count(200) == handles.asked.count(
+            versions.before
+        )
+        assert client.post(f"/api/inference/{versions.before}", json={"input": "x"}).status_code == 200
+        store_failures(versions.settings)
+        assert versions.look() == "withdrawn"
+        handles.asked.clear()
+        assert {client.post(f"/api/inference/{name}", json={"input": "x"}).status_code for _ in range(20)} == {200}
+        assert set(handles.asked) == {versions.before}
+    next(server, None)
+    assert "Failed answers" in versions.row()["reason"]
+
+
+def test_a_canary_is_compared_with_the_version_beside_it_and_watched_anew_when_it_comes_again(
+    versions: Versions,
+) -> None:
+    canary(versions, 0.25)
+    versions.rate(versions.before, down=0, up=50)  # in the month before: fast
+    versions.rate(versions.since, down=0, up=80, seconds=9.0)
+    versions.changed += timedelta(minutes=2)
+    versions.rate(versions.before, down=0, up=50, seconds=9.0)  # since: as slow as the canary
+    assert versions.look() == "watching" and not versions.row()["figures"]["slow_answers"]["since"][0]
+    versions.rate(versions.since, down=0, up=80, seconds=30.0)
+    assert versions.look() == "withdrawn"
+    canary(versions, 0.25)
+    with open_session(versions.settings) as session:
+        row = watches.begin(session, models.get(session, versions.since), again=True)
+        assert row is not None and row.id == versions.watch_id and row.status == "watching" and not row.reason
+
+
+def test_of_a_name_a_canary_answers_by_its_share_and_never_where_nothing_is_drawn(versions: Versions) -> None:
+    name = canary(versions, 0.25)
+    with open_session(versions.settings) as session:
+        assert models.get_served(session, name).id == versions.before
+        assert models.get_served(session, name, None, lambda: 0.2).id == versions.since
+        assert models.get_served(session, name, None, lambda: 0.3).id == versions.before
+        assert models.get_served(session, versions.since, None, lambda: 0.3).id == versions.since
+        deployments.set_state(session, versions.before, "stopped")
+        session.flush()
+        assert models.get_served(session, name, None, lambda: 0.3).id == versions.since  # nobody else is there

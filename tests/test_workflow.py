@@ -16,12 +16,17 @@ import pytest
 import yaml
 from conftest import ROOT, Home
 from process_title import title_of
-from small_models import small_context, small_settings
+from small_models import small_context, small_dataset, small_run, small_settings
 
+from soldiom_ray.db import models
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.errors import InputError
 from soldiom_ray.evaluate.judge import check_judge
 from soldiom_ray.flow import reach_judge
+from soldiom_ray.models.load import load_tokenizer
+from soldiom_ray.settings import load_settings
 
 ENDED = ("completed", "failed", "cancelled")
 
@@ -245,6 +250,41 @@ def test_streams_and_batches_answer_through_the_api(home: Home, finished: dict[s
         json={"inputs": ["def add(a, b):", "import os"], "parameters": parameters},
     )
     assert batch.status_code == 200 and len(batch.json()["outputs"]) == 2
+
+
+def test_a_sequence_to_sequence_model_answers_one_input_and_by_a_job_many(home: Home, tmp_path: Path) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    context = small_context(load_settings(home.environ))
+    tokenizer = load_tokenizer(BUILTIN_FOLDER / "tiny")
+    ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    sizes = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    dataset = small_dataset(context, {"train": {"alpha": 1}})
+    task = {"task": "seq2seq_lm", "auto_class": "AutoModelForSeq2SeqLM"}
+    run = small_run(context, dataset, tmp_path, None, **task).id
+    with open_session(context.settings) as session:
+        row = models.create(session, family="fine-tuned", name="writer", run_artifact=run, lineage=task)
+        model = row.id
+    home.run("deploy", model)
+    parameters = {"max_tokens": 4}
+    one = home.call("POST", f"/api/inference/{model}", json={"input": "def add", "parameters": parameters})
+    assert one.status_code == 200 and one.json()["usage"]["completion_tokens"] <= 4, one.text
+    inputs = ["def add", *(f"import os{number}" for number in range(70)), " "]
+    path = f"/api/inference/{model}/batch"
+    sent = home.call("POST", path, json={"inputs": inputs, "parameters": parameters})
+    assert sent.status_code == 202, sent.text
+    assert wait(home, sent.json()["id"])["status"] == "completed"
+    batch = home.call("GET", sent.json()["url"]).json()
+    lines = [json.loads(line) for line in home.call("GET", batch["result"]).text.splitlines()]
+    assert [line["input"] for line in lines] == inputs and lines[0]["output"] == one.json()["output"]
+    assert "empty" in lines[-1]["error"]["detail"] and batch["errors"] == 1
+    (tmp_path / "inputs.txt").write_text("\n".join(inputs[:3]))
+    answered = home.json("infer", model, "--file", str(tmp_path / "inputs.txt"), "--max-tokens", "4")
+    written = Path(answered["path"]).read_text().splitlines()
+    assert [json.loads(line)["output"] for line in written] == [line["output"] for line in lines[:3]]
+    home.run("undeploy", model)
 
 
 def test_a_model_that_is_served_here_may_judge_answers(home: Home, finished: dict[str, Any], tmp_path: Path) -> None:

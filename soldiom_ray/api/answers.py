@@ -6,24 +6,22 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
-from soldiom_ray.db import answers, audit, usage
+from soldiom_ray.db import answers, audit
 from soldiom_ray.db.answers import Exchange
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.hosting import Address
+from soldiom_ray.domains.outputs import USER_CHARACTERS, count_answers, text_of
 from soldiom_ray.errors import BlockedError, SoldiomError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
 
 STORED_CHARACTERS = 100_000
 """Of a question and of its answer; longer ones are not stored."""
-USER_CHARACTERS = 128
-"""Of the name of who asks, as its column has them."""
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ class Asked:
         nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
         with open_session(self.settings) as session:
             for answer_id, question, output in zip(ids, questions, outputs, strict=True):
-                text = None if self.form is None or nameless or not self.settings.answer_days else _text(output)
+                text = None if self.form is None or nameless or not self.settings.answer_days else text_of(output)
                 if text is None or len(text) > STORED_CHARACTERS or len(str(question)) > STORED_CHARACTERS:
                     stored.append(None)
                     continue
@@ -143,42 +141,20 @@ class Asked:
                     seconds=seconds,
                 )
                 stored.append(answer_id)
-            self._count(session, questions, outputs, seconds)
+            count_answers(
+                session,
+                questions,
+                outputs,
+                tenant=self.caller.tenant,
+                owner=self.caller.user,
+                user_id=self.user_id or self.caller.name,
+                model_id=self.model_id,
+                seconds=seconds,
+            )
         return stored
-
-    def _count(
-        self,
-        session: Session,
-        questions: Sequence[Mapping[str, Any]],
-        outputs: Sequence[Mapping[str, Any]],
-        seconds: float,
-    ) -> None:
-        """What the answers cost, for the key and the user; last in the transaction, see `usage.add`."""
-        usages = [output["usage"] for output in outputs if output.get("usage")]
-        texts = (*(str(question) for question in questions), *(_text(output) or "" for output in outputs))
-        usage.add(
-            session,
-            tenant=self.caller.tenant,
-            owner=self.caller.user,
-            user_id=(self.user_id or self.caller.name)[:USER_CHARACTERS],
-            model_id=self.model_id,
-            requests=len(outputs),
-            prompt_tokens=sum(int(each.get("prompt_tokens", 0)) for each in usages),
-            completion_tokens=sum(int(each.get("completion_tokens", 0)) for each in usages),
-            bytes=sum(len(text.encode()) for text in texts),
-            seconds=seconds,
-        )
 
 
 def _refused(error: BlockedError) -> list[dict[str, Any]]:
     """The decisions by which a request was refused."""
     found = dict.fromkeys(problem.msg for problem in error.problems)
     return [{"category": each, "side": "input", "action": "block"} for each in found]
-
-
-def _text(output: Mapping[str, Any]) -> str | None:
-    value = output.get("output") if output.get("finish_reason") != "content_filter" else None
-    if isinstance(value, Mapping):
-        label = value.get("label")
-        return label if isinstance(label, str) else None
-    return value if isinstance(value, str) else None

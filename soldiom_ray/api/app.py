@@ -20,6 +20,7 @@ from soldiom_ray.api.oidc import Issuer, read_provider
 from soldiom_ray.api.openapi import openapi_document
 from soldiom_ray.api.quotas import Quotas
 from soldiom_ray.api.routes import (
+    batches,
     collect,
     console,
     datasets,
@@ -78,6 +79,7 @@ def make_app(settings: Settings, *, reconciles: bool = True) -> FastAPI:
         jobs,
         evaluations,
         models,
+        batches,
         inference,
         openai,
         specialists,

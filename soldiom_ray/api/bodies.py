@@ -179,8 +179,12 @@ class InferenceBody(Record):
         return self
 
 
+ANSWERED_AT_ONCE = 64
+"""Inputs of a batch; more become a job."""
+
+
 class BatchBody(Record):
-    """At most 64 texts for one model; more are refused with 413."""
+    """Texts for one model. Up to 64 are answered at once, more by a job."""
 
     inputs: tuple[str, ...] = Field(min_length=1, description="texts, each answered by itself")
     raw: bool = RAW
@@ -189,7 +193,11 @@ class BatchBody(Record):
 
     @model_validator(mode="after")
     def _is_short(self) -> "BatchBody":
-        check_texts(self.inputs, "inputs")
+        if len(self.inputs) <= ANSWERED_AT_ONCE:
+            check_texts(self.inputs, "inputs")
+        else:
+            for text in self.inputs:
+                check_texts([text], "inputs")
         return self
 
 

@@ -7,6 +7,7 @@ import traceback
 import typer
 
 from soldiom_ray.cli import (
+    batches,
     chat,
     collect,
     datasets,
@@ -51,6 +52,7 @@ for module in (
     federation,
     evaluation,
     jobs,
+    batches,
     models,
     chat,
     new_domain,

@@ -194,11 +194,12 @@ def deploy(
     use: Annotated[str | None, recipe_option("deploy.use")] = None,
     content_filter: Annotated[str | None, recipe_option("deploy.filter", "--filter")] = None,
     watermark: Annotated[bool, recipe_option("deploy.watermark", "--watermark")] = False,
+    share: Annotated[float | None, recipe_option("deploy.share")] = None,
     json: Json = False,
 ) -> None:
     """Serve a model. Returns when its endpoint answers."""
     record = get_model(model)
-    declared = drop_unset(replicas=replicas, use=use, filter=content_filter, watermark=watermark or None)
+    declared = drop_unset(replicas=replicas, use=use, filter=content_filter, watermark=watermark or None, share=share)
     content = {"name": record["name"], "version": record["id"], "deploy": declared}
     job = run_job(content, "deploy")
     url = f"{load_settings().api_url}/api/inference/{record['id']}"
@@ -258,9 +259,18 @@ def undeploy(model: Model, json: Json = False) -> None:
 def infer(
     model: Model,
     text: Annotated[
-        str,
+        str | None,
         typer.Argument(help="The input; `-` reads it from standard input. For an image classifier: a picture's file."),
-    ],
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a text: a file of inputs, a line each, or JSON lines with `input`. A job answers."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --file: JSON lines to write; unset: beside it, NAME.answers.jsonl.")
+    ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="At most this many tokens in the answer; unset: 128.")
     ] = None,
@@ -268,12 +278,23 @@ def infer(
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is, without the chat template.")] = False,
     json: Json = False,
 ) -> None:
-    """Ask a deployed model once, the way it was trained: a model of conversations takes the text as the user's turn, a
-    classifier names its label and the likeliest ones' probabilities."""
+    """Ask a deployed model, the way it was trained: a model of conversations takes a text as the user's turn, a
+    classifier names its label and the likeliest ones' probabilities. With --file ask it many inputs; when the command
+    is given again after it was stopped, those that were answered are not asked again."""
+    from soldiom_ray.cli.batches import answer_file
     from soldiom_ray.cli.client import call
 
+    if (text is None) == (file is None) or (output and not file):
+        raise InputError("One text or one file is asked.", remedy="give a TEXT, or --file with or without --output")
     settings = load_settings()
     record = get_model(model, served=True)
+    if file is not None:
+        if record["task"] == IMAGE_CLASSIFICATION:
+            raise InputError(f"Model {model} classifies pictures.", remedy="name a model that reads texts")
+        options = {"raw": raw, "parameters": drop_unset(max_tokens=max_tokens, temperature=temperature)}
+        answer_file(record["id"], file, output, options, json)
+        return
+    text = text or ""
     asked = _picture(text) if record["task"] == IMAGE_CLASSIFICATION else _text(text)
     parameters = drop_unset(max_tokens=max_tokens, temperature=temperature)
     body = asked | {"raw": raw, "parameters": parameters}

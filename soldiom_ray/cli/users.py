@@ -24,7 +24,7 @@ def export(
     output: Annotated[Path, typer.Option(help="The ZIP archive to write.")] = Path("user.zip"),
     json: Json = False,
 ) -> None:
-    """Write what is stored of a user: inputs, answers, feedback, uploaded files, and which models learnt from them."""
+    """Write what is stored of a user: inputs, answers, feedback, batches, uploaded files, and which models learnt."""
     from soldiom_ray.users import export_user
 
     if output.exists():
@@ -56,7 +56,8 @@ def erase(
     if json:
         print_json({"id": user, **erased})
         return
-    say(f"Erased: {erased['inputs']} inputs, {erased['answers']} answers, {erased['feedback']} feedback.")
+    counts = ", ".join(f"{erased[name]} {name}" for name in ("inputs", "answers", "feedback", "batches"))
+    say(f"Erased: {counts}.")
     say(f"Removed: {', '.join(erased['artifacts']) or 'no artifact'}.")
     if erased["models"]:
         print_table(erased["models"], ["id", "name", "version", "deployed"], "Models that learnt from the user")

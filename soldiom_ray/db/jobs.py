@@ -35,8 +35,8 @@ def create(
     that request was another). A new job has no `submission_id`; launching under the job's own id makes a second launch
     impossible.
     """
-    if idempotency_key and (existing := _by_key(session, tenant, owner, idempotency_key)):
-        return _check_same_request(existing, kind, config)
+    if idempotency_key and (existing := of_key(session, tenant, owner, idempotency_key)):
+        return check_same_request(existing, kind, config)
     job = Job(
         name=name,
         kind=kind,
@@ -55,10 +55,26 @@ def create(
         with session.begin_nested():
             session.add(job)
     except IntegrityError:
-        rival = _by_key(session, tenant, owner, idempotency_key or "")
+        rival = of_key(session, tenant, owner, idempotency_key or "")
         if rival is None:
             raise
-        return _check_same_request(rival, kind, config)
+        return check_same_request(rival, kind, config)
+    return job
+
+
+def of_key(session: Session, tenant: str, owner: str, key: str) -> Job | None:
+    """The job that this idempotency key of its owner created."""
+    query = select(Job).where(Job.tenant == tenant, Job.owner == owner, Job.idempotency_key == key)
+    return session.scalars(query).one_or_none()
+
+
+def check_same_request(job: Job, kind: str, config: dict[str, Any]) -> Job:
+    """The job, where the request that its key came with again is that of the first time; else ConflictError."""
+    if job.kind != kind or job.config != config:
+        raise ConflictError(
+            f"This idempotency key was used for job {job.id} with another request.",
+            remedy="use a new key for a new request",
+        )
     return job
 
 
@@ -283,18 +299,4 @@ def _locked(session: Session, job_id: str) -> Job:
     job = session.scalars(query).one_or_none()
     if job is None:
         raise NotFoundError(f"No job {job_id!r}.", remedy="list jobs with GET /api/training/jobs")
-    return job
-
-
-def _by_key(session: Session, tenant: str, owner: str, key: str) -> Job | None:
-    query = select(Job).where(Job.tenant == tenant, Job.owner == owner, Job.idempotency_key == key)
-    return session.scalars(query).one_or_none()
-
-
-def _check_same_request(job: Job, kind: str, config: dict[str, Any]) -> Job:
-    if job.kind != kind or job.config != config:
-        raise ConflictError(
-            f"This idempotency key was used for job {job.id} with another request.",
-            remedy="use a new key for a new request",
-        )
     return job

@@ -1,5 +1,6 @@
 """Versions of models in the registry."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import ColumnElement, func, or_, select
@@ -67,22 +68,35 @@ def get(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
     return model
 
 
-def get_served(session: Session, id_or_name: str, tenant: str | None = None) -> Model:
+def get_served(
+    session: Session, id_or_name: str, tenant: str | None = None, draw: Callable[[], float] = lambda: 1.0
+) -> Model:
     """The model that answers under an id or a name: of a name without a version the newest version that is deployed,
-    else the newest promoted one that answers on its base's endpoint; else as `get`."""
+    else the newest promoted one that answers on its base's endpoint; else as `get`. A version with a share of the
+    requests is passed over for the one before unless `draw`, a number from 0 to 1, is below that share."""
     model = get(session, id_or_name, tenant)
-    if model.deployed or id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
+    if id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
         return model
     same = of_name(model)
-    served = select(Model).where(*same, Model.deployed.is_(True)).order_by(Model.version.desc()).limit(1)
-    if (deployed := session.scalars(served).first()) is not None:
-        return deployed
+    served = select(Model, Deployment.config).outerjoin(Deployment, Deployment.model_id == Model.id)
+    rows = session.execute(served.where(*same, Model.deployed.is_(True)).order_by(Model.version.desc())).all()
+    for place, (deployed, config) in enumerate(rows):
+        share = float((config or {}).get("share", 1.0))
+        if place == len(rows) - 1 or share >= 1 or draw() < share:
+            found: Model = deployed
+            return found
     base = aliased(Model)
     hosted = select(Model).join(base, base.id == Model.base_model_id).where(*same, base.deployed.is_(True))
     for each in session.scalars(hosted.order_by(Model.version.desc())):
         if each.gate.get("promoted") and host_of(session, each) is not None:
             return each
     return model
+
+
+def deployed_before(session: Session, model: Model) -> Model | None:
+    """The newest earlier version of the same name that is deployed."""
+    served = select(Model).where(*of_name(model), Model.deployed.is_(True), Model.version < model.version)
+    return session.scalars(served.order_by(Model.version.desc()).limit(1)).first()
 
 
 def host_of(session: Session, model: Model) -> Model | None:

@@ -36,24 +36,18 @@ class Ratings:
     dissatisfied: int
 
 
-def begin(session: Session, model: Model, window: timedelta = WINDOW) -> Watch | None:
-    """Watch a version that was deployed by itself against the one that served its name until now; None where there was
-    none. A version is watched once."""
+def begin(session: Session, model: Model, window: timedelta = WINDOW, *, again: bool = False) -> Watch | None:
+    """Watch a version that was deployed by itself, or for a share of the requests, against the one that served its name
+    until now; None where there was none. A version is watched once; with `again` anew where its watch has ended."""
     known = session.scalars(select(Watch).where(Watch.model_id == model.id)).first()
-    if known is not None:
+    if known is not None and not (again and known.ended_at):
         return known
-    served = select(Model).where(*models.of_name(model), Model.deployed.is_(True), Model.version < model.version)
-    previous = session.scalars(served.order_by(Model.version.desc()).limit(1)).first()
+    previous = models.deployed_before(session, model)
     if previous is None:
         return None
-    started = now()
-    row = Watch(
-        tenant=model.tenant,
-        model_id=model.id,
-        previous_id=previous.id,
-        started_at=started,
-        ends_at=started + window,
-    )
+    row = known or Watch(tenant=model.tenant, model_id=model.id)
+    row.previous_id, row.started_at, row.ends_at = previous.id, now(), now() + window
+    row.status, row.reason, row.figures, row.ended_at = WATCHING, "", {}, None
     session.add(row)
     session.flush()
     return row

@@ -37,11 +37,14 @@ def deploy(context: Context, version_id: str, declared: Deploy) -> dict[str, Any
     with open_session(context.settings) as session:
         row = models.get(session, version_id, context.tenant)
     check_compliance("deployed", row.name, row.lineage, row.license, declared.use)
+    if declared.is_canary:
+        _check_canary(context.settings, row)
     endpoint = _endpoint(context.settings, context.artifacts, row, declared)
     was_serving = rollout.is_serving(row.id)
     config = declared.model_dump(mode="json", exclude={"only"})
-    # A version never changes, so an endpoint of it with the same declaration is the requested one.
-    reused = was_serving and _running_config(context.settings, row.id) == config
+    # A version never changes, so an endpoint of it with the same declaration is the requested one, for any share.
+    running = _running_config(context.settings, row.id)
+    reused = was_serving and running is not None and running | {"share": declared.share} == config
     try:
         if not reused:
             _record_state(context.settings, row.id, "deploying", serving=was_serving)
@@ -121,6 +124,19 @@ def _endpoint(settings: Settings, artifacts: Artifacts, row: "Model", declared: 
         )
     classifiers = _filter_classifiers(settings, artifacts, row, declared)
     return Endpoint(row.id, run.id, row.base_model, declared, task, calibration, classifiers)
+
+
+def _check_canary(settings: Settings, row: "Model") -> None:
+    """ConflictError where no version before answers the other requests."""
+    from soldiom_ray.db import models
+    from soldiom_ray.db.engine import open_session
+
+    with open_session(settings) as session:
+        if models.deployed_before(session, models.get(session, row.id)) is None:
+            raise ConflictError(
+                f"No earlier version of {row.family}/{row.name} is deployed, to which the other requests could go.",
+                remedy="deploy that first, or leave out `deploy.share`",
+            )
 
 
 def _filter_classifiers(settings: Settings, artifacts: Artifacts, row: "Model", declared: Deploy) -> dict[str, str]:

@@ -145,7 +145,7 @@ def _endpoint_class(settings: Settings, endpoint: Endpoint, threads: int) -> tup
     from soldiom_ray.deploy.sequences import SequenceEndpoint
     from soldiom_ray.models.decoding.watermark import watermark_of
 
-    revision = endpoint.declared.model_dump_json()
+    revision = endpoint.declared.model_dump_json(exclude={"share"})  # the replicas of any share are the same
     declared = endpoint.declared.content_filter
     guard = Guard(endpoint.model_id, declared, endpoint.classifiers) if declared else None
     if endpoint.task in CLASSIFICATIONS:

@@ -445,6 +445,18 @@ class Deploy(Record):
     watermark: bool = Field(
         False, description="mark generated text (SynthID), where it is sampled: POST /api/watermark/detect finds it"
     )
+    share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the requests to the model's name, without a version, that this version answers; the"
+        " others go to the deployed version before. Below 1 it is watched, and goes back by itself where it is worse",
+    )
+
+    @property
+    def is_canary(self) -> bool:
+        """Whether a part of the requests only is to come to this version."""
+        return self.share < 1
 
     @property
     def content_filter(self) -> ContentFilter | None:

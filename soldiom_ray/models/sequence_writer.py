@@ -37,7 +37,10 @@ class SequenceWriter:
         self._model = model.get_base_model() if self._prompted is not None else model
         advice, config = self._model.generation_config, self._model.config
         self._start = int(next(
-            token for token in (advice.decoder_start_token_id, config.decoder_start_token_id, config.pad_token_id, 0)
+            token
+            for token in (
+                advice.decoder_start_token_id, getattr(config, "decoder_start_token_id", None), config.pad_token_id, 0
+            )
             if token is not None
         ))  # fmt: skip
         ends = advice.eos_token_id

@@ -1,5 +1,5 @@
-"""A version that took another's place is watched for a week, and goes back when answers fail, take long or are called
-bad more often than before.
+"""A version that took another's place, or got a share of its requests, is watched for a week, and goes back when
+answers fail, take long or are called bad more often than before, or than beside it.
 
 All that is known is in the database: a watcher that ends goes on wherever the next one starts, and of two that look at
 once one has the row. A version goes back in steps that can be repeated: the version before answers, the other one
@@ -32,6 +32,8 @@ MARGINS = {"failed_answers": 0.02, "slow_answers": 0.10, "bad_ratings": 0.05}
 """By how much each share may be above that of the version before."""
 SLOW_FACTOR = 2.0
 """Slow is what takes so many times as long as 95 of 100 answers of the version before."""
+Times = tuple[datetime, datetime]
+"""From when until when."""
 LEAST_BEFORE = 20
 """Trials of the version before, below which nothing is compared with it."""
 LEAST_DISSATISFIED = 3
@@ -97,7 +99,12 @@ def _judge(session: Session, row: Watch, model: Model) -> None:
         why = "the version before is gone" if previous is None else "the version is no longer deployed"
         _end(row, watches.ENDED, why)
         return
-    signals = compare(session, previous.id, model.id, row.started_at, min(moment, row.ends_at))
+    began, until = row.started_at, min(moment, row.ends_at)
+    endpoint = deployments.get(session, model.id)
+    is_canary = endpoint is not None and float((endpoint.config or {}).get("share", 1)) < 1 and previous.deployed
+    # Beside a canary the version before answers the rest: both meet the same requests and the same load.
+    before = (began, until) if is_canary else (began - watches.BEFORE, began)
+    signals = compare(session, previous.id, model.id, before, (began, until))
     row.figures = {signal.name: signal.as_dict() for signal in signals}
     worse = [signal for signal in signals if signal.shown]
     if worse:
@@ -106,16 +113,16 @@ def _judge(session: Session, row: Watch, model: Model) -> None:
         _end(row, watches.KEPT, "no share rose beyond its margin")
 
 
-def compare(session: Session, previous_id: str, model_id: str, changed: datetime, until: datetime) -> list[Signal]:
-    """The three shares of both versions: of the one before until the change, of the other one since."""
-    began = changed - watches.BEFORE
-    failed = Count(*watches.failed_answers(session, previous_id, began, changed))
-    failed_since = Count(*watches.failed_answers(session, model_id, changed, until))
-    seconds = watches.answer_seconds(session, previous_id, began, changed)
-    seconds_since = watches.answer_seconds(session, model_id, changed, until)
+def compare(session: Session, previous_id: str, model_id: str, before: Times, since: Times) -> list[Signal]:
+    """The three shares of both versions: of the one before within the first times, of the other one within the
+    second."""
+    failed = Count(*watches.failed_answers(session, previous_id, *before))
+    failed_since = Count(*watches.failed_answers(session, model_id, *since))
+    seconds = watches.answer_seconds(session, previous_id, *before)
+    seconds_since = watches.answer_seconds(session, model_id, *since)
     slow = SLOW_FACTOR * sorted(seconds)[ceil(0.95 * len(seconds)) - 1] if seconds else 0.0
-    rated = watches.ratings(session, previous_id, began, changed)
-    rated_since = watches.ratings(session, model_id, changed, until)
+    rated = watches.ratings(session, previous_id, *before)
+    rated_since = watches.ratings(session, model_id, *since)
     return [
         _signal("failed_answers", failed, failed_since),
         _signal(

@@ -820,6 +820,8 @@ export interface components {
             only?: "promoted" | null;
             /** @default 1 */
             replicas?: number;
+            /** @default 1 */
+            share?: number;
             use?: ("any" | "commercial") | null;
             /** @default false */
             watermark?: boolean;

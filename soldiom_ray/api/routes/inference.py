@@ -2,30 +2,32 @@
 which feedback names the answer, null for one that is not stored."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
+from soldiom_ray import batches, launch
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.answers import Asked
 from soldiom_ray.api.auth import MULTIPART, AppMetrics, AppSettings, Caller, CurrentCaller, GuardedRoute, needs
-from soldiom_ray.api.bodies import BatchBody, InferenceBody, Parameters, WatermarkBody
+from soldiom_ray.api.bodies import ANSWERED_AT_ONCE, BatchBody, InferenceBody, Parameters, WatermarkBody
 from soldiom_ray.api.call_stream import CallEvents, function_call
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.hosting import Address, address_of
+from soldiom_ray.domains.outputs import output_of, total_usage, usage_of
 from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ, TEXT_CLASSIFICATION
 from soldiom_ray.errors import BlockedError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.settings import Settings
 
 router = APIRouter(route_class=GuardedRoute, tags=["inference"])
 
-BATCH = 64
 PICTURE_FORM = {
     "content": {
         "multipart/form-data": {
@@ -40,15 +42,47 @@ PICTURE_FORM = {
 EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
 
 
-@router.post("/api/inference/{model_id:path}/batch", openapi_extra=needs("user"))
+@router.post(
+    "/api/inference/{model_id:path}/batch",
+    response_model=dict[str, Any],
+    responses={202: {"description": "More than 64 inputs: a job answers them", "content": {"application/json": {}}}},
+    openapi_extra=needs("user"),
+)
 async def infer_batch(
-    model_id: str, body: BatchBody, caller: CurrentCaller, settings: AppSettings, metrics: AppMetrics
-) -> dict[str, Any]:
-    """Answers in the order of `inputs`; one that failed has an `error` in its place."""
-    inputs = _few(body.inputs)
+    model_id: str,
+    body: BatchBody,
+    caller: CurrentCaller,
+    settings: AppSettings,
+    metrics: AppMetrics,
+    idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+) -> dict[str, Any] | Response:
+    """Answers in the order of `inputs`; one that failed has an `error` in its place. More than 64 inputs are answered
+    by a job: status 202, and the job with its `url` and, once it has completed, where its `result` is. The same
+    `Idempotency-Key` gives the same job."""
     model = await run_in_threadpool(deployed_model, settings, model_id, caller)
+    if len(body.inputs) > ANSWERED_AT_ONCE:
+        return await run_in_threadpool(_batch_job, settings, caller, model.id, body, idempotency_key)
     asked = Asked(settings, metrics, caller, model.id, model.form(raw=body.raw), body.user_id, model.address)
-    return await _answer_each(model, asked, inputs, {**_request(body.parameters), "raw": body.raw})
+    return await _answer_each(model, asked, body.inputs, {**_request(body.parameters), "raw": body.raw})
+
+
+def _batch_job(
+    settings: Settings, caller: Caller, model_id: str, body: BatchBody, idempotency_key: str | None
+) -> Response:
+    with open_session(settings, reach="asked") as session:
+        model = models.get(session, model_id, caller.tenant)
+    job = launch.launch_batch(
+        settings,
+        model,
+        {"inputs": list(body.inputs), "raw": body.raw, **_request(body.parameters)},
+        tenant=caller.tenant,
+        owner=caller.user,
+        user_id=body.user_id or caller.name,
+        as_admin=caller.may("admin"),
+        idempotency_key=idempotency_key,
+    )
+    shown = batches.as_dict(job)
+    return JSONResponse(shown, 202, {"Location": shown["url"]})
 
 
 @router.post(
@@ -88,7 +122,7 @@ async def infer(
         return respond(_event_stream(asked, model, question, request))
     request |= {"stream": True} if body.stream else {}
     outputs = await asked.ask(request)
-    output = {"watermark": None, **_output(outputs[0])}
+    output = {"watermark": None, **output_of(outputs[0])}
     [answer_id] = await asked.store([question], [output])
     calls = [function_call(call["name"], call["arguments"]) for call in outputs[0].get("tool_calls") or ()]
     return {
@@ -153,15 +187,16 @@ def deployed_model(settings: Settings, model_id: str, caller: Caller) -> Deploye
     """NotFoundError when it is another tenant's, or another user's and neither shared nor deployed; errors of
     `address_of`."""
     with open_session(settings, reach="asked") as session:
-        model = models.get_served(session, model_id, caller.tenant)
+        model = models.get_served(session, model_id, caller.tenant, random.random)
         address = address_of(session, model)
         return DeployedModel(model.id, models.task_of(model), address, model.lineage.get("prompt_format"))
 
 
 def _few(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    if len(inputs) > BATCH:
+    if len(inputs) > ANSWERED_AT_ONCE:
         raise TooLargeError(
-            f"A batch may hold {BATCH} inputs; this one holds {len(inputs)}.", remedy="send it in parts"
+            f"`input` may hold {ANSWERED_AT_ONCE} texts; this one holds {len(inputs)}.",
+            remedy="send them as `inputs` to /batch beside this address, where a job answers them",
         )
     return inputs
 
@@ -172,7 +207,7 @@ async def _answer_each(
     """Answers in the order of the inputs, together with one call; where that is refused for one of them, each by
     itself."""
     try:
-        outputs = [_output(output) for output in await asked.ask(request | {"inputs": list(inputs)})]
+        outputs = [output_of(output) for output in await asked.ask(request | {"inputs": list(inputs)})]
     except (InputError, BlockedError):
         if not model.streams and len(inputs) > 1:
             raise  # the endpoint has refused the request as a whole; inputs have errors of their own
@@ -183,7 +218,7 @@ async def _answer_each(
     outputs = [output | {"id": answer_id} for output, answer_id in zip(outputs, ids, strict=True)]
     marks = [output["watermark"] for output in outputs if output.get("watermark")]
     mark = {"scheme": marks[0]["scheme"], "tokens": sum(each["tokens"] for each in marks)} if marks else None
-    answer = {"outputs": outputs, "model": model.id, "usage": _total_usage(outputs), "watermark": mark}
+    answer = {"outputs": outputs, "model": model.id, "usage": total_usage(outputs), "watermark": mark}
     return answer | model.notices
 
 
@@ -214,33 +249,11 @@ def _request(parameters: Parameters) -> dict[str, Any]:
     return {"parameters": parameters.model_dump(mode="json", include=named, exclude_none=True, by_alias=True)}
 
 
-def _output(generated: dict[str, Any]) -> dict[str, Any]:
-    """An endpoint's answer as the API's: a text and why it ended, a classifier's decision, or an error."""
-    if "error" in generated:
-        return {"error": generated["error"]}
-    truncated = {"truncated": True} if generated.get("truncated") else {}
-    if "output" in generated:
-        return {"output": generated["output"], "usage": _usage(generated), **truncated}
-    answer = {"output": generated["text"], "finish_reason": generated.get("finish_reason")}
-    more = {name: generated[name] for name in ("filter", "watermark") if generated.get(name)}
-    return answer | {"usage": _usage(generated), **truncated, **more}
-
-
-def _usage(counts: dict[str, Any]) -> dict[str, int]:
-    prompt, completion = int(counts["prompt_tokens"]), int(counts["completion_tokens"])
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-
-
 async def _generate_one(asked: Asked, request: dict[str, Any]) -> dict[str, Any]:
     try:
-        return _output((await asked.ask(request))[0])
+        return output_of((await asked.ask(request))[0])
     except SoldiomError as error:
         return {"error": error.to_problem()}
-
-
-def _total_usage(outputs: list[dict[str, Any]]) -> dict[str, int]:
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: sum(output["usage"][name] for output in outputs if "usage" in output) for name in names}
 
 
 async def _event_stream(
@@ -258,7 +271,7 @@ async def _event_stream(
         if chunk.get("done"):
             for call in calls.end():
                 yield event(call)
-            closing = {"finish_reason": chunk.get("finish_reason"), "usage": _usage(chunk["usage"])}
+            closing = {"finish_reason": chunk.get("finish_reason"), "usage": usage_of(chunk["usage"])}
             [answer_id] = await asked.store([question], [{"output": "".join(texts), **closing}])
             closing |= {"filter": chunk["filter"]} if chunk.get("filter") else {}
             closing |= {"id": answer_id, "model": asked.model_id, "watermark": chunk.get("watermark")}

@@ -2,6 +2,7 @@
 that they have everywhere."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -185,7 +186,7 @@ def _deployed(settings: Settings, caller: Caller) -> list[dict[str, Any]]:
 
 def _model(settings: Settings, model: str, caller: Caller) -> dict[str, Any]:
     with open_session(settings, reach="asked") as session:
-        row = models.get_served(session, model, caller.tenant)
+        row = models.get_served(session, model, caller.tenant, random.random)
         if not _answers_now(session, row):
             raise NotFoundError(f"Model {row.id} is not deployed.", remedy=f"run `soldiom deploy {row.id}`")
         return _described(row)
