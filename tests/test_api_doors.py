@@ -18,6 +18,7 @@ from soldiom_ray.db import datasets, jobs, models
 from soldiom_ray.db.engine import downgrade, migrate, open_session
 from soldiom_ray.domains.sources import FilesSource
 from soldiom_ray.errors import InputError, UnavailableError
+from soldiom_ray.records import keeper_of
 from soldiom_ray.settings import Settings, write_private
 from soldiom_ray.storage import open_storage
 
@@ -356,6 +357,7 @@ def test_with_a_key_the_secrets_of_connections_are_in_no_file_and_no_row_and_old
         body = {"recipe": {"name": "sealed", "collect": sources}}
         answer = httpx.post(f"{url}/api/training/jobs", json=body, headers=headers)
         assert answer.status_code == 503, answer.text  # kept, and there is no Ray
+        mine = keeper_of("default", httpx.get(f"{url}/api/keys/current", headers=headers).json()["user"])
     secrets = ("tok-en-1", "head-er-1", "pass-word-1", "pw-of-old")
     for path in settings.home.rglob("*"):
         assert not path.is_file() or not [each for each in secrets if each.encode() in path.read_bytes()], path
@@ -364,14 +366,15 @@ def test_with_a_key_the_secrets_of_connections_are_in_no_file_and_no_row_and_old
             rows = str(session.execute(text(f"SELECT * FROM {table.name}")).all())
             assert not [each for each in secrets if each in rows], table.name
     address = read_database_url("postgresql://me@db.example/new")[0]
-    assert password_of(settings, "default", address) == "pass-word-1"
+    assert password_of(settings, mine, address) == "pass-word-1"
+    assert password_of(settings, "default", address) is None  # another user's, or the command line's
     assert password_of(settings, "default", former) == "pw-of-old"
-    assert address_of(settings, "default", "https://a.example/x?token=") == "https://a.example/x?token=tok-en-1"
-    assert headers_of(settings, "default", "https://a.example/", {"X-Key": ""}) == {"X-Key": "head-er-1"}
+    assert address_of(settings, mine, "https://a.example/x?token=") == "https://a.example/x?token=tok-en-1"
+    assert headers_of(settings, mine, "https://a.example/", {"X-Key": ""}) == {"X-Key": "head-er-1"}
     assert password_of(settings, "other", address) is None
     assert json.loads(settings.secrets_path.read_text())["HF_TOKEN"] == "kept"
     with pytest.raises(InputError, match="sealed with another key"):
-        password_of(replace(settings, encryption_keys=(bytes(32),)), "default", address)
+        password_of(replace(settings, encryption_keys=(bytes(32),)), mine, address)
 
 
 @pytest.fixture
