@@ -8,7 +8,6 @@ import typer
 from soldiom_ray.cli.options import split_list
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table, say
 from soldiom_ray.errors import InputError
-from soldiom_ray.records import COMMAND_LINE
 from soldiom_ray.settings import load_settings
 
 site_app = typer.Typer(
@@ -36,6 +35,7 @@ def federate(
     round that was joined."""
     from soldiom_ray import launch
     from soldiom_ray.domains.recipes import as_dict, load_recipe, validate_recipe, with_absolute_paths
+    from soldiom_ray.records import COMMAND_LINE
 
     content = as_dict(load_recipe(recipe))
     content["federate"] = {**content.get("federate", {})} | ({"sites": named} if (named := split_list(sites)) else {})
@@ -211,6 +211,8 @@ def _outbox() -> Any:
 
 
 def _decide(federation: str, number: int | None, *, approved: bool, json: bool) -> None:
+    from soldiom_ray.records import COMMAND_LINE
+
     outbox, site = _outbox()
     if federation != "all" and number is None:
         raise InputError("No round is named.", remedy="give FEDERATION and ROUND, or `all`")
