@@ -97,6 +97,7 @@ def bodies(made: dict[str, str]) -> dict[str, list[Any]]:
         "/api/watermark/detect": [{"model": made["model_id"], "text": "x"}],
         "/v1/chat/completions": inferred,
         "/v1/completions": [{"model": made["model_id"], "prompt": "x"}],
+        "/api/models/{model_id}/compress": [{"to": "int8"}],
         "/api/inference/{model_id}": [{"input": "x"}],
         "/api/inference/{model_id}/batch": [{"inputs": ["x"]}],
     }
