@@ -150,7 +150,7 @@ def test_texts_are_classified_by_each_method(method: str, tmp_path: Path) -> Non
     best = run.details["best_validation"]
     plain = scores["systems"][UNCALIBRATED]["loss"]
     assert plain == pytest.approx(best["validation_loss"], abs=0.02)
-    assert scores["tuned"]["loss"] == pytest.approx(plain, abs=0.05)
+    assert scores["tuned"]["loss"] < plain + 0.05  # calibrated, which may lower it by much
 
 
 @pytest.mark.long
