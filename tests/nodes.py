@@ -23,6 +23,7 @@ for line in sys.stdin:
     print("added", flush=True)
 cluster.shutdown()
 """
+STARTS = 3
 
 
 @dataclass
@@ -74,16 +75,21 @@ class Nodes:
 
 @contextlib.contextmanager
 def ray_nodes() -> Iterator[Nodes]:
-    """One node, for as long as the block lasts."""
+    """One node, for as long as the block lasts. On a crowded machine it may not be up within the 30 seconds that Ray
+    waits for it: then it is tried again."""
     folder = Path(f"/tmp/nodes-{os.getpid()}")
     environ = os.environ | {"RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
-    with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None and process.stdin is not None
-        try:
-            yield Nodes(process.stdout.readline().strip(), process)
-        finally:
-            process.stdin.close()
-            process.wait(timeout=60)
-            shutil.rmtree(folder, ignore_errors=True)
+    for _ in range(STARTS):
+        with subprocess.Popen(
+            [sys.executable, "-c", PROGRAM], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None and process.stdin is not None
+            try:
+                if address := process.stdout.readline().strip():
+                    yield Nodes(address, process)
+                    return
+            finally:
+                process.stdin.close()
+                process.wait(timeout=60)
+                shutil.rmtree(folder, ignore_errors=True)
+    raise AssertionError(f"no Ray of one node was up after {STARTS} tries")

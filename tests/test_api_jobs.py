@@ -111,7 +111,7 @@ def test_models_are_shown_with_card_versions_and_endpoint_and_not_deleted_while_
     problem(api.post("/api/inference/no-such-model", json={"input": "x"}), 404)
     problem(api.post(f"/api/inference/{second.id}", json={"input": "x"}), 503)
     problem(api.post(f"/api/inference/{first.id}", json={"input": "x", "messages": []}), 422)
-    problem(api.post(f"/api/inference/{first.id}/batch", json={"inputs": ["x"] * 65}), 413)
+    problem(api.post(f"/api/inference/{first.id}/batch", json={"inputs": ["x"] * 65}), 409)
     answer = api.delete(f"/api/models/{first.id}")
     assert (answer.status_code, answer.content) == (204, b"")
     problem(api.get(f"/api/models/{first.id}"), 404)

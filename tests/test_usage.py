@@ -170,7 +170,10 @@ def test_a_budget_of_device_minutes_stops_a_job_and_refuses_the_next(
         ended = jobs.as_dict(jobs.get(session, job.id))
         assert ended["status"] == "failed" and "budget of this tenant of 1 device minutes" in ended["error"]
         assert 60 < ended["device_seconds"] < 6000
-        span = {"since": job.created_at.replace(day=1, hour=0), "until": job.created_at.replace(year=2999)}
+        span = {
+            "since": job.created_at.replace(day=1, hour=0, minute=0, second=0, microsecond=0),
+            "until": job.created_at.replace(year=2999),
+        }
         [told] = usage.report(session, "spender", ["key"], **span)
         assert told["key"] == "k1" and told["device_seconds"] == pytest.approx(ended["device_seconds"], abs=0.01)
         [alone] = usage.of_jobs(session, "spender", **span)
