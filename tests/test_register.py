@@ -19,9 +19,11 @@ from conftest import free_port
 from small_models import small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 from soldiom_ray.artifacts import Context
+from soldiom_ray.compress import compress
 from soldiom_ray.db import audit, evaluations, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy
+from soldiom_ray.domains.compression import compression
 from soldiom_ray.domains.schema import Deploy, Evaluate, Register
 from soldiom_ray.errors import ConflictError, DeniedError, InputError, NotFoundError, UnavailableError
 from soldiom_ray.evaluate import evaluate
@@ -433,3 +435,24 @@ def test_lineage_goes_both_ways_and_a_base_of_others_is_not_deleted(context: Con
         remove(context.settings, details["model_id"])
     remove(context.settings, later["model_id"])
     remove(context.settings, details["model_id"])
+
+
+def test_a_smaller_version_leads_to_what_it_was_made_of(context: Context, folders: dict[str, Path]) -> None:
+    dataset = small_dataset(context, GROUPS | {"test": {"gamma": 12, "delta": 12}})
+    run = small_run(context, dataset, folders["tuned"], folders["base"])
+    row = register(context, "large", run, None, dataset, Register()).details
+    with open_session(context.settings) as session:
+        recipe = compression(session, "fine-tuned/large", context.tenant, "int8")
+        with pytest.raises(InputError, match="base model"):
+            compression(session, row["base_model_id"], context.tenant, "int8")
+    assert recipe.run == run.id and recipe.compress and recipe.evaluate and recipe.register_
+    smaller = compress(context, run, recipe.compress)
+    scores = evaluate(context, smaller, dataset, recipe.evaluate)
+    version = register(context, recipe.name, smaller, scores, dataset, recipe.register_).details
+    assert version["name"] == "large-int8" and version["base_model_id"] == row["model_id"]
+    assert version["promoted"] and scores.details["gate"]["by"] == -0.02
+    record = lineage(context.settings, version["model_id"])
+    assert next(each["id"] for each in record["built_on"]) == row["model_id"]
+    with open_session(context.settings) as session:
+        card = models.get(session, version["model_id"], context.tenant).card
+    assert "It was compressed from fine-tuned/large version 1" in card and "nothing was trained" in card
