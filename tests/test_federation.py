@@ -18,7 +18,7 @@ from training import context_in
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.access import access_through_api, check_access
 from soldiom_ray.domains.federation import Federate
-from soldiom_ray.domains.recipes import validate_recipe
+from soldiom_ray.domains.recipes import as_dict, validate_recipe
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import CancelledError, DeniedError, InputError, UnavailableError
 from soldiom_ray.federate.aggregate import check_update, combine
@@ -281,6 +281,7 @@ def test_sites_are_asked_for_those_who_run_the_server_alone(tmp_path: Path) -> N
     with pytest.raises(DeniedError, match="Paths of the server"):
         check_access(recipe, access_through_api(settings, "default", is_admin=True))
     named = validate_recipe({"name": "x", "train": {}, "federate": {"sites": ["a", "b"]}})
+    assert validate_recipe(as_dict(named)) == named  # as the command line and a job's row write it
     check_access(named, access_through_api(settings, "default", is_admin=True))
     for access in (
         access_through_api(settings, "other", is_admin=True),

@@ -55,12 +55,10 @@ class Federate(Record):
             raise ValueError("`sites` names a site twice")
         if self.sites and self.min_sites > len(self.sites):
             raise ValueError(f"`min_sites` is {self.min_sites}, more than there are `sites` ({len(self.sites)})")
-        if "mu" in self.model_fields_set and self.algorithm != "fedprox":
+        if self._is_changed("mu") and self.algorithm != "fedprox":
             raise ValueError("`mu` belongs to `algorithm: fedprox`")
-        if "harmful" in self.model_fields_set and self.aggregation == "mean":
+        if self._is_changed("harmful") and self.aggregation == "mean":
             raise ValueError("`harmful` belongs to `aggregation: trimmed_mean` or `krum`")
-        if "weighting" in self.model_fields_set and self.weighting == "samples" and self.aggregation != "mean":
-            raise ValueError("`weighting: samples` belongs to `aggregation: mean`")
         needed = {"mean": 1, "trimmed_mean": 2 * self.harmful + 1, "krum": 2 * self.harmful + 3}[self.aggregation]
         if self.min_sites < needed:
             raise ValueError(
@@ -69,6 +67,10 @@ class Federate(Record):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("`labels` names a label twice")
         return self
+
+    def _is_changed(self, name: str) -> bool:
+        """Whether a field has another value than its default, which a stored recipe names too."""
+        return bool(getattr(self, name) != type(self).model_fields[name].default)
 
 
 def mistakes_of_federation(federate: Federate, train: Record) -> Iterator[str]:
