@@ -60,7 +60,7 @@ def federate(
 def _round_row(record: dict[str, Any]) -> dict[str, Any]:
     missing = [f"{name}: {state}" for name, state in record["sites"].items() if state != "came"]
     return {
-        "round": record["round"],
+        "round": record["round"] if record["used"] else "result",
         "validation_loss": record["validation_loss"],
         "used": len(record["used"]),
         "missing": "; ".join(missing),
