@@ -94,7 +94,7 @@ def test_the_api_names_no_folder_that_a_domain_was_made_from(tmp_path: Any, monk
     own_folder().mkdir()
     made = new_pack("depot", "Depot", "/srv/private/depot", counts(61), {"labels": LABELS}, 0)
     (own_folder() / "depot.yaml").write_text(made.text)
-    monkeypatch.setattr(specialists, "open_session", lambda settings: nullcontext())
+    monkeypatch.setattr(specialists, "open_session", lambda settings, **reach: nullcontext())
     monkeypatch.setattr(specialists.models, "list_models", lambda *arguments, **options: ([], None))
     caller: Any = SimpleNamespace(tenant="another")
     listed = specialists.list_specialists(caller, load_settings())
