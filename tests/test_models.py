@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -298,6 +299,18 @@ def test_a_foreign_model_writes_a_story() -> None:
     (answer,) = generator.generate(["Once upon a time"], max_new_tokens=40)
     assert "there was" in answer.text
     assert "".join(generator.stream("Once upon a time", max_new_tokens=40)) == answer.text
+
+
+def test_models_that_are_loaded_at_once_leave_no_trace_in_each_other(tmp_path: Path) -> None:
+    from transformers import PreTrainedModel
+
+    ties = PreTrainedModel.tie_weights
+    with model_folder(small_settings(tmp_path), None, "builtin/tiny") as folder, ThreadPoolExecutor(6) as pool:
+        loaded = [model for model, _ in pool.map(lambda _: load_model(folder), range(24))]
+    assert PreTrainedModel.tie_weights is ties
+    for model in loaded:
+        assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+        assert not any(weight.is_meta for weight in model.parameters())
 
 
 def test_the_builtin_model_writes_python(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.domains.builtin_models import MINILM
 from soldiom_ray.models.load import has_bfloat16, model_folder
+from soldiom_ray.models.making import MAKING
 from soldiom_ray.models.minilm import check_minilm, minilm_folder, weights_sha256
 from soldiom_ray.models.pooling import pool, read_pooling
 from soldiom_ray.models.positions import positions_of
@@ -54,9 +55,10 @@ class Embedder:
             # Weights cast once; autocast casts them in every batch, which costs 6 %. Cosine distance to float32 at most
             # 1e-4 over 600 passages. With avx512_bf16 the matrix products reach 220 GFLOP/s per core.
             dtype = torch.bfloat16 if has_bfloat16(self._device) else torch.float32
-            self._model: Any = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=dtype
-            ).eval()
+            with MAKING:
+                self._model: Any = AutoModel.from_pretrained(
+                    folder, local_files_only=True, use_safetensors=True, dtype=dtype
+                ).eval()
         self._model.to(self._device)
         self._tokenizing = threading.Lock()
         self._pool = _batch_threads(self._device)

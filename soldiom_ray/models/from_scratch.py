@@ -4,6 +4,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.models.making import MAKING
 from soldiom_ray.models.task_models import TASK_MODELS
 
 
@@ -29,7 +30,8 @@ def from_scratch(processor: Any, declared: Train, **configuration: Any) -> Any:
     config = transformers.AutoConfig.for_model(
         model_type, **(_defaults(model_type, processor, declared) | overrides | configuration)
     )
-    return getattr(transformers, task.auto_class).from_config(config)
+    with MAKING:
+        return getattr(transformers, task.auto_class).from_config(config)
 
 
 _COMMON = {

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from soldiom_ray.errors import InputError, StorageFullError, UnavailableError
+from soldiom_ray.models.making import MAKING
 from soldiom_ray.models.saving import replaced, save_model
 from soldiom_ray.settings import Settings, private_lock
 
@@ -111,7 +112,7 @@ def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
     logging.disable_progress_bar()
     source: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        with _parsed_once(gguf), replaced(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
+        with MAKING, _parsed_once(gguf), replaced(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
             metadata = _metadata(gguf.GGUFReader(str(file)))
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
             model: Any = AutoModelForCausalLM.from_pretrained(

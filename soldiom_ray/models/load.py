@@ -20,6 +20,7 @@ from soldiom_ray.models.folder_check import check_folder, check_no_adapter
 from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
 from soldiom_ray.models.linear_head import load_linear_head
+from soldiom_ray.models.making import MAKING
 from soldiom_ray.models.minilm import minilm_folder
 from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
@@ -138,9 +139,10 @@ def load_model(
     if is_quantized(folder):
         return load_quantized(folder, torch_dtype).to(device).eval(), load_processor(folder)
     try:
-        model: Any = getattr(transformers, auto_class).from_pretrained(
-            folder, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **configuration
-        )
+        with MAKING:
+            model: Any = getattr(transformers, auto_class).from_pretrained(
+                folder, dtype=torch_dtype, trust_remote_code=False, use_safetensors=True, **configuration
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise InputError(
             f"The model in {folder.name!r} cannot be loaded as a {family} model: {_first_line(error)}",
@@ -153,7 +155,8 @@ def load_model(
     if adapter is not None:
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(adapter))
+        with MAKING:
+            model = PeftModel.from_pretrained(model, str(adapter))
     return model.to(device).eval(), processor
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from soldiom_ray.errors import DamagedError, InputError
+from soldiom_ray.models.making import MAKING
 
 FORMAT_FILE = "quantization.json"
 """Beside config.json: says in which format `model.safetensors` holds the weights."""
@@ -228,7 +229,8 @@ def load_quantized(folder: Path, dtype: "torch.dtype | str") -> Any:
     state, matrices = read_quantized(folder)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model: Any = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    with MAKING:
+        model: Any = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     for name, matrix in matrices.items():
         model.get_submodule(name).quantized = matrix

@@ -10,6 +10,7 @@ from typing import Any
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.adapters import with_adapter
+from soldiom_ray.models.making import MAKING
 from soldiom_ray.models.padding import with_padding
 from soldiom_ray.models.positions import positions_of
 from soldiom_ray.models.task_models import TASK_MODELS
@@ -237,7 +238,7 @@ def _meta_model(shape: Shape, config: Any) -> Any:
     config = deepcopy(config)  # which this changes; what is found out about a model is kept by its configuration
     frozen = shape.declared.method != "full" and shape.bfloat16
     auto: Any = getattr(transformers, TASK_MODELS[shape.declared.task].auto_class)
-    with torch.device("meta"):
+    with MAKING, torch.device("meta"):
         model = auto.from_config(config, dtype=torch.bfloat16 if frozen else torch.float32)
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False
