@@ -2,6 +2,7 @@
 first half in English, the second in Arabic, and every page without barriers that axe-core finds."""
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
@@ -38,13 +39,19 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
-    """A page with storage of its own; what its console complains of fails the test."""
+    """A page with storage of its own; what its console complains of fails the test. Where a test fails, what was asked
+    last and what the page shows is told."""
     made = browser.new_page(viewport={"width": 1280, "height": 900}, locale="en-GB")
     complaints: list[str] = []
+    calls: deque[str] = deque(maxlen=30)
+    made.on("request", lambda request: calls.append(f"asked {request.method} {request.url[:200]}"))
+    made.on("response", lambda response: calls.append(f"{response.status} {response.url[:200]}"))
+    made.on("requestfailed", lambda request: calls.append(f"{request.failure} {request.url[:200]}"))
     made.on("pageerror", lambda error: complaints.append(str(error)))
     made.on("console", lambda said: complaints.append(said.text) if "Content Security Policy" in said.text else None)
-    made.set_default_timeout(30_000)
+    made.set_default_timeout(120_000)
     yield made
+    print(*calls, made.url, made.inner_text("body")[:2000], sep="\n")
     made.close()
     assert complaints == []
 
