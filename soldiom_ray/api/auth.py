@@ -21,7 +21,7 @@ from starlette.responses import Response
 
 from soldiom_ray.api.metrics import RequestMetrics
 from soldiom_ray.api.middleware import strict_json
-from soldiom_ray.api.oidc import Issuer
+from soldiom_ray.api.oidc import Issuer, Login
 from soldiom_ray.api.quotas import Quotas, user_of, with_balances
 from soldiom_ray.db import audit, keys
 from soldiom_ray.db.engine import open_session
@@ -73,6 +73,12 @@ def settings_of(request: Request) -> Settings:
     """The settings of the application."""
     settings: Settings = request.app.state.settings
     return settings
+
+
+def login_of(request: Request) -> Login | None:
+    """How a person logs in at a provider; None where only keys are taken."""
+    issuer: Issuer | None = request.app.state.issuer
+    return issuer.provider.login if issuer else None
 
 
 def metrics_of(request: Request) -> RequestMetrics:

@@ -31,8 +31,7 @@ def start(
     owner: str | None = None,
 ) -> dict[str, Any]:
     """Launch the recipe for the caller, or for an `owner` at the caller's expense, and set the response's `Location`;
-    returns the job. Errors name the fields as
-    they are in `body`, or in a body that is the recipe's only source."""
+    returns the job. Errors name the fields as they are in `body`, or in a body that is the recipe's only source."""
     try:
         _check_access(settings, caller, recipe, kind)
         job = launch.launch_job(

@@ -138,6 +138,7 @@ def _at_endpoint(settings: Settings, side: Side, asking: "Asking") -> Ask:
 
 def _loaded(settings: Settings, side: Side, asking: "Asking") -> Ask:
     from soldiom_ray.artifacts import Artifacts
+    from soldiom_ray.domains.outputs import output_of
     from soldiom_ray.models.answerer import load_answerer
     from soldiom_ray.storage import open_storage
 
@@ -146,7 +147,7 @@ def _loaded(settings: Settings, side: Side, asking: "Asking") -> Ask:
     run = artifacts.get(side.run) if side.run else None
     scores = artifacts.find(side.scores) if side.scores else None
     answer = load_answerer(settings, artifacts, run, side.base, scores)
-    return lambda text: answer(text, asking)
+    return lambda text: output_of(answer(text, asking))
 
 
 def _timed(ask: Ask, prompt: str) -> dict[str, Any]:

@@ -120,7 +120,6 @@ def _details(
     declared: Train, federation: Federate, model: Any, processor: Any, progress: Progress, bfloat16: bool
 ) -> dict[str, Any]:
     """What evaluation, registry and endpoints ask of a run, and how it was made."""
-    losses = [record.validation_loss for record in progress.rounds]
     last = progress.rounds[-1]
     return {
         "task": declared.task,
@@ -135,9 +134,9 @@ def _details(
         "best_validation": last.metrics,
         "software": software_versions(),
         **model_sizes(model),
-        "federation": {
+        FEDERATION: {
             **federation.model_dump(mode="json", exclude={"sites", "labels"}),
             "rounds": [record.model_dump(mode="json") for record in progress.rounds],
-            "losses": losses,
+            "losses": [record.validation_loss for record in progress.rounds],
         },
     }

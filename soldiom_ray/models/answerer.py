@@ -23,7 +23,8 @@ class Asking:
 
 
 Answerer = Callable[[str, Asking], dict[str, Any]]
-"""A text becomes an answer: `output` and `usage` as the API has them. InputError for a text that cannot be asked."""
+"""A text becomes what an endpoint would give, which `domains.outputs.output_of` reads. InputError for a text that
+cannot be asked."""
 
 
 def load_answerer(
@@ -61,8 +62,12 @@ def _continuing(settings: Settings, artifacts: Artifacts, run: Manifest | None, 
             temperature=asking.temperature,
             seed=asking.seed,
         )
-        counts = _usage(generated.prompt_tokens, generated.completion_tokens)
-        return {"output": generated.text, "finish_reason": generated.finish_reason, "usage": counts}
+        return {
+            "text": generated.text,
+            "finish_reason": generated.finish_reason,
+            "prompt_tokens": generated.prompt_tokens,
+            "completion_tokens": generated.completion_tokens,
+        }
 
     return answer
 
@@ -79,8 +84,12 @@ def _writing(settings: Settings, artifacts: Artifacts, run: Manifest) -> Answere
         [source] = writer.read([text])
         tokens = min(asking.max_tokens or DEFAULT_MAX_TOKENS, writer.context)
         [written] = writer.write([(source, Options(tokens, asking.temperature, seed=asking.seed))])
-        counts = _usage(len(source.ids), written.completion_tokens)
-        return {"output": written.text, "finish_reason": written.finish_reason, "usage": counts}
+        return {
+            "text": written.text,
+            "finish_reason": written.finish_reason,
+            "prompt_tokens": len(source.ids),
+            "completion_tokens": written.completion_tokens,
+        }
 
     return answer
 
@@ -96,10 +105,6 @@ def _classifying(settings: Settings, artifacts: Artifacts, run: Manifest, calibr
     def answer(text: str, asking: Asking) -> dict[str, Any]:
         [reading] = classifier.read([text])
         output, _ = classifier.decide(classifier.logits([reading])[0], fitted)
-        return {"output": output, "usage": _usage(reading.size, 0)}
+        return {"output": output, "prompt_tokens": reading.size, "completion_tokens": 0}
 
     return answer
-
-
-def _usage(prompt: int, completion: int) -> dict[str, int]:
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}

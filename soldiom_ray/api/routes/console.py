@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from soldiom_ray.api.auth import ANYONE, GuardedRoute, needs
+from soldiom_ray.api.auth import ANYONE, GuardedRoute, login_of, needs
 from soldiom_ray.api.console_bundle import INDEX, BundledFile, bundle
 
 router = APIRouter(route_class=GuardedRoute, tags=["console"])
@@ -29,8 +29,7 @@ async def base() -> Response:
 
 def _serve(file: BundledFile) -> Callable[[Request], Awaitable[Response]]:
     async def serve(request: Request) -> Response:
-        issuer = request.app.state.issuer
-        login = issuer.provider.login if issuer else None
+        login = login_of(request)
         return file.response(request, login.origin if login else "")
 
     return serve
