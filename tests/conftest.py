@@ -222,6 +222,7 @@ GROUPS = {
     "test_domains": "home",
     "test_two_nodes": "home",
     "test_console_browser": "home",
+    "test_monitoring": "home",
 }
 """Files that share what is expensive to start run in one process, in this order; every other is a group of its own."""
 FIRST = ("nodes", "home", "test_services", "test_deploy", "test_strategies", "test_train", "test_embed")

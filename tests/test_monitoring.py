@@ -1,15 +1,18 @@
-"""What Prometheus reads: the API's own counts after requests, and the alert rules, judged by Prometheus's own tool."""
+"""What Prometheus reads: the API's own counts after requests, and the alert rules, judged by Prometheus itself."""
 
 import json
 import re
 import shutil
 import subprocess
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
-from conftest import ROOT
+import yaml
+from conftest import ROOT, Home, free_port
 from starlette.requests import Request
 
 from soldiom_ray.api.auth import Caller
@@ -111,3 +114,49 @@ def test_promtool_finds_nothing_wrong_with_the_metrics_and_the_rules(tmp_path: P
     test.write_text(json.dumps({"rule_files": [str(RULES)], "tests": [case, back]}))
     tried = subprocess.run([promtool, "test", "rules", str(test)], capture_output=True, text=True)
     assert tried.returncode == 0, tried.stdout + tried.stderr
+
+
+def test_a_real_prometheus_reads_the_api_and_evaluates_every_rule(home: Home, tmp_path: Path) -> None:
+    prometheus = shutil.which("prometheus")
+    if prometheus is None:
+        pytest.skip("prometheus is not installed: apt-get install prometheus")
+    config = yaml.safe_load(RULES.with_name("prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(RULES)]
+    (tmp_path / "key").write_text(home.key)
+    config["scrape_configs"][0] |= {
+        "static_configs": [{"targets": [home.api_url.removeprefix("http://")]}],
+        "authorization": {"credentials_file": str(tmp_path / "key")},
+    }
+    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    assert home.call("GET", "/api/models").status_code == 200
+    address = f"127.0.0.1:{free_port()}"
+    command = [prometheus, f"--config.file={tmp_path / 'prometheus.yml'}", f"--storage.tsdb.path={tmp_path / 'series'}"]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen([*command, f"--web.listen-address={address}"], stdout=log, stderr=log) as server,
+        httpx.Client(base_url=f"http://{address}/api/v1", trust_env=False) as client,
+    ):
+
+        def value(query: str) -> float:
+            """Of the one series that a query answers; 0 while there is none."""
+            try:
+                found = client.get("/query", params={"query": query}).json()["data"]["result"]
+            except (httpx.TransportError, ValueError, KeyError):  # it starts
+                return 0
+            return float(found[0]["value"][1]) if found else 0
+
+        try:
+            deadline = time.monotonic() + 60
+            while not value('soldiom_requests_total{method="GET",route="/api/models",status="200"}'):
+                assert server.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+                time.sleep(0.3)
+            assert value('up{job="soldiom"}') == 1
+            rules: list[dict[str, str]] = []
+            while not rules or any(rule["health"] == "unknown" for rule in rules):
+                assert time.monotonic() < deadline, rules
+                groups = client.get("/rules").json()["data"]["groups"]
+                rules = [rule for group in groups for rule in group["rules"]]
+            assert {rule["name"]: rule["health"] for rule in rules} == {rule["name"]: "ok" for rule in rules}
+        finally:
+            server.terminate()
