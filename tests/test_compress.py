@@ -12,8 +12,10 @@ from soldiom_ray.domains.schema import Compress, Evaluate, Register
 from soldiom_ray.errors import DamagedError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.models.decoding.forward import ROWS
+from soldiom_ray.models.export import export_model
 from soldiom_ray.models.generate import Generator
-from soldiom_ray.models.load import load_base, load_run, model_folder
+from soldiom_ray.models.gguf_export import check_exportable, save_gguf
+from soldiom_ray.models.load import load_base, load_model, load_run, model_folder
 from soldiom_ray.models.quantization import (
     QuantizedProduct,
     check_quantizable,
@@ -21,10 +23,11 @@ from soldiom_ray.models.quantization import (
 )
 from soldiom_ray.records import Manifest
 from soldiom_ray.register.card import write_card
+from soldiom_ray.register.versions import check_weights
 from tests.small_models import code, small_base, small_context, small_dataset, small_run, small_settings, tuned
 
 SPLITS = {"train": {"a": 4}, "validation": {"a": 1}, "test": {"b": 8, "c": 8}}
-FORMATS = [("int8", 0.02), ("int4", 0.2)]
+FORMATS = [("int8", 0.02), ("int4", 0.2), ("gguf", 0.02), ("gguf-q4", 0.2)]
 
 
 @pytest.fixture(scope="module")
@@ -91,10 +94,13 @@ def test_a_compressed_run_is_signed_scored_against_what_it_was_made_of_and_says_
     card = write_card("small", made, scores, dataset, Register(), None, [], "MIT", [])
     assert f"in {to}; nothing was trained" in card and "| weights in the file |" in card
     files = {entry.name for entry in made.files}
-    assert {"weights.sig", "weights/model.safetensors", "weights/quantization.json"} <= files
+    wanted = {"model.gguf"} if to.startswith("gguf") else {"model.safetensors", "quantization.json"}
+    assert {"weights.sig", *(f"weights/{name}" for name in wanted)} <= files
+    assert ("tokens_per_second" in told) is not to.startswith("gguf")
+    check_weights(made)
 
 
-@pytest.mark.parametrize("to", ["int8", "int4"])
+@pytest.mark.parametrize("to", [to for to, _ in FORMATS])
 def test_trained_and_compressed_see_the_same_tokens_and_answer_alike(context: Context, run: Manifest, to: str) -> None:
     made, prompt = compressed(context, run, to), code(3)[:40]
     with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
@@ -103,10 +109,11 @@ def test_trained_and_compressed_see_the_same_tokens_and_answer_alike(context: Co
     with load_run(context.artifacts, context.settings, made) as (model, tokenizer):
         assert tokenizer(prompt)["input_ids"] == ids and tokenizer.get_vocab() == vocabulary
         generator = Generator.taking_over(model, tokenizer)
-        assert isinstance(generator.forward.layers[0].qkv, QuantizedProduct)  # type: ignore[attr-defined]
+        if not to.startswith("gguf"):
+            assert isinstance(generator.forward.layers[0].qkv, QuantizedProduct)  # type: ignore[attr-defined]
         together = generator.generate([prompt] * 3, max_new_tokens=8)
         assert len({each.text for each in together}) == 1
-        if to == "int8":
+        if to in ("int8", "gguf"):
             assert together[0].text == before
 
 
@@ -151,6 +158,54 @@ def test_what_cannot_be_compressed_is_refused_with_a_reason(
         validate_recipe({"name": "x", "run": run.id, "compress": {"to": "int3"}})
     with pytest.raises(InputError, match="has 1 mistake"):
         validate_recipe({"name": "x", "dataset": "d", "train": {}, "run": run.id, "compress": {"to": "int8"}})
+
+
+def test_a_gguf_file_is_read_alone_as_others_read_it(context: Context, run: Manifest, tmp_path: Path) -> None:
+    """By transformers' own reader of such files, from nothing but the file, as a base."""
+    made = compressed(context, run, "gguf")
+    written = export_model(
+        context.settings,
+        context.artifacts,
+        made.id,
+        tmp_path / "out" / "model",
+        card="# Card",
+        notices=["N"],
+        materials={},
+    )
+    assert {"model.gguf", "README.md", "NOTICE", "config.json", "tokenizer.json"} <= written.keys()
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "out" / "model" / "model.gguf").rename(tmp_path / "alone" / "other.gguf")
+    text = "def f(x):\n\treturn 'naïve 12,345'  # 🙂"
+    with (
+        load_run(context.artifacts, context.settings, run) as (model, tokenizer),
+        model_folder(context.settings, context.artifacts, str(tmp_path / "alone" / "other.gguf")) as folder,
+    ):
+        read, other = load_model(folder)
+        assert other(text)["input_ids"] == tokenizer(text)["input_ids"]
+        assert other.chat_template == tokenizer.chat_template and other.eos_token_id == tokenizer.eos_token_id
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.no_grad():
+            exact, rounded = (torch.log_softmax(each(ids).logits.float(), -1) for each in (model, read))
+        assert float((exact.exp() * (exact - rounded)).sum(-1).mean()) < 0.01
+    with pytest.raises(InputError, match="not empty"):
+        export_model(
+            context.settings, context.artifacts, made.id, tmp_path / "alone", card="", notices=[], materials={}
+        )
+
+
+def test_a_tokenizer_or_a_model_that_gguf_cannot_say_is_refused(
+    context: Context, run: Manifest, tmp_path: Path
+) -> None:
+    from tokenizers import Regex, pre_tokenizers
+
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        cut = pre_tokenizers.Split(Regex("x+"), "isolated")
+        tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel()])
+        with pytest.raises(InputError, match=r"BPE, Split, ByteLevel"):
+            save_gguf(model, tokenizer, tmp_path, "gguf")
+        model.config.rope_parameters = {"rope_type": "llama3", "rope_theta": 10000.0}
+        with pytest.raises(InputError, match="llama with llama3 positions"):
+            check_exportable(model)
 
 
 def test_changed_weights_are_refused(context: Context, run: Manifest) -> None:

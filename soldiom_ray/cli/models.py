@@ -156,6 +156,33 @@ def sbom(model: Model) -> None:
     print_json(materials(load_settings(), get_model(model)["id"]))
 
 
+@models_app.command("export")
+def export(
+    model: Model, folder: Annotated[Path, typer.Argument(help="A new folder, or an empty one.")], json: Json = False
+) -> None:
+    """Write a version into a folder for other programs: its weights, verified and in clear, its card, its bill of
+    materials, and the notices that its licences ask for."""
+    from soldiom_ray.models.export import export_model
+    from soldiom_ray.registry import materials
+
+    run, (settings, artifacts), record = _run_of(model), _artifacts(), get_model(model)
+    written = export_model(
+        settings,
+        artifacts,
+        run,
+        folder.expanduser(),
+        card=record["card"],
+        notices=record.get("notices") or [],
+        materials=materials(settings, record["id"]),
+    )
+    if json:
+        print_json({"id": record["id"], "folder": str(folder), "files": written})
+        return
+    say(f"{record['name']} version {record['version']}: {len(written)} files in {folder}.")
+    for notice in record.get("notices") or []:
+        say(f"Whoever gets it must be told: {notice}")
+
+
 @models_app.command("verify")
 def verify(model: Model, json: Json = False) -> None:
     """Check that a model's weights are those that this home, or a signer it trusts, has signed. Exit code 1: they are
@@ -234,14 +261,19 @@ def compress(
         print_json(result)
         return
     print_scores(job["metrics"], "Held-out data: base is the uncompressed model, tuned the compressed one")
-    megabytes = {key: [made[key][side] / 1e6 for side in ("before", "after")] for key in ("file_bytes", "weight_bytes")}
     rows = [
-        {"what": what, "uncompressed": f"{megabytes[key][0]:.1f} MB", "compressed": f"{megabytes[key][1]:.1f} MB"}
-        for key, what in (("file_bytes", "weights in the file"), ("weight_bytes", "weights in memory"))
+        {"what": what} | {title: f"{made[key][side] / scale:.1f} {unit}" for title, side in SIDES.items()}
+        for key, what, scale, unit in (
+            ("file_bytes", "weights in the file", 1e6, "MB"),
+            ("weight_bytes", "weights in memory", 1e6, "MB"),
+            ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
+        )
+        if key in made
     ]
-    speeds = {side: f"{made['tokens_per_second'][key]:.1f} tokens/s" for side, key in SIDES.items()}
-    print_table([*rows, {"what": "one answer at a time", **speeds}], ["what", "uncompressed", "compressed"])
-    say(f"Model {result['model_id']}. Next: soldiom deploy {result['model_id']}")
+    print_table(rows, ["what", *SIDES])
+    served = f"soldiom deploy {result['model_id']}"
+    file = f"soldiom models export {result['model_id']} FOLDER"
+    say(f"Model {result['model_id']}. Next: {file if to.startswith('gguf') else served}")
 
 
 SIDES = {"uncompressed": "before", "compressed": "after"}

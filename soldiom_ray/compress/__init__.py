@@ -17,24 +17,24 @@ KEPT_DETAILS = ("task", "auto_class", "configuration", "sequence_length", "promp
 
 
 def compress(context: Context, run: Manifest, declared: Compress) -> Manifest:
-    """Write a run's model with its weights in fewer bits, an adapter merged first, sign it, and measure both.
+    """Write a run's model with its weights in fewer bits, an adapter merged first, sign it, and measure both where the
+    engine multiplies with such weights.
 
     The same run in the same format is compressed once. InputError for a run that was compressed before, does not
-    generate text token by token, holds a tuned prompt, or is of an architecture that gains nothing."""
+    generate text token by token, holds a tuned prompt, or is of an architecture that the format is not for."""
     check_compressible(run)
     made_from = {"declared": declared.model_dump(mode="json"), "run": run.id, "code": STAGE_VERSION}
     draft = context.artifacts.draft("run", made_from, (run.parents[0], run.id))
     if (done := draft.finished()) is not None:
         return done
 
+    from soldiom_ray.compress.formats import FORMATS
     from soldiom_ray.compress.measure import compare_engines
     from soldiom_ray.models.adapters import merged
-    from soldiom_ray.models.decoding.llama import ARCHITECTURES
     from soldiom_ray.models.load import load_model, load_run
-    from soldiom_ray.models.quantization import check_quantizable, save_quantized
     from soldiom_ray.models.signing import SIGNATURE, sign_weights
 
-    bits = {"int8": 8, "int4": 4}[declared.to]
+    format_ = FORMATS[declared.to]
     context.report(0.05, f"loading the model of {run.id}")
     with (
         load_run(context.artifacts, context.settings, run) as (model, tokenizer),
@@ -42,22 +42,19 @@ def compress(context: Context, run: Manifest, declared: Compress) -> Manifest:
     ):
         folder = Path(name)
         model = merged(model)
-        if model.config.model_type not in ARCHITECTURES:
-            raise InputError(
-                f"The run {run.id} is a {model.config.model_type}; {declared.to} is for {', '.join(ARCHITECTURES)}.",
-                remedy="serve it as it is: of other architectures decoding would not become faster",
-            )
-        check_quantizable(model, bits)
-        context.report(0.2, f"rounding the weights to {bits} bits")
+        format_.check(model)
+        context.report(0.2, f"rounding the weights to {format_.bits} bits")
         before = sum(each.nbytes for each in model.parameters())
-        save_quantized(model, tokenizer, folder, bits)
+        format_.save(model, tokenizer, folder)
         context.report(0.5, "storing and signing the weights")
         draft.write_folder(folder, "weights")
         if (signature := sign_weights(context.settings, context.artifacts, draft.id, folder)) is not None:
             draft.write(SIGNATURE, signature)
-        after = (folder / "model.safetensors").stat().st_size
-        context.report(0.7, "measuring the speed of both")
-        measured = compare_engines((model, tokenizer), load_model(folder))
+        after = (folder / format_.file).stat().st_size
+        measured = {}
+        if format_.multiplied:
+            context.report(0.7, "measuring the speed of both")
+            measured = compare_engines((model, tokenizer), load_model(folder))
     details: dict[str, Any] = {name: run.details[name] for name in KEPT_DETAILS if name in run.details}
     details |= {"method": "full", "base_model": run.id}
     details["compression"] = {"to": declared.to, "file_bytes": {"before": before, "after": after}, **measured}
@@ -70,7 +67,7 @@ def check_compressible(run: Manifest) -> None:
     task = str(run.details.get("task", CAUSAL_LM))
     if not TASK_MODELS[task].generates:
         raise InputError(
-            f"The run {run.id} is a model for {task}; int8 and int4 are for models that continue texts.",
+            f"The run {run.id} is a model for {task}; smaller formats are for models that continue texts.",
             remedy="serve it as it is",
         )
     if (before := run.details.get("compression")) is not None:

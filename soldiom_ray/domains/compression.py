@@ -9,7 +9,7 @@ from soldiom_ray.domains.schema import Recipe
 
 COMPRESS = "compress"
 """Kind of the jobs that run these recipes."""
-MAY_LOSE = {"int8": 0.02, "int4": 0.1}
+MAY_LOSE = {"int8": 0.02, "int4": 0.1, "gguf": 0.02, "gguf-q4": 0.1}
 """Nats per token that a compressed model may be worse by, with 95 % confidence, to pass its gate."""
 
 

@@ -333,7 +333,10 @@ class Gate(Condition):
 class Compress(Record):
     """A registered model's run becomes a smaller run, which is scored against it."""
 
-    to: Literal["int8", "int4"] = Field(description="number format of the weights: 8 bits, or 4 in groups of 32")
+    to: Literal["int8", "int4", "gguf", "gguf-q4"] = Field(
+        description="int8, int4: weights in 8 bits, or 4 in groups of 32, which the engine multiplies with; gguf,"
+        " gguf-q4: a file in 8 or 4 bits for llama.cpp and what is built on it"
+    )
 
 
 class Evaluate(Record):

@@ -22,6 +22,8 @@ from soldiom_ray.models.saving import replaced, save_model
 from soldiom_ray.settings import Settings, private_lock
 
 log = logging.getLogger(__name__)
+WEIGHTS = "model.gguf"
+"""In the folder of a model that was written as GGUF here, beside its configuration and tokenizer."""
 MAGIC = b"GGUF"
 SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
 FORMAT_VERSION = 1
@@ -106,18 +108,13 @@ def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
             remedy="run `pip install gguf`, or choose a model with safetensors weights",
         ) from error
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, modeling_gguf_pytorch_utils
-    from transformers.utils import logging
+    from transformers import AutoTokenizer
 
-    logging.disable_progress_bar()
-    source: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
     try:
-        with MAKING, _parsed_once(gguf), replaced(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
+        with _parsed_once(gguf):
             metadata = _metadata(gguf.GGUFReader(str(file)))
-            tokenizer = AutoTokenizer.from_pretrained(file.parent, **source)
-            model: Any = AutoModelForCausalLM.from_pretrained(
-                file.parent, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16, **source
-            )
+            tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, trust_remote_code=False)
+            model = _expanded(file, torch.bfloat16)
     except Exception as error:  # the reader raises what the damaged bytes lead it to
         if "architecture" in str(error):
             raise InputError(
@@ -126,7 +123,37 @@ def _read(file: Path) -> tuple[Any, Any, dict[str, str]]:
             ) from error
         raise _damaged(file, _first_line(error)) from error
     model.config._name_or_path = metadata.get("general.name", file.stem)
-    return model.to(torch.bfloat16), tokenizer, metadata
+    return model, tokenizer, metadata
+
+
+def load_gguf(folder: Path, dtype: Any) -> Any:
+    """The causal language model of a folder that holds WEIGHTS, its weights expanded to `dtype` of torch ("auto":
+    bfloat16). InputError for a damaged file."""
+    import gguf
+    import torch
+
+    file = folder / WEIGHTS
+    try:
+        with _parsed_once(gguf):
+            return _expanded(file, torch.bfloat16 if dtype == "auto" else dtype)
+    except Exception as error:  # as above
+        raise _damaged(file, _first_line(error)) from error
+
+
+def _expanded(file: Path, dtype: Any) -> Any:
+    from transformers import AutoModelForCausalLM, GgufConfig, modeling_gguf_pytorch_utils
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    with MAKING, replaced(modeling_gguf_pytorch_utils, "tqdm", _without_bar):
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            file.parent,
+            gguf_file=file.name,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=dtype,
+            trust_remote_code=False,
+        )
+    return model.to(dtype)
 
 
 def _without_bar(items: Sequence[Any], **_: object) -> Sequence[Any]:

@@ -17,7 +17,8 @@ from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER, MINILM, SMOLLM2, 
 from soldiom_ray.domains.references import is_local_path
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.folder_check import check_folder, check_no_adapter
-from soldiom_ray.models.gguf import converted_folder, is_gguf, only_gguf
+from soldiom_ray.models.gguf import WEIGHTS as GGUF_WEIGHTS
+from soldiom_ray.models.gguf import converted_folder, is_gguf, load_gguf, only_gguf
 from soldiom_ray.models.hub import MODEL_NAMES, download_model
 from soldiom_ray.models.linear_head import load_linear_head
 from soldiom_ray.models.making import MAKING
@@ -138,6 +139,8 @@ def load_model(
     family = _MODEL_FAMILIES.get(auto_class, auto_class)
     if is_quantized(folder):
         return load_quantized(folder, torch_dtype).to(device).eval(), load_processor(folder)
+    if (folder / GGUF_WEIGHTS).is_file():
+        return load_gguf(folder, torch_dtype).to(device).eval(), load_processor(folder)
     try:
         with MAKING:
             model: Any = getattr(transformers, auto_class).from_pretrained(

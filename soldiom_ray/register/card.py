@@ -177,12 +177,21 @@ def _compression(run: Manifest, base: RegisteredBase | None) -> str:
             ("weight_bytes", "weights in memory", 1e6, "MB"),
             ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
         )
+        if key in compression
     ]
     text = (
         f"## Compression\n\nThe weights of {origin} (`{run.details['base_model']}`) in {compression['to']}; nothing"
-        " was trained. How that one was trained stands on its card. Below, it is the base. Speeds were measured in the"
-        f" job that compressed it, with {compression['threads']} thread(s), the two models in turns.\n"
+        " was trained. How that one was trained stands on its card. Below, it is the base.\n"
     )
+    if "threads" in compression:
+        text = text[:-1] + (
+            f" Speeds were measured in the job that compressed it, with {compression['threads']} thread(s), the two"
+            " models in turns.\n"
+        )
+    else:
+        text = text[:-1] + (
+            " Served here, its weights are expanded: in memory and by speed it is as the uncompressed one.\n"
+        )
     return "\n".join([text, "| | uncompressed | compressed |", "|---|---|---|", *rows])
 
 

@@ -156,17 +156,18 @@ def _lineage(
 
 
 def check_weights(run: Manifest) -> None:
-    """InputError when a run's weights are not safetensors alone."""
+    """InputError when a run's weights are in a format that could hold code, or missing."""
     weights = [entry.name for entry in run.files if entry.name.startswith("weights/")]
     unsafe = [name for name in weights if name.lower().endswith(UNSAFE_SUFFIXES)]
     if unsafe:
         raise InputError(
-            f"The weights of {run.id} hold {', '.join(unsafe)}: only safetensors are registered.",
+            f"The weights of {run.id} hold {', '.join(unsafe)}: only safetensors and GGUF are registered.",
             remedy="save the model again with safe_serialization and without code",
         )
-    if not any(name.endswith(".safetensors") for name in weights):
+    if not any(name.endswith((".safetensors", ".gguf")) for name in weights):
         raise InputError(
-            f"The run {run.id} holds no weights (safetensors below weights/).", remedy="run the training stage again"
+            f"The run {run.id} holds no weights (safetensors or GGUF below weights/).",
+            remedy="run the training stage again",
         )
 
 
