@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from results import best_trivial
+from results import best_trivial, rows, task_of, write
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.collect import collect
@@ -136,15 +136,6 @@ def clauses(path: Path) -> Iterator[dict[str, str]]:
             yield {"text": row["text"], "label": kind, "group": row.get("document_name") or row["text"][:60]}
 
 
-def task_of(path: Path, task: str) -> Iterator[dict[str, str]]:
-    """Texts and answers of a task of LegalBench, each once; none names the document that it is from."""
-    seen = set()
-    for row in rows(path):
-        if row["task"] == task and (text := row["text"].strip()) not in seen:
-            seen.add(text)
-            yield {"text": text, "label": row["answer"], "group": text[:80]}
-
-
 def varieties(data: Path) -> Iterator[dict[str, str]]:
     """The sentences of NTREX in each of its languages, by the document that they are from; and as many in Moroccan
     Arabic in Latin script, by twenty that follow one another."""
@@ -155,19 +146,6 @@ def varieties(data: Path) -> Iterator[dict[str, str]]:
             yield {"text": row[name], "label": name, "group": row["document"]}
     for number, row in enumerate(islice(rows(data / "translation_darija" / "train.jsonl"), count)):
         yield {"text": row["darija"], "label": "ary", "group": f"darija {number // 20}"}
-
-
-def rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a JSON Lines file; none where it is missing."""
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
-
-
-def write(path: Path, records: Iterator[dict[str, str]]) -> None:
-    """Write a JSON Lines file, unless it is there: its time is part of what a collection is known by."""
-    if not path.exists() and (texts := [json.dumps(record, ensure_ascii=False) + "\n" for record in records]):
-        path.write_text("".join(texts), encoding="utf-8")
 
 
 def make(domain: str, model: str, folder: Path, base: str | None) -> dict[str, Any]:

@@ -22,13 +22,13 @@ from soldiom_ray.cli.output import output_text
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.classifiers import ClassifierEndpoint
-from soldiom_ray.domains.schema import Evaluate, Train
+from soldiom_ray.domains.schema import Evaluate, Recipe, Train, hash_input
 from soldiom_ray.errors import BusyError, DamagedError, InputError
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.metrics.calibration import abstention_threshold, fit_temperature
 from soldiom_ray.metrics.measurement import UNCALIBRATED
 from soldiom_ray.models.batching import Batches
-from soldiom_ray.models.classifier import Classifier, decision, probabilities
+from soldiom_ray.models.classifier import Calibration, Classifier, decision, probabilities
 from soldiom_ray.models.load import load_run
 from soldiom_ray.records import Manifest, new_id
 from soldiom_ray.settings import Settings
@@ -240,9 +240,11 @@ def test_a_linear_head_is_fitted_saved_and_asked(encoder: Path, tmp_path: Path) 
         word = words[min(int(draw.expovariate(0.7)), 5)]
         text = " ".join([*draw.choices(["the", "of", "file", "was", "seen"], k=5), word])
         rows.append({"text": text, "metadata": json.dumps({"label": word})})
-    train = Train(base_model=str(encoder), task="text_classification", head="linear", sequence_length=32)
+    train = Train(base_model=str(encoder), task="text_classification", sequence_length=32)
     run = run_locally(context, dataset_of(context.artifacts, rows), train)
-    assert train.method == "full" and run.details["best_validation"]["validation_accuracy"] > 0.9
+    assert (train.head, train.method) == ("linear", "full") and run.details["best_validation"][
+        "validation_accuracy"
+    ] > 0.9
     with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
         classifier = Classifier.taking_over(model, tokenizer, 32)
         logits = classifier.logits(classifier.read(["the file was river", "cat of seen", "?"]))
@@ -254,9 +256,43 @@ def test_a_linear_head_is_fitted_saved_and_asked(encoder: Path, tmp_path: Path) 
     with pytest.raises(DamagedError, match=r"linear_head\.safetensors changed"):  # noqa: SIM117
         with load_run(context.artifacts, context.settings, run):
             pass
-    for wrong in ({"method": "lora"}, {"multi_label": True}, {"workers": 2}, {"task": "causal_lm"}, {"offload": True}):
+    for wrong in ({"method": "lora"}, {"workers": 2}, {"task": "causal_lm"}, {"offload": True}):
         with pytest.raises(ValueError, match="head: linear"):
             Train.model_validate({"task": "text_classification", "head": "linear", **wrong})
+
+
+def test_a_linear_head_names_several_labels_of_a_text(encoder: Path, tmp_path: Path) -> None:
+    context, draw, rows = context_in(tmp_path), random.Random(5), []
+    for _ in range(240):
+        labels = [word for word in ("cat", "dog", "red") if draw.random() < 0.3]
+        text = " ".join([*draw.choices(["the", "of", "file", "was"], k=4), *labels])
+        rows.append({"text": text, "metadata": json.dumps({"label": [*labels, "text"]})})
+    train = Train(base_model=str(encoder), task="text_classification", multi_label=True, sequence_length=32)
+    run = run_locally(context, dataset_of(context.artifacts, rows), train)
+    assert train.head == "linear" and run.details["best_validation"]["validation_exact_match"] > 0.9
+    with load_run(context.artifacts, context.settings, run) as (model, tokenizer):
+        classifier = Classifier.taking_over(model, tokenizer, 32)
+        logits = classifier.logits(classifier.read(["the red file was of cat", "was the file"]))
+    answers = [classifier.decide(each, Calibration())[0]["labels"] for each in logits]
+    assert [set(labels) for labels in answers] == [{"red", "cat", "text"}, {"text"}]
+
+
+def test_the_head_follows_from_what_is_named() -> None:
+    """What asks for steps is trained by steps, as before there was a choice, and its run has the id that it had."""
+    classes = {"task": "text_classification"}
+    open_ones: tuple[dict[str, Any], ...] = ({}, {"workers": 1}, {"head": "auto"}, {"learning_rate": None})
+    for named in open_ones:
+        chosen = Train.model_validate(classes | named)
+        assert (chosen.head, chosen.method) == ("linear", "full"), named
+        assert Train.model_validate(chosen.model_dump(mode="json")) == chosen
+    for named in ({"method": "full"}, {"epochs": 1}, {"workers": 2}, {"max_tokens": 9}, {"head": "network"}):
+        chosen = Train.model_validate(classes | named)
+        assert chosen.head == "network" and "head" not in hash_input("train", chosen), named
+    assert Train().head == "network" and hash_input("train", Train.model_validate(classes))["head"] == "linear"
+    recipe: dict[str, Any] = {"name": "x", "dataset": "d", "train": classes}
+    for more, head in (({}, "linear"), ({"sweep": {"space": {"rank": [4, 8]}}}, "network")):
+        train = Recipe.model_validate(recipe | more).train
+        assert train and train.head == head
 
 
 def test_pictures_are_classified_through_the_api(

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from soldiom_ray.metrics.compare import Comparison, compare
 from soldiom_ray.metrics.computations import COMPUTATIONS, Computation
 from soldiom_ray.metrics.labels import confusion_matrix
 from soldiom_ray.metrics.measurement import (
+    PRIOR,
     AnswerOutcome,
     HeldOutSample,
     LabelOutcome,
@@ -264,6 +266,18 @@ def test_conditions_are_combined_and_say_what_they_compared() -> None:
     worse = better_and_baseline(0.8, majority=0.9)
     gate = apply_gate(compared(worse), worse, Gate(metric="accuracy", beat="baseline"))
     assert not gate["passed"] and "best trivial baseline (majority)" in gate["verdict"]
+
+
+def test_a_classifier_that_a_trivial_baseline_beats_does_not_pass_for_beating_label_frequencies() -> None:
+    for majority, passes in ((0.95, False), (0.8, True), (0.6, True)):
+        labels = replace(better_and_baseline(0.8, majority=majority), base=PRIOR)
+        gate = apply_gate(compared(labels), labels, Gate())
+        assert gate["passed"] == passes and ("a trivial baseline (majority) is better" in gate["verdict"]) != passes
+    worse = replace(better_and_baseline(0.8, majority=0.95), base=PRIOR)
+    for asked in ({"all": [{"metric": "accuracy"}]}, {"metric": "accuracy", "beat": "value", "value": 0.6}):
+        assert apply_gate(compared(worse), worse, Gate.model_validate(asked))["passed"], "it says what it wants"
+    of_a_model = better_and_baseline(0.8, majority=0.95)
+    assert apply_gate(compared(of_a_model), of_a_model, Gate())["passed"]
 
 
 def test_a_model_that_is_not_much_worse_than_the_version_before_may_pass() -> None:

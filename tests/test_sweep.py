@@ -1,5 +1,6 @@
 """Sweeps: spaces and their mistakes; one on a real Ray that is cancelled, goes on, and takes the best of its trials."""
 
+import json
 import math
 import os
 import re
@@ -16,15 +17,19 @@ import psutil
 import pytest
 from conftest import NO_DASHBOARD
 from process_title import title_of
+from test_tasks import dataset_of, encoder, sentences
 from test_train_tracking import client_at
 from training import context_in, dataset_in, declared, two_layer_model
 
 from soldiom_ray.domains.recipes import validate_recipe
+from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.search import Auto, Sweep, draw_trials, read_domain
 from soldiom_ray.errors import CancelledError, InputError, SoldiomError
 from soldiom_ray.settings import load_settings
 from soldiom_ray.storage import open_storage
 from soldiom_ray.train.sweeps.trials import Trial, TrialBook
+
+__all__ = ["encoder"]
 
 
 def recipe(space: dict[str, Any], **sweep: Any) -> Sweep:
@@ -331,3 +336,26 @@ def test_settings_are_chosen_within_a_time_and_the_defaults_stay_where_nothing_i
     assert 0.1 < bytes_per_loss < 1.5 and search.details["best_value"] <= first["bits_per_byte"]
     assert run.details["validation_tokens"] == usual.details["validation_tokens"]
     assert train_auto(context, dataset, train, choice) == (run, search, why)
+
+
+@pytest.mark.service
+def test_trainings_by_steps_are_tried_beside_a_linear_head(
+    ray_here: None, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from soldiom_ray.train import train_auto
+    from soldiom_ray.train.sweeps import auto
+
+    monkeypatch.setattr(auto, "CANDIDATES", 1)
+    context = context_in(tmp_path)
+    rows = [{"text": text, "metadata": json.dumps({"label": label})} for text, label in sentences(120)]
+    dataset = dataset_of(context.artifacts, rows)
+    train = Train(task="text_classification", base_model=str(encoder), sequence_length=32)
+    usual, measured, reasons = train_auto(context, dataset, train, Auto(minutes=0.0001))
+    assert usual.id == measured.details["best_run"] and usual.details["head"] == "linear"
+    assert reasons[0].startswith("A linear head") and "too little to train by steps" in reasons[1]
+    run, search, why = train_auto(context, dataset, train, Auto(minutes=5))
+    assert why[0] == reasons[0] and why[1].startswith("By steps: With the defaults (")
+    assert ("the linear head stays" in why[-1]) == (run.id == usual.id)
+    best = min(usual.details["best_validation_loss"], search.details["best_value"])
+    assert run.details["best_validation_loss"] <= best / 0.99, "within the gain that is no chance"
+    assert train_auto(context, dataset, train, Auto(minutes=5)) == (run, search, why)

@@ -13,6 +13,7 @@ import typer
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, print_json, print_table, say
 from soldiom_ray.domains.door_defaults import PLANNED_GPU_GIB
+from soldiom_ray.domains.tasks import TEXT_CLASSIFICATION
 from soldiom_ray.errors import SoldiomError, UnavailableError
 from soldiom_ray.settings import HOME_TENANT, load_settings
 
@@ -115,6 +116,9 @@ def _train_heading(path: Path | None, options: dict[str, Any]) -> dict[str, Any]
         heading = train.model_dump(mode="json", exclude_defaults=True) if train else {}
         if train and train.base_model == DEFAULT_BASES.get(train.task):
             del heading["base_model"]  # another task may be planned, which has another default
+        if train and (train.head == "linear" or train.task != TEXT_CLASSIFICATION):
+            del heading["head"]  # the options may ask for another
+            heading.pop("method" if train.head == "linear" else "head", None)
     checked = validate_recipe({"name": "plan", "dataset": "none", "train": heading | options}, "soldiom plan")
     filled: dict[str, Any] = checked.train.model_dump(mode="json") if checked.train else {}
     return filled | ({"base_model": _base(filled["base_model"])} if filled.get("base_model") else {})
@@ -189,8 +193,11 @@ def _verdict(plan: dict[str, Any]) -> str:
     how += ", activations recomputed" if plan["recompute"] else ""
     if not plan["fits"]:
         return f"It does not fit: {how}."
-    steps = f"{plan['steps']:,} steps" if plan["steps"] else "steps"
-    steps += f" of {plan['batch_tokens']:,} tokens" + ("" if plan["steps"] else " or fewer")
+    if plan["head"] == "linear":
+        steps = "the base stays as it is, and a linear head is fitted on it (`head: linear`)"
+    else:
+        steps = f"{plan['steps']:,} steps" if plan["steps"] else "steps"
+        steps += f" of {plan['batch_tokens']:,} tokens" + ("" if plan["steps"] else " or fewer")
     text = f"It fits: {how}; {steps}, {plan['positions_at_once']} positions at once."
     if plan["seconds"]:
         minutes = plan["seconds"] / 60

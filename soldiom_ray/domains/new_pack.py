@@ -76,7 +76,7 @@ def _model(use: Use, name: str, folder: str) -> dict[str, Any]:
     model = named | {"collect": [source]}
     if use == "classify_texts":
         gate = {"all": [{"metric": "macro_f1", "beat": "base"}, {"metric": "macro_f1", "beat": "baseline"}]}
-        train = {"task": "text_classification", "sequence_length": 128, "epochs": 4}
+        train = {"task": "text_classification", "sequence_length": 128}
         return model | {"prepare": {"filters": ["near_duplicate"]}, "train": train, "evaluate": {"gate": gate}}
     if use == "answer":
         return model | {"train": {"epochs": 2}, "evaluate": {"gate": {"metric": "loss", "beat": "base"}}}

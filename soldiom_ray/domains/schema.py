@@ -118,6 +118,22 @@ DEFAULT_BASES: Mapping[str, str] = {
     "text_classification": f"builtin/{MINILM}",
 }
 """Task -> the base that is trained when none is named. No model that comes with Soldiom fits the other tasks."""
+OF_STEPS = (
+    "method", "rank", "alpha", "dropout", "target_modules", "dora", "rslora", "quantization", "virtual_tokens",
+    "epochs", "max_tokens", "batch_tokens", "learning_rate", "warmup_ratio", "weight_decay", "gradient_clip",
+    "validations", "validation_tokens", "patience", "checkpoint_seconds", "min_workers", "activation_checkpointing",
+)  # fmt: skip
+"""Settings of a training that learns by steps: a text classifier of which one is named gets the head `network`."""
+
+
+def _learns_by_steps(values: Mapping[str, Any]) -> bool:
+    """Whether a heading `train` asks for what a head that is fitted on a body does not have."""
+    alone = (values.get("workers", 1), values.get("strategy", "auto"), values.get("offload", False))
+    return (
+        any(values.get(name) is not None for name in OF_STEPS)
+        or alone not in ((1, "auto", False), (1, "single", False))
+        or values.get("architecture") is not None
+    )
 
 
 class Train(Record):
@@ -151,10 +167,12 @@ class Train(Record):
     quantization: Literal["none", "nf4"] = Field("none", description="nf4: QLoRA, base weights in 4 bits, GPU only")
     virtual_tokens: int = Field(16, ge=1, description="prompt length for method prompt")
     multi_label: bool = Field(False, description="text_classification: a sample may have several labels, or none")
-    head: Literal["network", "linear"] = Field(
-        "network",
+    head: Literal["auto", "network", "linear"] = Field(
+        "auto",
         description="text_classification: linear fits a logistic regression on the base's vectors and the text's tokens"
-        " (TF-IDF), and leaves the base as it is: seconds, and better where some thousand samples have many labels",
+        " (TF-IDF), and leaves the base as it is; network is a new layer that is trained with the base, by steps; auto:"
+        " linear, but network where a setting of steps is named (`method`, `epochs`, `learning_rate`, ...), with"
+        " several workers or `architecture`, in a sweep and at sites",
     )
     augment: bool = Field(
         False,
@@ -213,18 +231,20 @@ class Train(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _method_of_a_linear_head(cls, values: Any) -> Any:
-        """The run holds the base as it is, whole."""
-        if isinstance(values, Mapping) and values.get("head") == "linear" and "method" not in values:
-            return {**values, "method": "full"}
-        return values
+    def _choose_head(cls, values: Any) -> Any:
+        """The head where that is left open. With a linear one the run holds the base as it is, whole."""
+        if not isinstance(values, Mapping):
+            return values
+        head = values.get("head", "auto")
+        if head == "auto":
+            fits = values.get("task") == "text_classification" and not _learns_by_steps(values)
+            head = "linear" if fits else "network"
+        return {**values, "head": head, **({"method": values.get("method", "full")} if head == "linear" else {})}
 
     @model_validator(mode="after")
     def _has_what_a_linear_head_reads(self) -> "Train":
-        if self.head == "linear" and (
-            self.task != "text_classification" or self.multi_label or self.architecture is not None
-        ):
-            raise ValueError("`head: linear` belongs to `task: text_classification` of one label with a `base_model`")
+        if self.head == "linear" and (self.task != "text_classification" or self.architecture is not None):
+            raise ValueError("`head: linear` belongs to `task: text_classification` with a `base_model`")
         if self.head == "linear" and (
             self.method != "full" or self.workers > 1 or self.strategy not in ("auto", "single") or self.offload
         ):
@@ -287,8 +307,9 @@ class Condition(Record):
     )
     beat: Literal["base", "baseline", "previous", "value"] = Field(
         "base",
-        description="what to beat: the base model; the best trivial baseline; the version that is the champion (a first"
-        " version has none to beat); `value`",
+        description="what to beat: the base model (of a classification, which has none, the labels' frequencies, and as"
+        " the only condition no trivial baseline may be shown to be better); the best trivial baseline; the version"
+        " that is the champion (a first version has none to beat); `value`",
     )
     value: float | None = Field(None, description="the value to beat, with `beat: value`")
     by: float = Field(0.0, description="by how much, in the metric's unit; below 0: how much worse it may be at most")
@@ -500,6 +521,16 @@ class Recipe(Record):
     )
     deploy: Deploy | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _searches_steps(cls, values: Any) -> Any:
+        """What trials and sites differ in or exchange is learnt by steps, unless a head is named."""
+        if isinstance(values, Mapping) and isinstance(train := values.get("train"), Mapping):
+            is_open = train.get("head", "auto") == "auto" and train.get("task") == "text_classification"
+            if is_open and (values.get("sweep") or values.get("federate")):
+                return {**values, "train": {**train, "head": "network"}}
+        return values
+
     @model_validator(mode="after")
     def _stages_have_what_they_need(self) -> "Recipe":
         needs = {
@@ -563,6 +594,8 @@ def hash_input(heading: str, declared: Record) -> dict[str, Any]:
     """What a heading declares, as the id of its artifact hashes it and the manifest's `made_from` stores it."""
     former = {current: key for key, current in RENAMED_KEYS.get(heading, {}).items()}
     defaults = {key: type(declared).model_fields[key].default for key in ADDED_KEYS.get(heading, ())}
+    if heading == "train":
+        defaults["head"] = "network"  # what every training had before there was a choice
     values = {
         former.get(key, key): value
         for key, value in declared.model_dump(mode="json").items()

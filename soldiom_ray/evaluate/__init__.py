@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 STAGE_VERSION = 3
 """Raised when the same inputs would give other scores than before."""
-LABELS_VERSION = 4
+LABELS_VERSION = 5
 """The same of classifications."""
 
 

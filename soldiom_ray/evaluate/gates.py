@@ -64,7 +64,7 @@ def apply_gate(comparison: Comparison, measurement: Measurement, gate: Gate) -> 
     gate does not pass because something could not be measured."""
     conditions = gate.all or gate.any
     if not conditions:
-        return _judge(comparison, measurement, gate)
+        return _held_to_baselines(_judge(comparison, measurement, gate), comparison, measurement, gate)
     results = [_judge(comparison, measurement, each) for each in conditions]
     combine = "all" if gate.all else "any"
     if gate.any:
@@ -103,6 +103,31 @@ def _judge(comparison: Comparison, measurement: Measurement, condition: Conditio
     what = {"base": "its base", "previous": "the version before", "value": f"the value {condition.value}"}
     beaten = what.get(condition.beat) or f"the best trivial baseline ({systems[findings.index(finding)]})"
     return _verdict(condition, finding, metric, beaten)
+
+
+def _held_to_baselines(
+    result: dict[str, Any], comparison: Comparison, measurement: Measurement, gate: Gate
+) -> dict[str, Any]:
+    """The result of a gate that asks to beat the base; not passed where a trivial baseline is shown to be better and
+    what stands in for the base is a guess of labels, which says nothing of the texts."""
+    score = comparison.scores.get(result["metric"])
+    if not result["passed"] or score is None or gate.beat != BASE or measurement.base != PRIOR:
+        return result
+    metric, level = METRICS[result["metric"]], 1 - gate.confidence
+    equal = Condition(confidence=gate.confidence)
+    names = _systems(equal.model_copy(update={"beat": "baseline"}), measurement, score)
+    found = {name: _find(score, metric, name, equal, result["metric"]) for name in names}
+    better = {name: finding for name, finding in found.items() if finding.refuted and finding.p <= level}
+    if not better:
+        return result
+    best = min(better, key=lambda name: better[name].worst)
+    finding = better[best]
+    verdict = (
+        f"Not passed: a trivial baseline ({best}) is better: {result['metric']} {finding.before:.4f} against"
+        f" {score.values[TUNED].mean:.4f} ({metric.unit}), difference {finding.interval.mean:+.4f},"
+        f" {100 * gate.confidence:g} % interval {finding.interval}. The {PRIOR} are beaten."
+    )
+    return result | {"passed": False, "verdict": verdict, "difference": finding.interval.as_dict(), "p": finding.p}
 
 
 def _systems(condition: Condition, measurement: Measurement, score: Score) -> list[str]:

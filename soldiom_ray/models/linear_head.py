@@ -54,6 +54,11 @@ class LinearHead:
         logits: Numbers = np.asarray(said + vectors @ self.body + self.bias, np.float64)
         return logits
 
+    @property
+    def size(self) -> int:
+        """How many parameters were fitted."""
+        return int(self.words.size + self.body.size + self.bias.size)
+
     def save(self, folder: Path) -> None:
         """Write it beside the weights of its body."""
         from safetensors.numpy import save_file
@@ -75,7 +80,8 @@ def load_linear_head(folder: Path) -> LinearHead | None:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One side of a dataset: token ids and vectors [samples, dimension] of its texts, and their labels [samples]."""
+    """One side of a dataset: token ids and vectors [samples, dimension] of its texts, and their labels: [samples] ids,
+    or [samples, labels] of 0 and 1 where a sample may have several."""
 
     ids: "Ids"
     vectors: "Vectors"
@@ -84,22 +90,47 @@ class Samples:
 
 def fit_linear_heads(train: Samples, count: int, pooling: str) -> Iterator[LinearHead]:
     """One head per choice, for `count` labels; of these all have a say that occur. Labels weigh the same, however many
-    samples they have."""
-    import numpy as np
+    samples they have; where a sample may have several, each is told from its absence as often as it occurs, since more
+    than a half then decides."""
     from scipy.sparse import csr_matrix, hstack
-    from sklearn.linear_model import LogisticRegression
 
     for longest, penalty in CHOICES:
         tokens, idf = _vocabulary(train.ids, longest)
         features = hstack([_tfidf(train.ids, tokens, idf, longest), csr_matrix(train.vectors)]).tocsr()
-        regression = LogisticRegression(C=penalty, max_iter=ITERATIONS, class_weight="balanced")
-        fitted = regression.fit(features, train.labels)
-        rows, bias = fitted.coef_, fitted.intercept_
-        if len(fitted.classes_) == 2:  # scikit-learn has one row, which speaks for the second
-            rows, bias = np.concatenate([-rows / 2, rows / 2]), np.concatenate([-bias / 2, bias / 2])
-        weights, biases = np.zeros((rows.shape[1], count), np.float32), np.full(count, NEVER, np.float32)
-        weights[:, fitted.classes_], biases[fitted.classes_] = rows.T, bias
+        regress = _regress if train.labels.ndim == 1 else _regress_each
+        weights, biases = regress(features, train.labels, count, penalty)
         yield LinearHead(tokens, idf, weights[: len(tokens)], weights[len(tokens) :], biases, longest, pooling)
+
+
+def _regress(features: Any, labels: "npt.NDArray[np.int64]", count: int, penalty: float) -> "tuple[Vectors, Vectors]":
+    """Weights [features, count] and biases [count] of one label among all."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    fitted = LogisticRegression(C=penalty, max_iter=ITERATIONS, class_weight="balanced").fit(features, labels)
+    rows, bias = fitted.coef_, fitted.intercept_
+    if len(fitted.classes_) == 2:  # scikit-learn has one row, which speaks for the second
+        rows, bias = np.concatenate([-rows / 2, rows / 2]), np.concatenate([-bias / 2, bias / 2])
+    weights, biases = np.zeros((rows.shape[1], count), np.float32), np.full(count, NEVER, np.float32)
+    weights[:, fitted.classes_], biases[fitted.classes_] = rows.T, bias
+    return weights, biases
+
+
+def _regress_each(
+    features: Any, labels: "npt.NDArray[np.int64]", count: int, penalty: float
+) -> "tuple[Vectors, Vectors]":
+    """Weights [features, count] and biases [count] of each label by itself."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    weights, biases = np.zeros((features.shape[1], count), np.float32), np.full(count, NEVER, np.float32)
+    for place, column in enumerate(labels.T):
+        if column.all():
+            biases[place] = -NEVER
+        elif column.any():
+            fitted = LogisticRegression(C=penalty, max_iter=ITERATIONS).fit(features, column)
+            weights[:, place], biases[place] = fitted.coef_[0], fitted.intercept_[0]
+    return weights, biases
 
 
 def body_vectors(model: Any, ids: Any, mask: Any, pooling: str) -> "Vectors":

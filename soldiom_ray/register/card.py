@@ -29,6 +29,7 @@ HYPERPARAMETERS = (
     "method", "rank", "alpha", "dropout", "target_modules", "virtual_tokens", "epochs", "max_tokens", "sequence_length",
     "batch_tokens", "learning_rate", "warmup_ratio", "weight_decay", "gradient_clip", "precision", "workers", "seed",
 )  # fmt: skip
+OF_A_LINEAR_HEAD = ("head", "sequence_length", "precision", "seed")
 ONLY_OF = {"rank": "lora", "alpha": "lora", "dropout": "lora", "target_modules": "lora", "virtual_tokens": "prompt"}
 
 
@@ -146,7 +147,7 @@ def _training(run: Manifest) -> str:
     details, declared = run.details, run.made_from.get("declared", {})
     method = str(details.get("method", "full"))
     lines = ["## Training\n", "| | |", "|---|---|"]
-    for key in HYPERPARAMETERS:
+    for key in OF_A_LINEAR_HEAD if details.get("head") == "linear" else HYPERPARAMETERS:
         value = details.get(key, declared.get(key) if isinstance(declared, dict) else None)
         if value not in (None, (), []) and ONLY_OF.get(key, method) == method:
             lines.append(f"| {key} | {_cell(value)} |")

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Report
 from soldiom_ray.errors import InputError
-from soldiom_ray.models.classification import confusion_counts, single_label_metrics
+from soldiom_ray.models.classification import (
+    confusion_counts,
+    multi_label_metrics,
+    sample_losses,
+    single_label_metrics,
+)
 from soldiom_ray.models.linear_head import (
     CHOICES,
     MAX_SAMPLE_LABELS,
@@ -34,20 +39,24 @@ def fit_linear_head(
     validation: Texts,
     pooling: str,
     seed: int,
+    positions: int,
     report: Report,
     observe: Callable[[Metrics], None],
 ) -> tuple[LinearHead, Outcome]:
     """The head that has the least loss on the validation side (the middle one where that is empty), and what a
-    training would tell of it: each choice is a step. InputError where only one label occurs."""
+    training would tell of it: each choice is a step. The body reads `positions` at once. InputError where only one
+    label occurs."""
     import numpy as np
     import torch
 
     began, laps, count = time.monotonic(), Laps(), int(model.config.num_labels)
     order = np.sort(np.random.default_rng(seed).permutation(len(train))[: max(1, MAX_SAMPLE_LABELS // count)])
-    learnt = _samples(model.eval(), train, order, pooling, lambda share: report(0.6 * share, "vectors of the texts"))
-    held_out = _samples(model, validation, np.arange(len(validation)), pooling, lambda share: None)
+    learnt = _samples(
+        model.eval(), train, order, pooling, positions, lambda share: report(0.6 * share, "vectors of the texts")
+    )
+    held_out = _samples(model, validation, np.arange(len(validation)), pooling, positions, lambda share: None)
     laps.end("steps")
-    if len(np.unique(learnt.labels)) < 2:
+    if len(np.unique(learnt.labels)) < 2:  # of several labels per sample: only 0, or only 1
         raise InputError("All samples of the training side have one label.", remedy="collect samples of others")
     tokens = int(train.positions(order).sum())
     heads, curves = [], list[Metrics]()
@@ -57,9 +66,10 @@ def fit_linear_head(
         for name, side in (("train", learnt), ("validation", held_out)):
             if len(side.labels):
                 logits, labels = torch.from_numpy(head.logits(side.ids, side.vectors)), torch.from_numpy(side.labels)
-                point[f"{name}_loss"] = float(torch.nn.functional.cross_entropy(logits, labels))
+                point[f"{name}_loss"] = float(sample_losses(logits, labels).mean())
                 if name == "validation":
-                    metrics = single_label_metrics(confusion_counts(logits, labels))
+                    counts = confusion_counts(logits, labels)
+                    metrics = single_label_metrics(counts) if labels.dim() == 1 else multi_label_metrics(counts)
                     point |= {f"validation_{key}": value for key, value in metrics.items()}
         curves.append(point)
         observe(point)
@@ -84,7 +94,12 @@ def fit_linear_head(
 
 
 def _samples(
-    model: Any, texts: Texts, order: "np.ndarray[Any, Any]", pooling: str, report: Callable[[float], None]
+    model: Any,
+    texts: Texts,
+    order: "np.ndarray[Any, Any]",
+    pooling: str,
+    positions: int,
+    report: Callable[[float], None],
 ) -> Samples:
     """Token ids as the model reads them, the body's vectors, and labels; texts of about one length together."""
     import numpy as np
@@ -93,10 +108,13 @@ def _samples(
     ids = [truncate(texts.ids.row(int(index)), texts.length, keep_last=True) for index in order]
     vectors = np.zeros((len(order), int(model.config.hidden_size)), np.float32)
     by_length = np.argsort([len(row) for row in ids], kind="stable")
-    for first in range(0, len(by_length), AT_ONCE):
+    first = 0
+    while first < len(by_length):
         places = by_length[first : first + AT_ONCE]
+        places = places[: max(1, positions // max(1, len(ids[places[-1]])))]
         rows, mask, _ = (torch.from_numpy(part).to(model.device) for part in texts.batch(order[places]))
         with torch.inference_mode():
             vectors[places] = body_vectors(model, rows, mask, pooling)
-        report((first + len(places)) / len(by_length))
+        first += len(places)
+        report(first / len(by_length))
     return Samples(ids, vectors, texts.labels[order])

@@ -99,7 +99,10 @@ def _run_worker(
         steps_report = part_of(report, TOKENISING_SHARE, 1.0)
         if declared.head == "linear":
             laps.end("load")
-            head, outcome = _fit_head(model, train, validation, folder, declared, steps_report, observe)
+            head, outcome = _fit_head(
+                model, train, validation, folder, declared, setup.positions, steps_report, observe
+            )
+            sizes["trainable_parameters"] = head.size
         else:
             strategy = open_strategy(setup.strategy, task.objective(model, tokens, declared), optimization)
             stack.callback(strategy.close)
@@ -171,6 +174,7 @@ def _fit_head(
     validation: Source,
     folder: Path | None,
     declared: Train,
+    positions: int,
     report: Report,
     observe: Callable[[Metrics], None],
 ) -> tuple[LinearHead, Outcome]:
@@ -181,7 +185,7 @@ def _fit_head(
     if not isinstance(train, Texts) or not isinstance(validation, Texts):
         raise TypeError(f"a linear head reads Texts, not {type(train).__name__}")
     pooling = read_pooling(folder, declared.base_model).mode if folder else "mean"
-    return fit_linear_head(model, train, validation, pooling, declared.seed, report, observe)
+    return fit_linear_head(model, train, validation, pooling, declared.seed, positions, report, observe)
 
 
 def _run_details(declared: Train, setup: TrainingSetup, schedule: Schedule, outcome: Outcome) -> dict[str, Any]:
@@ -189,6 +193,7 @@ def _run_details(declared: Train, setup: TrainingSetup, schedule: Schedule, outc
     return {
         "task": declared.task,
         "method": declared.method,
+        "head": declared.head,
         "base_model": None if declared.architecture else declared.base_model,
         "strategy": setup.strategy,
         "recompute": setup.activation_checkpointing,

@@ -6,6 +6,7 @@ from typing import Any
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.training_size import batch_tokens, tokens_to_read
+from soldiom_ray.models.linear_head import CHOICES
 from soldiom_ray.models.planning.cache import PlanCache
 from soldiom_ray.models.planning.machine import Cluster, Node
 from soldiom_ray.models.planning.memory import FITTED, Footprint
@@ -18,6 +19,8 @@ EFFICIENCY = {"cpu": 0.2, "cuda": 0.35}
 """The share of the rate of large matrix products that a training reaches: on a CPU about what a 40-line loop with
 packing and bfloat16 reached (0.22 of the bfloat16 rate, 32 M parameters); on GPUs what is published for well-tuned
 trainings of language models. Neither is a promise."""
+READING_SPEED = 2.0
+"""A base that is only read takes one pass where an adapter takes two."""
 
 
 def plan_report(
@@ -47,13 +50,15 @@ def plan_report(
     speed, speed_source = tokens_per_second, "given"
     if speed is None and matrix_rate:
         speed = expected_speed(planner, matrix_rate, chosen.activation_checkpointing)
+        speed *= READING_SPEED if declared.head == "linear" else 1
         speed_source = f"an estimate: {matrix_rate / 1e9:,.0f} GFLOP/s x {EFFICIENCY[planner.device]}"
     return {
         "base_model": declared.base_model,
         "task": declared.task,
         "method": declared.method,
+        "head": declared.head,
         "parameters": planner.sizes.parameters,
-        "trainable_parameters": planner.sizes.trainable,
+        "trainable_parameters": 0 if declared.head == "linear" else planner.sizes.trainable,
         "stored": dict(stored or {}),
         "cluster": _cluster_json(cluster),
         "device": planner.device,
@@ -80,6 +85,9 @@ def _steps(declared: Train, pass_tokens: int, train_tokens: int | None) -> dict[
     """The tokens of a step, how many passes of `pass_tokens` on each worker they take, and how many steps there are,
     where that is known."""
     run_tokens = tokens_to_read(declared, train_tokens)
+    if declared.head == "linear":  # each choice of a penalty is a step, and sees all
+        tokens = None if run_tokens is None else int(run_tokens)
+        return {"batch_tokens": tokens, "accumulation": 1, "steps": len(CHOICES)}
     step_tokens = batch_tokens(declared, run_tokens)
     return {
         "batch_tokens": step_tokens,

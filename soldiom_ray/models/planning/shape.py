@@ -125,9 +125,13 @@ def shape_of(
 ) -> Shape:
     """The shape of a folder's model (its config.json is enough), or of the declared `architecture` when `folder` is
     None. `configuration` is what the task's data asks of the configuration (its labels). InputError for a model that
-    does not fit the task."""
+    does not fit the task.
+
+    A training that fits a linear head is planned as one with an adapter: its body is only read, so it needs less."""
     import transformers
 
+    if declared.head == "linear":
+        declared = declared.model_copy(update={"head": "network", "method": "lora"})
     auto_class, overrides = TASK_MODELS[declared.task].auto_class, dict(configuration or {})
     if folder is None:
         import torch

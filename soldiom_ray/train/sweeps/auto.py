@@ -2,6 +2,7 @@
 halving among other bases and settings that the rest of the time allows."""
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 from soldiom_ray.artifacts import Context
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.domains.search import Auto, Sweep
+from soldiom_ray.domains.training_size import MOST_VALIDATION_TOKENS
 from soldiom_ray.errors import CancelledError, SoldiomError
 from soldiom_ray.records import Manifest
 from soldiom_ray.train import methods
@@ -31,6 +33,8 @@ FULL_TRAININGS = 2
 """The longest candidate must fit into the remaining time so many times."""
 LEAST_GAIN = 0.005
 """By what share the validation loss must be lower than with the defaults: the best of many trials is that by chance."""
+STEPS_PER_READING = 4
+"""A pass by steps takes at least so many times as long as reading the texts once, and its start."""
 BASES_VALIDATION_TOKENS = 16_384
 """Of each validation, where bases are compared: their tokenizers do not cut the validation side alike."""
 
@@ -48,11 +52,12 @@ def train_auto(
 ) -> tuple[Manifest, Manifest, list[str]]:
     """(the run, the sweep that found it, why these settings) of a training whose base and settings are chosen in
     `auto.minutes`. The defaults are one of the candidates: without a gain over them, they stay."""
+    if declared.head == "linear":
+        return _beside_a_linear_head(context, dataset, declared, auto)
     names = base_names(declared, auto)
     if len(names) > 1 and declared.validation_tokens is None:
         declared = declared.model_copy(update={"validation_tokens": BASES_VALIDATION_TOKENS})
-    usual, measured = run_sweep(context, dataset, declared, Sweep(space={"seed": [declared.seed]}, trials=1))
-    first = Trial.model_validate(json.loads(context.artifacts.read(measured, "trials.json"))[0])
+    usual, measured, first = _with_the_defaults(context, dataset, declared)
     cost = _Cost(usual, declared, first.seconds)
     left = 60 * auto.minutes - cost.seconds
     loss = float(measured.details["best_value"])
@@ -83,6 +88,43 @@ def train_auto(
     run, sweep = run_sweep(context, dataset, declared, search, candidates, known, bits)
     is_better, verdict = _judge(sweep, search.metric, known.values[-1])
     return run if is_better else usual, sweep, [*reasons, *verdict]
+
+
+def _with_the_defaults(context: Context, dataset: Manifest, declared: Train) -> tuple[Manifest, Manifest, Trial]:
+    """(the run, the sweep of it alone, its trial) of a training as declared."""
+    usual, measured = run_sweep(context, dataset, declared, Sweep(space={"seed": [declared.seed]}, trials=1))
+    return usual, measured, Trial.model_validate(json.loads(context.artifacts.read(measured, "trials.json"))[0])
+
+
+def _beside_a_linear_head(
+    context: Context, dataset: Manifest, declared: Train, auto: Auto
+) -> tuple[Manifest, Manifest, list[str]]:
+    """`train_auto` where a linear head is the default: the time that it leaves goes to trainings by steps, the best of
+    which is taken where it is certainly better. Both are validated on as much of the validation side."""
+    usual, measured, first = _with_the_defaults(context, dataset, declared)
+    loss, left = float(measured.details["best_value"]), 60 * auto.minutes - first.seconds
+    reading = float(usual.details["seconds_by_part"].get("steps", 0.0))
+    reasons = [
+        f"A linear head on {usual.details['base_model']} as it is (the default) took {first.seconds:.0f} s; validation"
+        f" loss {loss:.4f}."
+    ]
+    if STEPS_PER_READING * reading > left:
+        reasons.append(
+            f"Of {auto.minutes:g} minutes {max(0.0, left):.0f} s were left, too little to train by steps as well."
+        )
+        return usual, measured, reasons
+    by_steps = Train.model_validate(
+        declared.model_dump(mode="json")
+        | {"head": "network", "method": "lora", "validation_tokens": MOST_VALIDATION_TOKENS}
+    )
+    run, sweep, why = train_auto(context, dataset, by_steps, auto.model_copy(update={"minutes": left / 60}))
+    best = float(run.details["best_validation_loss"] or math.inf)
+    is_better = best <= loss * (1 - LEAST_GAIN)
+    verdict = (
+        f"Trained by steps the validation loss is {best:.4f} against {loss:.4f} of the linear head"
+        f"{': it is taken' if is_better else '; the linear head stays'}."
+    )
+    return run if is_better else usual, sweep, [*reasons, "By steps: " + why[0], *why[1:], verdict]
 
 
 def _search(candidates: Sequence[dict[str, Any]], seconds: float) -> Sweep:

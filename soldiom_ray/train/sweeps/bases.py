@@ -46,7 +46,7 @@ def base_names(declared: Train, auto: Auto) -> tuple[str, ...]:
     """The bases that come into question, the declared one first: those that `auto` names, or where nothing is named the
     built-in ones of the task."""
     comparable = declared.task in COMPARABLE_TASKS and declared.template_gaps == "fold"  # else of the same samples
-    if declared.architecture is not None or declared.head == "linear" or not comparable:
+    if declared.architecture is not None or not comparable:
         return (declared.base_model,)
     names = auto.bases
     if not names and declared.base_model == DEFAULT_BASES.get(declared.task):
