@@ -407,6 +407,22 @@ def test_a_short_training_is_planned_with_the_steps_that_it_will_take() -> None:
     assert short.choose().footprint.total < planner.choose().footprint.total
 
 
+def test_a_linear_head_is_planned_as_a_base_that_is_read_once(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "base", SHAPES["text_classification"])
+    linear, by_steps = (
+        plan_report(
+            folder,
+            Train.model_validate({"task": "text_classification", "base_model": str(folder)} | more),
+            cluster(8),
+            train_tokens=10_000,
+            matrix_rate=1e10,
+        )
+        for more in ({}, {"method": "lora"})
+    )
+    assert (linear["head"], linear["trainable_parameters"], by_steps["head"]) == ("linear", 0, "network")
+    assert linear["fits"] and linear["bytes"] == by_steps["bytes"] and linear["seconds"] < by_steps["seconds"]
+
+
 def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no model we know for the task seq2seq_lm"):
         shape_of(TINY, Train(base_model="builtin/tiny", task="seq2seq_lm"))
