@@ -1,11 +1,16 @@
 """Federated training against training in one place and against each site alone, on a real set that is split unevenly.
 
-    python benchmarks/federated.py /path/to/moderation_sms/train.jsonl --train 1200 --test 1000 --rounds 5
+    python benchmarks/federated.py /path/to/moderation_sms/train.jsonl --train 600 --test 1000 --rounds 10
 
 The set is the SMS Spam Collection (UCI 228, CC-BY-4.0). Five sites get shares of 40, 25, 17, 10 and 8 %, and of each
 label an own share besides (Dirichlet), so that spam is rare at some and common at others. The sites are processes with
 homes of their own, asked over TLS as `soldiom federate` asks them. All three ways train builtin/all-MiniLM-L6-v2 with
-LoRA by the same settings and as many passes; the loss is that of messages that none of them has seen."""
+LoRA by the same settings and as many passes; the loss is that of messages that none of them has seen. Intervals are of
+95 %, from paired resamples of these messages.
+
+    --modes 'plain;secure={"secure_aggregation": true}' --no-comparison
+
+says what masks cost, and that the result is the same but for rounding."""
 
 import argparse
 import hashlib
@@ -23,6 +28,7 @@ from soldiom_ray.domains.federation import Federate
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.federate.coordinator import coordinate
 from soldiom_ray.federate.site_settings import SiteSettings, create_site, free_port
+from soldiom_ray.metrics.resampling import interval_of
 from soldiom_ray.models.load import load_run
 from soldiom_ray.records import Manifest, Sample
 from soldiom_ray.settings import load_settings
@@ -33,7 +39,10 @@ SHARES = (0.40, 0.25, 0.17, 0.10, 0.08)
 SKEW = 2.0
 """Parameter of the Dirichlet distribution by which sites differ in their share of a label: smaller is more uneven."""
 LABELS = ("ham", "spam")
+RESAMPLES = 10_000
 Row = dict[str, str]
+Losses = dict[str, "np.typing.NDArray[np.float64]"]
+"""What was trained -> nats of every test message."""
 
 
 def main() -> None:
@@ -45,49 +54,78 @@ def main() -> None:
         print(f"site {number}: {len(rows)} messages, {sum(row['label'] == 'spam' for row in rows)} spam", flush=True)
     declared = Train.model_validate(
         {
-            "task": "text_classification", "rank": 8, "sequence_length": 64, "batch_tokens": 512, "validations": 5,
+            "task": "text_classification", "rank": 8, "sequence_length": 64, "validations": 5,
             "patience": 5, "precision": "float32", "epochs": 1, "seed": options.seed,
+            "batch_tokens": options.batch_tokens, "learning_rate": options.learning_rate,
         }
     )  # fmt: skip
     passes = declared.model_copy(update={"epochs": float(options.rounds)})
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="soldiom-federated-") as name:
-        folder = Path(name)
+    losses: Losses = {}
+    with tempfile.TemporaryDirectory(prefix="soldiom-federated-") as place:
+        folder = Path(place)
         coordinator = context_in(folder / "coordinator")
         homes = [make_site(folder / f"site{number}", f"site{number}", rows) for number, rows in enumerate(sides)]
-        for mode in options.modes.split(","):
-            values = {
-                "sites": [str(home.settings.home) for home, _ in homes],
-                "rounds": options.rounds,
-                "labels": LABELS,
-            }
-            values |= json.loads(mode.partition("=")[2] or "{}")
+
+        def tell(name: str, began: float, context: Context, run: Manifest, **more: Any) -> None:
+            seconds = round(time.monotonic() - began, 1)
+            values, losses[name] = scores(context, run, test)
+            results[name] = values | {"seconds": seconds} | more
+            print(json.dumps({name: results[name]}), flush=True)
+
+        for mode in options.modes.split(";"):
+            name, _, values = mode.partition("=")
+            sites = {"sites": [str(home.settings.home) for home, _ in homes]}
+            federate = {"rounds": options.rounds, "labels": LABELS} | sites | json.loads(values or "{}")
             began = time.monotonic()
-            run = coordinate(coordinator, declared, Federate.model_validate(values))
-            made = run.details["federation"]
-            results[mode.partition("=")[0]] = scores(coordinator, run, test) | {
-                "seconds": round(time.monotonic() - began, 1),
-                "losses": made["losses"],
-                "bytes_per_site_and_round": made["rounds"][0]["bytes_received"] // len(homes),
-            }
-            print(json.dumps(results), flush=True)
-        whole = dataset(coordinator, train)
-        results["one place"] = timed(coordinator, whole, passes, test)
-        print(json.dumps(results), flush=True)
-        for number, (home, own) in enumerate(homes):
-            results[f"site {number} alone"] = timed(home, own, passes, test)
-            print(json.dumps(results), flush=True)
-    print(json.dumps(results, indent=2))
+            run = coordinate(coordinator, declared, Federate.model_validate(federate))
+            tell(name, began, coordinator, run, **costs(run))
+        if options.comparison:
+            began = time.monotonic()
+            tell("one place", began, coordinator, run_locally(coordinator, dataset(coordinator, train), passes))
+            for number, (home, own) in enumerate(homes):
+                began = time.monotonic()
+                tell(f"site {number} alone", began, home, run_locally(home, own, passes))
+    print(json.dumps({"scores": results, "compared": compared(losses)}, indent=2))
+
+
+def costs(run: Manifest) -> dict[str, Any]:
+    """What every round took: seconds, and bytes that the sites sent and got together."""
+    made = run.details["federation"]
+    names = ("seconds", "bytes_sent", "bytes_received")
+    return {"validation": made["losses"]} | {name: [record[name] for record in made["rounds"]] for name in names}
+
+
+def compared(losses: Losses) -> dict[str, Any]:
+    """By how much the first one's loss is larger than each other's: in nats, and as a share of the other's."""
+    first, *others = losses
+    drawn = np.random.default_rng(0).integers(0, len(losses[first]), (RESAMPLES, len(losses[first])))
+    means = {name: values[drawn].mean(axis=1) for name, values in losses.items()}
+    told = {}
+    for other in others:
+        more = float(losses[first].mean() - losses[other].mean())
+        pairs = {
+            "nats": (more, means[first] - means[other]),
+            "share": (more / float(losses[other].mean()), means[first] / means[other] - 1),
+        }
+        told[f"{first} - {other}"] = {
+            unit: interval_of(mean, values, units=len(losses[first]), confidence=0.95).as_dict()
+            for unit, (mean, values) in pairs.items()
+        }
+    return told
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--train", type=int, default=1200)
+    parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--test", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--modes", default="fedavg", help='NAME or NAME={"algorithm": "fedprox"}, by commas')
+    parser.add_argument("--batch-tokens", type=int, default=256)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--modes", default="fedavg", help='NAME or NAME={"algorithm": "fedprox"}, by semicolons')
+    parser.add_argument("--comparison", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
 
@@ -142,14 +180,8 @@ def dataset(context: Context, rows: list[Row]) -> Manifest:
     return draft.commit(counts=counts)
 
 
-def timed(context: Context, own: Manifest, declared: Train, test: list[Row]) -> dict[str, Any]:
-    began = time.monotonic()
-    run = run_locally(context, own, declared)
-    return scores(context, run, test) | {"seconds": round(time.monotonic() - began, 1)}
-
-
-def scores(context: Context, run: Manifest, test: list[Row]) -> dict[str, float]:
-    """Loss (nats per message), accuracy and F1 of spam on the test messages."""
+def scores(context: Context, run: Manifest, test: list[Row]) -> "tuple[dict[str, Any], np.typing.NDArray[np.float64]]":
+    """(loss (nats per message), accuracy and F1 of spam on the test messages; the loss of each)."""
     import torch
 
     losses, right, found, wanted, both = [], 0, 0, 0, 0
@@ -166,11 +198,12 @@ def scores(context: Context, run: Manifest, test: list[Row]) -> dict[str, float]
             said = logits.argmax(-1)
             right += int((said == labels).sum())
             found, wanted, both = found + int(said.sum()), wanted + int(labels.sum()), both + int((said * labels).sum())
-    return {
-        "loss": round(float(np.mean(losses)), 4),
+    values = {
+        "loss": round(float(np.mean(losses)), 6),
         "accuracy": round(right / len(test), 4),
         "spam_f1": round(2 * both / max(1, found + wanted), 4),
     }
+    return values, np.array(losses)
 
 
 if __name__ == "__main__":

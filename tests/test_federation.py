@@ -100,6 +100,31 @@ def test_a_round_goes_on_without_the_site_that_is_late_and_the_one_that_is_gone(
     assert "does not answer" in record["sites"]["c"] and measured["sites"]["a"] == "came"
 
 
+def test_a_site_that_is_down_at_the_start_joins_when_it_answers(
+    base: Path, coordinator: Context, sites: dict[str, Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sites["c"].stop()
+    passed, told = [0.0], list[str]()
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0], sleep=time.sleep)
+    monkeypatch.setattr("soldiom_ray.federate.rounds.time", clock)
+
+    def hurry(fraction: float, message: str) -> None:
+        passed[0] += 30 * message.startswith("round 1/3: 2 of 3")
+        if message.startswith("round 2") and not sites["c"].thread.is_alive():
+            sites["c"] = start(sites["c"].context)
+
+    context = replace(coordinator, report=hurry, notify=told.extend)
+    made = run(context, declared(base, epochs=1), federation("a", "b", "c"))
+    first, _, third, _ = made.details["federation"]["rounds"]
+    assert "Site c" in told[0] and "has a part from the round in which it does" in told[0]
+    assert first["used"] == ["a", "b"] and third["used"] == ["a", "b", "c"]
+    assert run(coordinator, declared(base, epochs=1), federation("a", "b", "c")) == made
+    for running in sites.values():
+        running.stop()
+    with pytest.raises(UnavailableError, match="None of the 3 sites"):
+        run(coordinator, declared(base, epochs=1), federation("a", "b", "c"))
+
+
 def lost(data: bytes) -> Any:
     raise UnavailableError("The site does not answer.")
 
@@ -267,6 +292,7 @@ def test_the_proximal_term_keeps_a_site_near_where_it_began(base: Path, tmp_path
         ({}, {"aggregation": "krum", "min_sites": 2}, "needs `min_sites: 5`"),
         ({}, {"mu": 1.0}, "`mu` belongs to"),
         ({}, {"sites": ["a", "a"]}, "names a site twice"),
+        ({}, {"secure_aggregation": True, "aggregation": "krum", "min_sites": 5}, "which `secure_aggregation` hides"),
     ],
 )
 def test_what_cannot_be_federated_is_told_when_the_recipe_is_read(train: Any, federate: Any, said: str) -> None:

@@ -79,6 +79,9 @@ def init_site(
     ] = "each",
     max_norm: Annotated[float | None, typer.Option(help="With always: a longer update waits all the same.")] = None,
     base: Annotated[list[str] | None, typer.Option(help="Patterns of bases that may be trained.")] = None,
+    secure_only: Annotated[
+        bool, typer.Option("--secure-only", help="Updates leave in sums alone (`federate.secure_aggregation`).")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make this home a site: its settings, a new key and certificate, and the invitation for a coordinator."""
@@ -94,6 +97,7 @@ def init_site(
         "name": name or settings.home.name.lower().lstrip("."),
         "dataset": data,
         "approve": approve,
+        "secure_only": secure_only,
     }
     values |= {"max_norm": max_norm} if max_norm is not None else {}
     values |= {"bases": split_list(base)} if base else {}
@@ -110,6 +114,31 @@ def init_site(
         f"Site {site.name} is set up. Give {path} to the coordinator on a way that nobody else reads (it holds the"
         f" key), who adds it with `soldiom site add`. Next: soldiom site serve"
     )
+
+
+@site_app.command("trust")
+def trust(
+    name: Annotated[str | None, typer.Argument(help="Another site's name; without: show who is confirmed.")] = None,
+    print_: Annotated[
+        str | None,
+        typer.Argument(metavar="FINGERPRINT", help="Of its certificate: its own `soldiom site trust` says it."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Confirm another site, so that no coordinator can put keys of its own in its place. Where some are confirmed, this
+    site masks its updates with no others. It holds when the site is served anew."""
+    from soldiom_ray.federate.site_settings import confirm_peer, fingerprint, load_identity, load_site
+
+    settings = load_settings()
+    site, _ = load_site(settings)
+    if name is not None:
+        if print_ is None:
+            raise InputError("No fingerprint is given.", remedy="`soldiom site trust` at that site says it")
+        site = confirm_peer(settings, site, name, print_)
+    own = fingerprint(load_identity(settings, site).certificate)
+    items = [{"id": site.name, "fingerprint": own, "state": "this site"}]
+    items += [{"id": peer, "fingerprint": given, "state": "confirmed"} for peer, given in sorted(site.peers.items())]
+    print_items(items, ["id", "fingerprint", "state"], json, "")
 
 
 @site_app.command("serve")
@@ -134,7 +163,18 @@ def show_pending(
     outbox, site = _outbox()
     items = [_entry_row(entry, outbox.state(entry, site), tensors) for entry in outbox.entries()]
     items = [item for item in items if all_ or item["state"] == "pending"]
-    columns = ["federation", "recipe", "round", "state", "samples", "validation_loss", "norm", "bytes", "created_at"]
+    columns = [
+        "federation",
+        "recipe",
+        "round",
+        "state",
+        "leaves",
+        "samples",
+        "validation_loss",
+        "norm",
+        "bytes",
+        "created_at",
+    ]
     print_items(items, columns, json, "Nothing waits to leave this site.")
     if tensors and not json:
         for item in items:
@@ -234,6 +274,7 @@ def _entry_row(entry: Any, state: str, tensors: bool) -> dict[str, Any]:
         "recipe": entry.recipe,
         "round": entry.round,
         "state": state,
+        "leaves": f"in a sum of {entry.secure.threshold} or more sites" if entry.secure else "as it is",
         "samples": report.samples,
         "validation_loss": report.validation_loss,
         "norm": report.norm,

@@ -38,6 +38,11 @@ class Federate(Record):
         " 2018, Blanchard et al. 2017) and weigh all the same",
     )
     harmful: int = Field(1, ge=1, description="trimmed_mean, krum: how many sites may send harmful updates")
+    secure_aggregation: bool = Field(
+        False,
+        description="sites mask their updates, so that the coordinator sees the sum alone (Bonawitz et al. 2017);"
+        " three sites or more, of which more than half must stay to the end of a round",
+    )
     clip_norm: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="a longer update is shortened to this norm; unset: none is"
     )
@@ -59,6 +64,10 @@ class Federate(Record):
             raise ValueError("`mu` belongs to `algorithm: fedprox`")
         if self._is_changed("harmful") and self.aggregation == "mean":
             raise ValueError("`harmful` belongs to `aggregation: trimmed_mean` or `krum`")
+        if self.secure_aggregation and self.aggregation != "mean":
+            raise ValueError(
+                f"`aggregation: {self.aggregation}` compares single updates, which `secure_aggregation` hides"
+            )
         needed = {"mean": 1, "trimmed_mean": 2 * self.harmful + 1, "krum": 2 * self.harmful + 3}[self.aggregation]
         if self.min_sites < needed:
             raise ValueError(

@@ -1,6 +1,7 @@
 """The coordinator: from the recipe to a run. It holds the base and the adapter, and no data of any site."""
 
 import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from soldiom_ray.errors import InputError
 from soldiom_ray.federate.client import SiteClient
 from soldiom_ray.federate.local_sites import open_sites
 from soldiom_ray.federate.local_training import base_fingerprint, build_model, configuration_of, federated_task, trained
-from soldiom_ray.federate.messages import RoundTask, SiteInfo
+from soldiom_ray.federate.membership import Membership, datasets_of
+from soldiom_ray.federate.messages import RoundTask
 from soldiom_ray.federate.rounds import POLL_SECONDS, Progress, Rounds
+from soldiom_ray.federate.secure_messages import MIN_SITES, Secure
 from soldiom_ray.models.base_check import check_base
 from soldiom_ray.models.load import load_processor, model_folder
 from soldiom_ray.records import Manifest
@@ -35,17 +38,29 @@ def coordinate(
             f"The federation has {len(federation.sites)} site(s) and needs {federation.min_sites} (`min_sites`).",
             remedy="name them: --sites a,b,c, or `federate.sites` in the recipe",
         )
+    if federation.secure_aggregation and len(federation.sites) < MIN_SITES:
+        raise InputError(
+            f"`federate.secure_aggregation` needs {MIN_SITES} sites; there are {len(federation.sites)}.",
+            remedy="of two each would know the other's update from the sum",
+        )
     with ExitStack() as stack:
         folder = stack.enter_context(model_folder(context.settings, context.artifacts, declared.base_model))
         notes = check_base(folder, declared)
         base = base_fingerprint(folder)
         sites = stack.enter_context(open_sites(context, federation.sites))
-        infos = [site.info() for site in sites]
-        data, draft = _drafts(context, declared, federation, base, infos)
+        datasets, away = datasets_of(sites)
+        made_from = _made_from(declared, federation, base)
+        membership = Membership(context.artifacts.storage, made_from | {"sites": sorted(datasets)})
+
+        def is_done(named: Mapping[str, str]) -> bool:
+            return _drafts(context, made_from, named)[1].finished() is not None
+
+        data, draft = _drafts(context, made_from, membership.begin(datasets, is_done))
         if (done := draft.finished()) is not None:
             return done
-        context.notify(notes)
-        return _coordinate(context, declared, federation, data, draft, folder, base, sites, poll_seconds)
+        context.notify([*notes, *away])
+        greet = {name: membership.hear for name, dataset in datasets.items() if dataset is None}
+        return _coordinate(context, declared, federation, data, draft, folder, base, sites, greet, poll_seconds)
 
 
 def _coordinate(
@@ -57,6 +72,7 @@ def _coordinate(
     folder: "Path",
     base: str,
     sites: list[SiteClient],
+    greet: dict[str, Callable[[SiteClient], None]],
     poll_seconds: float,
 ) -> Manifest:
     import torch
@@ -74,9 +90,10 @@ def _coordinate(
         labels=federation.labels,
         mu=federation.mu if federation.algorithm == "fedprox" else 0.0,
         clip_norm=federation.clip_norm,
+        secure=_secure(federation, sites),
     )
     prefix = f"{prefix_of(draft.id)}/rounds"
-    rounds = Rounds(sites, federation, context.artifacts.storage, prefix, context.report, poll_seconds)
+    rounds = Rounds(sites, federation, context.artifacts.storage, prefix, context.report, greet, poll_seconds)
     adapter = rounds.run(first, trained(model))
     model = with_weights(model, {name: torch.from_numpy(array) for name, array in adapter.items()})
     draft.add_written(
@@ -85,26 +102,41 @@ def _coordinate(
     details = _details(declared, federation, model, processor, rounds.progress, bfloat16)
     details |= {"base_path_hash": base, "seconds": round(time.monotonic() - began, 2)}
     samples = _samples(rounds.progress)
+    if federation.secure_aggregation:
+        samples = {f"{len(sites)} sites together": max(record.total_samples for record in rounds.progress.rounds)}
     data.commit(counts={TRAIN: sum(samples.values())}, details={FEDERATION: samples, "data_type": "federation"})
     draft.commit(counts={"rounds": federation.rounds}, details=details)
     rounds.clear()
     return context.artifacts.get(draft.id)
 
 
-def _drafts(
-    context: Context, declared: Train, federation: Federate, base: str, infos: list[SiteInfo]
-) -> tuple[Draft, Draft]:
-    """(what stands for the datasets of the sites, the run). They are decided by the sites' names and datasets, not by
-    where these lie."""
-    sites = {info.name: info.dataset for info in sorted(infos, key=lambda info: info.name)}
-    data = context.artifacts.draft("dataset", {FEDERATION: sites})
-    made_from: dict[str, Any] = {
+def _made_from(declared: Train, federation: Federate, base: str) -> dict[str, Any]:
+    """What decides a federation beside its sites and their datasets."""
+    plain = () if federation.secure_aggregation else ("secure_aggregation",)
+    return {
         "code": STAGE_VERSION,
         "declared": hash_input("train", declared),
-        "federate": federation.model_dump(mode="json", exclude={"sites", "round_seconds"}),
+        "federate": federation.model_dump(mode="json", exclude={"sites", "round_seconds", *plain}),
         "base": base,
     }
+
+
+def _drafts(context: Context, made_from: dict[str, Any], datasets: Mapping[str, str]) -> tuple[Draft, Draft]:
+    """(what stands for the datasets of the sites, the run). They are decided by the sites' names and datasets, not by
+    where these lie."""
+    data = context.artifacts.draft("dataset", {FEDERATION: dict(sorted(datasets.items()))})
     return data, context.artifacts.draft("run", made_from, parents=[data.id])
+
+
+def _secure(federation: Federate, sites: list[SiteClient]) -> Secure | None:
+    """The rules of secure aggregation, where it is declared: a sum is over more than half of all sites."""
+    if not federation.secure_aggregation:
+        return None
+    return Secure(
+        sites=tuple(sorted(site.name for site in sites)),
+        threshold=max(federation.min_sites, len(sites) // 2 + 1),
+        weighting=federation.weighting,
+    )
 
 
 def _samples(progress: Progress) -> dict[str, int]:

@@ -22,7 +22,7 @@ SERVE = "from soldiom_ray.cli import main; main()"
 def open_sites(context: Context, names: Sequence[str]) -> Iterator[list[SiteClient]]:
     """A client for each site. Processes of homes on this machine that were started here end with the context.
 
-    NotFoundError for a site that is not known, or a home that is none; UnavailableError for one that does not start."""
+    One that does not start is told as a note. NotFoundError for a site that is not known, or a home that is none."""
     with ExitStack() as stack:
         sites: list[SiteClient] = []
         for name in names:
@@ -35,7 +35,10 @@ def open_sites(context: Context, names: Sequence[str]) -> Iterator[list[SiteClie
             site = SiteClient(invitation)
             stack.callback(site.close)
             if home is not None and not _answers(site):
-                stack.enter_context(_started(home, site))
+                try:
+                    stack.enter_context(_started(home, site))
+                except UnavailableError as error:  # it is one that is down, which may come later
+                    context.notify([str(error)])
             sites.append(site)
         if len({site.name for site in sites}) < len(sites):
             raise InputError("Two sites of the federation have the same name.", remedy="soldiom site init --name NAME")

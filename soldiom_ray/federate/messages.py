@@ -9,10 +9,10 @@ from pydantic import Field, ValidationError
 
 from soldiom_ray.domains.schema import Train
 from soldiom_ray.errors import InputError
+from soldiom_ray.federate.secure_messages import Secure
 from soldiom_ray.records import Record
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Tensors = Mapping[str, npt.NDArray[Any]]
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 MAX_BYTES = 2 << 30
 """The largest message that is read."""
 MEDIA = "application/octet-stream"
+MASKED = "masked"
+"""The one tensor of a masked update: numbers modulo 2**64."""
 Message = TypeVar("Message", bound=Record)
 
 
@@ -38,6 +40,8 @@ class RoundTask(Record):
     labels: tuple[str, ...] = ()
     mu: float = Field(0.0, ge=0)
     clip_norm: float | None = Field(None, gt=0)
+    secure: Secure | None = None
+    """Set: the update leaves in a sum alone."""
 
     @property
     def learns(self) -> bool:
@@ -88,7 +92,7 @@ def pack(content: Record, tensors: "Tensors") -> bytes:
     return bytes(save(dict(tensors), {"message": content.model_dump_json()}))
 
 
-def unpack(data: bytes, kind: type[Message], source: str) -> "tuple[Message, dict[str, npt.NDArray[np.float32]]]":
+def unpack(data: bytes, kind: type[Message], source: str) -> "tuple[Message, dict[str, npt.NDArray[Any]]]":
     """The content and the tensors of a message. InputError, which names the source, for anything else."""
     from safetensors import SafetensorError
     from safetensors.numpy import load

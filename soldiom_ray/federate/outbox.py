@@ -5,8 +5,10 @@ same entries; each file is written whole or not at all."""
 
 from datetime import datetime
 
-from soldiom_ray.errors import ConflictError, NotFoundError
+from soldiom_ray.errors import ConflictError, DeniedError, NotFoundError
 from soldiom_ray.federate.messages import RoundTask, SiteReport
+from soldiom_ray.federate.secure_messages import Secure
+from soldiom_ray.federate.secure_site import SECRETS, Place
 from soldiom_ray.federate.site_settings import SiteSettings
 from soldiom_ray.records import Record, now
 from soldiom_ray.storage import Storage
@@ -25,6 +27,8 @@ class Entry(Record):
     """Hash of what the coordinator sent."""
     report: SiteReport
     created_at: datetime
+    secure: Secure | None = None
+    """Set: the update leaves in a sum alone."""
 
 
 class Decision(Record):
@@ -51,6 +55,7 @@ class Outbox:
             task=digest,
             report=report,
             created_at=now(),
+            secure=task.secure,
         )
         self.drop_updates(task.federation)
         prefix = _prefix(task.federation, task.round)
@@ -111,10 +116,29 @@ class Outbox:
         return self.storage.exists(f"{_prefix(entry.federation, entry.round)}/sent.json")
 
     def drop_updates(self, federation: str) -> None:
-        """Remove the updates of a federation; its entries stay, as the list of what has left."""
+        """Remove the updates of a federation and the secrets of their masks; its entries stay, as the list of what has
+        left."""
         for key in self.storage.keys(f"{PREFIX}/{federation}"):
-            if key.endswith("/update.safetensors"):
+            if key.endswith(("/update.safetensors", f"/{SECRETS}")):
                 self.storage.remove(key)
+
+    def bind(self, federation: str, secure: Secure | None) -> None:
+        """Note how updates leave in all rounds of a federation. DeniedError when they were to leave in another way."""
+        key, text = f"{PREFIX}/{federation}/secure.json", secure.model_dump_json() if secure else "null"
+        if not self.storage.exists(key):
+            self.storage.write(key, text.encode())
+        elif self.storage.read(key).decode() != text:
+            raise DeniedError(
+                "This federation began with other sites, another threshold or another way for updates to leave.",
+                remedy="begin another federation: one keeps to what it began with",
+            )
+
+    def place(self, entry: Entry) -> Place:
+        """Where the masks of a round are kept. ConflictError for one whose update leaves as it is."""
+        if entry.secure is None:
+            raise ConflictError("The update of this round leaves as it is, not in a sum.")
+        prefix = _prefix(entry.federation, entry.round)
+        return Place(entry.federation, entry.round, entry.task, entry.secure, self.storage, prefix)
 
     def one(self, federation: str, number: int) -> Entry:
         """The entry of a round. NotFoundError when there is none."""

@@ -6,8 +6,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from soldiom_ray.errors import InputError, NotFoundError, SoldiomError, TooLargeError, UnauthenticatedError
 from soldiom_ray.federate.messages import MAX_BYTES, MEDIA, SiteState
+from soldiom_ray.federate.secure_messages import Attempt, Group, Letters, Survivors
 from soldiom_ray.federate.site import Site
 from soldiom_ray.federate.site_settings import host_and_port, load_site, site_folder
 from soldiom_ray.records import RUN_ID, Record
@@ -57,6 +60,20 @@ def make_site_app(site: Site, key: str) -> "Starlette":
     async def update(request: "Request") -> bytes:
         return await run_in_threadpool(site.update, *_round_of(request))
 
+    def step(method: str, kind: type[Record]) -> "Callable[[Request], Awaitable[Any]]":
+        async def take(request: "Request") -> Any:
+            data = await _body(request)
+            try:
+                asked = kind.model_validate_json(data)
+            except ValidationError as error:
+                raise InputError(
+                    f"What was sent is no {kind.__name__}: {error.error_count()} mistake(s).",
+                    remedy="have both run the same version of Soldiom",
+                ) from None
+            return await run_in_threadpool(getattr(site, method), *_round_of(request), asked)
+
+        return take
+
     async def forget(request: "Request") -> bytes:
         await run_in_threadpool(site.forget, _federation_of(request))
         return b""
@@ -68,6 +85,15 @@ def make_site_app(site: Site, key: str) -> "Starlette":
             Route("/rounds", answer(begin), methods=["POST"]),
             Route(one, answer(state)),
             Route(f"{one}/update", answer(update)),
+            *(
+                Route(f"{one}/{name}", answer(step(method, kind)), methods=["POST"])
+                for name, method, kind in (
+                    ("keys", "announce", Attempt),
+                    ("shares", "share", Group),
+                    ("masked", "masked", Letters),
+                    ("revealed", "reveal", Survivors),
+                )
+            ),
             Route("/federations/{federation}", answer(forget), methods=["DELETE"]),
         ]
     )

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts, Context
 from soldiom_ray.errors import CancelledError, ConflictError, DeniedError, NotFoundError, SoldiomError
-from soldiom_ray.federate.messages import RoundTask, SiteInfo, SiteState, digest_of, pack, unpack
+from soldiom_ray.federate.messages import MASKED, RoundTask, SiteInfo, SiteReport, SiteState, digest_of, pack, unpack
 from soldiom_ray.federate.outbox import Entry, Outbox
-from soldiom_ray.federate.site_settings import SiteSettings
+from soldiom_ray.federate.secure_messages import Announcement, Attempt, Group, Letters, Shares, Survivors
+from soldiom_ray.federate.secure_site import Member
+from soldiom_ray.federate.site_settings import SiteSettings, load_identity
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -34,7 +36,7 @@ class Site:
         self.artifacts = Artifacts(open_storage(settings))
         self.dataset = self.artifacts.get(site.dataset)
         self.outbox = Outbox(self.artifacts.storage)
-        self._lock = threading.Lock()
+        self._lock, self._masking = threading.Lock(), threading.Lock()
         self._training: SiteTraining | None = None
         self._federation = ""
         self._work: _Work | None = None
@@ -82,9 +84,45 @@ class Site:
             raise ConflictError(
                 f"The update of round {number} is {state}.", remedy="`soldiom site pending` at the site"
             )
+        if entry.secure is not None:
+            raise ConflictError("The update of this federation leaves in a sum alone.", remedy="ask for its masked one")
         data = self.outbox.update(entry)
         self.outbox.mark_sent(entry)
         return data
+
+    def announce(self, federation: str, number: int, asked: Attempt) -> Announcement:
+        """Begin an attempt at a sum of updates. ConflictError while the update may not leave."""
+        with self._masking:
+            member, entry = self._member(federation, number)
+            return member.announce(asked, entry.report)
+
+    def share(self, federation: str, number: int, group: Group) -> Letters:
+        """Shares of this site's secrets, for the other sites of the group."""
+        with self._masking:
+            return self._member(federation, number)[0].share(group)
+
+    def masked(self, federation: str, number: int, received: Letters) -> bytes:
+        """The update of a round under masks, with the other sites' letters."""
+        with self._masking:
+            member, entry = self._member(federation, number)
+            report, update = unpack(self.outbox.update(entry), SiteReport, "this site")
+            numbers = member.mask(received, update, report)
+            self.outbox.mark_sent(entry)
+            return pack(Attempt(attempt=received.attempt), {MASKED: numbers})
+
+    def reveal(self, federation: str, number: int, survivors: Survivors) -> Shares:
+        """What removes the masks that are left in one sum of the round."""
+        with self._masking:
+            return self._member(federation, number)[0].reveal(survivors)
+
+    def _member(self, federation: str, number: int) -> tuple[Member, Entry]:
+        entry = self.outbox.one(federation, number)
+        place, state = self.outbox.place(entry), self._state_of(entry).state
+        if state != "ready":
+            raise ConflictError(
+                f"The update of round {number} is {state}.", remedy="`soldiom site pending` at the site"
+            )
+        return Member(load_identity(self.settings, self.site), self.site.peers, place), entry
 
     def forget(self, federation: str) -> None:
         """End a federation: the model leaves the memory, the updates leave the storage; what left is still listed."""
@@ -108,6 +146,20 @@ class Site:
                 f"This site trains no base {base[:100]!r}.",
                 remedy=f"its administrator allows: {', '.join(self.site.bases)} (`soldiom site init --base PATTERN`)",
             )
+        if task.secure is None and self.site.secure_only:
+            raise DeniedError(
+                "The updates of this site leave in sums alone.", remedy="set `federate.secure_aggregation: true`"
+            )
+        if task.secure is not None and self.site.name not in task.secure.sites:
+            raise DeniedError(f"Site {self.site.name} is not among the sites whose updates are added.")
+        if task.secure is not None and self.site.peers:
+            strange = sorted(set(task.secure.sites) - {self.site.name} - self.site.peers.keys())
+            if strange:
+                raise DeniedError(
+                    f"The administrator of site {self.site.name} has not confirmed site {strange[0]}.",
+                    remedy="`soldiom site trust NAME FINGERPRINT` at this site, for all others of the federation",
+                )
+        self.outbox.bind(task.federation, task.secure)
 
     def _state_of(self, entry: Entry) -> SiteState:
         state = self.outbox.state(entry, self.site)
@@ -149,7 +201,8 @@ class _Work:
     def _report(self, fraction: float, message: str) -> None:
         if self._stopped.is_set():
             raise CancelledError("Another round was asked for.")
-        self.state = SiteState(state="training", message=message)
+        if self.task.secure is None:  # else nobody is told losses and how many steps there are
+            self.state = SiteState(state="training", message=message)
 
     def _run(self) -> None:
         context = Context(self.site.settings, self.site.artifacts, self._report)

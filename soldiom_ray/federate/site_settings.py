@@ -5,8 +5,10 @@ own. Both hold a key and are for their owner alone."""
 
 import contextlib
 import ipaddress
+import re
 import secrets
 import socket
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -35,6 +37,30 @@ class SiteSettings(Record):
     """Patterns of base models that a coordinator may ask for."""
     max_norm: float | None = Field(None, gt=0)
     """With `always`: a longer update waits for the administrator all the same."""
+    secure_only: bool = False
+    """Updates leave in sums alone, so that no coordinator sees one."""
+    peers: dict[str, str] = Field(default_factory=dict)
+    """Other sites -> fingerprints of their certificates, which the administrator has confirmed. Where there are some,
+    this site masks its updates with no others."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who a site is to other sites: the certificate of its TLS, and the key to sign with."""
+
+    name: str
+    certificate: str
+    private_key: str
+
+    def sign(self, text: bytes) -> str:
+        """A signature (ECDSA with SHA-256) in hexadecimal."""
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = serialization.load_pem_private_key(self.private_key.encode(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise InputError("The site's key is not of an elliptic curve.", remedy="make it again: `soldiom site init`")
+        return key.sign(text, ec.ECDSA(hashes.SHA256())).hex()
 
 
 class Invitation(Record):
@@ -81,6 +107,56 @@ def load_site(settings: Settings) -> tuple[SiteSettings, Invitation]:
             remedy="make it again with `soldiom site init`",
         ) from error
     return site, read_invitation(folder / "invitation.json")
+
+
+def confirm_peer(settings: Settings, site: SiteSettings, name: str, given: str) -> SiteSettings:
+    """The site's settings, written, with another site's fingerprint (colons and capitals do not matter). InputError for
+    what is none, or this site itself."""
+    plain = given.replace(":", "").lower()
+    if not re.fullmatch("[0-9a-f]{64}", plain):
+        raise InputError(
+            f"{given[:80]!r} is no fingerprint: 64 hexadecimal digits.", remedy="`soldiom site trust` there"
+        )
+    if not re.fullmatch(NAME, name) or name == site.name:
+        raise InputError(f"{name[:80]!r} is no other site's name.", remedy="`soldiom site trust` there says it")
+    confirmed = site.model_copy(update={"peers": {**site.peers, name: plain}})
+    save_site(settings, confirmed)
+    return confirmed
+
+
+def load_identity(settings: Settings, site: SiteSettings) -> Identity:
+    """Who the site in this home is to other sites."""
+    folder = site_folder(settings)
+    return Identity(site.name, (folder / "certificate.pem").read_text(), (folder / "key.pem").read_text())
+
+
+def fingerprint(certificate: str) -> str:
+    """SHA-256 of a certificate in hexadecimal, as `openssl x509 -fingerprint -sha256` has it without colons; "" for
+    one that cannot be read."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+
+    try:
+        return x509.load_pem_x509_certificate(certificate.encode()).fingerprint(hashes.SHA256()).hex()
+    except ValueError:
+        return ""
+
+
+def is_signed_by(certificate: str, text: bytes, signature: str) -> bool:
+    """Whether who has the certificate's key signed a text."""
+    from cryptography import x509
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    try:
+        key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            return False
+        key.verify(bytes.fromhex(signature), text, ec.ECDSA(hashes.SHA256()))
+    except (ValueError, InvalidSignature):
+        return False
+    return True
 
 
 def site_folder(settings: Settings) -> Path:

@@ -22,8 +22,9 @@ def federation_section(run: Manifest) -> str:
     lines = [
         "## Federation\n",
         f"{len(measured['sites'])} sites trained it in {len(rounds)} round(s) on data that stayed with"
-        f" them ({way}); only updates of the adapter, numbers of samples and validation losses left them. What is"
-        f" added in a round is {joined}"
+        f" them ({way}); only updates of the adapter, numbers of samples and validation losses left them"
+        + (", masked so that the coordinator saw sums over sites alone" if made.get("secure_aggregation") else "")
+        + f". What is added in a round is {joined}"
         + (f"; longer ones were shortened to norm {made['clip_norm']:g}." if made["clip_norm"] else "."),
         "",
         "| round | validation loss before | updates used | late or missing |",
