@@ -219,7 +219,8 @@ def run(context: Context, base: Path, seed: int, **values: Any) -> Any:
 
 def weights(context: Context, made: Any) -> dict[str, Any]:
     with load_run(context.artifacts, context.settings, made) as (model, _):
-        return {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+        # beside the head of the base, which has none: it is drawn whenever the base is loaded, and not used
+        return {k: tensor.numpy().copy() for k, tensor in model.state_dict().items() if "original_module" not in k}
 
 
 def lost(*_: Any) -> Any:

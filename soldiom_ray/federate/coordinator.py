@@ -59,7 +59,9 @@ def coordinate(
         if (done := draft.finished()) is not None:
             return done
         context.notify([*notes, *away])
-        greet = {name: membership.hear for name, dataset in datasets.items() if dataset is None}
+        greet = dict[str, Callable[[SiteClient], None]].fromkeys(
+            (name for name, dataset in datasets.items() if dataset is None), membership.hear
+        )
         return _coordinate(context, declared, federation, data, draft, folder, base, sites, greet, poll_seconds)
 
 

@@ -70,7 +70,8 @@ def make_site_app(site: Site, key: str) -> "Starlette":
                     f"What was sent is no {kind.__name__}: {error.error_count()} mistake(s).",
                     remedy="have both run the same version of Soldiom",
                 ) from None
-            return await run_in_threadpool(getattr(site, method), *_round_of(request), asked)
+            work: Callable[[str, int, Record], Any] = getattr(site, method)
+            return await run_in_threadpool(work, *_round_of(request), asked)
 
         return take
 
