@@ -281,6 +281,8 @@ def _entry_row(entry: Any, state: str, tensors: bool) -> dict[str, Any]:
         "bytes": report.size_bytes,
         "created_at": entry.created_at.isoformat(timespec="seconds"),
     }
+    if entry.secure:
+        row["sites"] = list(entry.secure.sites)
     if tensors:
         row["tensors"] = {name: {"shape": list(shape), "norm": norm} for name, (shape, norm) in report.tensors.items()}
     return row

@@ -59,9 +59,8 @@ def coordinate(
         if (done := draft.finished()) is not None:
             return done
         context.notify([*notes, *away])
-        greet = dict[str, Callable[[SiteClient], None]].fromkeys(
-            (name for name, dataset in datasets.items() if dataset is None), membership.hear
-        )
+        hear: Callable[[SiteClient], None] = membership.hear
+        greet = {name: hear for name, dataset in datasets.items() if dataset is None}
         return _coordinate(context, declared, federation, data, draft, folder, base, sites, greet, poll_seconds)
 
 
