@@ -347,7 +347,7 @@ def test_trainings_by_steps_are_tried_beside_a_linear_head(
 
     monkeypatch.setattr(auto, "CANDIDATES", 1)
     context = context_in(tmp_path)
-    rows = [{"text": text, "metadata": json.dumps({"label": label})} for text, label in sentences(120)]
+    rows = [{"text": text, "metadata": json.dumps({"label": ", ".join(has) or "none"})} for text, has in sentences(120)]
     dataset = dataset_of(context.artifacts, rows)
     train = Train(task="text_classification", base_model=str(encoder), sequence_length=32)
     usual, measured, reasons = train_auto(context, dataset, train, Auto(minutes=0.0001))
