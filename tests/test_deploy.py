@@ -27,7 +27,7 @@ from soldiom_ray.artifacts import Context, prefix_of
 from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import migrate, open_session
 from soldiom_ray.deploy import deploy, restore
-from soldiom_ray.deploy.engine import QUEUED_SHARE, TransformersEngine
+from soldiom_ray.deploy.engine import FEW_ANSWERS, QUEUED_SHARE, TransformersEngine
 from soldiom_ray.deploy.prompts import PromptReader
 from soldiom_ray.deploy.requests import Request, read_request
 from soldiom_ray.domains.builtin_models import BUILTIN_FOLDER
@@ -454,6 +454,28 @@ def test_callers_share_steps_and_those_that_go_away_leave_at_once(engine: Transf
     assert results[1] == alone.generate([PROMPTS[1]], max_new_tokens=10)[0]
     assert results[2] == alone.generate([PROMPTS[3]], max_new_tokens=6, temperature=0.5, seed=1)[0]
     assert max(sizes) >= 3 and len(sizes) < 30 and engine.generator.forward.pool.reserved == 0
+
+
+def test_of_many_streams_each_gets_its_first_text_at_once_and_then_what_has_gathered(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slowly(engine)
+    monkeypatch.setattr("soldiom_ray.deploy.engine.ANSWER_SECONDS", 3600.0)
+    monkeypatch.setattr("soldiom_ray.deploy.engine.LONGEST_SECONDS", 3600.0)
+    ids = engine.generator.prompt_ids(PROMPTS[0])
+
+    async def listen(*, gathers: bool) -> tuple[list[Any], Any]:
+        *pieces, whole = [piece async for piece in engine.stream(ids, Options(12), gathers=gathers)]
+        return pieces, whole
+
+    async def scene(streams: int) -> list[tuple[list[Any], Any]]:
+        return await asyncio.gather(*(listen(gathers=number > 0) for number in range(streams)))
+
+    [alone] = asyncio.run(scene(1))
+    for together in (asyncio.run(scene(FEW_ANSWERS)), asyncio.run(scene(FEW_ANSWERS + 2))):
+        assert all(whole == alone[1] and "".join(pieces) == whole.text for pieces, whole in together)
+        assert together[0][0] == alone[0]
+    assert len(alone[0]) > 3 and all(len(pieces) < len(alone[0]) for pieces, _ in together[1:])
 
 
 def test_more_tokens_than_the_engine_can_queue_are_refused(engine: TransformersEngine) -> None:

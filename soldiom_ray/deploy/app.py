@@ -120,7 +120,8 @@ class ModelEndpoint:
             raise InputError(f"A stream takes one input, not {len(prompts)}.", remedy="ask for each on its own")
         reader = CallReader(self.call_syntax) if self._reads_calls(parsed) else None
         pieces: AsyncGenerator[str | Generated | Findings, None]
-        pieces = self.engine.stream(prompts[0], options[0])
+        # The guard counts tokens by their pieces, and holds them back itself.
+        pieces = self.engine.stream(prompts[0], options[0], gathers=self.guard is None)
         if self.guard:
             pieces = self.guard.pieces(pieces, masks=self._may_mask(parsed))
         spoilt = False

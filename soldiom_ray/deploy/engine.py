@@ -23,6 +23,11 @@ from soldiom_ray.models.generate import Generator
 logger = logging.getLogger(__name__)
 QUEUED_SHARE = 4
 """Tokens that answers under way and waiting may reserve, in sizes of the key-value cache; more are refused."""
+FEW_ANSWERS = 4
+"""Up to so many answers under way, each token of a stream is handed out at once."""
+ANSWER_SECONDS, LONGEST_SECONDS = 0.006, 0.2
+"""With more, the first token at once and then what has gathered in this time for each answer under way, the longest at
+most: a message costs the processes on its way to the client about a millisecond of a core, which the engine lacks."""
 WEDGED_SECONDS = 60.0
 """A step that takes longer than this will not end: one reads at most a chunk of a prompt and gives each answer a
 token."""
@@ -36,8 +41,11 @@ class Engine(Protocol):
     async def generate(self, ids: Sequence[int], options: Options) -> Generated:
         """The whole answer. Cancelling the call ends its computation. BusyError when too much is waiting."""
 
-    def stream(self, ids: Sequence[int], options: Options) -> AsyncGenerator[str | Generated, None]:
-        """Pieces of text, and last the whole answer. Leaving early ends its computation. Errors as of `generate`."""
+    def stream(
+        self, ids: Sequence[int], options: Options, *, gathers: bool = True
+    ) -> AsyncGenerator[str | Generated, None]:
+        """Pieces of text, and last the whole answer. A piece may be the text of several tokens where many answers are
+        under way, unless it `gathers` none. Leaving early ends its computation. Errors as of `generate`."""
 
     async def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """What an answer obeys that is to obey a JSON Schema, for its options. InputError for one that cannot be
@@ -60,10 +68,12 @@ class _Call:
     ids: Sequence[int]
     options: Options
     streams: bool
+    gathers: bool
     loop: asyncio.AbstractEventLoop
     results: "asyncio.Queue[str | Generated | Exception]" = field(default_factory=asyncio.Queue)
     answer: Answer | None = None
     abandoned: bool = False
+    handed_out_at: float = float("-inf")
 
     @property
     def tokens(self) -> int:
@@ -89,15 +99,17 @@ class TransformersEngine:
 
     async def generate(self, ids: Sequence[int], options: Options) -> Generated:
         """See `Engine`."""
-        async with aclosing(self._results(ids, options, streams=False)) as results:
+        async with aclosing(self._results(ids, options)) as results:
             async for result in results:
                 if isinstance(result, Generated):
                     return result
         raise UnavailableError("The engine ended.", remedy="try again")
 
-    def stream(self, ids: Sequence[int], options: Options) -> AsyncGenerator[str | Generated, None]:
+    def stream(
+        self, ids: Sequence[int], options: Options, *, gathers: bool = True
+    ) -> AsyncGenerator[str | Generated, None]:
         """See `Engine`."""
-        return self._results(ids, options, streams=True)
+        return self._results(ids, options, streams=True, gathers=gathers)
 
     async def grammar(self, schema: Mapping[str, Any]) -> Grammar:
         """See `Engine`. Compiled by a thread of its own, one after the other."""
@@ -139,9 +151,9 @@ class TransformersEngine:
             self._wakeup.notify()
 
     async def _results(
-        self, ids: Sequence[int], options: Options, *, streams: bool
+        self, ids: Sequence[int], options: Options, *, streams: bool = False, gathers: bool = False
     ) -> AsyncGenerator[str | Generated, None]:
-        call = _Call(ids, options, streams, asyncio.get_running_loop())
+        call = _Call(ids, options, streams, gathers, asyncio.get_running_loop())
         limit = QUEUED_SHARE * self.generator.forward.pool.positions
         with self._wakeup:
             if self._tokens and self._tokens + call.tokens > limit:
@@ -204,12 +216,16 @@ class TransformersEngine:
 
     def _collect(self, changed: Sequence[Answer]) -> list[tuple[_Call, str | Generated | Exception]]:
         results: list[tuple[_Call, str | Generated | Exception]] = []
+        now, under_way = time.monotonic(), len(self._calls)
+        pause = min(LONGEST_SECONDS, ANSWER_SECONDS * under_way) if under_way > FEW_ANSWERS else 0.0
         for answer in changed:
             call = self._calls.get(answer)
             if call is None:
                 continue
-            if call.streams and (piece := answer.take()):
+            is_due = answer.finish or not call.gathers or now - call.handed_out_at >= pause
+            if call.streams and is_due and (piece := answer.take()):
                 results.append((call, piece))
+                call.handed_out_at = now
             if answer.finish:
                 results.append((call, answer.result()))
                 del self._calls[answer]

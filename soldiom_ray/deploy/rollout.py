@@ -1,5 +1,6 @@
 """Put an endpoint on Ray Serve and wait for it; what served before goes on until the new replicas are up."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -73,12 +74,9 @@ def wait_until_running(endpoint: Endpoint, report: Callable[[float, str], None],
 
 def warm_up(endpoint: Endpoint) -> dict[str, Any]:
     """The first request, through the handle that the API uses: {prompt, text, seconds}."""
-    from ray import serve
-
-    handle = serve.get_app_handle(application_name(endpoint.model_id))
     started = time.monotonic()
     try:
-        answer: dict[str, Any] = handle.probe.remote().result(timeout_s=WARM_SECONDS)
+        answer = asyncio.run(_probe(endpoint))
     except Exception as error:
         known = compute.serve_error(error, f"endpoint of model {endpoint.model_id}", WARM_SECONDS)
         raise known or UnavailableError(
@@ -86,6 +84,16 @@ def warm_up(endpoint: Endpoint) -> dict[str, Any]:
             remedy="see the replica's log in the Ray dashboard",
         ) from error
     return answer | {"seconds": round(time.monotonic() - started, 3)}
+
+
+async def _probe(endpoint: Endpoint) -> dict[str, Any]:
+    """In an event loop, since Serve's handles may need one (RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP=0)."""
+    from ray import serve
+
+    handle = serve.get_app_handle(application_name(endpoint.model_id))
+    async with asyncio.timeout(WARM_SECONDS):
+        answer: dict[str, Any] = await handle.probe.remote()
+    return answer
 
 
 def stop(model_id: str) -> None:

@@ -143,6 +143,11 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         # (load 25 on 2 cores: no API for 150 s).
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "10",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        # A token on its way from the engine to the client goes through two calls of Serve. By gRPC, and on one event
+        # loop in each process, they cost half of what they cost as Ray's objects, handed from thread to thread.
+        "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
+        "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
+        "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.proxy_middleware.middlewares",
         # Read only where HAProxy is turned on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
         # homes of a machine unless they are set.
