@@ -104,6 +104,17 @@ class Artifacts:
             )
         return data
 
+    def replace_file(self, artifact: str, name: str, data: bytes) -> None:
+        """Write one file of an artifact anew, and then its hash into the manifest, where there is one."""
+        prefix = prefix_of(artifact)
+        written = self.storage.write(f"{prefix}/{name}", data)
+        if (manifest := self.find(artifact)) is not None:
+            entry = FileEntry(name=name, size_bytes=written.size_bytes, sha256=written.sha256)
+            others = [each for each in manifest.files if each.name != name]
+            files = tuple(sorted([*others, entry], key=lambda each: each.name))
+            text = manifest.model_copy(update={"files": files}).model_dump_json(indent=2)
+            self.storage.write(f"{prefix}/{MANIFEST}", text.encode())
+
     def tables(
         self, manifest: Manifest, folder: str = "", columns: Sequence[str] | None = None
     ) -> Iterator["pa.Table"]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from soldiom_ray.errors import BusyError, SoldiomError, UnavailableError, own_error
+from soldiom_ray.errors import BusyError, DeniedError, SoldiomError, UnavailableError, own_error
 from soldiom_ray.records import LOOPBACK, REPLICA_PORTS
 from soldiom_ray.settings import Settings
 
@@ -110,20 +110,29 @@ def _is_free(port: int) -> bool:
 
 
 def job_client(settings: Settings) -> "JobSubmissionClient":
-    """Ray's client for jobs, with the home's token. Raises UnavailableError at once when nothing answers."""
+    """Ray's client for jobs, with the home's token. UnavailableError at once when nothing answers, DeniedError for a
+    token that cannot be read or is not Ray's."""
     url = settings.dashboard_url
     if url is None:
         raise UnavailableError("Ray's job server is not running, or its address is not known.", remedy=REMEDY)
     parts = urlsplit(url)
     _reach(f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}", "Ray's job server")
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    # Ray caches the first token that a process has read, so the home's own is passed explicitly.
-    own = "ray" not in settings.external and settings.ray_token_path.exists()
-    headers = {"Authorization": f"Bearer {settings.ray_token_path.read_text().strip()}"} if own else None
     try:
+        # Ray caches the first token that a process has read, so the home's own is passed explicitly.
+        own = "ray" not in settings.external and settings.ray_token_path.exists()
+        headers = {"Authorization": f"Bearer {settings.ray_token_path.read_text().strip()}"} if own else None
         return JobSubmissionClient(url, headers=headers)
-    except (ConnectionError, RuntimeError) as error:
+    except (AuthenticationError, OSError, UnicodeDecodeError) as error:
+        if isinstance(error, ConnectionError):
+            raise UnavailableError(f"Ray's job server at {url} refuses: {error}", remedy=REMEDY) from error
+        raise DeniedError(
+            f"Ray's job server at {url} takes no token of this home ({type(error).__name__}).",
+            remedy=f"restart the services (`soldiom down`, `soldiom up`), or restore {settings.ray_token_path}",
+        ) from error
+    except RuntimeError as error:
         raise UnavailableError(f"Ray's job server at {url} refuses: {error}", remedy=REMEDY) from error
 
 

@@ -37,6 +37,24 @@ def test_texts_and_structured_values_are_kept(api_settings: Settings, api: httpx
     problem(api.post(UPLOAD, json={"user_id": "u", "input_type": "file", "content": "x"}), 422)
 
 
+def test_a_user_deletes_what_is_the_user_s_own_and_leaves_a_trace(
+    api_settings: Settings, api_url: str, api_keys: dict[str, str], api: httpx.Client
+) -> None:
+    headers = {"Authorization": f"Bearer {api_keys['user']}"}
+    body = {"user_id": "u9", "input_type": "text", "content": "mine"}
+    own = httpx.post(api_url + UPLOAD, json=body, headers=headers).json()["id"]
+    with open_session(api_settings) as session:
+        tenants = inputs.add(session, user_id="u9", input_type="text", content="x", sha256="0", size_bytes=1).id
+        session.commit()
+    refused = problem(httpx.delete(f"{api_url}{UPLOAD}/{tenants}", headers=headers), 403)
+    assert "not yours" in refused["detail"] and "trainer" in refused["remedy"]
+    assert httpx.delete(f"{api_url}{UPLOAD}/{own}", headers=headers).status_code == 204
+    problem(httpx.delete(f"{api_url}{UPLOAD}/{own}", headers=headers), 404)
+    trail = api.get("/api/audit", params={"limit": 5}).json()["items"]
+    assert f"{UPLOAD}/{own}" in {row["object"] for row in trail}
+    assert api.delete(f"{UPLOAD}/{tenants}").status_code == 204
+
+
 def docx(entries: dict[str, bytes]) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:

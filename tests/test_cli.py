@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Home
+from typer.testing import CliRunner
+
+from soldiom_ray.cli.app import app
+from soldiom_ray.errors import InputError
 
 HEAVY = ("torch", "ray", "transformers", "mlflow", "chromadb", "pyarrow", "sqlalchemy", "pydantic")
 
@@ -126,6 +130,25 @@ def test_wrong_settings_are_told_together_with_their_names(tmp_path: Path) -> No
     for name in ("SOLDIOM_API_PORT", "SOLDIOM_STORAGE", "SOLDIOM_RATE_LIMIT", "SOLDIOM_ENCRYPTION_KEY"):
         assert name in done.stderr
     assert "short-secret" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["new-domain", "ours", "--from", ""],
+        ["prepare", ""],
+        ["collect", "files", ""],
+        ["collect", "local", ""],
+        ["collect", "database", ""],
+        ["ask", "medical", "classify-xray", ""],
+        ["run", "domain:legal", "--data", ""],
+    ],
+)
+def test_an_empty_path_is_not_the_working_folder(arguments: list[str]) -> None:
+    answer = CliRunner().invoke(app, arguments)
+    assert isinstance(answer.exception, InputError)
+    told = f"{answer.exception} {answer.exception.problems}"
+    assert ("empty" in told or "nothing" in told) and "database" not in answer.exception.what
 
 
 def test_commands_say_what_to_start_when_nothing_runs(tmp_path: Path) -> None:

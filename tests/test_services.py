@@ -18,9 +18,13 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 from conftest import free_port, starting
+from typer.testing import CliRunner
 
 from soldiom_ray import compute, services
-from soldiom_ray.errors import ConflictError, UnavailableError
+from soldiom_ray.cli.app import app
+from soldiom_ray.db import jobs
+from soldiom_ray.db.engine import open_session
+from soldiom_ray.errors import ConflictError, SoldiomError, UnavailableError
 from soldiom_ray.services import addresses, chroma, postgres, processes, start, supervision
 from soldiom_ray.services.addresses import Addresses
 from soldiom_ray.services.http import get
@@ -330,10 +334,20 @@ def test_a_port_that_another_home_took_at_the_same_moment_is_not_taken_for_the_o
         shutil.rmtree(other)
 
 
-def test_down_leaves_no_process_and_up_takes_the_same_addresses_again(folder: Path) -> None:
+def test_down_leaves_no_process_and_up_takes_the_same_addresses_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = settings_of(folder)
     family = members(folder)
-    services.down(before)
+    monkeypatch.setenv("SOLDIOM_HOME", str(folder))
+    with open_session(before) as session:
+        jobs.create(session, name="unfinished", kind="train", config={}).submission_id = "unfinished"
+    token = before.ray_token_path.read_text()
+    before.ray_token_path.write_text("not-the-token-of-this-ray")
+    refused = CliRunner().invoke(app, ["down"])  # what Ray refuses keeps nothing running, and is told
+    before.ray_token_path.write_text(token)
+    assert isinstance(refused.exception, SoldiomError) and refused.exit_code == 1
+    assert "logs of the last jobs were not stored" in str(refused.exception)
     assert not members(folder)
     assert not [
         pid for pid in family if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

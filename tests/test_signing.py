@@ -201,8 +201,14 @@ def test_the_command_line_verifies_and_signs(
     assert code == 0 and json.loads(output)["signed"] is True
     (stored(context, run) / SIGNATURE).unlink()
     assert verify()[0] == 1
+    (stored(context, run) / "weights" / "added.txt").write_text("added before it was signed anew")
     assert CliRunner().invoke(app, ["models", "sign", run.id]).exit_code == 0
     assert verify()[0] == 0
+    manifest = context.artifacts.get(run.id)
+    assert context.artifacts.read(manifest, SIGNATURE) == (stored(context, run) / SIGNATURE).read_bytes()
+    assert [each for each in manifest.files if each.name != SIGNATURE] == [
+        each for each in run.files if each.name != SIGNATURE
+    ]
 
 
 def test_a_training_signs_what_the_field_s_own_tool_verifies(tmp_path: Path) -> None:

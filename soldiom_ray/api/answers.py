@@ -11,17 +11,14 @@ from starlette.concurrency import run_in_threadpool
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
-from soldiom_ray.db import answers, audit
-from soldiom_ray.db.answers import Exchange
+from soldiom_ray.db import audit
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.decisions import refused_decisions, tell_blocked
+from soldiom_ray.domains.exchanges import store_answers
 from soldiom_ray.domains.hosting import Address
-from soldiom_ray.domains.outputs import USER_CHARACTERS, count_answers, text_of
 from soldiom_ray.errors import BlockedError, SoldiomError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
-
-STORED_CHARACTERS = 100_000
-"""Of a question and of its answer; longer ones are not stored."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +43,7 @@ class Asked:
         try:
             answer = await endpoints.call(self._application, "generate", self._addressed(request))
         except BlockedError as error:
-            await self._note(_refused(error))
+            await self._note(refused_decisions(error))
             raise
         outputs: list[dict[str, Any]] = answer["outputs"]
         for output in outputs:
@@ -60,7 +57,7 @@ class Asked:
                 await self._note(chunk.get("filter") or ())
                 yield chunk
         except BlockedError as error:
-            await self._note(_refused(error))
+            await self._note(refused_decisions(error))
             raise
 
     @property
@@ -81,16 +78,14 @@ class Asked:
             await run_in_threadpool(self._audit_block, decisions)
 
     def _audit_block(self, decisions: Sequence[Mapping[str, Any]]) -> None:
-        blocked = sorted(
-            {(str(each["side"]), str(each["category"])) for each in decisions if each["action"] == "block"}
+        tell_blocked(
+            self.settings,
+            decisions,
+            actor=self.caller.key_id,
+            tenant=self.caller.tenant,
+            model_id=self.model_id,
+            asked_by={"key": self.caller.name},
         )
-        details = {"key": self.caller.name, "blocked": [{"side": side, "category": name} for side, name in blocked]}
-        try:
-            with open_session(self.settings) as session:
-                actor, tenant = self.caller.key_id, self.caller.tenant
-                audit.append(session, actor, "content filter", self.model_id, "deny", details, tenant)
-        except SoldiomError as error:  # it is blocked all the same
-            logger.warning("a blocked request is not in the trail", extra={"data": {"type": type(error).__name__}})
 
     def note_first_text(self) -> None:
         """Count how long the first text of a stream took."""
@@ -118,43 +113,17 @@ class Asked:
         outputs: Sequence[Mapping[str, Any]],
         seconds: float,
     ) -> list[str | None]:
-        stored: list[str | None] = []
-        nameless = len(self.user_id or "") > USER_CHARACTERS  # cut short it would be found for another user, or none
         with open_session(self.settings) as session:
-            for answer_id, question, output in zip(ids, questions, outputs, strict=True):
-                text = None if self.form is None or nameless or not self.settings.answer_days else text_of(output)
-                if text is None or len(text) > STORED_CHARACTERS or len(str(question)) > STORED_CHARACTERS:
-                    stored.append(None)
-                    continue
-                usage = output.get("usage") or {}
-                answers.add(
-                    session,
-                    Exchange({"form": self.form, **question}, text),
-                    self.settings.encryption_keys,
-                    id=answer_id,
-                    tenant=self.caller.tenant,
-                    model_id=self.model_id,
-                    owner=self.caller.user,
-                    user_id=self.user_id or self.caller.name,
-                    prompt_tokens=int(usage.get("prompt_tokens", 0)),
-                    completion_tokens=int(usage.get("completion_tokens", 0)),
-                    seconds=seconds,
-                )
-                stored.append(answer_id)
-            count_answers(
+            return store_answers(
                 session,
+                self.settings,
                 questions,
                 outputs,
+                ids,
+                form=self.form,
+                seconds=seconds,
                 tenant=self.caller.tenant,
                 owner=self.caller.user,
                 user_id=self.user_id or self.caller.name,
                 model_id=self.model_id,
-                seconds=seconds,
             )
-        return stored
-
-
-def _refused(error: BlockedError) -> list[dict[str, Any]]:
-    """The decisions by which a request was refused."""
-    found = dict.fromkeys(problem.msg for problem in error.problems)
-    return [{"category": each, "side": "input", "action": "block"} for each in found]

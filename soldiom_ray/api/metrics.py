@@ -4,8 +4,11 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 
 BUCKETS = (0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0)
+Elsewhere = Sequence[tuple[Mapping[str, object], int]]
+"""(labels, count) of the same metric in other processes."""
 METHODS = ("GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS")
 
 
@@ -45,10 +48,11 @@ class Count:
         """Count so many."""
         self._counts[_labels(labels)] += number
 
-    def lines(self) -> Iterator[str]:
-        """In the exposition format."""
+    def lines(self, elsewhere: Elsewhere = ()) -> Iterator[str]:
+        """In the exposition format, with what other processes have counted."""
         yield from _head(self.name, self.text, "counter")
         yield from (f"{self.name}{{{key}}} {count}" for key, count in sorted(self._counts.items()))
+        yield from (f"{self.name}{{{_labels(labels)}}} {count}" for labels, count in elsewhere)
 
 
 class RequestMetrics:
@@ -97,13 +101,19 @@ class RequestMetrics:
         with self._lock:
             self._feedback.add({"model": model_id, "rating": rating})
 
-    def text(self, *, of_models: bool = True) -> str:
-        """The metrics in the exposition format: all, or only those of requests."""
-        parts: tuple[Count | Histogram, ...] = (self._requests, self._seconds)
-        if of_models:
-            parts += (self._answers, self._first_tokens, self._tokens, self._filtered, self._feedback)
+    def text(self, *, of_models: bool = True, batches: Mapping[str, Elsewhere] = MappingProxyType({})) -> str:
+        """The metrics in the exposition format: all, or only those of requests. What `batches` add to the metrics
+        "tokens" and "filter" has the label `door`."""
+        from_batches = {
+            metric: [({**labels, "door": "batch"}, count) for labels, count in rows] for metric, rows in batches.items()
+        }
         with self._lock:
-            return "\n".join(line for part in parts for line in part.lines()) + "\n"
+            lines = [*self._requests.lines(), *self._seconds.lines()]
+            if of_models:
+                lines += [*self._answers.lines(), *self._first_tokens.lines()]
+                lines += [*self._tokens.lines(from_batches.get("tokens", ()))]
+                lines += [*self._filtered.lines(from_batches.get("filter", ())), *self._feedback.lines()]
+        return "\n".join(lines) + "\n"
 
 
 def device_seconds_text(seconds: Mapping[str, float]) -> str:

@@ -1,7 +1,6 @@
 """`soldiom collect`: one command per source, and single inputs."""
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table, say
+from soldiom_ray.cli.paths import named_path
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import environment_value, load_settings
 
@@ -24,7 +24,7 @@ def add_commands(app: typer.Typer) -> None:
 
 @collect_app.command("local", cls=RecipeCommand)
 def collect_local(
-    path: Annotated[Path | None, typer.Argument(help="A folder or a git checkout.")] = None,
+    path: Annotated[str | None, typer.Argument(help="A folder or a git checkout.")] = None,
     packages: Annotated[list[str] | None, recipe_option("collect.local.packages")] = None,
     include: Annotated[list[str] | None, recipe_option("collect.local.include")] = None,
     exclude: Annotated[list[str] | None, recipe_option("collect.local.exclude")] = None,
@@ -35,7 +35,7 @@ def collect_local(
 ) -> None:
     """Collect a folder, a git checkout, or installed Python packages."""
     options = drop_unset(
-        path=str(path.expanduser().absolute()) if path else None,
+        path=str(named_path(path, "PATH").absolute()) if path is not None else None,
         packages=split_list(packages),
         include=split_list(include),
         exclude=split_list(exclude),
@@ -104,7 +104,7 @@ def collect_huggingface(
 @collect_app.command("files", cls=RecipeCommand)
 def collect_files(
     paths: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Argument(help="Files or folders: documents, tables, mail, archives, images, audio, video."),
     ] = None,
     inputs: Annotated[list[str] | None, recipe_option("collect.files.inputs")] = None,
@@ -121,7 +121,7 @@ def collect_files(
 ) -> None:
     """Collect your own documents."""
     options = drop_unset(
-        paths=[str(path.expanduser().absolute()) for path in paths or ()],
+        paths=[str(named_path(path, "PATHS").absolute()) for path in paths or ()],
         inputs=split_list(inputs),
         include=split_list(include),
         exclude=split_list(exclude),
@@ -178,7 +178,8 @@ def collect_database(
     from soldiom_ray.domains.connections import with_password
 
     if "://" not in url:
-        url = f"sqlite://{quote(str(Path(url).expanduser().absolute()))}"
+        file = named_path(url, "URL").absolute()
+        url = f"sqlite://{quote(str(file))}"
     if password_env:
         url = with_password(url, environment_value(password_env))
     options = drop_unset(

@@ -10,6 +10,7 @@ import typer
 from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.options import RecipeCommand, drop_unset, recipe_option
 from soldiom_ray.cli.output import Json, output_text, print_items, print_json, print_table, say
+from soldiom_ray.cli.paths import named_path
 from soldiom_ray.domains.tasks import IMAGE_CLASSIFICATION
 from soldiom_ray.errors import InputError
 from soldiom_ray.settings import HOME_TENANT, Settings, load_settings
@@ -339,7 +340,7 @@ def _text(text: str) -> dict[str, str]:
 
 
 def _picture(name: str) -> dict[str, str]:
-    path = Path(name).expanduser()
+    path = named_path(name, "TEXT")
     if not path.is_file():
         raise InputError(f"{name!r} is no file.", remedy="name a PNG or JPEG file: this model classifies pictures")
     return {"image": base64.b64encode(path.read_bytes()).decode()}

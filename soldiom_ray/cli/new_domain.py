@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from soldiom_ray.cli.output import Json, follow, print_json, say
+from soldiom_ray.cli.paths import named_path
 from soldiom_ray.cli.specialists import make_models
 from soldiom_ray.errors import InputError, NotFoundError
 from soldiom_ray.settings import load_settings, write_private
@@ -30,7 +31,7 @@ def new_domain(
     """Make a domain of a team's own documents: read them, write a pack, make a first model, say what is missing."""
     from soldiom_ray.domains.new_pack import new_pack
 
-    pack_file, documents = _pack_file(name), Path(folder).expanduser().absolute()
+    pack_file, documents = _pack_file(name), named_path(folder, "--from").absolute()
     if not documents.is_dir():
         raise NotFoundError(f"There is no folder {folder!r}.", remedy="name a folder of documents with --from")
     pack = new_pack(name, title, str(documents), *_counted(name, documents, pictures=pictures))

@@ -9,6 +9,7 @@ from soldiom_ray.cli.jobs import run_job, stage_of
 from soldiom_ray.cli.mapping import mapping_lines, read_mapping, sample_lines
 from soldiom_ray.cli.options import Name, RecipeCommand, drop_unset, find_field, pairs, recipe_option, split_list
 from soldiom_ray.cli.output import Json, print_json, print_table, say
+from soldiom_ray.cli.paths import named_path
 from soldiom_ray.cli.summary import print_sides
 from soldiom_ray.domains.door_defaults import MODE, MOST_PASSAGES, PASSAGES
 from soldiom_ray.settings import load_settings
@@ -39,7 +40,7 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Clean, filter, redact, deduplicate and split: documents become a versioned dataset."""
-    paths = [text for text in datasets if Path(text).expanduser().exists()]
+    paths = [text for text in datasets if named_path(text, "DATASET").exists()]
     content: dict[str, Any] = {
         "name": name,
         "documents": [text for text in datasets if text not in paths],

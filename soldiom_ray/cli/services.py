@@ -53,16 +53,24 @@ def up(json: Json = False) -> None:
 
 
 def down(json: Json = False) -> None:
-    """Stop the services that `up` started. Data is kept."""
+    """Stop the services that `up` started. Data is kept. Exit code 1 where something was lost or not stopped; the rest
+    is stopped all the same."""
     from soldiom_ray import launch, services
 
-    settings = load_settings()
+    settings, lost = load_settings(), ""
     try:
         launch.store_logs(settings, unfinished=True)
-    except SoldiomError as error:  # what is stopped already has nothing to store
+    except UnavailableError as error:  # what is stopped already has nothing to store
         logger.info("logs of jobs not stored", extra={"data": {"reason": error.what}})
+    except Exception as error:  # whatever it is: a refused token, a full disk; services that go on would be worse
+        lost = error.what if isinstance(error, SoldiomError) else type(error).__name__
     services.down(settings)
     print_json({"services": services.status(settings)}) if json else say("All services of this home are stopped.")
+    if lost:
+        raise SoldiomError(
+            f"The logs of the last jobs were not stored before Ray was stopped: {lost}",
+            remedy="`soldiom doctor` names a token that is not this home's, or storage that cannot be written",
+        )
 
 
 def status(json: Json = False) -> None:

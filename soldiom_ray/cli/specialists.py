@@ -14,6 +14,7 @@ import typer
 
 from soldiom_ray.cli.options import pairs
 from soldiom_ray.cli.output import Json, follow, note, print_items, print_json, print_table, say
+from soldiom_ray.cli.paths import named_path
 from soldiom_ray.errors import InputError, NotFoundError, SoldiomError
 from soldiom_ray.settings import load_settings
 
@@ -235,7 +236,7 @@ def _read_text(file: str) -> str:
 
 
 def _existing(file: str) -> Path:
-    path = Path(file).expanduser()
+    path = named_path(file, "FILE")
     if not path.is_file():
         raise NotFoundError(f"There is no file {file!r}.", remedy="name a file, or - for standard input")
     return path
@@ -263,9 +264,9 @@ def _read_data(texts: Sequence[str]) -> tuple[Path | None, dict[str, Path]]:
     for text in texts:
         name, equals, path = text.partition("=")
         if equals and "/" not in name:
-            data_of[name] = Path(path).expanduser().absolute()
+            data_of[name] = named_path(path, f"--data {name}=").absolute()
         else:
-            folders.append(Path(text).expanduser().absolute())
+            folders.append(named_path(text, "--data").absolute())
     if len(folders) > 1:
         raise InputError(
             f"--data names {len(folders)} folders.", remedy="name one folder, or the data of each model: MODEL=PATH"

@@ -61,10 +61,10 @@ def _day(days: dict[str, dict[str, Any]], moment: Any) -> dict[str, Any]:
 
 
 def _seconds(session: Session, model_id: str) -> dict[str, list[float]]:
-    query = select(Answer.created_at, Answer.seconds).where(Answer.model_id == model_id)
+    query = select(Answer.created_at, Answer.seconds).where(Answer.model_id == model_id, Answer.seconds.is_not(None))
     found: dict[str, list[float]] = defaultdict(list)
     for created_at, seconds in session.execute(query.order_by(Answer.created_at.desc()).limit(MOST_ANSWERS)):
-        found[created_at.date().isoformat()].append(seconds)
+        found[created_at.date().isoformat()].append(float(seconds or 0.0))
     return found
 
 

@@ -211,7 +211,8 @@ class Deployment(Table):
 
 
 class Answer(Table):
-    """What a deployed model answered. `question` (JSON: what was asked) and `output` are sealed with the home's key."""
+    """What a deployed model answered. `question` (JSON: what was asked) and `output` are sealed with the home's key.
+    `seconds` is empty for one of a batch, whose time says nothing of the endpoint."""
 
     __tablename__ = "answers"
     __table_args__ = (
@@ -229,7 +230,7 @@ class Answer(Table):
     output: Mapped[str] = mapped_column(LongText)
     prompt_tokens: Mapped[int] = mapped_column(Integer, default=0)
     completion_tokens: Mapped[int] = mapped_column(Integer, default=0)
-    seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
+    seconds: Mapped[float | None] = mapped_column(Float(53), default=0.0)
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
@@ -279,6 +280,17 @@ class Usage(Table):
     bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
     device_seconds: Mapped[float] = mapped_column(Float(53), default=0.0)
+
+
+class BatchCount(Table):
+    """What the answers of batches add to a metric of models: "tokens" or "filter", by its labels (JSON, sorted)."""
+
+    __tablename__ = "batch_counts"
+
+    metric: Mapped[str] = mapped_column(String(16), primary_key=True)
+    model_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    labels: Mapped[str] = mapped_column(String(255), primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, default=0)
 
 
 class Quota(Table):

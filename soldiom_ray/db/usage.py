@@ -6,9 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.orm import Session
 
+from soldiom_ray.db import counts as counts_in_rows
 from soldiom_ray.db.tables import Job, Model, Usage
 from soldiom_ray.records import now
 
@@ -24,15 +24,7 @@ def add(
     answers of one key wait for."""
     hour = now().replace(minute=0, second=0, microsecond=0)
     keys = {"hour": hour, "tenant": tenant, "owner": owner, "user_id": user_id, "model_id": model_id}
-    values = dict.fromkeys(COUNTS, 0) | counts
-    if session.get_bind().dialect.name == "postgresql":
-        insert = postgresql.insert(Usage).values(**keys, **values)
-        sums = {name: getattr(Usage, name) + insert.excluded[name] for name in counts}
-        session.execute(insert.on_conflict_do_update(index_elements=list(keys), set_=sums))
-    else:
-        rows = mysql.insert(Usage).values(**keys, **values)
-        sums = {name: getattr(Usage, name) + rows.inserted[name] for name in counts}
-        session.execute(rows.on_duplicate_key_update(sums))
+    counts_in_rows.add(session, Usage, keys, counts)
 
 
 def of_model(session: Session, model_id: str, *, since: datetime, until: datetime) -> tuple[int, int]:

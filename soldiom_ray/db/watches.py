@@ -91,11 +91,12 @@ def failed_answers(session: Session, model_id: str, since: datetime, until: date
 
 
 def answer_seconds(session: Session, model_id: str, since: datetime, until: datetime) -> list[float]:
-    """How long the newest stored answers took."""
+    """How long the newest stored answers took, but those of batches."""
     query = select(Answer.seconds).where(
-        Answer.model_id == model_id, Answer.created_at >= since, Answer.created_at < until
+        Answer.model_id == model_id, Answer.created_at >= since, Answer.created_at < until, Answer.seconds.is_not(None)
     )
-    return list(session.scalars(query.order_by(Answer.created_at.desc()).limit(MOST_ANSWERS)))
+    newest = session.scalars(query.order_by(Answer.created_at.desc()).limit(MOST_ANSWERS))
+    return [float(seconds) for seconds in newest if seconds is not None]
 
 
 def ratings(session: Session, model_id: str, since: datetime, until: datetime) -> Ratings:

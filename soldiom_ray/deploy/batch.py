@@ -5,16 +5,19 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soldiom_ray import batches, compute
-from soldiom_ray.db import models, quotas
+from soldiom_ray.db import counts, models, quotas
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Job
+from soldiom_ray.domains.decisions import refused_decisions, tell_blocked
+from soldiom_ray.domains.exchanges import form_of, question_of, store_answers
 from soldiom_ray.domains.hosting import Address, address_of
-from soldiom_ray.domains.outputs import count_answers, output_of, total_usage
+from soldiom_ray.domains.outputs import output_of, total_usage
 from soldiom_ray.errors import BlockedError, BusyError, ConflictError, InputError, TooLargeError, UnavailableError
+from soldiom_ray.records import new_id
 from soldiom_ray.settings import Settings
 from soldiom_ray.storage import open_storage
 
@@ -73,17 +76,8 @@ class _Batch:
     async def _answer_part(self, number: int) -> None:
         texts, began = self._part(number), time.monotonic()
         outputs = await self._answers(texts, whole=number == 0)
-        with open_session(self.settings) as session:
-            count_answers(
-                session,
-                [{"input": text} for text in texts],
-                outputs,
-                tenant=self.job.tenant,
-                owner=self.job.owner,
-                user_id=self.job.config["user_id"],
-                model_id=self.job.config["model"],
-                seconds=time.monotonic() - began,
-            )
+        ids = await asyncio.to_thread(self._store, texts, outputs, time.monotonic() - began)
+        outputs = [output | {"id": answer_id} for output, answer_id in zip(outputs, ids, strict=True)]
         first = number * batches.PART
         lines = [
             {"index": first + place, "input": text, **output}
@@ -91,6 +85,44 @@ class _Batch:
         ]
         batches.write_part(self.storage, self.folder, number, lines)
         self.done += len(texts)
+
+    def _store(self, texts: Sequence[str], outputs: Sequence[Mapping[str, Any]], seconds: float) -> list[str | None]:
+        """Ids of a part's answers, as those of single requests are: feedback can be joined to them, and all is
+        counted."""
+        config, usage = self.job.config, total_usage(outputs)
+        decisions = [each for output in outputs for each in output.get("filter") or ()]
+        with open_session(self.settings, reach="asked") as session:
+            model = models.get(session, config["model"], self.job.tenant)
+            form = form_of(models.task_of(model), model.lineage.get("prompt_format"), raw=self.request["raw"])
+            counts.count_batch(
+                session,
+                model.id,
+                decisions,
+                {kind: usage[f"{kind}_tokens"] for kind in ("prompt", "completion")},
+            )
+            ids = store_answers(
+                session,
+                self.settings,
+                [question_of(form, {"inputs": texts}, place) for place in range(len(texts))],
+                outputs,
+                [new_id() for _ in texts],
+                form=form,
+                seconds=seconds,
+                alone=False,
+                tenant=self.job.tenant,
+                owner=self.job.owner,
+                user_id=config["user_id"],
+                model_id=model.id,
+            )
+        tell_blocked(
+            self.settings,
+            decisions,
+            actor=self.job.owner,
+            tenant=self.job.tenant,
+            model_id=config["model"],
+            asked_by={"job": self.job.id},
+        )
+        return ids
 
     async def _answers(self, texts: Sequence[str], *, whole: bool = False) -> list[dict[str, Any]]:
         """An output or an error for each text. With `whole`, what refuses all of several texts is raised: it is the
@@ -102,7 +134,8 @@ class _Batch:
         if len(texts) == 1:
             if isinstance(why, BusyError):
                 raise why
-            return [{"error": why.to_problem()}]
+            refused = {"filter": refused_decisions(why)} if isinstance(why, BlockedError) else {}
+            return [{"error": why.to_problem(), **refused}]
         outputs = [(await self._answers([text]))[0] for text in texts]
         refused = {json.dumps(output.get("error"), sort_keys=True) for output in outputs}
         if whole and len(refused) == 1 and len(set(texts)) > 1 and isinstance(why, InputError):

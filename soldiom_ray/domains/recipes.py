@@ -96,7 +96,9 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def absolute_path(path: str) -> str:
-    """A path without `~`, from the root."""
+    """A path without `~`, from the root; an empty one as it is, for the schema to refuse."""
+    if not path.strip():
+        return path
     return str(Path(path).expanduser().absolute())
 
 

@@ -9,6 +9,8 @@ from soldiom_ray.domains.connections import check_database_url, check_endpoint
 from soldiom_ray.domains.references import DATABASE, ENDPOINT, INPUT, PATH, SPEECH
 from soldiom_ray.records import DocumentKind, Record
 
+EMPTY_PATH = "`{}` holds an empty path, which would be the working folder: name that one `.`"
+
 
 class LocalSource(Record):
     """A folder, a git checkout, or installed Python packages by distribution name ("stdlib": the standard library)."""
@@ -28,6 +30,8 @@ class LocalSource(Record):
 
     @model_validator(mode="after")
     def _has_files(self) -> "LocalSource":
+        if self.path is not None and not self.path.strip():
+            raise ValueError(EMPTY_PATH.format("path"))
         if (self.path is None) == (not self.packages):
             raise ValueError("give either `path` (a folder) or `packages` (names of installed Python packages)")
         return self
@@ -60,6 +64,8 @@ class FilesSource(Record):
 
     @model_validator(mode="after")
     def _has_files(self) -> "FilesSource":
+        if not all(path.strip() for path in self.paths):
+            raise ValueError(EMPTY_PATH.format("paths"))
         if not self.paths and not self.inputs:
             raise ValueError("give `paths` (files or folders) or `inputs` (ids of user inputs)")
         return self

@@ -99,9 +99,10 @@ class Classifier:
         return output | {"abstained": abstained}, chances
 
     def heat_map(self, reading: Reading, place: int, temperature: float) -> list[list[float]]:
-        """How much probability the label at `place` loses where a part of a picture is hidden, in HEAT_CELLS rows and
-        columns from the top left: what the decision rests on lies where the numbers are high (occlusion, Zeiler and
-        Fergus 2014). Below 0, the part speaks against the label."""
+        """How much the log odds (natural logarithm) of the label at `place` fall where a part of a picture is hidden,
+        in HEAT_CELLS rows and columns from the top left: what the decision rests on lies where the numbers are high
+        (occlusion, Zeiler and Fergus 2014). Below 0, the part speaks against the label. Probabilities do not move
+        for a picture that the model is sure of."""
         import numpy as np
 
         pixels, cells = reading.values, HEAT_CELLS
@@ -115,8 +116,8 @@ class Classifier:
             part[:, max(0, top) : bottom, max(0, left) : right] = gray
             hidden.append(Reading(part, reading.size))
         logits = self.logits([reading, *hidden])
-        chances = probabilities(logits, multi_label=self.multi_label, temperature=temperature)[:, place]
-        losses: list[list[float]] = (chances[0] - chances[1:]).reshape(cells, cells).round(4).tolist()
+        odds = log_odds(logits, place, multi_label=self.multi_label, temperature=temperature)
+        losses: list[list[float]] = (odds[0] - odds[1:]).reshape(cells, cells).round(4).tolist()
         return losses
 
     def _read_picture(self, encoded: bytes) -> Reading:
@@ -170,6 +171,21 @@ def probabilities(logits: "Numbers", *, multi_label: bool, temperature: float = 
     powers = np.exp(scaled - scaled.max(1, keepdims=True))
     shares: Numbers = powers / powers.sum(1, keepdims=True)
     return shares
+
+
+def log_odds(logits: "Numbers", place: int, *, multi_label: bool, temperature: float = 1.0) -> "Numbers":
+    """[samples]: ln(p / (1 - p)) of the label at `place`, with p as of `probabilities`, and finite where p rounds to 0
+    or 1."""
+    import numpy as np
+
+    scaled = logits / temperature
+    if multi_label:
+        odds: Numbers = scaled[:, place]
+        return odds
+    others = np.delete(scaled, place, axis=1)
+    most = others.max(1)
+    against: Numbers = scaled[:, place] - most - np.log(np.exp(others - most[:, None]).sum(1))
+    return against
 
 
 def decision(names: Sequence[str], chances: Sequence[float], *, multi_label: bool) -> dict[str, Any]:

@@ -179,7 +179,7 @@ def _new_key() -> tuple[str, str]:
 def _put_signature(artifacts: Artifacts, run: str, key: Path) -> None:
     with artifacts.storage.local_folder(f"{prefix_of(run)}/weights") as folder:
         signature = _signature(key, run, folder)
-    artifacts.storage.write(f"{prefix_of(run)}/{SIGNATURE}", signature)
+    artifacts.replace_file(run, SIGNATURE, signature)
 
 
 def _signature(key: Path, run: str, folder: Path) -> bytes:

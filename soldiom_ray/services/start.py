@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,7 +113,8 @@ def up(
 
 
 def down(settings: Settings) -> dict[str, int]:
-    """Stop every service of this home and nothing else; returns how many processes each had."""
+    """Stop every service of this home and nothing else; returns how many processes each had. UnavailableError, once all
+    others are stopped, for those that could not be."""
     if not settings.run_folder.is_dir():
         return {}
     supervision.stop(settings)
@@ -123,10 +124,19 @@ def down(settings: Settings) -> dict[str, int]:
         forget_environment(settings)
         with ThreadPoolExecutor(len(SERVICES)) as pool:
             first = {name: pool.submit(_stop, settings, BY_NAME[name]) for name in ("ray", "chroma", "mlflow")}
-            counts = {name: future.result() for name, future in first.items()}
+            wait(first.values())
         supervision.stop(settings)  # `status` may have started another one meanwhile
         supervision.forget(settings)
-        return counts | {"postgres": _stop(settings, BY_NAME["postgres"])}
+        last: Future[int] = Future()  # what has gone wrong is told when the others are stopped
+        try:
+            last.set_result(_stop(settings, BY_NAME["postgres"]))
+        except Exception as error:
+            last.set_exception(error)
+    stopped = first | {"postgres": last}
+    if failed := {name: error for name, future in stopped.items() if (error := future.exception()) is not None}:
+        what = ", ".join(f"{name} ({type(error).__name__}: {error})" for name, error in failed.items())
+        raise UnavailableError(f"Not stopped: {what}.", remedy="end what is left by hand, or run `soldiom down` again")
+    return {name: future.result() for name, future in stopped.items()}
 
 
 def status(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -423,7 +423,7 @@ export const ar: Words = {
     optional: "اختياري",
     json: "بصيغة JSON.",
     lines: "واحد في كل سطر.",
-    heatNote: "ما يقوم عليه القرار: كلما احمرّ الجزء نقص احتمال التصنيف عند إخفائه.",
+    heatNote: "ما يقوم عليه القرار: كلما احمرّ الجزء انخفضت أرجحية التصنيف عند إخفائه.",
     heat: (row, column, rows, columns) => `يقوم أكثر ما يقوم على الصف ${row} من ${rows} والعمود ${column} من ${columns}.`,
     noHeat: "لا جزء من الصورة أثقل من غيره.",
     notJson: (field) => `«${field}» ليس بصيغة JSON.`,

@@ -422,7 +422,7 @@ export const en = {
     optional: "optional",
     json: "As JSON.",
     lines: "One per line.",
-    heatNote: "Where the decision rests: the redder a part, the more the label loses where it is hidden.",
+    heatNote: "Where the decision rests: the redder a part, the further the odds of the label fall where it is hidden.",
     heat: (row: string, column: string, rows: string, columns: string) => `It rests most on row ${row} of ${rows}, column ${column} of ${columns}.`,
     noHeat: "No part of the picture weighs more than the others.",
     notJson: (field: string) => `“${field}” is not JSON.`,

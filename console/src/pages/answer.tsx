@@ -30,7 +30,8 @@ export function Answer({ output, input, picture }: { output: Values; input: Valu
 const isGrid = (value: unknown): value is number[][] =>
   Array.isArray(value) && value.length > 0 && value.every((row) => Array.isArray(row) && row.length > 0 && row.every((cell) => typeof cell === "number"));
 
-/** Where in the picture a decision rests: the redder a part, the more the label loses where it is hidden. */
+/** Where in the picture a decision rests: the redder a part, the further the odds of the label fall where it is hidden,
+ * relative to the part that weighs most. */
 function HeatMap({ values, picture }: { values: number[][]; picture: string | undefined }) {
   const w = words();
   const rows = values.length, columns = values[0]?.length ?? 1;

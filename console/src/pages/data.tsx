@@ -78,7 +78,7 @@ function Files({ items, chosen, onChoose, onDeleted }: {
         { title: w.data.name, cell: (item) => <bdi>{name(item)}</bdi> },
         { title: w.data.size, cell: (item) => bytes(item.size_bytes), numeric: true },
         { title: w.data.when, cell: (item) => <span class="nowrap">{ago(item.created_at)}</span> },
-        ...(may("trainer") ? [{
+        ...(may("user") ? [{
           title: w.data.remove,
           cell: (item: UserInput) => (
             <Confirm small label={w.data.remove} question={w.data.removeQuestion} onYes={() => removing.run(async () => {

@@ -4,7 +4,7 @@ import type { Day, Drift, Model, Satisfaction, Usage } from "../api/shapes";
 import { ago, duration, metric, number, percent } from "../format";
 import { useLoad } from "../load";
 import { link, may, words } from "../state";
-import { Badge, Card, Empty, Field, Head, Show, StatusBadge, Table } from "../ui/parts";
+import { Badge, Card, Empty, Field, Head, More, Show, StatusBadge, Table } from "../ui/parts";
 
 interface Traffic {
   route: string;
@@ -109,20 +109,25 @@ interface Served {
   satisfaction: Satisfaction | undefined;
 }
 
+/** Models whose readings are asked for at a time: each takes a call of its own. */
+const SERVED_AT_ONCE = 12;
+
 /** What the models in use have answered, day by day, and how satisfied those who rated are. */
 function Answers() {
   const w = words();
+  const [count, setCount] = useState(SERVED_AT_ONCE);
   const loaded = useLoad(async (signal) => {
-    const deployed = (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed).slice(0, 12);
-    return Promise.all(deployed.map(async (model): Promise<Served> => {
+    const deployed = (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed);
+    const rows = await Promise.all(deployed.slice(0, count).map(async (model): Promise<Served> => {
       const { by_day, drift, satisfaction } = await modelMetrics(model.id, signal);
       return { model, days: by_day ?? [], drift: drift ?? null, satisfaction: satisfaction.find((each) => each.id === model.id) };
     }));
-  }, [], () => 30);
+    return { rows, next: deployed.length > count ? count + SERVED_AT_ONCE : null };
+  }, [count], () => 30);
   return (
     <Card title={w.monitor.answers} note={w.monitor.answersNote}>
       <Show of={loaded}>
-        {(rows) => rows.length === 0 ? <Empty title={w.home.nothingDeployed} /> : (
+        {({ rows, next }) => rows.length === 0 ? <Empty title={w.home.nothingDeployed} /> : (<>
           <Table label={w.monitor.answers} rows={rows} id={({ model }) => model.id} columns={[
             { title: w.try.model, cell: ({ model }) => <a href={link("models", model.id)}><bdi>{model.name} {model.version}</bdi></a> },
             { title: w.monitor.answered, cell: ({ days }) => number(total(days, "answers")), numeric: true },
@@ -132,7 +137,8 @@ function Answers() {
             { title: w.monitor.satisfied, cell: ({ satisfaction }) => <Satisfied of={satisfaction} /> },
             { title: w.monitor.drift, cell: ({ drift }) => <Drifts of={drift} /> },
           ]} />
-        )}
+          <More page={{ next }} onMore={setCount} />
+        </>)}
       </Show>
     </Card>
   );

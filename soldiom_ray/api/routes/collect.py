@@ -22,7 +22,7 @@ from soldiom_ray.db import inputs, locks, ownership, requests, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.schema import Recipe
 from soldiom_ray.domains.sources import DatabaseSource, FilesSource, GithubSource, HuggingfaceSource, UrlSource
-from soldiom_ray.errors import InputError, Problem
+from soldiom_ray.errors import DeniedError, InputError, Problem
 from soldiom_ray.records import new_id
 from soldiom_ray.sealing import seal_text
 from soldiom_ray.settings import Settings
@@ -162,11 +162,16 @@ def share_user_input(
         return inputs.as_dict(row)
 
 
-@router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("trainer"))
+@router.delete("/api/training/collect/user-input/{input_id}", status_code=204, openapi_extra=needs("user"))
 def delete_user_input(input_id: str, caller: CurrentCaller, settings: AppSettings) -> None:
-    """Delete an input, and a file's bytes when no other input has the same, and no
-    document of another source. Documents that were made of it remain."""
+    """Delete an input of one's own (with the role `trainer` also one of the tenant's), and a file's bytes when no other
+    input has the same, and no document of another source. Documents that were made of it remain."""
     with open_session(settings) as session:
+        if not caller.may("trainer") and inputs.get(session, input_id, caller.tenant).owner != caller.user:
+            raise DeniedError(
+                f"User input {input_id} is not yours, and the key's role is {caller.role}.",
+                remedy="ask its owner, or somebody with the role trainer",
+            )
         row = inputs.remove(session, input_id, caller.tenant)
     if row.input_type == "file":
         remove_unreferenced(settings, [row.content])

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from soldiom_ray.api.auth import ANYONE, LOCAL_OR_ADMIN, AppSettings, GuardedRoute, needs
-from soldiom_ray.api.metrics import device_seconds_text, drift_text, going_back_text
+from soldiom_ray.api.metrics import RequestMetrics, device_seconds_text, drift_text, going_back_text
 from soldiom_ray.api.problems import RETRY_SECONDS
-from soldiom_ray.db import drift, usage, watches
+from soldiom_ray.db import counts, drift, usage, watches
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.errors import SoldiomError
 from soldiom_ray.services.http import get
@@ -52,14 +52,18 @@ def metrics(request: Request) -> Response:
     only."""
     caller = getattr(request.state, "caller", None)  # None: from this machine
     everybody = caller is None or caller.tenant == HOME_TENANT
-    text = request.app.state.metrics.text(of_models=everybody)
+    counted: RequestMetrics = request.app.state.metrics
     if everybody:
-        text += _stored(request.app.state.settings)
+        stored, batches = _stored(request.app.state.settings)
+        text = counted.text(batches=batches) + stored
+    else:
+        text = counted.text(of_models=False)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-def _stored(settings: Settings) -> str:
-    """What is counted in the database, by processes of their own. Nothing where it does not answer."""
+def _stored(settings: Settings) -> tuple[str, dict[str, list[tuple[dict[str, str], int]]]]:
+    """What is counted in the database, by processes of their own, and what batches add to the counts of models. Nothing
+    where it does not answer."""
     try:
         with open_session(settings, reach="all") as session:
             texts = (
@@ -67,9 +71,9 @@ def _stored(settings: Settings) -> str:
                 drift_text(drift.states(session)),
                 going_back_text(watches.going_back(session)),
             )
-            return "".join(texts)
+            return "".join(texts), counts.of_batches(session)
     except SoldiomError:
-        return ""
+        return "", {}
 
 
 def _database(settings: Settings) -> str:

@@ -20,9 +20,10 @@ from soldiom_ray.api.call_stream import CallEvents, function_call
 from soldiom_ray.api.events import DONE, event, respond
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.domains.exchanges import form_of, question_of
 from soldiom_ray.domains.hosting import Address, address_of
 from soldiom_ray.domains.outputs import output_of, total_usage, usage_of
-from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ, TEXT_CLASSIFICATION
+from soldiom_ray.domains.tasks import CHAT_TASKS, SEQ2SEQ
 from soldiom_ray.errors import BlockedError, InputError, Problem, SoldiomError, TooLargeError
 from soldiom_ray.settings import Settings
 
@@ -156,19 +157,7 @@ class DeployedModel:
 
     def form(self, *, raw: bool) -> str | None:
         """In which form its questions are stored; None for those that are not: pictures."""
-        if not self.streams:
-            return "label" if self.task == TEXT_CLASSIFICATION else None
-        return "text" if raw or self.prompt_format == "text" else "chat"
-
-
-def question_of(form: str | None, request: Mapping[str, Any], place: int = 0) -> dict[str, Any]:
-    """What a request asks, in this form, or the one of its inputs that stands at a place."""
-    if "messages" in request:
-        return {"messages": request["messages"]}
-    if form not in ("chat", "text", "label"):
-        return {}
-    text = request["inputs"][place]
-    return {"messages": [{"role": "user", "content": text}]} if form == "chat" else {"input": text}
+        return form_of(self.task, self.prompt_format, raw=raw)
 
 
 def chat_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:

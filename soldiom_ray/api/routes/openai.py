@@ -29,7 +29,7 @@ from soldiom_ray.api.openai import (
     new_answer,
     usage,
 )
-from soldiom_ray.api.routes.inference import EVENTS, DeployedModel, chat_model, question_of
+from soldiom_ray.api.routes.inference import EVENTS, DeployedModel, chat_model
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
