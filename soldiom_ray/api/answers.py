@@ -11,12 +11,11 @@ from starlette.concurrency import run_in_threadpool
 from soldiom_ray.api import endpoints
 from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.metrics import RequestMetrics
-from soldiom_ray.db import audit
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.decisions import refused_decisions, tell_blocked
 from soldiom_ray.domains.exchanges import store_answers
 from soldiom_ray.domains.hosting import Address
-from soldiom_ray.errors import BlockedError, SoldiomError
+from soldiom_ray.errors import BlockedError
 from soldiom_ray.records import application_name, new_id
 from soldiom_ray.settings import Settings
 

@@ -34,6 +34,7 @@ from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.builtin_models import MINILM
+from soldiom_ray.domains.exchanges import question_of
 from soldiom_ray.domains.hosting import address_of
 from soldiom_ray.errors import ConflictError, NotFoundError
 from soldiom_ray.records import SEARCH_APPLICATION
