@@ -9,7 +9,7 @@ models that the user owned, as the tenant's, and what the user shared; jobs, and
 
 import json
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import PurePosixPath
 from typing import IO, Any, TypeVar
@@ -21,6 +21,7 @@ from soldiom_ray import batches, vectors
 from soldiom_ray.artifacts import Artifacts, kind_of
 from soldiom_ray.db import answers, audit, datasets, evaluations, feedback, inputs, jobs, locks, models
 from soldiom_ray.db.engine import open_session
+from soldiom_ray.db.parts import in_parts
 from soldiom_ray.db.tables import Answer, CollectedDocument, Dataset, Evaluation, Feedback, Job, Model, UserInput
 from soldiom_ray.errors import NotFoundError
 from soldiom_ray.garbage import hashes_of, raw_references
@@ -33,6 +34,8 @@ STORED = ("inputs", "answers", "feedback", "batches", "jobs", "datasets", "evalu
 """What is stored of a user, by its name in an export."""
 TEXT_KINDS = ("documents", "dataset", "index", "tokens", "scores")
 """Kinds of artifacts that hold texts of documents."""
+MANY_INPUTS = 1000
+"""Of more inputs than so many, documents are not looked for one by one."""
 PARSED = "kept/parsed"
 """Where texts of parsed files are cached, under names that do not tell whose they are."""
 
@@ -139,19 +142,20 @@ def _remove_bytes(
     settings: Settings, storage: Storage, raw: set[str], input_ids: Sequence[str], removed: Sequence[str]
 ) -> None:
     """Remove raw bytes that, besides these inputs and artifacts, nothing refers to."""
+    own, gone = set(input_ids), set(removed)
     for sha256 in sorted(raw):
         with open_session(settings, reach="all") as session:
             locks.hold(session, locks.of_content(raw_key(sha256)))
-            if not _is_needed(session, sha256, input_ids, removed):
+            if not _is_needed(session, sha256, own, gone):
                 storage.remove(raw_key(sha256))
 
 
-def _is_needed(session: Session, sha256: str, input_ids: Sequence[str], removed: Sequence[str]) -> bool:
+def _is_needed(session: Session, sha256: str, input_ids: Collection[str], removed: Collection[str]) -> bool:
     """Whether an input or a collected document of anybody, other than these, refers to raw bytes."""
-    same = UserInput.sha256 == sha256, UserInput.id.not_in(input_ids)
-    documents = CollectedDocument.sha256 == sha256, CollectedDocument.artifact_id.not_in(removed)
-    queries = (select(UserInput.id).where(*same), select(CollectedDocument.id).where(*documents))
-    return any(session.scalars(query.limit(1)).first() is not None for query in queries)
+    inputs = select(UserInput.id).where(UserInput.sha256 == sha256)
+    documents = select(CollectedDocument.artifact_id).where(CollectedDocument.sha256 == sha256).distinct()
+    pairs = (inputs, input_ids), (documents, removed)
+    return any(name not in these for query, these in pairs for name in session.scalars(query))
 
 
 def _inputs(session: Session, tenant: str, user_id: str) -> list[UserInput]:
@@ -175,10 +179,10 @@ def _owned(session: Session, table: type[Owned], tenant: str, user_id: str) -> l
 def _nobody_elses(artifacts: Artifacts, session: Session, tenant: str, user_id: str) -> set[str]:
     """Artifacts of datasets that the user owns and does not share, which nobody else has, with their token files."""
     private = {row.artifact_id for row in _owned(session, Dataset, tenant, user_id) if not row.shared}
-    others = select(Dataset.artifact_id).where(
-        Dataset.artifact_id.in_(private), or_(Dataset.tenant != tenant, Dataset.owner != user_id)
-    )
-    private -= set(session.scalars(others))
+    elsewhere = or_(Dataset.tenant != tenant, Dataset.owner != user_id)
+    for names in in_parts(sorted(private)):
+        others = select(Dataset.artifact_id).where(Dataset.artifact_id.in_(names), elsewhere)
+        private -= set(session.scalars(others))
     return (
         private | {each.id for each in artifacts.all_of("tokens") if private & set(each.parents)} if private else set()
     )
@@ -218,8 +222,9 @@ def _feedback(session: Session, tenant: str, user_id: str) -> list[Feedback]:
 
 def _about_others(session: Session, rows: Sequence[Feedback], user_id: str) -> set[str]:
     """Ids of feedback on answers to others, and of the examples made of it, which hold what those asked."""
-    asked = select(Answer.id).where(Answer.id.in_({row.answer_id for row in rows}), _is_of(Answer, user_id))
-    own = set(session.scalars(asked))
+    own: set[str] = set()
+    for ids in in_parts(sorted({row.answer_id for row in rows})):
+        own |= set(session.scalars(select(Answer.id).where(Answer.id.in_(ids), _is_of(Answer, user_id))))
     return {name for row in rows if row.answer_id not in own for name in (row.id, row.input_id) if name}
 
 
@@ -230,24 +235,28 @@ def _without_exchange(item: dict[str, Any]) -> dict[str, Any]:
 def _examples_about(session: Session, tenant: str, user_id: str) -> list[UserInput]:
     """Examples of others' feedback that hold the user's questions."""
     ids = [row.input_id for row in _feedback(session, tenant, user_id) if row.input_id and row.user_id != user_id]
-    return list(session.scalars(select(UserInput).where(UserInput.id.in_(ids))))
+    return [row for part in in_parts(ids) for row in session.scalars(select(UserInput).where(UserInput.id.in_(part)))]
 
 
-def _documents_of(input_ids: Sequence[str]) -> Iterator[Any]:
-    """Conditions that choose documents collected from inputs: their addresses are `input:ID` and `input:ID#part`."""
-    for input_id in input_ids:
-        url = CollectedDocument.url
-        yield or_(url == f"input:{input_id}", url.like(f"input:{input_id}#%"))
+def _collected_from(session: Session, input_ids: Sequence[str]) -> set[str]:
+    """The documents artifacts that hold something of these inputs: their documents' addresses are `input:ID` and
+    `input:ID#part`. Of many inputs all such addresses are looked through, else the index finds each."""
+    url, names = CollectedDocument.url, select(CollectedDocument.artifact_id)
+    if len(input_ids) > MANY_INPUTS:
+        ids = set(input_ids)
+        rows = session.execute(select(CollectedDocument.artifact_id, url).where(url.like("input:%")))
+        return {str(name) for name, text in rows if text.partition("#")[0].removeprefix("input:") in ids}
+    return {
+        str(name)
+        for each in input_ids
+        for name in session.scalars(names.where(or_(url == f"input:{each}", url.like(f"input:{each}#%"))).distinct())
+    }
 
 
 def _affected(artifacts: Artifacts, session: Session, input_ids: Sequence[str]) -> list[str]:
     """The artifacts that were made of documents from these inputs, down to runs and what was made of those: by what
     their manifests say, and the rows of those that an interrupted erasure has removed."""
-    found = {
-        str(name)
-        for condition in _documents_of(input_ids)
-        for name in session.scalars(select(CollectedDocument.artifact_id).where(condition).distinct())
-    }
+    found = _collected_from(session, input_ids)
     if not found:
         return []
     kinds = (*TEXT_KINDS, "run", "sweep", "version")
@@ -264,12 +273,13 @@ def _affected(artifacts: Artifacts, session: Session, input_ids: Sequence[str]) 
 def _learnt(session: Session, tenant: str, affected: Sequence[str], user_id: str) -> list[dict[str, Any]]:
     """Models that learnt from the user, and those that the user owns."""
     runs = [name for name in affected if kind_of(name) == "run"]
-    chosen = or_(Model.run_artifact.in_(runs), Model.owner == user_id)
-    query = select(Model).where(Model.tenant == tenant, chosen).order_by(Model.id)
-    return [
-        {"id": row.id, "name": f"{row.family}/{row.name}", "version": row.version, "deployed": row.deployed}
-        for row in session.scalars(query)
-    ]
+    conditions = [Model.owner == user_id, *(Model.run_artifact.in_(part) for part in in_parts(runs))]
+    found = {
+        row.id: {"id": row.id, "name": f"{row.family}/{row.name}", "version": row.version, "deployed": row.deployed}
+        for condition in conditions
+        for row in session.scalars(select(Model).where(Model.tenant == tenant, condition))
+    }
+    return [found[model_id] for model_id in sorted(found)]
 
 
 def _raw_of(artifacts: Artifacts, affected: Sequence[str], input_ids: set[str]) -> set[str]:
@@ -290,9 +300,11 @@ def _remove_rows(session: Session, tenant: str, user_id: str, input_ids: Sequenc
         session.delete(row)
     session.flush()
     session.execute(delete(Answer).where(Answer.tenant == tenant, _is_of(Answer, user_id)))
-    session.execute(delete(UserInput).where(UserInput.id.in_(input_ids)))
-    session.execute(delete(CollectedDocument).where(CollectedDocument.artifact_id.in_(removed)))
-    session.execute(delete(Dataset).where(Dataset.artifact_id.in_(removed)))
+    for part in in_parts(input_ids):
+        session.execute(delete(UserInput).where(UserInput.id.in_(part)))
+    for part in in_parts(removed):
+        session.execute(delete(CollectedDocument).where(CollectedDocument.artifact_id.in_(part)))
+        session.execute(delete(Dataset).where(Dataset.artifact_id.in_(part)))
     _end_ownership(session, tenant, user_id)
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from soldiom_ray.api import endpoints
-from soldiom_ray.db import models
+from soldiom_ray.db import deployments, models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.deploy.app import ModelEndpoint
 from soldiom_ray.deploy.guard import Guard
@@ -231,6 +231,16 @@ def test_an_adapter_is_asked_by_its_name_on_its_bases_endpoint(
     with pytest.raises(openai.ConflictError, match="may not be served"):
         client.completions.create(model="fine-tuned/bound", prompt="x")
     assert [each.owned_by for each in client.models.list()] == ["fine-tuned/helper", "base/tiny", "builtin"]
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    url = str(client.base_url).removesuffix("/v1/")
+    items = httpx.get(f"{url}/api/models?family=fine-tuned", headers=headers, timeout=60).json()["items"]
+    told = {f"{each['name']}@{each['version']}": (each["deployed"], each["served_by"]) for each in items}
+    assert told["helper@1"] == (False, model) and told["helper@2"] == told["bound@1"] == (False, None)
+    with open_session(api_settings) as session:  # the deployment that it once had was filtered
+        made_1 = models.get(session, "fine-tuned/helper@1").id
+        deployments.set_state(session, made_1, "stopped", config={"filter": "standard"})
+    with pytest.raises(openai.ConflictError, match="content filter"):
+        client.completions.create(model="fine-tuned/helper@1", prompt="x")
     with open_session(api_settings) as session:
         for name in ("fine-tuned/helper@1", "fine-tuned/helper@2", "fine-tuned/bound"):
             models.delete(session, models.get(session, name).id)

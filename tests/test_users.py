@@ -83,6 +83,20 @@ def traces(settings: Settings, planted: str) -> list[str]:
     return found
 
 
+def test_a_user_of_more_inputs_than_a_statement_takes_parameters_is_erased(
+    private: Settings, admin: httpx.Client
+) -> None:
+    count = 65_536 + 10
+    shared = {"tenant": "default", "owner": "", "shared": True, "user_id": "many", "input_type": "text"}
+    shared |= {"content": "x", "metadata": {}, "sha256": "0" * 64, "size_bytes": 1, "created_at": now()}
+    with open_session(private) as session:
+        table = Table.metadata.tables["user_inputs"]
+        session.execute(table.insert(), [shared | {"id": f"many-{number}"} for number in range(count)])
+    erased = admin.delete("/api/users/many")
+    assert erased.status_code == 200 and erased.json()["inputs"] == count, erased.text
+    assert admin.get(UPLOAD, params={"user_id": "many"}).json()["items"] == []
+
+
 @pytest.fixture
 def stored(private: Settings, admin: httpx.Client) -> dict[str, Any]:
     """Two users' inputs in one dataset with its index, a model that learnt from it, and what one of them asked."""

@@ -38,13 +38,14 @@ def list_models(
     """List registered models, newest first."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
+    from soldiom_ray.domains.hosting import served_by
 
     with open_session(load_settings()) as session:
         rows, _ = models.list_models(session, HOME_TENANT, family=family, limit=200)
-        items = [models.as_dict(row) for row in rows]
+        items = [models.as_dict(row) | {"served_by": served_by(session, row)} for row in rows]
     print_items(
         items,
-        ["id", "family", "name", "version", "base_model", "license", "deployed", "created_at"],
+        ["id", "family", "name", "version", "base_model", "license", "deployed", "served_by", "created_at"],
         json,
         "No models yet.",
     )
@@ -371,7 +372,9 @@ def get_model(model: str, *, served: bool = False) -> dict[str, Any]:
     """The model; with `served`, of a name the newest version that is deployed."""
     from soldiom_ray.db import models
     from soldiom_ray.db.engine import open_session
+    from soldiom_ray.domains.hosting import served_by
 
     find = models.get_served if served else models.get
     with open_session(load_settings()) as session:
-        return models.as_dict(find(session, model, HOME_TENANT), with_card=True)
+        row = find(session, model, HOME_TENANT)
+        return models.as_dict(row, with_card=True) | {"served_by": served_by(session, row)}

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from soldiom_ray.db import deployments, models
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.tasks import CHAT_TASKS
-from soldiom_ray.errors import ConflictError
+from soldiom_ray.errors import ConflictError, SoldiomError
 from soldiom_ray.licenses import check_compliance, compliance_of
 from soldiom_ray.records import application_name
 
@@ -19,19 +19,24 @@ milliseconds."""
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The application on Ray Serve that answers, and the run whose adapter it does it with, where it is not the
+    """The model whose application on Ray Serve answers, and the run whose adapter it does it with, where it is not the
     endpoint's own model; and the notices that go with its answers."""
 
-    application: str
+    host: str
     adapter: str | None = None
     notices: tuple[str, ...] = ()
+
+    @property
+    def application(self) -> str:
+        """The application's name."""
+        return application_name(self.host)
 
 
 def address_of(session: Session, model: Model) -> Address:
     """Where a model is asked. ConflictError when neither it nor the model that it was trained on is deployed, or when
     its gate or its licences keep it from answering without a deployment of its own."""
     if model.deployed:
-        return Address(application_name(model.id), None, _terms(model, "", checked=False))
+        return Address(model.id, None, _terms(model, "", checked=False))
     host = models.host_of(session, model) if (models.task_of(model) or CHAT_TASKS[0]) in CHAT_TASKS else None
     if host is None:
         raise ConflictError(
@@ -43,9 +48,34 @@ def address_of(session: Session, model: Model) -> Address:
             f"Model {model.id} did not pass its gate; the endpoint of {host.id}, its base, does not answer for it.",
             remedy=f"deploy it by itself: `soldiom deploy {model.id}`",
         )
-    deployment = deployments.get(session, host.id)
-    use = (deployment.config or {}).get("use") if deployment else None
-    return Address(application_name(host.id), model.run_artifact, _terms(model, use or "own", checked=True))
+    config, own = _config_of(session, host), _config_of(session, model)
+    if not _is_filtered_as(own, config):
+        raise ConflictError(
+            f"Model {model.id} was deployed with a content filter; the endpoint of {host.id}, its base, has another or"
+            " none, and does not answer for it.",
+            remedy=f"deploy it by itself: `soldiom deploy {model.id}`, or its base with the same `deploy.filter`",
+        )
+    use = config.get("use")
+    return Address(host.id, model.run_artifact, _terms(model, use or "own", checked=True))
+
+
+def served_by(session: Session, model: Model) -> str | None:
+    """The id of the model whose endpoint answers for this one: its own, or its base's; None where none does."""
+    try:
+        return address_of(session, model).host
+    except SoldiomError:  # not deployed, not passed, not permitted
+        return None
+
+
+def _config_of(session: Session, model: Model) -> dict[str, Any]:
+    """What a model's endpoint was last declared with."""
+    deployment = deployments.get(session, model.id)
+    return deployment.config or {} if deployment else {}
+
+
+def _is_filtered_as(own: dict[str, Any], host: dict[str, Any]) -> bool:
+    """Whether an adapter's answers are filtered by its base's endpoint as its own deployment, if it had one, was."""
+    return not own.get("filter") or own["filter"] == host.get("filter")
 
 
 def _terms(model: Model, use: str, *, checked: bool) -> tuple[str, ...]:

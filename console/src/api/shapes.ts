@@ -173,6 +173,8 @@ export interface Model {
   gate: Gate | null;
   license: string | null;
   deployed: boolean;
+  /** The model whose endpoint answers: itself, of an adapter perhaps its base; absent in answers that change a model. */
+  served_by?: string | null;
   owner: string;
   shared: boolean;
   task: string | null;

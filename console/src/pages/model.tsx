@@ -46,7 +46,7 @@ function ModelView({ model, onChange }: { model: ModelDetails; onChange: () => v
       <a class="crumb" href={link("models")}>{w.models.title}</a>
       <Head title={`${model.family}/${model.name}`} intro={`${w.models.version} ${model.version}${w.comma}${moment(model.created_at)}`}>
         {model.deployed ? <Badge tone="deployed">{w.models.deployed}</Badge> : null}
-        {model.deployed && may("user") && <LinkButton kind="primary" href={link("try", model.id)}>{w.models.try}</LinkButton>}
+        {model.served_by && may("user") && <LinkButton kind="primary" href={link("try", model.id)}>{w.models.try}</LinkButton>}
         {may("trainer") && !model.deployed && <Button kind="primary" busy={act.busy} onClick={() => deploy(1)}>{w.models.deploy}</Button>}
         {may("trainer") && model.deployed && <Confirm label={w.models.undeploy} question={w.models.undeployQuestion} onYes={undeploy} />}
         {may("trainer") && model.gate?.promoted === true && model.versions.length > 1 && <Confirm kind="plain" label={w.models.rollBack} question={w.models.rollBackQuestion} onYes={back} />}

@@ -117,7 +117,7 @@ function Answers() {
   const w = words();
   const [count, setCount] = useState(SERVED_AT_ONCE);
   const loaded = useLoad(async (signal) => {
-    const deployed = (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed);
+    const deployed = (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.served_by);
     const rows = await Promise.all(deployed.slice(0, count).map(async (model): Promise<Served> => {
       const { by_day, drift, satisfaction } = await modelMetrics(model.id, signal);
       return { model, days: by_day ?? [], drift: drift ?? null, satisfaction: satisfaction.find((each) => each.id === model.id) };

@@ -15,7 +15,7 @@ const titleOf = (model: Model): string => `${model.family}/${model.name} ${model
 /** Talk with a deployed model, with two side by side, or give a classifier a text or a picture. */
 export function Try({ path }: { path: string[] }) {
   const w = words();
-  const loaded = useLoad(async (signal) => (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.deployed), []);
+  const loaded = useLoad(async (signal) => (await all((cursor, limit) => listModels(cursor, limit, signal))).filter((model) => model.served_by), []);
   return (
     <>
       <Head title={w.try.title} intro={w.try.intro} />

@@ -27,6 +27,7 @@ from soldiom_ray.db import (
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
 from soldiom_ray.domains.compression import COMPRESS, compression
+from soldiom_ray.domains.hosting import served_by
 from soldiom_ray.domains.retraining import RETRAIN, retraining
 from soldiom_ray.domains.schema import Compress, Deploy, Recipe
 from soldiom_ray.examples import examples_as_dicts, read_examples
@@ -216,8 +217,9 @@ def delete_model(model_id: str, caller: CurrentCaller, settings: AppSettings) ->
 
 
 def _shown(session: Session, model: Model, *, with_card: bool = False) -> dict[str, Any]:
-    """A version as the caller may see it: whole, or what it takes to ask it."""
-    shown = models.as_dict(model, with_card=with_card)
+    """A version as the caller may see it: whole, or what it takes to ask it. `served_by` is the model whose endpoint
+    answers for it, of an adapter perhaps its base."""
+    shown = models.as_dict(model, with_card=with_card) | {"served_by": served_by(session, model)}
     if ownership.is_seen(session, model):
         return shown
     empty: dict[str, Any] = {"performance_metrics": {}, "gate": {}, **({"lineage": {}} if with_card else {})}
