@@ -96,7 +96,12 @@ def test_the_api_names_no_folder_that_a_domain_was_made_from(tmp_path: Any, monk
     (own_folder() / "depot.yaml").write_text(made.text)
     monkeypatch.setattr(specialists, "open_session", lambda settings, **reach: nullcontext())
     monkeypatch.setattr(specialists.models, "list_models", lambda *arguments, **options: ([], None))
-    caller: Any = SimpleNamespace(tenant="another")
+    caller: Any = SimpleNamespace(tenant="default")
     listed = specialists.list_specialists(caller, load_settings())
     assert "/srv/private/depot" in made.text and "depot" in [item["id"] for item in listed["items"]]
     assert "/srv/private" not in str(listed)
+    caller.tenant = "another"  # whose the domain, with the labels of its data, is not
+    assert "depot" not in str(specialists.list_specialists(caller, load_settings()))
+    with pytest.raises(NotFoundError, match="No domain 'depot'; known: ") as refused:
+        find_pack("depot", "another")
+    assert "depot," not in str(refused.value)

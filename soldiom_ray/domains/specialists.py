@@ -22,7 +22,7 @@ from soldiom_ray.domains.sources import Source
 from soldiom_ray.domains.yaml_text import Lines, problem_of, read_yaml
 from soldiom_ray.errors import InputError, NotFoundError, Problem, format_location, suggestion
 from soldiom_ray.records import Family, Record
-from soldiom_ray.settings import home_folder
+from soldiom_ray.settings import HOME_TENANT, home_folder
 
 NAME = r"^[a-z][a-z0-9-]{0,39}$"
 HEADINGS = ("prepare", "embed", "train", "evaluate", "register", "deploy")
@@ -179,10 +179,12 @@ def read_pack(text: str, name: str) -> Pack:
     return pack
 
 
-def packs() -> Mapping[str, Pack]:
+def packs(tenant: str = HOME_TENANT) -> Mapping[str, Pack]:
     """The packs that come with Soldiom and those of this home, by name. One of the home with mistakes is left out, and
-    the log names it."""
-    return {**_own_packs(own_folder(), _own_stamps()), **built_in_packs()}
+    the log names it. Those of the home are the command line's, and so its tenant's alone: they name labels, titles and
+    folders of its data."""
+    own = _own_packs(own_folder(), _own_stamps()) if tenant == HOME_TENANT else {}
+    return {**own, **built_in_packs()}
 
 
 @lru_cache(maxsize=1)
@@ -219,12 +221,12 @@ def _own_packs(folder: Path, stamps: tuple[tuple[str, int], ...]) -> Mapping[str
     return read
 
 
-def find_pack(name: str) -> Pack:
+def find_pack(name: str, tenant: str = HOME_TENANT) -> Pack:
     """A pack by its name; NotFoundError names those that are near."""
-    known = packs()
+    known = packs(tenant)
     if name in known:
         return known[name]
-    if re.fullmatch(NAME, name) and (own := own_folder() / f"{name}.yaml").is_file():
+    if tenant == HOME_TENANT and re.fullmatch(NAME, name) and (own := own_folder() / f"{name}.yaml").is_file():
         return read_pack(own.read_text(encoding="utf-8"), own.name)  # raises what is wrong with it
     raise NotFoundError(
         f"No domain {name[:60]!r}; known: {', '.join(known)}.{suggestion(name, known)}",

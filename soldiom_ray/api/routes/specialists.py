@@ -19,6 +19,8 @@ from soldiom_ray.api.routes.datasets import find_index
 from soldiom_ray.db import models
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.tables import Model
+from soldiom_ray.domains.hosting import Address, address_of, served_by
+from soldiom_ray.domains.outputs import output_of
 from soldiom_ray.domains.specialist_answers import (
     answer_by_rule,
     answer_of_label,
@@ -53,16 +55,17 @@ _rules: list[asyncio.Semaphore] = []
 
 @router.get("/api/specialists", openapi_extra=needs("viewer"))
 def list_specialists(caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
-    """The domains with their notices, models and capabilities, each with the schemas of its input and output."""
+    """The domains with their notices, models and capabilities, each with the schemas of its input and output. Those
+    that `soldiom new-domain` made are of the tenant "default"."""
     items = []
     with open_session(settings, reach="asked") as session:
-        for pack in packs().values():
+        for pack in packs(caller.tenant).values():
             sources = {"models": {"__all__": {"collect"}}}  # a home's own pack has folders of its machine there
             shown = pack.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=sources)
             for model in shown["models"].values():
                 rows, _ = models.list_models(session, caller.tenant, model["family"], name=model["name"], limit=50)
                 rows.sort(key=partial(_far, caller))
-                served = next((row for row in rows if row.deployed), None)
+                served = next((row for row in rows if served_by(session, row)), None)
                 model["versions"] = len(rows)
                 model["deployed"] = served.id if served else None
             items.append({"id": pack.name, **shown})
@@ -81,7 +84,7 @@ async def ask_specialist(
 ) -> Response:
     """An answer that obeys the capability's output schema, with the domain's notice: `{output, model, notice, …}`. 409
     where the model that answers is not made or not deployed."""
-    pack = find_pack(domain)
+    pack = find_pack(domain, caller.tenant)
     asked = find_capability(pack, capability)
     value = await run_in_threadpool(check_input, asked, body)
     match asked.by.kind:
@@ -106,7 +109,7 @@ async def _ask_model(
     metrics: RequestMetrics,
 ) -> dict[str, Any]:
     asked = pack.capabilities[name]
-    model_id, notices = await run_in_threadpool(_model, settings, pack, asked, model, caller)
+    model_id, address, notices = await run_in_threadpool(_model, settings, pack, asked, model, caller)
     request: dict[str, Any] = {"inputs": [prompt_of(asked, value)]}
     if asked.by.picture:
         request = {"images": [picture_of(asked, value)], "heat_map": "heat_map" in asked.output["properties"]}
@@ -118,7 +121,10 @@ async def _ask_model(
         if only_text(asked) is None:
             schema = {"name": name, "schema": asked.output, "strict": True}
             request["parameters"]["response_format"] = {"type": "json_schema", "json_schema": schema}
-    output = (await Asked(settings, metrics, caller, model_id, None).ask(request))[0]
+    call = Asked(settings, metrics, caller, model_id, None, address=address)
+    output = (await call.ask(request))[0]
+    asked_for = {} if asked.by.picture else value
+    await call.store([asked_for], [output_of(output)])  # counted, and not stored: it has no form of training
     if output.get("finish_reason") == "content_filter":
         raise BlockedError(
             f"The content filter of model {model_id} has withheld the answer.",
@@ -137,9 +143,9 @@ async def _ask_model(
 
 def _model(
     settings: Settings, pack: Pack, capability: Capability, model: str | None, caller: Caller
-) -> tuple[str, list[str]]:
-    """(id, notices) of the model that answers: the one that is named, else the newest that is deployed of the domain's.
-    ConflictError where none is; NotFoundError for a name that the tenant does not have."""
+) -> tuple[str, Address, list[str]]:
+    """(id, address, notices) of the model that answers: the one that is named, else the newest of the domain's for
+    which an endpoint answers. ConflictError where none is; NotFoundError for a name that the tenant does not have."""
     declared = pack.models[str(capability.by.model)]
     with open_session(settings, reach="asked") as session:
         if model is not None:
@@ -147,9 +153,9 @@ def _model(
         else:
             rows, _ = models.list_models(session, caller.tenant, declared.family, name=declared.name, limit=50)
             rows.sort(key=partial(_far, caller))
-        served = next((row for row in rows if row.deployed), None)
+        served = next((row for row in rows if served_by(session, row)), None)
         if served is not None:
-            return served.id, registry.notices(served)
+            return served.id, address_of(session, served), registry.notices(served)
         if not rows:
             raise ConflictError(
                 f"The model {declared.registered} of domain {pack.name} has not been made.",
