@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 import zipfile
 import zlib
 
@@ -9,6 +10,7 @@ import pytest
 
 from soldiom_ray.collect.documents import parse_bytes
 from soldiom_ray.collect.documents.ods_markup import shown_number
+from soldiom_ray.collect.text import SkippedError
 
 XLS = zlib.decompress(
     base64.b85decode(
@@ -50,6 +52,26 @@ def cell(shown: str, kind: str = "string", value: object = "", more: str = "") -
     written = f' office:value="{value}"' if value != "" else ""
     paragraph = f"<text:p>{shown}</text:p>" if shown else ""
     return f'<table:table-cell office:value-type="{kind}"{written}{more}>{paragraph}</table:table-cell>'
+
+
+@pytest.mark.parametrize(
+    ("record", "place", "value", "told"),
+    [
+        (b"\x00\x02\x0e\x00", 14, struct.pack("<H", 65_535), "column 65535"),
+        (b"\x00\x02\x0e\x00", 8, struct.pack("<I", 4_000_000_000), "row 4000000000"),
+        (b"\x03\x02\x0e\x00", 6, struct.pack("<H", 40_000), "column 40001"),
+    ],
+)
+def test_an_old_workbook_that_says_it_is_larger_than_one_can_be_is_damaged(
+    record: bytes, place: int, value: bytes, told: str
+) -> None:
+    """Its reader would reserve memory for all cells up to there: 136 GB."""
+    data = bytearray(XLS)
+    start = data.index(record) + place
+    data[start : start + len(value)] = value
+    with pytest.raises(SkippedError) as skipped:
+        parse_bytes("a.xls", bytes(data))
+    assert skipped.value.reason == "damaged" and told in skipped.value.detail
 
 
 def test_an_old_workbook_shows_its_numbers_and_names_formulas_without_values() -> None:

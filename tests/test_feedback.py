@@ -206,6 +206,7 @@ def test_satisfaction_of_each_version_stands_in_the_models_metrics_with_its_inte
             assert rate(client, ask(client, model_id)["id"], "up" if good else "down").status_code == 201
     shown = trainer.get("/api/models/fine-tuned/v/metrics").json()
     newest, oldest = shown["satisfaction"]
+    assert (newest["requests_share"], oldest["requests_share"]) == (1.0, 0.0)
     assert (newest["id"], newest["share"], newest["ratings"]) == (second, 1.0, 4)
     assert (oldest["id"], oldest["share"], oldest["up"], oldest["down"]) == (first, 0.25, 1, 3)
     assert newest["low"] == pytest.approx(0.5101, abs=1e-4)  # Wilson 1927, 4 of 4

@@ -315,6 +315,8 @@ def test_of_a_name_a_canary_answers_by_its_share_and_never_where_nothing_is_draw
     name = canary(versions, 0.25)
     with open_session(versions.settings) as session:
         assert models.get_served(session, name).id == versions.before
+        newest = models.get(session, versions.since)
+        assert models.shares(session, newest) == {versions.since: 0.25, versions.before: 0.75}
         assert models.get_served(session, name, None, lambda: 0.2).id == versions.since
         assert models.get_served(session, name, None, lambda: 0.3).id == versions.before
         assert models.get_served(session, versions.since, None, lambda: 0.3).id == versions.since

@@ -15,7 +15,7 @@ from soldiom_ray.db.tables import BatchCount, Table
 def add(session: Session, table: type[Table], keys: Mapping[str, Any], counts: Mapping[str, float]) -> None:
     """Add to columns of the row with this primary key, which is made where there is none; other counts begin at 0. The
     row is locked until the transaction ends."""
-    values = {column.name: 0 for column in table.__table__.columns if not column.primary_key} | counts
+    values = {**{column.name: 0 for column in table.__table__.columns if not column.primary_key}, **counts}
     if session.get_bind().dialect.name == "postgresql":
         insert = postgresql.insert(table).values(**keys, **values)
         sums = {name: getattr(table, name) + insert.excluded[name] for name in counts}

@@ -77,20 +77,34 @@ def get_served(
     model = get(session, id_or_name, tenant)
     if id_or_name == model.id or "@" in id_or_name or RUN_ID.fullmatch(id_or_name):
         return model
-    same = of_name(model)
-    served = select(Model, Deployment.config).outerjoin(Deployment, Deployment.model_id == Model.id)
-    rows = session.execute(served.where(*same, Model.deployed.is_(True)).order_by(Model.version.desc())).all()
-    for place, (deployed, config) in enumerate(rows):
-        share = float((config or {}).get("share", 1.0))
-        if place == len(rows) - 1 or share >= 1 or draw() < share:
-            found: Model = deployed
-            return found
+    for deployed, share in _deployed(session, model):
+        if share >= 1 or draw() < share:
+            return deployed
     base = aliased(Model)
+    same = of_name(model)
     hosted = select(Model).join(base, base.id == Model.base_model_id).where(*same, base.deployed.is_(True))
     for each in session.scalars(hosted.order_by(Model.version.desc())):
         if each.gate.get("promoted") and host_of(session, each) is not None:
             return each
     return model
+
+
+def shares(session: Session, model: Model) -> dict[str, float]:
+    """Of each deployed version of a model's name the part of the requests to the name that it answers."""
+    found, left = {}, 1.0
+    for deployed, share in _deployed(session, model):
+        found[str(deployed.id)] = round(left * min(1.0, share), 6)
+        left -= left * min(1.0, share)
+    return found
+
+
+def _deployed(session: Session, model: Model) -> list[tuple[Model, float]]:
+    """The deployed versions of a model's name, newest first, and the share of each of the requests that come to it: all
+    for the last."""
+    served = select(Model, Deployment.config).outerjoin(Deployment, Deployment.model_id == Model.id)
+    rows = session.execute(served.where(*of_name(model), Model.deployed.is_(True)).order_by(Model.version.desc())).all()
+    shares_of = [float((config or {}).get("share", 1.0)) for _, config in rows[:-1]] + [1.0]
+    return [(row[0], share) for row, share in zip(rows, shares_of, strict=False)]
 
 
 def deployed_before(session: Session, model: Model) -> Model | None:

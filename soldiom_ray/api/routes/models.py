@@ -66,7 +66,8 @@ def list_base_models(caller: CurrentCaller) -> dict[str, Any]:
 def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettings) -> dict[str, Any]:
     """Scores of the model, its evaluations, and its examples: held-out prompts answered before and after; of a served
     one what it did by day (answers, errors, seconds, satisfaction), what it cost, whether its questions differ from its
-    training set, how satisfied the raters of each version of its name are, and which of them are or were watched."""
+    training set, which share of the requests to its name each version answers and how satisfied its raters are, and
+    which of them are or were watched."""
     with open_session(settings) as session:
         model = models.get(session, model_id, caller.tenant)
         rows = evaluations.of_model(session, model.id, caller.tenant)
@@ -78,7 +79,11 @@ def show_model_metrics(model_id: str, caller: CurrentCaller, settings: AppSettin
         ]
         watched = [watches.as_dict(row) for row in watches.of_models(session, [version["id"] for version in versions])]
     with open_session(settings, reach="all") as session:  # counts and means of what others asked
-        versions = [{**each, **feedback.satisfaction(session, each["id"])} for each in versions]
+        shares = models.shares(session, model)
+        versions = [
+            {**each, "requests_share": shares.get(each["id"], 0.0), **feedback.satisfaction(session, each["id"])}
+            for each in versions
+        ]
         costs = usage.of_version(session, model)
         traffic = answers.traffic(session, model.id)
         served: dict[str, Any] = {"traffic": traffic, "costs": costs, "satisfaction": versions, "watches": watched}

@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from soldiom_ray.collect.documents.number_formats import BUILT_IN, NumberFormat, number_format
+from soldiom_ray.collect.text import SkippedError
 
 _BOF, _EOF, _SHEET, _FORMAT, _STYLE = 0x809, 0x0A, 0x85, 0x41E, 0xE0
 _FORMULA, _NUMBER, _RK, _MANY_RK = 0x06, 0x203, 0x27E, 0xBD
 _NOTE, _TEXT_OBJECT, _HEADER, _FOOTER, _ERROR = 0x1C, 0x1B6, 0x14, 0x15, 0x205
 _CHART_TEXT = 0x100D
+_DIMENSIONS, _CELLS = 0x200, (_FORMULA, _NUMBER, _RK, _MANY_RK, _ERROR, 0x201, 0xBE, 0x204, 0xFD, 0xD6)
+_ROWS, _COLUMNS = 65_536, 256
+"""What a sheet of this format has at most."""
 _BIFF8 = 0x600
 _MAX_STYLES = 4096
 
@@ -32,7 +36,8 @@ class SheetFormats:
 
 
 def read_xls_formats(stream: bytes) -> tuple[dict[str, SheetFormats], Counter[str]]:
-    """(the formats of each sheet by its name, what stands beside the values), of a workbook's stream."""
+    """(the formats of each sheet by its name, what stands beside the values), of a workbook's stream. SkippedError for
+    cells where no sheet of this format has any: readers of values reserve memory up to there, of 136 GB in one case."""
     codes = dict(BUILT_IN)
     styles: list[int] = []
     sheets: list[tuple[int, str]] = []
@@ -56,6 +61,7 @@ def _beside_old(stream: bytes) -> Counter[str]:
     start = 0
     while start + 4 <= len(stream):
         kind, size = struct.unpack_from("<HH", stream, start)
+        _check_place(kind, stream[start + 4 : start + 4 + size])
         beside["comments"] += kind == _NOTE
         beside["headers_footers"] += kind in (_HEADER, _FOOTER) and size > 1
         beside["drawings"] += kind == _CHART_TEXT
@@ -72,6 +78,7 @@ def _cells(stream: bytes, start: int, formats: list[NumberFormat | None], beside
 
     texts = comments = 0
     for kind, record in _records(stream, start):
+        _check_place(kind, record)
         if kind in (_FORMULA, _NUMBER, _RK) and len(record) >= 6:
             note(*struct.unpack_from("<HHH", record))
             if kind == _FORMULA and (record[6:7], record[12:14]) == _EMPTY_RESULT and _EMPTY_TEXT not in record[20:]:
@@ -87,6 +94,18 @@ def _cells(stream: bytes, start: int, formats: list[NumberFormat | None], beside
         beside["error_values"] += kind == _ERROR and len(record) > 7 and record[7] == 1
     beside.update({"comments": comments, "drawings": max(0, texts - comments)})  # a comment's text is a drawing's too
     return sheet
+
+
+def _check_place(kind: int, record: bytes) -> None:
+    """SkippedError for a cell, or the size of a sheet, that is beyond what the format has."""
+    rows = columns = 0
+    if kind == _DIMENSIONS and len(record) >= 10:  # in Excel 5 rows have two bytes
+        rows, columns = struct.unpack_from("<4xI2xH" if len(record) >= 14 else "<2xH2xH", record)
+    elif kind in _CELLS and len(record) >= 4:
+        columns = _short(record, 2) + 1
+    if rows > _ROWS or columns > _COLUMNS:
+        place = f"row {rows}" if rows > _ROWS else f"column {columns}"
+        raise SkippedError("damaged", f"a sheet up to {place}; an .xls has {_ROWS} rows and {_COLUMNS} columns")
 
 
 def _records(stream: bytes, start: int) -> Iterator[tuple[int, bytes]]:
