@@ -134,8 +134,8 @@ class _Batch:
         if len(texts) == 1:
             if isinstance(why, BusyError):
                 raise why
-            refused = {"filter": refused_decisions(why)} if isinstance(why, BlockedError) else {}
-            return [{"error": why.to_problem(), **refused}]
+            found = {"filter": refused_decisions(why)} if isinstance(why, BlockedError) else {}
+            return [{"error": why.to_problem(), **found}]
         outputs = [(await self._answers([text]))[0] for text in texts]
         refused = {json.dumps(output.get("error"), sort_keys=True) for output in outputs}
         if whole and len(refused) == 1 and len(set(texts)) > 1 and isinstance(why, InputError):
