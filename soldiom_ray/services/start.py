@@ -133,8 +133,8 @@ def down(settings: Settings) -> dict[str, int]:
         except Exception as error:
             last.set_exception(error)
     stopped = first | {"postgres": last}
-    if failed := {name: error for name, future in stopped.items() if (error := future.exception()) is not None}:
-        what = ", ".join(f"{name} ({type(error).__name__}: {error})" for name, error in failed.items())
+    if failed := {name: why for name, future in stopped.items() if (why := future.exception()) is not None}:
+        what = ", ".join(f"{name} ({type(why).__name__}: {why})" for name, why in failed.items())
         raise UnavailableError(f"Not stopped: {what}.", remedy="end what is left by hand, or run `soldiom down` again")
     return {name: future.result() for name, future in stopped.items()}
 
