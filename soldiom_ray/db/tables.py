@@ -230,7 +230,7 @@ class Answer(Table):
     output: Mapped[str] = mapped_column(LongText)
     prompt_tokens: Mapped[int] = mapped_column(Integer, default=0)
     completion_tokens: Mapped[int] = mapped_column(Integer, default=0)
-    seconds: Mapped[float | None] = mapped_column(Float(53), default=0.0)
+    seconds: Mapped[float | None] = mapped_column(Float(53))
     created_at: Mapped[datetime] = mapped_column(default=now)
 
 
