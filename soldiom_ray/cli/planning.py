@@ -159,7 +159,8 @@ def _print_plan(plan: dict[str, Any]) -> None:
     rows.append({"part": "free for a worker", "GiB": f"{sizes['available'] / 2**30:.2f}"})
     say(
         f"{plan['base_model'] or 'From random weights'}: {plan['parameters'] / 1e6:,.1f} M parameters,"
-        f" {plan['trainable_parameters'] / 1e6:,.2f} M of them trained ({plan['method']}, {plan['task']})"
+        f" {plan['trainable_parameters'] / 1e6:,.2f} M of them trained"
+        f" ({'head: linear' if plan['head'] == 'linear' else plan['method']}, {plan['task']})"
     )
     print_table(rows, ["part", "GiB"])
     say(_verdict(plan))
