@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Double, Engine, Float, inspect, text
+from sqlalchemy import Double, Engine, Float, NullPool, create_engine, inspect, text
 from sqlalchemy.engine import make_url
 
 from soldiom_ray.db import audit, cursors, datasets, deployments, evaluations, inputs, jobs, keys, models
@@ -156,6 +156,23 @@ def test_no_database_and_an_unreachable_one_are_told_with_the_remedy_and_without
     with pytest.raises(UnavailableError) as caught, open_session(dead) as session:
         session.execute(text("SELECT 1"))
     assert "hunter2" not in str(caught.value) and "127.0.0.1:9" in str(caught.value)
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_connection_that_broke_while_it_rested_is_replaced(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    monkeypatch.setattr("soldiom_ray.db.engine.FRESH_SECONDS", 0.0)
+    is_postgresql = "postgresql" in str(settings.database_url)
+    number = text("SELECT pg_backend_pid()" if is_postgresql else "SELECT CONNECTION_ID()")
+    with open_session(settings, reads=reads) as session:
+        broken = session.execute(number).scalar_one()
+    url = open_database(settings).url
+    other = create_engine(url, poolclass=NullPool)
+    with other.connect() as connection:
+        connection.execute(text(f"SELECT pg_terminate_backend({broken})" if is_postgresql else f"KILL {broken}"))
+    with open_session(settings, reads=reads) as session:
+        assert session.execute(number).scalar_one() != broken
 
 
 def test_an_error_rolls_the_whole_session_back_and_nul_is_an_input_error(settings: Settings) -> None:

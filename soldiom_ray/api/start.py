@@ -1,5 +1,6 @@
 """`python -m soldiom_ray.api.start`: put the API on Ray Serve and end once it runs."""
 
+import gc
 import sys
 from dataclasses import replace
 from typing import Any
@@ -59,7 +60,10 @@ def _deployment(settings: Settings) -> Any:
         return_freed_memory()
         start_logging()
         start_tracing(load_settings(), "api")
-        return make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))
+        app = make_app(replace(load_settings(), rate_limit=rate_limit, tls_cert=tls_cert, tls_key=tls_key))
+        gc.collect()
+        gc.freeze()  # what is loaded stays, and is looked through no more
+        return app
 
     return serve.deployment(
         serve.ingress(build)(),

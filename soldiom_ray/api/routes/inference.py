@@ -175,7 +175,7 @@ def chat_model(settings: Settings, model_id: str, caller: Caller) -> DeployedMod
 def deployed_model(settings: Settings, model_id: str, caller: Caller) -> DeployedModel:
     """NotFoundError when it is another tenant's, or another user's and neither shared nor deployed; errors of
     `address_of`."""
-    with open_session(settings, reach="asked") as session:
+    with open_session(settings, reach="asked", reads=True) as session:
         model = models.get_served(session, model_id, caller.tenant, random.random)
         address = address_of(session, model)
         return DeployedModel(model.id, models.task_of(model), address, model.lineage.get("prompt_format"))
