@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from soldiom_ray.api.routes import specialists as routes
 from soldiom_ray.cli.app import app
 from soldiom_ray.collect.file_text import text_of_file
-from soldiom_ray.db import models
+from soldiom_ray.db import models, usage
 from soldiom_ray.db.engine import open_session
 from soldiom_ray.domains.json_schemas import obeys, schema_problems
 from soldiom_ray.domains.specialist_answers import (
@@ -253,7 +253,8 @@ def answering(monkeypatch: pytest.MonkeyPatch, api_settings: Settings) -> Iterat
         if "clauses" in name or "parameters" not in arguments[0]:
             decision = {"label": "governing law", "scores": {"governing law": 1.0}, "abstained": False}
             return {"outputs": [{"output": decision, "prompt_tokens": 3, "completion_tokens": 0}]}
-        return {"outputs": [{"text": " You may leave. ", "finish_reason": "length"}]}
+        counts = {"prompt_tokens": 9, "completion_tokens": 4}
+        return {"outputs": [{"text": " You may leave. ", "finish_reason": "length", **counts}]}
 
     monkeypatch.setattr(routes.endpoints, "call", call)
     yield calls
@@ -269,6 +270,9 @@ def test_the_newest_deployed_model_answers_in_the_form_of_the_schema_with_the_no
         models.create(session, family="fine-tuned", name="legal-clauses", deployed=True)
     answer = post(api, "legal/summarize", {"text": "you may terminate"}).json()
     assert answer["output"] == {"summary": "You may leave."} and answer["model"] == served and answer["cut_off"]
+    with open_session(api_settings) as session:
+        used = usage.of_version(session, models.get(session, served))
+        assert (used["requests"], used["prompt_tokens"], used["completion_tokens"]) == (1, 9, 4)
     assert "no legal advice" in answer["notice"]
     request = answering[0][2]
     assert request["inputs"] == ["you may terminate"] and request["parameters"]["temperature"] == 0
