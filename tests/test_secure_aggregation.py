@@ -1,5 +1,6 @@
 """Secure aggregation: the coordinator's sum is right with and without dropouts, and no single update can be seen."""
 
+import json
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,8 +11,10 @@ import pytest
 from sites import Running, running_sites, small_encoder, start
 from test_federation import LABELS, declared, federation
 from training import context_in
+from typer.testing import CliRunner
 
 from soldiom_ray.artifacts import Context
+from soldiom_ray.cli.app import app
 from soldiom_ray.errors import CancelledError, ConflictError, DeniedError, InputError, UnavailableError
 from soldiom_ray.federate.coordinator import coordinate
 from soldiom_ray.federate.masks import LARGEST, MOST_WEIGHT, decode, encode, join_secret, split_secret
@@ -19,7 +22,14 @@ from soldiom_ray.federate.messages import SiteReport
 from soldiom_ray.federate.secure_messages import Attempt, Group, Letters, Secure, Survivors, purpose
 from soldiom_ray.federate.secure_site import Member, Place, vector
 from soldiom_ray.federate.secure_sum import Pending, unmask
-from soldiom_ray.federate.site_settings import SiteSettings, create_site, fingerprint, load_identity
+from soldiom_ray.federate.site_settings import (
+    SiteSettings,
+    create_site,
+    fingerprint,
+    load_identity,
+    load_site,
+    save_site,
+)
 from soldiom_ray.models.load import load_run
 
 FEDERATION, TASK, SIZE = "run-0123456789abcdef", "t" * 64, 50
@@ -332,3 +342,19 @@ def test_a_site_whose_updates_leave_in_sums_alone_takes_part_in_nothing_else(
     with pytest.raises(UnavailableError) as caught:
         run(coordinator, base, 8, min_sites=3)
     assert caught.value.problems[0].loc == "b" and "has not confirmed site c" in caught.value.problems[0].msg
+
+
+def test_an_administrator_confirms_other_sites_by_their_fingerprints(
+    homes: dict[str, Context], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOLDIOM_HOME", str(homes["a"].settings.home))
+    command = CliRunner()
+    other = load_identity(homes["b"].settings, SiteSettings(name="b", dataset="")).certificate
+    colons = ":".join(fingerprint(other)[at : at + 2] for at in range(0, 64, 2)).upper()
+    shown = command.invoke(app, ["site", "trust", "b", colons, "--json"])
+    assert [item["state"] for item in json.loads(shown.stdout)["items"]] == ["this site", "confirmed"]
+    assert load_site(homes["a"].settings)[0].peers == {"b": fingerprint(other)}
+    for words, said in ((["b", "abc"], "no fingerprint"), (["a", colons], "no other site"), (["b"], "is given")):
+        refused = command.invoke(app, ["site", "trust", *words])
+        assert refused.exit_code and said in str(refused.exception) + refused.output
+    save_site(homes["a"].settings, SiteSettings(name="a", dataset="dataset-0"))
