@@ -165,10 +165,11 @@ def test_a_connection_that_broke_while_it_rested_is_replaced(
     monkeypatch.setattr("soldiom_ray.db.engine.FRESH_SECONDS", 0.0)
     is_postgresql = "postgresql" in str(settings.database_url)
     number = text("SELECT pg_backend_pid()" if is_postgresql else "SELECT CONNECTION_ID()")
+    engine = open_database(settings)
+    engine.dispose()  # so that the pool has one connection, the one that breaks
     with open_session(settings, reads=reads) as session:
         broken = session.execute(number).scalar_one()
-    url = open_database(settings).url
-    other = create_engine(url, poolclass=NullPool)
+    other = create_engine(engine.url, poolclass=NullPool)
     with other.connect() as connection:
         connection.execute(text(f"SELECT pg_terminate_backend({broken})" if is_postgresql else f"KILL {broken}"))
     with open_session(settings, reads=reads) as session:
