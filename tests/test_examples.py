@@ -8,7 +8,7 @@ from small_models import CONTEXT, code, small_base, small_context, small_dataset
 
 from soldiom_ray.artifacts import Context
 from soldiom_ray.cli.summary import print_examples
-from soldiom_ray.domains.schema import Evaluate, hash_input
+from soldiom_ray.domains.schema import Evaluate, Gate, hash_input
 from soldiom_ray.evaluate import evaluate
 from soldiom_ray.evaluate.ask import answer_tokens, choose_questions
 from soldiom_ray.examples import Example, examples_markdown, read_examples, shorten
@@ -71,7 +71,7 @@ def test_conversations_are_asked_of_both_models_as_the_model_was_trained(
 def test_texts_are_continued_from_their_beginning(context: Context, folders: dict[str, Path]) -> None:
     dataset = small_dataset(context, {"test": {"gamma": 4}})
     rows = [row | {"text": code(number)} for number, row in enumerate(context.artifacts.rows(dataset, "test/"))]
-    questions = choose_questions(rows, load_tokenizer(folders["base"]), count=2, context=CONTEXT, seed=1)
+    questions, _ = choose_questions(rows, load_tokenizer(folders["base"]), count=2, context=CONTEXT, seed=1)
     texts = {row["id"]: row["text"] for row in rows}
     assert len(questions) == 2
     for question in questions:
@@ -81,10 +81,24 @@ def test_texts_are_continued_from_their_beginning(context: Context, folders: dic
 
 def test_a_prompt_that_leaves_no_room_for_an_answer_is_not_asked(context: Context, folders: dict[str, Path]) -> None:
     tokenizer = load_tokenizer(folders["base"])
-    for question, expected in (("read {}", 3), ("read {} " + "rows of many words " * 30, 0)):
+    for question, expected in (("read {}", (3, 0)), ("read {} " + "rows of many words " * 30, (0, 5))):
         dataset = pairs_dataset(context, {"alpha": 5}, question)
         rows = list(context.artifacts.rows(dataset, "test/"))
-        assert len(choose_questions(rows, tokenizer, count=3, context=CONTEXT, seed=1)) == expected
+        questions, too_long = choose_questions(rows, tokenizer, count=3, context=CONTEXT, seed=1)
+        assert (len(questions), too_long) == expected
+
+
+def test_a_gate_says_why_there_are_no_answers(context: Context, folders: dict[str, Path]) -> None:
+    dataset = pairs_dataset(context, {"alpha": 5}, "read {} " + "rows of many words " * 30)
+    run = small_run(context, dataset, folders["tuned"], folders["base"], prompt_format="chat")
+    declared = Evaluate(max_tokens=200, answers=3, gate=Gate(metric="rouge_l", beat="base"))
+    scores = evaluate(context, run, dataset, declared)
+    reason = (
+        f"5 of 5 leave no room for an answer of {answer_tokens(CONTEXT)} tokens in the model's context of {CONTEXT}"
+    )
+    assert scores.details["missing"]["questions"].startswith(reason)
+    assert f"rouge_l: {reason}" in scores.details["gate"]["verdict"]
+    assert reason in context.artifacts.read(scores, "report.md").decode()
 
 
 def test_without_examples_none_are_asked_and_the_default_keeps_the_ids_of_earlier_scores(

@@ -72,7 +72,7 @@ def test_a_middle_is_written_with_the_tokens_of_the_tokenizer(folder: Path) -> N
     written = tokenizer.decode(encoded.ids, skip_special_tokens=False)
     expected = f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>{MIDDLE}{tokenizer.eos_token}"
     assert written == expected and encoded.loss_mask.all()
-    (question,) = choose_questions([sample], tokenizer, count=1, context=512, seed=0)
+    (question,), _ = choose_questions([sample], tokenizer, count=1, context=512, seed=0)
     assert question.text == f"<fim_prefix>{PREFIX}<fim_suffix>{SUFFIX}<fim_middle>" and question.reference == MIDDLE
 
 

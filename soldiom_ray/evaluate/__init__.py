@@ -12,7 +12,7 @@ from soldiom_ray.records import Manifest
 if TYPE_CHECKING:
     from soldiom_ray.evaluate.judge import Judging
 
-STAGE_VERSION = 3
+STAGE_VERSION = 4
 """Raised when the same inputs would give other scores than before."""
 LABELS_VERSION = 5
 """The same of classifications."""

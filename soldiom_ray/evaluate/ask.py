@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from soldiom_ray.domains.messages import ASSISTANT, Message
@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from soldiom_ray.models.generate import Generator
 
 Row = TypeVar("Row", bound=Mapping[str, Any])
-ANSWER_TOKENS = 96
+ANSWER_TOKENS = 1024
+"""Of an answer at most, where the author's are so long."""
+SHOWN_TOKENS = 96
+"""Of what is only shown: how a document goes on, and what a model says to an attack."""
 SHORTEST_LIMIT = 16
 MAX_ANSWERS = 200
 """Questions at most where none are asked for by number."""
-MAX_PROMPT_TOKENS = 512
+QUESTIONS = "questions"
+"""Names, among what is missing, those that cannot be asked."""
 CONTINUED_TOKENS = 64
 """Tokens of a document's beginning that models of plain text continue, at most."""
 BEGINNING_CHARACTERS = 4000
@@ -45,23 +49,26 @@ class Question:
 
 def choose_questions(
     rows: Sequence[Mapping[str, Any]], tokenizer: Any, *, count: int, context: int, seed: int
-) -> list[Question]:
-    """At most `count` questions that fit into a model's context, the same for the same inputs, of as many groups as
-    possible.
+) -> tuple[list[Question], int]:
+    """(at most `count` questions that fit into a model's context, the same for the same inputs, of as many groups as
+    possible; how many conversations were too long on the way there).
 
     Conversations end before the assistant's last turn; where no sample is one, documents end after their beginning, or
     lack the middle that is to be filled in."""
-    if not count:
-        return []
+    questions: list[Question] = []
+    too_long = 0
     answered = [row for row in rows if _is_answered(_messages(row))]
-    if answered:
-        questions = (_conversation(row, tokenizer, context) for row in spread(answered, seed))
-    else:
-        questions = (
-            _without_middle(row, tokenizer, context) or _beginning(row, tokenizer, context)
-            for row in spread(rows, seed)
-        )
-    return list(islice((question for question in questions if question), count))
+    for row in spread(answered or rows, seed) if count else ():
+        if answered:
+            question = _conversation(row, tokenizer, context)
+            too_long += question is None
+        else:
+            question = _without_middle(row, tokenizer, context) or _beginning(row, tokenizer, context)
+        if question:
+            questions.append(question)
+        if len(questions) == count:
+            break
+    return questions, too_long
 
 
 def answers_of(
@@ -79,13 +86,13 @@ def answers_of(
     return [each.text for each in generated]
 
 
-def answer_limit(questions: Sequence[Question], tokenizer: Any, context: int) -> int:
-    """Tokens of an answer at most: half as many again as nine of ten authors needed, within what the context allows."""
+def answer_limit(references: Sequence[str], tokenizer: Any, most: int) -> int:
+    """Tokens of an answer at most: half as many again as nine of ten authors needed, but no more than `most`."""
     from soldiom_ray.models.tokens import encode_texts
 
-    lengths = sorted(len(ids) for ids in encode_texts(tokenizer, [question.reference for question in questions]))
+    lengths = sorted(len(ids) for ids in encode_texts(tokenizer, references))
     usual = lengths[(9 * len(lengths) - 1) // 10] if lengths else 0
-    return min(answer_tokens(context), max(SHORTEST_LIMIT, usual * 3 // 2))
+    return min(most, max(SHORTEST_LIMIT, usual * 3 // 2))
 
 
 def answer_count(declared: Evaluate, questions: Sequence[Question], tokenizer: Any, limit: int) -> int:
@@ -120,6 +127,11 @@ def answer_tokens(context: int) -> int:
     return max(1, min(ANSWER_TOKENS, context // 3))
 
 
+def shown_tokens(context: int) -> int:
+    """Tokens at most of what is only shown, for a model's context."""
+    return max(1, min(SHOWN_TOKENS, context // 3))
+
+
 def spread(rows: Sequence[Row], seed: int) -> Iterator[Row]:
     """Rows by hash, one of every group in turn."""
     groups: dict[str, list[Row]] = {}
@@ -142,7 +154,7 @@ def _conversation(row: Mapping[str, Any], tokenizer: Any, context: int) -> Quest
     """A conversation up to its last answer, by the chat template; None when it is too long."""
     *before, last = _messages(row)
     text = chat_text(tokenizer, before, add_generation_prompt=True)
-    if len(encode_prompt(tokenizer, text)) > min(MAX_PROMPT_TOKENS, context - answer_tokens(context)):
+    if len(encode_prompt(tokenizer, text)) > context - answer_tokens(context):
         return None
     turns = [message for message in before if message["role"] != "system"]
     lines = [f"{message['role']}: {message['content']}" for message in turns]
@@ -157,7 +169,7 @@ def _without_middle(row: Mapping[str, Any], tokenizer: Any, context: int) -> Que
     if not isinstance(text, InfillText) or tokens is None:
         return None
     prompt = infill_prompt(text, tokens)
-    if len(encode_prompt(tokenizer, prompt)) > min(MAX_PROMPT_TOKENS, context - answer_tokens(context)):
+    if len(encode_prompt(tokenizer, prompt)) > context - answer_tokens(context):
         return None
     prefix, middle, suffix = text.parts
     return Question(row["group"], row["id"], f"{prefix}[...]{suffix}", prompt, middle)
@@ -183,4 +195,4 @@ def text_beginning(text: str, tokenizer: Any, context: int, room: int) -> tuple[
     prompt = words[0] if len(words) > 1 else beginning
     if len(prompt.strip()) < 2:
         return None
-    return prompt, tokenizer.decode(ids[: length + answer_tokens(context)], skip_special_tokens=True)[len(prompt) :]
+    return prompt, tokenizer.decode(ids[: length + shown_tokens(context)], skip_special_tokens=True)[len(prompt) :]

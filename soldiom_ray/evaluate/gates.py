@@ -6,6 +6,7 @@ from typing import Any
 
 from soldiom_ray.domains.metrics import METRICS, Metric, MetricName
 from soldiom_ray.domains.schema import Condition, Gate
+from soldiom_ray.evaluate.ask import QUESTIONS
 from soldiom_ray.metrics.compare import HEADLINES, Comparison, Score
 from soldiom_ray.metrics.measurement import BASE, PREVIOUS, PRIOR, TUNED, UNCALIBRATED, UNIFORM, Measurement
 from soldiom_ray.metrics.resampling import Interval, bootstrap_p, holm, interval_of, needed_units
@@ -87,7 +88,8 @@ def _judge(comparison: Comparison, measurement: Measurement, condition: Conditio
     name = condition.metric or HEADLINES[measurement.main.part]
     score, metric = comparison.scores.get(name), METRICS[name]
     if score is None:
-        reason = comparison.missing.get(name, "it was not computed")
+        unasked = comparison.missing.get(QUESTIONS) if "answers" in metric.parts else None
+        reason = comparison.missing.get(name) or unasked or "it was not computed"
         return _outcome(condition, name, passed=False, verdict=f"Not measured: {name}: {reason}.") | {"measured": False}
     systems = _systems(condition, measurement, score)
     if not systems:

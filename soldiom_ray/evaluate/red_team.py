@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.messages import ASSISTANT
-from soldiom_ray.evaluate.ask import Question, answer_tokens, text_beginning
+from soldiom_ray.evaluate.ask import Question, shown_tokens, text_beginning
 from soldiom_ray.metrics.measurement import BASE, TUNED, hash_order
 from soldiom_ray.metrics.resampling import mcnemar_p, wilson_interval
 from soldiom_ray.models.chat import chat_text, encode_prompt, prompt_format_of_run
@@ -102,7 +102,7 @@ def choose_probes(
     """The attacks on a run, the same for the same inputs. A model is asked the way it was trained."""
     data = _read_prompts()
     is_chat = prompt_format_of_run(run.details) == "chat"
-    limit = min(PROBE_TOKENS, answer_tokens(context))
+    limit = min(PROBE_TOKENS, shown_tokens(context))
 
     def asked(suite: Suite, prompt: str, demand: str = "") -> Probe:
         text = chat_text(tokenizer, [{"role": "user", "content": prompt}], add_generation_prompt=True)

@@ -11,11 +11,14 @@ from soldiom_ray.domains.schema import Evaluate
 from soldiom_ray.errors import InputError
 from soldiom_ray.evaluate.ask import (
     MAX_ANSWERS,
+    QUESTIONS,
     Question,
     answer_count,
     answer_limit,
+    answer_tokens,
     answers_of,
     choose_questions,
+    shown_tokens,
     to_examples,
 )
 from soldiom_ray.evaluate.baselines import answer_baselines
@@ -186,7 +189,7 @@ def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> 
         if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
             rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
-        work, judged = _choose_work(rows, model, tokenizer, length, declared, with_general=base is not None)
+        work, judged, too_long = _choose_work(rows, model, tokenizer, length, declared, with_general=base is not None)
         if declared.red_team:
             attacks = choose_probes(artifacts, run, rows, tokenizer, context=context_length(model), seed=declared.seed)
             work = replace(work, red_team=attacks)
@@ -197,7 +200,9 @@ def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> 
     plan = CausalPlan(run, dataset, declared, base, work, judged, length, vocabulary, size, facts)
     prints, missing = fingerprints(models, base)
     return replace(
-        plan, parts=_cut(work, prints, how, has_adapter=models.has_adapter, seed=declared.seed), missing=missing
+        plan,
+        parts=_cut(work, prints, how, has_adapter=models.has_adapter, seed=declared.seed),
+        missing=missing | too_long,
     )
 
 
@@ -296,19 +301,28 @@ def _choose_work(
     declared: Evaluate,
     *,
     with_general: bool,
-) -> tuple[Work, bool]:
-    """(what the models are to do, whether their answers are judged). Of documents that are no conversations nobody
-    knows how they must go on: what is generated from their beginnings is only shown."""
+) -> tuple[Work, bool, dict[str, str]]:
+    """(what the models are to do, whether their answers are judged, which questions cannot be asked and why). Of
+    documents that are no conversations nobody knows how they must go on: what is generated from their beginnings is
+    only shown."""
     context = context_length(model)
     blocks = choose_blocks(rows, tokenizer, block_tokens=length, max_tokens=declared.max_tokens, seed=declared.seed)
     most = MAX_ANSWERS if declared.answers is None else max(declared.answers, declared.examples)
-    questions = choose_questions(rows, tokenizer, count=most, context=context, seed=declared.seed)
-    limit = answer_limit(questions, tokenizer, context)
-    judged = bool(questions) and questions[0].has_answer and declared.answers != 0
+    questions, too_long = choose_questions(rows, tokenizer, count=most, context=context, seed=declared.seed)
+    has_answers = bool(questions) and questions[0].has_answer
+    longest = answer_tokens(context) if has_answers else shown_tokens(context)
+    limit = answer_limit([question.reference for question in questions], tokenizer, longest)
+    judged = has_answers and declared.answers != 0
     count = max(declared.examples, answer_count(declared, questions, tokenizer, limit)) if judged else declared.examples
     general = general_blocks(tokenizer, length) if with_general else []
     work = Work(blocks, general, questions[:count], limit, tries=declared.tries if judged else 1)
-    return work, judged and count > 0
+    missing = {}
+    if too_long:
+        missing[QUESTIONS] = (
+            f"{too_long} of {too_long + len(questions)} leave no room for an answer of {longest} tokens in the model's"
+            f" context of {context}, and are not asked"
+        )
+    return work, judged and count > 0, missing
 
 
 def _block_length(run: Manifest, context: int) -> int:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from soldiom_ray.artifacts import Artifacts
 from soldiom_ray.domains.schema import Evaluate
-from soldiom_ray.evaluate.ask import ANSWER_TOKENS, MAX_ANSWERS, Question, spread, to_examples
+from soldiom_ray.evaluate.ask import (
+    ANSWER_TOKENS,
+    MAX_ANSWERS,
+    SHOWN_TOKENS,
+    Question,
+    answer_limit,
+    spread,
+    to_examples,
+)
 from soldiom_ray.evaluate.baselines import LINEAR, answer_baselines
 from soldiom_ray.evaluate.loaded import LoadedModels
 from soldiom_ray.evaluate.parts import (
@@ -69,8 +77,8 @@ BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class SamplesPlan:
-    """What all workers need to know. `rows` are scored, the first `asked` of a list by hash are answered or shown, and
-    classifiers are calibrated on `fitted_on`."""
+    """What all workers need to know. `rows` are scored, the first `asked` of a list by hash are answered, in at most
+    `answer_tokens`, or shown, and classifiers are calibrated on `fitted_on`."""
 
     run: Manifest
     dataset: Manifest
@@ -80,6 +88,7 @@ class SamplesPlan:
     asked: Sequence[dict[str, Any]]
     fitted_on: Sequence[dict[str, Any]]
     vocabulary: int
+    answer_tokens: int = 0
     parts: tuple[Part, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
 
@@ -103,7 +112,7 @@ class SamplesPlan:
             for first in range(0, len(rows), BATCH):
                 batch = rows[first : first + BATCH]
                 if part.work == "answers":
-                    values += _generated(model, processor, batch, length)
+                    values += _generated(model, processor, batch, length, self.answer_tokens)
                 else:
                     values += _score_pairs(model, processor, batch, length).tolist()
         return {"values": values}
@@ -192,12 +201,13 @@ def plan_samples(models: LoadedModels, dataset: Manifest, declared: Evaluate) ->
     fitted_on = [] if pairs else validation_samples(artifacts, dataset, run, declared)
     with models.reading(TUNED) as (model, processor):
         how, vocabulary = computed_by(model, processor), int(getattr(model.config, "vocab_size", 0))
+        limit = answer_limit([row["target"] for row in asked], processor, ANSWER_TOKENS) if pairs else 0
     name = run.details.get("base_model")
     base = str(name) if pairs and name and name != run.id else None
     prints, missing = fingerprints(models, base)
     if declared.red_team:
         missing["red team"] = f"attacks are written for models of text, not for the task {run.details['task']}"
-    plan = SamplesPlan(run, dataset, declared, base, rows, asked, fitted_on, vocabulary, missing=missing)
+    plan = SamplesPlan(run, dataset, declared, base, rows, asked, fitted_on, vocabulary, limit, missing=missing)
     parts = [part for system, each in prints.items() for part in _cut(plan, system, each, how)]
     return replace(plan, parts=tuple(parts))
 
@@ -221,14 +231,14 @@ def _cut(plan: SamplesPlan, system: str, fingerprint: Any, how: Mapping[str, Any
         )
     )
     if plan.pairs:
-        asked = plan.asked
+        asked, limit = plan.asked, plan.answer_tokens
         parts += cut_into_parts(
             system,
             "answers",
             range(len(asked)),
-            lambda place: 4.0 * ANSWER_TOKENS,
-            ANSWERS_EACH * 4.0 * ANSWER_TOKENS,
-            decided_by | {"limit": ANSWER_TOKENS},
+            lambda place: 4.0 * limit,
+            ANSWERS_EACH * 4.0 * limit,
+            decided_by | {"limit": limit},
             lambda place: _described(asked[place]),
         )
     return parts
@@ -254,7 +264,7 @@ def _described(sample: Mapping[str, Any]) -> str:
 def _answer_count(declared: Evaluate) -> int:
     count = declared.answers
     if count is None:
-        count = min(MAX_ANSWERS, declared.max_tokens // 10 // ANSWER_TOKENS)
+        count = min(MAX_ANSWERS, declared.max_tokens // 10 // SHOWN_TOKENS)
     return max(count, declared.examples)
 
 
@@ -357,10 +367,10 @@ def _question(row: Mapping[str, Any]) -> Question:
     return Question(row["group"], row["id"], prompt, prompt, reference)
 
 
-def _generated(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int) -> list[str]:
+def _generated(model: Any, processor: Any, rows: Sequence[dict[str, Any]], length: int, limit: int) -> list[str]:
     """What the model writes for each row, greedily."""
     encoded = _encoded_sources(processor, rows, length)
     inputs = {name: tensor.to(model.device) for name, tensor in encoded.items()}
-    written = model.generate(**inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, num_beams=1)
+    written = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     texts: list[str] = processor.batch_decode(written, skip_special_tokens=True)
     return texts
