@@ -23,6 +23,7 @@ from soldiom_ray.db.engine import open_session
 from soldiom_ray.db.ownership import act_as, reader_of_job
 from soldiom_ray.db.tables import Job
 from soldiom_ray.domains.access import access_of_job, check_access
+from soldiom_ray.domains.federation import FEDERATION
 from soldiom_ray.domains.judge import Judge
 from soldiom_ray.domains.names import pin, with_bases
 from soldiom_ray.domains.recipes import as_dict, load_recipe, read_stored_recipe, validate_recipe, with_absolute_paths
@@ -438,7 +439,7 @@ def _stage_details(stage: str, manifest: Manifest | None, state: WorkflowState) 
     small = {
         key: value
         for key, value in manifest.details.items()
-        if key == "notes" or len(json.dumps(value, default=str)) < 2000
+        if key in ("notes", FEDERATION) or len(json.dumps(value, default=str)) < 2000
     }
     if stage == "train" and state.sweep is not None:
         small |= {"sweep": state.sweep.id, "trials": state.sweep.details["trials"]}
