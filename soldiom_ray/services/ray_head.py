@@ -148,6 +148,8 @@ def _environment(settings: Settings, block: int, dashboard: str) -> dict[str, st
         "RAY_SERVE_USE_GRPC_BY_DEFAULT": "1",
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
         "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
+        # The default of 4 MiB is less than a long text, a picture, or a timeline of 40,000 events.
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "soldiom_ray.api.proxy_middleware.middlewares",
         # Read only where HAProxy is turned on (RAY_SERVE_ENABLE_HA_PROXY=1): its files and ports are shared by all
         # homes of a machine unless they are set.
