@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from soldiom_ray.api.auth import Caller
 from soldiom_ray.api.routes import specialists
 from soldiom_ray.errors import InputError
 from soldiom_ray.specialists.repair import MOST_POSSIBLE, repair_code
@@ -72,5 +73,6 @@ def test_the_api_runs_no_repair_beside_its_requests(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(specialists, "_run_apart", run_apart)
     value = {"code": CODE, "tests": TESTS}
-    asyncio.run(specialists.ask_specialist("code", "repair", value, None, None, None))  # type: ignore[arg-type]
+    caller = Caller("key", "key", "user", "default", "key")
+    asyncio.run(specialists.ask_specialist("code", "repair", value, caller, None, None))  # type: ignore[arg-type]
     assert apart == [("code", "repair", value)]
