@@ -203,6 +203,9 @@ def test_a_tokenizer_or_a_model_that_gguf_cannot_say_is_refused(
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel()])
         with pytest.raises(InputError, match=r"BPE, Split, ByteLevel"):
             save_gguf(model, tokenizer, tmp_path, "gguf")
+        model.config.sliding_window = 64
+        with pytest.raises(InputError, match="llama with a sliding window"):
+            check_exportable(model)
         model.config.rope_parameters = {"rope_type": "llama3", "rope_theta": 10000.0}
         with pytest.raises(InputError, match="llama with llama3 positions"):
             check_exportable(model)

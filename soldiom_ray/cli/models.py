@@ -245,7 +245,7 @@ def compress(
     register it as NAME-FORMAT."""
     from soldiom_ray.cli.summary import print_scores
     from soldiom_ray.db.engine import open_session
-    from soldiom_ray.domains.compression import COMPRESS, compression
+    from soldiom_ray.domains.compression import COMPRESS, compression, savings
     from soldiom_ray.domains.recipes import as_dict
 
     with open_session(load_settings()) as session:
@@ -263,22 +263,11 @@ def compress(
         print_json(result)
         return
     print_scores(job["metrics"], "Held-out data: base is the uncompressed model, tuned the compressed one")
-    rows = [
-        {"what": what} | {title: f"{made[key][side] / scale:.1f} {unit}" for title, side in SIDES.items()}
-        for key, what, scale, unit in (
-            ("file_bytes", "weights in the file", 1e6, "MB"),
-            ("weight_bytes", "weights in memory", 1e6, "MB"),
-            ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
-        )
-        if key in made
-    ]
-    print_table(rows, ["what", *SIDES])
+    titles = ("what", "uncompressed", "compressed")
+    print_table([dict(zip(titles, row, strict=True)) for row in savings(made)], list(titles))
     served = f"soldiom deploy {result['model_id']}"
     file = f"soldiom models export {result['model_id']} FOLDER"
     say(f"Model {result['model_id']}. Next: {file if to.startswith('gguf') else served}")
-
-
-SIDES = {"uncompressed": "before", "compressed": "after"}
 
 
 def undeploy(model: Model, json: Json = False) -> None:

@@ -1,5 +1,8 @@
 """A smaller version of a registered model: the recipe that compresses, scores and registers it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from sqlalchemy.orm import Session
 
 from soldiom_ray.db import models
@@ -11,6 +14,25 @@ COMPRESS = "compress"
 """Kind of the jobs that run these recipes."""
 MAY_LOSE = {"int8": 0.02, "int4": 0.1, "gguf": 0.02, "gguf-q4": 0.1}
 """Nats per token that a compressed model may be worse by, with 95 % confidence, to pass its gate."""
+
+MEASURED = (
+    ("file_bytes", "weights in the file", 1e6, "MB"),
+    ("weight_bytes", "weights in memory", 1e6, "MB"),
+    ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
+)
+
+
+def savings(measured: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, of the model as it was, of the compressed one) of all that a compression has measured."""
+    return [
+        (
+            what,
+            f"{measured[key]['before'] / scale:.1f} {unit}",
+            f"{measured[key]['after'] / scale:.1f} {unit}",
+        )
+        for key, what, scale, unit in MEASURED
+        if key in measured
+    ]
 
 
 def compression(session: Session, id_or_name: str, tenant: str, to: str) -> Recipe:

@@ -189,7 +189,7 @@ def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> 
         if (run.details.get("template_gaps") or {}).get("choice") == "leave_out":
             rows = expressible_rows(rows, tokenizer)
         length = _block_length(run, context_length(model))
-        work, judged, too_long = _choose_work(rows, model, tokenizer, length, declared, with_general=base is not None)
+        work, judged, unasked = _choose_work(rows, model, tokenizer, length, declared, with_general=base is not None)
         if declared.red_team:
             attacks = choose_probes(artifacts, run, rows, tokenizer, context=context_length(model), seed=declared.seed)
             work = replace(work, red_team=attacks)
@@ -202,7 +202,7 @@ def plan_causal(models: LoadedModels, dataset: Manifest, declared: Evaluate) -> 
     return replace(
         plan,
         parts=_cut(work, prints, how, has_adapter=models.has_adapter, seed=declared.seed),
-        missing=missing | too_long,
+        missing=missing | unasked,
     )
 
 
@@ -319,8 +319,8 @@ def _choose_work(
     missing = {}
     if too_long:
         missing[QUESTIONS] = (
-            f"{too_long} of {too_long + len(questions)} leave no room for an answer of {longest} tokens in the model's"
-            f" context of {context}, and are not asked"
+            f"{too_long} of {too_long + len(questions)} leave no room for an answer of {answer_tokens(context)} tokens"
+            f" in the model's context of {context}, and are not asked"
         )
     return work, judged and count > 0, missing
 

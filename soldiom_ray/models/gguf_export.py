@@ -18,7 +18,9 @@ import numpy as np
 from soldiom_ray.errors import InputError
 from soldiom_ray.models.gguf import WEIGHTS
 
-REMEDY = "`soldiom models export` it, and use llama.cpp's convert_hf_to_gguf.py"
+REMEDY = (
+    "`soldiom models export` it, and use llama.cpp's convert_hf_to_gguf.py, or convert_lora_to_gguf.py for an adapter"
+)
 BLOCK = 32
 """Weights of a row that share a scale."""
 _MATRICES = {"gguf": gguf.GGMLQuantizationType.Q8_0, "gguf-q4": gguf.GGMLQuantizationType.Q4_1}
@@ -57,11 +59,15 @@ def save_gguf(model: Any, tokenizer: Any, folder: Path, to: str) -> None:
 def check_exportable(model: Any) -> None:
     """InputError for a model whose architecture this module cannot write as GGUF."""
     config = model.config
-    rope = getattr(config, "rope_parameters", None) or {}
-    if config.model_type not in _ARCHITECTURES or rope.get("rope_type", "default") != "default":
-        scaled = f" with {rope['rope_type']} positions" if config.model_type in _ARCHITECTURES else ""
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    special = ""
+    if config.model_type in _ARCHITECTURES and rope != "default":
+        special = f" with {rope} positions"
+    elif config.model_type in _ARCHITECTURES and getattr(config, "sliding_window", None):
+        special = " with a sliding window"
+    if special or config.model_type not in _ARCHITECTURES:
         raise InputError(
-            f"A {config.model_type}{scaled} cannot be written as GGUF here; {', '.join(_ARCHITECTURES)} can.",
+            f"A {config.model_type}{special} cannot be written as GGUF here; plain {', '.join(_ARCHITECTURES)} can.",
             remedy=REMEDY,
         )
 
@@ -84,8 +90,6 @@ def _add_configuration(writer: gguf.GGUFWriter, config: Any, to: str) -> None:
     writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
-    if getattr(config, "sliding_window", None):
-        writer.add_sliding_window(config.sliding_window)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, config: Any) -> None:

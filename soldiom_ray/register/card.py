@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from soldiom_ray import __version__
+from soldiom_ray.domains.compression import savings
 from soldiom_ray.domains.metrics import in_order, title_of
 from soldiom_ray.domains.schema import Register
 from soldiom_ray.domains.tasks import CAUSAL_LM, CLASSIFICATIONS, IMAGE_CLASSIFICATION, SEQ2SEQ
@@ -171,28 +172,18 @@ def _compression(run: Manifest, base: RegisteredBase | None) -> str:
     if not compression:
         return ""
     origin = base.label if base else run.details["base_model"]
-    rows = [
-        f"| {what} | {compression[key]['before'] / scale:.1f} {unit} | {compression[key]['after'] / scale:.1f} {unit} |"
-        for key, what, scale, unit in (
-            ("file_bytes", "weights in the file", 1e6, "MB"),
-            ("weight_bytes", "weights in memory", 1e6, "MB"),
-            ("tokens_per_second", "one answer at a time", 1, "tokens/s"),
-        )
-        if key in compression
-    ]
-    text = (
-        f"## Compression\n\nThe weights of {origin} (`{run.details['base_model']}`) in {compression['to']}; nothing"
-        " was trained. How that one was trained stands on its card. Below, it is the base.\n"
-    )
+    rows = [f"| {' | '.join(row)} |" for row in savings(compression)]
     if "threads" in compression:
-        text = text[:-1] + (
-            f" Speeds were measured in the job that compressed it, with {compression['threads']} thread(s), the two"
-            " models in turns.\n"
+        speed = (
+            f"Speeds were measured in the job that compressed it, with {compression['threads']} thread(s), the two"
+            " models in turns."
         )
     else:
-        text = text[:-1] + (
-            " Served here, its weights are expanded: in memory and by speed it is as the uncompressed one.\n"
-        )
+        speed = "Served here, its weights are expanded: in memory and by speed it is as the uncompressed one."
+    text = (
+        f"## Compression\n\nThe weights of {origin} (`{run.details['base_model']}`) in {compression['to']}; nothing"
+        f" was trained. How that one was trained stands on its card. Below, it is the base. {speed}\n"
+    )
     return "\n".join([text, "| | uncompressed | compressed |", "|---|---|---|", *rows])
 
 
